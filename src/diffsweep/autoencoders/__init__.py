@@ -1,0 +1,5 @@
+"""Autoencoders: the space where diffusion happens."""
+
+from diffsweep.autoencoders.identity import Identity
+
+__all__ = ["Identity"]

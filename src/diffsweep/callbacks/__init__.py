@@ -1,0 +1,8 @@
+"""Lightning callbacks: weight average, pictures, progress, guards."""
+
+from diffsweep.callbacks.ema import EMA, averaged_weights
+from diffsweep.callbacks.finite import LossIsNaN, StopOnNaN
+from diffsweep.callbacks.progress import TrainingProgress
+from diffsweep.callbacks.sample_grid import SampleGrid
+
+__all__ = ["EMA", "LossIsNaN", "SampleGrid", "StopOnNaN", "TrainingProgress", "averaged_weights"]

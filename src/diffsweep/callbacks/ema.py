@@ -1,0 +1,106 @@
+"""Exponential moving average of the weights."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+
+KEY = "ema"
+
+
+class EMA(Callback):
+    r"""Keeps :math:`\theta' \leftarrow d_n \theta' + (1 - d_n) \theta` of the trainable weights after each optimizer step.
+
+    :math:`d_n = \min(d, \frac{1 + n}{10 + n})` warms up with the number n of averaged steps, so that the first average is
+    not the random initialisation. Before ``start`` the average *is* the current weights: validation and samples never
+    show an average that has not begun. Validation runs with the average; a checkpoint holds both.
+
+    (Lightning's ``WeightAveraging`` has one decay from the first step on, keeps the initial weights until a delayed
+    start, and reads a counter back from the device each step.)
+
+    Args:
+        decay: d, in [0, 1).
+        start: first optimizer step that is averaged.
+        warmup: whether the decay warms up.
+    """
+
+    def __init__(self, decay: float = 0.999, start: int = 0, warmup: bool = True) -> None:
+        if not 0 <= decay < 1:
+            raise ValueError(f"callbacks.ema.decay lies in [0, 1), not {decay}")
+        self.decay, self.start, self.warmup = decay, start, warmup
+        self.step = 0  # optimizer steps seen
+        self.average: dict[str, Tensor] = {}
+        self._swapped = False
+
+    def decay_at(self, step: int) -> float:
+        """The decay of the average after optimizer step ``step`` (1, 2, ...)."""
+        n = step - self.start
+        if n <= 0:
+            return 0.0
+        return min(self.decay, (1 + n) / (10 + n)) if self.warmup else self.decay
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        current = _trainable(pl_module)
+        if not self.average:
+            self.average = {name: weight.detach().clone() for name, weight in current.items()}
+        self.average = {name: average.to(current[name].device) for name, average in self.average.items()}
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if trainer.global_step == self.step:  # gradients are still accumulating
+            return
+        self.step = trainer.global_step
+        current = [weight.detach() for weight in _trainable(pl_module).values()]
+        torch._foreach_lerp_(list(self.average.values()), current, 1 - self.decay_at(self.step))
+
+    @contextmanager
+    def applied(self, pl_module: LightningModule) -> Iterator[None]:
+        """The module with the average in place of its weights, within; nothing changes where it is so already."""
+        if self._swapped or not self.average:
+            yield
+            return
+        self._swap(pl_module)
+        try:
+            yield
+        finally:
+            self._swap(pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.average:
+            self._swap(pl_module)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._swapped:
+            self._swap(pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if self._swapped:  # in the middle of validation: what is saved now must be the weights that train
+            self._swap(pl_module)
+
+    def _swap(self, pl_module: LightningModule) -> None:
+        for name, weight in _trainable(pl_module).items():
+            weight.data, self.average[name] = self.average[name], weight.data
+        self._swapped = not self._swapped
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        weights = _trainable(pl_module)
+        swapped = {name: weight.detach() for name, weight in weights.items()}
+        if self._swapped:
+            checkpoint["state_dict"] = {**checkpoint["state_dict"], **self.average}
+        checkpoint[KEY] = {"step": self.step, "weights": swapped if self._swapped else self.average}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        saved = checkpoint[KEY]
+        self.step = saved["step"]
+        self.average = {name: weight.clone() for name, weight in saved["weights"].items()}
+
+
+def averaged_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
+    """The state dict of a checkpoint with the average in place of the weights it was taken of, where there is one."""
+    return {**checkpoint["state_dict"], **checkpoint.get(KEY, {"weights": {}})["weights"]}
+
+
+def _trainable(pl_module: LightningModule) -> dict[str, Tensor]:
+    return {name: weight for name, weight in pl_module.named_parameters() if weight.requires_grad}

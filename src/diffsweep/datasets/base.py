@@ -1,0 +1,133 @@
+"""What datasets share: an infinite, counted stream of training batches, and a held-out split in a fixed order."""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+Split = Literal["train", "val", "all"]
+Batch = dict[str, Tensor]
+
+
+class Positions(Sampler[Tensor]):
+    """Batches of positions in the endless stream of training samples, from batch ``first`` on.
+
+    A position counts the samples seen, over all devices: it keys the order of the data, augmentation and noise, so that
+    training goes on exactly where it stopped with nothing to save but the number of steps.
+    """
+
+    def __init__(self, batch_size: int, first: int, rank: int = 0, world_size: int = 1) -> None:
+        self.batch_size, self.first, self.rank, self.world_size = batch_size, first, rank, world_size
+
+    def __iter__(self) -> Iterator[Tensor]:
+        batch = self.first * self.world_size + self.rank
+        while True:
+            yield torch.arange(batch * self.batch_size, (batch + 1) * self.batch_size)
+            batch += self.world_size
+
+
+class Stream(Dataset[Batch]):
+    """The endless stream: epoch after epoch, each in a random order of its own, keyed by (seed, epoch)."""
+
+    def __init__(self, samples: Batch, seed: int) -> None:
+        self.samples, self.seed = samples, seed
+        self._orders: dict[int, Tensor] = {}
+
+    def _order(self, epoch: int) -> Tensor:
+        if epoch not in self._orders:
+            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
+            self._orders = {k: v for k, v in self._orders.items() if k == epoch - 1}  # a batch may span two epochs
+            self._orders[epoch] = torch.randperm(len(self.samples["x"]), generator=generator)
+        return self._orders[epoch]
+
+    def __getitem__(self, position: Tensor) -> Batch:
+        epochs, rows = position // len(self.samples["x"]), position % len(self.samples["x"])
+        index = torch.cat([self._order(int(epoch))[rows[epochs == epoch]] for epoch in epochs.unique()])
+        return {**{name: part[index] for name, part in self.samples.items()}, "position": position}
+
+
+class HeldOut(Dataset[Batch]):
+    """The held-out samples in their order; ``index`` counts them."""
+
+    def __init__(self, samples: Batch) -> None:
+        self.samples = samples
+
+    def __getitem__(self, index: Tensor) -> Batch:
+        return {**{name: part[index] for name, part in self.samples.items()}, "index": index}
+
+
+class ImageData(LightningDataModule):
+    """A dataset of images held in memory. A subclass defines :meth:`load`.
+
+    A batch is a dict: ``x`` (B, C, H, W) in [-1, 1], ``label`` (B,) int64 where there are labels, and ``position``
+    (training) or ``index`` (held out).
+
+    Args:
+        channels, image_size, num_classes, levels: facts of the data that all else takes its sizes from; ``levels`` is
+            the number of grey levels of each channel (for likelihoods).
+        batch_size: samples a step and device.
+        num_workers: processes that prepare batches; 0 prepares them in the training process.
+        seed: keys the order of the data.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        image_size: int,
+        num_classes: int,
+        levels: int,
+        batch_size: int,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"dataset.batch_size must be at least 1, not {batch_size}")
+        if num_workers < 0:
+            raise ValueError(f"dataset.num_workers must be at least 0, not {num_workers}")
+        self.channels, self.image_size, self.num_classes, self.levels = channels, image_size, num_classes, levels
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self._splits: dict[str, Batch] = {}
+
+    @abstractmethod
+    def load(self, split: Split) -> Batch:
+        """The samples of a split, as tensors."""
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """What identifies the data: statistics of real data are cached under it."""
+
+    def split(self, name: Split) -> Batch:
+        """The samples of a split, loaded once."""
+        if name not in self._splits:
+            self._splits[name] = self.load(name)
+        return self._splits[name]
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """The stream, from the step that training is at."""
+        trainer = self.trainer
+        steps, rank, world = (0, 0, 1) if trainer is None else (trainer.global_step, trainer.global_rank, trainer.world_size)
+        batches = steps * (1 if trainer is None else trainer.accumulate_grad_batches)
+        return DataLoader(
+            Stream(self.split("train"), self.seed),
+            sampler=Positions(self.batch_size, batches, rank, world),
+            batch_size=None,
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    @property
+    def num_val(self) -> int:
+        """Number of held-out samples."""
+        return len(self.split("val")["x"])
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """The held-out split, each rank a share."""
+        rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        index = torch.arange(self.num_val)[rank::world]
+        return DataLoader(HeldOut(self.split("val")), sampler=list(index.split(256)), batch_size=None)  # type: ignore[arg-type]

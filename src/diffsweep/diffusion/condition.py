@@ -1,0 +1,65 @@
+"""What a denoiser is conditioned on, beside ``x_t`` and ``t``."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A batch of conditions; a part that a model does not use is None. Every tensor has the batch first.
+
+    Attributes:
+        vector: class ids, int64 of shape (B,) (embedded by the backbone), or features, float of shape (B, D).
+        tokens: a sequence, (B, L, D).
+        token_mask: True where a token counts, (B, L).
+        image: an image of the sample's size, (B, C, H, W), for concatenation.
+        control: inputs of a control network, (B, C, H, W).
+        is_null: True for rows without a condition, (B,); None where all rows have theirs.
+    """
+
+    vector: Tensor | None = None
+    tokens: Tensor | None = None
+    token_mask: Tensor | None = None
+    image: Tensor | None = None
+    control: Tensor | None = None
+    is_null: Tensor | None = None
+
+    def _parts(self) -> Iterator[tuple[str, Tensor]]:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is not None:
+                yield field.name, value
+
+    def __len__(self) -> int:
+        return next((len(part) for _, part in self._parts()), 0)
+
+    def __getitem__(self, rows: slice | Tensor) -> "Condition":
+        """The conditions of some of the rows."""
+        return Condition(**{name: part[rows] for name, part in self._parts()})
+
+    def to(self, device: torch.device) -> "Condition":
+        """The same condition on another device."""
+        return Condition(**{name: part.to(device) for name, part in self._parts()})
+
+    @property
+    def device(self) -> torch.device:
+        return next(part.device for _, part in self._parts())
+
+    def null(self, rows: Tensor | None = None) -> "Condition":
+        """The null condition in ``rows`` (bool, (B,); all of them by default): same shapes, marked in ``is_null``."""
+        marked = torch.ones(len(self), dtype=torch.bool, device=self.device) if rows is None else rows
+        return replace(self, is_null=marked if self.is_null is None else self.is_null | marked)
+
+    def cat(self, *others: "Condition") -> "Condition":
+        """One batch from several, for one batched network call; all must have the same parts."""
+        every = [self, *others]
+        if any(condition.is_null is not None for condition in every):  # unmarked rows have their condition
+            every = [c.null(torch.zeros(len(c), dtype=torch.bool, device=c.device)) for c in every]
+        names = [name for name, _ in every[0]._parts()]
+        for other in every[1:]:
+            if [name for name, _ in other._parts()] != names:
+                raise ValueError(f"conditions with different parts cannot be joined: {names} and {other}")
+        return Condition(**{name: torch.cat([getattr(c, name) for c in every]) for name in names})

@@ -1,0 +1,79 @@
+"""Denoisers: maps from ``(x_t, t, cond)`` to what is known of x_0 and eps."""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from diffsweep.diffusion.condition import Condition
+from diffsweep.diffusion.prediction import Eps, Prediction
+from diffsweep.diffusion.process import expand_to
+from diffsweep.schedules import Schedule
+
+
+class Denoised(NamedTuple):
+    r"""What a denoiser says of ``x_t``; always ``x_t = alpha x0 + sigma eps``.
+
+    Attributes:
+        x0: the expected clean sample, like x_t.
+        eps: the expected noise, like x_t; the score is ``-eps / sigma``.
+        variance_mix: 0 (fixed small), 1 (fixed large) or a tensor in [0, 1] like x_t: where the log-variance of an
+            ancestral step lies between the posterior's and the forward step's.
+    """
+
+    x0: Tensor
+    eps: Tensor
+    variance_mix: Tensor | float = 0.0
+
+
+class Denoiser(nn.Module, ABC):
+    """A denoiser over a schedule. Guidance wraps one and is one; so is an exact posterior mean."""
+
+    schedule: Schedule
+    prediction: Prediction
+
+    def __init__(self, schedule: Schedule, prediction: Prediction | None = None) -> None:
+        super().__init__()
+        self.schedule = schedule
+        self.prediction = prediction if prediction is not None else Eps()
+
+    @abstractmethod
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
+        """x_t (B, ...), t () or (B,)."""
+
+    def output(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Tensor:
+        """The estimate in the units of the prediction, like x_t: what a training loss compares with its target."""
+        alpha, sigma = (expand_to(value, x_t) for value in self.schedule(t))
+        denoised = self(x_t, t, cond)
+        return self.prediction.target(denoised.x0, denoised.eps, alpha, sigma)
+
+
+class NetworkDenoiser(Denoiser):
+    """A network with a schedule and a prediction.
+
+    Args:
+        backbone: ``backbone(x, c_noise, cond)``, x (B, C, ...) and c_noise (B,) in float32.
+        schedule: the noise schedule.
+        prediction: what the backbone's output means.
+    """
+
+    def __init__(self, backbone: nn.Module, schedule: Schedule, prediction: Prediction) -> None:
+        super().__init__(schedule, prediction)
+        self.backbone = backbone
+
+    def _call(self, x_t: Tensor, t: Tensor, cond: Condition | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The output, and alpha and sigma that broadcast with it."""
+        alpha, sigma = (expand_to(value, x_t) for value in self.schedule(t))
+        c_in, _, _ = self.prediction.coefficients(alpha, sigma)
+        c_noise = self.prediction.c_noise(self.schedule, t)
+        if c_noise.ndim == 0:  # one time for the batch: filled in place on the device, nothing is copied there
+            c_noise = x_t.new_full((len(x_t),), float(c_noise))
+        return self.backbone(c_in * x_t, c_noise.to(x_t), cond), alpha, sigma
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
+        output, alpha, sigma = self._call(x_t, t, cond)
+        x0 = self.prediction.x0(output, x_t, alpha, sigma)
+        return Denoised(x0, self.prediction.eps(output, x_t, alpha, sigma), self.prediction.variance_mix)
+
+    def output(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Tensor:
+        return self._call(x_t, t, cond)[0]

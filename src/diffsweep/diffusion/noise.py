@@ -1,0 +1,97 @@
+"""Counted randomness: the noise of a sample is a function of (seed, stream, index, step), not of a generator's history.
+
+A counter-based generator, Philox-4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), maps the
+counter ``(block, step, index)`` under the key ``(seed, stream)`` to four 32-bit words. So a sample's noise depends neither
+on the batch it is in, nor on the number of devices, nor on what was drawn before; resuming needs no generator state.
+"""
+
+import math
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+_MASK = 0xFFFFFFFF
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+
+
+def philox_4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> list[Tensor]:
+    """Ten rounds of Philox-4x32: four int64 tensors that hold unsigned 32-bit words, broadcast against each other."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        product0 = c0 * _MULTIPLIERS[0]  # int64 wraps modulo 2^64, which keeps all 64 bits of the unsigned product
+        product1 = c2 * _MULTIPLIERS[1]
+        c0 = ((product1 >> 32) & _MASK) ^ c1 ^ k0
+        c2 = ((product0 >> 32) & _MASK) ^ c3 ^ k1
+        c1, c3 = product1 & _MASK, product0 & _MASK
+        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
+    return [c0, c1, c2, c3]
+
+
+class Stream(IntEnum):
+    """What a draw is for: draws of different streams are independent."""
+
+    STEP = 0  # the noise of a sampler's step
+    PRIOR = 1  # x at t = 1
+    TIME = 2  # training times
+    EPS = 3  # training noise
+    VALIDATION = 4
+    AUGMENTATION = 5
+    CONDITION = 6  # condition dropout, and the labels to sample
+
+
+class Noise:
+    """Standard normal and uniform numbers of samples ``indices``, keyed by (seed, stream, index, step).
+
+    Args:
+        seed: any int; its low 64 bits count.
+        indices: int64, shape (B,), each in [0, 2^48): which sample each row is, on the device to draw on.
+        step: which step of a walk, in [0, 2^32).
+    """
+
+    def __init__(self, seed: int, indices: Tensor, step: int = 0) -> None:
+        self.seed, self.indices, self.step = seed, indices, step
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, rows: slice) -> "Noise":
+        """The noise of some of the rows."""
+        return Noise(self.seed, self.indices[rows], self.step)
+
+    def at(self, step: int) -> "Noise":
+        """The same samples at another step."""
+        return Noise(self.seed, self.indices, step)
+
+    def _words(self, count: int, stream: Stream) -> Tensor:
+        """``count`` words a sample, shape (B, count rounded up to a multiple of 4), int64 in [0, 2^32)."""
+        blocks = torch.arange((count + 3) // 4, device=self.indices.device)  # (N,)
+        index = self.indices[:, None]  # (B, 1)
+        step = torch.full_like(index, self.step & _MASK)
+        high = (index >> 32) | (int(stream) << 16)
+        key = (self.seed & _MASK, (self.seed >> 32) & _MASK)
+        words = philox_4x32((blocks, step, index & _MASK, high), key)
+        return torch.stack(torch.broadcast_tensors(*words), dim=-1).flatten(1)  # (B, 4 N)
+
+    def uniform(self, *shape: int, stream: Stream, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Uniform in (0, 1), shape (B, *shape); 24 bits in float32, else 32."""
+        count = math.prod(shape)
+        bits = 24 if dtype == torch.float32 else 32
+        words = self._words(count, stream)[:, :count] >> (32 - bits)
+        return ((words.to(torch.float64) + 0.5) * 2.0**-bits).to(dtype).reshape(-1, *shape)
+
+    def normal(self, *shape: int, stream: Stream, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Standard normal, shape (B, *shape), by Box and Muller from pairs of 32-bit uniforms, so at most 6.7 in size."""
+        count = math.prod(shape)
+        work = torch.float64 if dtype == torch.float64 else torch.float32
+        u, v = self._words(count, stream).unflatten(1, (-1, 2)).unbind(-1)  # each (B, 2 N)
+        radius = ((u.to(torch.float64) + 0.5) * 2.0**-32).to(work).log_().mul_(-2).sqrt_()
+        angle = v.to(work) * (2 * math.pi * 2.0**-32)
+        pairs = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1)  # (B, 2 N, 2)
+        return pairs.flatten(1)[:, :count].to(dtype).reshape(-1, *shape)
+
+    def like(self, x: Tensor, stream: Stream = Stream.STEP) -> Tensor:
+        """Standard normal of the shape and dtype of ``x`` (B, ...), on its device."""
+        return self.normal(*x.shape[1:], stream=stream, dtype=x.dtype).to(x.device)

@@ -1,0 +1,75 @@
+r"""The Gaussian process between two times, from ``alpha, sigma`` alone (Kingma et al. 2021, arXiv:2107.00630, app. A).
+
+For :math:`s < t`: :math:`x_t = \alpha_{ts} x_s + \sqrt{v_{ts}} z` with :math:`\alpha_{ts} = \alpha_t / \alpha_s` and
+:math:`v_{ts} = \sigma_t^2 - \alpha_{ts}^2 \sigma_s^2`. One formula serves the full chain, a strided one and any pair.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from diffsweep.schedules import Schedule
+
+
+def expand_to(value: Tensor, x: Tensor) -> Tensor:
+    """``value`` of shape () or (B,) with trailing axes, so that it multiplies ``x`` of shape (B, ...), in its dtype."""
+    if value.ndim == 0:
+        return value.to(x.dtype)  # a CPU scalar multiplies a tensor of any device without a copy
+    return value.to(x).reshape(-1, *[1] * (x.ndim - 1))
+
+
+def add_noise(schedule: Schedule, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
+    r""":math:`x_t = \alpha_t x_0 + \sigma_t \epsilon`; x_0, eps (B, ...), t () or (B,)."""
+    alpha, sigma = schedule(t)
+    return expand_to(alpha, x_0) * x_0 + expand_to(sigma, x_0) * eps
+
+
+def prior(schedule: Schedule, noise: Tensor) -> Tensor:
+    r"""x at t = 1 where x_0 is unknown: :math:`\sigma_1 \cdot` noise."""
+    _, sigma = schedule(torch.ones((), dtype=torch.float64))
+    return expand_to(sigma, noise) * noise
+
+
+class Step(NamedTuple):
+    r"""The pair of times s < t of one step, each value of the shape of the times.
+
+    Attributes:
+        alpha_t, sigma_t, alpha_s, sigma_s: the schedule at both.
+        var_ts: variance of the forward step, :math:`-\sigma_t^2 \, \mathrm{expm1}(\lambda_t - \lambda_s)`, lambda the log-SNR.
+        var_post: variance of its posterior given x_0, :math:`v_{ts} \sigma_s^2 / \sigma_t^2`; 0 where s is clean.
+    """
+
+    alpha_t: Tensor
+    sigma_t: Tensor
+    alpha_s: Tensor
+    sigma_s: Tensor
+    var_ts: Tensor
+    var_post: Tensor
+
+    @property
+    def alpha_ts(self) -> Tensor:
+        return self.alpha_t / self.alpha_s
+
+
+def step_between(schedule: Schedule, s: Tensor, t: Tensor) -> Step:
+    """The transition from s to t and its posterior; s < t elementwise, float64 for exact tables."""
+    alpha_t, sigma_t = schedule(t)
+    alpha_s, sigma_s = schedule(s)
+    var_ts = -(sigma_t**2) * torch.expm1(schedule.log_snr(t) - schedule.log_snr(s))
+    return Step(alpha_t, sigma_t, alpha_s, sigma_s, var_ts, var_ts * sigma_s**2 / sigma_t**2)
+
+
+def transition(schedule: Schedule, x_s: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance of x_t given x_s, for s < t."""
+    step = step_between(schedule, s, t)
+    return expand_to(step.alpha_ts, x_s) * x_s, expand_to(step.var_ts, x_s)
+
+
+def posterior(schedule: Schedule, x_0: Tensor, x_t: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Mean and variance of x_s given x_t and x_0, for s < t (DDPM eq. 7, for any two times):
+    mean :math:`= \alpha_{ts} \frac{\sigma_s^2}{\sigma_t^2} x_t + \alpha_s \frac{v_{ts}}{\sigma_t^2} x_0`."""
+    step = step_between(schedule, s, t)
+    from_x_t = step.alpha_ts * step.sigma_s**2 / step.sigma_t**2
+    from_x_0 = step.alpha_s * step.var_ts / step.sigma_t**2
+    return expand_to(from_x_t, x_t) * x_t + expand_to(from_x_0, x_0) * x_0, expand_to(step.var_post, x_t)

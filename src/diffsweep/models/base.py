@@ -1,0 +1,157 @@
+"""The LightningModule of a diffusion model: puts the parts together, trains, validates and samples."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+
+from diffsweep.diffusion import (
+    Denoiser,
+    NetworkDenoiser,
+    Noise,
+    Objective,
+    Prediction,
+    TimeSampling,
+    add_noise,
+    prior,
+    stratified,
+    sums_by_quarter,
+)
+from diffsweep.diffusion import Stream as Draw
+from diffsweep.samplers import Callback, Sampler
+from diffsweep.schedules import Schedule
+
+
+class DiffusionModel(LightningModule):
+    """Diffusion in the space of an autoencoder. A family subclasses it and changes only its own step.
+
+    Args:
+        backbone: the network, ``backbone(x, c_noise, cond)``.
+        schedule: alpha_t and sigma_t.
+        prediction: what the network's output means.
+        objective: the training loss.
+        time_sampling: which times a batch looks at.
+        conditioning: a batch to its Condition or None.
+        autoencoder: the space; identity for pixels.
+        sampler: walks from noise to samples.
+        guidance: wraps the denoiser for sampling.
+        optimizer: parameters to an optimizer.
+        lr_scheduler: an optimizer to its learning-rate scheduler, stepped every step.
+        seed: keys all randomness.
+        val_repeats: draws of (t, eps) for each held-out sample.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        schedule: Schedule,
+        prediction: Prediction,
+        objective: Objective,
+        time_sampling: TimeSampling,
+        conditioning: nn.Module,
+        autoencoder: nn.Module,
+        sampler: Sampler,
+        guidance: Callable[[Denoiser], Denoiser],
+        optimizer: Callable[..., torch.optim.Optimizer],
+        lr_scheduler: Callable[[torch.optim.Optimizer], Any],
+        seed: int = 0,
+        val_repeats: int = 4,
+    ) -> None:
+        super().__init__()
+        self.denoiser = NetworkDenoiser(backbone, schedule, prediction)
+        self.objective, self.time_sampling = objective, time_sampling
+        self.conditioning, self.autoencoder = conditioning, autoencoder
+        self.sampler, self.guidance = sampler, guidance
+        self.make_optimizer, self.make_lr_scheduler = optimizer, lr_scheduler
+        self.seed, self.val_repeats = seed, val_repeats
+        # Losses and their counts by quarter of t: of training since the last log, and of this validation.
+        self._sums = self._val_sums = torch.zeros(2, 4)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.make_optimizer(self.denoiser.parameters())
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.make_lr_scheduler(optimizer), "interval": "step"},
+        }
+
+    def on_train_start(self) -> None:
+        self._sums = torch.zeros(2, 4, device=self.device)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # For dropout inside networks: a resumed step draws what the uninterrupted one would have drawn.
+        accumulated = batch_idx % self.trainer.accumulate_grad_batches
+        keys = (self.seed, self.global_step, accumulated, self.global_rank)
+        torch.manual_seed(functools.reduce(lambda mixed, key: (mixed * 1_000_003 + key) % 2**63, keys))
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        noise = Noise(self.seed, batch["position"])
+        x_0 = self.autoencoder.encode(batch["x"])
+        t, weight = self.time_sampling(self.denoiser.schedule, noise.uniform(stream=Draw.TIME))
+        eps = noise.like(x_0, Draw.EPS)
+        losses = self.objective(self.denoiser, x_0, self.conditioning(batch), t, eps)
+        self._sums += torch.stack(sums_by_quarter(losses.detach(), t))
+        return (weight * losses).mean()
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if self.global_step % self.trainer.log_every_n_steps == 0 and self.global_step > 0:
+            self.log_dict(_by_quarter("train/loss", self._sums), sync_dist=True)
+            self._sums.zero_()
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """The loss at fixed (x, t, eps), stratified over t, and the errors in x0 and eps units, which are comparable
+        between predictions. In pixels x0 is clipped to [-1, 1], as samplers do: near pure noise a tiny error in eps
+        would else be an unbounded one in x0."""
+        num_val, schedule = self.trainer.datamodule.num_val, self.denoiser.schedule  # type: ignore[attr-defined]
+        strata = stratified(num_val * self.val_repeats).to(batch["index"].device)
+        x_0, cond = self.autoencoder.encode(batch["x"]), self.conditioning(batch)
+        for repeat in range(self.val_repeats):
+            index = batch["index"] + repeat * num_val
+            eps = Noise(0, index).like(x_0, Draw.VALIDATION)  # not of the run's seed: runs share their validation
+            t = schedule.time_at(strata[index].float())
+            losses = self.objective(self.denoiser, x_0, cond, t, eps)
+            denoised = self.denoiser(add_noise(schedule, x_0, t, eps), t, cond)
+            x0 = denoised.x0.clamp(-1, 1) if self.autoencoder.bounded else denoised.x0
+            self._log_mean("val/loss", losses)
+            self._log_mean("val/x0_mse", (x0 - x_0).square().flatten(1).mean(1))
+            self._log_mean("val/eps_mse", (denoised.eps - eps).square().flatten(1).mean(1))
+            self._val_sums += torch.stack(sums_by_quarter(losses, t))
+
+    def on_validation_epoch_start(self) -> None:
+        self._val_sums = torch.zeros(2, 4, device=self.device)
+
+    def on_validation_epoch_end(self) -> None:
+        quarters = _by_quarter("val/loss", self._val_sums)
+        quarters.pop("val/loss")  # logged with the errors, as a mean over samples
+        self.log_dict(quarters, sync_dist=True)
+
+    def _log_mean(self, name: str, values: Tensor) -> None:
+        self.log(name, values.mean(), batch_size=len(values), on_epoch=True, sync_dist=True)
+
+    @torch.no_grad()
+    def sample(
+        self, indices: Tensor, seed: int, sampler: Sampler | None = None, callback: Callback | None = None
+    ) -> Tensor:
+        """The samples of given indices, (B, C, H, W) in pixels. Index i under a seed has the same noise in any batch.
+
+        Args:
+            indices: int64, (B,).
+            seed: keys the noise.
+            sampler: another sampler than the model's own.
+            callback: see :class:`~diffsweep.samplers.Sampler`; sees the space, not pixels.
+        """
+        sampler = sampler if sampler is not None else self.sampler
+        noise = Noise(seed, indices.to(self.device))
+        x = noise.normal(*self.autoencoder.shape, stream=Draw.PRIOR)
+        schedule = self.denoiser.schedule
+        x = sampler(self.guidance(self.denoiser), prior(schedule, x), noise=noise, callback=callback)
+        return self.autoencoder.decode(x)
+
+
+def _by_quarter(name: str, sums: Tensor) -> dict[str, Tensor]:
+    """Means by quarter of t, and of all, from sums and counts (2, 4)."""
+    means = sums[0] / sums[1].clamp(min=1)
+    quarters = {f"{name}_q{quarter + 1}": mean for quarter, mean in enumerate(means)}
+    return {name: sums[0].sum() / sums[1].sum(), **quarters}

@@ -1,0 +1,7 @@
+"""Denoising diffusion probabilistic models."""
+
+from diffsweep.models.base import DiffusionModel
+
+
+class DDPM(DiffusionModel):
+    """The family of Ho et al. 2020 (arXiv:2006.11239): one network, fixed variance, the simple loss."""

@@ -1,0 +1,56 @@
+"""Pictures: grids of samples, and animations."""
+
+import math
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+from einops import rearrange
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from diffsweep.files import write_atomically
+
+MIN_SIDE = 48  # smaller images are enlarged, or nobody could see them
+
+
+def to_uint8(x: Tensor) -> np.ndarray:
+    """Images in [-1, 1], (N, C, H, W), as uint8 (N, H, W, C)."""
+    pixels = ((x.detach().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return np.asarray(rearrange(pixels.cpu(), "n c h w -> n h w c"))
+
+
+def grid(x: Tensor) -> Image.Image:
+    """Images in [-1, 1], (N, C, H, W) with C = 1 or 3, row by row in a nearly square grid with a thin border."""
+    x = x.detach().cpu().float()
+    enlarge = max(1, math.ceil(MIN_SIDE / x.shape[-1]))
+    x = x.repeat_interleave(enlarge, 2).repeat_interleave(enlarge, 3)
+    columns = math.ceil(math.sqrt(len(x)))
+    x = functional.pad(x, (0, 2, 0, 2), value=0.0)
+    missing = -len(x) % columns
+    x = torch.cat([x, x.new_zeros(missing, *x.shape[1:])])
+    pixels = to_uint8(rearrange(x, "(r k) c h w -> 1 c (r h) (k w)", k=columns))[0, :-2, :-2]
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def save_png(image: Image.Image, path: str | Path) -> None:
+    """Write a PNG, atomically."""
+    write_atomically(path, lambda file: image.save(file, format="PNG"))
+
+
+def save_gif(frames: list[Image.Image], path: str | Path, milliseconds: int = 60, hold: int = 1500) -> None:
+    """Write a GIF that loops, atomically, and holds its last frame."""
+    buffer = BytesIO()
+    durations = [milliseconds] * (len(frames) - 1) + [hold]
+    frames[0].save(buffer, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
+    write_atomically(path, lambda file: file.write(buffer.getvalue()))
+
+
+def beside(left: Image.Image, right: Image.Image, gap: int = 12) -> Image.Image:
+    """Two pictures of the same height side by side."""
+    both = Image.new(left.mode, (left.width + gap + right.width, left.height), color=255 if left.mode == "L" else (255,) * 3)
+    both.paste(left, (0, 0))
+    both.paste(right, (left.width + gap, 0))
+    return both

@@ -1,0 +1,62 @@
+"""Builds what a configuration describes, after it is checked."""
+
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from diffsweep.datasets import ImageData
+from diffsweep.metrics import GenerationMetrics
+from diffsweep.models import DiffusionModel
+from diffsweep.runs import rules
+from diffsweep.runs.check import check
+from diffsweep.runs.errors import UserError
+
+
+def build(cfg: DictConfig, group: str, **more: Any) -> Any:
+    """The object that a group of a checked configuration describes; ``more`` are keywords that are objects.
+
+    Raises:
+        UserError: a value is out of its range; the message is the constructor's.
+    """
+    try:
+        return instantiate(cfg[group], _convert_="all", **more)
+    except Exception as error:
+        cause = error.__cause__
+        if isinstance(cause, ValueError):  # a constructor refused a value; its message names the key
+            raise UserError(str(cause)) from error
+        raise
+
+
+def build_model(cfg: DictConfig) -> DiffusionModel:
+    """The model, its weights drawn under the run's seed."""
+    torch.manual_seed(cfg.seed)
+    model: DiffusionModel = build(cfg, "model")
+    return model
+
+
+def build_data(cfg: DictConfig) -> ImageData:
+    data: ImageData = build(cfg, "dataset")
+    return data
+
+
+def build_metrics(cfg: DictConfig) -> GenerationMetrics | None:
+    """The metrics, or None with ``metrics=none``."""
+    return build(cfg, "metrics") if cfg.metrics else None
+
+
+def preflight(cfg: DictConfig) -> None:
+    """Everything that can be known to be wrong before a run starts: keys, types, values and combinations.
+
+    Raises:
+        UserError: in one line, with what to use instead.
+    """
+    check(cfg)
+    with torch.random.fork_rng(devices=[]):
+        parts = {group: build(cfg, group) for group in ("schedule", "prediction", "sampler", "dataset")}
+        if cfg.metrics:
+            build(cfg, "metrics")
+        with torch.device("meta"):  # shapes only: a large network costs nothing
+            build(cfg, "backbone")
+    rules.apply(cfg, parts)

@@ -1,0 +1,128 @@
+"""Checks a composed configuration before anything is built: who may be built, and with which keywords and types."""
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, get_type_hints
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from diffsweep.runs.compose import nearest
+from diffsweep.runs.errors import UserError
+
+# A configuration can come from a run that someone else made. Only these are built: what diffsweep itself defines,
+# torch's optimizers, and exact names.
+OURS = "diffsweep"
+NAMES = ("lightning.Trainer",)
+RESERVED = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
+
+
+def targets(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
+    """Every node with a ``_target_``, with its full path; what an interpolation points to is met where it stands."""
+    if isinstance(node, DictConfig):
+        if "_target_" in node:
+            yield path, node
+        for key in node:
+            if not OmegaConf.is_interpolation(node, key):
+                yield from targets(node._get_node(key), f"{path}.{key}" if path else str(key))
+    elif isinstance(node, ListConfig):
+        for index in range(len(node)):
+            yield from targets(node._get_node(index), f"{path}[{index}]")
+
+
+def locate(name: str, trust: Sequence[str] = ()) -> Callable[..., Any]:
+    """The object that a ``_target_`` names, if it may be built.
+
+    Raises:
+        UserError: it does not exist, or is neither ours, nor a torch optimizer, nor of a package in ``trust``.
+    """
+    package = name.partition(".")[0]
+    if package not in (OURS, "torch", *trust) and name not in NAMES:
+        raise UserError(f"_target_ {name} is not allowed; if you trust its package, add trust=[{package}]")
+    module, attributes = _import_longest(name)
+    found: Any = module
+    for attribute in attributes:
+        if not hasattr(found, attribute):
+            raise UserError(f"_target_ {name}: {getattr(found, '__name__', found)} has no {attribute}")
+        found = getattr(found, attribute)
+    home = getattr(found, "__module__", "") or ""
+    import torch
+
+    ours = home.partition(".")[0] in (OURS, *trust)
+    optimizer = inspect.isclass(found) and issubclass(found, torch.optim.Optimizer) and home.startswith("torch.optim")
+    if not callable(found) or not (ours or optimizer or name in NAMES):
+        raise UserError(f"_target_ {name} is not allowed: it is not one of diffsweep's own")
+    return found  # type: ignore[no-any-return]
+
+
+def _import_longest(name: str) -> tuple[Any, list[str]]:
+    """The longest prefix of a dotted name that is a module, and the attributes that remain."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            return importlib.import_module(".".join(parts[:length])), parts[length:]
+        except ModuleNotFoundError as error:
+            if error.name is not None and not ".".join(parts[:length]).startswith(error.name):
+                raise UserError(f"_target_ {name} needs the package {error.name}, which is not installed") from error
+    raise UserError(f"_target_ {name}: there is no such module")
+
+
+def check(cfg: DictConfig) -> None:
+    """Every ``_target_`` may be built, every keyword is one that it takes, every plain value has the right type.
+
+    Raises:
+        UserError: with the key's full path.
+    """
+    trust = list(cfg.trust)
+    for path, node in targets(cfg):
+        _check_node(path, node, locate(str(node._target_), trust))
+
+
+def _check_node(path: str, node: DictConfig, target: Callable[..., Any]) -> None:
+    parameters = inspect.signature(target).parameters
+    named = [name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    hints = _hints(target)
+    for key in node:
+        name = str(key)
+        if name in RESERVED:
+            continue
+        if name not in named:
+            if anything:
+                continue
+            near = nearest(name, named)
+            raise UserError(f"{path}.{name}: no such key{near or ';'} {path} has {', '.join(n for n in named if n in node)}")
+        try:
+            value = node[key]
+        except OmegaConfBaseException as error:
+            raise UserError(f"{path}.{name}: {' '.join(str(error).split())}") from error
+        if isinstance(value, DictConfig) or name not in hints:
+            continue
+        _check_type(f"{path}.{name}", OmegaConf.to_container(value) if isinstance(value, ListConfig) else value, hints[name])
+    missing = [n for n in named if parameters[n].default is inspect.Parameter.empty and n not in node]
+    if missing and not node.get("_partial_"):
+        raise UserError(f"{path} misses {', '.join(missing)}")
+
+
+def _hints(target: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(target.__init__ if inspect.isclass(target) else target)  # type: ignore[misc]
+    except Exception:  # hints that only a type checker can resolve say nothing here
+        return {}
+
+
+def _check_type(path: str, value: Any, hint: Any) -> None:
+    from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+
+    try:
+        adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+    except Exception as error:
+        if isinstance(error, PydanticSchemaGenerationError):
+            return
+        raise
+    try:
+        adapter.validate_python(value, strict=not isinstance(value, list))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise UserError(f"{path}={value}: {first['msg'][0].lower()}{first['msg'][1:]}") from None

@@ -1,0 +1,81 @@
+"""The command line: what all commands share. Imports Hydra only; torch is imported when a command really runs."""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from omegaconf import DictConfig
+
+from diffsweep.runs.errors import UserError
+
+TASKS = {
+    "train": "diffsweep.runs.training:train",
+    "evaluate": "diffsweep.runs.evaluation:evaluate",
+    "sample": "diffsweep.runs.sampling:sample",
+}
+SWITCHES = ("-m", "--multirun")
+FULL_ERROR = "HYDRA_FULL_ERROR"
+
+
+def main(command: str) -> None:
+    """Run a command with the arguments of this process. A user's mistake ends it with one line and exit code 2."""
+    wants_trace = os.environ.get(FULL_ERROR) == "1"
+    sys.argv[1:] = reordered(sys.argv[1:])
+    try:
+        _run(command)
+    except Exception as error:
+        if wants_trace or not _is_users(error):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, UserError) else 1)
+
+
+def reordered(arguments: Sequence[str]) -> list[str]:
+    """``-m`` first: argparse refuses it after overrides."""
+    return sorted(arguments, key=lambda argument: argument not in SWITCHES)
+
+
+def _run(command: str) -> None:
+    import hydra
+
+    from diffsweep.runs.compose import CONF, explained, from_hydra, register
+    from diffsweep.runs.resolvers import SWEEP, sweep_name
+
+    register()
+    overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+    sweeping = any(argument in SWITCHES for argument in sys.argv[1:])
+    if sweeping:
+        os.environ[SWEEP] = sweep_name(command, overrides)
+    runs = all(argument in SWITCHES for argument in sys.argv[1:] if argument.startswith("-"))  # not --help and the like
+    if runs and "LOCAL_RANK" not in os.environ:  # a rank that Lightning started runs what has been checked
+        _preflight(command, overrides, sweeping)
+
+    def task(cfg: DictConfig) -> Any:
+        module, _, function = TASKS[command].partition(":")
+        run: Callable[[DictConfig], Any] = getattr(importlib.import_module(module), function)
+        return run(from_hydra(cfg))
+
+    os.environ[FULL_ERROR] = "1"  # Hydra hands its errors on, and main shows them
+    with explained(command, overrides):
+        hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(task)()
+
+
+def _preflight(command: str, overrides: Sequence[str], sweeping: bool) -> None:
+    """Check every job before the first one starts and before a directory is made."""
+    from diffsweep.runs.compose import compose, jobs
+
+    every = jobs(overrides) if sweeping else [overrides]
+    configs = [compose(command, job) for job in every]
+
+    from diffsweep.runs.build import preflight  # imports torch: not before the words are known to be right
+
+    for cfg in configs:
+        preflight(cfg)
+
+
+def _is_users(error: Exception) -> bool:
+    """Whether the error is told in one line: a mistake, or a loss that diverged."""
+    loss_is_nan = getattr(sys.modules.get("diffsweep.callbacks"), "LossIsNaN", UserError)
+    return isinstance(error, UserError | loss_is_nan)

@@ -1,0 +1,162 @@
+"""Composes a command's configuration, from the command line or from Python."""
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.plugins import Plugins
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from diffsweep.runs.errors import UserError
+from diffsweep.runs.resolvers import SWEEP
+from diffsweep.runs.run_source import PREFIX, SELECTORS, RunSearchPath, RunSource, load_config
+from diffsweep.runs.schema import SCHEMAS
+
+CONF = Path(__file__).resolve().parents[3] / "conf"
+
+
+def register() -> None:
+    """Tell Hydra of the schemas and of the runs that configuration can be read from."""
+    for name, schema in SCHEMAS.items():
+        ConfigStore.instance().store(name=f"{name}_schema", node=schema)
+    for plugin in (RunSource, RunSearchPath):
+        Plugins.instance().register(plugin)
+
+
+def compose(command: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """The configuration of a command ("train", "evaluate", "sample") under overrides as on the command line.
+
+    The result needs nothing of Hydra: ``paths.run_dir`` and ``choices`` are filled in.
+
+    Raises:
+        UserError: an option, key or value is wrong; the message is one line and names the nearest right one.
+    """
+    register()
+    GlobalHydra.instance().clear()
+    with explained(command, overrides), initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+        cfg = hydra_compose(command, overrides=list(overrides), return_hydra_config=True)
+        return finish(cfg, cfg.hydra, run_dir=None)
+
+
+def jobs(overrides: Sequence[str]) -> list[list[str]]:
+    """The overrides of each job of a sweep, as Hydra's basic sweeper makes them; only the common ones of another's."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    if any(override.key_or_group == "hydra/sweeper" for override in parsed):
+        return [[override.input_line or "" for override in parsed if not override.is_sweep_override()]]
+    own = [override for override in parsed if not override.key_or_group.startswith("hydra")]
+    return [job for batch in BasicSweeper.split_arguments(own, max_batch_size=None) for job in batch]
+
+
+@contextmanager
+def explained(command: str, overrides: Sequence[str]) -> Iterator[None]:
+    """Hydra's errors become :class:`UserError`, within."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise explain(error, command) from error
+
+
+def finish(cfg: DictConfig, hydra: DictConfig, run_dir: str | None) -> DictConfig:
+    """Fill in what only Hydra knows, and take Hydra's own part away."""
+    choices = {group: option for group, option in hydra.runtime.choices.items() if "/" not in group}
+    inherited = {group: option for group, option in choices.items() if str(option).startswith(PREFIX)}
+    selected = next((choices[name] for name in SELECTORS if choices.get(name)), None)
+    if selected is not None:  # the names that the run had for what it passes on
+        saved = load_config(selected).choices
+        choices.update({group: saved.get(group) for group in inherited})
+    directory = str(Path(run_dir if run_dir is not None else cfg.hydra.run.dir).absolute())
+    with open_dict(cfg):
+        cfg.pop("hydra", None)
+    if selected is None:
+        cfg.paths.run_dir = directory
+    elif "output" in cfg:
+        cfg.output = directory
+    cfg.choices = {group: option for group, option in choices.items() if group not in SELECTORS}
+    cfg.sweep = os.environ.get(SWEEP)
+    return cfg
+
+
+def from_hydra(cfg: DictConfig) -> DictConfig:
+    """The configuration that Hydra hands to a task, finished."""
+    hydra = HydraConfig.get()
+    return finish(cfg, hydra, run_dir=hydra.runtime.output_dir)
+
+
+def options(group: str) -> list[str]:
+    """The options of a group: the files of its folder."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def groups() -> list[str]:
+    """The groups: the folders of conf/."""
+    return sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
+
+
+def nearest(word: str, words: Sequence[str]) -> str:
+    """", did you mean X?" where some word is near, else nothing."""
+    found = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
+    return f", did you mean {found[0]}?" if found else ""
+
+
+def explain(error: Exception, command: str) -> UserError:
+    """Hydra's error in one line, with the nearest right word."""
+    cause = error.__cause__
+    text = f"{error}\n{cause}" if cause is not None else str(error)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, option = str(error.missing_cfg_file).partition("/")
+        if not option:
+            return UserError(f"there is no group or command {group}{nearest(group, groups())}")
+        near = nearest(option, options(group))
+        return UserError(f"{group}={option}: no such option{near or ';'} {group} has {', '.join(options(group))}")
+    if isinstance(error, OverrideParseException):
+        return UserError(f"cannot read {error.override!r}: {str(error).splitlines()[0]}")
+    if match := re.search(r"You must specify '(\w+)'", text):
+        return UserError(f"{match[1]}= is missing: give the directory of a run, as training printed it")
+    if match := re.search(r"Could not (?:override|append|delete).*? '([^']+)'", text):
+        key = match[1]
+        if converted := re.search(r"Value '(.*?)'.* (?:could not be converted to|of type) (\w+)", text):
+            return UserError(f"{key}={converted[1]}: not of type {_spoken(converted[2])}")
+        return UserError(f"{key}: no such key{nearest(key, known_keys(command))}")
+    if match := re.search(r"Multiple values for (\w+)", text):
+        return UserError(f"{match[1]} is given more than once; to sweep over several options add -m")
+    if match := re.search(r"full_key: (\S+)", text):
+        key = match[1]
+        if converted := re.search(r"Value '(.*?)'.* could not be converted to (\w+)", text):
+            return UserError(f"{key}={converted[1]}: not of type {_spoken(converted[2])}")
+        if "not in" in text:
+            return UserError(f"{key}: no such key{nearest(key, known_keys(command))}")
+    if isinstance(error, ConfigCompositionException):
+        return UserError(" ".join(text.split()))
+    return UserError(" ".join(str(error).split()))
+
+
+def _spoken(kind: str) -> str:
+    return {"Integer": "int", "Float": "float", "Boolean": "bool"}.get(kind, kind)
+
+
+def known_keys(command: str) -> list[str]:
+    """Every key of a command's default configuration, with dots, and every group."""
+    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+        overrides = [] if command == "train" else ["run=null"]
+        cfg = hydra_compose(command, overrides=overrides)
+
+    def walk(node: Any, prefix: str) -> list[str]:
+        if not isinstance(node, DictConfig):
+            return []
+        names = [f"{prefix}{key}" for key in node if key != "_target_"]
+        return names + [name for key in node for name in walk(node._get_node(key), f"{prefix}{key}.")]
+
+    return walk(cfg, "") + groups()

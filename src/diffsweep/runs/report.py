@@ -1,0 +1,47 @@
+"""What a user reads at the end: a table, and where everything is."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from diffsweep.files import write_text
+from diffsweep.metrics import identify
+
+
+def table(rows: Sequence[tuple[str, str, str]]) -> str:
+    """Rows of (name, value, remark), aligned."""
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    return "\n".join(f"  {name:<{widths[0]}}  {value:>{widths[1]}}  {remark}".rstrip() for name, value, remark in rows)
+
+
+def metric_rows(metrics: Mapping[str, float]) -> list[tuple[str, str, str]]:
+    """The numbers of an evaluation as rows; those of real data stand beside those of the samples."""
+    real_fid = f"real against real {metrics['fid_real']:.3f}" if "fid_real" in metrics else ""
+    remarks = {
+        "fid": ("FID", "{:.3f}", real_fid),
+        "is": ("IS", "{:.3f}", f"real {metrics.get('is_real', float('nan')):.3f}"),
+        "kid": ("KID", "{:.5f}", ""),
+        "bits_per_dim": ("bits/dim", "{:.3f}", ""),
+        "copy_ratio": ("copy ratio", "{:.3f}", "distance to the training set, over that of held-out images; 0 for copies"),
+        "images_per_second": ("sampling", "{:.0f}", "images/s"),
+    }
+    return [(label, form.format(metrics[key]), remark) for key, (label, form, remark) in remarks.items() if key in metrics]
+
+
+def write_metrics(path: Path, metrics: Mapping[str, float], protocol: Mapping[str, Any]) -> None:
+    """``metrics.json``: numbers with the protocol that they hold under."""
+    content = {"metrics": dict(metrics), "protocol": dict(protocol), "protocol_id": identify(dict(protocol))}
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def duration(seconds: float) -> str:
+    """``75 -> "1 min 15 s"``."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def shown(path: str | Path) -> str:
+    """A path as a user would type it: relative to where they are, if it lies below."""
+    path = Path(path)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,0 +1,42 @@
+"""The functions that configuration may call. Importing this module registers them.
+
+``run_source`` imports it, so that a process which a launcher starts, and which unpickles Hydra's sources, has them too.
+"""
+
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from omegaconf import OmegaConf
+
+SWEEP = "DIFFSWEEP_SWEEP"  # names the sweep, for the processes that a launcher starts
+
+
+def unique() -> str:
+    """Four characters: two runs that start in the same second do not share a directory."""
+    return secrets.token_hex(2)
+
+
+def either(first: Any, second: Any) -> Any:
+    """The first, or the second where the first is null."""
+    return second if first is None else first
+
+
+def slug(text: str) -> str:
+    """``text`` with only what is safe in a directory that is passed on a command line: no ``=`` and no ``,``."""
+    return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-")[:100]
+
+
+def sweep_name(command: str, overrides: Sequence[str]) -> str:
+    """The same name for the same sweep, so that a sweep that was stopped goes on where it stopped."""
+    own = sorted(override for override in overrides if not override.startswith("hydra/launcher"))
+    return f"{command}_{hashlib.sha256(repr(own).encode()).hexdigest()[:8]}"
+
+
+OmegaConf.register_new_resolver("unique", unique, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("either", either, replace=True)
+OmegaConf.register_new_resolver("slug", slug, replace=True)
+OmegaConf.register_new_resolver("sweep_name", lambda: os.environ.get(SWEEP, "unnamed"), replace=True)

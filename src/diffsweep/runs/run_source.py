@@ -1,0 +1,98 @@
+"""A finished run as a place that Hydra reads configuration from.
+
+``run=DIR`` chooses, in every group, the option ``run/DIR``: that group's part of the run's saved configuration. So a
+choice on the command line (``sampler=ddim``) replaces the run's, and everything else stays as it was.
+"""
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.object_type import ObjectType
+from hydra.plugins.config_source import ConfigResult, ConfigSource
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import DictConfig, OmegaConf
+
+from diffsweep.runs import resolvers  # noqa: F401 - registers the resolvers wherever runs are read
+from diffsweep.runs.errors import UserError
+
+SELECTORS = ("run", "resume")
+PREFIX = "run/"
+CONFIG = "config.yaml"
+NOT_INHERITED = ("paths", "trust", "choices", "sweep", "resume_from", "versions", "git", "logger")
+
+
+def load_config(directory: str | Path) -> DictConfig:
+    """The saved configuration of a run, unresolved. UserError, with what is missing, where it is none."""
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise UserError(f"{directory} is no run: there is no such folder")
+    if not (directory / CONFIG).is_file():
+        raise UserError(f"{directory} is no run: it has no {CONFIG}; give the folder that training printed at its end")
+    config = OmegaConf.load(directory / CONFIG)
+    if not isinstance(config, DictConfig) or "choices" not in config:
+        raise UserError(f"{directory} is no run: its {CONFIG} was not written by train.py")
+    return config
+
+
+class RunSource(ConfigSource):
+    """Serves ``run/DIR`` and ``resume/DIR`` (what a run overrides) and ``GROUP/run/DIR`` (the run's part of a group)."""
+
+    @staticmethod
+    def scheme() -> str:
+        return "run"
+
+    def available(self) -> bool:
+        return True
+
+    def _parse(self, config_path: str) -> tuple[str, str] | None:
+        """The group (or selector) and the run's directory that a path means, or None if it means neither."""
+        group, _, rest = config_path.removesuffix(".yaml").partition("/")
+        if rest in ("", "None", "???"):  # Hydra asks so for a group that nothing is chosen in
+            return None
+        if group in SELECTORS:
+            return group, rest.rstrip("/") or "/"
+        return (group, unquote(rest.removeprefix(PREFIX))) if rest.startswith(PREFIX) else None
+
+    def is_group(self, config_path: str) -> bool:
+        return config_path in SELECTORS
+
+    def is_config(self, config_path: str) -> bool:
+        return self._parse(config_path) is not None
+
+    def list(self, config_path: str, results_filter: ObjectType | None) -> list[str]:
+        return []
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        parsed = self._parse(config_path)
+        assert parsed is not None
+        group, directory = parsed
+        saved = load_config(directory)
+        if group in SELECTORS:
+            content, package = self._selection(saved, directory, resume=group == "resume"), "_global_"
+        else:
+            content, package = saved[group], group
+        config = OmegaConf.create(OmegaConf.to_container(content, resolve=False))  # type: ignore[arg-type]
+        return ConfigResult(provider=self.provider, path=self.full_path(), config=config, header={"package": package})
+
+    def _selection(self, saved: DictConfig, directory: str, resume: bool) -> DictConfig:
+        groups = [group for group in saved.choices if group in saved and group not in NOT_INHERITED]
+        own = {key: saved._get_node(key) for key in saved if key not in groups and key not in NOT_INHERITED}
+        content: dict[str, Any] = {
+            "defaults": [{f"override /{group}": PREFIX + quote(directory, safe="")} for group in groups],
+            **{key: OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node for key, node in own.items()},  # type: ignore[arg-type]
+            "paths": {"run_dir": str(Path(directory).absolute())},
+        }
+        if resume:
+            content["resume_from"] = str(Path(directory).absolute())
+            content["logger"] = OmegaConf.to_container(saved.logger, resolve=False)
+            content["hydra"] = {"run": {"dir": directory}}
+        return OmegaConf.create(content)
+
+
+class RunSearchPath(SearchPathPlugin):
+    """Adds the source to Hydra's search path, last, so that conf/ wins."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        search_path.append("diffsweep-runs", "run://")

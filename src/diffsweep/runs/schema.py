@@ -1,0 +1,76 @@
+"""The root of each command's configuration: its keys and types. Groups are checked against what they build."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+
+@dataclass
+class Space:
+    channels: int = MISSING
+    image_size: int = MISSING
+
+
+@dataclass
+class Paths:
+    output_dir: str = MISSING
+    run_dir: str = MISSING
+    cache_dir: str = MISSING
+
+
+@dataclass
+class Logger:
+    mode: str = MISSING
+    project: str = "diffsweep"
+    entity: str | None = None
+
+
+@dataclass
+class Root:
+    """What every command has."""
+
+    seed: int = MISSING
+    trust: list[str] = field(default_factory=list)
+    space: Space = field(default_factory=Space)
+    paths: Paths = field(default_factory=Paths)
+    logger: Logger = field(default_factory=Logger)
+    trainer: Any = MISSING
+    dataset: Any = MISSING
+    autoencoder: Any = MISSING
+    conditioning: Any = MISSING
+    schedule: Any = MISSING
+    prediction: Any = MISSING
+    objective: Any = MISSING
+    time_sampling: Any = MISSING
+    backbone: Any = MISSING
+    guidance: Any = MISSING
+    sampler: Any = MISSING
+    optimizer: Any = MISSING
+    lr_scheduler: Any = MISSING
+    metrics: Any = MISSING
+    callbacks: Any = MISSING
+    model: Any = MISSING
+    choices: dict[str, Any] = field(default_factory=dict)  # the option chosen in each group; filled in
+    sweep: str | None = None  # the sweep that the run belongs to; filled in
+
+
+@dataclass
+class Train(Root):
+    resume_from: str | None = None  # filled in by resume=
+
+
+@dataclass
+class Evaluate(Root):
+    output: str | None = None
+    num_samples: int | None = None
+
+
+@dataclass
+class Sample(Root):
+    output: str | None = None
+    num_samples: int = 64
+    batch_size: int = 256
+
+
+SCHEMAS = {"train": Train, "evaluate": Evaluate, "sample": Sample}

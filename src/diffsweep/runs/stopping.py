@@ -1,0 +1,61 @@
+"""Ctrl-C and SIGTERM: training stops between two steps, so that what is saved is a whole step."""
+
+import signal
+import threading
+from types import FrameType
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+from diffsweep.runs.errors import Stopped
+
+CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+class StopSignals(Callback):
+    """While entered, SIGINT and SIGTERM stop the process with exit code 130 or 143.
+
+    During training the signal waits for the step to end; the checkpoint is saved and :class:`Stopped` raised there. A
+    second signal, and one outside of training, raises at once.
+
+    Args:
+        checkpoint: where to save.
+    """
+
+    def __init__(self, checkpoint: str) -> None:
+        self.checkpoint = checkpoint
+        self.saved_at: int | None = None
+        self._received: int | None = None
+        self._training = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignals":
+        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+            for number in CODES:
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._received is not None or not self._training:
+            raise Stopped(CODES[signal.Signals(number)])
+        self._received = number
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._training = True
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if self._received is None:
+            return
+        self._training = False
+        trainer.save_checkpoint(self.checkpoint)
+        self.saved_at = trainer.global_step
+        raise Stopped(CODES[signal.Signals(self._received)])
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._training = False
+        if self._received is not None:
+            raise Stopped(CODES[signal.Signals(self._received)])

@@ -1,0 +1,122 @@
+"""Where a run's numbers go: metrics.csv always, W&B beside it."""
+
+import csv
+import io
+import os
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import DictConfig, OmegaConf
+
+from diffsweep.files import write_text
+
+LOWER_IS_BETTER = ("train/loss", "val/loss", "val/x0_mse", "val/eps_mse", "eval/fid", "eval/kid", "eval/bits_per_dim")
+HIGHER_IS_BETTER = ("eval/is", "eval/images_per_second", "eval/precision", "eval/recall", "eval/copy_ratio")
+
+
+class MetricsFile(Logger):
+    """``metrics.csv``: one row a logged step, one column a metric. A resumed run goes on in the same file.
+
+    (Lightning's CSVLogger deletes the file of an earlier fit in the same folder.)
+
+    Args:
+        path: the file.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__()
+        self.path = Path(path)
+        self._rows: dict[int, dict[str, str]] | None = None
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """The configuration has a file of its own."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        step = int(step or 0)
+        if self._rows is None:  # rows after the checkpoint that a run resumed from are written anew
+            self._rows = {k: row for k, row in self._read().items() if k < step}
+        row = self._rows.setdefault(step, {})
+        row.update({name: f"{float(value):.8g}" for name, value in metrics.items() if name != "epoch"})
+
+    def _read(self) -> dict[int, dict[str, str]]:
+        if not self.path.exists():
+            return {}
+        with self.path.open(newline="") as file:
+            return {int(row.pop("step")): {k: v for k, v in row.items() if v} for row in csv.DictReader(file)}
+
+    @rank_zero_only
+    def save(self) -> None:
+        if not self._rows:
+            return
+        columns = sorted({name for row in self._rows.values() for name in row})
+        text = io.StringIO()
+        writer = csv.DictWriter(text, ["step", *columns], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({"step": step, **self._rows[step]} for step in sorted(self._rows))
+        write_text(self.path, text.getvalue())
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self.save()
+
+
+def loggers(cfg: DictConfig) -> list[Logger]:
+    """The loggers of a run: the CSV file, and W&B unless disabled."""
+    found: list[Logger] = [MetricsFile(Path(cfg.paths.run_dir) / "metrics.csv")]
+    if cfg.logger.mode != "disabled":
+        found.append(wandb_logger(cfg))
+    return found
+
+
+def wandb_logger(cfg: DictConfig) -> WandbLogger:
+    """W&B for a run: its directory's name is its id, so that resuming continues it; a sweep's runs share a group."""
+    directory = Path(cfg.paths.run_dir)
+    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_DATA_DIR", str(directory / "wandb"))  # staged media stay inside the run
+    logger = WandbLogger(
+        project=cfg.logger.project,
+        entity=cfg.logger.entity,
+        mode=cfg.logger.mode,
+        save_dir=str(directory),
+        id=run_id(directory),
+        name=directory.name,
+        group=cfg.sweep,
+        resume="allow" if cfg.logger.mode == "online" else None,
+        config={**cfg.choices, "seed": cfg.seed, "config": OmegaConf.to_container(cfg, resolve=True)},
+        settings={"console": "off"},
+    )
+    run = logger.experiment
+    run.define_metric("trainer/global_step")
+    for names, best in ((LOWER_IS_BETTER, "min"), (HIGHER_IS_BETTER, "max")):
+        for name in names:
+            run.define_metric(name, step_metric="trainer/global_step", summary=best)
+    return logger
+
+
+def run_id(directory: Path) -> str:
+    """W&B's id of a run: its directory's last two names, as W&B's ids are unique in a project."""
+    return "-".join(directory.parts[-2:]).replace("_", "-")[-64:]
+
+
+def finish_wandb(exit_code: int) -> None:
+    """End the W&B run of this process, if there is one; anything but 0 marks it failed."""
+    import sys
+
+    if "wandb" in sys.modules:
+        import wandb
+
+        if wandb.run is not None:
+            wandb.finish(exit_code=exit_code)

@@ -1,0 +1,198 @@
+"""Trains a model: the life of a run from its checked configuration to its metrics."""
+
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import subprocess
+import time
+import warnings
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.loggers import Logger, WandbLogger
+from omegaconf import DictConfig, OmegaConf
+
+from diffsweep import pictures
+from diffsweep.callbacks import EMA, StopOnNaN
+from diffsweep.files import write_text
+from diffsweep.models import DiffusionModel
+from diffsweep.runs import report
+from diffsweep.runs.build import build, build_data, build_metrics, build_model
+from diffsweep.runs.checkpoints import FOLDER, LAST, AtomicCheckpoints
+from diffsweep.runs.errors import Stopped, UserError
+from diffsweep.runs.evaluation import measure
+from diffsweep.runs.keeping import KeepCheckpoints
+from diffsweep.runs.run_source import CONFIG
+from diffsweep.runs.sampling import trajectory
+from diffsweep.runs.stopping import StopSignals
+from diffsweep.runs.tracking import finish_wandb, loggers
+
+PACKAGES = ("diffsweep", "torch", "lightning", "hydra-core", "omegaconf", "torchmetrics", "numpy")
+
+
+def train(cfg: DictConfig) -> float:
+    """Train, sample and measure; returns what a sweep minimises: the FID, or the validation loss with ``metrics=none``.
+
+    Args:
+        cfg: from :func:`~diffsweep.runs.compose.compose` or from the command line, checked.
+    """
+    directory = Path(cfg.paths.run_dir)
+    if cfg.sweep is not None and cfg.resume_from is None and (finished := _already(cfg, directory)) is not None:
+        return finished
+    if _is_rank_zero():
+        claim(cfg)
+    exit_code = 1
+    try:
+        result = _train(cfg, directory)
+        exit_code = 0
+        return result
+    except SystemExit as stop:
+        exit_code = stop.code if isinstance(stop.code, int) else 1
+        raise
+    finally:
+        finish_wandb(exit_code)
+
+
+def claim(cfg: DictConfig) -> None:
+    """Make the run's directory this run's: save its configuration there.
+
+    Raises:
+        UserError: it holds another run, or, resuming, there is nothing to go on from.
+    """
+    directory = Path(cfg.paths.run_dir)
+    if cfg.resume_from is not None:
+        if not (directory / FOLDER / LAST).is_file():
+            raise UserError(f"{directory} cannot be resumed: it has no {FOLDER}/{LAST}; start it again from its beginning")
+    elif (directory / CONFIG).exists():
+        raise UserError(f"{directory} holds a run already; resume={directory} goes on with it, or choose another directory")
+    saved = OmegaConf.to_container(cfg, resolve=False)
+    versions = {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()}
+    content = OmegaConf.create({**saved, "resume_from": None, "versions": versions, "git": git_state()})  # type: ignore[dict-item]
+    write_text(directory / CONFIG, OmegaConf.to_yaml(content))
+
+
+def _already(cfg: DictConfig, directory: Path) -> float | None:
+    """In a sweep that is run again: the result of a job that has finished; a job that was stopped is set to resume."""
+    if (directory / "metrics.json").is_file():
+        metrics = json.loads((directory / "metrics.json").read_text())["metrics"]
+        print(f"{directory} has finished before; its result stands (delete it to run the job again)")
+        return float(metrics.get("fid", metrics.get("val/loss", float("nan"))))
+    if (directory / FOLDER / LAST).is_file():
+        cfg.resume_from = str(directory)
+    elif (directory / CONFIG).is_file():
+        (directory / CONFIG).unlink()  # stopped before its first checkpoint
+    return None
+
+
+def _train(cfg: DictConfig, directory: Path) -> float:
+    begin = time.perf_counter()
+    if _is_rank_zero():
+        print(f"run {report.shown(directory)}", flush=True)
+    data, model, metrics = build_data(cfg), build_model(cfg), build_metrics(cfg)
+    last = directory / FOLDER / LAST
+    signals = StopSignals(str(last))
+    callbacks: list[Callback] = [StopOnNaN(), *build(cfg, "callbacks").values(), signals, KeepCheckpoints(last.parent)]
+    track = loggers(cfg) if _is_rank_zero() else []
+    trainer = make_trainer(cfg, callbacks, track)
+    with signals:
+        try:
+            trainer.fit(model, data, ckpt_path=last if cfg.resume_from else None)
+        except Stopped:
+            print(f"\nstopped at step {trainer.global_step}, saved in {report.shown(last)}")
+            print(f"  go on with: python src/train.py resume={report.shown(directory)}")
+            raise
+        trained = time.perf_counter() - begin
+        if not trainer.is_global_zero:
+            return float("nan")
+        with _averaged(model, callbacks):
+            numbers = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+            if metrics is not None:
+                measured, drawn = measure(cfg, model, data, metrics, directory)
+                image = pictures.grid(drawn.x[:100])
+                pictures.save_png(image, directory / "final.png")
+                trajectory(model, directory / "samples" / "trajectory.gif", cfg.seed)
+                numbers.update(measured)
+                for logger in track:
+                    logger.log_metrics({f"eval/{name}": value for name, value in measured.items()}, trainer.global_step)
+                    if isinstance(logger, WandbLogger):
+                        logger.log_image("final", [image])
+        for logger in track:
+            logger.save()
+    _say_goodbye(cfg, directory, numbers, trained, time.perf_counter() - begin)
+    return numbers["fid"] if metrics is not None else numbers["val/loss"]
+
+
+def make_trainer(cfg: DictConfig, callbacks: list[Callback], track: list[Logger]) -> Trainer:
+    """Lightning's Trainer as diffsweep uses it: our checkpoints, our loggers, gradients possible in validation."""
+    _quiet()
+    settings = cfg.trainer.copy()
+    interval = min(settings.val_check_interval, settings.max_steps)  # a short run is validated once, at its end
+    settings.val_check_interval = interval * settings.accumulate_grad_batches  # Lightning counts batches
+    trainer: Trainer = build(
+        OmegaConf.create({"trainer": settings}, parent=cfg),
+        "trainer",
+        callbacks=callbacks,
+        logger=track,
+        plugins=[AtomicCheckpoints()],
+        enable_checkpointing=False,
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
+        inference_mode=False,
+    )
+    return trainer
+
+
+def _averaged(model: DiffusionModel, callbacks: list[Callback]) -> AbstractContextManager[None]:
+    """The model with its averaged weights, where they are kept."""
+    ema = next((callback for callback in callbacks if isinstance(callback, EMA)), None)
+    return nullcontext() if ema is None else ema.applied(model)
+
+
+def _say_goodbye(cfg: DictConfig, directory: Path, numbers: dict[str, float], trained: float, total: float) -> None:
+    rows = report.metric_rows(numbers)
+    if "val/loss" in numbers:
+        rows.append(("val loss", f"{numbers['val/loss']:.4f}", "at fixed (x, t, eps)"))
+    rows += [("training", report.duration(trained), ""), ("in all", report.duration(total), "")]
+    places = [("pictures", directory / "final.png"), ("", directory / "samples"), ("numbers", directory / "metrics.json")]
+    places += [("", directory / "metrics.csv"), ("weights", directory / FOLDER / LAST)]
+    print(f"\n{report.table(rows)}\n")
+    for name, place in places:
+        if place.exists():
+            print(f"  {name:<9} {report.shown(place)}")
+    if cfg.logger.mode == "offline":
+        print(f"  {'W&B':<9} wandb sync {report.shown(directory)}/wandb/offline-run-*   (uploads this run)")
+    print(f"  {'next':<9} python src/sample.py run={report.shown(directory)}")
+
+
+def git_state() -> dict[str, str | bool]:
+    """The commit that the code is at, and whether the tree differs from it; empty outside a repository."""
+
+    def git(*arguments: str) -> str:
+        folder = Path(__file__).parent
+        return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _is_rank_zero() -> bool:
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0
+
+
+def _quiet() -> None:
+    """Lightning's notices about hardware and workers say nothing that a user of diffsweep can act on."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in (".*does not have many workers.*", ".*Checkpoint directory.*", ".*`isinstance.*LeafSpec.*"):
+        warnings.filterwarnings("ignore", message)

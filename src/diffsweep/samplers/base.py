@@ -1,0 +1,166 @@
+"""What samplers share: the walk over times from t = 1 to t = 0, its spacing, clipping and callback."""
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from diffsweep.diffusion import Condition, Denoised, Denoiser, Noise, Step, expand_to, step_between
+from diffsweep.samplers.spacing import SPACINGS
+from diffsweep.schedules import Schedule
+
+Spacing = Literal["uniform", "trailing", "leading", "quadratic", "log_snr", "karras"]
+Clip = Literal["none", "static", "dynamic"]
+Callback = Callable[[int, Tensor, Denoised, Tensor], None]
+
+
+class State(NamedTuple):
+    """What one step leaves for the next. It belongs to the walk: a sampler holds none, so threads can share it.
+
+    Attributes:
+        denoised: what the denoiser said at the step's start, clipped.
+        history: what a multi-step solver remembers; None for a single-step one.
+    """
+
+    denoised: Denoised
+    history: Any = None
+
+
+class Sampler(ABC):
+    """Walks t from ``start`` to ``stop`` over any denoiser. A subclass defines :meth:`advance`, one step.
+
+    Args:
+        steps: intervals of the walk, at least 1.
+        spacing: how the times lie. ``uniform``: equal steps in t; ``trailing`` and ``leading``: on the grid of a
+            discrete schedule, counted from its end or its start, as diffusers does; ``quadratic``: t as a square;
+            ``log_snr``: equal steps in log-SNR; ``karras``: EDM's rho = 7 in sigma / alpha.
+        start: the time to start at, 1 for pure noise.
+        stop: the time to stop at, 0 for clean data.
+        clip: how x0 is held in the data's range [-1, 1], eps following from it: ``none``; ``static`` clamps;
+            ``dynamic`` scales each sample by its 99.5th percentile of |x0| where above 1 (Imagen, arXiv:2205.11487).
+
+    Attributes:
+        order: order of convergence of a deterministic solver, None for a stochastic one.
+        uses_variance: whether the denoiser's ``variance_mix`` changes the samples.
+    """
+
+    order: int | None = None
+    uses_variance: bool = False
+
+    def __init__(
+        self,
+        steps: int = 100,
+        spacing: Spacing = "uniform",
+        start: float = 1.0,
+        stop: float = 0.0,
+        clip: Clip = "static",
+    ) -> None:
+        if steps < 1:
+            raise ValueError(f"sampler.steps must be at least 1, not {steps}")
+        if not 0 <= stop < start <= 1:
+            raise ValueError(f"a walk needs 0 <= sampler.stop < sampler.start <= 1, not {stop} and {start}")
+        if spacing not in SPACINGS:
+            raise ValueError(f"sampler.spacing is one of {', '.join(SPACINGS)}, not {spacing}")
+        if clip not in _CLIPS:
+            raise ValueError(f"sampler.clip is one of {', '.join(_CLIPS)}, not {clip}")
+        self.steps, self.spacing, self.start, self.stop, self.clip = steps, spacing, start, stop, clip
+
+    def with_steps(self, steps: int) -> Self:
+        """The same sampler with another number of steps."""
+        if steps < 1:
+            raise ValueError(f"sampler.steps must be at least 1, not {steps}")
+        other = copy.copy(self)
+        other.steps = steps
+        return other
+
+    def times(self, schedule: Schedule) -> Tensor:
+        """The times of the walk, decreasing from start to stop: float64 on the CPU, shape (steps + 1,)."""
+        return SPACINGS[self.spacing](schedule, self.steps, self.start, self.stop)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        x: Tensor,
+        cond: Condition | None = None,
+        noise: Noise | None = None,
+        callback: Callback | None = None,
+    ) -> Tensor:
+        """Walk from ``x`` at t = start to the sample at t = stop.
+
+        Args:
+            denoiser: any denoiser; guided or not.
+            x: (B, ...), for start = 1 from :func:`~diffsweep.diffusion.prior`.
+            cond: condition of each sample.
+            noise: keyed noise of the samples; by default drawn from a seed of torch's global generator.
+            callback: called after each step as ``callback(step, t, denoised, x)``, with the time the step began at,
+                what the denoiser said there and the new x.
+        """
+        noise = noise if noise is not None else fresh_noise(x)
+        times = self.times(denoiser.schedule)
+        pairs = step_between(denoiser.schedule, s=times[1:], t=times[:-1])
+        state = None
+        for i, (t, *pair) in enumerate(zip(times[:-1], *pairs, strict=True)):
+            x, state = self.advance(denoiser, x, t, Step(*pair), state, noise.at(i), cond)
+            if callback is not None:
+                callback(i, t, state.denoised, x)
+        return x
+
+    @torch.no_grad()
+    def step(
+        self,
+        denoiser: Denoiser,
+        x: Tensor,
+        t: Tensor,
+        s: Tensor,
+        state: State | None,
+        noise: Noise,
+        cond: Condition | None = None,
+    ) -> tuple[Tensor, State]:
+        """One step from t to s < t (each a float64 scalar tensor); ``state`` is None at first. Returns x at s, and the state."""
+        return self.advance(denoiser, x, t, step_between(denoiser.schedule, s, t), state, noise, cond)
+
+    @abstractmethod
+    def advance(
+        self,
+        denoiser: Denoiser,
+        x: Tensor,
+        t: Tensor,
+        pair: Step,
+        state: State | None,
+        noise: Noise,
+        cond: Condition | None,
+    ) -> tuple[Tensor, State]:
+        """One step over a pair of times whose process coefficients are known."""
+
+    def denoise(self, denoiser: Denoiser, x: Tensor, t: Tensor, pair: Step, cond: Condition | None) -> Denoised:
+        """What the denoiser says at t, clipped; eps is recomputed so that ``x = alpha x0 + sigma eps`` still holds."""
+        denoised = denoiser(x, t, cond)
+        clip = _CLIPS[self.clip]
+        if clip is None:
+            return denoised
+        x0 = clip(denoised.x0)
+        alpha, sigma = expand_to(pair.alpha_t, x), expand_to(pair.sigma_t, x)
+        return Denoised(x0, (x - alpha * x0) / sigma, denoised.variance_mix)
+
+
+def fresh_noise(x: Tensor) -> Noise:
+    """Noise for the rows of ``x`` under a seed from torch's global generator, so that ``manual_seed`` governs it."""
+    return Noise(int(torch.randint(2**62, ())), torch.arange(len(x), device=x.device))
+
+
+def _static(x0: Tensor) -> Tensor:
+    return x0.clamp(-1, 1)
+
+
+def _dynamic(x0: Tensor) -> Tensor:
+    scale = torch.quantile(x0.flatten(1).abs().float(), 0.995, dim=1).clamp(min=1).to(x0)
+    scale = expand_to(scale, x0)
+    return torch.maximum(torch.minimum(x0, scale), -scale) / scale
+
+
+_CLIPS: dict[str, Callable[[Tensor], Tensor] | None] = {"none": None, "static": _static, "dynamic": _dynamic}

@@ -1,0 +1,115 @@
+r"""Noise schedules: the pair of functions of the Gaussian perturbation
+
+.. math:: x_t = \alpha_t x_0 + \sigma_t \epsilon, \qquad t \in [0, 1], \quad \epsilon \sim N(0, I).
+
+Everything else (beta, the posterior variance, strided steps) follows from ``(alpha, sigma)`` at two times.
+"""
+
+from abc import ABC, abstractmethod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Schedule(nn.Module, ABC):
+    """The pair ``alpha_t, sigma_t``. A subclass defines :meth:`forward`, :meth:`log_snr` and :meth:`time_of`.
+
+    Attributes:
+        num_steps: T of a discrete schedule, None for a continuous one.
+        t_min, t_max: the interval on which the log-SNR is finite.
+    """
+
+    num_steps: int | None = None
+    t_min: float = 0.0
+    t_max: float = 1.0
+
+    @abstractmethod
+    def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """``alpha_t, sigma_t`` at ``t`` in [0, 1]; any shape, and the same shape and dtype back."""
+
+    @abstractmethod
+    def log_snr(self, t: Tensor) -> Tensor:
+        r""":math:`\log(\alpha_t^2 / \sigma_t^2)`, strictly decreasing in ``t``; infinite where sigma or alpha is 0."""
+
+    @abstractmethod
+    def time_of(self, log_snr: Tensor) -> Tensor:
+        """The inverse of :meth:`log_snr`; values beyond its range give 0 or 1."""
+
+    def time_at(self, u: Tensor) -> Tensor:
+        """Map ``u`` in [0, 1), uniform, to a training time: uniform over the grid, or over (0, 1] where continuous."""
+        if self.num_steps is None:
+            return self.t_min + (self.t_max - self.t_min) * (1 - u)
+        return ((u * self.num_steps).floor() + 1) / self.num_steps
+
+    def nearest(self, t: Tensor) -> Tensor:
+        """The nearest time a network has been trained at: the grid of a discrete schedule, ``t`` of a continuous one."""
+        return t if self.num_steps is None else (t * self.num_steps).round() / self.num_steps
+
+
+class Tables(NamedTuple):
+    """Values of a discrete schedule at ``k = 0 .. T``, float64, shape (T + 1,)."""
+
+    alpha: Tensor
+    sigma: Tensor
+    log_snr: Tensor
+    angle: Tensor
+
+
+class DiscreteSchedule(Schedule):
+    r"""A schedule given by its :math:`\bar\alpha_k` at :math:`t = k/T`, built in float64 (Ho et al. 2020, arXiv:2006.11239).
+
+    Step ``k`` of ``T`` is ``t = k / T``, ``k = 1 .. T``; ``t = 0`` is clean data (alpha 1, sigma 0). On the grid the
+    tabulated values are returned exactly. Between grid points the angle ``atan2(sigma, alpha)`` is interpolated
+    linearly: it is finite at both ends, where the log-SNR is not.
+
+    Args:
+        log_alpha_bar: float64, shape (T,), the log of the squared signal level at k = 1 .. T, strictly decreasing.
+    """
+
+    def __init__(self, log_alpha_bar: Tensor) -> None:
+        super().__init__()
+        self.num_steps: int = len(log_alpha_bar)
+        log_alpha_bar = torch.cat([torch.zeros(1, dtype=torch.float64), log_alpha_bar.double()])  # (T + 1,)
+        log_one_minus = torch.log(-torch.expm1(log_alpha_bar))
+        alpha, sigma = torch.exp(log_alpha_bar / 2), torch.exp(log_one_minus / 2)
+        tables = Tables(alpha, sigma, log_alpha_bar - log_one_minus, torch.atan2(sigma, alpha))
+        # Not buffers: they are never trained, cast or saved, and samplers ask on the CPU while training asks on the GPU.
+        self._tables = {tables.alpha.device: tables}
+        self.t_min, self.t_max = 1 / self.num_steps, 1.0
+
+    def _on(self, device: torch.device) -> Tables:
+        if device not in self._tables:
+            self._tables[device] = Tables(*(table.to(device) for table in next(iter(self._tables.values()))))
+        return self._tables[device]
+
+    def _cell(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """The cell ``k`` (int64, in [0, T]) and the fraction within it, of times ``t``."""
+        position = (t.double() * self.num_steps).clamp(0, self.num_steps)
+        k = position.floor()
+        return k.long(), position - k
+
+    def _interpolated_angle(self, angle: Tensor, k: Tensor, fraction: Tensor) -> Tensor:
+        return torch.lerp(angle[k], angle[(k + 1).clamp(max=self.num_steps)], fraction)
+
+    def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        tables = self._on(t.device)
+        k, fraction = self._cell(t)
+        angle = self._interpolated_angle(tables.angle, k, fraction)
+        on_grid = fraction == 0
+        alpha = torch.where(on_grid, tables.alpha[k], angle.cos())
+        sigma = torch.where(on_grid, tables.sigma[k], angle.sin())
+        return alpha.to(t.dtype), sigma.to(t.dtype)
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        tables = self._on(t.device)
+        k, fraction = self._cell(t)
+        between = -2 * self._interpolated_angle(tables.angle, k, fraction).tan().log()
+        return torch.where(fraction == 0, tables.log_snr[k], between).to(t.dtype)
+
+    def time_of(self, log_snr: Tensor) -> Tensor:
+        angles = self._on(log_snr.device).angle
+        angle = torch.atan(torch.exp(-log_snr.double() / 2)).clamp(max=angles[-1])
+        k = (torch.searchsorted(angles, angle, right=True) - 1).clamp(0, self.num_steps - 1)
+        fraction = (angle - angles[k]) / (angles[k + 1] - angles[k])
+        return ((k + fraction.clamp(0, 1)) / self.num_steps).to(log_snr.dtype)

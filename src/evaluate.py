@@ -1,0 +1,6 @@
+"""Measure a finished run: ``python src/evaluate.py --help``."""
+
+from diffsweep.runs.cli import main
+
+if __name__ == "__main__":
+    main("evaluate")
