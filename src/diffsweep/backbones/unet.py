@@ -87,6 +87,10 @@ class UNet(nn.Module):
                 f"backbone.channel_mult has {len(sizes)} levels, but a {image_size}-pixel image is down to 1 pixel after "
                 f"{sizes.index(1) + 1}; use fewer"
             )
+        if channels % 2 or channels < 2:
+            raise ValueError(f"backbone.channels must be even, for the sines and cosines of the time, not {channels}")
+        if num_res_blocks < 1:
+            raise ValueError(f"backbone.num_res_blocks must be at least 1, not {num_res_blocks}")
         embedding = 4 * channels
         self.embed_time = nn.Sequential(
             SinusoidalEmbedding(channels), nn.Linear(channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding)

@@ -98,6 +98,7 @@ class DiffusionModel(LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         if self.global_step % self.trainer.log_every_n_steps == 0 and self.global_step > 0:
             self.log_dict(_by_quarter("train/loss", self._sums), sync_dist=True)
+            self.log("step", float(self.global_step))  # the steps taken; Lightning's own count is one behind here
             self._sums.zero_()
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -126,6 +127,7 @@ class DiffusionModel(LightningModule):
         quarters = _by_quarter("val/loss", self._val_sums)
         quarters.pop("val/loss")  # logged with the errors, as a mean over samples
         self.log_dict(quarters, sync_dist=True)
+        self.log("step", float(self.global_step))
 
     def _log_mean(self, name: str, values: Tensor) -> None:
         self.log(name, values.mean(), batch_size=len(values), on_epoch=True, sync_dist=True)

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
 from diffsweep.datasets import ImageData
@@ -24,7 +25,7 @@ def build(cfg: DictConfig, group: str, **more: Any) -> Any:
         return instantiate(cfg[group], _convert_="all", **more)
     except Exception as error:
         cause = error.__cause__
-        if isinstance(cause, ValueError):  # a constructor refused a value; its message names the key
+        if isinstance(cause, ValueError | MisconfigurationException):  # refused by a constructor; its message says why
             raise UserError(str(cause)) from error
         raise
 
@@ -55,8 +56,8 @@ def preflight(cfg: DictConfig) -> None:
     check(cfg)
     with torch.random.fork_rng(devices=[]):
         parts = {group: build(cfg, group) for group in ("schedule", "prediction", "sampler", "dataset")}
-        if cfg.metrics:
-            build(cfg, "metrics")
+        for group in ("metrics", "callbacks"):
+            build(cfg, group)
         with torch.device("meta"):  # shapes only: a large network costs nothing
             build(cfg, "backbone")
     rules.apply(cfg, parts)

@@ -28,8 +28,19 @@ def main(command: str) -> None:
     except Exception as error:
         if wants_trace or not _is_users(error):
             raise
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, UserError) else 1)
+        sys.exit(_tell(error))
+
+
+def _is_users(error: BaseException) -> bool:
+    """Whether the error is told in one line: a mistake, or a loss that diverged."""
+    loss_is_nan = getattr(sys.modules.get("diffsweep.callbacks"), "LossIsNaN", UserError)
+    return isinstance(error, UserError | loss_is_nan)
+
+
+def _tell(error: Exception) -> int:
+    """Print an error's line; returns the exit code."""
+    print(f"error: {error}", file=sys.stderr)
+    return 2 if isinstance(error, UserError) else 1
 
 
 def reordered(arguments: Sequence[str]) -> list[str]:
@@ -40,22 +51,29 @@ def reordered(arguments: Sequence[str]) -> list[str]:
 def _run(command: str) -> None:
     import hydra
 
-    from diffsweep.runs.compose import CONF, explained, from_hydra, register
-    from diffsweep.runs.resolvers import SWEEP, sweep_name
+    from diffsweep.runs.compose import CONF, explained, from_hydra, register, swept_keys
+    from diffsweep.runs.resolvers import SWEEP, SWEPT, sweep_name
 
     register()
     overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
     sweeping = any(argument in SWITCHES for argument in sys.argv[1:])
     if sweeping:
-        os.environ[SWEEP] = sweep_name(command, overrides)
+        os.environ[SWEEP], os.environ[SWEPT] = sweep_name(command, overrides), ",".join(swept_keys(overrides))
     runs = all(argument in SWITCHES for argument in sys.argv[1:] if argument.startswith("-"))  # not --help and the like
     if runs and "LOCAL_RANK" not in os.environ:  # a rank that Lightning started runs what has been checked
         _preflight(command, overrides, sweeping)
 
+    wants_trace = os.environ.get(FULL_ERROR) == "1"
+
     def task(cfg: DictConfig) -> Any:
         module, _, function = TASKS[command].partition(":")
         run: Callable[[DictConfig], Any] = getattr(importlib.import_module(module), function)
-        return run(from_hydra(cfg))
+        try:
+            return run(from_hydra(command, cfg))
+        except Exception as error:
+            if sweeping or wants_trace or not _is_users(error):
+                raise  # the sweep's other jobs go on
+            sys.exit(_tell(error))  # past Hydra, which would put a line of its own before it
 
     os.environ[FULL_ERROR] = "1"  # Hydra hands its errors on, and main shows them
     with explained(command, overrides):
@@ -73,9 +91,3 @@ def _preflight(command: str, overrides: Sequence[str], sweeping: bool) -> None:
 
     for cfg in configs:
         preflight(cfg)
-
-
-def _is_users(error: Exception) -> bool:
-    """Whether the error is told in one line: a mistake, or a loss that diverged."""
-    loss_is_nan = getattr(sys.modules.get("diffsweep.callbacks"), "LossIsNaN", UserError)
-    return isinstance(error, UserError | loss_is_nan)

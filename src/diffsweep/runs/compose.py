@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def compose(command: str, overrides: Sequence[str] = ()) -> DictConfig:
     GlobalHydra.instance().clear()
     with explained(command, overrides), initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
         cfg = hydra_compose(command, overrides=list(overrides), return_hydra_config=True)
-        return finish(cfg, cfg.hydra, run_dir=None)
+        return finish(command, cfg, cfg.hydra, run_dir=str(cfg.hydra.run.dir))
 
 
 def jobs(overrides: Sequence[str]) -> list[list[str]]:
@@ -60,6 +61,13 @@ def jobs(overrides: Sequence[str]) -> list[list[str]]:
     return [job for batch in BasicSweeper.split_arguments(own, max_batch_size=None) for job in batch]
 
 
+def swept_keys(overrides: Sequence[str]) -> list[str]:
+    """The keys that a sweep varies."""
+    with explained("", overrides):
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    return [override.get_key_element() for override in parsed if override.is_sweep_override()]
+
+
 @contextmanager
 def explained(command: str, overrides: Sequence[str]) -> Iterator[None]:
     """Hydra's errors become :class:`UserError`, within."""
@@ -69,17 +77,18 @@ def explained(command: str, overrides: Sequence[str]) -> Iterator[None]:
         raise explain(error, command) from error
 
 
-def finish(cfg: DictConfig, hydra: DictConfig, run_dir: str | None) -> DictConfig:
-    """Fill in what only Hydra knows, and take Hydra's own part away."""
+def finish(command: str, cfg: DictConfig, hydra: DictConfig, run_dir: str) -> DictConfig:
+    """Fill in what only Hydra knows, take Hydra's own part away, and hold the rest against the command's schema."""
     choices = {group: option for group, option in hydra.runtime.choices.items() if "/" not in group}
     inherited = {group: option for group, option in choices.items() if str(option).startswith(PREFIX)}
     selected = next((choices[name] for name in SELECTORS if choices.get(name)), None)
     if selected is not None:  # the names that the run had for what it passes on
         saved = load_config(selected).choices
         choices.update({group: saved.get(group) for group in inherited})
-    directory = str(Path(run_dir if run_dir is not None else cfg.hydra.run.dir).absolute())
     with open_dict(cfg):
         cfg.pop("hydra", None)
+    _refuse_unknown(cfg, SCHEMAS[command], command)
+    directory = str(Path(run_dir).absolute())
     if selected is None:
         cfg.paths.run_dir = directory
     elif "output" in cfg:
@@ -89,10 +98,20 @@ def finish(cfg: DictConfig, hydra: DictConfig, run_dir: str | None) -> DictConfi
     return cfg
 
 
-def from_hydra(cfg: DictConfig) -> DictConfig:
+def _refuse_unknown(cfg: DictConfig, schema: type, command: str, prefix: str = "") -> None:
+    """`+key=value` passes Hydra: the keys of the root, and of its typed parts, are those of the schema and no others."""
+    known = {field.name: field.type for field in fields(schema)}
+    for key in cfg:
+        if key not in known:
+            raise UserError(f"{prefix}{key}: no such key{nearest(f'{prefix}{key}', known_keys(command))}")
+        if is_dataclass(known[key]):
+            _refuse_unknown(cfg[key], known[key], command, prefix=f"{key}.")  # type: ignore[arg-type]
+
+
+def from_hydra(command: str, cfg: DictConfig) -> DictConfig:
     """The configuration that Hydra hands to a task, finished."""
     hydra = HydraConfig.get()
-    return finish(cfg, hydra, run_dir=hydra.runtime.output_dir)
+    return finish(command, cfg, hydra, run_dir=hydra.runtime.output_dir)
 
 
 def options(group: str) -> list[str]:
@@ -123,6 +142,8 @@ def explain(error: Exception, command: str) -> UserError:
         return UserError(f"{group}={option}: no such option{near or ';'} {group} has {', '.join(options(group))}")
     if isinstance(error, OverrideParseException):
         return UserError(f"cannot read {error.override!r}: {str(error).splitlines()[0]}")
+    if match := re.search(r"Ambiguous value for argument '(.+?)'", text):
+        return UserError(f"{match[1]} has several values; add -m to run each of them")
     if match := re.search(r"You must specify '(\w+)'", text):
         return UserError(f"{match[1]}= is missing: give the directory of a run, as training printed it")
     if match := re.search(r"Could not (?:override|append|delete).*? '([^']+)'", text):
@@ -148,15 +169,14 @@ def _spoken(kind: str) -> str:
 
 
 def known_keys(command: str) -> list[str]:
-    """Every key of a command's default configuration, with dots, and every group."""
-    with initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-        overrides = [] if command == "train" else ["run=null"]
-        cfg = hydra_compose(command, overrides=overrides)
+    """Every key that some option of a command's configuration has, with dots, and every group."""
 
-    def walk(node: Any, prefix: str) -> list[str]:
-        if not isinstance(node, DictConfig):
-            return []
-        names = [f"{prefix}{key}" for key in node if key != "_target_"]
-        return names + [name for key in node for name in walk(node._get_node(key), f"{prefix}{key}.")]
+    def walk(node: Any, prefix: str) -> Iterator[str]:
+        if isinstance(node, DictConfig):
+            for key in node:
+                yield f"{prefix}{key}"
+                yield from walk(node._get_node(key), f"{prefix}{key}.")
 
-    return walk(cfg, "") + groups()
+    files = [(CONF / f"{command}.yaml", ""), (CONF / "base.yaml", "")]
+    files += [(CONF / group / f"{option}.yaml", f"{group}.") for group in groups() for option in options(group)]
+    return groups() + [key for path, prefix in files for key in walk(OmegaConf.load(path), prefix)]

@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 SWEEP = "DIFFSWEEP_SWEEP"  # names the sweep, for the processes that a launcher starts
+SWEPT = "DIFFSWEEP_SWEPT"  # the keys that it varies
 
 
 def unique() -> str:
@@ -30,6 +31,12 @@ def slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-")[:100]
 
 
+def swept(overrides: Sequence[str]) -> str:
+    """What a job of a sweep varies, as a name: ``schedule-linear_seed-0``."""
+    keys = os.environ.get(SWEPT, "").split(",")
+    return "_".join(slug(override) for override in overrides if override.partition("=")[0] in keys) or "all"
+
+
 def sweep_name(command: str, overrides: Sequence[str]) -> str:
     """The same name for the same sweep, so that a sweep that was stopped goes on where it stopped."""
     own = sorted(override for override in overrides if not override.startswith("hydra/launcher"))
@@ -38,5 +45,5 @@ def sweep_name(command: str, overrides: Sequence[str]) -> str:
 
 OmegaConf.register_new_resolver("unique", unique, use_cache=True, replace=True)
 OmegaConf.register_new_resolver("either", either, replace=True)
-OmegaConf.register_new_resolver("slug", slug, replace=True)
+OmegaConf.register_new_resolver("swept", swept, replace=True)
 OmegaConf.register_new_resolver("sweep_name", lambda: os.environ.get(SWEEP, "unnamed"), replace=True)

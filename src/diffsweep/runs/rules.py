@@ -46,7 +46,13 @@ def run_ends(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
     return None
 
 
-RULES: tuple[Rule, ...] = (times_exist, x0_follows_from_eps, validation_by_steps, run_ends)
+def logger_mode_exists(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
+    """W&B knows three modes that make sense here."""
+    modes = ("online", "offline", "disabled")
+    return None if cfg.logger.mode in modes else f"logger.mode is one of {', '.join(modes)}, not {cfg.logger.mode}"
+
+
+RULES: tuple[Rule, ...] = (logger_mode_exists, times_exist, x0_follows_from_eps, validation_by_steps, run_ends)
 
 
 def apply(cfg: DictConfig, parts: Mapping[str, Any]) -> None:

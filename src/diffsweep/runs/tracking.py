@@ -82,28 +82,27 @@ def loggers(cfg: DictConfig) -> list[Logger]:
 
 
 def wandb_logger(cfg: DictConfig) -> WandbLogger:
-    """W&B for a run: its directory's name is its id, so that resuming continues it; a sweep's runs share a group."""
+    """W&B for a run: its directory names it, so that resuming continues it; the runs of a sweep share a group."""
+    import wandb
+
     directory = Path(cfg.paths.run_dir)
-    os.environ.setdefault("WANDB_SILENT", "true")
-    os.environ.setdefault("WANDB_DATA_DIR", str(directory / "wandb"))  # staged media stay inside the run
-    logger = WandbLogger(
+    os.environ["WANDB_DATA_DIR"] = str(directory / "wandb")  # staged media stay inside the run
+    run = wandb.init(
         project=cfg.logger.project,
         entity=cfg.logger.entity,
         mode=cfg.logger.mode,
-        save_dir=str(directory),
+        dir=str(directory),
         id=run_id(directory),
         name=directory.name,
         group=cfg.sweep,
         resume="allow" if cfg.logger.mode == "online" else None,
         config={**cfg.choices, "seed": cfg.seed, "config": OmegaConf.to_container(cfg, resolve=True)},
-        settings={"console": "off"},
+        settings=wandb.Settings(silent=True, console="off"),
     )
-    run = logger.experiment
-    run.define_metric("trainer/global_step")
     for names, best in ((LOWER_IS_BETTER, "min"), (HIGHER_IS_BETTER, "max")):
         for name in names:
             run.define_metric(name, step_metric="trainer/global_step", summary=best)
-    return logger
+    return WandbLogger(experiment=run)
 
 
 def run_id(directory: Path) -> str:
