@@ -50,7 +50,9 @@ def save_gif(frames: list[Image.Image], path: str | Path, milliseconds: int = 60
 
 def beside(left: Image.Image, right: Image.Image, gap: int = 12) -> Image.Image:
     """Two pictures of the same height side by side."""
-    both = Image.new(left.mode, (left.width + gap + right.width, left.height), color=255 if left.mode == "L" else (255,) * 3)
+    both = Image.new(
+        left.mode, (left.width + gap + right.width, left.height), color=255 if left.mode == "L" else (255,) * 3
+    )
     both.paste(left, (0, 0))
     both.paste(right, (left.width + gap, 0))
     return both

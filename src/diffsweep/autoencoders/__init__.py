@@ -1,5 +1,6 @@
 """Autoencoders: the space where diffusion happens."""
 
+from diffsweep.autoencoders.base import Autoencoder
 from diffsweep.autoencoders.identity import Identity
 
-__all__ = ["Identity"]
+__all__ = ["Autoencoder", "Identity"]

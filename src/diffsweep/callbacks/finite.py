@@ -6,7 +6,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 
-class LossIsNaN(RuntimeError):
+class LossIsNaN(RuntimeError):  # noqa: N818 - says what happened
     """The training loss is NaN or infinite."""
 
 
@@ -26,7 +26,7 @@ class StopOnNaN(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
         self._sum += outputs["loss"].detach()
-        if trainer.global_step % trainer.log_every_n_steps == 0:
+        if trainer.global_step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._check(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -27,7 +27,12 @@ class TrainingProgress(ProgressBar):
         total = trainer.max_steps if trainer.max_steps > 0 else None
         shown = self.refresh_every > 0 and trainer.is_global_zero
         self._bar = tqdm(
-            total=total, initial=trainer.global_step, desc="training", unit="step", dynamic_ncols=True, disable=not shown
+            total=total,
+            initial=trainer.global_step,
+            desc="training",
+            unit="step",
+            dynamic_ncols=True,
+            disable=not shown,
         )
         self._seen, self._since = 0, time.perf_counter()
 

@@ -1,9 +1,10 @@
 """Grids of samples while training."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import Callback, Trainer
 from lightning.pytorch.loggers import WandbLogger
 
 from diffsweep import pictures
@@ -22,7 +23,7 @@ class SampleGrid(Callback):
     def __init__(self, folder: str, num_samples: int = 36, seed: int = 0, steps: int | None = 25) -> None:
         self.folder, self.num_samples, self.seed, self.steps = Path(folder), num_samples, seed, steps
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         sampler = pl_module.sampler if self.steps is None else pl_module.sampler.with_steps(self.steps)

@@ -111,7 +111,9 @@ class ImageData(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """The stream, from the step that training is at."""
         trainer = self.trainer
-        steps, rank, world = (0, 0, 1) if trainer is None else (trainer.global_step, trainer.global_rank, trainer.world_size)
+        steps, rank, world = (
+            (0, 0, 1) if trainer is None else (trainer.global_step, trainer.global_rank, trainer.world_size)
+        )
         batches = steps * (1 if trainer is None else trainer.accumulate_grad_batches)
         return DataLoader(
             Stream(self.split("train"), self.seed),

@@ -172,7 +172,9 @@ class GenerationMetrics:
         real, real_logits = self.real(data, "train" if self.reference == "train" else "all")
         numbers = {}
         if self.reference == "halves":
-            orders = [torch.randperm(len(real), generator=torch.Generator().manual_seed(i)) for i in range(self.num_halves)]
+            orders = [
+                torch.randperm(len(real), generator=torch.Generator().manual_seed(i)) for i in range(self.num_halves)
+            ]
             halves = [order.tensor_split([len(real) // 2]) for order in orders]
             numbers["fid"] = _mean(frechet_distance(fake, real[half]) for _, half in halves)
             numbers["fid_real"] = _mean(frechet_distance(real[other], real[half]) for other, half in halves)

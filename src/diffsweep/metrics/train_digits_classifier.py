@@ -28,7 +28,7 @@ def train_digits_classifier(epochs: int = 60, batch_size: int = 50, seed: int = 
     optimizer = torch.optim.AdamW(classifier.parameters(), lr=2e-3, weight_decay=0.01)
     steps = epochs * (len(train["x"]) // batch_size)
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for step in range(steps):
+    for _ in range(steps):
         rows = torch.randint(0, len(train["x"]), (batch_size,))
         _, logits = classifier(shifted(train["x"][rows]))
         loss = functional.cross_entropy(logits, train["label"][rows], label_smoothing=0.05)

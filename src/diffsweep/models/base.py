@@ -8,6 +8,7 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
+from diffsweep.autoencoders import Autoencoder
 from diffsweep.diffusion import (
     Denoiser,
     NetworkDenoiser,
@@ -52,7 +53,7 @@ class DiffusionModel(LightningModule):
         objective: Objective,
         time_sampling: TimeSampling,
         conditioning: nn.Module,
-        autoencoder: nn.Module,
+        autoencoder: Autoencoder,
         sampler: Sampler,
         guidance: Callable[[Denoiser], Denoiser],
         optimizer: Callable[..., torch.optim.Optimizer],
@@ -63,7 +64,8 @@ class DiffusionModel(LightningModule):
         super().__init__()
         self.denoiser = NetworkDenoiser(backbone, schedule, prediction)
         self.objective, self.time_sampling = objective, time_sampling
-        self.conditioning, self.autoencoder = conditioning, autoencoder
+        self.conditioning = conditioning
+        self.autoencoder = autoencoder
         self.sampler, self.guidance = sampler, guidance
         self.make_optimizer, self.make_lr_scheduler = optimizer, lr_scheduler
         self.seed, self.val_repeats = seed, val_repeats
@@ -96,7 +98,8 @@ class DiffusionModel(LightningModule):
         return (weight * losses).mean()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if self.global_step % self.trainer.log_every_n_steps == 0 and self.global_step > 0:
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if self.global_step % every == 0 and self.global_step > 0:
             self.log_dict(_by_quarter("train/loss", self._sums), sync_dist=True)
             self.log("step", float(self.global_step))  # the steps taken; Lightning's own count is one behind here
             self._sums.zero_()

@@ -24,8 +24,8 @@ def targets(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
         if "_target_" in node:
             yield path, node
         for key in node:
-            if not OmegaConf.is_interpolation(node, key):
-                yield from targets(node._get_node(key), f"{path}.{key}" if path else str(key))
+            if not OmegaConf.is_interpolation(node, str(key)):
+                yield from targets(node._get_node(key), f"{path}.{key!s}" if path else str(key))
     elif isinstance(node, ListConfig):
         for index in range(len(node)):
             yield from targets(node._get_node(index), f"{path}[{index}]")
@@ -92,14 +92,18 @@ def _check_node(path: str, node: DictConfig, target: Callable[..., Any]) -> None
             if anything:
                 continue
             near = nearest(name, named)
-            raise UserError(f"{path}.{name}: no such key{near or ';'} {path} has {', '.join(n for n in named if n in node)}")
+            raise UserError(
+                f"{path}.{name}: no such key{near or ';'} {path} has {', '.join(n for n in named if n in node)}"
+            )
         try:
             value = node[key]
         except OmegaConfBaseException as error:
             raise UserError(f"{path}.{name}: {' '.join(str(error).split())}") from error
         if isinstance(value, DictConfig) or name not in hints:
             continue
-        _check_type(f"{path}.{name}", OmegaConf.to_container(value) if isinstance(value, ListConfig) else value, hints[name])
+        _check_type(
+            f"{path}.{name}", OmegaConf.to_container(value) if isinstance(value, ListConfig) else value, hints[name]
+        )
     missing = [n for n in named if parameters[n].default is inspect.Parameter.empty and n not in node]
     if missing and not node.get("_partial_"):
         raise UserError(f"{path} misses {', '.join(missing)}")

@@ -77,7 +77,7 @@ def explained(command: str, overrides: Sequence[str]) -> Iterator[None]:
         raise explain(error, command) from error
 
 
-def finish(command: str, cfg: DictConfig, hydra: DictConfig, run_dir: str) -> DictConfig:
+def finish(command: str, cfg: DictConfig, hydra: Any, run_dir: str) -> DictConfig:
     """Fill in what only Hydra knows, take Hydra's own part away, and hold the rest against the command's schema."""
     choices = {group: option for group, option in hydra.runtime.choices.items() if "/" not in group}
     inherited = {group: option for group, option in choices.items() if str(option).startswith(PREFIX)}
@@ -101,7 +101,7 @@ def finish(command: str, cfg: DictConfig, hydra: DictConfig, run_dir: str) -> Di
 def _refuse_unknown(cfg: DictConfig, schema: type, command: str, prefix: str = "") -> None:
     """`+key=value` passes Hydra: the keys of the root, and of its typed parts, are those of the schema and no others."""
     known = {field.name: field.type for field in fields(schema)}
-    for key in cfg:
+    for key in map(str, cfg):
         if key not in known:
             raise UserError(f"{prefix}{key}: no such key{nearest(f'{prefix}{key}', known_keys(command))}")
         if is_dataclass(known[key]):
@@ -125,7 +125,7 @@ def groups() -> list[str]:
 
 
 def nearest(word: str, words: Sequence[str]) -> str:
-    """", did you mean X?" where some word is near, else nothing."""
+    """ ", did you mean X?" where some word is near, else nothing."""
     found = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
     return f", did you mean {found[0]}?" if found else ""
 
@@ -173,7 +173,7 @@ def known_keys(command: str) -> list[str]:
 
     def walk(node: Any, prefix: str) -> Iterator[str]:
         if isinstance(node, DictConfig):
-            for key in node:
+            for key in map(str, node):
                 yield f"{prefix}{key}"
                 yield from walk(node._get_node(key), f"{prefix}{key}.")
 

@@ -23,10 +23,16 @@ def metric_rows(metrics: Mapping[str, float]) -> list[tuple[str, str, str]]:
         "is": ("IS", "{:.3f}", f"real {metrics.get('is_real', float('nan')):.3f}"),
         "kid": ("KID", "{:.5f}", ""),
         "bits_per_dim": ("bits/dim", "{:.3f}", ""),
-        "copy_ratio": ("copy ratio", "{:.3f}", "distance to the training set, over that of held-out images; 0 for copies"),
+        "copy_ratio": (
+            "copy ratio",
+            "{:.3f}",
+            "distance to the training set, over that of held-out images; 0 for copies",
+        ),
         "images_per_second": ("sampling", "{:.0f}", "images/s"),
     }
-    return [(label, form.format(metrics[key]), remark) for key, (label, form, remark) in remarks.items() if key in metrics]
+    return [
+        (label, form.format(metrics[key]), remark) for key, (label, form, remark) in remarks.items() if key in metrics
+    ]
 
 
 def write_metrics(path: Path, metrics: Mapping[str, float], protocol: Mapping[str, Any]) -> None:

@@ -29,7 +29,9 @@ def x0_follows_from_eps(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None
     alpha, sigma = schedule(torch.ones((), dtype=torch.float64))
     if all(torch.isfinite(value) for value in prediction.coefficients(alpha, sigma)):
         return None
-    return "at t = 1 this schedule has no signal left, so x0 does not follow from eps; use prediction=v or prediction=x0"
+    return (
+        "at t = 1 this schedule has no signal left, so x0 does not follow from eps; use prediction=v or prediction=x0"
+    )
 
 
 def validation_by_steps(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:

@@ -77,16 +77,17 @@ class RunSource(ConfigSource):
         return ConfigResult(provider=self.provider, path=self.full_path(), config=config, header={"package": package})
 
     def _selection(self, saved: DictConfig, directory: str, resume: bool) -> DictConfig:
-        groups = [group for group in saved.choices if group in saved and group not in NOT_INHERITED]
-        own = {key: saved._get_node(key) for key in saved if key not in groups and key not in NOT_INHERITED}
+        plain = OmegaConf.to_container(saved, resolve=False)
+        assert isinstance(plain, dict)
+        groups = [group for group in plain["choices"] if group in plain and group not in NOT_INHERITED]
         content: dict[str, Any] = {
             "defaults": [{f"override /{group}": PREFIX + quote(directory, safe="")} for group in groups],
-            **{key: OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node for key, node in own.items()},  # type: ignore[arg-type]
+            **{str(key): value for key, value in plain.items() if key not in groups and key not in NOT_INHERITED},
             "paths": {"run_dir": str(Path(directory).absolute())},
         }
         if resume:
             content["resume_from"] = str(Path(directory).absolute())
-            content["logger"] = OmegaConf.to_container(saved.logger, resolve=False)
+            content["logger"] = plain["logger"]
             content["hydra"] = {"run": {"dir": directory}}
         return OmegaConf.create(content)
 

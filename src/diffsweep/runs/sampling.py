@@ -1,7 +1,6 @@
 """Draws samples from a model, with a progress bar."""
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -69,7 +68,7 @@ def sample(cfg: DictConfig) -> Path:
     folder = Path(cfg.output)
     model = load_model(cfg)
     drawn = draw(model, cfg.num_samples, cfg.seed, cfg.batch_size)
-    write_atomically(folder / "samples.npz", _npz(arr_0=pictures.to_uint8(drawn.x)))
+    write_atomically(folder / "samples.npz", lambda file: np.savez(file, arr_0=pictures.to_uint8(drawn.x)))
     pictures.save_png(pictures.grid(drawn.x[:100]), folder / "grid.png")
     trajectory(model, folder / "trajectory.gif", cfg.seed, num_samples=min(16, cfg.num_samples))
     rate = len(drawn.x) / drawn.seconds
@@ -77,7 +76,3 @@ def sample(cfg: DictConfig) -> Path:
     for name in ("samples.npz", "grid.png", "trajectory.gif"):
         print(f"  {report.shown(folder / name)}")
     return folder
-
-
-def _npz(**arrays: np.ndarray) -> Callable[..., None]:
-    return lambda file: np.savez(file, **arrays)

@@ -66,9 +66,13 @@ def claim(cfg: DictConfig) -> None:
     directory = Path(cfg.paths.run_dir)
     if cfg.resume_from is not None:
         if not (directory / FOLDER / LAST).is_file():
-            raise UserError(f"{directory} cannot be resumed: it has no {FOLDER}/{LAST}; start it again from its beginning")
+            raise UserError(
+                f"{directory} cannot be resumed: it has no {FOLDER}/{LAST}; start it again from its beginning"
+            )
     elif (directory / CONFIG).exists():
-        raise UserError(f"{directory} holds a run already; resume={directory} goes on with it, or choose another directory")
+        raise UserError(
+            f"{directory} holds a run already; resume={directory} goes on with it, or choose another directory"
+        )
     saved = OmegaConf.to_container(cfg, resolve=False)
     versions = {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()}
     content = OmegaConf.create({**saved, "resume_from": None, "versions": versions, "git": git_state()})  # type: ignore[dict-item]
@@ -109,7 +113,9 @@ def _train(cfg: DictConfig, directory: Path) -> float:
         if not trainer.is_global_zero:
             return float("nan")
         with _averaged(model, callbacks):
-            numbers = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+            numbers = {
+                name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")
+            }
             if metrics is not None:
                 measured, drawn = measure(cfg, model, data, metrics, directory)
                 image = pictures.grid(drawn.x[:100])
@@ -156,7 +162,11 @@ def _say_goodbye(cfg: DictConfig, directory: Path, numbers: dict[str, float], tr
     if "val/loss" in numbers:
         rows.append(("val loss", f"{numbers['val/loss']:.4f}", "at fixed (x, t, eps)"))
     rows += [("training", report.duration(trained), ""), ("in all", report.duration(total), "")]
-    places = [("pictures", directory / "final.png"), ("", directory / "samples"), ("numbers", directory / "metrics.json")]
+    places = [
+        ("pictures", directory / "final.png"),
+        ("", directory / "samples"),
+        ("numbers", directory / "metrics.json"),
+    ]
     places += [("", directory / "metrics.csv"), ("weights", directory / FOLDER / LAST)]
     print(f"\n{report.table(rows)}\n")
     for name, place in places:
@@ -172,10 +182,15 @@ def git_state() -> dict[str, str | bool]:
 
     def git(*arguments: str) -> str:
         folder = Path(__file__).parent
-        return subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
-        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "--untracked-files=no"))}
+        return {
+            "commit": git("rev-parse", "HEAD"),
+            "changed": bool(git("status", "--porcelain", "--untracked-files=no")),
+        }
     except (OSError, subprocess.CalledProcessError):
         return {}
 

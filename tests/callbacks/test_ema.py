@@ -1,0 +1,167 @@
+"""The average of weights in closed form, through Lightning's own trainer."""
+
+import pytest
+import torch
+from lightning import Callback
+
+from diffsweep.callbacks import EMA, averaged_weights
+
+DATA = [0.5, -1.0, 2.0, 0.25, 1.5, -0.75, 1.0, 3.0]
+
+
+def weights_of(data, start=1.0):
+    """After 0, 1, 2, ... steps of the toy."""
+    weights = [torch.tensor([start, -start])]
+    for value in data:
+        weights.append(weights[-1] - value)
+    return weights
+
+
+def average_of(weights, decays):
+    average = weights[0].clone()
+    for weight, decay in zip(weights[1:], decays, strict=True):
+        average = decay * average + (1 - decay) * weight
+    return average
+
+
+def test_average_is_the_closed_form(toy, fit):
+    """Unrolled: d^n theta_0 + (1 - d) sum d^(n - k) theta_k."""
+    ema = EMA(decay=0.9, warmup=False)
+    fit(toy(), [ema], DATA)
+    weights = weights_of(DATA)
+    n = len(DATA)
+    expected = 0.9**n * weights[0] + 0.1 * sum(0.9 ** (n - k) * weights[k] for k in range(1, n + 1))
+    torch.testing.assert_close(ema.average["weight"], expected)
+
+
+def test_decay_warms_up(toy, fit):
+    """min(d, (1 + n) / (10 + n)) after step n = 1, 2, ...: 2/11, 3/12, 4/13, 0.35 from then on."""
+    ema = EMA(decay=0.35)
+    fit(toy(), [ema], DATA)
+    decays = [2 / 11, 3 / 12, 4 / 13, 0.35, 0.35, 0.35, 0.35, 0.35]
+    torch.testing.assert_close(ema.average["weight"], average_of(weights_of(DATA), decays))
+
+
+def test_a_delayed_start_is_the_current_weights_and_then_an_average_from_there(toy, fit):
+    """Up to the start the decay is 0, so that nothing of the initial weights remains in it later."""
+    weights = weights_of(DATA)
+    for steps in (2, 3, 4, 8):
+        ema = EMA(decay=0.9, start=3, warmup=False)
+        fit(toy(), [ema], DATA[:steps])
+        expected = weights[steps] if steps <= 3 else average_of(weights[3 : steps + 1], [0.9] * (steps - 3))
+        torch.testing.assert_close(ema.average["weight"], expected)
+
+
+def test_initial_weights_leave_no_trace_after_a_delayed_start(toy, fit):
+    averages = []
+    for start in (1.0, 1e6):
+        ema, module = EMA(decay=0.99, start=1), toy(start)
+        with torch.no_grad():  # both are at the same weights after the first step
+            difference = weights_of([0.5], start)[1] - weights_of([0.5])[1]
+
+        class Meet(Callback):
+            def on_before_optimizer_step(self, trainer, pl_module, optimizer, difference=difference):
+                if trainer.global_step == 0:
+                    pl_module.weight.grad += difference
+
+        fit(module, [Meet(), ema], DATA)
+        averages.append(ema.average["weight"])
+    torch.testing.assert_close(*averages, rtol=0, atol=0.1)
+
+
+def test_validation_sees_the_average_and_training_does_not(toy, fit):
+    module, ema = toy(), EMA(decay=0.5, warmup=False)
+    fit(module, [ema], DATA, validate_every=2)
+    weights = weights_of(DATA)
+    for k, seen in zip((2, 4, 6, 8), module.seen.validation, strict=True):
+        torch.testing.assert_close(seen, average_of(weights[: k + 1], [0.5] * k))
+    for expected, seen in zip(weights, module.seen.training):
+        torch.testing.assert_close(seen, expected)
+    torch.testing.assert_close(module.weight.detach(), weights[-1])
+
+
+def test_validation_before_a_delayed_start_sees_the_current_weights(toy, fit):
+    module = toy()
+    fit(module, [EMA(decay=0.99, start=100)], DATA, validate_every=2)
+    for k, seen in zip((2, 4, 6, 8), module.seen.validation, strict=True):
+        torch.testing.assert_close(seen, weights_of(DATA)[k])
+
+
+def test_accumulated_gradients_count_once(toy, fit):
+    """Two batches a step, the mean of their gradients: four averaged steps, not eight."""
+    ema = EMA(decay=0.9, warmup=False)
+    fit(toy(), [ema], DATA, accumulate_grad_batches=2)
+    merged = [(a + b) / 2 for a, b in zip(DATA[::2], DATA[1::2])]
+    torch.testing.assert_close(ema.average["weight"], average_of(weights_of(merged), [0.9] * 4))
+    assert ema.step == 4
+
+
+@pytest.mark.parametrize("settings", [{}, {"start": 5}, {"warmup": False}])
+def test_resumed_equals_uninterrupted(toy, fit, tmp_path, settings):
+    whole, first, second = (EMA(decay=0.8, **settings) for _ in range(3))
+    fit(toy(), [whole], DATA)
+    trainer = fit(toy(), [first], DATA, steps=3)
+    trainer.save_checkpoint(tmp_path / "a.ckpt", weights_only=False)
+    resumed = toy(start=5.0)
+    fit(resumed, [second], DATA, first=3, ckpt_path=tmp_path / "a.ckpt")
+    assert torch.equal(resumed.weight.detach(), weights_of(DATA)[-1])
+    assert torch.equal(second.average["weight"], whole.average["weight"]) and second.step == whole.step
+
+
+class SaveIn(Callback):
+    """Saves a checkpoint from within a hook, as one that is saved in the middle of validation."""
+
+    def __init__(self, hook, path):
+        setattr(self, hook, lambda trainer, *_: trainer.save_checkpoint(path))
+
+
+@pytest.mark.parametrize("hook", ["on_train_end", "on_validation_epoch_end", "on_validation_end"])
+def test_checkpoints_hold_both(toy, fit, tmp_path, hook):
+    """The state dict trains on; the average lies beside it: whichever of them is in the module at that time."""
+    fit(toy(), [EMA(decay=0.5, warmup=False), SaveIn(hook, tmp_path / "a.ckpt")], DATA, validate_every=8)
+    checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    weights = weights_of(DATA)
+    torch.testing.assert_close(checkpoint["state_dict"]["weight"], weights[-1])
+    average = averaged_weights(checkpoint)
+    torch.testing.assert_close(average["weight"], average_of(weights, [0.5] * 8))
+    assert torch.equal(average["frozen"], torch.tensor([7.0]))
+
+
+def test_averaged_weights_without_an_average_are_the_weights():
+    state = {"weight": torch.ones(2)}
+    assert averaged_weights({"state_dict": state}) == state
+
+
+def test_applied_puts_the_average_in_and_takes_it_out_again(toy, fit):
+    module, ema = toy(), EMA(decay=0.5, warmup=False)
+    fit(module, [ema], DATA)
+    current, average = module.weight.detach().clone(), ema.average["weight"].clone()
+    assert not torch.equal(current, average)
+    with ema.applied(module):
+        assert torch.equal(module.weight.detach(), average)
+        with ema.applied(module):  # within itself it changes nothing
+            assert torch.equal(module.weight.detach(), average)
+        assert torch.equal(module.weight.detach(), average)
+    assert torch.equal(module.weight.detach(), current) and torch.equal(ema.average["weight"], average)
+    with pytest.raises(RuntimeError), ema.applied(module):
+        raise RuntimeError
+    assert torch.equal(module.weight.detach(), current) and torch.equal(ema.average["weight"], average)
+
+
+def test_a_failure_in_validation_leaves_the_weights_that_train(toy, fit):
+    class Fail(Callback):
+        def on_validation_batch_end(self, *_):
+            raise RuntimeError("in validation")
+
+    module, ema = toy(), EMA(decay=0.5, warmup=False)
+    with pytest.raises(RuntimeError, match="in validation"):
+        fit(module, [ema, Fail()], DATA, validate_every=4)
+    weights = weights_of(DATA[:4])
+    torch.testing.assert_close(module.weight.detach(), weights[-1])
+    torch.testing.assert_close(ema.average["weight"], average_of(weights, [0.5] * 4))
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0])
+def test_decay_out_of_range_is_refused(decay):
+    with pytest.raises(ValueError, match=r"callbacks\.ema\.decay"):
+        EMA(decay=decay)

@@ -1,0 +1,63 @@
+"""What every option of conf/dataset promises."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffsweep.runs.build import build
+
+OPTIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf/dataset").glob("*.yaml"))
+
+pytestmark = pytest.mark.parametrize("option", OPTIONS)
+
+
+@pytest.fixture
+def make(compose, option):
+    return lambda *overrides: build(compose(f"dataset={option}", *overrides), "dataset")
+
+
+def test_pictures_are_what_it_says(make):
+    data = make()
+    for split in ("train", "val"):
+        samples = data.split(split)
+        x = samples["x"]
+        assert x.shape[1:] == (data.channels, data.image_size, data.image_size) and x.dtype == torch.float32
+        steps = (x + 1) * (data.levels - 1) / 2
+        assert x.min() == -1 and x.max() == 1
+        torch.testing.assert_close(steps, steps.round(), rtol=0, atol=1e-4)
+        assert samples["label"].unique().tolist() == list(range(data.num_classes))
+
+
+def test_configuration_states_its_facts(make, compose, option):
+    data, cfg = make(), compose(f"dataset={option}").dataset
+    for fact in ("channels", "image_size", "num_classes", "levels"):
+        assert cfg[fact] == getattr(data, fact)
+
+
+def test_all_is_train_and_val(make):
+    data = make()
+    rows = {name: sorted(map(tuple, data.split(name)["x"].flatten(1).tolist())) for name in ("train", "val", "all")}
+    assert sorted(rows["train"] + rows["val"]) == rows["all"]
+    assert not set(rows["train"]) & set(rows["val"])
+
+
+def test_the_first_epoch_of_the_loader_is_the_training_split(make):
+    data = make("dataset.batch_size=100")
+    count = len(data.split("train")["x"])
+    batches = list(itertools.islice(data.train_dataloader(), -(-count // 100)))
+    x = torch.cat([batch["x"] for batch in batches])[:count]
+    assert sorted(map(tuple, x.flatten(1).tolist())) == sorted(map(tuple, data.split("train")["x"].flatten(1).tolist()))
+    assert torch.equal(torch.cat([batch["position"] for batch in batches]), torch.arange(len(batches) * 100))
+
+
+def test_seed_orders_training_and_nothing_else(make):
+    one, same, other = make("seed=1"), make("seed=1"), make("seed=2")
+    batches = [next(iter(data.train_dataloader()))["x"] for data in (one, same, other)]
+    assert torch.equal(batches[0], batches[1]) and not torch.equal(batches[0], batches[2])
+    assert all(torch.equal(one.split(name)["x"], other.split(name)["x"]) for name in ("train", "val"))
+
+
+def test_the_fingerprint_is_the_datas_not_the_loaders(make):
+    assert make("seed=1", "dataset.batch_size=3").fingerprint == make().fingerprint

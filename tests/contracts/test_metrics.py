@@ -1,0 +1,26 @@
+"""What every option of conf/metrics promises."""
+
+from pathlib import Path
+
+import pytest
+
+from diffsweep.datasets import Digits
+from diffsweep.runs.build import build, build_metrics
+
+OPTIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf/metrics").glob("*.yaml"))
+
+pytestmark = pytest.mark.parametrize("option", OPTIONS)
+
+
+def test_real_digits_are_better_than_noisy_ones_or_nothing_is_measured(compose, option, tmp_path):
+    overrides = f"metrics={option}", f"paths.output_dir={tmp_path}"
+    if not compose(*overrides).metrics:
+        assert build_metrics(compose(*overrides)) is None
+        return
+    metrics, data = build(compose(*overrides), "metrics"), Digits()
+    x = data.split("all")["x"][: metrics.num_samples]
+    real, worse = metrics(x, data), metrics(-x, data)
+    assert len(x) == metrics.num_samples and not metrics.warnings()
+    assert real["fid"] < worse["fid"] / 10 and real["kid"] < worse["kid"] / 10
+    assert real["copy_ratio"] < worse["copy_ratio"]
+    assert list(tmp_path.rglob("features-*.pt"))  # cached under paths

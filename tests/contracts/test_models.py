@@ -1,0 +1,80 @@
+"""What every option of conf/model promises: its losses and samples are functions of seeds and positions."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffsweep.datasets import load_digits
+from diffsweep.runs.build import build_model
+from diffsweep.samplers import DDIM
+
+OPTIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf/model").glob("*.yaml"))
+
+pytestmark = pytest.mark.parametrize("option", OPTIONS)
+
+
+@pytest.fixture
+def make(compose, option):
+    def make(*overrides):
+        model = build_model(compose(f"model={option}", "backbone.channels=8", "sampler.steps=3", *overrides))
+        for parameter in model.parameters():
+            if parameter.requires_grad and not parameter.any():
+                torch.nn.init.normal_(parameter, std=0.1)
+        return model
+
+    return make
+
+
+def batch_at(positions):
+    positions = torch.as_tensor(positions)
+    return {**{name: part[positions % 1500] for name, part in load_digits("train").items()}, "position": positions}
+
+
+def test_weights_are_drawn_under_the_seed(make):
+    states = [torch.cat([p.flatten() for p in make(f"seed={seed}").parameters()]) for seed in (0, 0, 1)]
+    assert torch.equal(states[0], states[1]) and not torch.equal(states[0], states[2])
+
+
+def test_loss_of_a_batch_is_the_mean_over_its_positions(make):
+    """Whatever else is in the batch, and in whatever order: the noise belongs to the position."""
+    model = make().double().eval()
+    double = {**batch_at(range(6)), "x": batch_at(range(6))["x"].double()}
+    whole = model.training_step(double, 0)
+    rows = [
+        model.training_step({name: part[i : i + 1] for name, part in double.items()}, 7) for i in (3, 1, 0, 5, 2, 4)
+    ]
+    torch.testing.assert_close(torch.stack(rows).mean(), whole, rtol=1e-6, atol=0)
+
+
+def test_positions_and_seeds_have_other_noise(make):
+    model, batch = make().eval(), batch_at(range(6))
+    later = {**batch, "position": batch["position"] + 1500}  # the same pictures, an epoch on
+    losses = [model.training_step(b, 0).item() for b in (batch, later)]
+    model.seed = 1
+    losses.append(model.training_step(batch, 0).item())
+    assert len(set(losses)) == 3
+
+
+def test_samples_belong_to_seed_and_index(make):
+    model = make().eval()
+    whole = model.sample(torch.arange(6), seed=4)
+    torch.testing.assert_close(model.sample(torch.tensor([5, 0, 3]), seed=4), whole[[5, 0, 3]], rtol=0, atol=1e-3)
+    assert (model.sample(torch.arange(6), seed=5) - whole).abs().max() > 0.01
+    assert not whole.requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_samples_follow_the_precision_of_the_weights(make, dtype):
+    """As with trainer.precision=64-true and bf16-true."""
+    model = make().eval()
+    single = model.sample(torch.arange(4), seed=0)
+    other = model.to(dtype).sample(torch.arange(4), seed=0)
+    assert (other.float() - single).abs().mean() < (1e-3 if dtype == torch.float64 else 0.1)
+
+
+def test_another_sampler_can_be_used(make):
+    model, seen = make().eval(), []
+    x = model.sample(torch.arange(2), 0, sampler=DDIM(steps=5), callback=lambda step, t, denoised, x: seen.append(step))
+    assert seen == [0, 1, 2, 3, 4]
+    assert not torch.equal(x, model.sample(torch.arange(2), 0, sampler=DDIM(steps=4)))

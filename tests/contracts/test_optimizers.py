@@ -1,0 +1,39 @@
+"""What every option of conf/optimizer and conf/lr_scheduler promises."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffsweep.runs.build import build
+
+
+def options(group):
+    return sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / group).glob("*.yaml"))
+
+
+@pytest.mark.parametrize("option", options("optimizer"))
+def test_optimizer_minimises(compose, option):
+    """A quadratic, from its configured settings."""
+    weight = torch.nn.Parameter(torch.tensor([0.5, -0.3]))
+    optimizer = build(compose(f"optimizer={option}"), "optimizer")([weight])
+    assert optimizer.param_groups[0]["lr"] == compose(f"optimizer={option}").optimizer.lr
+    for _ in range(1000):
+        optimizer.zero_grad()
+        weight.square().sum().backward()
+        optimizer.step()
+    assert weight.abs().max() < 0.02
+
+
+@pytest.mark.parametrize("option", options("lr_scheduler"))
+def test_learning_rate_warms_up_from_its_first_step_and_never_exceeds_the_optimizers(compose, option):
+    """Linear over the warm-up; positive to the last step of the run."""
+    cfg = compose(f"lr_scheduler={option}", "lr_scheduler.warmup_steps=10", "trainer.max_steps=50")
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.8)
+    scheduler, rates = build(cfg, "lr_scheduler")(optimizer), []
+    for _ in range(50):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    assert rates[:10] == pytest.approx([0.08 * (step + 1) for step in range(10)])
+    assert 0 < min(rates) and max(rates) == pytest.approx(0.8)

@@ -1,0 +1,157 @@
+"""Every option of every group, and their combinations: each pair of options meets in some configuration."""
+
+import inspect
+import itertools
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hydra.utils import get_object
+from omegaconf import DictConfig, ListConfig
+
+from diffsweep.datasets import load_digits
+from diffsweep.runs.build import build_model, preflight
+from diffsweep.runs.errors import UserError
+
+CONF = Path(__file__).parents[2] / "conf"
+NULLABLE = {"debug", "experiment"}  # groups that choose nothing by default
+LIFE = {"callbacks", "debug", "experiment", "logger", "paths", "trainer"}  # groups that no loss or sample depends on
+GROUPS = {
+    folder.name: sorted(path.stem for path in folder.glob("*.yaml")) + ["null"] * (folder.name in NULLABLE)
+    for folder in sorted(CONF.iterdir())
+    if folder.is_dir() and folder.name not in ("hydra", "experiment") and list(folder.glob("*.yaml"))
+}
+RESERVED = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
+
+
+def overrides(row):
+    """As on the command line, where what is null by default is left out."""
+    return tuple(override for override in row if not override.endswith("=null"))
+
+
+def pairwise(groups):
+    """Rows, one option of each group, such that every pair of options of two groups is in some row: greedily."""
+    names = list(groups)
+    left = {
+        frozenset([(a, x), (b, y)])
+        for a, b in itertools.combinations(names, 2)
+        for x, y in itertools.product(groups[a], groups[b])
+    }
+    rows = []
+    while left:
+        row = dict(min(left, key=sorted))
+        for name in names:
+            if name not in row:
+                row[name] = max(
+                    groups[name],
+                    key=lambda option: sum(frozenset([(name, option), item]) in left for item in row.items()),
+                )
+        rows.append(row)
+        left -= {frozenset(pair) for pair in itertools.combinations(row.items(), 2)}
+    return [tuple(f"{name}={row[name]}" for name in names) for row in rows]
+
+
+ROWS = pairwise(GROUPS)
+MATHS = {name: options if name not in LIFE else options[:1] for name, options in GROUPS.items()}
+PRODUCT = [tuple(f"{name}={o}" for name, o in zip(MATHS, row)) for row in itertools.product(*MATHS.values())]
+
+
+def nodes(cfg):
+    """Every node with a target, with what it is given."""
+    if isinstance(cfg, DictConfig):
+        if "_target_" in cfg:
+            yield cfg
+        for key in cfg:
+            yield from nodes(cfg[key])
+    elif isinstance(cfg, ListConfig):
+        for item in cfg:
+            yield from nodes(item)
+
+
+@pytest.mark.parametrize(("group", "option"), [(group, option) for group in GROUPS for option in GROUPS[group]])
+def test_every_option_composes_and_its_keywords_are_those_of_its_target(compose, group, option):
+    cfg = compose(*overrides([f"{group}={option}"]))
+    found = list(nodes(cfg))
+    assert {"model", "schedule", "sampler"} <= set(cfg) and len(found) > 10
+    for node in found:
+        signature = inspect.signature(get_object(node._target_))
+        given = {str(key): None for key in node if key not in RESERVED}
+        if node.get("_partial_"):
+            signature.bind_partial(**given)
+        elif cfg.get("callbacks") is None or node not in cfg.callbacks.values():
+            signature.bind(**given)
+
+
+@pytest.mark.parametrize(("group", "option"), [(g, o) for g in GROUPS for o in GROUPS[g] if o != "null"])
+def test_every_option_passes_the_checks_before_a_run(compose, group, option):
+    preflight(compose(f"{group}={option}"))
+
+
+@pytest.mark.parametrize(("group", "option"), [(g, o) for g in GROUPS for o in GROUPS[g] if o != "null"])
+def test_every_file_is_a_mapping_that_names_no_other_projects_code(group, option):
+    content = yaml.safe_load((CONF / group / f"{option}.yaml").read_text())
+    assert isinstance(content, dict)
+    targets = [value for key, value in _walk(content) if key == "_target_"]
+    assert all(target.partition(".")[0] in ("diffsweep", "torch", "lightning") for target in targets)
+
+
+def _walk(node):
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield key, value
+            yield from _walk(value)
+
+
+@pytest.mark.parametrize("override", ["schedule=5", "debug=null"])
+def test_an_option_that_is_no_word_is_the_users_mistake(compose, override):
+    with pytest.raises(UserError, match=override.partition("=")[0]):
+        compose(override)
+
+
+def test_the_cover_has_every_pair_of_options():
+    met = {pair for row in ROWS for pair in itertools.combinations(row, 2)}
+    for a, b in itertools.combinations(GROUPS, 2):
+        for x, y in itertools.product(GROUPS[a], GROUPS[b]):
+            assert (f"{a}={x}", f"{b}={y}") in met
+
+
+def runs_or_is_refused(cfg):
+    """Refused by a rule with a name, or: a loss that is the same twice and falls along its gradient, and samples."""
+    try:
+        preflight(cfg)
+    except UserError as error:
+        assert "[rule " in str(error)
+        return
+    model, digits = build_model(cfg), {name: part[:8] for name, part in load_digits("train").items()}
+    batch = {**digits, "position": torch.arange(8)}
+    loss, again = model.training_step(batch, 0), model.training_step(batch, 0)
+    assert torch.isfinite(loss) and torch.equal(loss, again)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    squares = sum(float(gradient.square().sum()) for gradient in gradients if gradient is not None)
+    assert squares > 0
+    with torch.no_grad():
+        for parameter, gradient in zip(parameters, gradients):
+            if gradient is not None:
+                parameter -= 1e-3 / squares**0.5 * gradient
+    assert model.training_step(batch, 0) < loss
+    model.eval()
+    samples = model.sample(torch.arange(8), seed=0)
+    assert samples.shape == digits["x"].shape and torch.isfinite(samples).all()
+    torch.testing.assert_close(model.sample(torch.tensor([5, 2]), seed=0), samples[[5, 2]], rtol=0, atol=1e-4)
+    assert not torch.allclose(model.sample(torch.arange(8), seed=1), samples, atol=1e-3)
+
+
+SMALL = ("backbone.channels=8", "sampler.steps=2")
+
+
+@pytest.mark.parametrize("row", ROWS, ids=",".join)
+def test_every_pair_of_options_trains_and_samples_or_is_refused(compose, row):
+    runs_or_is_refused(compose(*overrides(row), *SMALL))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("row", PRODUCT, ids=",".join)
+def test_every_combination_trains_and_samples_or_is_refused(compose, row):
+    runs_or_is_refused(compose(*overrides(row), *SMALL))

@@ -1,0 +1,67 @@
+"""Batches of conditions."""
+
+import pytest
+import torch
+
+from diffsweep.diffusion import Condition
+
+
+def condition(rows=3, start=0):
+    ids = torch.arange(start, start + rows)
+    tokens = ids[:, None, None] + torch.zeros(rows, 4, 2)
+    return Condition(vector=ids, tokens=tokens, token_mask=tokens[..., 0] > 0, image=ids[:, None, None, None].float())
+
+
+def same(a, b):
+    parts_a, parts_b = dict(a._parts()), dict(b._parts())
+    return parts_a.keys() == parts_b.keys() and all(torch.equal(parts_a[name], parts_b[name]) for name in parts_a)
+
+
+@pytest.mark.parametrize("rows", [slice(1, 3), slice(0, 0), torch.tensor([2, 0]), torch.tensor([True, False, True])])
+def test_rows_are_taken_from_every_part(rows):
+    whole = condition()
+    part = whole[rows]
+    assert len(part) == len(torch.arange(3)[rows])
+    for name, value in whole._parts():
+        assert torch.equal(getattr(part, name), value[rows])
+    assert part.control is None and part.is_null is None
+
+
+def test_cat_of_slices_is_the_whole():
+    whole = condition(5)
+    assert same(whole[:2].cat(whole[2:4], whole[4:]), whole)
+
+
+def test_null_keeps_every_part_and_marks_the_rows():
+    whole = condition()
+    assert whole.null().is_null.tolist() == [True, True, True]
+    some = whole.null(torch.tensor([False, True, False]))
+    assert some.is_null.tolist() == [False, True, False] and torch.equal(some.vector, whole.vector)
+    assert whole.is_null is None  # it was not changed
+
+
+def test_null_rows_stay_null():
+    some = condition().null(torch.tensor([True, False, False])).null(torch.tensor([False, False, True]))
+    assert some.is_null.tolist() == [True, False, True]
+
+
+def test_cat_of_a_condition_and_its_null_is_one_batch():
+    """As guidance calls the network once: rows that nobody marked have their condition."""
+    whole = condition(2)
+    both = whole.cat(whole.null())
+    assert both.is_null.tolist() == [False, False, True, True]
+    assert both.vector.tolist() == [0, 1, 0, 1] and len(both) == 4
+    assert both[2:].is_null.all() and not both[:2].is_null.any()
+
+
+def test_different_parts_cannot_be_joined():
+    with pytest.raises(ValueError, match="different parts"):
+        condition().cat(Condition(vector=torch.arange(3)))
+
+
+def test_to_moves_every_part():
+    assert all(part.device.type == "meta" for _, part in condition().null().to(torch.device("meta"))._parts())
+
+
+def test_an_empty_condition_has_no_rows():
+    assert len(Condition()) == 0

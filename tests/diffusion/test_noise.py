@@ -1,0 +1,153 @@
+"""Counted randomness: known answers of Philox, the distributions, and what the numbers depend on."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from diffsweep.diffusion import Noise, Stream
+from diffsweep.diffusion.noise import philox_4x32
+
+FULL = 0xFFFFFFFF
+
+
+@pytest.mark.parametrize(
+    ("counter", "key", "expected"),
+    [
+        ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
+        ((FULL,) * 4, (FULL,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
+        (
+            (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+            (0xA4093822, 0x299F31D0),
+            (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+        ),
+    ],
+)
+def test_known_answers_of_random123(counter, key, expected):
+    words = philox_4x32(tuple(torch.tensor([word]) for word in counter), key)
+    assert tuple(int(word) for word in words) == expected
+
+
+def test_philox_equals_python_integers():
+    """Ten rounds in Python's exact integers, on random counters."""
+
+    def rounds(c, k):
+        for _ in range(10):
+            p0, p1 = c[0] * 0xD2511F53, c[2] * 0xCD9E8D57
+            c = ((p1 >> 32) ^ c[1] ^ k[0], p1 & FULL, (p0 >> 32) ^ c[3] ^ k[1], p0 & FULL)
+            k = ((k[0] + 0x9E3779B9) & FULL, (k[1] + 0xBB67AE85) & FULL)
+        return c
+
+    random = np.random.default_rng(0)
+    counters, key = random.integers(0, 2**32, (20, 4)), tuple(map(int, random.integers(0, 2**32, 2)))
+    words = torch.stack(philox_4x32(tuple(torch.from_numpy(counters).unbind(1)), key), dim=1)
+    assert words.tolist() == [list(rounds(tuple(map(int, counter)), key)) for counter in counters]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_normals_are_normal(dtype):
+    z = Noise(3, torch.arange(4000)).normal(5, 10, stream=Stream.EPS, dtype=dtype)
+    assert z.shape == (4000, 5, 10) and z.dtype == dtype
+    values = z.flatten().double().numpy()
+    n = len(values)
+    for power, expected, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):  # variances of z^p
+        assert abs((values**power).mean() - expected) < 4 * (variance / n) ** 0.5
+    assert stats.kstest(values, "norm").pvalue > 0.001
+
+
+def test_numbers_of_a_sample_are_uncorrelated():
+    """Also the two that Box and Muller make of one pair, and their squares."""
+    z = Noise(5, torch.arange(50_000)).normal(8, stream=Stream.STEP, dtype=torch.float64)
+    for values in (z, z**2):
+        off_diagonal = torch.corrcoef(values.T) - torch.eye(8).double()
+        assert off_diagonal.abs().max() < 4.5 / 50_000**0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_uniforms_are_uniform(dtype):
+    u = Noise(4, torch.arange(20_000)).uniform(3, stream=Stream.TIME, dtype=dtype)
+    assert u.shape == (20_000, 3) and u.dtype == dtype
+    assert stats.kstest(u.flatten().double().numpy(), "uniform").pvalue > 0.001
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("word", [0, FULL])
+def test_uniforms_lie_strictly_between_0_and_1(monkeypatch, dtype, word):
+    """For the smallest and the largest word too: u = 1 would be a time beyond the grid."""
+    monkeypatch.setattr(Noise, "_words", lambda self, count, stream: torch.full((len(self), 4), word))
+    u = Noise(0, torch.arange(1)).uniform(4, stream=Stream.TIME, dtype=dtype)
+    assert (u > 0).all() and (u < 1).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("word", [0, FULL])
+def test_normals_are_finite_at_the_extreme_words(monkeypatch, dtype, word):
+    monkeypatch.setattr(Noise, "_words", lambda self, count, stream: torch.full((len(self), 4), word))
+    z = Noise(0, torch.arange(1)).normal(4, stream=Stream.STEP, dtype=dtype)
+    assert torch.isfinite(z).all() and z.abs().max() <= 6.8
+
+
+def test_a_row_is_the_same_in_any_batch_and_order():
+    indices = torch.tensor([7, 0, 123456, 7, 2**33 + 5])
+    batch = Noise(1, indices, step=3)
+    for draw in (batch.normal(2, 3, stream=Stream.STEP), batch.uniform(5, stream=Stream.TIME)):
+        assert torch.equal(draw[0], draw[3])
+    whole = batch.normal(2, 3, stream=Stream.STEP)
+    for row, index in enumerate(indices):
+        assert torch.equal(Noise(1, index[None], step=3).normal(2, 3, stream=Stream.STEP)[0], whole[row])
+    assert torch.equal(batch[1:3].normal(2, 3, stream=Stream.STEP), whole[1:3])
+    order = torch.tensor([4, 2, 0, 1, 3])
+    assert torch.equal(Noise(1, indices[order], step=3).normal(2, 3, stream=Stream.STEP), whole[order])
+
+
+def test_a_longer_draw_begins_with_the_shorter_one():
+    noise = Noise(0, torch.arange(3))
+    assert torch.equal(noise.normal(5, stream=Stream.EPS), noise.normal(50, stream=Stream.EPS)[:, :5])
+
+
+def test_float64_is_float32_with_more_digits():
+    noise = Noise(2, torch.arange(1000))
+    single, double = (noise.normal(4, stream=Stream.EPS, dtype=dtype) for dtype in (torch.float32, torch.float64))
+    torch.testing.assert_close(single.double(), double, rtol=1e-5, atol=2e-6)
+
+
+def test_every_part_of_the_key_changes_the_noise():
+    """Seeds beyond 32 bits, negative ones, indices beyond 32 bits, streams and steps: uncorrelated with each other."""
+    first = torch.arange(20_000)
+    draws = [Noise(seed, first).normal(stream=Stream.EPS) for seed in (0, 1, 2**32, 2**40 + 1, -1)]
+    draws += [Noise(0, first, step).normal(stream=Stream.EPS) for step in (1, 2, 1000)]
+    draws += [Noise(0, first + shift).normal(stream=Stream.EPS) for shift in (20_000, 2**32, 2**40)]
+    draws += [Noise(0, first).normal(stream=stream) for stream in Stream if stream != Stream.EPS]
+    correlation = torch.corrcoef(torch.stack(draws).double()) - torch.eye(len(draws))
+    assert correlation.abs().max() < 4.5 / 20_000**0.5
+
+
+def test_at_keeps_samples_and_changes_the_step():
+    noise = Noise(9, torch.arange(4))
+    assert torch.equal(
+        noise.at(7).normal(2, stream=Stream.STEP), Noise(9, torch.arange(4), 7).normal(2, stream=Stream.STEP)
+    )
+    assert len(noise.at(7)) == 4
+
+
+def test_like_takes_shape_and_dtype():
+    x = torch.empty(3, 1, 4, 4, dtype=torch.float64)
+    noise = Noise(0, torch.arange(3))
+    assert torch.equal(noise.like(x, Stream.EPS), noise.normal(1, 4, 4, stream=Stream.EPS, dtype=torch.float64))
+    assert torch.equal(noise.like(x), noise.normal(1, 4, 4, stream=Stream.STEP, dtype=torch.float64))
+
+
+def test_it_leaves_the_global_generator_alone():
+    before = torch.get_rng_state()
+    Noise(0, torch.arange(10)).normal(100, stream=Stream.EPS)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_words_are_the_same_on_a_gpu():
+    cpu, gpu = (Noise(1, torch.arange(1000, device=device), 5) for device in ("cpu", "cuda"))
+    assert torch.equal(cpu._words(64, Stream.EPS), gpu._words(64, Stream.EPS).cpu())
+    assert torch.equal(cpu.uniform(8, stream=Stream.TIME), gpu.uniform(8, stream=Stream.TIME).cpu())
+    torch.testing.assert_close(
+        cpu.normal(64, stream=Stream.EPS), gpu.normal(64, stream=Stream.EPS).cpu(), rtol=1e-5, atol=1e-5
+    )

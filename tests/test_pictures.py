@@ -1,0 +1,60 @@
+"""Pictures that can be read again, pixel by pixel."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffsweep import pictures
+
+
+def test_pixels_are_rounded_and_clipped():
+    x = torch.tensor([-5.0, -1.0, -1 + 2 / 255, 0.0, 1.0, 5.0]).reshape(1, 1, 1, 6)
+    assert pictures.to_uint8(x).flatten().tolist() == [0, 0, 1, 128, 255, 255]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (4, 2, 2), (5, 3, 2), (7, 3, 3), (36, 6, 6)])
+def test_grid_has_every_picture_in_its_place(tmp_path, channels, count, columns, rows):
+    """Row by row; 8 pixels are enlarged to 48, with 2 between, and there is no border outside."""
+    x = torch.rand(count, channels, 8, 8) * 2 - 1
+    pictures.save_png(pictures.grid(x), tmp_path / "grid.png")
+    image = Image.open(tmp_path / "grid.png")
+    assert image.size == (50 * columns - 2, 50 * rows - 2) and image.mode == ("L" if channels == 1 else "RGB")
+    pixels = np.asarray(image).reshape(50 * rows - 2, 50 * columns - 2, channels)
+    expected = pictures.to_uint8(x)
+    for i in range(count):
+        top, left = 50 * (i // columns), 50 * (i % columns)
+        tile = pixels[top : top + 48, left : left + 48]
+        assert np.array_equal(tile, expected[i].repeat(6, axis=0).repeat(6, axis=1))
+
+
+def test_large_pictures_are_not_enlarged():
+    assert pictures.grid(torch.zeros(4, 3, 64, 64)).size == (130, 130)
+
+
+def test_gif_has_every_frame_loops_and_holds_the_last(tmp_path):
+    frames = [Image.new("L", (10, 6), color=value) for value in (0, 80, 160, 255)]
+    pictures.save_gif(frames, tmp_path / "a.gif", milliseconds=50, hold=1000)
+    gif = Image.open(tmp_path / "a.gif")
+    assert gif.n_frames == 4 and gif.size == (10, 6) and gif.info["loop"] == 0
+    shades, durations = [], []
+    for frame in range(4):
+        gif.seek(frame)
+        shades.append(gif.convert("L").getpixel((3, 3)))
+        durations.append(gif.info["duration"])
+    assert shades == [0, 80, 160, 255] and durations == [50, 50, 50, 1000]
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_beside(mode):
+    both = pictures.beside(
+        Image.new(mode, (4, 5)), Image.new(mode, (6, 5), color="white" if mode == "RGB" else 99), gap=3
+    )
+    assert both.size == (13, 5)
+    pixels = np.asarray(both.convert("L"))
+    assert (
+        (pixels[:, :4] == 0).all()
+        and (pixels[:, 4:7] == 255).all()
+        and (pixels[:, 7:] == (99 if mode == "L" else 255)).all()
+    )
