@@ -9,7 +9,6 @@ from diffsweep.diffusion import GaussianDenoiser, GaussianMixtureDenoiser
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "slow: takes minutes")
     torch.set_num_threads(1)
 
 
@@ -23,7 +22,12 @@ def compose():
     """The configuration of train.py under overrides, composed once for each set of them; not to be changed."""
     from diffsweep.runs.compose import compose
 
-    return functools.cache(lambda *overrides: compose("train", [*overrides, "logger=csv"]))
+    @functools.cache
+    def composed(*overrides):
+        named = any(override.startswith("logger=") for override in overrides)
+        return compose("train", [*overrides, *([] if named else ["logger=csv"])])
+
+    return composed
 
 
 @pytest.fixture

@@ -23,7 +23,8 @@ def test_the_hash_is_of_the_file_where_the_writer_seeks(tmp_path):
         file.write(b"start")
 
     digest = write_atomically(tmp_path / "file", write)
-    assert (tmp_path / "file").read_bytes() == b"start end" and digest == hashlib.sha256(b"start end").hexdigest()
+    assert (tmp_path / "file").read_bytes() == b"start end"
+    assert digest == hashlib.sha256(b"start end").hexdigest()
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
@@ -50,7 +51,8 @@ def test_the_old_file_is_there_until_the_new_one_is_whole(tmp_path):
     write_text(tmp_path / "file", "old")
     seen = []
     write_atomically(tmp_path / "file", lambda file: (file.write(b"new"), seen.append((tmp_path / "file").read_text())))
-    assert seen == ["old"] and (tmp_path / "file").read_text() == "new"
+    assert seen == ["old"]
+    assert (tmp_path / "file").read_text() == "new"
 
 
 def test_permissions_follow_the_umask(tmp_path):

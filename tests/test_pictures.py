@@ -20,7 +20,8 @@ def test_grid_has_every_picture_in_its_place(tmp_path, channels, count, columns,
     x = torch.rand(count, channels, 8, 8) * 2 - 1
     pictures.save_png(pictures.grid(x), tmp_path / "grid.png")
     image = Image.open(tmp_path / "grid.png")
-    assert image.size == (50 * columns - 2, 50 * rows - 2) and image.mode == ("L" if channels == 1 else "RGB")
+    assert image.size == (50 * columns - 2, 50 * rows - 2)
+    assert image.mode == ("L" if channels == 1 else "RGB")
     pixels = np.asarray(image).reshape(50 * rows - 2, 50 * columns - 2, channels)
     expected = pictures.to_uint8(x)
     for i in range(count):
@@ -37,13 +38,16 @@ def test_gif_has_every_frame_loops_and_holds_the_last(tmp_path):
     frames = [Image.new("L", (10, 6), color=value) for value in (0, 80, 160, 255)]
     pictures.save_gif(frames, tmp_path / "a.gif", milliseconds=50, hold=1000)
     gif = Image.open(tmp_path / "a.gif")
-    assert gif.n_frames == 4 and gif.size == (10, 6) and gif.info["loop"] == 0
+    assert gif.n_frames == 4
+    assert gif.size == (10, 6)
+    assert gif.info["loop"] == 0
     shades, durations = [], []
     for frame in range(4):
         gif.seek(frame)
         shades.append(gif.convert("L").getpixel((3, 3)))
         durations.append(gif.info["duration"])
-    assert shades == [0, 80, 160, 255] and durations == [50, 50, 50, 1000]
+    assert shades == [0, 80, 160, 255]
+    assert durations == [50, 50, 50, 1000]
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
@@ -53,8 +57,6 @@ def test_beside(mode):
     )
     assert both.size == (13, 5)
     pixels = np.asarray(both.convert("L"))
-    assert (
-        (pixels[:, :4] == 0).all()
-        and (pixels[:, 4:7] == 255).all()
-        and (pixels[:, 7:] == (99 if mode == "L" else 255)).all()
-    )
+    assert (pixels[:, :4] == 0).all()
+    assert (pixels[:, 4:7] == 255).all()
+    assert (pixels[:, 7:] == (99 if mode == "L" else 255)).all()

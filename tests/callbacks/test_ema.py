@@ -75,7 +75,7 @@ def test_validation_sees_the_average_and_training_does_not(toy, fit):
     weights = weights_of(DATA)
     for k, seen in zip((2, 4, 6, 8), module.seen.validation, strict=True):
         torch.testing.assert_close(seen, average_of(weights[: k + 1], [0.5] * k))
-    for expected, seen in zip(weights, module.seen.training):
+    for expected, seen in zip(weights, module.seen.training, strict=False):
         torch.testing.assert_close(seen, expected)
     torch.testing.assert_close(module.weight.detach(), weights[-1])
 
@@ -91,7 +91,7 @@ def test_accumulated_gradients_count_once(toy, fit):
     """Two batches a step, the mean of their gradients: four averaged steps, not eight."""
     ema = EMA(decay=0.9, warmup=False)
     fit(toy(), [ema], DATA, accumulate_grad_batches=2)
-    merged = [(a + b) / 2 for a, b in zip(DATA[::2], DATA[1::2])]
+    merged = [(a + b) / 2 for a, b in zip(DATA[::2], DATA[1::2], strict=False)]
     torch.testing.assert_close(ema.average["weight"], average_of(weights_of(merged), [0.9] * 4))
     assert ema.step == 4
 
@@ -105,7 +105,8 @@ def test_resumed_equals_uninterrupted(toy, fit, tmp_path, settings):
     resumed = toy(start=5.0)
     fit(resumed, [second], DATA, first=3, ckpt_path=tmp_path / "a.ckpt")
     assert torch.equal(resumed.weight.detach(), weights_of(DATA)[-1])
-    assert torch.equal(second.average["weight"], whole.average["weight"]) and second.step == whole.step
+    assert torch.equal(second.average["weight"], whole.average["weight"])
+    assert second.step == whole.step
 
 
 class SaveIn(Callback):
@@ -142,10 +143,12 @@ def test_applied_puts_the_average_in_and_takes_it_out_again(toy, fit):
         with ema.applied(module):  # within itself it changes nothing
             assert torch.equal(module.weight.detach(), average)
         assert torch.equal(module.weight.detach(), average)
-    assert torch.equal(module.weight.detach(), current) and torch.equal(ema.average["weight"], average)
+    assert torch.equal(module.weight.detach(), current)
+    assert torch.equal(ema.average["weight"], average)
     with pytest.raises(RuntimeError), ema.applied(module):
         raise RuntimeError
-    assert torch.equal(module.weight.detach(), current) and torch.equal(ema.average["weight"], average)
+    assert torch.equal(module.weight.detach(), current)
+    assert torch.equal(ema.average["weight"], average)
 
 
 def test_a_failure_in_validation_leaves_the_weights_that_train(toy, fit):

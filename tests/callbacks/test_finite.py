@@ -8,7 +8,7 @@ from diffsweep.callbacks import LossIsNaN, StopOnNaN
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_a_loss_that_is_no_number_raises_at_the_next_log(toy, fit, bad):
     module = toy()
-    with pytest.raises(LossIsNaN, match="between steps 2 and 4.*optimizer.lr"):
+    with pytest.raises(LossIsNaN, match=r"between steps 2 and 4.*optimizer\.lr"):
         fit(module, [StopOnNaN()], [1.0, 1.0, bad, 1.0, 1.0, 1.0], log_every_n_steps=2)
     assert len(module.seen.training) == 4
 

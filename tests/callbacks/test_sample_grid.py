@@ -25,7 +25,7 @@ def test_grids_show_the_samples_of_the_average(toy, fit, tmp_path):
     assert asked == [([0, 1, 2, 3, 4], 3, 7)] * 2
     names = sorted(path.name for path in (tmp_path / "samples").iterdir())
     assert names == ["step_000002.png", "step_000004.png"]
-    for name, value in zip(names, module.seen.validation):
+    for name, value in zip(names, module.seen.validation, strict=False):
         expected = pictures.grid(value[0].clamp(-1, 1).expand(5, 1, 8, 8))
         assert np.array_equal(np.asarray(Image.open(tmp_path / "samples" / name)), np.asarray(expected))
     assert not torch.equal(*module.seen.validation)

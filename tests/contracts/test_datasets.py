@@ -23,9 +23,11 @@ def test_pictures_are_what_it_says(make):
     for split in ("train", "val"):
         samples = data.split(split)
         x = samples["x"]
-        assert x.shape[1:] == (data.channels, data.image_size, data.image_size) and x.dtype == torch.float32
+        assert x.shape[1:] == (data.channels, data.image_size, data.image_size)
+        assert x.dtype == torch.float32
         steps = (x + 1) * (data.levels - 1) / 2
-        assert x.min() == -1 and x.max() == 1
+        assert x.min() == -1
+        assert x.max() == 1
         torch.testing.assert_close(steps, steps.round(), rtol=0, atol=1e-4)
         assert samples["label"].unique().tolist() == list(range(data.num_classes))
 
@@ -55,7 +57,8 @@ def test_the_first_epoch_of_the_loader_is_the_training_split(make):
 def test_seed_orders_training_and_nothing_else(make):
     one, same, other = make("seed=1"), make("seed=1"), make("seed=2")
     batches = [next(iter(data.train_dataloader()))["x"] for data in (one, same, other)]
-    assert torch.equal(batches[0], batches[1]) and not torch.equal(batches[0], batches[2])
+    assert torch.equal(batches[0], batches[1])
+    assert not torch.equal(batches[0], batches[2])
     assert all(torch.equal(one.split(name)["x"], other.split(name)["x"]) for name in ("train", "val"))
 
 

@@ -33,7 +33,8 @@ def batch_at(positions):
 
 def test_weights_are_drawn_under_the_seed(make):
     states = [torch.cat([p.flatten() for p in make(f"seed={seed}").parameters()]) for seed in (0, 0, 1)]
-    assert torch.equal(states[0], states[1]) and not torch.equal(states[0], states[2])
+    assert torch.equal(states[0], states[1])
+    assert not torch.equal(states[0], states[2])
 
 
 def test_loss_of_a_batch_is_the_mean_over_its_positions(make):

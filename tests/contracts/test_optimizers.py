@@ -36,4 +36,5 @@ def test_learning_rate_warms_up_from_its_first_step_and_never_exceeds_the_optimi
         optimizer.step()
         scheduler.step()
     assert rates[:10] == pytest.approx([0.08 * (step + 1) for step in range(10)])
-    assert 0 < min(rates) and max(rates) == pytest.approx(0.8)
+    assert min(rates) > 0
+    assert max(rates) == pytest.approx(0.8)

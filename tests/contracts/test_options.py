@@ -54,7 +54,9 @@ def pairwise(groups):
 
 ROWS = pairwise(GROUPS)
 MATHS = {name: options if name not in LIFE else options[:1] for name, options in GROUPS.items()}
-PRODUCT = [tuple(f"{name}={o}" for name, o in zip(MATHS, row)) for row in itertools.product(*MATHS.values())]
+PRODUCT = [
+    tuple(f"{name}={o}" for name, o in zip(MATHS, row, strict=False)) for row in itertools.product(*MATHS.values())
+]
 
 
 def nodes(cfg):
@@ -73,7 +75,9 @@ def nodes(cfg):
 def test_every_option_composes_and_its_keywords_are_those_of_its_target(compose, group, option):
     cfg = compose(*overrides([f"{group}={option}"]))
     found = list(nodes(cfg))
-    assert {"model", "schedule", "sampler"} <= set(cfg) and len(found) > 10
+    assert option == "null" or str(cfg.choices[group]) == option
+    assert {"model", "schedule", "sampler"} <= set(cfg)
+    assert len(found) > 10
     for node in found:
         signature = inspect.signature(get_object(node._target_))
         given = {str(key): None for key in node if key not in RESERVED}
@@ -103,7 +107,7 @@ def _walk(node):
             yield from _walk(value)
 
 
-@pytest.mark.parametrize("override", ["schedule=5", "debug=null"])
+@pytest.mark.parametrize("override", ["schedule=5", "schedule=null"])
 def test_an_option_that_is_no_word_is_the_users_mistake(compose, override):
     with pytest.raises(UserError, match=override.partition("=")[0]):
         compose(override)
@@ -118,27 +122,32 @@ def test_the_cover_has_every_pair_of_options():
 
 def runs_or_is_refused(cfg):
     """Refused by a rule with a name, or: a loss that is the same twice and falls along its gradient, and samples."""
+    refused = None
     try:
         preflight(cfg)
     except UserError as error:
-        assert "[rule " in str(error)
+        refused = str(error)
+    if refused is not None:
+        assert "[rule " in refused
         return
     model, digits = build_model(cfg), {name: part[:8] for name, part in load_digits("train").items()}
     batch = {**digits, "position": torch.arange(8)}
     loss, again = model.training_step(batch, 0), model.training_step(batch, 0)
-    assert torch.isfinite(loss) and torch.equal(loss, again)
+    assert torch.isfinite(loss)
+    assert torch.equal(loss, again)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
     squares = sum(float(gradient.square().sum()) for gradient in gradients if gradient is not None)
     assert squares > 0
     with torch.no_grad():
-        for parameter, gradient in zip(parameters, gradients):
+        for parameter, gradient in zip(parameters, gradients, strict=False):
             if gradient is not None:
                 parameter -= 1e-3 / squares**0.5 * gradient
     assert model.training_step(batch, 0) < loss
     model.eval()
     samples = model.sample(torch.arange(8), seed=0)
-    assert samples.shape == digits["x"].shape and torch.isfinite(samples).all()
+    assert samples.shape == digits["x"].shape
+    assert torch.isfinite(samples).all()
     torch.testing.assert_close(model.sample(torch.tensor([5, 2]), seed=0), samples[[5, 2]], rtol=0, atol=1e-4)
     assert not torch.allclose(model.sample(torch.arange(8), seed=1), samples, atol=1e-3)
 

@@ -68,7 +68,8 @@ def test_its_two_conversions_are_one_linear_map(prediction, levels, pair):
     c_in, c_skip, c_out = prediction.coefficients(alpha, sigma)
     assert c_in.shape == c_skip.shape == c_out.shape == alpha.shape
     torch.testing.assert_close(prediction.x0(output, x_t, alpha, sigma), c_skip * x_t + c_out * output)
-    assert torch.isfinite(c_in).all() and (c_in > 0).all()
+    assert torch.isfinite(c_in).all()
+    assert (c_in > 0).all()
 
 
 def test_time_is_embedded_as_public_checkpoints_do(prediction):

@@ -81,7 +81,8 @@ def test_data_that_are_one_point_are_reached_exactly(make):
 def test_times_fall_from_start_to_stop(make, spacing):
     for begin, end in ((1.0, 0.0), (0.8, 0.1), (1.0, 0.05)):
         times = make(steps=20, spacing=spacing, start=begin, stop=end).times(Linear(1000))
-        assert times.dtype == torch.float64 and times.shape == (21,)
+        assert times.dtype == torch.float64
+        assert times.shape == (21,)
         assert (times.diff() < 0).all()
         assert times[-1] == end
         assert times[0] == begin if spacing != "leading" else times[0] <= begin
@@ -137,7 +138,8 @@ def test_clipped_estimates_stay_in_range_and_still_decompose_x_t(make, gaussian,
         before.append(after)
 
     x0 = make(steps=10, clip=clip)(denoiser, x, noise=noise, callback=check)
-    assert len(before) == 11 and x0.abs().max() <= 1 + 1e-6
+    assert len(before) == 11
+    assert x0.abs().max() <= 1 + 1e-6
 
 
 def test_samples_do_not_depend_on_the_batch(make, mixture):
@@ -166,10 +168,13 @@ def test_two_threads_can_share_one_sampler(make, mixture, gaussian):
     sampler = make(steps=50)
     cases = [(mixture(Cosine(1000)), 3), (gaussian(Linear(500)), 40)] * 4
     starts = [start(denoiser, count, seed=i) for i, (denoiser, count) in enumerate(cases)]
-    alone = [sampler(denoiser, x, noise=noise) for (denoiser, _), (x, noise) in zip(cases, starts)]
+    alone = [sampler(denoiser, x, noise=noise) for (denoiser, _), (x, noise) in zip(cases, starts, strict=False)]
     with ThreadPoolExecutor(2) as pool:
-        jobs = [pool.submit(sampler, denoiser, x, noise=noise) for (denoiser, _), (x, noise) in zip(cases, starts)]
-    for job, expected in zip(jobs, alone):
+        jobs = [
+            pool.submit(sampler, denoiser, x, noise=noise)
+            for (denoiser, _), (x, noise) in zip(cases, starts, strict=False)
+        ]
+    for job, expected in zip(jobs, alone, strict=False):
         assert torch.equal(job.result(), expected)
 
 
@@ -184,18 +189,19 @@ def test_with_steps_changes_only_the_steps(make):
 
 
 def test_the_condition_reaches_the_denoiser(make):
-    class Keeping(Denoiser):
-        seen = []
+    seen = []
 
+    class Keeping(Denoiser):
         def forward(self, x_t, t, cond=None):
-            self.seen.append(cond)
+            seen.append(cond)
             return GaussianDenoiser(self.schedule, torch.zeros(2).double(), torch.eye(2).double())(x_t, t)
 
     cond = object()
     denoiser = Keeping(Linear(10))
     x, noise = start(denoiser, 2)
     make(steps=3)(denoiser, x, cond=cond, noise=noise)
-    assert len(denoiser.seen) >= 3 and all(seen is cond for seen in denoiser.seen)
+    assert len(seen) >= 3
+    assert all(each is cond for each in seen)
 
 
 def test_a_denoiser_may_differentiate(make):

@@ -25,7 +25,8 @@ def test_weighted_times_are_uniform_over_the_grid(time_sampling, num_steps):
     t, weight = time_sampling(schedule, (torch.arange(count, dtype=torch.float64) + 0.5) / count)
     k = (t * num_steps).round()
     torch.testing.assert_close(k, t * num_steps, rtol=0, atol=1e-9)
-    assert k.min() == 1 and k.max() == num_steps
+    assert k.min() == 1
+    assert k.max() == num_steps
     grid = torch.arange(1, num_steps + 1, dtype=torch.float64)
     for function in (torch.ones_like, torch.square, torch.cos):
         torch.testing.assert_close((weight * function(k)).mean(), function(grid).mean(), rtol=0.01, atol=0.01)

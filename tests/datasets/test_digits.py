@@ -25,7 +25,9 @@ def test_splits_are_disjoint_and_complete():
 
 def test_labels_belong_to_their_digits():
     digits = sklearn_digits()
-    labels = {tuple(row): label for row, label in zip(digits.data.astype(int).tolist(), digits.target.tolist())}
+    labels = {
+        tuple(row): label for row, label in zip(digits.data.astype(int).tolist(), digits.target.tolist(), strict=False)
+    }
     for split in ("train", "val", "all"):
         samples = load_digits(split)
         rows = map(tuple, ((samples["x"].flatten(1) + 1) * 8).round().int().tolist())
@@ -86,7 +88,8 @@ def test_starting_anywhere_gives_the_batches_of_walking_there(first):
 
 def test_the_order_does_not_depend_on_the_batch_size():
     orders = [torch.cat([batch["label"] for batch in walk(size, 60 // size)]) for size in (1, 4, 15)]
-    assert torch.equal(orders[0], orders[1]) and torch.equal(orders[0], orders[2])
+    assert torch.equal(orders[0], orders[1])
+    assert torch.equal(orders[0], orders[2])
 
 
 def test_seeds_have_different_orders():
@@ -99,7 +102,7 @@ def test_ranks_partition_the_stream(world_size):
     """Step by step they see together what one device with a batch of their size sees."""
     alone = walk(4 * world_size, 6)
     ranks = [walk(4, 6, rank=rank, world_size=world_size) for rank in range(world_size)]
-    for expected, parts in zip(alone, zip(*ranks), strict=True):
+    for expected, parts in zip(alone, zip(*ranks, strict=False), strict=True):
         for name in expected:
             assert torch.equal(torch.cat([part[name] for part in parts]), expected[name])
 
@@ -119,7 +122,8 @@ def test_workers_do_not_change_the_batches():
         for workers in (0, 2)
     )
     for expected, batch in zip(none, two, strict=True):
-        assert expected.keys() == batch.keys() and all(torch.equal(batch[name], expected[name]) for name in expected)
+        assert expected.keys() == batch.keys()
+        assert all(torch.equal(batch[name], expected[name]) for name in expected)
 
 
 class Place:
@@ -152,4 +156,5 @@ def test_validation_covers_the_held_out_split_once_in_order(world):
             assert torch.equal(batch["x"], load_digits("val")["x"][batch["index"]])
             assert torch.equal(batch["label"], load_digits("val")["label"][batch["index"]])
         assert (seen[-1].diff() > 0).all()
-    assert torch.equal(torch.cat(seen).sort().values, torch.arange(297)) and data.num_val == 297
+    assert torch.equal(torch.cat(seen).sort().values, torch.arange(297))
+    assert data.num_val == 297

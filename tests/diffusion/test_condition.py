@@ -24,7 +24,8 @@ def test_rows_are_taken_from_every_part(rows):
     assert len(part) == len(torch.arange(3)[rows])
     for name, value in whole._parts():
         assert torch.equal(getattr(part, name), value[rows])
-    assert part.control is None and part.is_null is None
+    assert part.control is None
+    assert part.is_null is None
 
 
 def test_cat_of_slices_is_the_whole():
@@ -36,7 +37,8 @@ def test_null_keeps_every_part_and_marks_the_rows():
     whole = condition()
     assert whole.null().is_null.tolist() == [True, True, True]
     some = whole.null(torch.tensor([False, True, False]))
-    assert some.is_null.tolist() == [False, True, False] and torch.equal(some.vector, whole.vector)
+    assert some.is_null.tolist() == [False, True, False]
+    assert torch.equal(some.vector, whole.vector)
     assert whole.is_null is None  # it was not changed
 
 
@@ -50,8 +52,10 @@ def test_cat_of_a_condition_and_its_null_is_one_batch():
     whole = condition(2)
     both = whole.cat(whole.null())
     assert both.is_null.tolist() == [False, False, True, True]
-    assert both.vector.tolist() == [0, 1, 0, 1] and len(both) == 4
-    assert both[2:].is_null.all() and not both[:2].is_null.any()
+    assert both.vector.tolist() == [0, 1, 0, 1]
+    assert len(both) == 4
+    assert both[2:].is_null.all()
+    assert not both[:2].is_null.any()
 
 
 def test_different_parts_cannot_be_joined():

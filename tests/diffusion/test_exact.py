@@ -42,9 +42,9 @@ def test_the_gaussian_is_a_mixture_of_one():
     denoised = GaussianDenoiser(schedule, means[0], covariances[0])(x, t)
     gain = [
         a * covariances[0] @ torch.linalg.inv(a**2 * covariances[0] + s**2 * torch.eye(4).double())
-        for a, s in zip(alpha, sigma)
+        for a, s in zip(alpha, sigma, strict=False)
     ]
-    x0 = torch.stack([means[0] + g @ (row - a * means[0]) for g, row, a in zip(gain, x, alpha)])
+    x0 = torch.stack([means[0] + g @ (row - a * means[0]) for g, row, a in zip(gain, x, alpha, strict=False)])
     torch.testing.assert_close(denoised.x0, x0)
     torch.testing.assert_close(alpha * denoised.x0 + sigma * denoised.eps, x)
 
@@ -57,7 +57,7 @@ def test_x0_is_the_posterior_mean():
     x_0 = torch.linspace(-6, 6, 20001, dtype=torch.float64)
     density = sum(
         w * torch.exp(-((x_0 - m) ** 2) / (2 * v)) / v.sqrt()
-        for w, m, v in zip(weights, means[:, 0], variances[:, 0, 0])
+        for w, m, v in zip(weights, means[:, 0], variances[:, 0, 0], strict=False)
     )
     x_t = torch.tensor([[0.3], [-1.4], [2.0]], dtype=torch.float64)
     for t in (0.1, 0.5, 1.0):
@@ -81,7 +81,9 @@ def test_images_rows_times_and_dtypes():
     denoiser = GaussianMixtureDenoiser(schedule, means, covariances, weights, prediction=V("fixed_large"))
     x, t = torch.randn(3, 1, 2, 2), torch.tensor([0.1, 0.6, 1.0])
     denoised = denoiser(x, t)
-    assert denoised.x0.dtype == torch.float32 and denoised.x0.shape == x.shape and denoised.variance_mix == 1
+    assert denoised.x0.dtype == torch.float32
+    assert denoised.x0.shape == x.shape
+    assert denoised.variance_mix == 1
     for row in range(3):
         alone = denoiser(x[row].flatten()[None].double(), t[row])
         torch.testing.assert_close(denoised.x0[row].flatten(), alone.x0[0].float())

@@ -47,7 +47,8 @@ def test_philox_equals_python_integers():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_normals_are_normal(dtype):
     z = Noise(3, torch.arange(4000)).normal(5, 10, stream=Stream.EPS, dtype=dtype)
-    assert z.shape == (4000, 5, 10) and z.dtype == dtype
+    assert z.shape == (4000, 5, 10)
+    assert z.dtype == dtype
     values = z.flatten().double().numpy()
     n = len(values)
     for power, expected, variance in ((1, 0, 1), (2, 1, 2), (3, 0, 15), (4, 3, 96)):  # variances of z^p
@@ -66,7 +67,8 @@ def test_numbers_of_a_sample_are_uncorrelated():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_uniforms_are_uniform(dtype):
     u = Noise(4, torch.arange(20_000)).uniform(3, stream=Stream.TIME, dtype=dtype)
-    assert u.shape == (20_000, 3) and u.dtype == dtype
+    assert u.shape == (20_000, 3)
+    assert u.dtype == dtype
     assert stats.kstest(u.flatten().double().numpy(), "uniform").pvalue > 0.001
 
 
@@ -76,7 +78,8 @@ def test_uniforms_lie_strictly_between_0_and_1(monkeypatch, dtype, word):
     """For the smallest and the largest word too: u = 1 would be a time beyond the grid."""
     monkeypatch.setattr(Noise, "_words", lambda self, count, stream: torch.full((len(self), 4), word))
     u = Noise(0, torch.arange(1)).uniform(4, stream=Stream.TIME, dtype=dtype)
-    assert (u > 0).all() and (u < 1).all()
+    assert (u > 0).all()
+    assert (u < 1).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -84,7 +87,8 @@ def test_uniforms_lie_strictly_between_0_and_1(monkeypatch, dtype, word):
 def test_normals_are_finite_at_the_extreme_words(monkeypatch, dtype, word):
     monkeypatch.setattr(Noise, "_words", lambda self, count, stream: torch.full((len(self), 4), word))
     z = Noise(0, torch.arange(1)).normal(4, stream=Stream.STEP, dtype=dtype)
-    assert torch.isfinite(z).all() and z.abs().max() <= 6.8
+    assert torch.isfinite(z).all()
+    assert z.abs().max() <= 6.8
 
 
 def test_a_row_is_the_same_in_any_batch_and_order():
@@ -143,7 +147,7 @@ def test_it_leaves_the_global_generator_alone():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_words_are_the_same_on_a_gpu():
     cpu, gpu = (Noise(1, torch.arange(1000, device=device), 5) for device in ("cpu", "cuda"))
     assert torch.equal(cpu._words(64, Stream.EPS), gpu._words(64, Stream.EPS).cpu())

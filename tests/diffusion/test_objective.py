@@ -127,9 +127,11 @@ def test_sums_by_quarter():
     """Quarters are (0, 1/4], (1/4, 1/2], ...: an edge belongs to the one that it ends."""
     t = torch.tensor([0.001, 0.25, 0.2501, 0.5, 0.75, 0.76, 1.0])
     sums, counts = sums_by_quarter(torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0]), t)
-    assert sums.tolist() == [3.0, 12.0, 16.0, 96.0] and counts.tolist() == [2.0, 2.0, 1.0, 2.0]
+    assert sums.tolist() == [3.0, 12.0, 16.0, 96.0]
+    assert counts.tolist() == [2.0, 2.0, 1.0, 2.0]
 
 
 def test_sums_by_quarter_of_an_empty_quarter_are_0():
     sums, counts = sums_by_quarter(torch.tensor([5.0]), torch.tensor([0.6]))
-    assert sums.tolist() == [0, 0, 5, 0] and counts.tolist() == [0, 0, 1, 0]
+    assert sums.tolist() == [0, 0, 5, 0]
+    assert counts.tolist() == [0, 0, 1, 0]

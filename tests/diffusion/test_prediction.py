@@ -64,7 +64,8 @@ def test_time_of_a_continuous_schedule_is_1000_t():
 
 
 def test_variance_is_the_mix():
-    assert Eps("fixed_small").variance_mix == 0 and Eps("fixed_large").variance_mix == 1
+    assert Eps("fixed_small").variance_mix == 0
+    assert Eps("fixed_large").variance_mix == 1
     with pytest.raises(ValueError, match="fixed_small or fixed_large"):
         V("learned")
 
@@ -120,7 +121,8 @@ def test_output_of_a_denoiser_is_in_the_units_of_its_prediction(kind):
     alpha, sigma = (value[:, None] for value in schedule(t))
     output = denoiser.output(X_0, t)
     torch.testing.assert_close(denoiser.prediction.x0(output, X_0, alpha, sigma), denoiser(X_0, t).x0)
-    assert isinstance(denoiser, Denoiser) and isinstance(denoiser(X_0, t), Denoised)
+    assert isinstance(denoiser, Denoiser)
+    assert isinstance(denoiser(X_0, t), Denoised)
 
 
 def test_published_conversions_from_v():

@@ -32,7 +32,7 @@ def test_one_step_of_the_chain_is_the_published_one():
 
 
 def test_posterior_of_one_step_is_the_published_one():
-    """DDPM eq. 7: coefficients sqrt(alpha_bar_prev) beta / (1 - alpha_bar) and sqrt(alpha) (1 - alpha_bar_prev) / (1 - alpha_bar)."""
+    """DDPM eq. 7: (sqrt(bar_prev) beta x_0 + sqrt(1 - beta) (1 - bar_prev) x_t) / (1 - bar)."""
     schedule, (betas, alpha_bar, previous) = Linear(1000), in_betas()
     x_0, x_t = torch.tensor([0.3, -0.9]).double(), torch.tensor([1.1, 0.4]).double()
     for k in (1, 2, 10, 500, 1000):

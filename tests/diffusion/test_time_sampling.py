@@ -13,7 +13,8 @@ def test_uniform_covers_exactly_the_grid(num_steps):
     t, weight = Uniform()(Linear(num_steps), u)
     values, counts = t.unique(return_counts=True)
     torch.testing.assert_close(values, torch.arange(1, num_steps + 1, dtype=torch.float64) / num_steps, rtol=0, atol=0)
-    assert (counts == 10).all() and (weight == 1).all()
+    assert (counts == 10).all()
+    assert (weight == 1).all()
 
 
 def test_drawn_times_lie_on_the_grid_in_float32():
@@ -21,7 +22,8 @@ def test_drawn_times_lie_on_the_grid_in_float32():
     t, _ = Uniform()(Linear(1000), u)
     assert t.dtype == torch.float32
     torch.testing.assert_close(t * 1000, (t * 1000).round(), rtol=0, atol=1e-3)
-    assert t.min() > 0.0009 and t.max() <= 1
+    assert t.min() > 0.0009
+    assert t.max() <= 1
 
 
 @pytest.mark.parametrize("num_steps", [1, 3, 1000, 1024, 1025])

@@ -80,7 +80,9 @@ def test_embedding_of_float64_comes_back_in_it():
 def test_norm_groups_divide_the_channels_and_hold_more_than_one(channels):
     """A group of one channel would erase whatever is added to the channel, the embedding of time above all."""
     groups = group_norm(channels).num_groups
-    assert channels % groups == 0 and groups <= 32 and channels // groups > 1
+    assert channels % groups == 0
+    assert groups <= 32
+    assert channels // groups > 1
 
 
 def test_zero_init_zeroes_every_parameter_and_returns_the_module():

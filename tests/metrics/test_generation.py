@@ -109,8 +109,10 @@ def test_classifier_knows_the_held_out_digits():
 def test_classifier_is_small_frozen_and_named_by_its_weights():
     classifier = load_digits_classifier()
     assert WEIGHTS.stat().st_size < 300_000
-    assert not classifier.training and not any(p.requires_grad for p in classifier.parameters())
-    assert len(classifier.weights_hash) == 64 and DigitsClassifier().weights_hash != classifier.weights_hash
+    assert not classifier.training
+    assert not any(p.requires_grad for p in classifier.parameters())
+    assert len(classifier.weights_hash) == 64
+    assert DigitsClassifier().weights_hash != classifier.weights_hash
     assert classifier(load_digits("val")["x"])[0].shape[1] == classifier.num_features
 
 
@@ -128,7 +130,8 @@ def test_real_data_in_place_of_samples(tmp_path, reference):
     metrics, x = make(tmp_path, reference=reference, kid_subset_size=500), data.split(reference)["x"]
     numbers = metrics(x, data)
     assert numbers["fid"] == pytest.approx(0, abs=1e-3)
-    assert numbers["is"] == numbers["is_real"] and 7 < numbers["is"] < 10  # the classifier is not sure of itself
+    assert numbers["is"] == numbers["is_real"]
+    assert 7 < numbers["is"] < 10
     assert abs(numbers["kid"]) < metrics(-x, data)["kid"] / 20
     assert "fid_real" not in numbers
 
@@ -204,7 +207,8 @@ def test_warns_of_too_few_samples_for_the_covariance(tmp_path, num_samples, warn
     warnings = make(tmp_path, num_samples=num_samples).warnings()
     assert len(warnings) == warned
     if warned:
-        assert f"{num_samples} samples" in warnings[0] and "64 features" in warnings[0]
+        assert f"{num_samples} samples" in warnings[0]
+        assert "64 features" in warnings[0]
 
 
 def test_identity_of_a_protocol_does_not_depend_on_the_order_of_its_keys():

@@ -1,5 +1,6 @@
 """Samplers on Gaussian data, where each step is an affine map that can be written down, and DDIM's order."""
 
+import itertools
 import math
 
 import pytest
@@ -41,7 +42,7 @@ def test_ancestral_has_the_moments_of_its_recursion(variance, steps):
     times = [i / steps for i in range(steps, -1, -1)]
     levels = [tuple(float(v) for v in schedule(torch.tensor(t, dtype=torch.float64))) for t in times]
     mean, var = 0.0, levels[0][1] ** 2
-    for (alpha_t, sigma_t), (alpha_s, sigma_s) in zip(levels, levels[1:]):
+    for (alpha_t, sigma_t), (alpha_s, sigma_s) in itertools.pairwise(levels):
         ratio = alpha_t / alpha_s
         forward = sigma_t**2 - ratio**2 * sigma_s**2
         backward = forward * sigma_s**2 / sigma_t**2
@@ -152,7 +153,9 @@ def test_ddim_is_of_first_order_on_a_mixture(mixture):
     exact = walk(5_120)
     errors = [float((walk(steps) - exact).norm(dim=1).mean()) for steps in STEPS]
     assert 0.8 <= slope(STEPS, errors) <= 1.3
-    assert DDIM(eta=0).order == 1 and DDIM(eta=0.5).order is None and Ancestral().order is None
+    assert DDIM(eta=0).order == 1
+    assert DDIM(eta=0.5).order is None
+    assert Ancestral().order is None
 
 
 def test_clip_none_static_and_dynamic_by_hand():

@@ -46,7 +46,8 @@ def test_grid_spacings_are_those_of_diffusers(spacing, steps):
     theirs = DDIMScheduler(num_train_timesteps=1000, timestep_spacing=spacing, steps_offset=0)
     theirs.set_timesteps(steps)
     ours = times(spacing, steps) * 1000
-    assert ours[:-1].round().long().tolist() == (theirs.timesteps + 1).tolist() and ours[-1] == 0
+    assert ours[:-1].round().long().tolist() == (theirs.timesteps + 1).tolist()
+    assert ours[-1] == 0
     close(ours, ours.round(), atol=1e-9)
 
 
@@ -100,7 +101,9 @@ def test_karras_makes_equal_steps_in_the_seventh_root_of_sigma_over_alpha(schedu
 def test_clean_data_is_a_step_of_its_own(spacing):
     """The log-SNR is infinite at 0: the finite part ends at the first grid point."""
     ours = times(spacing, 10, Cosine(1000))
-    assert ours[0] == 1 and ours[-2] == 1 / 1000 and ours[-1] == 0
+    assert ours[0] == 1
+    assert ours[-2] == 1 / 1000
+    assert ours[-1] == 0
     inner = times(spacing, 9, Cosine(1000), stop=1 / 1000)
     torch.testing.assert_close(ours[:-1], inner)
 

@@ -11,7 +11,8 @@ def test_tables_are_those_of_the_given_alpha_bar():
     alpha, sigma = DiscreteSchedule(alpha_bar.log())(torch.tensor([0.0, 0.25, 0.5, 0.75, 1.0], dtype=torch.float64))
     torch.testing.assert_close(alpha[1:] ** 2, alpha_bar, rtol=1e-14, atol=0)
     torch.testing.assert_close(sigma[1:] ** 2, 1 - alpha_bar, rtol=1e-14, atol=0)
-    assert alpha[0] == 1 and sigma[0] == 0
+    assert alpha[0] == 1
+    assert sigma[0] == 0
 
 
 def test_tiny_sigma_keeps_its_digits():
@@ -56,5 +57,6 @@ def test_nearest_time_is_on_the_grid():
 
 def test_it_has_no_state_to_train_cast_or_save():
     schedule = Linear(10).half()
-    assert not list(schedule.parameters()) and not schedule.state_dict()
+    assert not list(schedule.parameters())
+    assert not schedule.state_dict()
     assert schedule(torch.ones((), dtype=torch.float64))[0] == Linear(10)(torch.ones((), dtype=torch.float64))[0]

@@ -92,8 +92,9 @@ class UNet(nn.Module):
         if num_res_blocks < 1:
             raise ValueError(f"backbone.num_res_blocks must be at least 1, not {num_res_blocks}")
         embedding = 4 * channels
+        self.sinusoids = SinusoidalEmbedding(channels)
         self.embed_time = nn.Sequential(
-            SinusoidalEmbedding(channels), nn.Linear(channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
+            nn.Linear(channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
         )
         self.conv_in = nn.Conv2d(in_channels, channels, 3, padding=1)
 
@@ -124,7 +125,7 @@ class UNet(nn.Module):
         self.conv_out = zero_init(nn.Conv2d(width, out_channels, 3, padding=1))
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition | None = None) -> Tensor:
-        emb = functional.silu(self.embed_time(c_noise))  # (B, E)
+        emb = functional.silu(self.embed_time(self.sinusoids(c_noise).to(x.dtype)))  # (B, E)
         h = self.conv_in(x)  # (B, C, H, W)
         skips = [h]
         for module in self.down:

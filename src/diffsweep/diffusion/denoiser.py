@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from diffsweep.diffusion.condition import Condition
@@ -67,8 +68,10 @@ class NetworkDenoiser(Denoiser):
         c_in, _, _ = self.prediction.coefficients(alpha, sigma)
         c_noise = self.prediction.c_noise(self.schedule, t)
         if c_noise.ndim == 0:  # one time for the batch: filled in place on the device, nothing is copied there
-            c_noise = x_t.new_full((len(x_t),), float(c_noise))
-        return self.backbone(c_in * x_t, c_noise.to(x_t), cond), alpha, sigma
+            c_noise = torch.full((len(x_t),), float(c_noise), device=x_t.device)
+        # At least float32, whatever x_t has: bfloat16 would round 999 to 1000.
+        c_noise = c_noise.to(x_t.device, torch.promote_types(x_t.dtype, torch.float32))
+        return self.backbone(c_in * x_t, c_noise, cond), alpha, sigma
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
         output, alpha, sigma = self._call(x_t, t, cond)

@@ -80,7 +80,8 @@ class Noise:
         count = math.prod(shape)
         bits = 24 if dtype == torch.float32 else 32
         words = self._words(count, stream)[:, :count] >> (32 - bits)
-        return ((words.to(torch.float64) + 0.5) * 2.0**-bits).to(dtype).reshape(-1, *shape)
+        below_one = 1 - torch.finfo(dtype).eps / 2  # the largest word would round up to 1
+        return ((words.to(torch.float64) + 0.5) * 2.0**-bits).to(dtype).clamp(max=below_one).reshape(-1, *shape)
 
     def normal(self, *shape: int, stream: Stream, dtype: torch.dtype = torch.float32) -> Tensor:
         """Standard normal, shape (B, *shape), by Box and Muller from pairs of 32-bit uniforms, so at most 6.7 in size."""

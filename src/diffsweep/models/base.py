@@ -149,7 +149,8 @@ class DiffusionModel(LightningModule):
         """
         sampler = sampler if sampler is not None else self.sampler
         noise = Noise(seed, indices.to(self.device))
-        x = noise.normal(*self.autoencoder.shape, stream=Draw.PRIOR)
+        dtype = next(self.denoiser.parameters()).dtype
+        x = noise.normal(*self.autoencoder.shape, stream=Draw.PRIOR, dtype=dtype)
         schedule = self.denoiser.schedule
         x = sampler(self.guidance(self.denoiser), prior(schedule, x), noise=noise, callback=callback)
         return self.autoencoder.decode(x)

@@ -14,6 +14,7 @@ TASKS = {
     "train": "diffsweep.runs.training:train",
     "evaluate": "diffsweep.runs.evaluation:evaluate",
     "sample": "diffsweep.runs.sampling:sample",
+    "benchmark": "diffsweep.runs.benchmarking:benchmark",
 }
 SWITCHES = ("-m", "--multirun")
 FULL_ERROR = "HYDRA_FULL_ERROR"

@@ -75,6 +75,10 @@ def explained(command: str, overrides: Sequence[str]) -> Iterator[None]:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, command) from error
+    except ValueError as error:
+        if match := re.search(r"Config group override must be a string or a list. Got (\w+)", str(error)):
+            raise UserError(f"the option of a group is a word, not of type {match[1]}: {_odd(overrides)}") from error
+        raise
 
 
 def finish(command: str, cfg: DictConfig, hydra: Any, run_dir: str) -> DictConfig:
@@ -162,6 +166,13 @@ def explain(error: Exception, command: str) -> UserError:
     if isinstance(error, ConfigCompositionException):
         return UserError(" ".join(text.split()))
     return UserError(" ".join(str(error).split()))
+
+
+def _odd(overrides: Sequence[str]) -> str:
+    """The overrides that give a group something other than a word."""
+    every = OverridesParser.create().parse_overrides(list(overrides))
+    odd = [o for o in every if o.key_or_group in groups() and not isinstance(o.value(), str)]
+    return ", ".join(f"{o.input_line} ({o.key_or_group} has {', '.join(options(o.key_or_group))})" for o in odd)
 
 
 def _spoken(kind: str) -> str:

@@ -73,4 +73,12 @@ class Sample(Root):
     batch_size: int = 256
 
 
-SCHEMAS = {"train": Train, "evaluate": Evaluate, "sample": Sample}
+@dataclass
+class Benchmark(Root):
+    output: str | None = None
+    repeats: int = 15
+    train_steps: int = 12
+    sample_batch: int = 128
+
+
+SCHEMAS = {"train": Train, "evaluate": Evaluate, "sample": Sample, "benchmark": Benchmark}

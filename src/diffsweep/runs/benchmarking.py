@@ -1,0 +1,173 @@
+"""What diffsweep costs over bare PyTorch: ratios, measured interleaved in one process."""
+
+import copy
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from omegaconf import DictConfig
+from torch import Tensor
+from tqdm import tqdm
+
+from diffsweep.datasets import ImageData
+from diffsweep.diffusion import Noise
+from diffsweep.diffusion import Stream as Draw
+from diffsweep.files import write_text
+from diffsweep.models import DiffusionModel
+from diffsweep.runs import report
+from diffsweep.runs.build import build, build_data, build_model
+from diffsweep.runs.errors import UserError
+from diffsweep.runs.tracking import loggers
+from diffsweep.runs.training import make_trainer
+
+
+def benchmark(cfg: DictConfig) -> float:
+    """The command ``benchmark.py``: prints the ratios and writes ``benchmark.json``; returns the training ratio."""
+    if cfg.repeats < 3 or cfg.train_steps < 1:
+        raise UserError(f"a median needs repeats of at least 3 and train_steps of at least 1, not {cfg.repeats} and {cfg.train_steps}")
+    folder = Path(cfg.paths.run_dir)
+    results = {"training": training_ratio(cfg), "ddim_sampling": sampling_ratio(cfg)}
+    settings = {"threads": torch.get_num_threads(), "torch": torch.__version__, "batch_size": cfg.dataset.batch_size}
+    settings |= {"device": "cuda" if torch.cuda.is_available() else "cpu", "repeats": cfg.repeats}
+    write_text(folder / "benchmark.json", json.dumps({"settings": settings, "results": results}, indent=2) + "\n")
+    labels = {"training": "training step, against a bare loop", "ddim_sampling": "DDIM step, against its network call"}
+    rows = [
+        (
+            labels[name],
+            f"{result['ratio']:.3f}",
+            f"90 % of repeats {result['low']:.3f} to {result['high']:.3f}; "
+            f"{1000 * result['ours']:.2f} ms against {1000 * result['bare']:.2f} ms",
+        )
+        for name, result in results.items()
+    ]
+    print(f"\n{report.table(rows)}\n\n  {report.shown(folder / 'benchmark.json')}")
+    return results["training"]["ratio"]
+
+
+def compare(ours: list[float], bare: list[float]) -> dict[str, float]:
+    """Medians of paired times, the ratio of each pair in the median, and where 90 % of the ratios lie."""
+    ratios = sorted(a / b for a, b in zip(ours, bare, strict=True))
+    cut = round(0.05 * (len(ratios) - 1))
+    return {
+        "ratio": statistics.median(ratios),
+        "low": ratios[cut],
+        "high": ratios[-1 - cut],
+        "ours": statistics.median(ours),
+        "bare": statistics.median(bare),
+    }
+
+
+def synchronize() -> None:
+    """Wait for the device, where the clock would not."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+class Interleave(Callback):
+    """Times blocks of Lightning's steps and, between them, blocks of another loop.
+
+    A block runs from the start of one step to the start of another: it has the data, the hooks and the logging in it.
+
+    Args:
+        bare: runs a number of steps of the other loop.
+        steps: of a block.
+        bar: advanced by a block each.
+    """
+
+    def __init__(self, bare: Callable[[int], None], steps: int, bar: Any) -> None:
+        self.bare, self.steps, self.bar = bare, steps, bar
+        self.ours_seconds: list[float] = []
+        self.bare_seconds: list[float] = []
+        self._begin: float | None = None
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx % self.steps:
+            return
+        synchronize()
+        now = time.perf_counter()
+        if self._begin is not None:
+            self.ours_seconds.append((now - self._begin) / self.steps)
+            begin = time.perf_counter()
+            self.bare(self.steps)
+            synchronize()
+            self.bare_seconds.append((time.perf_counter() - begin) / self.steps)
+            self.bar.update()
+        self._begin = time.perf_counter()
+
+
+def bare_loop(model: DiffusionModel, data: ImageData, clip: float | None) -> Callable[[int], None]:
+    """The loop that a paper's script has: the same network, batch, loss, clipping and optimizer, and nothing else."""
+    network = copy.deepcopy(model.denoiser.backbone)
+    optimizer = model.make_optimizer(network.parameters())
+    x = data.split("train")["x"]
+    steps = model.denoiser.schedule.num_steps or 1000
+    grid = torch.arange(1, steps + 1, dtype=torch.float64) / steps
+    alphas, sigmas = (value.float() for value in model.denoiser.schedule(grid))
+
+    def run(count: int) -> None:
+        device = next(network.parameters()).device
+        for _ in range(count):
+            x_0 = x[torch.randint(len(x), (data.batch_size,))].to(device)
+            k = torch.randint(steps, (data.batch_size,))
+            alpha, sigma = (table[k].to(device)[:, None, None, None] for table in (alphas, sigmas))
+            eps = torch.randn_like(x_0)
+            output = network(alpha * x_0 + sigma * eps, (1000 * k / steps).to(x_0), None)
+            loss = (output - eps).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            if clip:
+                torch.nn.utils.clip_grad_norm_(network.parameters(), clip)
+            optimizer.step()
+
+    return run
+
+
+def training_ratio(cfg: DictConfig) -> dict[str, float]:
+    """Our training loop, with its weight average, counted noise and logging, against the bare loop."""
+    data, model = build_data(cfg), build_model(cfg)
+    settings = cfg.copy()
+    warm_up = 2
+    settings.trainer.max_steps = (cfg.repeats + warm_up) * cfg.train_steps + 1
+    settings.trainer.limit_val_batches = 0
+    callbacks = [callback for name, callback in build(cfg, "callbacks").items() if name != "progress"]
+    with tqdm(total=cfg.repeats + warm_up, desc="training loops", unit="block", dynamic_ncols=True) as bar:
+        trainer = make_trainer(settings, callbacks, loggers(cfg))
+        bare = bare_loop(model.to(trainer.strategy.root_device), data, cfg.trainer.gradient_clip_val)
+        interleave = Interleave(bare, cfg.train_steps, bar)
+        trainer.callbacks.insert(0, interleave)  # type: ignore[attr-defined]
+        trainer.fit(model, data)
+    return compare(interleave.ours_seconds[warm_up:], interleave.bare_seconds[warm_up:])
+
+
+@torch.no_grad()
+def sampling_ratio(cfg: DictConfig) -> dict[str, float]:
+    """A DDIM walk of 50 steps against 50 calls of its network, per step."""
+    model = build_model(cfg).eval()
+    model.to("cuda" if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu" else "cpu")
+    steps = model.sampler.steps
+    noise = Noise(0, torch.arange(cfg.sample_batch, device=model.device))
+    x = noise.normal(*model.autoencoder.shape, stream=Draw.PRIOR)
+    c_noise = torch.full((len(x),), 500.0, device=model.device)
+
+    def ours() -> Tensor:
+        return model.sampler(model.denoiser, x, noise=noise)
+
+    def bare() -> None:
+        for _ in range(steps):
+            model.denoiser.backbone(x, c_noise, None)
+
+    def seconds(run: Callable[[], Any]) -> float:
+        synchronize()
+        begin = time.perf_counter()
+        run()
+        synchronize()
+        return (time.perf_counter() - begin) / steps
+
+    seconds(ours), seconds(bare)
+    pairs = [(seconds(ours), seconds(bare)) for _ in tqdm(range(cfg.repeats), desc="sampling", dynamic_ncols=True)]
+    return compare([a for a, _ in pairs], [b for _, b in pairs])
