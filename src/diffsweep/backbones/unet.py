@@ -93,9 +93,7 @@ class UNet(nn.Module):
             raise ValueError(f"backbone.num_res_blocks must be at least 1, not {num_res_blocks}")
         embedding = 4 * channels
         self.sinusoids = SinusoidalEmbedding(channels)
-        self.embed_time = nn.Sequential(
-            nn.Linear(channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding)
-        )
+        self.embed_time = nn.Sequential(nn.Linear(channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
         self.conv_in = nn.Conv2d(in_channels, channels, 3, padding=1)
 
         def stage(width_in: int, width_out: int, attention: bool) -> Stage:

@@ -44,7 +44,7 @@ def frechet_distance(fake: Tensor, real: Tensor) -> float:
     """FID between two sets of features (N, D) and (M, D) (Heusel et al. 2017, arXiv:1706.08500)."""
     from torchmetrics.image.fid import FrechetInceptionDistance
 
-    metric = _quietly(FrechetInceptionDistance, feature=Extracted(real.shape[1]))
+    metric = _quietly(FrechetInceptionDistance, feature=Extracted(real.shape[1]), **_LOCAL)
     metric.update(real, real=True)
     metric.update(fake, real=False)
     return float(metric.compute())
@@ -54,7 +54,7 @@ def inception_score(logits: Tensor, splits: int) -> float:
     """IS of logits (N, K) (Salimans et al. 2016, arXiv:1606.03498)."""
     from torchmetrics.image.inception import InceptionScore
 
-    metric = _quietly(InceptionScore, feature=Extracted(logits.shape[1]), splits=splits)
+    metric = _quietly(InceptionScore, feature=Extracted(logits.shape[1]), splits=splits, **_LOCAL)
     metric.update(logits)
     with _seeded():
         return float(_quietly(metric.compute)[0])  # the deviation over splits, which is not used, is undefined for one
@@ -65,7 +65,7 @@ def kernel_distance(fake: Tensor, real: Tensor, subsets: int, subset_size: int) 
     from torchmetrics.image.kid import KernelInceptionDistance
 
     extracted = Extracted(real.shape[1])
-    metric = _quietly(KernelInceptionDistance, feature=extracted, subsets=subsets, subset_size=subset_size)
+    metric = _quietly(KernelInceptionDistance, feature=extracted, subsets=subsets, subset_size=subset_size, **_LOCAL)
     metric.update(real, real=True)
     metric.update(fake, real=False)
     with _seeded():
@@ -200,6 +200,10 @@ def identify(protocol: dict[str, Any]) -> str:
 
 def _mean(values: Iterable[float]) -> float:
     return statistics.fmean(values)
+
+
+# Samples are measured where they were drawn, on one rank: the others must not be waited for.
+_LOCAL = {"sync_on_compute": False}
 
 
 def _quietly(call: Callable[..., Any], **keywords: Any) -> Any:

@@ -29,7 +29,9 @@ from diffsweep.runs.training import make_trainer
 def benchmark(cfg: DictConfig) -> float:
     """The command ``benchmark.py``: prints the ratios and writes ``benchmark.json``; returns the training ratio."""
     if cfg.repeats < 3 or cfg.train_steps < 1:
-        raise UserError(f"a median needs repeats of at least 3 and train_steps of at least 1, not {cfg.repeats} and {cfg.train_steps}")
+        raise UserError(
+            f"a median needs repeats of at least 3 and train_steps of at least 1, not {cfg.repeats} and {cfg.train_steps}"
+        )
     folder = Path(cfg.paths.run_dir)
     results = {"training": training_ratio(cfg), "ddim_sampling": sampling_ratio(cfg)}
     settings = {"threads": torch.get_num_threads(), "torch": torch.__version__, "batch_size": cfg.dataset.batch_size}

@@ -44,7 +44,7 @@ def build_data(cfg: DictConfig) -> ImageData:
 
 def build_metrics(cfg: DictConfig) -> GenerationMetrics | None:
     """The metrics, or None with ``metrics=none``."""
-    return build(cfg, "metrics") if cfg.metrics else None
+    return build(cfg, "metrics") if "_target_" in cfg.metrics else None
 
 
 def preflight(cfg: DictConfig) -> None:

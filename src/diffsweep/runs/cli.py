@@ -4,6 +4,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from textwrap import indent
 from typing import Any
 
 from omegaconf import DictConfig
@@ -24,6 +25,9 @@ def main(command: str) -> None:
     """Run a command with the arguments of this process. A user's mistake ends it with one line and exit code 2."""
     wants_trace = os.environ.get(FULL_ERROR) == "1"
     sys.argv[1:] = reordered(sys.argv[1:])
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(help_text(command))
+        return
     try:
         _run(command)
     except Exception as error:
@@ -49,10 +53,22 @@ def reordered(arguments: Sequence[str]) -> list[str]:
     return sorted(arguments, key=lambda argument: argument not in SWITCHES)
 
 
+def help_text(command: str) -> str:
+    """What ``--help`` prints: what the command does, every group with its options, examples. (Hydra's own takes seconds.)"""
+    from omegaconf import OmegaConf
+
+    from diffsweep.runs.conf import CONF, groups, options
+
+    told = OmegaConf.load(CONF / f"{command}.yaml").hydra.help
+    listed = "\n".join(f"  {group:<14} {', '.join(options(group))}" for group in groups())
+    return f"{told.header}\n\nGroups and their options:\n{listed}\n\nExamples:\n{indent(told.footer, '  ')}"
+
+
 def _run(command: str) -> None:
     import hydra
 
-    from diffsweep.runs.compose import CONF, explained, from_hydra, register, swept_keys
+    from diffsweep.runs.compose import explained, from_hydra, register, swept_keys
+    from diffsweep.runs.conf import CONF
     from diffsweep.runs.resolvers import SWEEP, SWEPT, sweep_name
 
     register()

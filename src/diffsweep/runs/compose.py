@@ -21,12 +21,12 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from diffsweep.runs.conf import CONF, groups, options
 from diffsweep.runs.errors import UserError
 from diffsweep.runs.resolvers import SWEEP
 from diffsweep.runs.run_source import PREFIX, SELECTORS, RunSearchPath, RunSource, load_config
 from diffsweep.runs.schema import SCHEMAS
 
-CONF = Path(__file__).resolve().parents[3] / "conf"
 
 
 def register() -> None:
@@ -116,16 +116,6 @@ def from_hydra(command: str, cfg: DictConfig) -> DictConfig:
     """The configuration that Hydra hands to a task, finished."""
     hydra = HydraConfig.get()
     return finish(command, cfg, hydra, run_dir=hydra.runtime.output_dir)
-
-
-def options(group: str) -> list[str]:
-    """The options of a group: the files of its folder."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-
-
-def groups() -> list[str]:
-    """The groups: the folders of conf/."""
-    return sorted(path.name for path in CONF.iterdir() if path.is_dir() and path.name != "hydra")
 
 
 def nearest(word: str, words: Sequence[str]) -> str:

@@ -49,13 +49,12 @@ def protocol(cfg: DictConfig, metrics: GenerationMetrics, data: ImageData) -> di
 
 def evaluate(cfg: DictConfig) -> float:
     """The command ``evaluate.py``: writes metrics.json and grid.png into the output folder; returns the FID."""
-    if not cfg.metrics:
-        raise UserError("there is nothing to measure with metrics=none; choose metrics=digits")
     if cfg.num_samples is not None:
         cfg.metrics.num_samples = cfg.num_samples
     folder = Path(cfg.output)
     data, metrics = build_data(cfg), build_metrics(cfg)
-    assert metrics is not None
+    if metrics is None:
+        raise UserError("there is nothing to measure with metrics=none; choose metrics=digits")
     model = load_model(cfg)
     numbers, drawn = measure(cfg, model, data, metrics, folder)
     pictures.save_png(pictures.grid(drawn.x[:100]), folder / "grid.png")

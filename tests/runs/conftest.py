@@ -1,0 +1,134 @@
+"""Tiny runs, the command line within this process, and processes of their own."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from diffsweep.runs.compose import compose as fresh_compose
+from diffsweep.runs.training import train
+
+SRC = Path(__file__).parents[2] / "src"
+FAST = ("debug=fast", "trainer=cpu", "logger=csv", "callbacks=minimal", "metrics=none")
+STATE = ("HYDRA_FULL_ERROR", "DIFFSWEEP_SWEEP", "DIFFSWEEP_SWEPT", "WANDB_DATA_DIR")  # what a command sets
+
+
+@pytest.fixture(autouse=True)
+def own_environment(monkeypatch):
+    """Nothing that a command writes into the environment outlives its test."""
+    for name in STATE:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def fast():
+    """Overrides that make a run take a second."""
+    return FAST
+
+
+@pytest.fixture(scope="session")
+def configure():
+    """``cfg = configure(directory, *overrides)``: a new configuration of a tiny run in ``directory``."""
+
+    def configure(directory, *overrides):
+        places = (f"hydra.run.dir={directory}", f"paths.output_dir={Path(directory).parent}")
+        return fresh_compose("train", [*FAST, *places, *overrides])
+
+    return configure
+
+
+@pytest.fixture(scope="session")
+def resume():
+    """``cfg = resume(directory, *overrides)``: the configuration that goes on with a run."""
+    return lambda directory, *overrides: fresh_compose("train", [f"resume={directory}", *overrides])
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, configure):
+    """A finished run of four steps, of other choices than the defaults; not to be changed."""
+    directory = tmp_path_factory.mktemp("runs") / "finished"
+    overrides = ("schedule=linear", "schedule.num_steps=500", "prediction=v", "seed=5", "optimizer.lr=0.02")
+    train(configure(directory, *overrides, "lr_scheduler.warmup_steps=0"))
+    return directory
+
+
+@pytest.fixture(scope="session")
+def checkpoint():
+    """``checkpoint(directory, name="last")``: a checkpoint of a run."""
+    return lambda directory, name="last": torch.load(
+        Path(directory) / "checkpoints" / f"{name}.ckpt", weights_only=True
+    )
+
+
+@pytest.fixture(scope="session")
+def history():
+    """``history(directory)``: the rows of metrics.csv, as text."""
+
+    def history(directory):
+        with (Path(directory) / "metrics.csv").open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    return history
+
+
+@pytest.fixture
+def command(monkeypatch, capfd, tmp_path):
+    """``done = command("train", *arguments)``: a command line in this process; has ``code``, ``out`` and ``err``.
+
+    It runs in an empty folder.
+    """
+    from diffsweep.runs.cli import main
+
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+
+    def command(name, *arguments):
+        code = 0
+        for variable in STATE[1:]:
+            monkeypatch.delenv(variable, raising=False)
+        full_error = os.environ.get(STATE[0])
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
+        capfd.readouterr()
+        try:
+            main(name)
+        except SystemExit as stop:
+            code = stop.code
+        finally:
+            monkeypatch.delenv(STATE[0], raising=False)
+            if full_error is not None:
+                monkeypatch.setenv(STATE[0], full_error)
+        captured = capfd.readouterr()
+        return SimpleNamespace(code=code, out=captured.out, err=captured.err)
+
+    return command
+
+
+@pytest.fixture(scope="session")
+def environment():
+    """The environment of a process of its own: one thread, and nothing of ours."""
+    kept = {name: value for name, value in os.environ.items() if name not in STATE}
+    return {**kept, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="session")
+def process(environment):
+    """``done = process("train", *arguments, cwd=...)``: a command in a process of its own."""
+
+    def process(name, *arguments, cwd, python=(), **variables):
+        return subprocess.run(
+            [sys.executable, *python, str(SRC / f"{name}.py"), *map(str, arguments)],
+            cwd=cwd,
+            env={**environment, **variables},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    return process
