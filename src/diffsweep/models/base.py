@@ -79,6 +79,21 @@ class DiffusionModel(LightningModule):
             "lr_scheduler": {"scheduler": self.make_lr_scheduler(optimizer), "interval": "step"},
         }
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by norm or by value. Lightning refuses fused optimizers under any mixed precision, but only float16's
+        scaled gradients, which they unscale themselves, cannot be clipped."""
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val and gradient_clip_algorithm == "value":
+            torch.nn.utils.clip_grad_value_(self.denoiser.parameters(), gradient_clip_val)
+        elif gradient_clip_val:
+            torch.nn.utils.clip_grad_norm_(self.denoiser.parameters(), gradient_clip_val)
+
     def on_train_start(self) -> None:
         self._sums = torch.zeros(2, 4, device=self.device)
 

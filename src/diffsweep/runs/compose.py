@@ -28,7 +28,6 @@ from diffsweep.runs.run_source import PREFIX, SELECTORS, RunSearchPath, RunSourc
 from diffsweep.runs.schema import SCHEMAS
 
 
-
 def register() -> None:
     """Tell Hydra of the schemas and of the runs that configuration can be read from."""
     for name, schema in SCHEMAS.items():

@@ -54,7 +54,25 @@ def logger_mode_exists(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
     return None if cfg.logger.mode in modes else f"logger.mode is one of {', '.join(modes)}, not {cfg.logger.mode}"
 
 
-RULES: tuple[Rule, ...] = (logger_mode_exists, times_exist, x0_follows_from_eps, validation_by_steps, run_ends)
+def scaled_gradients_can_be_clipped(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
+    """A fused optimizer unscales float16's gradients itself, after they would have to be clipped."""
+    if (
+        str(cfg.trainer.precision) in ("16", "16-mixed")
+        and cfg.optimizer.get("fused")
+        and cfg.trainer.gradient_clip_val
+    ):
+        return "float16 gradients cannot be clipped with a fused optimizer; use optimizer.fused=false, or trainer.precision=bf16-mixed"
+    return None
+
+
+RULES: tuple[Rule, ...] = (
+    logger_mode_exists,
+    times_exist,
+    x0_follows_from_eps,
+    validation_by_steps,
+    run_ends,
+    scaled_gradients_can_be_clipped,
+)
 
 
 def apply(cfg: DictConfig, parts: Mapping[str, Any]) -> None:

@@ -1,0 +1,189 @@
+"""A user's mistake is one line that says how to mend it, exit code 2, and leaves nothing behind."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from diffsweep.runs.build import preflight
+from diffsweep.runs.compose import compose, nearest
+from diffsweep.runs.errors import UserError
+
+# What is typed, and what the line must say.
+TYPED = [
+    (["schedule=lineer"], ["schedule=lineer", "did you mean linear?", "schedule has", "cosine", "scaled_linear"]),
+    (["sampler=ddmi"], ["did you mean ddim?", "sampler has ancestral, ddim"]),
+    (["schedule=zzzzzzzz"], ["schedule=zzzzzzzz", "no such option", "schedule has", "linear"]),
+    (["schedul=linear"], ["schedul: no such key", "did you mean schedule?"]),
+    (["zzzzzzzz=1"], ["zzzzzzzz: no such key"]),
+    (["trainer.max_step=5"], ["trainer.max_step: no such key", "did you mean trainer.max_steps?"]),
+    (["backbone.chanels=8"], ["backbone.chanels: no such key", "did you mean backbone.channels?"]),
+    (["+zzzzzzzz=1"], ["zzzzzzzz: no such key"]),
+    (["+sed=1"], ["sed: no such key", "did you mean seed?"]),
+    (["+schedule.num_step=9"], ["schedule.num_step: no such key", "did you mean num_steps?"]),
+    (["+schedule.zzzzzzzz=9"], ["schedule.zzzzzzzz: no such key", "schedule has num_steps"]),
+    (["+callbacks.ema.dekay=0.9"], ["callbacks.ema.dekay: no such key", "did you mean decay?"]),
+    (["+trainer.max_stepz=9"], ["trainer.max_stepz: no such key", "did you mean max_steps?"]),
+    (["+paths.here=9"], ["paths.here: no such key"]),
+    (["trainer.max_steps=abc"], ["trainer.max_steps=abc", "integer"]),
+    (["schedule.num_steps=10.5"], ["schedule.num_steps=10.5", "integer"]),
+    (["backbone.channels=wide"], ["backbone.channels=wide", "integer"]),
+    (["backbone.channel_mult=[1,x]"], ["backbone.channel_mult", "integer"]),
+    (["backbone.channel_mult=2"], ["backbone.channel_mult=2", "sequence"]),
+    (["seed=abc"], ["seed=abc", "int"]),
+    (["trust=os"], ["trust"]),
+    (["optimizer.lr=fast"], ["optimizer.lr=fast", "number"]),
+    (["sampler.spacing=sideways"], ["sampler.spacing=sideways", "uniform"]),
+    (["sampler.clip=maybe"], ["sampler.clip=maybe", "static"]),
+    (["schedule.num_steps=0"], ["num_steps"]),
+    (["schedule.num_steps=-3"], ["num_steps"]),
+    (["sampler.steps=0"], ["steps"]),
+    (["dataset.batch_size=0"], ["dataset.batch_size", "at least 1"]),
+    (["dataset.num_workers=-1"], ["dataset.num_workers", "at least 0"]),
+    (["dataset.image_size=16"], ["digits"]),
+    (["callbacks.ema.decay=1.5"], ["callbacks.ema.decay"]),
+    (["trainer.max_steps=0"], ["trainer.max_steps", "[rule run_ends]"]),
+    (["trainer.check_val_every_n_epoch=1"], ["trainer.val_check_interval", "[rule validation_by_steps]"]),
+    (["trainer.val_check_interval=0"], ["trainer.val_check_interval"]),
+    (["trainer.log_every_n_steps=0"], ["trainer.log_every_n_steps"]),
+    (["trainer.accumulate_grad_batches=0"], ["trainer.accumulate_grad_batches"]),
+    (["trainer.precision=17"], ["precision", "17"]),
+    (["logger=wandb", "logger.mode=sometimes"], ["online, offline, disabled", "sometimes"]),
+    (["metrics=digits", "metrics.num_samples=1"], ["metrics.num_samples", "at least 2"]),
+    (["metrics=digits", "metrics.reference=test"], ["metrics.reference", "halves"]),
+    (["optimizer.lr=-1"], ["lr"]),
+    (["schedule=linear,cosine"], ["schedule", "-m"]),
+    (["schedule=3"], ["schedule=3", "schedule has", "linear"]),
+    (["schedule="], ["schedule"]),
+    (["schedule"], ["schedule"]),
+    (["seed=[1"], ["seed=[1"]),
+    (["backbone.channels=${nowhere}"], ["backbone.channels", "nowhere"]),
+    (["debug=slow"], ["debug=slow", "debug has fast"]),
+    (["~schedule"], ["schedule"]),
+    (["~seed"], ["seed"]),
+    (["schedule._target_=os.system"], ["os.system", "not allowed"]),
+    (["schedule._target_=diffsweep.schedules.Cosin"], ["diffsweep.schedules", "Cosin"]),
+]
+
+
+def line_of(done):
+    assert done.code == 2
+    assert "Traceback" not in done.err + done.out
+    (line,) = done.err.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+@pytest.mark.parametrize(("typed", "said"), TYPED, ids=[" ".join(typed) for typed, _ in TYPED])
+def test_one_line_and_nothing_left_behind(typed, said, command, fast):
+    line = line_of(command("train", *fast, *typed))
+    for part in said:
+        assert part.lower() in line.lower()
+    assert not list(Path.cwd().iterdir())
+
+
+@pytest.mark.parametrize(("command_name", "key"), [("sample", "run"), ("evaluate", "run"), ("train", "resume")])
+def test_what_is_no_run(command_name, key, command, finished, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "config.yaml").write_text("a: 1\n")
+    bare = shutil.copytree(finished, tmp_path / "bare", ignore=shutil.ignore_patterns("*.ckpt"))
+    for directory, said in (
+        ("nowhere", "there is no such folder"),
+        (tmp_path / "empty", "it has no config.yaml"),
+        (tmp_path / "foreign", "was not written by train.py"),
+        (bare, "last.ckpt"),
+    ):
+        line = line_of(command(command_name, f"{key}={directory}", "metrics=digits"))
+        assert said in line
+        assert str(directory) in line
+        assert not list(Path.cwd().iterdir())
+    assert sorted(path.name for path in bare.rglob("*") if path.is_file()) == ["config.yaml", "metrics.csv"]
+
+
+@pytest.mark.parametrize("name", ["sample", "evaluate"])
+def test_a_run_must_be_given(name, command):
+    assert "run= is missing" in line_of(command(name))
+    assert not list(Path.cwd().iterdir())
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["num_samples=0"], "num_samples"),
+        (["batch_size=0"], "batch_size"),
+        (["sampler=ddmi"], "did you mean ddim?"),
+        (["sampler.stepz=3"], "did you mean sampler.steps?"),
+        (["num_sample=3"], "did you mean num_samples?"),
+        (["backbone.channels=16"], "do not fit"),
+    ],
+)
+def test_a_mistake_in_sampling(typed, said, command, finished):
+    before = sorted(finished.rglob("*"))
+    assert said in line_of(command("sample", f"run={finished}", *typed))
+    assert not list(Path.cwd().iterdir())
+    assert sorted(finished.rglob("*")) == before
+
+
+@pytest.mark.parametrize("typed", [["num_samples=0"], ["num_samples=1"], []])
+def test_a_mistake_in_evaluating(typed, command, finished):
+    """No samples, or metrics=none as in the run: nothing to measure."""
+    before = sorted(finished.rglob("*"))
+    metrics = ["metrics=digits"] if typed else []
+    line = line_of(command("evaluate", f"run={finished}", *metrics, *typed))
+    assert ("num_samples" if typed else "metrics=digits") in line
+    assert sorted(finished.rglob("*")) == before
+
+
+def test_a_run_directory_in_use_is_told(command, finished, fast):
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    line = line_of(command("train", *fast, f"hydra.run.dir={finished}"))
+    assert "holds a run already" in line
+    assert f"resume={finished}" in line
+    assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("where", [0, 1, 2])
+def test_a_mistake_in_one_job_of_a_sweep_starts_none(where, command, fast):
+    arguments = ["schedule=linear,cosine,lineer", "seed=0,1"]
+    arguments.insert(where, "-m")
+    assert "did you mean linear?" in line_of(command("train", *arguments, *fast))
+    assert not list(Path.cwd().iterdir())
+
+
+def test_the_trace_comes_back_on_demand(command, monkeypatch, finished):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(UserError, match="did you mean linear"):
+        command("train", "schedule=lineer")
+    with pytest.raises(UserError, match="nowhere"):
+        command("sample", "run=nowhere")
+    with pytest.raises(UserError, match="num_samples"):
+        command("sample", f"run={finished}", "num_samples=0")
+
+
+def test_a_process_says_one_line(process, tmp_path):
+    done = process("train", "backbone.chanels=8", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert re.fullmatch(r"error: backbone\.chanels: .*did you mean backbone\.channels\?\n", done.stderr)
+    done = process("train", "schedule=lineer", cwd=tmp_path, HYDRA_FULL_ERROR="1")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_wrong_word_from_python():
+    with pytest.raises(UserError, match="did you mean linear"):
+        compose("train", ["schedule=lineer"])
+    with pytest.raises(UserError, match=r"trainer\.max_steps=abc"):
+        preflight(compose("train", ["logger=csv", "trainer.max_steps=abc"]))
+
+
+def test_every_default_passes_preflight():
+    preflight(compose("train", ["logger=csv"]))
+    preflight(compose("benchmark", []))
+
+
+def test_nearest_names_only_what_is_near():
+    assert nearest("lineer", ["linear", "cosine"]) == ", did you mean linear?"
+    assert nearest("xyz", ["linear", "cosine"]) == ""

@@ -1,0 +1,120 @@
+"""What a run saves of its configuration, where it goes, and the functions that configuration may call."""
+
+import re
+from pathlib import Path
+
+import lightning
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from diffsweep.runs.cli import reordered
+from diffsweep.runs.compose import compose, jobs, swept_keys
+from diffsweep.runs.resolvers import SWEPT, either, slug, sweep_name, swept
+from diffsweep.runs.training import train
+
+
+def test_a_saved_configuration_is_unresolved_and_says_all(finished):
+    text = (finished / "config.yaml").read_text()
+    for line in ("backbone: ${backbone}", "seed: ${seed}", "channels: ${dataset.channels}"):
+        assert line in text
+    saved = OmegaConf.load(finished / "config.yaml")
+    assert (saved.choices.schedule, saved.choices.prediction, saved.choices.model) == ("linear", "v", "ddpm")
+    assert (saved.seed, saved.schedule.num_steps, saved.resume_from) == (5, 500, None)
+    assert (saved.versions.torch, saved.versions.lightning) == (torch.__version__, lightning.__version__)
+    assert {"diffsweep", "hydra-core", "omegaconf", "python"} <= saved.versions.keys()
+    assert saved.git == {} or re.fullmatch("[0-9a-f]{40}", saved.git.commit)
+
+
+@pytest.mark.parametrize("logger", ["csv", "wandb"])
+def test_a_secret_of_the_environment_is_on_no_disk(logger, tmp_path, configure, monkeypatch):
+    """Where it is used it is known; what is saved has its name only."""
+    monkeypatch.setenv("A_SECRET", "hush-4711")
+    cfg = configure(tmp_path / "run", f"logger={logger}", "paths.cache_dir=${oc.env:A_SECRET}", "trainer.max_steps=1")
+    assert cfg.paths.cache_dir == "hush-4711"
+    train(cfg)
+    assert "${oc.env:A_SECRET}" in (tmp_path / "run" / "config.yaml").read_text()
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file() and not path.is_symlink()]
+    assert [path for path in files if b"hush-4711" in path.read_bytes()] == []
+
+
+def test_two_runs_of_the_same_second_have_their_own_directories(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    directories = {compose("train", ["logger=csv"]).paths.run_dir for _ in range(5)}
+    assert len(directories) == 5
+    for directory in map(Path, directories):
+        assert directory.parent == tmp_path / "outputs" / "train"
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_[0-9a-f]{4}", directory.name)
+
+
+def test_one_configuration_has_one_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cfg = compose("train", ["logger=csv"])
+    assert cfg.trainer.default_root_dir == cfg.paths.run_dir
+    assert cfg.callbacks.sample_grid.folder == f"{cfg.paths.run_dir}/samples"
+
+
+def test_output_dir_is_the_place_of_all(tmp_path):
+    cfg = compose("train", ["logger=csv", f"paths.output_dir={tmp_path / 'all'}"])
+    assert Path(cfg.paths.run_dir).parent == tmp_path / "all" / "train"
+    assert cfg.paths.cache_dir == str(tmp_path / "all" / "cache")
+
+
+def test_choices_compose_in_any_order():
+    overrides = ("schedule=linear", "schedule.num_steps=500", "prediction=v", "model=ddpm")
+    orders = (overrides, overrides[::-1], (*overrides[2:], *overrides[:2]))
+    made = [compose("train", ["hydra.run.dir=a", *order]) for order in orders]
+    assert all(cfg == made[0] for cfg in made)
+    assert (made[0].model.schedule.num_steps, made[0].choices.prediction) == (500, "v")
+
+
+def test_a_debug_preset_yields_to_the_command_line():
+    cfg = compose("train", ["debug=fast", "trainer.max_steps=9"])
+    assert (cfg.trainer.max_steps, cfg.trainer.val_check_interval) == (9, 2)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["-m", "a=1,2", "b=3"], ["a=1,2", "-m", "b=3"], ["a=1,2", "b=3", "-m"], ["a=1,2", "b=3", "--multirun"]],
+)
+def test_m_may_stand_anywhere(arguments):
+    assert reordered(arguments) == [next(a for a in arguments if a.startswith("-")), "a=1,2", "b=3"]
+
+
+def test_jobs_are_the_product_in_order():
+    expected = [["a=1", "c=9", f"b={b}"] for b in "xy"] + [["a=2", "c=9", f"b={b}"] for b in "xy"]
+    assert jobs(["a=1,2", "c=9", "b=x,y", "hydra/launcher=joblib"]) == expected
+    assert swept_keys(["a=1,2", "c=9", "b=x,y"]) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("schedule=linear", "schedule-linear"),
+        ("backbone.channel_mult=[1,2]", "backbone.channel_mult-1-2"),
+        ("optimizer.lr=1e-3", "optimizer.lr-1e-3"),
+        ("paths.output_dir=/a/../b c", "paths.output_dir-a-..-b-c"),
+        ("x" * 300, "x" * 100),
+    ],
+)
+def test_slugs_are_safe_names(text, expected):
+    assert slug(text) == expected
+
+
+def test_swept_names_what_varies(monkeypatch):
+    monkeypatch.setenv(SWEPT, "schedule,seed")
+    assert swept(["schedule=linear", "debug=fast", "seed=0"]) == "schedule-linear_seed-0"
+    monkeypatch.setenv(SWEPT, "")
+    assert swept(["debug=fast"]) == "all"
+
+
+def test_a_sweep_has_one_name_however_it_is_launched():
+    name = sweep_name("train", ["schedule=linear,cosine", "seed=0,1"])
+    assert name == sweep_name("train", ["seed=0,1", "hydra/launcher=joblib", "schedule=linear,cosine"])
+    assert re.fullmatch("train_[0-9a-f]{8}", name)
+    others = [("train", ["seed=0,1"]), ("sample", ["schedule=linear,cosine", "seed=0,1"])]
+    assert name not in {sweep_name(*other) for other in others}
+
+
+def test_either():
+    assert (either(None, 2), either(1, 2), either("", 2)) == (2, 1, "")

@@ -1,0 +1,172 @@
+"""Imports go down only, and the command line starts light."""
+
+import ast
+import graphlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).parents[2] / "src"
+ROOT = SRC / "diffsweep"
+# Lower may not import higher.
+RANKS = {
+    "files": 0,
+    "pictures": 0,
+    "schedules": 1,
+    "plots": 2,
+    "diffusion": 2,
+    "layers": 2,
+    "samplers": 3,
+    "guidance": 3,
+    "backbones": 3,
+    "autoencoders": 3,
+    "conditioning": 3,
+    "datasets": 3,
+    "metrics": 3,
+    "models": 4,
+    "callbacks": 4,
+    "runs": 5,
+}
+PURE = ("schedules", "diffusion", "layers", "samplers", "guidance", "backbones")
+HEAVY = ("torch", "lightning", "wandb", "matplotlib", "sklearn", "datasets", "torchmetrics", "numpy", "PIL", "scipy")
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def name_of(path):
+    parts = path.relative_to(SRC).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {name_of(path): path for path in FILES}
+
+
+def imports(path, inside=True):
+    """What a file imports, with ``from`` names resolved to modules; ``inside`` functions too, never for types only."""
+
+    def walk(node):
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+                continue
+            if not inside and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+                continue
+            if isinstance(child, ast.Import):
+                yield from (alias.name for alias in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                assert child.level == 0, f"{path}: a relative import"
+                for alias in child.names:
+                    full = f"{child.module}.{alias.name}"
+                    yield full if full in MODULES else child.module
+            else:
+                yield from walk(child)
+
+    return set(walk(ast.parse(path.read_text())))
+
+
+def group(module):
+    return module.split(".")[1] if module.startswith("diffsweep.") else None
+
+
+def test_every_package_has_its_layer():
+    assert {group(module) for module in MODULES} - {None} == set(RANKS)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_down_only(module):
+    own = group(module)
+    if own is None:  # diffsweep itself
+        assert not imports(MODULES[module])
+        return
+    for imported in imports(MODULES[module]):
+        other = group(imported)
+        if other is not None and other != own:
+            assert RANKS[other] <= RANKS[own], f"{module} imports {imported}"
+
+
+def test_modules_have_no_cycles():
+    """Also by way of what is imported inside functions."""
+    known = {module: imports(path) & MODULES.keys() - {module} for module, path in MODULES.items()}
+    list(graphlib.TopologicalSorter(known).static_order())
+
+
+def test_packages_have_no_cycles():
+    known = {}
+    for module, path in MODULES.items():
+        known.setdefault(group(module), set()).update(group(i) for i in imports(path) if group(i) != group(module))
+    list(graphlib.TopologicalSorter({k: v - {None} for k, v in known.items() if k}).static_order())
+
+
+@pytest.mark.parametrize("package", PURE)
+def test_the_mathematics_imports_torch_and_einops_only(package):
+    for path in (ROOT / package).rglob("*.py"):
+        outside = {name.partition(".")[0] for name in imports(path)} - {"diffsweep"}
+        assert outside - set(sys.stdlib_module_names) <= {"torch", "einops", "typing_extensions"}, path
+
+
+@pytest.mark.parametrize("package", ["wandb", "matplotlib", "sklearn", "datasets", "torchmetrics"])
+def test_heavy_packages_are_imported_where_they_are_used(package):
+    for path in FILES:
+        assert package not in {name.partition(".")[0] for name in imports(path, inside=False)}, path
+
+
+def test_commands_only_call():
+    for path in SRC.glob("*.py"):
+        assert {name for name in imports(path) if not name.startswith("diffsweep.runs")} == set(), path
+
+
+LOADED = "import runpy, sys, atexit; atexit.register(lambda: print('LOADED', *sys.modules)); sys.argv = sys.argv[1:]; "
+
+
+def loaded(process_result):
+    (line,) = [line for line in process_result.stdout.splitlines() if line.startswith("LOADED")]
+    return {name.partition(".")[0] for name in line.split()}
+
+
+@pytest.fixture(scope="module")
+def modules_of(environment, tmp_path_factory):
+    """``done, modules = modules_of("train", *arguments)``: a process, and the packages that it has imported at its end."""
+
+    def modules_of(name, *arguments):
+        script = str(SRC / f"{name}.py")
+        done = subprocess.run(
+            [sys.executable, "-c", LOADED + "runpy.run_path(sys.argv[0], run_name='__main__')", script, *arguments],
+            env={**environment, "PYTHONPATH": str(SRC)},
+            cwd=tmp_path_factory.mktemp("here"),
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        return done, loaded(done)
+
+    return modules_of
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("train", ["--help"]),
+        ("sample", ["--help"]),
+        ("train", ["schedule=lineer"]),
+        ("train", ["--cfg", "job", "schedule=linear"]),
+    ],
+)
+def test_words_alone_import_nothing_heavy(modules_of, name, arguments):
+    done, modules = modules_of(name, *arguments)
+    assert modules & set(HEAVY) == set()
+    if "--help" in arguments:
+        assert done.returncode == 0
+        for expected in ("schedule", "scaled_linear", "Examples", f"python src/{name}.py"):
+            assert expected in done.stdout
+
+
+def test_tab_completion_imports_nothing_heavy(modules_of):
+    done, modules = modules_of("train", "-sc", "query=bash")
+    assert modules & set(HEAVY) == set(), done
+
+
+def test_a_run_without_wandb_never_imports_it(modules_of, fast):
+    done, modules = modules_of("train", *fast, "trainer.max_steps=1", "hydra.run.dir=run")
+    assert done.returncode == 0, done.stderr
+    assert {"torch", "lightning"} <= modules
+    assert "wandb" not in modules

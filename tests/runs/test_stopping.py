@@ -1,0 +1,217 @@
+"""Ctrl-C and SIGTERM."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from diffsweep.models import DiffusionModel
+from diffsweep.runs.errors import Stopped
+from diffsweep.runs.stopping import StopSignals
+from diffsweep.runs.training import train
+
+
+class FakeTrainer:
+    """Knows what it was asked to save."""
+
+    def __init__(self):
+        self.global_step, self.saved = 7, []
+
+    def save_checkpoint(self, path):
+        self.saved.append(path)
+
+
+def entered(*events, trainer=None):
+    """The exit code that a StopSignals ends with under events: signals, and names of its hooks."""
+    with StopSignals("last.ckpt") as signals:
+        for event in events:
+            if isinstance(event, signal.Signals):
+                os.kill(os.getpid(), event)
+            else:
+                getattr(signals, event)(trainer, None)
+    raise AssertionError("went on")
+
+
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_outside_of_training_a_signal_raises_at_once(number, code):
+    with pytest.raises(Stopped) as stopped:
+        entered(number)
+    assert stopped.value.code == code
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_in_training_it_waits_for_the_end_of_the_step(number, code):
+    trainer = FakeTrainer()
+    with pytest.raises(AssertionError, match="went on"):
+        entered("on_train_start", "on_train_batch_end", number, trainer=trainer)
+    assert trainer.saved == []
+    with pytest.raises(Stopped) as stopped:
+        entered("on_train_start", number, "on_train_batch_end", trainer=trainer)
+    assert stopped.value.code == code
+    assert trainer.saved == ["last.ckpt"]
+
+
+def test_a_second_signal_raises_at_once():
+    trainer = FakeTrainer()
+    with pytest.raises(Stopped) as stopped:
+        entered("on_train_start", signal.SIGINT, signal.SIGTERM, trainer=trainer)
+    assert stopped.value.code == 143
+    assert trainer.saved == []
+
+
+def test_after_training_a_signal_raises_at_once_again():
+    with pytest.raises(Stopped):
+        entered("on_train_start", "on_train_end", signal.SIGTERM)
+
+
+def test_the_handlers_before_come_back():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with StopSignals("last.ckpt"):
+        assert signal.getsignal(signal.SIGTERM) not in before
+    with pytest.raises(ZeroDivisionError), StopSignals("last.ckpt"):
+        1 / 0  # noqa: B018
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def send_in(monkeypatch, name, number, when):
+    """A signal at the beginning of a method of the model, where ``when(model)``."""
+    original, sent = getattr(DiffusionModel, name), []
+
+    def method(self, *arguments, **keywords):
+        if not sent and when(self):
+            sent.append(number)
+            os.kill(os.getpid(), number)
+        return original(self, *arguments, **keywords)
+
+    monkeypatch.setattr(DiffusionModel, name, method)
+
+
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
+def test_a_stopped_run_says_how_to_go_on(number, code, tmp_path, configure, monkeypatch, capsys, checkpoint):
+    send_in(monkeypatch, "training_step", number, lambda model: model.global_step == 2)
+    with pytest.raises(Stopped) as stopped:
+        train(configure(tmp_path / "run"))
+    assert stopped.value.code == code
+    assert checkpoint(tmp_path / "run")["global_step"] == 3
+    said = capsys.readouterr().out
+    assert "stopped at step 3" in said
+    assert f"resume={tmp_path / 'run'}" in said
+
+
+def test_stopped_in_validation_the_weights_saved_are_those_that_train(
+    tmp_path, configure, resume, monkeypatch, checkpoint
+):
+    """Not the average that validation runs with; the run goes on from there as if nothing had been."""
+    train(configure(tmp_path / "whole", "trainer.max_steps=5"))
+    with monkeypatch.context() as patch:
+        send_in(patch, "validation_step", signal.SIGTERM, lambda model: model.global_step == 2)
+        with pytest.raises(Stopped):
+            train(configure(tmp_path / "run", "trainer.max_steps=5"))
+    assert checkpoint(tmp_path / "run")["global_step"] in (2, 3)
+    train(resume(tmp_path / "run"))
+    whole, run = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "run")
+    for part in (lambda c: c["state_dict"], lambda c: c["ema"]["weights"]):
+        assert all(torch.equal(part(whole)[name], part(run)[name]) for name in part(whole))
+
+
+def test_a_signal_in_the_last_validation_leaves_a_finished_checkpoint(tmp_path, configure, monkeypatch, checkpoint):
+    send_in(monkeypatch, "validation_step", signal.SIGTERM, lambda model: model.global_step == 4)
+    with pytest.raises(Stopped) as stopped:
+        train(configure(tmp_path / "run"))
+    assert stopped.value.code == 143
+    assert checkpoint(tmp_path / "run")["global_step"] == 4
+
+
+def test_nothing_is_said_to_be_saved_that_is_not(tmp_path, configure, monkeypatch, capsys):
+    """Stopped before the first step: there is no checkpoint to go on from, and none is named."""
+    send_in(monkeypatch, "configure_optimizers", signal.SIGINT, lambda model: True)
+    with pytest.raises(Stopped):
+        train(configure(tmp_path / "run"))
+    assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
+    said = capsys.readouterr().out
+    assert "saved in" not in said
+    assert "resume=" not in said
+
+
+def test_stopped_while_measuring_says_how_to_go_on(tmp_path, configure, resume, monkeypatch, capsys):
+    """Training is over and saved: going on measures it."""
+    metrics = ("metrics=digits", "metrics.num_samples=8", "metrics.kid_subset_size=8", "metrics.reference=train")
+    with monkeypatch.context() as patch:
+        send_in(patch, "sample", signal.SIGINT, lambda model: True)
+        with pytest.raises(Stopped) as stopped:
+            train(configure(tmp_path / "run", *metrics))
+    assert stopped.value.code == 130
+    assert f"resume={tmp_path / 'run'}" in capsys.readouterr().out
+    train(resume(tmp_path / "run"))
+    assert (tmp_path / "run" / "metrics.json").exists()
+
+
+@pytest.fixture
+def running(environment, tmp_path):
+    """A command in a process of its own, that is ended with the test."""
+    started = []
+
+    def running(*arguments):
+        script = Path(__file__).parents[2] / "src" / "train.py"
+        started.append(
+            subprocess.Popen(
+                [sys.executable, str(script), *arguments],
+                cwd=tmp_path,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+        return started[-1]
+
+    yield running
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_process_saves_a_whole_step_and_exits(number, code, running, fast, tmp_path, checkpoint):
+    """And it works from a folder that is not the repository."""
+    settings = ("hydra.run.dir=run", "trainer.max_steps=100000", "trainer.log_every_n_steps=1")
+    process = running(*fast, *settings, "trainer.val_check_interval=90000")
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "run" / "metrics.csv").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    assert "resume=run" in out
+    saved = checkpoint(tmp_path / "run")
+    assert saved["global_step"] > 0
+    assert saved["ema"]["step"] == saved["global_step"] == saved["lr_schedulers"][0]["last_epoch"]
+    assert {int(state["step"]) for state in saved["optimizer_states"][0]["state"].values()} == {saved["global_step"]}
+
+
+def test_a_thread_without_handlers_trains(tmp_path, configure):
+    """Outside the main thread Python allows no handlers: there the run is simply not stopped."""
+    seen = SimpleNamespace(error=None)
+
+    def run():
+        try:
+            train(configure(tmp_path / "run"))
+        except BaseException as error:
+            seen.error = error
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert seen.error is None
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()

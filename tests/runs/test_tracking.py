@@ -1,0 +1,168 @@
+"""Where a run's numbers go."""
+
+import pytest
+import torch
+
+from diffsweep.models import DiffusionModel
+from diffsweep.runs import report
+from diffsweep.runs.errors import Stopped
+from diffsweep.runs.tracking import MetricsFile, run_id
+from diffsweep.runs.training import train
+
+
+def logged(path, *rows):
+    file = MetricsFile(path)
+    for step, metrics in rows:
+        file.log_metrics(metrics, step)
+    file.save()
+    return path.read_text()
+
+
+def test_one_row_a_step_and_one_column_a_metric(tmp_path):
+    rows = ((2, {"b": 0.5, "epoch": 0}), (4, {"b": 1 / 3}), (4, {"a": torch.tensor(2.0)}))
+    assert logged(tmp_path / "metrics.csv", *rows) == "step,a,b\n2,,0.5\n4,2,0.33333333\n"
+
+
+def test_rows_after_the_step_resumed_from_are_written_anew(tmp_path):
+    path = tmp_path / "metrics.csv"
+    logged(path, (1, {"a": 1}), (2, {"a": 2}), (3, {"a": 3}), (4, {"a": 4}))
+    assert logged(path, (3, {"a": 30})) == "step,a\n1,1\n2,2\n3,30\n"
+    assert logged(path, (5, {"b": 50})) == "step,a,b\n1,1,\n2,2,\n3,30,\n5,,50\n"
+
+
+def test_a_run_that_logs_nothing_leaves_the_file(tmp_path):
+    path = tmp_path / "metrics.csv"
+    before = logged(path, (1, {"a": 1}))
+    file = MetricsFile(path)
+    file.finalize("success")
+    assert path.read_text() == before
+
+
+def test_ids_are_the_last_two_names(tmp_path):
+    from pathlib import Path
+
+    assert run_id(Path("/a/sweeps/train_0a/0_seed-1")) == "train-0a-0-seed-1"
+    assert len(run_id(Path("/a/" + "b" * 200))) == 64
+
+
+def test_metric_rows_put_real_data_beside_samples():
+    rows = report.metric_rows({"images_per_second": 99.6, "fid": 1.23456, "fid_real": 0.5, "is": 2.0, "is_real": 3.0})
+    assert rows == [
+        ("FID", "1.235", "real against real 0.500"),
+        ("IS", "2.000", "real 3.000"),
+        ("sampling", "100", "images/s"),
+    ]
+    assert report.metric_rows({"fid": 1.0}) == [("FID", "1.000", "")]
+
+
+def test_tables_are_aligned():
+    assert report.table([("a", "10.5", "x"), ("long", "1", "")]) == "  a     10.5  x\n  long     1"
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.4, "0 s"), (59.4, "59 s"), (75, "1 min 15 s"), (3600, "60 min 0 s")])
+def test_durations(seconds, said):
+    assert report.duration(seconds) == said
+
+
+def test_paths_are_shown_as_one_would_type_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert report.shown(tmp_path / "a" / "b") == "a/b"
+    assert report.shown("/elsewhere") == "/elsewhere"
+
+
+class FakeRun:
+    """As much of a W&B run as is used."""
+
+    def __init__(self, calls, keywords):
+        self.calls, self.keywords, self.metrics, self.logged = calls, keywords, {}, []
+        self.id, self.name = keywords["id"], keywords["name"]
+
+    def define_metric(self, name, **keywords):
+        self.metrics[name] = keywords
+
+    def log(self, data, **keywords):
+        self.logged.append(dict(data))
+
+    def project_name(self):
+        return "diffsweep"
+
+
+@pytest.fixture
+def wandb_runs(monkeypatch):
+    """The W&B runs that were begun, with what they were begun with and the exit codes that they ended with."""
+    wandb = pytest.importorskip("wandb")
+    begun = []
+
+    def init(**keywords):
+        begun.append(FakeRun(begun, keywords))
+        monkeypatch.setattr(wandb, "run", begun[-1])
+        return begun[-1]
+
+    def finish(exit_code=None, **_):
+        begun[-1].exit_code = exit_code
+        monkeypatch.setattr(wandb, "run", None)
+
+    monkeypatch.setattr(wandb, "init", init)
+    monkeypatch.setattr(wandb, "finish", finish)
+    return begun
+
+
+def test_a_tracked_run(tmp_path, configure, wandb_runs):
+    train(configure(tmp_path / "run", "logger=wandb", "schedule=linear", "prediction=v", "seed=3"))
+    (run,) = wandb_runs
+    config = run.keywords["config"]
+    expected = {"model": "ddpm", "schedule": "linear", "backbone": "unet", "sampler": "ancestral", "dataset": "digits"}
+    assert {key: config[key] for key in (*expected, "prediction", "seed")} == {**expected, "prediction": "v", "seed": 3}
+    assert (run.keywords["mode"], run.keywords["dir"]) == ("offline", str(tmp_path / "run"))
+    assert run.keywords["group"] is None
+    assert run.exit_code == 0
+    lower = {name for name, keywords in run.metrics.items() if keywords.get("summary") == "min"}
+    higher = {name for name, keywords in run.metrics.items() if keywords.get("summary") == "max"}
+    assert {"val/loss", "eval/fid", "eval/kid", "train/loss"} <= lower
+    assert {"eval/is", "eval/images_per_second"} <= higher
+    names = {name for row in run.logged for name in row}
+    assert {"train/loss", "train/loss_q1", "val/loss", "val/x0_mse", "val/eps_mse", "trainer/global_step"} <= names
+
+
+@pytest.mark.parametrize("mode", ["online", "offline", "disabled"])
+def test_modes(tmp_path, configure, wandb_runs, mode):
+    train(configure(tmp_path / "run", "logger=wandb", f"logger.mode={mode}", "trainer.max_steps=1"))
+    assert [run.keywords["mode"] for run in wandb_runs] == ([] if mode == "disabled" else [mode])
+
+
+def test_a_resumed_run_is_the_same_run_to_wandb(tmp_path, configure, resume, wandb_runs):
+    train(configure(tmp_path / "run", "logger=wandb", "logger.mode=online", "trainer.max_steps=1"))
+    train(resume(tmp_path / "run", "trainer.max_steps=2"))
+    first, second = (run.keywords for run in wandb_runs)
+    assert first["id"] == second["id"]
+    assert second["resume"] == "allow"
+
+
+def test_a_failed_run_is_marked_failed(tmp_path, configure, wandb_runs, monkeypatch):
+    def fail(error):
+        def training_step(self, *_):
+            raise error
+
+        monkeypatch.setattr(DiffusionModel, "training_step", training_step)
+
+    for index, (error, code) in enumerate([(RuntimeError("broke"), 1), (Stopped(143), 143), (KeyboardInterrupt(), 1)]):
+        fail(error)
+        with pytest.raises(BaseException):  # noqa: B017
+            train(configure(tmp_path / f"run{index}", "logger=wandb"))
+        assert wandb_runs[-1].exit_code == code
+
+
+def test_a_diverged_run_is_marked_failed(tmp_path, configure, wandb_runs):
+    from diffsweep.callbacks import LossIsNaN
+
+    with pytest.raises(LossIsNaN):
+        train(configure(tmp_path / "run", "logger=wandb", "optimizer.lr=1e30", "lr_scheduler.warmup_steps=0"))
+    assert wandb_runs[0].exit_code == 1
+
+
+def test_real_wandb_writes_into_the_run(tmp_path, configure):
+    """Offline, and without a run left open."""
+    wandb = pytest.importorskip("wandb")
+    train(configure(tmp_path / "run", "logger=wandb", "trainer.max_steps=1"))
+    assert len(list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))) == 1
+    assert wandb.run is None

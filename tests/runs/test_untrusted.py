@@ -1,0 +1,228 @@
+"""A run's configuration may come from anyone: nothing in it is executed but what is ours."""
+
+import contextlib
+import os
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from omegaconf import OmegaConf
+
+from diffsweep.runs.build import preflight
+from diffsweep.runs.check import locate
+from diffsweep.runs.compose import compose
+from diffsweep.runs.errors import UserError
+from diffsweep.runs.loading import load_model
+from diffsweep.runs.training import train
+
+FORBIDDEN = (
+    "os.system",
+    "posix.system",
+    "subprocess.run",
+    "builtins.exec",
+    "builtins.eval",
+    "torch.load",
+    "torch.save",
+    "torch.hub.load",
+    "torch.nn.functional.torch.load",
+    "torch.optim.lr_scheduler.LambdaLR",
+    "torch.optim.optimizer.torch.load",
+    "torch.nn.Linear",
+    "diffsweep.runs.build.torch.load",
+    "diffsweep.runs.training.subprocess.run",
+    "diffsweep.runs.training.os.system",
+    "diffsweep.files.os.unlink",
+    "diffsweep.models.DDPM.load_from_checkpoint",
+    "diffsweep.runs.build.instantiate",
+    "hydra.utils.instantiate",
+    "hydra.utils.call",
+    "lightning.Trainer.fit",
+    "lightning.pytorch.Trainer",
+    "lightningx.Trainer",
+    "torchx.anything",
+    "diffsweepx.Model",
+)
+
+
+@pytest.mark.parametrize("name", FORBIDDEN)
+def test_foreign_targets_are_refused(name):
+    with pytest.raises(UserError, match=r"_target_"):
+        locate(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["diffsweep.schedules.Cosine", "torch.optim.AdamW", "torch.optim.adam.Adam", "lightning.Trainer"]
+)
+def test_what_a_run_is_made_of_is_allowed(name):
+    assert locate(name).__name__ == name.rpartition(".")[2]
+
+
+def test_a_refused_package_is_not_even_imported(tmp_path, monkeypatch):
+    (tmp_path / "evil_package.py").write_text(f"open({str(tmp_path / 'pwned')!r}, 'w')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=r"trust=\[evil_package\]"):
+        locate("evil_package.Thing")
+    assert "evil_package" not in sys.modules
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize("name", ["diffsweep.schedules.Nothing", "diffsweep.nowhere.Thing", "torch.optim.NoSuch"])
+def test_what_does_not_exist_is_told(name):
+    with pytest.raises(UserError, match="no "):
+        locate(name)
+
+
+@pytest.fixture
+def evil(finished, tmp_path):
+    """``directory = evil(key, value)``: a finished run whose saved configuration somebody changed."""
+
+    def evil(key, value):
+        directory = shutil.copytree(finished, tmp_path / "evil")
+        config = OmegaConf.load(directory / "config.yaml")
+        OmegaConf.update(config, key, value, force_add=True)
+        (directory / "config.yaml").write_text(OmegaConf.to_yaml(config))
+        return directory
+
+    return evil
+
+
+@pytest.fixture
+def payload(tmp_path, monkeypatch):
+    """A target on no list of anybody's: who calls it leaves a file."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (folder / "evil_target.py").write_text("def touch(path):\n    open(path, 'w').close()\n")
+    monkeypatch.syspath_prepend(folder)
+    yield SimpleNamespace(
+        plain={"_target_": "evil_target.touch", "path": str(tmp_path / "pwned")},
+        create=f"${{oc.create:{{_target_:evil_target.touch,path:'{tmp_path / 'pwned'}'}}}}",
+        decode=f"${{oc.decode:\"{{_target_: evil_target.touch, path: '{tmp_path / 'pwned'}'}}\"}}",
+        file=tmp_path / "pwned",
+    )
+    sys.modules.pop("evil_target", None)
+
+
+PLACES = ("callbacks.evil", "model", "schedule", "model.schedule", "sampler.steps", "metrics", "optimizer", "dataset")
+
+
+@pytest.mark.parametrize("way", ["plain", "create"])
+@pytest.mark.parametrize("place", PLACES)
+def test_a_changed_run_is_refused_before_anything_runs(evil, payload, place, way):
+    """Written out, and as an interpolation that becomes a target when it is resolved."""
+    directory = evil(place, getattr(payload, way))
+    for command, key in (("evaluate", "run"), ("train", "resume")):
+        try:
+            with pytest.raises(UserError):
+                preflight(compose(command, [f"{key}={directory}"]))
+        finally:
+            assert not payload.file.exists(), "executed"
+
+
+@pytest.mark.parametrize("place", ["callbacks.evil", "model.schedule"])
+def test_a_target_in_a_string_is_not_executed(evil, payload, place):
+    directory = evil(place, payload.decode)
+    for command, key in (("evaluate", "run"), ("train", "resume")):
+        with contextlib.suppress(Exception):
+            preflight(compose(command, [f"{key}={directory}"]))
+        assert not payload.file.exists()
+
+
+@pytest.mark.parametrize("way", ["plain", "create"])
+def test_a_changed_run_is_refused_from_python_too(evil, payload, way):
+    """Where nobody called the check before."""
+    directory = evil("model.schedule", getattr(payload, way))
+    for call in (
+        lambda: load_model(compose("sample", [f"run={directory}"])),
+        lambda: train(compose("train", [f"resume={directory}", "trainer.max_steps=5"])),
+    ):
+        try:
+            with pytest.raises(UserError):
+                call()
+        finally:
+            assert not payload.file.exists(), "executed"
+
+
+def test_a_changed_run_writes_no_file_through_ours(evil, tmp_path):
+    """Ours, but no part of a run: with arguments of a stranger's choice it overwrites any file."""
+    target = {"_target_": "diffsweep.files.write_text", "path": str(tmp_path / "pwned"), "text": "anything"}
+    directory = evil("callbacks.evil", target)
+    with contextlib.suppress(UserError):
+        preflight(compose("evaluate", [f"run={directory}"]))
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.mark.parametrize("what", ["callbacks", "launcher", "env_set", "run"])
+def test_a_changed_run_says_nothing_to_hydra(evil, payload, tmp_path, command, monkeypatch, what):
+    seen = []
+    monkeypatch.setattr("diffsweep.runs.sampling.sample", lambda cfg: seen.append(os.environ.get("FROM_A_RUN")))
+    content = {
+        "callbacks": {"callbacks": {"evil": payload.plain}},
+        "launcher": {"launcher": payload.plain},
+        "env_set": {"job": {"env_set": {"FROM_A_RUN": "1"}}},
+        "run": {"run": {"dir": "elsewhere"}},
+    }[what]
+    done = command("sample", f"run={evil('hydra', content)}", "num_samples=1", f"output={tmp_path / 'out'}")
+    assert not payload.file.exists()
+    assert not Path("elsewhere").exists()
+    assert seen in ([], [None])
+    assert done.code in (0, 2)
+
+
+def test_the_command_line_refuses_in_one_line(evil, tmp_path, command):
+    directory = evil("callbacks.evil", {"_target_": "os.system", "command": f"touch {tmp_path / 'pwned'}"})
+    for name, key in (("sample", "run"), ("evaluate", "run"), ("train", "resume")):
+        done = command(name, f"{key}={directory}")
+        assert done.code == 2
+        assert len(done.err.splitlines()) == 1
+        assert "os.system is not allowed" in done.err
+    assert not (tmp_path / "pwned").exists()
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A user's own package with a schedule in it."""
+    folder = tmp_path / "site" / "mine_for_tests"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text(
+        "from diffsweep.schedules import Cosine\n\n\nclass Mine(Cosine):\n    def __init__(self, num_steps: int = 10):\n"
+        "        super().__init__(num_steps)\n"
+    )
+    monkeypatch.syspath_prepend(folder.parent)
+    yield folder.name
+    sys.modules.pop("mine_for_tests", None)
+
+
+def mine(directory):
+    config = OmegaConf.load(directory / "config.yaml")
+    config.schedule = {"_target_": "mine_for_tests.Mine", "num_steps": 20}
+    (directory / "config.yaml").write_text(OmegaConf.to_yaml(config))
+    return directory
+
+
+def test_trust_admits_a_users_package(package, finished, tmp_path):
+    directory = mine(shutil.copytree(finished, tmp_path / "run"))
+    with pytest.raises(UserError, match=r"trust=\[mine_for_tests\]"):
+        preflight(compose("sample", [f"run={directory}"]))
+    cfg = compose("sample", [f"run={directory}", "trust=[mine_for_tests]"])
+    preflight(cfg)
+    assert load_model(cfg).denoiser.schedule.num_steps == 20
+
+
+def test_trust_of_one_package_is_not_trust_of_another(package):
+    for name in ("os.system", "torch.load", "subprocess.run", "mine_for_testsx.Mine"):
+        with pytest.raises(UserError):
+            locate(name, ["mine_for_tests"])
+
+
+def test_a_saved_run_does_not_bring_its_trust(package, finished, tmp_path):
+    directory = mine(shutil.copytree(finished, tmp_path / "run"))
+    config = OmegaConf.load(directory / "config.yaml")
+    config.trust = ["mine_for_tests", "os"]
+    (directory / "config.yaml").write_text(OmegaConf.to_yaml(config))
+    for command, key in (("sample", "run"), ("evaluate", "run"), ("train", "resume")):
+        cfg = compose(command, [f"{key}={directory}"])
+        assert list(cfg.trust) == []
+        with pytest.raises(UserError, match="not allowed"):
+            preflight(cfg)
