@@ -20,6 +20,12 @@ def shifted(x: Tensor) -> Tensor:
     return padded[torch.arange(len(x))[:, None, None], 0, rows[:, :, None], columns[:, None, :]][:, None]
 
 
+def noisy(x: Tensor, most: float = 0.25) -> Tensor:
+    """Noise of up to two grey levels, of another size for each digit: features should see the digit, not the noise. (Trained
+    without it, noise of less than one grey level on real digits lowers their IS by 6 %.)"""
+    return x + most * torch.rand(len(x), 1, 1, 1) * torch.randn_like(x)
+
+
 def train_digits_classifier(epochs: int = 60, batch_size: int = 50, seed: int = 0) -> tuple[DigitsClassifier, float]:
     """A classifier trained on the training split only, and its accuracy on the held-out one."""
     torch.manual_seed(seed)
@@ -30,7 +36,7 @@ def train_digits_classifier(epochs: int = 60, batch_size: int = 50, seed: int = 
     decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
         rows = torch.randint(0, len(train["x"]), (batch_size,))
-        _, logits = classifier(shifted(train["x"][rows]))
+        _, logits = classifier(noisy(shifted(train["x"][rows])))
         loss = functional.cross_entropy(logits, train["label"][rows], label_smoothing=0.05)
         optimizer.zero_grad()
         loss.backward()
