@@ -2,7 +2,6 @@
 
 from torch import nn
 
-
 MIN_CHANNELS_PER_GROUP = 4
 
 

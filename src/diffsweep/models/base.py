@@ -95,13 +95,29 @@ class DiffusionModel(LightningModule):
             torch.nn.utils.clip_grad_norm_(self.denoiser.parameters(), gradient_clip_val)
 
     def on_train_start(self) -> None:
-        self._sums = torch.zeros(2, 4, device=self.device)
+        self._sums = self._sums.to(self.device)
+
+    def _log_is_due(self) -> bool:
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return self.global_step % every == 0
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["loss_sums"] = self._sums
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._sums = checkpoint["loss_sums"]
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # A new interval begins. Not where the last one is logged, since a checkpoint may come between.
+        if batch_idx % self.trainer.accumulate_grad_batches == 0 and self._log_is_due():
+            self._sums.zero_()
         # For dropout inside networks: a resumed step draws what the uninterrupted one would have drawn.
         accumulated = batch_idx % self.trainer.accumulate_grad_batches
         keys = (self.seed, self.global_step, accumulated, self.global_rank)
-        torch.manual_seed(functools.reduce(lambda mixed, key: (mixed * 1_000_003 + key) % 2**63, keys))
+        seed = functools.reduce(lambda mixed, key: (mixed * 1_000_003 + key) % 2**63, keys)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would queue a stack trace for absent devices
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         noise = Noise(self.seed, batch["position"])
@@ -113,11 +129,10 @@ class DiffusionModel(LightningModule):
         return (weight * losses).mean()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if self.global_step % every == 0 and self.global_step > 0:
+        stepped = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
+        if stepped and self._log_is_due():
             self.log_dict(_by_quarter("train/loss", self._sums), sync_dist=True)
             self.log("step", float(self.global_step))  # the steps taken; Lightning's own count is one behind here
-            self._sums.zero_()
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """The loss at fixed (x, t, eps), stratified over t, and the errors in x0 and eps units, which are comparable

@@ -16,11 +16,12 @@ from diffsweep.runs.errors import UserError
 
 
 def build(cfg: DictConfig, group: str, **more: Any) -> Any:
-    """The object that a group of a checked configuration describes; ``more`` are keywords that are objects.
+    """The object that a group of a configuration describes; ``more`` are keywords that are objects.
 
     Raises:
         UserError: a value is out of its range; the message is the constructor's.
     """
+    check(cfg)  # here, so that nothing is built unchecked, wherever the configuration came from
     try:
         return instantiate(cfg[group], _convert_="all", **more)
     except Exception as error:
@@ -53,11 +54,14 @@ def preflight(cfg: DictConfig) -> None:
     Raises:
         UserError: in one line, with what to use instead.
     """
-    check(cfg)
     with torch.random.fork_rng(devices=[]):
         parts = {group: build(cfg, group) for group in ("schedule", "prediction", "sampler", "dataset")}
         for group in ("metrics", "callbacks"):
             build(cfg, group)
+        try:
+            build(cfg, "optimizer")([torch.nn.Parameter(torch.zeros(1))])
+        except ValueError as error:
+            raise UserError(f"optimizer: {error}") from error
         with torch.device("meta"):  # shapes only: a large network costs nothing
             build(cfg, "backbone")
     rules.apply(cfg, parts)

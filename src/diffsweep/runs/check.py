@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, get_type_hints
 
@@ -13,7 +14,12 @@ from diffsweep.runs.errors import UserError
 
 # A configuration can come from a run that someone else made. Only these are built: what diffsweep itself defines,
 # torch's optimizers, and exact names.
-OURS = "diffsweep"
+PACKAGES = (
+    *("schedules", "diffusion", "layers", "samplers", "guidance", "conditioning", "backbones", "autoencoders"),
+    *("datasets", "metrics", "models", "callbacks"),
+)
+OURS = tuple(f"diffsweep.{package}" for package in PACKAGES)
+RESOLVERS = ("oc.env",)  # functions that a value may call; others can build or run things
 NAMES = ("lightning.Trainer",)
 RESERVED = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 
@@ -38,7 +44,7 @@ def locate(name: str, trust: Sequence[str] = ()) -> Callable[..., Any]:
         UserError: it does not exist, or is neither ours, nor a torch optimizer, nor of a package in ``trust``.
     """
     package = name.partition(".")[0]
-    if package not in (OURS, "torch", *trust) and name not in NAMES:
+    if package not in ("diffsweep", "torch", *trust) and name not in NAMES:
         raise UserError(f"_target_ {name} is not allowed; if you trust its package, add trust=[{package}]")
     module, attributes = _import_longest(name)
     found: Any = module
@@ -49,7 +55,7 @@ def locate(name: str, trust: Sequence[str] = ()) -> Callable[..., Any]:
     home = getattr(found, "__module__", "") or ""
     import torch
 
-    ours = home.partition(".")[0] in (OURS, *trust)
+    ours = home.startswith(OURS) or home.partition(".")[0] in trust
     optimizer = inspect.isclass(found) and issubclass(found, torch.optim.Optimizer) and home.startswith("torch.optim")
     if not callable(found) or not (ours or optimizer or name in NAMES):
         raise UserError(f"_target_ {name} is not allowed: it is not one of diffsweep's own")
@@ -75,8 +81,26 @@ def check(cfg: DictConfig) -> None:
         UserError: with the key's full path.
     """
     trust = list(cfg.trust)
+    for path, text in _texts(OmegaConf.to_container(cfg, resolve=False)):
+        for resolver in re.findall(r"\$\{\s*([\w.]+)\s*:", text):
+            if resolver not in RESOLVERS:
+                raise UserError(f"{path}: a value may not call {resolver}")
     for path, node in targets(cfg):
         _check_node(path, node, locate(str(node._target_), trust))
+
+
+def _texts(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Every text in a plain configuration, keys too, with its full path."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            inner = f"{path}.{key}" if path else str(key)
+            yield inner, str(key)
+            yield from _texts(value, inner)
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _texts(value, f"{path}[{index}]")
+    elif isinstance(node, str):
+        yield path, node
 
 
 def _check_node(path: str, node: DictConfig, target: Callable[..., Any]) -> None:

@@ -1,9 +1,11 @@
 """The command line: what all commands share. Imports Hydra only; torch is imported when a command really runs."""
 
+import contextlib
 import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from textwrap import indent
 from typing import Any
 
@@ -66,6 +68,7 @@ def help_text(command: str) -> str:
 
 def _run(command: str) -> None:
     import hydra
+    from hydra.core.hydra_config import HydraConfig
 
     from diffsweep.runs.compose import explained, from_hydra, register, swept_keys
     from diffsweep.runs.conf import CONF
@@ -88,6 +91,9 @@ def _run(command: str) -> None:
         try:
             return run(from_hydra(command, cfg))
         except Exception as error:
+            if _is_users(error):
+                with contextlib.suppress(OSError):  # a directory that nothing was written to is not left behind
+                    Path(HydraConfig.get().runtime.output_dir).rmdir()
             if sweeping or wants_trace or not _is_users(error):
                 raise  # the sweep's other jobs go on
             sys.exit(_tell(error))  # past Hydra, which would put a line of its own before it

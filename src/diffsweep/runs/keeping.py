@@ -19,13 +19,14 @@ class KeepCheckpoints(Callback):
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.best = float("inf")
+        self.best = self.latest = float("inf")
         self._saved_at = -1
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.sanity_checking:
             return
         score = float(trainer.callback_metrics[self.monitor])
+        self.latest = score
         if score < self.best:
             self.best = score
             trainer.save_checkpoint(self.folder / BEST)
@@ -40,7 +41,7 @@ class KeepCheckpoints(Callback):
         self._saved_at = trainer.global_step
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best}
+        return {"best": self.best, "latest": self.latest}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best = state_dict["best"]
+        self.best, self.latest = state_dict["best"], state_dict["latest"]

@@ -41,6 +41,14 @@ def validation_by_steps(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None
     return None
 
 
+def intervals_are_positive(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
+    """Something happens every so many steps."""
+    for key in ("val_check_interval", "log_every_n_steps", "accumulate_grad_batches"):
+        if not (isinstance(cfg.trainer[key], int) and cfg.trainer[key] >= 1):
+            return f"trainer.{key} is a whole number of steps, at least 1, not {cfg.trainer[key]}"
+    return None
+
+
 def run_ends(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
     """Without max_steps a run over an endless stream would never end."""
     if cfg.trainer.max_steps < 1:
@@ -70,6 +78,7 @@ RULES: tuple[Rule, ...] = (
     times_exist,
     x0_follows_from_eps,
     validation_by_steps,
+    intervals_are_positive,
     run_ends,
     scaled_gradients_can_be_clipped,
 )

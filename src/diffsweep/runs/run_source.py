@@ -15,12 +15,14 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
 from diffsweep.runs import resolvers  # noqa: F401 - registers the resolvers wherever runs are read
+from diffsweep.runs.conf import groups
 from diffsweep.runs.errors import UserError
 
 SELECTORS = ("run", "resume")
 PREFIX = "run/"
 CONFIG = "config.yaml"
-NOT_INHERITED = ("paths", "trust", "choices", "sweep", "resume_from", "versions", "git", "logger")
+INHERITED = ("seed", "space")  # of the root; whatever else stands in a saved file is not passed on
+OWN = ("paths", "logger")  # groups that every command has its own of
 
 
 def load_config(directory: str | Path) -> DictConfig:
@@ -79,10 +81,10 @@ class RunSource(ConfigSource):
     def _selection(self, saved: DictConfig, directory: str, resume: bool) -> DictConfig:
         plain = OmegaConf.to_container(saved, resolve=False)
         assert isinstance(plain, dict)
-        groups = [group for group in plain["choices"] if group in plain and group not in NOT_INHERITED]
+        inherited = [group for group in groups() if group in plain["choices"] and group in plain and group not in OWN]
         content: dict[str, Any] = {
-            "defaults": [{f"override /{group}": PREFIX + quote(directory, safe="")} for group in groups],
-            **{str(key): value for key, value in plain.items() if key not in groups and key not in NOT_INHERITED},
+            "defaults": [{f"override /{group}": PREFIX + quote(directory, safe="")} for group in inherited],
+            **{key: plain[key] for key in INHERITED if key in plain},
             "paths": {"run_dir": str(Path(directory).absolute())},
         }
         if resume:

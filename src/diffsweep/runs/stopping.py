@@ -31,9 +31,13 @@ class StopSignals(Callback):
 
     def __enter__(self) -> "StopSignals":
         if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
-            for number in CODES:
-                self._previous[number] = signal.signal(number, self._handle)
+            self._previous = {number: signal.getsignal(number) for number in CODES}
+            self._install()
         return self
+
+    def _install(self) -> None:
+        for number in CODES:
+            signal.signal(number, self._handle)
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._previous.items():
@@ -46,14 +50,20 @@ class StopSignals(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._training = True
+        if self._previous:  # Lightning has put a handler of its own before ours, which ends validation with exit code 0
+            self._install()
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-        if self._received is None:
-            return
-        self._training = False
-        trainer.save_checkpoint(self.checkpoint)
-        self.saved_at = trainer.global_step
-        raise Stopped(CODES[signal.Signals(self._received)])
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._received is not None and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            trainer.save_checkpoint(self.checkpoint)
+            self.saved_at = trainer.global_step
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self.saved_at is not None and self._received is not None:  # after the step's numbers have been logged
+            self._training = False
+            raise Stopped(CODES[signal.Signals(self._received)])
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._training = False

@@ -46,8 +46,8 @@ class MetricsFile(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         step = int(step or 0)
-        if self._rows is None:  # rows after the checkpoint that a run resumed from are written anew
-            self._rows = {k: row for k, row in self._read().items() if k < step}
+        if self._rows is None:  # rows after the step that a run resumed from are written anew
+            self._rows = {k: row for k, row in self._read().items() if k <= step}
         row = self._rows.setdefault(step, {})
         row.update({name: f"{float(value):.8g}" for name, value in metrics.items() if name != "epoch"})
 
@@ -82,7 +82,10 @@ def loggers(cfg: DictConfig) -> list[Logger]:
 
 
 def wandb_logger(cfg: DictConfig) -> WandbLogger:
-    """W&B for a run: its directory names it, so that resuming continues it; the runs of a sweep share a group."""
+    """W&B for a run: its directory names it, so that resuming continues it; the runs of a sweep share a group.
+
+    The configuration is given unresolved: what it takes from the environment may be secret.
+    """
     import wandb
 
     directory = Path(cfg.paths.run_dir)
@@ -96,7 +99,7 @@ def wandb_logger(cfg: DictConfig) -> WandbLogger:
         name=directory.name,
         group=cfg.sweep,
         resume="allow" if cfg.logger.mode == "online" else None,
-        config={**cfg.choices, "seed": cfg.seed, "config": OmegaConf.to_container(cfg, resolve=True)},
+        config={**cfg.choices, "seed": cfg.seed, "config": OmegaConf.to_container(cfg, resolve=False)},
         settings=wandb.Settings(silent=True, console="off"),
     )
     for names, best in ((LOWER_IS_BETTER, "min"), (HIGHER_IS_BETTER, "max")):

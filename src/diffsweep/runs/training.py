@@ -18,7 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffsweep import pictures
 from diffsweep.callbacks import EMA, StopOnNaN
+from diffsweep.datasets import ImageData
 from diffsweep.files import write_text
+from diffsweep.metrics import GenerationMetrics
 from diffsweep.models import DiffusionModel
 from diffsweep.runs import report
 from diffsweep.runs.build import build, build_data, build_metrics, build_model
@@ -99,47 +101,71 @@ def _train(cfg: DictConfig, directory: Path) -> float:
     data, model, metrics = build_data(cfg), build_model(cfg), build_metrics(cfg)
     last = directory / FOLDER / LAST
     signals = StopSignals(str(last))
-    callbacks: list[Callback] = [StopOnNaN(), *build(cfg, "callbacks").values(), signals, KeepCheckpoints(last.parent)]
+    keep = KeepCheckpoints(last.parent)
+    callbacks: list[Callback] = [StopOnNaN(), *build(cfg, "callbacks").values(), signals, keep]
     track = loggers(cfg) if _is_rank_zero() else []
     trainer = make_trainer(cfg, callbacks, track)
     with signals:
         try:
             trainer.fit(model, data, ckpt_path=last if cfg.resume_from else None)
-        except Stopped:
-            print(f"\nstopped at step {trainer.global_step}, saved in {report.shown(last)}")
-            print(f"  go on with: python src/train.py resume={report.shown(directory)}")
-            raise
-        trained = time.perf_counter() - begin
-        if not trainer.is_global_zero:
-            return float("nan")
-        with _averaged(model, callbacks):
-            numbers = {
-                name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")
-            }
+            trained = time.perf_counter() - begin
+            if not trainer.is_global_zero:
+                return float("nan")
+            numbers = {"val/loss": keep.latest}
             if metrics is not None:
-                measured, drawn = measure(cfg, model, data, metrics, directory)
-                image = pictures.grid(drawn.x[:100])
-                pictures.save_png(image, directory / "final.png")
-                trajectory(model, directory / "samples" / "trajectory.gif", cfg.seed)
-                numbers.update(measured)
-                for logger in track:
-                    logger.log_metrics({f"eval/{name}": value for name, value in measured.items()}, trainer.global_step)
-                    if isinstance(logger, WandbLogger):
-                        logger.log_image("final", [image])
+                numbers.update(_measure(cfg, trainer, model, data, metrics, track))
+        except Stopped:
+            _say_how_to_go_on(trainer, directory)
+            raise
         for logger in track:
             logger.save()
     _say_goodbye(cfg, directory, numbers, trained, time.perf_counter() - begin)
     return numbers["fid"] if metrics is not None else numbers["val/loss"]
 
 
+def _measure(
+    cfg: DictConfig,
+    trainer: Trainer,
+    model: DiffusionModel,
+    data: ImageData,
+    metrics: GenerationMetrics,
+    track: list[Logger],
+) -> dict[str, float]:
+    """The numbers of the averaged weights, with their pictures, logged."""
+    directory = Path(cfg.paths.run_dir)
+    with _averaged(model, trainer.callbacks):  # type: ignore[attr-defined]
+        measured, drawn = measure(cfg, model, data, metrics, directory)
+        image = pictures.grid(drawn.x[:100])
+        pictures.save_png(image, directory / "final.png")
+        trajectory(model, directory / "samples" / "trajectory.gif", cfg.seed)
+    for logger in track:
+        logger.log_metrics({f"eval/{name}": value for name, value in measured.items()}, trainer.global_step)
+        if isinstance(logger, WandbLogger):
+            logger.log_image("final", [image])
+    return measured
+
+
+def _say_how_to_go_on(trainer: Trainer, directory: Path) -> None:
+    """After a signal: where the run stands, and the line that continues it."""
+    last, shown = directory / FOLDER / LAST, report.shown(directory)
+    if not last.exists():
+        print(f"\nstopped before anything was saved; {shown} can be deleted")
+    elif trainer.global_step >= trainer.max_steps:
+        print(f"\nstopped after training, saved in {report.shown(last)}")
+        print(f"  measure it with: python src/evaluate.py run={shown}")
+    else:
+        print(f"\nstopped at step {trainer.global_step}, saved in {report.shown(last)}")
+        print(f"  go on with: python src/train.py resume={shown}")
+
+
 def make_trainer(cfg: DictConfig, callbacks: list[Callback], track: list[Logger]) -> Trainer:
     """Lightning's Trainer as diffsweep uses it: our checkpoints, our loggers, gradients possible in validation."""
     _quiet()
-    settings = cfg.trainer.copy()
-    interval = min(settings.val_check_interval, settings.max_steps)  # a short run is validated once, at its end
-    settings.val_check_interval = interval * settings.accumulate_grad_batches  # Lightning counts batches
+    settings = cfg.copy()
+    interval = min(cfg.trainer.val_check_interval, cfg.trainer.max_steps)  # a short run is validated once, at its end
+    settings.trainer.val_check_interval = interval * cfg.trainer.accumulate_grad_batches  # Lightning counts batches
     trainer: Trainer = build(
-        OmegaConf.create({"trainer": settings}, parent=cfg),
+        settings,
         "trainer",
         callbacks=callbacks,
         logger=track,
