@@ -17,7 +17,7 @@ train: install
 	$(BIN)/python src/train.py
 
 test: install lint
-	$(BIN)/python -m pytest -n 2 --durations 10
+	$(BIN)/python -m pytest -n 2 --nbmake --durations 10 tests notebooks
 
 slow: install
 	$(BIN)/python -m pytest -m slow

@@ -17,12 +17,14 @@ from diffsweep.runs.errors import Stopped
 from diffsweep.runs.stopping import StopSignals
 from diffsweep.runs.training import train
 
+ARGUMENTS = {"on_train_batch_start": (None, 8), "on_train_batch_end": (None, None, 7)}  # after trainer and module
+
 
 class FakeTrainer:
     """Knows what it was asked to save."""
 
     def __init__(self):
-        self.global_step, self.saved = 7, []
+        self.global_step, self.accumulate_grad_batches, self.saved = 7, 1, []
 
     def save_checkpoint(self, path):
         self.saved.append(path)
@@ -35,7 +37,7 @@ def entered(*events, trainer=None):
             if isinstance(event, signal.Signals):
                 os.kill(os.getpid(), event)
             else:
-                getattr(signals, event)(trainer, None)
+                getattr(signals, event)(trainer, None, *ARGUMENTS.get(event, ()))
     raise AssertionError("went on")
 
 
@@ -53,10 +55,10 @@ def test_outside_of_training_a_signal_raises_at_once(number, code):
 def test_in_training_it_waits_for_the_end_of_the_step(number, code):
     trainer = FakeTrainer()
     with pytest.raises(AssertionError, match="went on"):
-        entered("on_train_start", "on_train_batch_end", number, trainer=trainer)
+        entered("on_train_start", "on_train_batch_end", "on_train_batch_start", number, trainer=trainer)
     assert trainer.saved == []
     with pytest.raises(Stopped) as stopped:
-        entered("on_train_start", number, "on_train_batch_end", trainer=trainer)
+        entered("on_train_start", number, "on_train_batch_end", "on_train_batch_start", trainer=trainer)
     assert stopped.value.code == code
     assert trainer.saved == ["last.ckpt"]
 

@@ -61,7 +61,7 @@ def preflight(cfg: DictConfig) -> None:
         try:
             build(cfg, "optimizer")([torch.nn.Parameter(torch.zeros(1))])
         except ValueError as error:
-            raise UserError(f"optimizer: {error}") from error
+            raise UserError(f"optimizer.lr={cfg.optimizer.get('lr')}, or another of its settings: {error}") from error
         with torch.device("meta"):  # shapes only: a large network costs nothing
             build(cfg, "backbone")
     rules.apply(cfg, parts)

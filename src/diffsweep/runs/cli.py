@@ -5,7 +5,6 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from textwrap import indent
 from typing import Any
 
@@ -93,7 +92,7 @@ def _run(command: str) -> None:
         except Exception as error:
             if _is_users(error):
                 with contextlib.suppress(OSError):  # a directory that nothing was written to is not left behind
-                    Path(HydraConfig.get().runtime.output_dir).rmdir()
+                    os.removedirs(HydraConfig.get().runtime.output_dir)
             if sweeping or wants_trace or not _is_users(error):
                 raise  # the sweep's other jobs go on
             sys.exit(_tell(error))  # past Hydra, which would put a line of its own before it

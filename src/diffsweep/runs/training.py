@@ -150,9 +150,6 @@ def _say_how_to_go_on(trainer: Trainer, directory: Path) -> None:
     last, shown = directory / FOLDER / LAST, report.shown(directory)
     if not last.exists():
         print(f"\nstopped before anything was saved; {shown} can be deleted")
-    elif trainer.global_step >= trainer.max_steps:
-        print(f"\nstopped after training, saved in {report.shown(last)}")
-        print(f"  measure it with: python src/evaluate.py run={shown}")
     else:
         print(f"\nstopped at step {trainer.global_step}, saved in {report.shown(last)}")
         print(f"  go on with: python src/train.py resume={shown}")
