@@ -6,7 +6,7 @@ from diffsweep.diffusion.exact import GaussianDenoiser, GaussianMixtureDenoiser
 from diffsweep.diffusion.noise import Noise, Stream
 from diffsweep.diffusion.objective import Objective, Simple, sums_by_quarter
 from diffsweep.diffusion.prediction import X0, Eps, Prediction, V
-from diffsweep.diffusion.process import Step, add_noise, expand_to, posterior, prior, step_between, transition
+from diffsweep.diffusion.process import Step, add_noise, expand_to, factor, posterior, prior, step_between, transition
 from diffsweep.diffusion.time_sampling import TimeSampling, Uniform, stratified
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "V",
     "add_noise",
     "expand_to",
+    "factor",
     "posterior",
     "prior",
     "step_between",

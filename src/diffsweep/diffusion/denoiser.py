@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from diffsweep.diffusion.condition import Condition
-from diffsweep.diffusion.prediction import Eps, Prediction
-from diffsweep.diffusion.process import expand_to
+from diffsweep.diffusion.prediction import Eps, Level, Prediction
+from diffsweep.diffusion.process import expand_to, factor
 from diffsweep.schedules import Schedule
 
 
@@ -62,9 +62,9 @@ class NetworkDenoiser(Denoiser):
         super().__init__(schedule, prediction)
         self.backbone = backbone
 
-    def _call(self, x_t: Tensor, t: Tensor, cond: Condition | None) -> tuple[Tensor, Tensor, Tensor]:
+    def _call(self, x_t: Tensor, t: Tensor, cond: Condition | None) -> tuple[Tensor, Level, Level]:
         """The output, and alpha and sigma that broadcast with it."""
-        alpha, sigma = (expand_to(value, x_t) for value in self.schedule(t))
+        alpha, sigma = (factor(value, x_t) for value in self.schedule(t))
         c_in, _, _ = self.prediction.coefficients(alpha, sigma)
         c_noise = self.prediction.c_noise(self.schedule, t)
         if c_noise.ndim == 0:  # one time for the batch: filled in place on the device, nothing is copied there

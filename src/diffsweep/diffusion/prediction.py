@@ -13,14 +13,19 @@ from torch import Tensor
 from diffsweep.schedules import Schedule
 
 Variance = Literal["fixed_small", "fixed_large"]
+Level = Tensor | float  # alpha or sigma: a tensor that broadcasts with x_t, or one number for the batch
+
+
+def _like(level: Level, value: float) -> Level:
+    return torch.full_like(level, value) if isinstance(level, Tensor) else value
 
 
 class Coefficients(NamedTuple):
     """``x0 = c_skip x_t + c_out F(c_in x_t)``, each of the shape of ``alpha``."""
 
-    c_in: Tensor
-    c_skip: Tensor
-    c_out: Tensor
+    c_in: Level
+    c_skip: Level
+    c_out: Level
 
 
 class Prediction(ABC):
@@ -37,18 +42,18 @@ class Prediction(ABC):
         self.variance_mix = 0.0 if variance == "fixed_small" else 1.0
 
     @abstractmethod
-    def coefficients(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
+    def coefficients(self, alpha: Level, sigma: Level) -> Coefficients:
         """c_in, c_skip and c_out at a noise level."""
 
     @abstractmethod
-    def eps(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    def eps(self, output: Tensor, x_t: Tensor, alpha: Level, sigma: Level) -> Tensor:
         """eps from the output, in the form that stays accurate at small sigma; alpha and sigma broadcast with x_t."""
 
     @abstractmethod
-    def target(self, x_0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    def target(self, x_0: Tensor, eps: Tensor, alpha: Level, sigma: Level) -> Tensor:
         """The output of a perfect network: the inverse of the conversion."""
 
-    def x0(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    def x0(self, output: Tensor, x_t: Tensor, alpha: Level, sigma: Level) -> Tensor:
         """x0 from the output; alpha and sigma broadcast with x_t."""
         _, c_skip, c_out = self.coefficients(alpha, sigma)
         return c_skip * x_t + c_out * output
@@ -66,26 +71,26 @@ class Prediction(ABC):
 class Eps(Prediction):
     """The output is the noise (DDPM, arXiv:2006.11239)."""
 
-    def coefficients(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
-        return Coefficients(torch.ones_like(alpha), 1 / alpha, -sigma / alpha)
+    def coefficients(self, alpha: Level, sigma: Level) -> Coefficients:
+        return Coefficients(_like(alpha, 1.0), 1 / alpha, -sigma / alpha)
 
-    def eps(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    def eps(self, output: Tensor, x_t: Tensor, alpha: Level, sigma: Level) -> Tensor:
         return output
 
-    def target(self, x_0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    def target(self, x_0: Tensor, eps: Tensor, alpha: Level, sigma: Level) -> Tensor:
         return eps
 
 
 class X0(Prediction):
     """The output is the clean sample."""
 
-    def coefficients(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
-        return Coefficients(torch.ones_like(alpha), torch.zeros_like(alpha), torch.ones_like(alpha))
+    def coefficients(self, alpha: Level, sigma: Level) -> Coefficients:
+        return Coefficients(_like(alpha, 1.0), _like(alpha, 0.0), _like(alpha, 1.0))
 
-    def eps(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    def eps(self, output: Tensor, x_t: Tensor, alpha: Level, sigma: Level) -> Tensor:
         return (x_t - alpha * output) / sigma
 
-    def target(self, x_0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    def target(self, x_0: Tensor, eps: Tensor, alpha: Level, sigma: Level) -> Tensor:
         return x_0
 
 
@@ -95,13 +100,13 @@ class V(Prediction):
     The norm is 1 on a variance-preserving schedule; with it, v is a rotation of (x0, eps) on every schedule.
     """
 
-    def coefficients(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
+    def coefficients(self, alpha: Level, sigma: Level) -> Coefficients:
         square = alpha**2 + sigma**2
-        return Coefficients(torch.ones_like(alpha), alpha / square, -sigma / square.sqrt())
+        return Coefficients(_like(alpha, 1.0), alpha / square, -sigma / square**0.5)
 
-    def eps(self, output: Tensor, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    def eps(self, output: Tensor, x_t: Tensor, alpha: Level, sigma: Level) -> Tensor:
         square = alpha**2 + sigma**2
-        return sigma / square * x_t + alpha / square.sqrt() * output
+        return sigma / square * x_t + alpha / square**0.5 * output
 
-    def target(self, x_0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-        return (alpha * eps - sigma * x_0) / (alpha**2 + sigma**2).sqrt()
+    def target(self, x_0: Tensor, eps: Tensor, alpha: Level, sigma: Level) -> Tensor:
+        return (alpha * eps - sigma * x_0) / (alpha**2 + sigma**2) ** 0.5

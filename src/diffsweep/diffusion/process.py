@@ -19,6 +19,12 @@ def expand_to(value: Tensor, x: Tensor) -> Tensor:
     return value.to(x).reshape(-1, *[1] * (x.ndim - 1))
 
 
+def factor(value: Tensor, x: Tensor) -> Tensor | float:
+    """As :func:`expand_to`, but a number where ``value`` is one on the CPU: a walk has one time for the batch, and a number
+    multiplies a tensor of any device without tiny tensors of its own."""
+    return value.item() if value.ndim == 0 and value.device.type == "cpu" else expand_to(value, x)
+
+
 def add_noise(schedule: Schedule, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
     r""":math:`x_t = \alpha_t x_0 + \sigma_t \epsilon`; x_0, eps (B, ...), t () or (B,)."""
     alpha, sigma = schedule(t)

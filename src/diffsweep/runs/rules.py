@@ -3,6 +3,7 @@
 A rule asks what the parts are, never what they are called.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,7 +28,7 @@ def x0_follows_from_eps(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None
     """Where alpha is 0 at t = 1, x0 = (x_t - sigma eps) / alpha has no value."""
     schedule, prediction = parts["schedule"], parts["prediction"]
     alpha, sigma = schedule(torch.ones((), dtype=torch.float64))
-    if all(torch.isfinite(value) for value in prediction.coefficients(alpha, sigma)):
+    if all(math.isfinite(value) for value in prediction.coefficients(alpha, sigma)):
         return None
     return (
         "at t = 1 this schedule has no signal left, so x0 does not follow from eps; use prediction=v or prediction=x0"

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from diffsweep.diffusion import Condition, Denoiser, Noise, Step, expand_to
+from diffsweep.diffusion import Condition, Denoiser, Noise, Step, expand_to, factor
 from diffsweep.samplers.base import Sampler, State
 
 
@@ -27,7 +27,7 @@ class Ancestral(Sampler):
     ) -> tuple[Tensor, State]:
         denoised = self.denoise(denoiser, x, t, pair, cond)
         towards_eps = (pair.sigma_s**2 - pair.var_post).clamp(min=0).sqrt()
-        x = expand_to(pair.alpha_s, x) * denoised.x0 + expand_to(towards_eps, x) * denoised.eps
+        x = factor(pair.alpha_s, x) * denoised.x0 + factor(towards_eps, x) * denoised.eps
         if pair.sigma_s > 0:
             mix = denoised.variance_mix
             log_small, log_large = pair.var_post.log(), pair.var_ts.log()

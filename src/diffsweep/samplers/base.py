@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from diffsweep.diffusion import Condition, Denoised, Denoiser, Noise, Step, expand_to, step_between
+from diffsweep.diffusion import Condition, Denoised, Denoiser, Noise, Step, expand_to, factor, step_between
 from diffsweep.samplers.spacing import SPACINGS
 from diffsweep.schedules import Schedule
 
@@ -144,7 +144,7 @@ class Sampler(ABC):
         if clip is None:
             return denoised
         x0 = clip(denoised.x0)
-        alpha, sigma = expand_to(pair.alpha_t, x), expand_to(pair.sigma_t, x)
+        alpha, sigma = factor(pair.alpha_t, x), factor(pair.sigma_t, x)
         return Denoised(x0, (x - alpha * x0) / sigma, denoised.variance_mix)
 
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from diffsweep.diffusion import Condition, Denoiser, Noise, Step, expand_to
+from diffsweep.diffusion import Condition, Denoiser, Noise, Step, factor
 from diffsweep.samplers.base import Clip, Sampler, Spacing, State
 
 
@@ -45,7 +45,7 @@ class DDIM(Sampler):
         denoised = self.denoise(denoiser, x, t, pair, cond)
         variance = self.eta**2 * pair.var_post
         towards_eps = (pair.sigma_s**2 - variance).clamp(min=0).sqrt()
-        x = expand_to(pair.alpha_s, x) * denoised.x0 + expand_to(towards_eps, x) * denoised.eps
+        x = factor(pair.alpha_s, x) * denoised.x0 + factor(towards_eps, x) * denoised.eps
         if variance > 0:
-            x = x + expand_to(variance.sqrt(), x) * noise.like(x)
+            x = x + factor(variance.sqrt(), x) * noise.like(x)
         return x, State(denoised)
