@@ -33,6 +33,7 @@ class EMA(Callback):
         self.decay, self.start, self.warmup = decay, start, warmup
         self.step = 0  # optimizer steps seen
         self.average: dict[str, Tensor] = {}
+        self._tracked: list[Tensor] = []
         self._swapped = False
 
     def decay_at(self, step: int) -> float:
@@ -44,6 +45,7 @@ class EMA(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         current = _trainable(pl_module)
+        self._tracked = list(current.values())  # the modules are not walked again each step
         if not self.average:
             self.average = {name: weight.detach().clone() for name, weight in current.items()}
         self.average = {name: average.to(current[name].device) for name, average in self.average.items()}
@@ -52,8 +54,8 @@ class EMA(Callback):
         if trainer.global_step == self.step:  # gradients are still accumulating
             return
         self.step = trainer.global_step
-        current = [weight.detach() for weight in _trainable(pl_module).values()]
-        torch._foreach_lerp_(list(self.average.values()), current, 1 - self.decay_at(self.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.values()), self._tracked, 1 - self.decay_at(self.step))
 
     @contextmanager
     def applied(self, pl_module: LightningModule) -> Iterator[None]:

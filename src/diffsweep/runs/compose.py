@@ -144,8 +144,6 @@ def explain(error: Exception, command: str) -> UserError:
         if converted := re.search(r"Value '(.*?)'.* (?:could not be converted to|of type) (\w+)", text):
             return UserError(f"{key}={converted[1]}: not of type {_spoken(converted[2])}")
         return UserError(f"{key}: no such key{nearest(key, known_keys(command))}")
-    if match := re.search(r"Multiple values for (\w+)", text):
-        return UserError(f"{match[1]} is given more than once; to sweep over several options add -m")
     if match := re.search(r"full_key: (\S+)", text):
         key = match[1]
         if converted := re.search(r"Value '(.*?)'.* could not be converted to (\w+)", text):
