@@ -76,7 +76,7 @@ def test_uniforms_are_uniform(dtype):
 @pytest.mark.parametrize("word", [0, FULL])
 def test_uniforms_lie_strictly_between_0_and_1(monkeypatch, dtype, word):
     """For the smallest and the largest word too: u = 1 would be a time beyond the grid."""
-    monkeypatch.setattr(Noise, "_words", lambda self, count, stream: torch.full((len(self), 4), word))
+    monkeypatch.setattr(Noise, "_words", lambda self, *wanted: [torch.full((len(self), count), word) for _, count in wanted])
     u = Noise(0, torch.arange(1)).uniform(4, stream=Stream.TIME, dtype=dtype)
     assert (u > 0).all()
     assert (u < 1).all()
@@ -85,7 +85,7 @@ def test_uniforms_lie_strictly_between_0_and_1(monkeypatch, dtype, word):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("word", [0, FULL])
 def test_normals_are_finite_at_the_extreme_words(monkeypatch, dtype, word):
-    monkeypatch.setattr(Noise, "_words", lambda self, count, stream: torch.full((len(self), 4), word))
+    monkeypatch.setattr(Noise, "_words", lambda self, *wanted: [torch.full((len(self), count), word) for _, count in wanted])
     z = Noise(0, torch.arange(1)).normal(4, stream=Stream.STEP, dtype=dtype)
     assert torch.isfinite(z).all()
     assert z.abs().max() <= 6.8
@@ -141,6 +141,14 @@ def test_like_takes_shape_and_dtype():
     assert torch.equal(noise.like(x), noise.normal(1, 4, 4, stream=Stream.STEP, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("shape", [(5, 1, 4, 4), (5, 3), (5,)])
+def test_one_pass_for_time_and_eps_draws_what_two_draw(shape):
+    noise, x = Noise(11, torch.arange(2**33, 2**33 + 5)), torch.empty(shape)
+    u, eps = noise.time_and_eps(x)
+    assert torch.equal(u, noise.uniform(stream=Stream.TIME))
+    assert torch.equal(eps, noise.like(x, Stream.EPS))
+
+
 def test_it_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
     Noise(0, torch.arange(10)).normal(100, stream=Stream.EPS)
@@ -150,7 +158,7 @@ def test_it_leaves_the_global_generator_alone():
 @pytest.mark.gpu
 def test_words_are_the_same_on_a_gpu():
     cpu, gpu = (Noise(1, torch.arange(1000, device=device), 5) for device in ("cpu", "cuda"))
-    assert torch.equal(cpu._words(64, Stream.EPS), gpu._words(64, Stream.EPS).cpu())
+    assert torch.equal(cpu._words((Stream.EPS, 64))[0], gpu._words((Stream.EPS, 64))[0].cpu())
     assert torch.equal(cpu.uniform(8, stream=Stream.TIME), gpu.uniform(8, stream=Stream.TIME).cpu())
     torch.testing.assert_close(
         cpu.normal(64, stream=Stream.EPS), gpu.normal(64, stream=Stream.EPS).cpu(), rtol=1e-5, atol=1e-5

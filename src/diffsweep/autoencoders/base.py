@@ -11,10 +11,12 @@ class Autoencoder(nn.Module, ABC):
     Attributes:
         shape: of one sample in the space, (C, H, W).
         bounded: whether the space's values lie in [-1, 1], as pixels do.
+        levels: the number of equally spaced values on [-1, 1] that the space's data take, None where continuous.
     """
 
     shape: tuple[int, ...]
     bounded: bool
+    levels: int | None
 
     @abstractmethod
     def encode(self, x: Tensor) -> Tensor:

@@ -10,13 +10,15 @@ class Identity(Autoencoder):
 
     Args:
         channels, image_size: shape (channels, image_size, image_size) of the space.
+        levels: the number of values that the data take.
     """
 
     bounded = True
 
-    def __init__(self, channels: int, image_size: int) -> None:
+    def __init__(self, channels: int, image_size: int, levels: int | None = None) -> None:
         super().__init__()
         self.shape = (channels, image_size, image_size)
+        self.levels = levels
 
     def encode(self, x: Tensor) -> Tensor:
         return x

@@ -13,7 +13,7 @@ Split = Literal["train", "val", "all"]
 Batch = dict[str, Tensor]
 
 
-class Positions(Sampler[Tensor]):
+class Positions(Sampler[range]):
     """Batches of positions in the endless stream of training samples, from batch ``first`` on.
 
     A position counts the samples seen, over all devices: it keys the order of the data, augmentation and noise, so that
@@ -23,10 +23,10 @@ class Positions(Sampler[Tensor]):
     def __init__(self, batch_size: int, first: int, rank: int = 0, world_size: int = 1) -> None:
         self.batch_size, self.first, self.rank, self.world_size = batch_size, first, rank, world_size
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[range]:
         batch = self.first * self.world_size + self.rank
         while True:
-            yield torch.arange(batch * self.batch_size, (batch + 1) * self.batch_size)
+            yield range(batch * self.batch_size, (batch + 1) * self.batch_size)
             batch += self.world_size
 
 
@@ -44,10 +44,16 @@ class Stream(Dataset[Batch]):
             self._orders[epoch] = torch.randperm(len(self.samples["x"]), generator=generator)
         return self._orders[epoch]
 
-    def __getitem__(self, position: Tensor) -> Batch:
-        epochs, rows = position // len(self.samples["x"]), position % len(self.samples["x"])
-        index = torch.cat([self._order(int(epoch))[rows[epochs == epoch]] for epoch in epochs.unique()])
-        return {**{name: part[index] for name, part in self.samples.items()}, "position": position}
+    def __getitem__(self, positions: range) -> Batch:
+        size, first, end = len(self.samples["x"]), positions.start, positions.stop
+        parts = []
+        while first < end:
+            epoch, row = divmod(first, size)
+            parts.append(self._order(epoch)[row : row + end - first])
+            first += len(parts[-1])
+        index = parts[0] if len(parts) == 1 else torch.cat(parts)
+        batch = {name: part.index_select(0, index) for name, part in self.samples.items()}
+        return {**batch, "position": torch.arange(positions.start, end)}
 
 
 class HeldOut(Dataset[Batch]):

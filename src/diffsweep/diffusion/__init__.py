@@ -1,39 +1,93 @@
-"""The mathematics of diffusion: process, prediction, denoiser, objective, noise."""
+"""The mathematics of diffusion: process, prediction, denoiser, objective, weighting, time sampling, bound, noise."""
 
+from diffsweep.diffusion.bound import Bound, variational_bound
 from diffsweep.diffusion.condition import Condition
 from diffsweep.diffusion.denoiser import Denoised, Denoiser, NetworkDenoiser
 from diffsweep.diffusion.exact import GaussianDenoiser, GaussianMixtureDenoiser
+from diffsweep.diffusion.likelihood import LogLikelihood, ode_log_likelihood
 from diffsweep.diffusion.noise import Noise, Stream
-from diffsweep.diffusion.objective import Objective, Simple, sums_by_quarter
-from diffsweep.diffusion.prediction import X0, Eps, Prediction, V
-from diffsweep.diffusion.process import Step, add_noise, expand_to, factor, posterior, prior, step_between, transition
-from diffsweep.diffusion.time_sampling import TimeSampling, Uniform, stratified
+from diffsweep.diffusion.objective import DSM, SSM, VLB, Hybrid, Objective, Simple, sums_by_quarter
+from diffsweep.diffusion.prediction import EDM, V, X0, Eps, Flow, Prediction, Score
+from diffsweep.diffusion.process import (
+    Step,
+    add_noise,
+    expand_to,
+    factor,
+    posterior,
+    prior,
+    step_between,
+    transition,
+    walk,
+)
+from diffsweep.diffusion.time_sampling import (
+    Importance,
+    LogitNormal,
+    LogNormal,
+    Stratified,
+    TimeSampling,
+    Uniform,
+    stratified,
+)
+from diffsweep.diffusion.weighting import (
+    P2,
+    SNR,
+    EDMWeighting,
+    MinSNR,
+    SigmoidWeighting,
+    TruncatedSNR,
+    UniformWeighting,
+    Weighting,
+)
 
 __all__ = [
-    "X0",
+    "Bound",
+    "variational_bound",
     "Condition",
     "Denoised",
     "Denoiser",
-    "Eps",
+    "NetworkDenoiser",
     "GaussianDenoiser",
     "GaussianMixtureDenoiser",
-    "NetworkDenoiser",
+    "LogLikelihood",
+    "ode_log_likelihood",
     "Noise",
-    "Objective",
-    "Prediction",
-    "Simple",
-    "Step",
     "Stream",
-    "TimeSampling",
-    "Uniform",
+    "DSM",
+    "SSM",
+    "VLB",
+    "Hybrid",
+    "Objective",
+    "Simple",
+    "sums_by_quarter",
+    "EDM",
     "V",
+    "X0",
+    "Eps",
+    "Flow",
+    "Prediction",
+    "Score",
+    "Step",
     "add_noise",
     "expand_to",
     "factor",
     "posterior",
     "prior",
     "step_between",
-    "stratified",
-    "sums_by_quarter",
     "transition",
+    "walk",
+    "Importance",
+    "LogitNormal",
+    "LogNormal",
+    "Stratified",
+    "TimeSampling",
+    "Uniform",
+    "stratified",
+    "P2",
+    "SNR",
+    "EDMWeighting",
+    "MinSNR",
+    "SigmoidWeighting",
+    "TruncatedSNR",
+    "UniformWeighting",
+    "Weighting",
 ]

@@ -53,7 +53,8 @@ class NetworkDenoiser(Denoiser):
     """A network with a schedule and a prediction.
 
     Args:
-        backbone: ``backbone(x, c_noise, cond)``, x (B, C, ...) and c_noise (B,) in float32.
+        backbone: ``backbone(x, c_noise, cond)``, x (B, C, ...) and c_noise (B,) in float32; its output has
+            ``prediction.heads`` times C channels.
         schedule: the noise schedule.
         prediction: what the backbone's output means.
     """
@@ -62,8 +63,8 @@ class NetworkDenoiser(Denoiser):
         super().__init__(schedule, prediction)
         self.backbone = backbone
 
-    def _call(self, x_t: Tensor, t: Tensor, cond: Condition | None) -> tuple[Tensor, Level, Level]:
-        """The output, and alpha and sigma that broadcast with it."""
+    def _call(self, x_t: Tensor, t: Tensor, cond: Condition | None) -> tuple[Tensor, Tensor | float, Level, Level]:
+        """The output, the variance's mix, and alpha and sigma that broadcast with the output."""
         alpha, sigma = (factor(value, x_t) for value in self.schedule(t))
         c_in, _, _ = self.prediction.coefficients(alpha, sigma)
         c_noise = self.prediction.c_noise(self.schedule, t)
@@ -71,12 +72,17 @@ class NetworkDenoiser(Denoiser):
             c_noise = torch.full((len(x_t),), float(c_noise), device=x_t.device)
         # At least float32, whatever x_t has: bfloat16 would round 999 to 1000.
         c_noise = c_noise.to(x_t.device, torch.promote_types(x_t.dtype, torch.float32))
-        return self.backbone(c_in * x_t, c_noise, cond), alpha, sigma
+        output = self.backbone(c_in * x_t, c_noise, cond)
+        mix = self.prediction.variance_mix
+        if mix is None:
+            output, raw = output.chunk(2, dim=1)  # as the public code has it: [-1, 1] is the range, nothing is clamped
+            mix = (raw + 1) / 2
+        return output, mix, alpha, sigma
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
-        output, alpha, sigma = self._call(x_t, t, cond)
+        output, mix, alpha, sigma = self._call(x_t, t, cond)
         x0 = self.prediction.x0(output, x_t, alpha, sigma)
-        return Denoised(x0, self.prediction.eps(output, x_t, alpha, sigma), self.prediction.variance_mix)
+        return Denoised(x0, self.prediction.eps(output, x_t, alpha, sigma), mix)
 
     def output(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Tensor:
         return self._call(x_t, t, cond)[0]

@@ -5,6 +5,7 @@ counter ``(block, step, index)`` under the key ``(seed, stream)`` to four 32-bit
 on the batch it is in, nor on the number of devices, nor on what was drawn before; resuming needs no generator state.
 """
 
+import functools
 import math
 from enum import IntEnum
 
@@ -40,6 +41,8 @@ class Stream(IntEnum):
     VALIDATION = 4
     AUGMENTATION = 5
     CONDITION = 6  # condition dropout, and the labels to sample
+    PROBE = 7  # random directions, for traces
+    DEQUANTISE = 8
 
 
 class Noise:
@@ -65,34 +68,65 @@ class Noise:
         """The same samples at another step."""
         return Noise(self.seed, self.indices, step)
 
-    def _words(self, count: int, stream: Stream) -> Tensor:
-        """``count`` words a sample, shape (B, count rounded up to a multiple of 4), int64 in [0, 2^32)."""
-        blocks = torch.arange((count + 3) // 4, device=self.indices.device)  # (N,)
+    def _words(self, *wanted: tuple[Stream, int]) -> list[Tensor]:
+        """For each (stream, count), that many words a sample: (B, count), int64 in [0, 2^32). One pass for all."""
+        blocks, streams, ends = _counters(wanted, self.indices.device)
         index = self.indices[:, None]  # (B, 1)
         step = torch.full_like(index, self.step & _MASK)
-        high = (index >> 32) | (int(stream) << 16)
         key = (self.seed & _MASK, (self.seed >> 32) & _MASK)
-        words = philox_4x32((blocks, step, index & _MASK, high), key)
-        return torch.stack(torch.broadcast_tensors(*words), dim=-1).flatten(1)  # (B, 4 N)
+        words = philox_4x32((blocks, step, index & _MASK, (index >> 32) | streams), key)
+        flat = torch.stack(torch.broadcast_tensors(*words), dim=-1).flatten(1)  # (B, 4 N)
+        return [flat[:, begin:end] for begin, end in ends]
 
     def uniform(self, *shape: int, stream: Stream, dtype: torch.dtype = torch.float32) -> Tensor:
         """Uniform in (0, 1), shape (B, *shape); 24 bits in float32, else 32."""
-        count = math.prod(shape)
-        bits = 24 if dtype == torch.float32 else 32
-        words = self._words(count, stream)[:, :count] >> (32 - bits)
-        below_one = 1 - torch.finfo(dtype).eps / 2  # the largest word would round up to 1
-        return ((words.to(torch.float64) + 0.5) * 2.0**-bits).to(dtype).clamp(max=below_one).reshape(-1, *shape)
+        (words,) = self._words((stream, math.prod(shape)))
+        return _uniform(words, dtype).reshape(-1, *shape)
 
     def normal(self, *shape: int, stream: Stream, dtype: torch.dtype = torch.float32) -> Tensor:
         """Standard normal, shape (B, *shape), by Box and Muller from pairs of 32-bit uniforms, so at most 6.7 in size."""
-        count = math.prod(shape)
-        work = torch.float64 if dtype == torch.float64 else torch.float32
-        u, v = self._words(count, stream).unflatten(1, (-1, 2)).unbind(-1)  # each (B, 2 N)
-        radius = ((u.to(torch.float64) + 0.5) * 2.0**-32).to(work).log_().mul_(-2).sqrt_()
-        angle = v.to(work) * (2 * math.pi * 2.0**-32)
-        pairs = torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1)  # (B, 2 N, 2)
-        return pairs.flatten(1)[:, :count].to(dtype).reshape(-1, *shape)
+        (words,) = self._words((stream, _even(math.prod(shape))))
+        return _normal(words, dtype)[:, : math.prod(shape)].reshape(-1, *shape)
 
     def like(self, x: Tensor, stream: Stream = Stream.STEP) -> Tensor:
         """Standard normal of the shape and dtype of ``x`` (B, ...), on its device."""
         return self.normal(*x.shape[1:], stream=stream, dtype=x.dtype).to(x.device)
+
+    def time_and_eps(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What a training step draws, in one pass: ``uniform`` of the stream TIME, (B,), and ``like(x)`` of EPS."""
+        count = math.prod(x.shape[1:])
+        times, words = self._words((Stream.TIME, 1), (Stream.EPS, _even(count)))
+        eps = _normal(words, x.dtype)[:, :count].reshape(x.shape)
+        return _uniform(times, torch.float32)[:, 0], eps.to(x.device)
+
+
+@functools.lru_cache(maxsize=32)
+def _counters(
+    wanted: tuple[tuple[Stream, int], ...], device: torch.device
+) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
+    """Block numbers and streams (shifted to their bits), each (N,), and where the words of each stream begin and end."""
+    sizes = [(count + 3) // 4 for _, count in wanted]
+    blocks = torch.cat([torch.arange(size) for size in sizes])
+    streams = torch.cat([torch.full((size,), int(stream) << 16) for (stream, _), size in zip(wanted, sizes, strict=True)])
+    begins = [4 * sum(sizes[:i]) for i in range(len(sizes))]
+    ends = [(begin, begin + count) for begin, (_, count) in zip(begins, wanted, strict=True)]
+    return blocks.to(device), streams.to(device), ends
+
+
+def _even(count: int) -> int:
+    return count + count % 2
+
+
+def _uniform(words: Tensor, dtype: torch.dtype) -> Tensor:
+    bits = 24 if dtype == torch.float32 else 32
+    below_one = 1 - torch.finfo(dtype).eps / 2  # the largest word would round up to 1
+    return (((words >> (32 - bits)).to(torch.float64) + 0.5) * 2.0**-bits).to(dtype).clamp(max=below_one)
+
+
+def _normal(words: Tensor, dtype: torch.dtype) -> Tensor:
+    """(B, 2 N) words to as many normal numbers, each pair by Box and Muller."""
+    work = torch.float64 if dtype == torch.float64 else torch.float32
+    u, v = words.unflatten(1, (-1, 2)).unbind(-1)  # each (B, N)
+    radius = ((u.to(torch.float64) + 0.5) * 2.0**-32).to(work).log_().mul_(-2).sqrt_()
+    angle = v.to(work) * (2 * math.pi * 2.0**-32)
+    return torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1).flatten(1).to(dtype)

@@ -1,5 +1,6 @@
 """Training losses of a denoiser, one number a sample."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Literal
@@ -8,9 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from diffsweep.diffusion.bound import end_terms, grid_term
 from diffsweep.diffusion.condition import Condition
 from diffsweep.diffusion.denoiser import Denoiser
 from diffsweep.diffusion.process import expand_to
+from diffsweep.diffusion.weighting import UniformWeighting, Weighting
+from diffsweep.schedules import Schedule
 
 _DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "l2": lambda output, target: (output - target).square(),
@@ -20,7 +24,19 @@ _DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 class Objective(ABC):
-    """``loss = objective(denoiser, x_0, cond, t, eps)``. Time and noise are drawn outside, so losses compare."""
+    """``loss = objective(denoiser, x_0, cond, t, eps)``. Time and noise are drawn outside, so losses compare.
+
+    Attributes:
+        is_bound: whether its mean over uniform times is a variational bound: times may then be drawn by importance.
+        needs_grid: whether it is defined on a discrete schedule only.
+        trains_variance: whether it has a gradient for a learned variance.
+        trains_schedule: whether it has a right gradient for a learned schedule.
+    """
+
+    is_bound = False
+    needs_grid = False
+    trains_variance = False
+    trains_schedule = False
 
     @abstractmethod
     def __call__(self, denoiser: Denoiser, x_0: Tensor, cond: Condition | None, t: Tensor, eps: Tensor) -> Tensor:
@@ -32,17 +48,157 @@ class Simple(Objective):
 
     Args:
         loss: ``l2`` (squared), ``l1`` or ``huber`` (delta = 1).
+        weighting: of noise levels; made for squared errors.
     """
 
-    def __init__(self, loss: Literal["l2", "l1", "huber"] = "l2") -> None:
+    def __init__(self, loss: Literal["l2", "l1", "huber"] = "l2", weighting: Weighting | None = None) -> None:
         if loss not in _DISTANCES:
             raise ValueError(f"objective.loss is one of {', '.join(_DISTANCES)}, not {loss}")
         self.distance = _DISTANCES[loss]
+        self.weighting = weighting if weighting is not None else UniformWeighting()
 
     def __call__(self, denoiser: Denoiser, x_0: Tensor, cond: Condition | None, t: Tensor, eps: Tensor) -> Tensor:
         alpha, sigma = (expand_to(value, x_0) for value in denoiser.schedule(t))
         output = denoiser.output(alpha * x_0 + sigma * eps, t, cond)
-        return self.distance(output, denoiser.prediction.target(x_0, eps, alpha, sigma)).flatten(1).mean(1)
+        losses = self.distance(output, denoiser.prediction.target(x_0, eps, alpha, sigma)).flatten(1).mean(1)
+        return self.weighting.weigh(losses, denoiser, t)
+
+
+class Hybrid(Simple):
+    r"""L_hybrid = L_simple + lambda L_vlb (improved DDPM, arXiv:2102.09672, eq. 16): for a learned variance.
+
+    L_vlb is estimated by its term at t, T L_t in bits per dimension, so lambda = 0.001 weighs L_t by T/1000, as the public
+    code does. The mean is detached within it: only the variance learns from the bound, in the one network call.
+
+    Args:
+        loss, weighting: see :class:`Simple`.
+        vlb_weight: lambda.
+        levels: the number of values that the data take; None where they are continuous.
+    """
+
+    needs_grid = True
+    trains_variance = True
+
+    def __init__(
+        self,
+        loss: Literal["l2", "l1", "huber"] = "l2",
+        weighting: Weighting | None = None,
+        vlb_weight: float = 0.001,
+        levels: int | None = None,
+    ) -> None:
+        super().__init__(loss, weighting)
+        if vlb_weight < 0:
+            raise ValueError(f"objective.vlb_weight must be at least 0, not {vlb_weight}")
+        self.vlb_weight, self.levels = vlb_weight, levels
+
+    def __call__(self, denoiser: Denoiser, x_0: Tensor, cond: Condition | None, t: Tensor, eps: Tensor) -> Tensor:
+        schedule, prediction = denoiser.schedule, denoiser.prediction
+        alpha, sigma = (expand_to(value, x_0) for value in schedule(t))
+        denoised = denoiser(alpha * x_0 + sigma * eps, t, cond)
+        output = prediction.target(denoised.x0, denoised.eps, alpha, sigma)
+        losses = self.distance(output, prediction.target(x_0, eps, alpha, sigma)).flatten(1).mean(1)
+        bits = grid_term(schedule, denoised, x_0, t, self.levels, detach_mean=True)
+        assert schedule.num_steps is not None
+        return self.weighting.weigh(losses, denoiser, t) + self.vlb_weight * schedule.num_steps * bits
+
+
+class VLB(Objective):
+    r"""The variational bound in bits per dimension, estimated at one time.
+
+    On a discrete schedule T L_t, whose mean over uniform t is :math:`L_0 + ... + L_{T-1}` (improved DDPM). On a continuous
+    one the limit (VDM, arXiv:2107.00630, eq. 17) :math:`-\frac12 \lambda'(t) \lVert\epsilon - \hat\epsilon\rVert^2`, plus what the
+    two ends of the schedule cost: the prior's term and the decoder's, where a learned schedule has its gradients from.
+
+    Args:
+        levels: the number of values that the data take; None where they are continuous.
+    """
+
+    is_bound = True
+    trains_variance = True
+    trains_schedule = True
+
+    def __init__(self, levels: int | None = None) -> None:
+        self.levels = levels
+
+    def __call__(self, denoiser: Denoiser, x_0: Tensor, cond: Condition | None, t: Tensor, eps: Tensor) -> Tensor:
+        schedule = denoiser.schedule
+        alpha, sigma = (expand_to(value, x_0) for value in schedule(t))
+        denoised = denoiser(alpha * x_0 + sigma * eps, t, cond)
+        if schedule.num_steps is not None:
+            return schedule.num_steps * grid_term(schedule, denoised, x_0, t, self.levels)
+        rate = -(schedule.t_max - schedule.t_min) * schedule.log_snr_rate(t.double())
+        squares = (denoised.eps - eps).square().flatten(1).mean(1)
+        return 0.5 / math.log(2) * rate.to(squares) * squares + end_terms(schedule, x_0, eps, self.levels)
+
+
+def _sigma2(schedule: Schedule, t: Tensor) -> Tensor:
+    return schedule(t)[1] ** 2
+
+
+def _likelihood(schedule: Schedule, t: Tensor) -> Tensor:
+    return -schedule.log_snr_rate(t) * schedule(t)[1] ** 2
+
+
+_LAMBDAS: dict[str, Callable[[Schedule, Tensor], Tensor]] = {
+    "one": lambda schedule, t: torch.ones_like(t),
+    "sigma2": _sigma2,
+    "likelihood": _likelihood,
+}
+Lambda = Callable[[Schedule, Tensor], Tensor]
+
+
+def _lambda(weight: str | Lambda) -> Lambda:
+    if isinstance(weight, str) and weight not in _LAMBDAS:
+        raise ValueError(f"objective.weight is one of {', '.join(_LAMBDAS)}, not {weight}")
+    return _LAMBDAS[weight] if isinstance(weight, str) else weight
+
+
+class DSM(Objective):
+    r"""Denoising score matching (Vincent 2011; score SDE, arXiv:2011.13456, eq. 7):
+    :math:`\lambda(t) \lVert s(x_t, t) - \nabla \log q(x_t | x_0) \rVert^2`, averaged over a sample's numbers.
+
+    Args:
+        weight: lambda(t): ``sigma2`` (the size of all levels alike), ``likelihood`` (g(t)^2, which bounds the likelihood:
+            arXiv:2101.09258), ``one``; or, from Python, any function of the schedule and of t (float64).
+    """
+
+    def __init__(self, weight: Literal["sigma2", "likelihood", "one"] | Lambda = "sigma2") -> None:
+        self.weight = _lambda(weight)
+
+    def __call__(self, denoiser: Denoiser, x_0: Tensor, cond: Condition | None, t: Tensor, eps: Tensor) -> Tensor:
+        schedule = denoiser.schedule
+        alpha, sigma = (expand_to(value, x_0) for value in schedule(t))
+        denoised = denoiser(alpha * x_0 + sigma * eps, t, cond)
+        squares = (denoised.eps - eps).square().flatten(1).mean(1)  # sigma^2 times those of the score
+        exact = t.double()
+        return squares * (self.weight(schedule, exact) / schedule(exact)[1] ** 2).to(squares)
+
+
+class SSM(Objective):
+    r"""Sliced score matching (Song et al. 2019, arXiv:1905.07088, eq. 8, variance reduced):
+    :math:`\lambda(t) (v^T \nabla s(x_t) v + \frac12 \lVert s \rVert^2)`, v random signs, averaged over a sample's numbers.
+
+    It never sees the noise that was added, only the samples; its mean differs from that of half of DSM by a constant. The
+    gradient goes through the network twice: attention must have a second derivative.
+
+    Args:
+        weight: lambda(t), see :class:`DSM`.
+    """
+
+    def __init__(self, weight: Literal["sigma2", "likelihood", "one"] | Lambda = "sigma2") -> None:
+        self.weight = _lambda(weight)
+
+    def __call__(self, denoiser: Denoiser, x_0: Tensor, cond: Condition | None, t: Tensor, eps: Tensor) -> Tensor:
+        schedule, keep = denoiser.schedule, torch.is_grad_enabled()
+        alpha, sigma = (expand_to(value, x_0) for value in schedule(t))
+        v = torch.randint_like(x_0, 2) * 2 - 1
+        with torch.enable_grad():
+            x_t = (alpha * x_0 + sigma * eps).detach().requires_grad_()
+            score = -denoiser(x_t, t, cond).eps / sigma
+            (product,) = torch.autograd.grad((score * v).sum(), x_t, create_graph=keep)
+        losses = (product * v + 0.5 * score**2).flatten(1).mean(1)
+        losses = losses * self.weight(schedule, t.double()).to(losses)
+        return losses if keep else losses.detach()
 
 
 def sums_by_quarter(values: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,8 +12,11 @@ from torch import Tensor
 
 from diffsweep.schedules import Schedule
 
-Variance = Literal["fixed_small", "fixed_large"]
+Variance = Literal["fixed_small", "fixed_large", "learned_range"]
 Level = Tensor | float  # alpha or sigma: a tensor that broadcasts with x_t, or one number for the batch
+
+
+_MIXES: dict[str, float | None] = {"fixed_small": 0.0, "fixed_large": 1.0, "learned_range": None}
 
 
 def _like(level: Level, value: float) -> Level:
@@ -33,13 +36,20 @@ class Prediction(ABC):
 
     Args:
         variance: the variance of an ancestral step: ``fixed_small`` is the posterior's, right for data of variance 0;
-            ``fixed_large`` the forward step's, right for data of variance 1 (DDPM, section 3.2).
+            ``fixed_large`` the forward step's, right for data of variance 1 (DDPM, section 3.2); ``learned_range`` a
+            second head of the network says, number by number, where the log-variance lies between the two (improved
+            DDPM, arXiv:2102.09672, eq. 15).
+
+    Attributes:
+        heads: how many times the channels of x the network puts out.
+        variance_mix: 0 (fixed small) or 1 (fixed large); None where it is learned.
     """
 
     def __init__(self, variance: Variance = "fixed_small") -> None:
-        if variance not in ("fixed_small", "fixed_large"):
-            raise ValueError(f"prediction.variance is fixed_small or fixed_large, not {variance}")
-        self.variance_mix = 0.0 if variance == "fixed_small" else 1.0
+        if variance not in _MIXES:
+            raise ValueError(f"prediction.variance is one of {', '.join(_MIXES)}, not {variance}")
+        self.variance_mix = _MIXES[variance]
+        self.heads = 2 if self.variance_mix is None else 1
 
     @abstractmethod
     def coefficients(self, alpha: Level, sigma: Level) -> Coefficients:
@@ -59,13 +69,8 @@ class Prediction(ABC):
         return c_skip * x_t + c_out * output
 
     def c_noise(self, schedule: Schedule, t: Tensor) -> Tensor:
-        """The time a network sees: 1000 (t - 1/T), at least 0, on a discrete schedule; 1000 t on a continuous one.
-
-        The public checkpoints count steps from 0 and embed them so.
-        """
-        if schedule.num_steps is None:
-            return 1000 * t
-        return (1000 * (t - 1 / schedule.num_steps)).clamp(min=0)
+        """The time that the network is told, of the shape of ``t``."""
+        return schedule.embedded_time(t)
 
 
 class Eps(Prediction):
@@ -110,3 +115,85 @@ class V(Prediction):
 
     def target(self, x_0: Tensor, eps: Tensor, alpha: Level, sigma: Level) -> Tensor:
         return (alpha * eps - sigma * x_0) / (alpha**2 + sigma**2) ** 0.5
+
+
+class Score(Prediction):
+    r"""The output is the score :math:`\nabla_x \log p_t(x_t) = -\epsilon / \sigma` (NCSN, arXiv:1907.05600; score SDE, arXiv:2011.13456).
+
+    The network's input is scaled to the size of unit data, which matters where sigma is large.
+
+    Args:
+        variance: see :class:`Prediction`.
+        scale_by_sigma: the output is sigma times the score, as in score_sde's networks: of one size at every level.
+    """
+
+    def __init__(self, variance: Variance = "fixed_small", scale_by_sigma: bool = False) -> None:
+        super().__init__(variance)
+        self.scale_by_sigma = scale_by_sigma
+
+    def _unit(self, sigma: Level) -> Level:
+        """What eps is a multiple of the output by, up to its sign."""
+        return _like(sigma, 1.0) if self.scale_by_sigma else sigma
+
+    def coefficients(self, alpha: Level, sigma: Level) -> Coefficients:
+        return Coefficients(1 / (alpha**2 + sigma**2) ** 0.5, 1 / alpha, sigma * self._unit(sigma) / alpha)
+
+    def eps(self, output: Tensor, x_t: Tensor, alpha: Level, sigma: Level) -> Tensor:
+        return -self._unit(sigma) * output
+
+    def target(self, x_0: Tensor, eps: Tensor, alpha: Level, sigma: Level) -> Tensor:
+        return -eps / self._unit(sigma)
+
+
+class Flow(Prediction):
+    r"""The output is the velocity :math:`\epsilon - x_0` of the straight path (flow matching, arXiv:2210.02747; rectified flow,
+    arXiv:2209.03003), on any schedule."""
+
+    def coefficients(self, alpha: Level, sigma: Level) -> Coefficients:
+        total = alpha + sigma
+        return Coefficients(_like(alpha, 1.0), 1 / total, -sigma / total)
+
+    def eps(self, output: Tensor, x_t: Tensor, alpha: Level, sigma: Level) -> Tensor:
+        return (x_t + alpha * output) / (alpha + sigma)
+
+    def target(self, x_0: Tensor, eps: Tensor, alpha: Level, sigma: Level) -> Tensor:
+        return eps - x_0
+
+
+class EDM(Prediction):
+    r"""EDM's preconditioning (Karras et al. 2022, arXiv:2206.00364, table 1): input and output of unit variance, the least
+    amplification of the output's errors. With :math:`n^2 = \sigma^2 + \alpha^2 \sigma_{data}^2`,
+
+    .. math:: x_0 = \frac{\alpha \sigma_{data}^2}{n^2} x_t + \frac{\sigma \sigma_{data}}{n} F(x_t / n, c_{noise}), \qquad
+        c_{noise} = \tfrac14 \log(\sigma / \alpha),
+
+    the paper's coefficients where alpha = 1, and the same function of x_t / alpha on any other schedule.
+
+    Args:
+        variance: see :class:`Prediction`.
+        sigma_data: standard deviation of the data.
+    """
+
+    def __init__(self, variance: Variance = "fixed_small", sigma_data: float = 0.5) -> None:
+        super().__init__(variance)
+        if sigma_data <= 0:
+            raise ValueError(f"prediction.sigma_data must be positive, not {sigma_data}")
+        self.sigma_data = sigma_data
+
+    def _norm(self, alpha: Level, sigma: Level) -> Level:
+        return (sigma**2 + (alpha * self.sigma_data) ** 2) ** 0.5
+
+    def coefficients(self, alpha: Level, sigma: Level) -> Coefficients:
+        norm = self._norm(alpha, sigma)
+        return Coefficients(1 / norm, alpha * self.sigma_data**2 / norm**2, sigma * self.sigma_data / norm)
+
+    def eps(self, output: Tensor, x_t: Tensor, alpha: Level, sigma: Level) -> Tensor:
+        norm = self._norm(alpha, sigma)
+        return sigma / norm**2 * x_t - alpha * self.sigma_data / norm * output
+
+    def target(self, x_0: Tensor, eps: Tensor, alpha: Level, sigma: Level) -> Tensor:
+        return (sigma / self.sigma_data * x_0 - alpha * self.sigma_data * eps) / self._norm(alpha, sigma)
+
+    def c_noise(self, schedule: Schedule, t: Tensor) -> Tensor:
+        """log(sigma / alpha) / 4, within +-5: the log-SNR may be infinite at an end."""
+        return (-schedule.log_snr(t) / 8).clamp(-5, 5)

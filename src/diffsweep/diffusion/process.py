@@ -58,12 +58,31 @@ class Step(NamedTuple):
         return self.alpha_t / self.alpha_s
 
 
-def step_between(schedule: Schedule, s: Tensor, t: Tensor) -> Step:
-    """The transition from s to t and its posterior; s < t elementwise, float64 for exact tables."""
+def step_between(schedule: Schedule, s: Tensor, t: Tensor, to_clean: Tensor | None = None) -> Step:
+    """The transition from s to t and its posterior; s < t elementwise, float64 for exact tables.
+
+    Args:
+        schedule: the schedule.
+        s, t: times of the same shape.
+        to_clean: bool of the same shape: where true, s is clean data, whatever sigma(s) is. A walk ends with such a step,
+            which differs from one to t = 0 where the schedule's sigma(0) is not 0.
+    """
     alpha_t, sigma_t = schedule(t)
     alpha_s, sigma_s = schedule(s)
-    var_ts = -(sigma_t**2) * torch.expm1(schedule.log_snr(t) - schedule.log_snr(s))
+    log_snr_s = schedule.log_snr(s)
+    if to_clean is not None:
+        alpha_s, sigma_s = alpha_s.masked_fill(to_clean, 1.0), sigma_s.masked_fill(to_clean, 0.0)
+        log_snr_s = log_snr_s.masked_fill(to_clean, float("inf"))
+    var_ts = -(sigma_t**2) * torch.expm1(schedule.log_snr(t) - log_snr_s)
     return Step(alpha_t, sigma_t, alpha_s, sigma_s, var_ts, var_ts * sigma_s**2 / sigma_t**2)
+
+
+def walk(schedule: Schedule, times: Tensor) -> Step:
+    """The steps of a walk over decreasing ``times`` (K + 1,), each value (K,): the last one goes to clean data where the
+    walk ends at 0."""
+    last = torch.zeros(len(times) - 1, dtype=torch.bool)
+    last[-1] = times[-1] == 0
+    return step_between(schedule, times[1:], times[:-1], last)
 
 
 def transition(schedule: Schedule, x_s: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -37,7 +37,7 @@ def train_digits_classifier(epochs: int = 60, batch_size: int = 50, seed: int = 
     for _ in range(steps):
         rows = torch.randint(0, len(train["x"]), (batch_size,))
         _, logits = classifier(noisy(shifted(train["x"][rows])))
-        loss = functional.cross_entropy(logits, train["label"][rows], label_smoothing=0.05)
+        loss = functional.cross_entropy(logits, train["label"][rows])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

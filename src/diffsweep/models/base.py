@@ -115,18 +115,30 @@ class DiffusionModel(LightningModule):
         accumulated = batch_idx % self.trainer.accumulate_grad_batches
         keys = (self.seed, self.global_step, accumulated, self.global_rank)
         seed = functools.reduce(lambda mixed, key: (mixed * 1_000_003 + key) % 2**63, keys)
+        self._seed_generators(seed)
+
+    def _seed_generators(self, seed: int) -> None:
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would queue a stack trace for absent devices
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        losses, t, weight = self.losses(batch)
+        self._sums += torch.stack(sums_by_quarter(losses.detach(), t))
+        if self.time_sampling.needs_bound:
+            heard = (t, losses.detach())
+            if self.trainer.world_size > 1:
+                heard = tuple(self.all_gather(part).flatten() for part in heard)  # type: ignore[union-attr]
+            self.time_sampling.update(self.denoiser.schedule, *heard)
+        return (weight * losses).mean()
+
+    def losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """The losses of a training batch, unweighted, their times, and the weights of these times, each (B,)."""
         noise = Noise(self.seed, batch["position"])
         x_0 = self.autoencoder.encode(batch["x"])
-        t, weight = self.time_sampling(self.denoiser.schedule, noise.uniform(stream=Draw.TIME))
-        eps = noise.like(x_0, Draw.EPS)
-        losses = self.objective(self.denoiser, x_0, self.conditioning(batch), t, eps)
-        self._sums += torch.stack(sums_by_quarter(losses.detach(), t))
-        return (weight * losses).mean()
+        u, eps = noise.time_and_eps(x_0)
+        t, weight = self.time_sampling(self.denoiser.schedule, u)
+        return self.objective(self.denoiser, x_0, self.conditioning(batch), t, eps), t, weight
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         stepped = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
@@ -155,6 +167,7 @@ class DiffusionModel(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self._val_sums = torch.zeros(2, 4, device=self.device)
+        self._seed_generators(0)  # for objectives that draw something of their own
 
     def on_validation_epoch_end(self) -> None:
         quarters = _by_quarter("val/loss", self._val_sums)

@@ -31,8 +31,16 @@ def build(cfg: DictConfig, group: str, **more: Any) -> Any:
         raise
 
 
+def sized(cfg: DictConfig) -> DictConfig:
+    """The configuration with as many output channels as the prediction has heads for."""
+    cfg = cfg.copy()
+    cfg.space.out_channels = build(cfg, "prediction").heads * cfg.space.channels
+    return cfg
+
+
 def build_model(cfg: DictConfig) -> DiffusionModel:
     """The model, its weights drawn under the run's seed."""
+    cfg = sized(cfg)
     torch.manual_seed(cfg.seed)
     model: DiffusionModel = build(cfg, "model")
     return model
@@ -55,8 +63,10 @@ def preflight(cfg: DictConfig) -> None:
         UserError: in one line, with what to use instead.
     """
     with torch.random.fork_rng(devices=[]):
-        parts = {group: build(cfg, group) for group in ("schedule", "prediction", "sampler", "dataset")}
-        for group in ("metrics", "callbacks"):
+        cfg = sized(cfg)
+        looked_at = ("schedule", "prediction", "sampler", "dataset", "objective", "weighting", "time_sampling")
+        parts = {group: build(cfg, group) for group in looked_at}
+        for group in ("metrics", "likelihood", "callbacks"):
             build(cfg, group)
         try:
             build(cfg, "optimizer")([torch.nn.Parameter(torch.zeros(1))])

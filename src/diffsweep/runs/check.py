@@ -19,7 +19,7 @@ PACKAGES = (
     *("datasets", "metrics", "models", "callbacks"),
 )
 OURS = tuple(f"diffsweep.{package}" for package in PACKAGES)
-RESOLVERS = ("oc.env",)  # functions that a value may call; others can build or run things
+RESOLVERS = ("oc.env", "oc.select")  # functions that a value may call; others can build or run things
 NAMES = ("lightning.Trainer",)
 RESERVED = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 

@@ -35,6 +35,66 @@ def x0_follows_from_eps(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None
     )
 
 
+def objective_has_its_grid(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
+    """L_t of the hybrid loss is a term of a chain of T steps."""
+    if parts["objective"].needs_grid and parts["schedule"].num_steps is None:
+        return "this objective is a sum over the T steps of a discrete schedule, and this schedule is continuous; use objective=vlb, or schedule=cosine"
+    return None
+
+
+def learned_variance_is_trained(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
+    """Only a bound on a discrete chain has a gradient for the variance."""
+    if parts["prediction"].heads == 1:
+        return None
+    if not parts["objective"].trains_variance:
+        return "nothing trains the learned variance with this objective; use objective=hybrid, or prediction.variance=fixed_small"
+    if parts["schedule"].num_steps is None:
+        return "in continuous time the bound does not depend on the variance, so nothing trains it; use prediction.variance=fixed_small, or a discrete schedule"
+    return None
+
+
+def bound_has_a_variance(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
+    """The hybrid loss trains nothing but the variance by the bound, and the bound of a chain is loose without a right one."""
+    if parts["objective"].trains_variance and parts["schedule"].num_steps is not None and parts["prediction"].heads == 1:
+        return "the bound of a chain is about its variance too, and it is fixed; use prediction.variance=learned_range, or objective=simple"
+    return None
+
+
+def learned_schedule_is_trained(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
+    """Any loss but the bound is least where the schedule makes it easiest: the schedule would collapse."""
+    if parts["schedule"].learned and not parts["objective"].trains_schedule:
+        return "a learned schedule minimises the variational bound, any other loss would make it collapse; use objective=vlb, or another schedule"
+    return None
+
+
+def importance_is_of_the_bound(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
+    """Times drawn by the size of the loss pay where its terms differ by orders of magnitude: those of the bound."""
+    if parts["time_sampling"].needs_bound and not parts["objective"].is_bound:
+        return "importance sampling is for the terms of the variational bound; use objective=vlb, or time_sampling=stratified"
+    return None
+
+
+def bound_has_unbiased_times(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
+    """A density that weights do not undo changes what the bound bounds."""
+    if parts["objective"].is_bound and not parts["time_sampling"].unbiased:
+        return "with times of another density the loss is no bound; use time_sampling=uniform, stratified or, on a grid, importance"
+    return None
+
+
+def weighting_is_used(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
+    """An objective that is a bound, or has its own lambda(t), has no other weights."""
+    if "weighting" not in cfg.objective and not parts["weighting"].is_uniform:
+        return "this objective has weights of its own; use objective=simple, or weighting=uniform"
+    return None
+
+
+def score_weight_has_a_rate(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
+    """g(t)^2 is a rate in continuous time."""
+    if cfg.objective.get("weight") == "likelihood" and parts["schedule"].num_steps is not None:
+        return "the likelihood's weight g(t)^2 needs a continuous schedule; use schedule=vp, or objective.weight=sigma2"
+    return None
+
+
 def validation_by_steps(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
     """Validation runs by steps, because the training stream has no epochs."""
     if cfg.trainer.check_val_every_n_epoch is not None:
@@ -78,6 +138,14 @@ RULES: tuple[Rule, ...] = (
     logger_mode_exists,
     times_exist,
     x0_follows_from_eps,
+    objective_has_its_grid,
+    learned_variance_is_trained,
+    bound_has_a_variance,
+    learned_schedule_is_trained,
+    importance_is_of_the_bound,
+    bound_has_unbiased_times,
+    weighting_is_used,
+    score_weight_has_a_rate,
     validation_by_steps,
     intervals_are_positive,
     run_ends,
@@ -90,7 +158,7 @@ def apply(cfg: DictConfig, parts: Mapping[str, Any]) -> None:
 
     Args:
         cfg: a checked configuration.
-        parts: what its groups build: schedule, prediction, sampler, dataset.
+        parts: what its groups build, by group.
     """
     for rule in RULES:
         if message := rule(cfg, parts):

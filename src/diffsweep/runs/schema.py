@@ -10,6 +10,8 @@ from omegaconf import MISSING
 class Space:
     channels: int = MISSING
     image_size: int = MISSING
+    levels: int | None = None
+    out_channels: int = MISSING
 
 
 @dataclass
@@ -42,6 +44,7 @@ class Root:
     schedule: Any = MISSING
     prediction: Any = MISSING
     objective: Any = MISSING
+    weighting: Any = MISSING
     time_sampling: Any = MISSING
     backbone: Any = MISSING
     guidance: Any = MISSING
@@ -49,6 +52,7 @@ class Root:
     optimizer: Any = MISSING
     lr_scheduler: Any = MISSING
     metrics: Any = MISSING
+    likelihood: Any = MISSING
     callbacks: Any = MISSING
     model: Any = MISSING
     choices: dict[str, Any] = field(default_factory=dict)  # the option chosen in each group; filled in

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from diffsweep.diffusion import Condition, Denoised, Denoiser, Noise, Step, expand_to, factor, step_between
+from diffsweep.diffusion import Condition, Denoised, Denoiser, Noise, Step, expand_to, factor, step_between, walk
 from diffsweep.samplers.spacing import SPACINGS
 from diffsweep.schedules import Schedule
 
@@ -78,8 +78,17 @@ class Sampler(ABC):
         return other
 
     def times(self, schedule: Schedule) -> Tensor:
-        """The times of the walk, decreasing from start to stop: float64 on the CPU, shape (steps + 1,)."""
-        return SPACINGS[self.spacing](schedule, self.steps, self.start, self.stop)
+        """The times of the walk, decreasing from start to stop: float64 on the CPU, shape (steps + 1,).
+
+        Where sigma(0) is not 0 (VE, learned) a walk to 0 has one step more to go, from there to clean data: 0 is there twice.
+        """
+        spacing = SPACINGS[self.spacing]
+        if schedule.clean_at_zero or self.stop > 0:
+            return spacing(schedule, self.steps, self.start, self.stop)
+        if self.steps == 1:
+            return torch.tensor([self.start, 0.0], dtype=torch.float64)
+        times = spacing(schedule, self.steps - 1, self.start, 0.0)
+        return torch.cat([times, times.new_zeros(1)])
 
     @torch.no_grad()
     def __call__(
@@ -102,7 +111,7 @@ class Sampler(ABC):
         """
         noise = noise if noise is not None else fresh_noise(x)
         times = self.times(denoiser.schedule)
-        pairs = step_between(denoiser.schedule, s=times[1:], t=times[:-1])
+        pairs = walk(denoiser.schedule, times)
         state = None
         for i, (t, *pair) in enumerate(zip(times[:-1], *pairs, strict=True)):
             x, state = self.advance(denoiser, x, t, Step(*pair), state, noise.at(i), cond)
@@ -121,8 +130,12 @@ class Sampler(ABC):
         noise: Noise,
         cond: Condition | None = None,
     ) -> tuple[Tensor, State]:
-        """One step from t to s < t (each a float64 scalar tensor); ``state`` is None at first. Returns x at s, and the state."""
-        return self.advance(denoiser, x, t, step_between(denoiser.schedule, s, t), state, noise, cond)
+        """One step from t to s < t (each a float64 scalar tensor); ``state`` is None at first. Returns x at s, and the state.
+
+        A step from 0 to 0 goes to clean data, where sigma(0) is not 0.
+        """
+        pair = step_between(denoiser.schedule, s, t, to_clean=(s == 0) & (t == 0))
+        return self.advance(denoiser, x, t, pair, state, noise, cond)
 
     @abstractmethod
     def advance(

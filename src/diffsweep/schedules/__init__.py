@@ -3,16 +3,26 @@
 from diffsweep.schedules.alpha_bar import Cosine, SigmoidAlphaBar
 from diffsweep.schedules.base import DiscreteSchedule, Schedule
 from diffsweep.schedules.beta import Constant, Exponential, Linear, Quadratic, ScaledLinear, Sigmoid
+from diffsweep.schedules.continuous import EDM, VE, VP, CosineContinuous, Flow, LogSNRSchedule, SubVP
+from diffsweep.schedules.learned import Learned
 
 __all__ = [
+    "EDM",
+    "VE",
+    "VP",
     "Constant",
     "Cosine",
+    "CosineContinuous",
     "DiscreteSchedule",
     "Exponential",
+    "Flow",
+    "Learned",
     "Linear",
+    "LogSNRSchedule",
     "Quadratic",
     "ScaledLinear",
     "Schedule",
     "Sigmoid",
     "SigmoidAlphaBar",
+    "SubVP",
 ]

@@ -29,13 +29,14 @@ class Cosine(DiscreteSchedule):
     Args:
         num_steps: T, at least 1.
         s: the offset that keeps the first betas from vanishing.
+        zero_terminal_snr: end at exactly no signal (arXiv:2305.08891).
     """
 
-    def __init__(self, num_steps: int = 1000, s: float = 0.008) -> None:
+    def __init__(self, num_steps: int = 1000, s: float = 0.008, zero_terminal_snr: bool = False) -> None:
         if s < 0:
             raise ValueError(f"schedule.s must be at least 0, not {s}")
         f = torch.cos((_grid(num_steps) + s) / (1 + s) * math.pi / 2) ** 2
-        super().__init__(_clipped(f))
+        super().__init__(_clipped(f), zero_terminal_snr)
 
 
 class SigmoidAlphaBar(DiscreteSchedule):
@@ -47,10 +48,18 @@ class SigmoidAlphaBar(DiscreteSchedule):
         start: a, where the logistic begins.
         end: b, where it ends.
         tau: temperature; a smaller one makes the middle steeper.
+        zero_terminal_snr: end at exactly no signal (arXiv:2305.08891).
     """
 
-    def __init__(self, num_steps: int = 1000, start: float = -3.0, end: float = 3.0, tau: float = 1.0) -> None:
+    def __init__(
+        self,
+        num_steps: int = 1000,
+        start: float = -3.0,
+        end: float = 3.0,
+        tau: float = 1.0,
+        zero_terminal_snr: bool = False,
+    ) -> None:
         if not (start < end and tau > 0):
             raise ValueError(f"schedule needs start < end and tau > 0, not {start}, {end} and {tau}")
         g = torch.sigmoid((start + (end - start) * _grid(num_steps)) / tau)
-        super().__init__(_clipped((g[-1] - g) / (g[-1] - g[0])))
+        super().__init__(_clipped((g[-1] - g) / (g[-1] - g[0])), zero_terminal_snr)

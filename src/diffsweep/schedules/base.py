@@ -17,12 +17,18 @@ class Schedule(nn.Module, ABC):
 
     Attributes:
         num_steps: T of a discrete schedule, None for a continuous one.
-        t_min, t_max: the interval on which the log-SNR is finite.
+        t_min, t_max: an interval on which the log-SNR is finite; training times and those of steps in log-SNR lie there.
+        zero_terminal_snr: whether alpha is exactly 0 at t = 1.
+        clean_at_zero: whether sigma is exactly 0 at t = 0; where it is not, samplers append a step to clean data.
+        learned: whether it has parameters, trained with the model.
     """
 
     num_steps: int | None = None
     t_min: float = 0.0
     t_max: float = 1.0
+    zero_terminal_snr: bool = False
+    clean_at_zero: bool = True
+    learned: bool = False
 
     @abstractmethod
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -36,15 +42,35 @@ class Schedule(nn.Module, ABC):
     def time_of(self, log_snr: Tensor) -> Tensor:
         """The inverse of :meth:`log_snr`; values beyond its range give 0 or 1."""
 
+    def embedded_time(self, t: Tensor) -> Tensor:
+        """The time that a network is told: 1000 (t - 1/T), at least 0, on a discrete schedule; 1000 t on a continuous one.
+
+        The public checkpoints count steps from 0 and embed them so.
+        """
+        if self.num_steps is None:
+            return 1000 * t
+        return (1000 * (t - 1 / self.num_steps)).clamp(min=0)
+
+    def log_snr_rate(self, t: Tensor) -> Tensor:
+        r""":math:`d \log\mathrm{SNR} / dt` of a continuous schedule, at ``t`` of any shape; differentiable itself."""
+        if self.num_steps is not None:
+            raise ValueError("a discrete schedule has no rate in t: its log-SNR is given on a grid")
+        with torch.enable_grad():
+            t = t if t.requires_grad else t.detach().requires_grad_()
+            (rate,) = torch.autograd.grad(self.log_snr(t).sum(), t, create_graph=True)
+        return rate if torch.is_grad_enabled() else rate.detach()
+
     def time_at(self, u: Tensor) -> Tensor:
         """Map ``u`` in [0, 1), uniform, to a training time: uniform over the grid, or over (0, 1] where continuous."""
         if self.num_steps is None:
             return self.t_min + (self.t_max - self.t_min) * (1 - u)
         return ((u * self.num_steps).floor() + 1) / self.num_steps
 
-    def nearest(self, t: Tensor) -> Tensor:
-        """The nearest time a network has been trained at: the grid of a discrete schedule, ``t`` of a continuous one."""
-        return t if self.num_steps is None else (t * self.num_steps).round() / self.num_steps
+    def on_grid(self, t: Tensor) -> Tensor:
+        """Any times as training times: up to the grid of a discrete schedule, into [t_min, t_max] of a continuous one."""
+        if self.num_steps is None:
+            return t.clamp(self.t_min, self.t_max)
+        return (t * self.num_steps).ceil().clamp(1, self.num_steps) / self.num_steps
 
 
 class Tables(NamedTuple):
@@ -65,18 +91,23 @@ class DiscreteSchedule(Schedule):
 
     Args:
         log_alpha_bar: float64, shape (T,), the log of the squared signal level at k = 1 .. T, strictly decreasing.
+        zero_terminal_snr: rescale it so that alpha is exactly 0 at k = T (:func:`zero_terminal`).
     """
 
-    def __init__(self, log_alpha_bar: Tensor) -> None:
+    def __init__(self, log_alpha_bar: Tensor, zero_terminal_snr: bool = False) -> None:
         super().__init__()
         self.num_steps: int = len(log_alpha_bar)
+        self.zero_terminal_snr = zero_terminal_snr
+        if zero_terminal_snr:
+            log_alpha_bar = zero_terminal(log_alpha_bar)
         log_alpha_bar = torch.cat([torch.zeros(1, dtype=torch.float64), log_alpha_bar.double()])  # (T + 1,)
         log_one_minus = torch.log(-torch.expm1(log_alpha_bar))
         alpha, sigma = torch.exp(log_alpha_bar / 2), torch.exp(log_one_minus / 2)
         tables = Tables(alpha, sigma, log_alpha_bar - log_one_minus, torch.atan2(sigma, alpha))
         # Not buffers: they are never trained, cast or saved, and samplers ask on the CPU while training asks on the GPU.
         self._tables = {tables.alpha.device: tables}
-        self.t_min, self.t_max = 1 / self.num_steps, 1.0
+        self.t_min = 1 / self.num_steps
+        self.t_max = 1 - 1 / self.num_steps if zero_terminal_snr else 1.0
 
     def _on(self, device: torch.device) -> Tables:
         if device not in self._tables:
@@ -113,3 +144,16 @@ class DiscreteSchedule(Schedule):
         k = (torch.searchsorted(angles, angle, right=True) - 1).clamp(0, self.num_steps - 1)
         fraction = (angle - angles[k]) / (angles[k + 1] - angles[k])
         return ((k + fraction.clamp(0, 1)) / self.num_steps).to(log_snr.dtype)
+
+
+def zero_terminal(log_alpha_bar: Tensor) -> Tensor:
+    r"""Shift and scale :math:`\alpha_k` linearly so that the last is exactly 0 and the first stays (Lin et al. 2023,
+    arXiv:2305.08891, alg. 1): :math:`\alpha_k \leftarrow (\alpha_k - \alpha_T) \frac{\alpha_1}{\alpha_1 - \alpha_T}`.
+
+    Args:
+        log_alpha_bar: float64, shape (T,), T at least 2.
+    """
+    if len(log_alpha_bar) < 2:
+        raise ValueError("schedule.zero_terminal_snr needs schedule.num_steps of at least 2")
+    alpha = torch.exp(log_alpha_bar.double() / 2)
+    return 2 * torch.log((alpha - alpha[-1]) * (alpha[0] / (alpha[0] - alpha[-1])))

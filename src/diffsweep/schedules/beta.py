@@ -27,16 +27,24 @@ class BetaSchedule(DiscreteSchedule, ABC):
         num_steps: T, at least 1.
         beta_start: the first beta at T = 1000.
         beta_end: the last beta at T = 1000.
+        zero_terminal_snr: rescale so that it ends at exactly no signal (arXiv:2305.08891).
     """
 
-    def __init__(self, num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> None:
+    def __init__(
+        self,
+        num_steps: int = 1000,
+        beta_start: float = 1e-4,
+        beta_end: float = 0.02,
+        zero_terminal_snr: bool = False,
+    ) -> None:
         if num_steps < 1:
             raise ValueError(f"schedule.num_steps must be at least 1, not {num_steps}")
         if not 0 < beta_start <= beta_end < 1:
             raise ValueError(f"betas need 0 < beta_start <= beta_end < 1, not {beta_start} and {beta_end}")
         self.beta_start, self.beta_end = beta_start, beta_end
         u = torch.linspace(0, 1, num_steps, dtype=torch.float64)
-        super().__init__(log_alpha_bar_of_betas(self.betas(u, beta_start, beta_end) * (1000 / num_steps)))
+        betas = self.betas(u, beta_start, beta_end) * (1000 / num_steps)
+        super().__init__(log_alpha_bar_of_betas(betas), zero_terminal_snr)
 
     @staticmethod
     @abstractmethod
@@ -93,10 +101,11 @@ class Constant(BetaSchedule):
     Args:
         num_steps: T, at least 1.
         beta_start: the beta at T = 1000; 0.01 ends at about the alpha_bar of the linear schedule, 4e-5.
+        zero_terminal_snr: see :class:`BetaSchedule`.
     """
 
-    def __init__(self, num_steps: int = 1000, beta_start: float = 0.01) -> None:
-        super().__init__(num_steps, beta_start, beta_start)
+    def __init__(self, num_steps: int = 1000, beta_start: float = 0.01, zero_terminal_snr: bool = False) -> None:
+        super().__init__(num_steps, beta_start, beta_start, zero_terminal_snr)
 
     @staticmethod
     def betas(u: Tensor, b0: float, b1: float) -> Tensor:

@@ -1,0 +1,240 @@
+r"""The variational bound on the negative log-likelihood, term by term, in bits per dimension.
+
+For times :math:`0 = t_0 < t_1 < ... < t_K`, whether these are the full chain or a few of it,
+
+.. math:: -\log p(x_0) \le D_{KL}(q(x_{t_K}|x_0) \| p(x_{t_K})) + \sum_{k=1}^{K-1} D_{KL}(q(x_{t_k}|x_{t_{k+1}}, x_0) \|
+    p(x_{t_k}|x_{t_{k+1}})) - \log p(x_0 | x_{t_1})
+
+(DDPM, arXiv:2006.11239, eq. 5; the variances as in improved DDPM, arXiv:2102.09672).
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from diffsweep.diffusion.denoiser import Denoised, Denoiser
+from diffsweep.diffusion.condition import Condition
+from diffsweep.diffusion.noise import Noise, Stream
+from diffsweep.diffusion.process import Step, expand_to, factor, step_between, walk
+from diffsweep.schedules import Schedule
+
+Progress = Callable[[int], object]
+
+
+def log_normal_density(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """The log-density of a Gaussian at ``x``, in nats: the decoder of data that has no levels."""
+    return -0.5 * (math.log(2 * math.pi) + log_variance + (x - mean) ** 2 * torch.exp(-log_variance))
+
+
+def log_level_probability(x: Tensor, mean: Tensor, log_variance: Tensor, levels: int) -> Tensor:
+    """The log-probability, in nats, that a Gaussian gives to the bin of ``x``, for data of ``levels`` equally spaced values
+    on [-1, 1]: half a spacing to each side, the first and the last bin reaching to infinity (DDPM, eq. 13)."""
+    half = 1 / (levels - 1)
+    inverse_std = torch.exp(-0.5 * log_variance)
+    low, high = (x - half - mean) * inverse_std, (x + half - mean) * inverse_std
+    # In the upper tail both cumulatives are near 1: mirrored, they are small and their difference is accurate.
+    mirror = low + high > 0
+    low, high = torch.where(mirror, -high, low), torch.where(mirror, -low, high)
+    log_low, log_high = torch.special.log_ndtr(low), torch.special.log_ndtr(high)
+    inside = log_high + torch.log(-torch.expm1((log_low - log_high).clamp(max=-1e-12)))
+    below = torch.special.log_ndtr((x + half - mean) * inverse_std)
+    above = torch.special.log_ndtr(-(x - half - mean) * inverse_std)
+    return torch.where(x < -1 + half, below, torch.where(x > 1 - half, above, inside))
+
+
+def log_decoder(x: Tensor, mean: Tensor, log_variance: Tensor, levels: int | None) -> Tensor:
+    """:func:`log_level_probability` where the data have levels, else :func:`log_normal_density`."""
+    if levels is None:
+        return log_normal_density(x, mean, log_variance)
+    return log_level_probability(x, mean, log_variance, levels)
+
+
+def prior_term(schedule: Schedule, x_0: Tensor, t: Tensor) -> Tensor:
+    r"""The bits per dimension, (B,), of :math:`q(x_t | x_0)` against the prior :math:`N(0, \sigma_t^2)`: :math:`\alpha_t^2 x_0^2 / 2 \sigma_t^2`.
+
+    ``t``: (), the time that the walk starts at.
+    """
+    return _per_dim(0.5 * x_0**2) * schedule.log_snr(t).exp().to(x_0)
+
+
+class Chain(NamedTuple):
+    """Steps of a chain with the log-variances that their reverse steps choose between, each of the shape of the times.
+
+    Attributes:
+        step: the pairs of times.
+        log_small, log_large: the ends of the range of log-variances.
+        first: whether a step ends at clean data.
+    """
+
+    step: Step
+    log_small: Tensor
+    log_large: Tensor
+    first: Tensor
+
+
+def chain(schedule: Schedule, step: Step, first: Tensor, t_1: Tensor, t_2: Tensor) -> Chain:
+    r"""Steps with their ranges of log-variances.
+
+    At clean data the posterior is a point. Where its log-variance is needed, that of the pair of times before it in the walk
+    is taken, as improved-diffusion does; or, where sigma(0) is not 0 and the last step starts there, the variance
+    :math:`\sigma_0^2 / \alpha_0^2` that data of which nothing else is known have then.
+
+    Args:
+        schedule: the schedule.
+        step: pairs of times.
+        first: bool, which of them end at clean data.
+        t_1, t_2: (), the two lowest times of the walk above clean data; t_1 = t_2 if there is one only.
+    """
+    if schedule.clean_at_zero or t_1 > 0:
+        pair = step_between(schedule, t_1, t_2)
+        log_first = (pair.var_post if t_2 > t_1 else pair.sigma_t**2).log()
+        log_large = step.var_ts.log()
+    else:
+        log_first = -schedule.log_snr(t_1)
+        log_large = torch.where(first, log_first, step.var_ts.log())
+    return Chain(step, torch.where(first, log_first, step.var_post.log()), log_large, first)
+
+
+def bound_term(
+    link: Chain,
+    denoised: Denoised,
+    x_0: Tensor,
+    levels: int | None,
+    detach_mean: bool = False,
+) -> Tensor:
+    """One term of the bound in bits per dimension, (B,): the divergence of the model's reverse step from the posterior, or,
+    for a step that ends at clean data, the decoder's code length.
+
+    Args:
+        link: the step, each value () or (B,).
+        denoised: what the denoiser says at its upper time.
+        x_0: the clean data, (B, ...).
+        levels: the number of values that the data take, None where they are continuous.
+        detach_mean: no gradient through x0, only through the variance (the hybrid loss).
+    """
+    x0 = denoised.x0.detach() if detach_mean else denoised.x0
+    step, mix, first = link.step, denoised.variance_mix, link.first
+    log_small, log_large = expand_to(link.log_small, x_0), expand_to(link.log_large, x_0)
+    if isinstance(mix, Tensor):
+        log_variance = log_small + mix.to(x_0) * (log_large - log_small)
+    else:  # fixed_large takes the pair before it in the first step too
+        large = log_large if mix == 1 else log_small
+        log_variance = torch.where(expand_to(first, x_0) > 0, log_small, large).expand_as(x_0)
+
+    def code(mean: Tensor) -> Tensor:
+        return _per_dim(-log_decoder(x_0, mean, log_variance, levels))
+
+    def divergence() -> Tensor:
+        gain = expand_to(step.alpha_s * step.var_ts / step.sigma_t**2, x_0)  # of x0 in the posterior's mean
+        log_ratio = log_small - log_variance
+        spread = torch.expm1(log_ratio) - log_ratio  # in this form nothing cancels where the variances are nearly equal
+        return _per_dim(0.5 * (spread + (gain * (x_0 - x0)) ** 2 * torch.exp(-log_variance)))
+
+    if first.ndim == 0:
+        return code(x0) if first else divergence()
+    # Elsewhere x0 may be anything; what is not asked for must still be finite, or its gradient is not 0 but NaN.
+    mean = torch.where(expand_to(first, x_0) > 0, x0, x_0)
+    return torch.where(first, code(mean), divergence())
+
+
+def chain_times(schedule: Schedule, steps: int | None = None) -> Tensor:
+    """The times of a chain of so many steps, decreasing from 1 to 0, float64: of a discrete schedule on its grid, all of it by
+    default; of a continuous one evenly spaced, 1000 by default. Where sigma(0) is not 0 the last step starts from t = 0.
+
+    Raises:
+        ValueError: the grid has fewer steps.
+    """
+    grid = schedule.num_steps
+    count = steps if steps is not None else grid if grid is not None else 1000
+    if grid is not None and count > grid:
+        raise ValueError(f"likelihood.steps={count} is more than the schedule's {grid} steps")
+    times = torch.linspace(1, 0, count + 1, dtype=torch.float64)
+    if grid is not None:
+        times = (times * grid).round() / grid
+    return times if schedule.clean_at_zero else torch.cat([times, times.new_zeros(1)])
+
+
+def grid_term(
+    schedule: Schedule, denoised: Denoised, x_0: Tensor, t: Tensor, levels: int | None, detach_mean: bool = False
+) -> Tensor:
+    """L_t of the full chain of a discrete schedule at grid times ``t`` (B,), in bits per dimension, (B,)."""
+    assert schedule.num_steps is not None
+    k = (t.double() * schedule.num_steps).round()
+    t_1, t_2 = 1 / schedule.num_steps, min(2, schedule.num_steps) / schedule.num_steps
+    ends = (torch.tensor(value, dtype=torch.float64) for value in (t_1, t_2))
+    step = step_between(schedule, (k - 1) / schedule.num_steps, k / schedule.num_steps)
+    return bound_term(chain(schedule, step, k == 1, *ends), denoised, x_0, levels, detach_mean)
+
+
+def end_terms(schedule: Schedule, x_0: Tensor, eps: Tensor, levels: int | None) -> Tensor:
+    r"""What the two ends of a continuous schedule cost, in bits per dimension, (B,): the prior at t_max, and the code length
+    of x_0 given :math:`x_{t_{min}}`, decoded by :math:`N(x_{t_{min}} / \alpha, \sigma^2 / \alpha^2)` without a network."""
+    low, high = (torch.tensor(end, dtype=torch.float64, device=x_0.device) for end in (schedule.t_min, schedule.t_max))
+    log_variance = -schedule.log_snr(low).to(x_0)
+    z = x_0 + torch.exp(0.5 * log_variance) * eps  # x_t / alpha
+    return prior_term(schedule, x_0, high) + _per_dim(-log_decoder(x_0, z, log_variance, levels))
+
+
+def _per_dim(nats: Tensor) -> Tensor:
+    return nats.flatten(1).mean(1) / math.log(2)
+
+
+class Bound(NamedTuple):
+    """The bound of each sample, in bits per dimension.
+
+    Attributes:
+        terms: (B, K), from the decoder's (the step to clean data) to that of the highest time.
+        prior: (B,), what the prior costs.
+    """
+
+    terms: Tensor
+    prior: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """(B,)"""
+        return self.terms.sum(1) + self.prior
+
+
+@torch.no_grad()
+def variational_bound(
+    denoiser: Denoiser,
+    x_0: Tensor,
+    times: Tensor,
+    noise: Noise,
+    levels: int | None = None,
+    cond: Condition | None = None,
+    clip: bool = False,
+    progress: Progress | None = None,
+) -> Bound:
+    """The bound of data under a chain, one network call a step for all samples.
+
+    Args:
+        denoiser: the model.
+        x_0: (B, ...).
+        times: decreasing from 1 to 0, float64 on the CPU, (K + 1,): of a sampler, or the whole grid. Where the schedule's
+            sigma(0) is not 0 the last step goes from 0 to clean data (two zeros).
+        noise: of the samples; step k of the chain has its own.
+        levels: the number of values that the data take, for the decoder; None for a Gaussian one.
+        cond: condition of each sample.
+        clip: hold the predicted x0 in [-1, 1], as improved-diffusion does when it evaluates.
+        progress: called after each step with its number.
+    """
+    schedule, up = denoiser.schedule, times.flip(0)  # (K + 1,)
+    first = torch.arange(len(up) - 1) == 0
+    links = chain(schedule, Step(*(value.flip(0) for value in walk(schedule, times))), first, up[1], up[min(2, len(up) - 1)])
+    terms = torch.empty(len(up) - 1, len(x_0), dtype=x_0.dtype, device=x_0.device)
+    for k, t in enumerate(up[1:]):
+        link = Chain(Step(*(value[k] for value in links.step)), *(value[k] for value in links[1:]))
+        eps = noise.at(k).like(x_0, Stream.VALIDATION)
+        x_t = factor(link.step.alpha_t, x_0) * x_0 + factor(link.step.sigma_t, x_0) * eps
+        denoised = denoiser(x_t, t, cond)
+        if clip:
+            denoised = denoised._replace(x0=denoised.x0.clamp(-1, 1))
+        terms[k] = bound_term(link, denoised, x_0, levels)
+        if progress is not None:
+            progress(k)
+    return Bound(terms.T, prior_term(schedule, x_0, up[-1]))

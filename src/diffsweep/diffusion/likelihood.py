@@ -1,0 +1,126 @@
+r"""The exact log-likelihood of a denoiser as a continuous normalising flow, by its probability-flow ODE.
+
+In the angle :math:`\phi = \mathrm{atan2}(\sigma, \alpha)` and the normalised :math:`u = x_t / \sqrt{\alpha^2 + \sigma^2}` the ODE of
+every schedule is the same, finite at both ends (DDIM, arXiv:2010.02502; v of arXiv:2202.00512):
+
+.. math:: \frac{du}{d\phi} = \cos\phi \; \epsilon - \sin\phi \; x_0 = v(u, \phi), \qquad
+    \log p(u_0) = \log p(u_1) + \int \mathrm{tr} \frac{\partial v}{\partial u} d\phi
+
+(instantaneous change of variables: arXiv:1806.07366, arXiv:2011.13456 section 4.3).
+"""
+
+import math
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from diffsweep.diffusion.bound import log_normal_density
+from diffsweep.diffusion.condition import Condition
+from diffsweep.diffusion.denoiser import Denoiser
+from diffsweep.diffusion.noise import Noise, Stream
+
+Divergence = Literal["exact", "hutchinson"]
+
+
+class LogLikelihood(NamedTuple):
+    """The log-density of each sample.
+
+    Attributes:
+        nats: (B,).
+        calls: network evaluations.
+    """
+
+    nats: Tensor
+    calls: int
+
+
+def ode_log_likelihood(
+    denoiser: Denoiser,
+    x_0: Tensor,
+    cond: Condition | None = None,
+    divergence: Divergence = "exact",
+    noise: Noise | None = None,
+    tolerance: float = 1e-5,
+    start: float | None = None,
+    progress: Callable[[int], object] | None = None,
+) -> LogLikelihood:
+    """log p(x_0) in nats.
+
+    Args:
+        denoiser: the model; differentiable in x.
+        x_0: (B, ...), continuous: add uniform noise to data of levels first.
+        cond: condition of each sample.
+        divergence: ``exact`` takes one backward pass a dimension; ``hutchinson`` one, with random signs from ``noise``.
+        noise: of the samples, for ``hutchinson``.
+        tolerance: relative and absolute, of the adaptive solver (dopri5 of torchdiffeq).
+        start: the time at which the data are taken to be; by default the schedule's t_min.
+        progress: called after each network evaluation with their number.
+    """
+    from torchdiffeq import odeint
+
+    if divergence == "hutchinson" and noise is None:
+        raise ValueError("the Hutchinson estimate needs noise")
+    schedule, shape = denoiser.schedule, x_0.shape
+    ends = torch.tensor([schedule.t_min if start is None else start, schedule.t_max], dtype=torch.float64)
+    with torch.no_grad():
+        alpha, sigma = schedule(ends)
+    angles = torch.atan2(sigma, alpha)
+    signs = None if divergence == "exact" else torch.sign(noise.like(x_0, Stream.PROBE))  # type: ignore[union-attr]
+    calls = 0
+
+    def velocity(phi: Tensor, u: Tensor) -> Tensor:
+        cos, sin = phi.cos(), phi.sin()
+        t = schedule.time_of(2 * (cos.log() - sin.log()).double().cpu())
+        level = torch.stack(schedule(t)).square().sum().sqrt().to(u)
+        denoised = denoiser(level * u, t, cond)
+        return cos.to(u) * denoised.eps - sin.to(u) * denoised.x0
+
+    def rate(phi: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        nonlocal calls
+        calls += 1
+        with torch.enable_grad():
+            u = state[0].detach().requires_grad_()
+            v = velocity(phi, u)
+            if signs is not None:
+                (product,) = torch.autograd.grad((v * signs).sum(), u)
+                trace = (product * signs).flatten(1).sum(1)
+            else:
+                trace = _trace(v, u)
+        if progress is not None:
+            progress(calls)
+        return v.detach(), trace
+
+    begin = x_0 / math.hypot(float(alpha[0]), float(sigma[0]))
+    zero = torch.zeros(len(x_0), dtype=x_0.dtype, device=x_0.device)
+    with torch.no_grad():
+        u, trace = odeint(rate, (begin, zero), angles.to(x_0), rtol=tolerance, atol=tolerance, method="dopri5")
+    norm = math.hypot(float(alpha[1]), float(sigma[1]))
+    log_variance = 2 * math.log(float(sigma[1]) / norm) * torch.ones((), dtype=x_0.dtype, device=x_0.device)
+    base = log_normal_density(u[-1], torch.zeros_like(u[-1]), log_variance).flatten(1).sum(1)
+    scale = math.log(math.hypot(float(alpha[0]), float(sigma[0])))
+    return LogLikelihood(base + trace[-1] - scale * math.prod(shape[1:]), calls)
+
+
+def _trace(v: Tensor, u: Tensor) -> Tensor:
+    """The trace of dv/du of each sample, (B,), a backward pass a dimension."""
+    flat = v.flatten(1)
+    total = torch.zeros(len(u), dtype=u.dtype, device=u.device)
+    for i in range(flat.shape[1]):
+        (row,) = torch.autograd.grad(flat[:, i].sum(), u, retain_graph=i + 1 < flat.shape[1])
+        total = total + row.flatten(1)[:, i]
+    return total
+
+
+def dequantised(x_0: Tensor, levels: int, noise: Noise) -> Tensor:
+    """Data of ``levels`` equally spaced values on [-1, 1], each moved within its bin by uniform noise."""
+    u = noise.uniform(*x_0.shape[1:], stream=Stream.DEQUANTISE, dtype=x_0.dtype).to(x_0.device)
+    return x_0 + (2 * u - 1) / (levels - 1)
+
+
+def bits_per_dim(nats: Tensor, dimensions: int, levels: int | None) -> Tensor:
+    r"""Bits per dimension of a log-density: :math:`-\log_2 p / D`, less the log of a bin's width, :math:`2 / (L - 1)`, where
+    the data have levels."""
+    bits = -nats / (dimensions * math.log(2))
+    return bits if levels is None else bits - math.log2(2 / (levels - 1))
