@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from diffsweep.schedules import Schedule
 
@@ -29,4 +30,16 @@ def plot_schedules(schedules: Mapping[str, Schedule], points: int = 501) -> "Fig
         axis.set(title=title, xlabel="t")
         axis.grid(alpha=0.3)
     figure.legend(loc="outside right center")
+    return figure
+
+
+def plot_bound_terms(terms: Tensor) -> "Figure":
+    """The terms L_0, L_1, ... of a variational bound, (K,), in bits per dimension, on a logarithmic axis."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.4), layout="constrained")
+    axis = figure.subplots()
+    axis.semilogy(range(len(terms)), terms.clamp(min=1e-12).tolist())
+    axis.set(xlabel="k", ylabel="bits/dim", title=f"terms of the bound, {terms.sum():.3f} bits/dim in all")
+    axis.grid(alpha=0.3)
     return figure

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from diffsweep.diffusion.condition import Condition
 from diffsweep.diffusion.prediction import Eps, Level, Prediction
-from diffsweep.diffusion.process import expand_to, factor
+from diffsweep.diffusion.process import expand_to
 from diffsweep.schedules import Schedule
 
 
@@ -49,6 +49,11 @@ class Denoiser(nn.Module, ABC):
         return self.prediction.target(denoised.x0, denoised.eps, alpha, sigma)
 
 
+def _at_least_single(x: Tensor) -> torch.dtype:
+    """bfloat16 would round the time 999 to 1000."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
 class NetworkDenoiser(Denoiser):
     """A network with a schedule and a prediction.
 
@@ -62,22 +67,36 @@ class NetworkDenoiser(Denoiser):
     def __init__(self, backbone: nn.Module, schedule: Schedule, prediction: Prediction) -> None:
         super().__init__(schedule, prediction)
         self.backbone = backbone
+        self._remembered: dict[float, tuple[float, float, float]] = {}
 
     def _call(self, x_t: Tensor, t: Tensor, cond: Condition | None) -> tuple[Tensor, Tensor | float, Level, Level]:
         """The output, the variance's mix, and alpha and sigma that broadcast with the output."""
-        alpha, sigma = (factor(value, x_t) for value in self.schedule(t))
-        c_in, _, _ = self.prediction.coefficients(alpha, sigma)
-        c_noise = self.prediction.c_noise(self.schedule, t)
-        if c_noise.ndim == 0:  # one time for the batch: filled in place on the device, nothing is copied there
-            c_noise = torch.full((len(x_t),), float(c_noise), device=x_t.device)
-        # At least float32, whatever x_t has: bfloat16 would round 999 to 1000.
-        c_noise = c_noise.to(x_t.device, torch.promote_types(x_t.dtype, torch.float32))
+        if t.ndim == 0 and t.device.type == "cpu":  # a walk: one time for the batch, filled in on the device
+            alpha, sigma, time = self._numbers(t)
+            c_noise = torch.full((len(x_t),), time, device=x_t.device, dtype=_at_least_single(x_t))
+        else:
+            alpha, sigma = (expand_to(value, x_t) for value in self.schedule(t))
+            c_noise = self.prediction.c_noise(self.schedule, t).to(x_t.device, _at_least_single(x_t)).expand(len(x_t))
+        c_in = self.prediction.coefficients(alpha, sigma).c_in
         output = self.backbone(c_in * x_t, c_noise, cond)
         mix = self.prediction.variance_mix
         if mix is None:
             output, raw = output.chunk(2, dim=1)  # as the public code has it: [-1, 1] is the range, nothing is clamped
             mix = (raw + 1) / 2
         return output, mix, alpha, sigma
+
+    def _numbers(self, t: Tensor) -> tuple[float, float, float]:
+        """alpha, sigma and c_noise at one time. Walks ask for the same times again: remembered, where they stay the same."""
+        key = t.item()
+        if key in self._remembered:
+            return self._remembered[key]
+        alpha, sigma = self.schedule(t)
+        numbers = (alpha.item(), sigma.item(), self.prediction.c_noise(self.schedule, t).item())
+        if not self.schedule.learned:
+            if len(self._remembered) >= 10_000:
+                self._remembered.clear()
+            self._remembered[key] = numbers
+        return numbers
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
         output, mix, alpha, sigma = self._call(x_t, t, cond)

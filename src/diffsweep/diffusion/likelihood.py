@@ -95,7 +95,10 @@ def ode_log_likelihood(
     begin = x_0 / math.hypot(float(alpha[0]), float(sigma[0]))
     zero = torch.zeros(len(x_0), dtype=x_0.dtype, device=x_0.device)
     with torch.no_grad():
-        u, trace = odeint(rate, (begin, zero), angles.to(x_0), rtol=tolerance, atol=tolerance, method="dopri5")
+        # The last step ends at the end: one beyond, interpolated, would ask for angles that do not exist.
+        options = {"step_t": angles[-1:]}
+        solver = {"rtol": tolerance, "atol": tolerance, "method": "dopri5", "options": options}
+        u, trace = odeint(rate, (begin, zero), angles.to(x_0.device), **solver)
     norm = math.hypot(float(alpha[1]), float(sigma[1]))
     log_variance = 2 * math.log(float(sigma[1]) / norm) * torch.ones((), dtype=x_0.dtype, device=x_0.device)
     base = log_normal_density(u[-1], torch.zeros_like(u[-1]), log_variance).flatten(1).sum(1)

@@ -38,7 +38,8 @@ def prior(schedule: Schedule, noise: Tensor) -> Tensor:
 
 
 class Step(NamedTuple):
-    r"""The pair of times s < t of one step, each value of the shape of the times.
+    r"""The pair of times s < t of one step, each value a tensor of the shape of the times; within a walk, which has one time
+    for the batch, a number.
 
     Attributes:
         alpha_t, sigma_t, alpha_s, sigma_s: the schedule at both.

@@ -8,12 +8,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from diffsweep.diffusion import Condition, Denoiser, Noise, Stream, ode_log_likelihood, variational_bound
+from diffsweep.diffusion import Condition, Denoiser, Noise, ode_log_likelihood, variational_bound
 from diffsweep.diffusion.bound import chain_times
 from diffsweep.diffusion.likelihood import Divergence, bits_per_dim, dequantised
+from diffsweep.schedules import Schedule
 
 Encode = Callable[[Mapping[str, Tensor]], tuple[Tensor, Condition | None]]
-Progress = Callable[[str], object]
+Progress = Callable[[], object]
 
 
 class Likelihood(ABC):
@@ -54,9 +55,9 @@ class Likelihood(ABC):
             samples: the split, on the CPU.
             encode: a batch to the space of the denoiser, and its condition.
             levels: the number of values that the space's data take; None where they are continuous.
-            progress: called with a remark after each network call.
+            progress: called after each network call.
         """
-        count = min(len(samples["x"]), self.num_samples or len(samples["x"]))
+        count = self.count(samples)
         measured: list[dict[str, Tensor]] = []
         for begin in range(0, count, self.batch_size):
             rows = torch.arange(begin, min(begin + self.batch_size, count))
@@ -71,6 +72,14 @@ class Likelihood(ABC):
             numbers[name] = values.mean().item()
             numbers[f"{name}_se"] = values.std().item() / math.sqrt(len(values))
         return numbers, None if terms is None else terms.mean(0)
+
+    def count(self, samples: Mapping[str, Tensor]) -> int:
+        """How many of the samples are measured."""
+        return min(len(samples["x"]), self.num_samples or len(samples["x"]))
+
+    def calls(self, schedule: Schedule, count: int) -> int | None:
+        """Network calls for so many samples; None where a solver decides."""
+        return None
 
     @abstractmethod
     def measure(
@@ -114,6 +123,9 @@ class BoundLikelihood(Likelihood):
             raise ValueError(f"likelihood.steps must be at least 1, not {steps}")
         self.steps, self.clip = steps, clip
 
+    def calls(self, schedule: Schedule, count: int) -> int | None:
+        return -(-count // self.batch_size) * (len(chain_times(schedule, self.steps)) - 1)
+
     def measure(
         self,
         denoiser: Denoiser,
@@ -124,7 +136,7 @@ class BoundLikelihood(Likelihood):
         progress: Progress | None,
     ) -> dict[str, Tensor]:
         times = chain_times(denoiser.schedule, self.steps)
-        tell = None if progress is None else lambda k: progress(f"step {k + 1} of {len(times) - 1}")
+        tell = None if progress is None else lambda k: progress()
         clip = self.clip and levels is not None
         bound = variational_bound(denoiser, x_0, times, noise, levels, cond, clip, tell)
         return {"bits_per_dim": bound.total, "bits_per_dim_prior": bound.prior, "terms": bound.terms}
@@ -167,7 +179,7 @@ class ODELikelihood(Likelihood):
         levels: int | None,
         progress: Progress | None,
     ) -> dict[str, Tensor]:
-        tell = None if progress is None else lambda calls: progress(f"{calls} network calls")
+        tell = None if progress is None else lambda calls: progress()
         x = x_0 if levels is None else dequantised(x_0, levels, noise)
         found = ode_log_likelihood(denoiser, x, cond, self.divergence, noise, self.tolerance, progress=tell)
         return {self.name: bits_per_dim(found.nats, x_0[0].numel(), levels)}

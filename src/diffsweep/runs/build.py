@@ -8,7 +8,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
 from diffsweep.datasets import ImageData
-from diffsweep.metrics import GenerationMetrics
+from diffsweep.metrics import GenerationMetrics, Likelihood
 from diffsweep.models import DiffusionModel
 from diffsweep.runs import rules
 from diffsweep.runs.check import check
@@ -54,6 +54,11 @@ def build_data(cfg: DictConfig) -> ImageData:
 def build_metrics(cfg: DictConfig) -> GenerationMetrics | None:
     """The metrics, or None with ``metrics=none``."""
     return build(cfg, "metrics") if "_target_" in cfg.metrics else None
+
+
+def build_likelihood(cfg: DictConfig) -> Likelihood | None:
+    """The likelihood, or None with ``likelihood=none``."""
+    return build(cfg, "likelihood") if "_target_" in cfg.likelihood else None
 
 
 def preflight(cfg: DictConfig) -> None:

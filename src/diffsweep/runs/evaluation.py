@@ -1,32 +1,80 @@
 """Samples a model and measures the samples."""
 
+import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+from tqdm import tqdm
 
 from diffsweep import pictures
 from diffsweep.datasets import ImageData
-from diffsweep.metrics import GenerationMetrics
+from diffsweep.diffusion import Condition
+from diffsweep.files import write_text
+from diffsweep.metrics import GenerationMetrics, Likelihood
 from diffsweep.models import DiffusionModel
+from diffsweep.plots import plot_bound_terms
 from diffsweep.runs import report
-from diffsweep.runs.build import build_data, build_metrics
+from diffsweep.runs.build import build_data, build_likelihood, build_metrics
 from diffsweep.runs.errors import UserError
 from diffsweep.runs.loading import load_model
 from diffsweep.runs.sampling import Drawn, draw
 
+TERMS = "bound_terms"
 
-def measure(
-    cfg: DictConfig, model: DiffusionModel, data: ImageData, metrics: GenerationMetrics, folder: Path
-) -> tuple[dict[str, float], Drawn]:
-    """Draw samples, measure them, and write ``metrics.json`` into a folder. Returns the numbers and the samples."""
-    for warning in metrics.warnings():
-        print(f"warning: {warning}")
-    drawn = draw(model, metrics.num_samples, cfg.seed, metrics.batch_size)
-    numbers = metrics(drawn.x, data)
-    numbers["images_per_second"] = len(drawn.x) / drawn.seconds
-    report.write_metrics(folder / "metrics.json", numbers, protocol(cfg, metrics, data))
-    return numbers, drawn
+
+class Measured(NamedTuple):
+    """The numbers of a model, and the samples that they are of, where samples were measured."""
+
+    numbers: dict[str, float]
+    drawn: Drawn | None
+
+
+def measure(cfg: DictConfig, model: DiffusionModel, data: ImageData, folder: Path) -> Measured:
+    """Draw samples and measure them, measure the data's likelihood, each where the configuration has it; write
+    ``metrics.json`` and the curve of the bound's terms into a folder."""
+    metrics, likelihood = build_metrics(cfg), build_likelihood(cfg)
+    numbers: dict[str, float] = {}
+    protocols: dict[str, Any] = {}
+    drawn = None
+    if metrics is not None:
+        for warning in metrics.warnings():
+            print(f"warning: {warning}")
+        drawn = draw(model, metrics.num_samples, cfg.seed, metrics.batch_size)
+        numbers.update(metrics(drawn.x, data), images_per_second=len(drawn.x) / drawn.seconds)
+        protocols["protocol"] = protocol(cfg, metrics, data)
+    if likelihood is not None:
+        numbers.update(measure_likelihood(likelihood, model, data, folder))
+        protocols["likelihood_protocol"] = {**likelihood.protocol(), "data": data.fingerprint, "levels": data.levels}
+    if protocols:
+        report.write_metrics(folder / "metrics.json", numbers, protocols)
+    return Measured(numbers, drawn)
+
+
+def measure_likelihood(
+    likelihood: Likelihood, model: DiffusionModel, data: ImageData, folder: Path
+) -> dict[str, float]:
+    """Bits per dimension of a split of the data, with progress; the curve of the terms goes to ``bound_terms``."""
+    samples = data.split(likelihood.split)
+
+    def encode(batch: Mapping[str, Tensor]) -> tuple[Tensor, Condition | None]:
+        there = {name: part.to(model.device) for name, part in batch.items()}
+        return model.autoencoder.encode(there["x"]), model.conditioning(there)
+
+    schedule, training = model.denoiser.schedule, model.training
+    total = likelihood.calls(schedule, likelihood.count(samples))
+    model.eval()
+    with tqdm(total=total, desc="likelihood", unit="call", dynamic_ncols=True) as bar:
+        numbers, terms = likelihood(model.denoiser, samples, encode, model.autoencoder.levels, bar.update)
+    model.train(training)
+    if terms is not None:
+        rows = [f"{k},{bits:.8g}" for k, bits in enumerate(terms.tolist())]
+        write_text(folder / f"{TERMS}.csv", "\n".join(["k,bits_per_dim", *rows]) + "\n")
+        if importlib.util.find_spec("matplotlib") is not None:
+            plot_bound_terms(terms).savefig(folder / f"{TERMS}.png", dpi=120)
+    return numbers
 
 
 def protocol(cfg: DictConfig, metrics: GenerationMetrics, data: ImageData) -> dict[str, Any]:
@@ -48,17 +96,26 @@ def protocol(cfg: DictConfig, metrics: GenerationMetrics, data: ImageData) -> di
 
 
 def evaluate(cfg: DictConfig) -> float:
-    """The command ``evaluate.py``: writes metrics.json and grid.png into the output folder; returns the FID."""
-    if cfg.num_samples is not None:
+    """The command ``evaluate.py``: writes metrics.json and pictures into the output folder; returns what sweeps compare."""
+    if cfg.num_samples is not None and "_target_" in cfg.metrics:
         cfg.metrics.num_samples = cfg.num_samples
+    if "_target_" not in cfg.metrics and "_target_" not in cfg.likelihood:
+        raise UserError(
+            "there is nothing to measure with metrics=none and likelihood=none; choose metrics=digits or likelihood=bound"
+        )
     folder = Path(cfg.output)
-    data, metrics = build_data(cfg), build_metrics(cfg)
-    if metrics is None:
-        raise UserError("there is nothing to measure with metrics=none; choose metrics=digits")
-    model = load_model(cfg)
-    numbers, drawn = measure(cfg, model, data, metrics, folder)
-    pictures.save_png(pictures.grid(drawn.x[:100]), folder / "grid.png")
-    print(f"\n{metrics.num_samples} samples by {cfg.choices.sampler} in {model.sampler.steps} steps")
-    print(report.table(report.metric_rows(numbers)))
-    print(f"\n  {report.shown(folder / 'metrics.json')}\n  {report.shown(folder / 'grid.png')}")
-    return numbers["fid"]
+    data, model = build_data(cfg), load_model(cfg)
+    numbers, drawn = measure(cfg, model, data, folder)
+    if drawn is not None:
+        pictures.save_png(pictures.grid(drawn.x[:100]), folder / "grid.png")
+        print(f"\n{len(drawn.x)} samples by {cfg.choices.sampler} in {model.sampler.steps} steps")
+    print(report.table(report.metric_rows(numbers)) + "\n")
+    for name in ("metrics.json", "grid.png", f"{TERMS}.csv", f"{TERMS}.png"):
+        if (folder / name).exists():
+            print(f"  {report.shown(folder / name)}")
+    return headline(numbers)
+
+
+def headline(numbers: Mapping[str, float]) -> float:
+    """The number that sweeps minimise: the first there is of FID, bits/dim and the validation loss."""
+    return next(numbers[name] for name in ("fid", "bits_per_dim", "bits_per_dim_ode", "val/loss") if name in numbers)

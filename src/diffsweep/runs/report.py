@@ -22,7 +22,8 @@ def metric_rows(metrics: Mapping[str, float]) -> list[tuple[str, str, str]]:
         "fid": ("FID", "{:.3f}", real_fid),
         "is": ("IS", "{:.3f}", f"real {metrics.get('is_real', float('nan')):.3f}"),
         "kid": ("KID", "{:.5f}", ""),
-        "bits_per_dim": ("bits/dim", "{:.3f}", ""),
+        "bits_per_dim": ("bits/dim", "{:.3f}", f"at most; +- {metrics.get('bits_per_dim_se', float('nan')):.3f}"),
+        "bits_per_dim_ode": ("bits/dim (ODE)", "{:.3f}", f"+- {metrics.get('bits_per_dim_ode_se', float('nan')):.3f}"),
         "copy_ratio": (
             "copy ratio",
             "{:.3f}",
@@ -35,9 +36,11 @@ def metric_rows(metrics: Mapping[str, float]) -> list[tuple[str, str, str]]:
     ]
 
 
-def write_metrics(path: Path, metrics: Mapping[str, float], protocol: Mapping[str, Any]) -> None:
-    """``metrics.json``: numbers with the protocol that they hold under."""
-    content = {"metrics": dict(metrics), "protocol": dict(protocol), "protocol_id": identify(dict(protocol))}
+def write_metrics(path: Path, metrics: Mapping[str, float], protocols: Mapping[str, Mapping[str, Any]]) -> None:
+    """``metrics.json``: numbers with the protocols that they hold under, each with a short id."""
+    content: dict[str, Any] = {"metrics": dict(metrics)}
+    for name, protocol in protocols.items():
+        content |= {name: dict(protocol), f"{name}_id": identify(dict(protocol))}
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 

@@ -20,13 +20,12 @@ from diffsweep import pictures
 from diffsweep.callbacks import EMA, StopOnNaN
 from diffsweep.datasets import ImageData
 from diffsweep.files import write_text
-from diffsweep.metrics import GenerationMetrics
 from diffsweep.models import DiffusionModel
 from diffsweep.runs import report
-from diffsweep.runs.build import build, build_data, build_metrics, build_model
+from diffsweep.runs.build import build, build_data, build_model
 from diffsweep.runs.checkpoints import FOLDER, LAST, AtomicCheckpoints
 from diffsweep.runs.errors import Stopped, UserError
-from diffsweep.runs.evaluation import measure
+from diffsweep.runs.evaluation import headline, measure
 from diffsweep.runs.keeping import KeepCheckpoints
 from diffsweep.runs.run_source import CONFIG
 from diffsweep.runs.sampling import trajectory
@@ -37,7 +36,8 @@ PACKAGES = ("diffsweep", "torch", "lightning", "hydra-core", "omegaconf", "torch
 
 
 def train(cfg: DictConfig) -> float:
-    """Train, sample and measure; returns what a sweep minimises: the FID, or the validation loss with ``metrics=none``.
+    """Train, sample and measure; returns what a sweep minimises: the FID, with ``metrics=none`` the bits per dimension if they
+    are measured, else the validation loss.
 
     Args:
         cfg: from :func:`~diffsweep.runs.compose.compose` or from the command line, checked.
@@ -86,7 +86,7 @@ def _already(cfg: DictConfig, directory: Path) -> float | None:
     if (directory / "metrics.json").is_file():
         metrics = json.loads((directory / "metrics.json").read_text())["metrics"]
         print(f"{directory} has finished before; its result stands (delete it to run the job again)")
-        return float(metrics.get("fid", metrics.get("val/loss", float("nan"))))
+        return headline({"val/loss": float("nan"), **metrics})
     if (directory / FOLDER / LAST).is_file():
         cfg.resume_from = str(directory)
     elif (directory / CONFIG).is_file():
@@ -98,7 +98,7 @@ def _train(cfg: DictConfig, directory: Path) -> float:
     begin = time.perf_counter()
     if _is_rank_zero():
         print(f"run {report.shown(directory)}", flush=True)
-    data, model, metrics = build_data(cfg), build_model(cfg), build_metrics(cfg)
+    data, model = build_data(cfg), build_model(cfg)
     last = directory / FOLDER / LAST
     signals = StopSignals(str(last))
     keep = KeepCheckpoints(last.parent)
@@ -111,37 +111,33 @@ def _train(cfg: DictConfig, directory: Path) -> float:
             trained = time.perf_counter() - begin
             if not trainer.is_global_zero:
                 return float("nan")
-            numbers = {"val/loss": keep.latest}
-            if metrics is not None:
-                numbers.update(_measure(cfg, trainer, model, data, metrics, track))
+            numbers = {"val/loss": keep.latest, **_measure(cfg, trainer, model, data, track)}
         except Stopped:
             _say_how_to_go_on(trainer, directory)
             raise
         for logger in track:
             logger.save()
     _say_goodbye(cfg, directory, numbers, trained, time.perf_counter() - begin)
-    return numbers["fid"] if metrics is not None else numbers["val/loss"]
+    return headline(numbers)
 
 
 def _measure(
-    cfg: DictConfig,
-    trainer: Trainer,
-    model: DiffusionModel,
-    data: ImageData,
-    metrics: GenerationMetrics,
-    track: list[Logger],
+    cfg: DictConfig, trainer: Trainer, model: DiffusionModel, data: ImageData, track: list[Logger]
 ) -> dict[str, float]:
     """The numbers of the averaged weights, with their pictures, logged."""
     directory = Path(cfg.paths.run_dir)
     with _averaged(model, trainer.callbacks):  # type: ignore[attr-defined]
-        measured, drawn = measure(cfg, model, data, metrics, directory)
-        image = pictures.grid(drawn.x[:100])
-        pictures.save_png(image, directory / "final.png")
-        trajectory(model, directory / "samples" / "trajectory.gif", cfg.seed)
+        measured, drawn = measure(cfg, model, data, directory)
+        if drawn is not None:
+            trajectory(model, directory / "samples" / "trajectory.gif", cfg.seed)
     for logger in track:
         logger.log_metrics({f"eval/{name}": value for name, value in measured.items()}, trainer.global_step)
-        if isinstance(logger, WandbLogger):
-            logger.log_image("final", [image])
+    if drawn is not None:
+        image = pictures.grid(drawn.x[:100])
+        pictures.save_png(image, directory / "final.png")
+        for logger in track:
+            if isinstance(logger, WandbLogger):
+                logger.log_image("final", [image])
     return measured
 
 

@@ -1,8 +1,11 @@
 """Ancestral sampling: DDPM's reverse chain, full or strided."""
 
+import math
+
+import torch
 from torch import Tensor
 
-from diffsweep.diffusion import Condition, Denoiser, Noise, Step, expand_to, factor
+from diffsweep.diffusion import Condition, Denoiser, Noise, Step
 from diffsweep.samplers.base import Sampler, State
 
 
@@ -26,14 +29,11 @@ class Ancestral(Sampler):
         cond: Condition | None,
     ) -> tuple[Tensor, State]:
         denoised = self.denoise(denoiser, x, t, pair, cond)
-        towards_eps = (pair.sigma_s**2 - pair.var_post).clamp(min=0).sqrt()
-        x = factor(pair.alpha_s, x) * denoised.x0 + factor(towards_eps, x) * denoised.eps
+        towards_eps = math.sqrt(max(0.0, pair.sigma_s**2 - pair.var_post))
+        x = torch.add(denoised.x0 * pair.alpha_s, denoised.eps, alpha=towards_eps)
         if pair.sigma_s > 0:
-            mix = denoised.variance_mix
-            log_small, log_large = pair.var_post.log(), pair.var_ts.log()
-            if isinstance(mix, Tensor):
-                std = ((expand_to(log_small, x) * (1 - mix) + expand_to(log_large, x) * mix) / 2).exp()
-            else:
-                std = expand_to(((log_small * (1 - mix) + log_large * mix) / 2).exp(), x)
+            log_small, log_large = math.log(pair.var_post), math.log(pair.var_ts)
+            log_variance = log_small + (log_large - log_small) * denoised.variance_mix
+            std = (log_variance / 2).exp() if isinstance(log_variance, Tensor) else math.exp(log_variance / 2)
             x = x + std * noise.like(x)
         return x, State(denoised)

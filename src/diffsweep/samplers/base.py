@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from diffsweep.diffusion import Condition, Denoised, Denoiser, Noise, Step, expand_to, factor, step_between, walk
+from diffsweep.diffusion import Condition, Denoised, Denoiser, Noise, Step, expand_to, step_between, walk
 from diffsweep.samplers.spacing import SPACINGS
 from diffsweep.schedules import Schedule
 
@@ -111,9 +111,9 @@ class Sampler(ABC):
         """
         noise = noise if noise is not None else fresh_noise(x)
         times = self.times(denoiser.schedule)
-        pairs = walk(denoiser.schedule, times)
+        pairs = zip(*(value.tolist() for value in walk(denoiser.schedule, times)), strict=True)
         state = None
-        for i, (t, *pair) in enumerate(zip(times[:-1], *pairs, strict=True)):
+        for i, (t, pair) in enumerate(zip(times[:-1], pairs, strict=True)):
             x, state = self.advance(denoiser, x, t, Step(*pair), state, noise.at(i), cond)
             if callback is not None:
                 callback(i, t, state.denoised, x)
@@ -135,7 +135,7 @@ class Sampler(ABC):
         A step from 0 to 0 goes to clean data, where sigma(0) is not 0.
         """
         pair = step_between(denoiser.schedule, s, t, to_clean=(s == 0) & (t == 0))
-        return self.advance(denoiser, x, t, pair, state, noise, cond)
+        return self.advance(denoiser, x, t, Step(*(value.item() for value in pair)), state, noise, cond)
 
     @abstractmethod
     def advance(
@@ -148,7 +148,7 @@ class Sampler(ABC):
         noise: Noise,
         cond: Condition | None,
     ) -> tuple[Tensor, State]:
-        """One step over a pair of times whose process coefficients are known."""
+        """One step over a pair of times whose process coefficients are known, as numbers."""
 
     def denoise(self, denoiser: Denoiser, x: Tensor, t: Tensor, pair: Step, cond: Condition | None) -> Denoised:
         """What the denoiser says at t, clipped; eps is recomputed so that ``x = alpha x0 + sigma eps`` still holds."""
@@ -157,8 +157,8 @@ class Sampler(ABC):
         if clip is None:
             return denoised
         x0 = clip(denoised.x0)
-        alpha, sigma = factor(pair.alpha_t, x), factor(pair.sigma_t, x)
-        return Denoised(x0, (x - alpha * x0) / sigma, denoised.variance_mix)
+        eps = torch.add(x, x0, alpha=-pair.alpha_t).div_(pair.sigma_t)
+        return Denoised(x0, eps, denoised.variance_mix)
 
 
 def fresh_noise(x: Tensor) -> Noise:

@@ -1,8 +1,11 @@
 """DDIM: the deterministic walk, and the family between it and the ancestral one."""
 
+import math
+
+import torch
 from torch import Tensor
 
-from diffsweep.diffusion import Condition, Denoiser, Noise, Step, factor
+from diffsweep.diffusion import Condition, Denoiser, Noise, Step
 from diffsweep.samplers.base import Clip, Sampler, Spacing, State
 
 
@@ -44,8 +47,8 @@ class DDIM(Sampler):
     ) -> tuple[Tensor, State]:
         denoised = self.denoise(denoiser, x, t, pair, cond)
         variance = self.eta**2 * pair.var_post
-        towards_eps = (pair.sigma_s**2 - variance).clamp(min=0).sqrt()
-        x = factor(pair.alpha_s, x) * denoised.x0 + factor(towards_eps, x) * denoised.eps
+        towards_eps = math.sqrt(max(0.0, pair.sigma_s**2 - variance))
+        x = torch.add(denoised.x0 * pair.alpha_s, denoised.eps, alpha=towards_eps)
         if variance > 0:
-            x = x + factor(variance.sqrt(), x) * noise.like(x)
+            x = x + math.sqrt(variance) * noise.like(x)
         return x, State(denoised)
