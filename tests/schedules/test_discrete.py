@@ -3,7 +3,17 @@
 import pytest
 import torch
 
-from diffsweep.schedules import Cosine, DiscreteSchedule, Linear
+from diffsweep.schedules import (
+    Constant,
+    Cosine,
+    DiscreteSchedule,
+    Exponential,
+    Linear,
+    Quadratic,
+    ScaledLinear,
+    Sigmoid,
+    SigmoidAlphaBar,
+)
 
 
 def test_tables_are_those_of_the_given_alpha_bar():
@@ -50,9 +60,30 @@ def test_uniform_numbers_become_grid_times():
     torch.testing.assert_close(Linear(10).time_at(u), torch.tensor([0.1, 0.1, 0.2, 0.6, 1.0, 1.0]))
 
 
-def test_nearest_time_is_on_the_grid():
-    t = torch.tensor([0.0, 0.04, 0.06, 0.52, 0.96, 1.0], dtype=torch.float64)
-    torch.testing.assert_close(Linear(10).nearest(t), torch.tensor([0.0, 0.0, 0.1, 0.5, 1.0, 1.0], dtype=torch.float64))
+def test_any_time_goes_up_to_the_grid():
+    t = torch.tensor([0.0, 0.04, 0.1, 0.16, 0.52, 0.96, 1.0], dtype=torch.float64)
+    expected = torch.tensor([0.1, 0.1, 0.1, 0.2, 0.6, 1.0, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(Linear(10).on_grid(t), expected)
+
+
+@pytest.mark.parametrize("num_steps", [13, 25, 50, 1000, 4000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_time_on_the_grid_stays_however_it_was_rounded(num_steps, dtype):
+    """k / T times T may be a little more than k."""
+    t = torch.arange(1, num_steps + 1, dtype=dtype) / num_steps
+    torch.testing.assert_close(Linear(num_steps).on_grid(t), t, rtol=1e-6, atol=0)
+
+
+KINDS = [Constant, Cosine, Exponential, Linear, Quadratic, ScaledLinear, Sigmoid, SigmoidAlphaBar]
+
+
+@pytest.mark.parametrize("zero_terminal_snr", [False, True])
+@pytest.mark.parametrize("num_steps", [2, 49, 1000])
+@pytest.mark.parametrize("kind", KINDS)
+def test_variance_is_preserved_on_and_off_the_grid(kind, num_steps, zero_terminal_snr):
+    t = torch.linspace(0, 1, 3 * num_steps + 1, dtype=torch.float64)
+    alpha, sigma = kind(num_steps, zero_terminal_snr=zero_terminal_snr)(t)
+    torch.testing.assert_close(alpha**2 + sigma**2, torch.ones_like(t), rtol=0, atol=1e-14)
 
 
 def test_it_has_no_state_to_train_cast_or_save():

@@ -174,6 +174,12 @@ class DSM(Objective):
         return squares * (self.weight(schedule, exact) / schedule(exact)[1] ** 2).to(squares)
 
 
+def _signs(eps: Tensor) -> Tensor:
+    """Random signs like eps: the fourteenth binary digit after the point, a fair coin that does not know eps itself, so that
+    they need no generator and belong to the sample as eps does."""
+    return (eps.abs() * 2**14).floor() % 2 * 2 - 1
+
+
 class SSM(Objective):
     r"""Sliced score matching (Song et al. 2019, arXiv:1905.07088, eq. 8, variance reduced):
     :math:`\lambda(t) (v^T \nabla s(x_t) v + \frac12 \lVert s \rVert^2)`, v random signs, averaged over a sample's numbers.
@@ -191,7 +197,7 @@ class SSM(Objective):
     def __call__(self, denoiser: Denoiser, x_0: Tensor, cond: Condition | None, t: Tensor, eps: Tensor) -> Tensor:
         schedule, keep = denoiser.schedule, torch.is_grad_enabled()
         alpha, sigma = (expand_to(value, x_0) for value in schedule(t))
-        v = torch.randint_like(x_0, 2) * 2 - 1
+        v = _signs(eps)
         with torch.enable_grad():
             x_t = (alpha * x_0 + sigma * eps).detach().requires_grad_()
             score = -denoiser(x_t, t, cond).eps / sigma

@@ -12,11 +12,13 @@ class TimeSampling(nn.Module, ABC):
     """A density over training times. What it learns of the losses lies in buffers, so checkpoints have it.
 
     Attributes:
-        needs_bound: whether it is made for the terms of a variational bound on a grid.
+        needs_bound: whether it is made for the terms of a variational bound.
+        needs_grid: whether it needs a discrete schedule.
         unbiased: whether weighted losses average to those of uniform times; else the density is part of the loss.
     """
 
     needs_bound = False
+    needs_grid = False
     unbiased = True
 
     @abstractmethod
@@ -49,29 +51,25 @@ class Importance(TimeSampling):
     :math:`1 / (T p_t)` (improved DDPM, arXiv:2102.09672, section 3.3). Uniform until each time has its history.
 
     Args:
-        num_steps: T of the schedule.
+        num_steps: T of the schedule; on a continuous one, None, it cannot be used.
         history: losses kept of each time.
         uniform: probability that is spread over all times alike.
     """
 
     needs_bound = True
+    needs_grid = True
     losses: Tensor
     counts: Tensor
 
     def __init__(self, num_steps: int | None, history: int = 10, uniform: float = 0.001) -> None:
         super().__init__()
-        if num_steps is None:
-            raise ValueError(
-                "time_sampling=importance keeps losses of each step of a discrete schedule, and this schedule is continuous; "
-                "use time_sampling=stratified"
-            )
         if history < 1 or not 0 <= uniform <= 1:
             raise ValueError(
                 f"time_sampling needs history of at least 1 and uniform in [0, 1], not {history} and {uniform}"
             )
         self.history, self.uniform = history, uniform
-        self.register_buffer("losses", torch.zeros(num_steps, history))
-        self.register_buffer("counts", torch.zeros(num_steps, dtype=torch.int64))
+        self.register_buffer("losses", torch.zeros(num_steps or 0, history))
+        self.register_buffer("counts", torch.zeros(num_steps or 0, dtype=torch.int64))
 
     def probabilities(self) -> Tensor:
         """p of steps 1 .. T, float64, (T,)."""

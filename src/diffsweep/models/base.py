@@ -115,9 +115,6 @@ class DiffusionModel(LightningModule):
         accumulated = batch_idx % self.trainer.accumulate_grad_batches
         keys = (self.seed, self.global_step, accumulated, self.global_rank)
         seed = functools.reduce(lambda mixed, key: (mixed * 1_000_003 + key) % 2**63, keys)
-        self._seed_generators(seed)
-
-    def _seed_generators(self, seed: int) -> None:
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would queue a stack trace for absent devices
         if self.device.type == "cuda":
             torch.cuda.manual_seed(seed)
@@ -127,7 +124,7 @@ class DiffusionModel(LightningModule):
         self._sums += torch.stack(sums_by_quarter(losses.detach(), t))
         if self.time_sampling.needs_bound:
             heard = (t, losses.detach())
-            if self.trainer.world_size > 1:
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
                 heard = tuple(self.all_gather(part).flatten() for part in heard)  # type: ignore[union-attr]
             self.time_sampling.update(self.denoiser.schedule, *heard)
         return (weight * losses).mean()
@@ -167,7 +164,6 @@ class DiffusionModel(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self._val_sums = torch.zeros(2, 4, device=self.device)
-        self._seed_generators(0)  # for objectives that draw something of their own
 
     def on_validation_epoch_end(self) -> None:
         quarters = _by_quarter("val/loss", self._val_sums)

@@ -3,7 +3,7 @@
 import difflib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -90,6 +90,7 @@ def finish(command: str, cfg: DictConfig, hydra: Any, run_dir: str) -> DictConfi
         choices.update({group: saved.get(group) for group in inherited})
     with open_dict(cfg):
         cfg.pop("hydra", None)
+    _drop_what_does_not_fit(cfg, choices, hydra.overrides.task)
     _refuse_unknown(cfg, SCHEMAS[command], command)
     directory = str(Path(run_dir).absolute())
     if selected is None:
@@ -99,6 +100,23 @@ def finish(command: str, cfg: DictConfig, hydra: Any, run_dir: str) -> DictConfi
     cfg.choices = {group: option for group, option in choices.items() if group not in SELECTORS}
     cfg.sweep = os.environ.get(SWEEP)
     return cfg
+
+
+def _drop_what_does_not_fit(cfg: DictConfig, choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """A family's settings for an option that the user has replaced (``model=improved_ddpm schedule=vp``): those that the other
+    option does not have are taken back. What the user typed stays, and is refused if it is wrong."""
+    preset = CONF / "model" / f"{choices['model']}.yaml"
+    content = OmegaConf.to_container(OmegaConf.load(preset), resolve=False) if preset.is_file() else {}
+    if not isinstance(content, dict) or "defaults" not in content:  # a run's own, or a family that sets nothing elsewhere
+        return
+    typed = {override.lstrip("+~").partition("=")[0] for override in overrides}
+    for group, settings in content.items():
+        option = CONF / str(group) / f"{choices.get(group)}.yaml"
+        if group != "model" and isinstance(settings, dict) and option.is_file():
+            with open_dict(cfg[group]):
+                for key in set(settings) - set(map(str, OmegaConf.load(option))):
+                    if f"{group}.{key}" not in typed:
+                        del cfg[group][key]
 
 
 def _refuse_unknown(cfg: DictConfig, schema: type, command: str, prefix: str = "") -> None:
@@ -143,16 +161,25 @@ def explain(error: Exception, command: str) -> UserError:
         key = match[1]
         if converted := re.search(r"Value '(.*?)'.* (?:could not be converted to|of type) (\w+)", text):
             return UserError(f"{key}={converted[1]}: not of type {_spoken(converted[2])}")
-        return UserError(f"{key}: no such key{nearest(key, known_keys(command))}")
+        return _no_such_key(key, command)
     if match := re.search(r"full_key: (\S+)", text):
         key = match[1]
         if converted := re.search(r"Value '(.*?)'.* could not be converted to (\w+)", text):
             return UserError(f"{key}={converted[1]}: not of type {_spoken(converted[2])}")
         if "not in" in text:
-            return UserError(f"{key}: no such key{nearest(key, known_keys(command))}")
+            return _no_such_key(key, command)
     if isinstance(error, ConfigCompositionException):
         return UserError(" ".join(text.split()))
     return UserError(" ".join(str(error).split()))
+
+
+def _no_such_key(key: str, command: str) -> UserError:
+    """Where other options of the key's group have it: which; else the nearest key there is."""
+    group, _, name = key.partition(".")
+    having = [option for option in options(group) if name in OmegaConf.load(CONF / group / f"{option}.yaml")] if name else []
+    if having:
+        return UserError(f"{key}: the chosen {group} has no such key; {', '.join(having)} have it")
+    return UserError(f"{key}: no such key{nearest(key, known_keys(command))}")
 
 
 def _odd(overrides: Sequence[str]) -> str:

@@ -31,7 +31,7 @@ def x0_follows_from_eps(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None
     if all(math.isfinite(value) for value in prediction.coefficients(alpha, sigma)):
         return None
     return (
-        "at t = 1 this schedule has no signal left, so x0 does not follow from eps; use prediction=v or prediction=x0"
+        "at t = 1 this schedule has no signal left, so x0 does not follow from eps; use prediction=v, x0 or flow"
     )
 
 
@@ -64,6 +64,13 @@ def learned_schedule_is_trained(cfg: DictConfig, parts: Mapping[str, Any]) -> st
     """Any loss but the bound is least where the schedule makes it easiest: the schedule would collapse."""
     if parts["schedule"].learned and not parts["objective"].trains_schedule:
         return "a learned schedule minimises the variational bound, any other loss would make it collapse; use objective=vlb, or another schedule"
+    return None
+
+
+def times_have_their_grid(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
+    """A history of each step needs steps."""
+    if parts["time_sampling"].needs_grid and parts["schedule"].num_steps is None:
+        return "importance sampling keeps losses of each step of a discrete schedule, and this schedule is continuous; use time_sampling=stratified"
     return None
 
 
@@ -142,6 +149,7 @@ RULES: tuple[Rule, ...] = (
     learned_variance_is_trained,
     bound_has_a_variance,
     learned_schedule_is_trained,
+    times_have_their_grid,
     importance_is_of_the_bound,
     bound_has_unbiased_times,
     weighting_is_used,
