@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 
 from diffsweep import schedules
 from diffsweep.diffusion import Eps
 from diffsweep.runs.build import build
-from diffsweep.runs.errors import UserError
 
 OPTIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf/prediction").glob("*.yaml"))
 SCHEDULES = {
@@ -34,10 +35,9 @@ def made(compose):
     @functools.cache
     def of(option, variance=None):
         cfg = compose(f"prediction={option}")
-        if variance is not None:
-            cfg = cfg.copy()
-            cfg.prediction.variance = variance
-        return build(cfg, "prediction")
+        if variance is None:
+            return build(cfg, "prediction")
+        return instantiate(cfg.prediction, _convert_="all", variance=variance)
 
     return of
 
@@ -47,10 +47,10 @@ def prediction(made, option):
     return made(option)
 
 
-@pytest.fixture(params=SCHEDULES)
-def levels(request, prediction):
+@pytest.fixture
+def levels(prediction):
     """alpha and sigma where x0 follows from the output: with some predictions not where alpha is 0."""
-    alpha, sigma = SCHEDULES[request.param](T)
+    alpha, sigma = (torch.cat(values) for values in zip(*(of(T) for of in SCHEDULES.values()), strict=True))
     finite = torch.stack(prediction.coefficients(alpha, sigma)).isfinite().all(0)
     assert finite[alpha > 0].all()
     return alpha[finite, None], sigma[finite, None]
@@ -143,5 +143,5 @@ def test_variance_can_be_chosen(made, option, variance, mix, heads):
 
 
 def test_another_variance_is_refused_with_the_names_of_all(made, option):
-    with pytest.raises(UserError, match="'fixed_small', 'fixed_large' or 'learned_range'"):
+    with pytest.raises(InstantiationException, match="fixed_small, fixed_large, learned_range, not learned"):
         made(option, "learned")

@@ -9,43 +9,43 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 
 from diffsweep.runs.build import build
-from diffsweep.runs.errors import UserError
 
-KEYS = {path.stem: yaml.safe_load(path.read_text()) for path in (Path(__file__).parents[2] / "conf/schedule").glob("*")}
+FILES = (Path(__file__).parents[2] / "conf/schedule").glob("*.yaml")
+KEYS = {path.stem: yaml.safe_load(path.read_text()) for path in FILES}
 OPTIONS = sorted(KEYS)
 DISCRETE = [option for option in OPTIONS if "num_steps" in KEYS[option]]
 CONTINUOUS = [option for option in OPTIONS if "num_steps" not in KEYS[option]]
-ZERO = "schedule.zero_terminal_snr=true"
-VARIANTS = [(option,) for option in OPTIONS] + [(option, ZERO) for option in DISCRETE]
+VARIANTS = [(option, {}) for option in OPTIONS] + [(option, {"zero_terminal_snr": True}) for option in DISCRETE]
 TIMES = torch.tensor([0.0, 1e-4, 0.01, 0.1, 0.3, 1 / 3, 0.5, 0.77, 0.9995, 1.0], dtype=torch.float64)
 
 every_option = pytest.mark.parametrize("option", OPTIONS)
 every_discrete = pytest.mark.parametrize("option", DISCRETE)
 every_continuous = pytest.mark.parametrize("option", CONTINUOUS)
-every_variant = pytest.mark.parametrize("variant", VARIANTS, ids="-".join)
+every_variant = pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: "-".join([variant[0], *variant[1]]))
 
 
 @pytest.fixture(scope="module")
 def made(compose):
-    """The schedule of an option under overrides, built once."""
+    """The schedule of an option with some of its settings changed, built once."""
 
     @functools.cache
-    def of(option, *overrides, num_steps=None):
-        cfg = compose(f"schedule={option}", *overrides)
-        if num_steps is not None:
-            cfg = cfg.copy()
-            cfg.schedule.num_steps = num_steps
-        return build(cfg, "schedule")
+    def of(option, **changed):
+        cfg = compose(f"schedule={option}")
+        assert changed.keys() <= cfg.schedule.keys()
+        return instantiate(cfg.schedule, _convert_="all", **changed) if changed else build(cfg, "schedule")
 
     return of
 
 
 @pytest.fixture
 def schedule(made, request):
-    variant = request.node.callspec.params
-    return made(*variant["variant"]) if "variant" in variant else made(variant["option"])
+    params = request.node.callspec.params
+    option, changed = params.get("variant") or (params["option"], {})
+    return made(option, **changed)
 
 
 def finite_times(schedule, count=200):
@@ -127,7 +127,7 @@ def test_log_snr_is_the_log_ratio(schedule, variant):
 
 @every_variant
 def test_log_snr_falls_strictly_on_and_off_the_grid(schedule, variant):
-    t = torch.arange(1, 5 * 1000 + 1, dtype=torch.float64) / (5 * 1000)
+    t = torch.linspace(0.001, 1, 1999, dtype=torch.float64)
     assert (schedule.log_snr(t).diff() < 0).all()
     alpha, sigma = schedule(t)
     assert (alpha.diff() <= 0).all()
@@ -288,7 +288,7 @@ def test_grid_values_do_not_depend_on_how_the_time_was_rounded(made, option, ste
 @every_discrete
 @pytest.mark.parametrize("steps", [2, 3, 49, 1000])
 def test_zero_terminal_snr_moves_the_alphas_affinely_and_keeps_the_first(made, option, steps):
-    plain, zero = (made(option, *more, num_steps=steps) for more in ((), (ZERO,)))
+    plain, zero = (made(option, num_steps=steps, zero_terminal_snr=zero) for zero in (False, True))
     assert zero.zero_terminal_snr
     assert not plain.zero_terminal_snr
     t = torch.arange(1, steps + 1, dtype=torch.float64) / steps
@@ -305,8 +305,8 @@ def test_zero_terminal_snr_moves_the_alphas_affinely_and_keeps_the_first(made, o
 
 @every_discrete
 def test_zero_terminal_snr_needs_two_steps(made, option):
-    with pytest.raises(UserError, match=r"schedule\.num_steps of at least 2"):
-        made(option, ZERO, num_steps=1)
+    with pytest.raises(InstantiationException, match=r"schedule\.num_steps of at least 2"):
+        made(option, num_steps=1, zero_terminal_snr=True)
 
 
 @every_variant

@@ -308,8 +308,6 @@ def test_where_sigma_starts_above_0_all_but_the_last_step_can_be_tight(schedule)
     ("schedule", "mix", "gap"),
     [
         (VE(), 0.0, 0.05),
-        (VE(), 1.0, 0.06),
-        (learned(), 0.0, 0.08),
         (learned(), 1.0, 0.01),
         (CosineContinuous(), 1.0, 0.01),
         (SubVP(), 1.0, 0.03),

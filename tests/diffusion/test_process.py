@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from diffsweep.diffusion import add_noise, posterior, prior, step_between, transition
-from diffsweep.schedules import Cosine, Linear
+from diffsweep.diffusion import add_noise, posterior, prior, step_between, transition, walk
+from diffsweep.schedules import EDM, VE, VP, Cosine, CosineContinuous, Flow, Learned, Linear, SubVP
 
 ROWS = torch.tensor([-1.3, 0.2, 2.0], dtype=torch.float64)
 
@@ -142,3 +142,97 @@ def test_prior_is_noise_at_the_last_sigma():
     noise = torch.randn(4, 2, dtype=torch.float64)
     torch.testing.assert_close(prior(Linear(1000), noise), (1 - alpha_bar[-1]).sqrt() * noise, rtol=1e-12, atol=0)
     assert prior(Linear(10), noise.float()).dtype == torch.float32
+
+
+WALKED = {
+    "linear": Linear(100),
+    "zero terminal": Cosine(100, zero_terminal_snr=True),
+    "vp": VP(),
+    "sub_vp": SubVP(),
+    "flow": Flow(),
+    "edm": EDM(),
+    "ve": VE(),
+    "cosine_continuous": CosineContinuous(),
+    "learned": Learned(width=4),
+}
+
+
+@pytest.mark.parametrize("name", WALKED)
+def test_a_walk_is_its_steps_one_by_one(name):
+    schedule = WALKED[name]
+    times = torch.tensor([1.0, 0.7, 0.31, 0.02, 0.01], dtype=torch.float64)
+    steps = walk(schedule, times)
+    for i in range(4):
+        one = step_between(schedule, times[i + 1], times[i])
+        for ours, expected in zip(steps, one, strict=True):
+            assert ours.shape == (4,)
+            torch.testing.assert_close(ours[i], expected, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", WALKED)
+def test_a_walk_to_0_ends_at_clean_data(name):
+    """alpha 1 and sigma 0, whatever the schedule has at t = 0: all of sigma_t^2 is forward variance, the posterior a point."""
+    schedule = WALKED[name]
+    times = torch.tensor([1.0, 0.5, 0.2, 0.0], dtype=torch.float64)
+    steps = walk(schedule, times)
+    assert steps.alpha_s[-1] == 1
+    assert steps.sigma_s[-1] == 0
+    assert steps.var_post[-1] == 0
+    torch.testing.assert_close(steps.var_ts[-1], schedule(times[-2])[1] ** 2, rtol=1e-12, atol=0)
+    torch.testing.assert_close(steps.alpha_ts[-1], schedule(times[-2])[0], rtol=1e-12, atol=0)
+    assert (steps.sigma_s[:-1] > 0).all()
+    assert (steps.var_post[:-1] > 0).all()
+
+
+@pytest.mark.parametrize("name", ["ve", "cosine_continuous", "learned"])
+def test_a_walk_with_0_twice_steps_there_and_then_to_clean_data(name):
+    schedule = WALKED[name]
+    times = torch.tensor([1.0, 0.4, 0.0, 0.0], dtype=torch.float64)
+    steps, (alpha, sigma) = walk(schedule, times), schedule(torch.zeros((), dtype=torch.float64))
+    for ours, expected in (
+        (steps.alpha_s[1:], torch.stack([alpha, torch.ones_like(alpha)])),
+        (steps.sigma_s[1:], torch.stack([sigma, torch.zeros_like(sigma)])),
+        (torch.stack([steps.alpha_t[2], steps.sigma_t[2]]), torch.stack([alpha, sigma])),
+    ):
+        torch.testing.assert_close(ours, expected, rtol=0, atol=0)
+    torch.testing.assert_close(steps.var_ts[2], sigma**2, rtol=1e-14, atol=0)
+    assert steps.var_post[1] > 0
+    assert steps.var_post[2] == 0
+    assert all(torch.isfinite(value).all() for value in steps)
+
+
+@pytest.mark.parametrize("name", ["linear", "zero terminal", "vp", "sub_vp", "flow", "edm"])
+def test_where_time_0_is_clean_it_need_not_be_said(name):
+    schedule = WALKED[name]
+    s, t = torch.zeros(2, dtype=torch.float64), torch.tensor([0.3, 1.0], dtype=torch.float64)
+    for said, unsaid in zip(
+        step_between(schedule, s, t, torch.ones(2, dtype=torch.bool)), step_between(schedule, s, t), strict=True
+    ):
+        torch.testing.assert_close(said, unsaid, rtol=1e-14, atol=0)
+
+
+def test_to_clean_is_said_row_by_row():
+    schedule = VE()
+    s, t = torch.tensor([0.0, 0.0, 0.2], dtype=torch.float64), torch.tensor([0.0, 0.5, 0.9], dtype=torch.float64)
+    to_clean = torch.tensor([True, False, False])
+    rows, plain = step_between(schedule, s, t, to_clean), step_between(schedule, s, t)
+    for ours, expected in zip(rows, plain, strict=True):
+        torch.testing.assert_close(ours[1:], expected[1:], rtol=0, atol=0)
+    assert (rows.sigma_s[0], rows.var_post[0]) == (0, 0)
+    torch.testing.assert_close(rows.var_ts[0], schedule(t[0])[1] ** 2, rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("name", WALKED)
+def test_forward_variances_of_every_schedule_are_the_difference_of_levels(name):
+    """sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2, and the posterior's share sigma_s^2 / sigma_t^2 of it."""
+    schedule = WALKED[name]
+    s, t = (torch.tensor(values, dtype=torch.float64) for values in ([0.1, 0.5, 0.01], [0.4, 1.0, 0.9]))
+    (alpha_s, sigma_s), (alpha_t, sigma_t), step = schedule(s), schedule(t), step_between(schedule, s, t)
+    expected = sigma_t**2 - (alpha_t / alpha_s) ** 2 * sigma_s**2
+    torch.testing.assert_close(step.var_ts, expected, rtol=1e-10, atol=0)
+    torch.testing.assert_close(step.var_post, expected * sigma_s**2 / sigma_t**2, rtol=1e-10, atol=0)
+
+
+def test_a_walk_is_on_the_cpu_in_float64():
+    steps = walk(Linear(10), torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64))
+    assert all(value.dtype == torch.float64 for value in steps)

@@ -32,7 +32,8 @@ def log_normal_density(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
 def log_level_probability(x: Tensor, mean: Tensor, log_variance: Tensor, levels: int) -> Tensor:
     """The log-probability, in nats, that a Gaussian gives to the bin of ``x``, for data of ``levels`` equally spaced values
     on [-1, 1]: half a spacing to each side, the first and the last bin reaching to infinity (DDPM, eq. 13)."""
-    half = 1 / (levels - 1)
+    half, dtype = 1 / (levels - 1), x.dtype
+    x, mean, log_variance = (value.double() for value in (x, mean, log_variance))  # far tails need the digits
     inverse_std = torch.exp(-0.5 * log_variance)
     low, high = (x - half - mean) * inverse_std, (x + half - mean) * inverse_std
     # In the upper tail both cumulatives are near 1: mirrored, they are small and their difference is accurate.
@@ -42,7 +43,7 @@ def log_level_probability(x: Tensor, mean: Tensor, log_variance: Tensor, levels:
     inside = log_high + torch.log(-torch.expm1((log_low - log_high).clamp(max=-1e-12)))
     below = torch.special.log_ndtr((x + half - mean) * inverse_std)
     above = torch.special.log_ndtr(-(x - half - mean) * inverse_std)
-    return torch.where(x < -1 + half, below, torch.where(x > 1 - half, above, inside))
+    return torch.where(x < -1 + half, below, torch.where(x > 1 - half, above, inside)).to(dtype)
 
 
 def log_decoder(x: Tensor, mean: Tensor, log_variance: Tensor, levels: int | None) -> Tensor:
@@ -116,28 +117,43 @@ def bound_term(
         detach_mean: no gradient through x0, only through the variance (the hybrid loss).
     """
     x0 = denoised.x0.detach() if detach_mean else denoised.x0
-    step, mix, first = link.step, denoised.variance_mix, link.first
-    log_small, log_large = expand_to(link.log_small, x_0), expand_to(link.log_large, x_0)
+    mix, first = denoised.variance_mix, link.first
     if isinstance(mix, Tensor):
+        log_small, log_large = expand_to(link.log_small, x_0), expand_to(link.log_large, x_0)
         log_variance = log_small + mix.to(x_0) * (log_large - log_small)
     else:  # fixed_large takes the pair before it in the first step too
-        large = log_large if mix == 1 else log_small
-        log_variance = torch.where(expand_to(first, x_0) > 0, log_small, large).expand_as(x_0)
-
-    def code(mean: Tensor) -> Tensor:
-        return _per_dim(-log_decoder(x_0, mean, log_variance, levels))
-
-    def divergence() -> Tensor:
-        gain = expand_to(step.alpha_s * step.var_ts / step.sigma_t**2, x_0)  # of x0 in the posterior's mean
-        log_ratio = log_small - log_variance
-        spread = torch.expm1(log_ratio) - log_ratio  # in this form nothing cancels where the variances are nearly equal
-        return _per_dim(0.5 * (spread + (gain * (x_0 - x0)) ** 2 * torch.exp(-log_variance)))
-
+        log_variance = link.log_small if mix == 0 else torch.where(first, link.log_small, link.log_large)
     if first.ndim == 0:
-        return code(x0) if first else divergence()
+        return _code(x_0, x0, log_variance, levels) if first else _divergence(link, log_variance, x_0, x0)
     # Elsewhere x0 may be anything; what is not asked for must still be finite, or its gradient is not 0 but NaN.
     mean = torch.where(expand_to(first, x_0) > 0, x0, x_0)
-    return torch.where(first, code(mean), divergence())
+    return torch.where(first, _code(x_0, mean, log_variance, levels), _divergence(link, log_variance, x_0, x0))
+
+
+def _code(x_0: Tensor, mean: Tensor, log_variance: Tensor, levels: int | None) -> Tensor:
+    """The decoder's code length; the log-variance like x_0, or of the shape of the times."""
+    if log_variance.ndim == 0:
+        log_variance = torch.full_like(x_0, log_variance.item())
+    elif log_variance.ndim < x_0.ndim:
+        log_variance = expand_to(log_variance, x_0).expand_as(x_0)
+    return _per_dim(-log_decoder(x_0, mean, log_variance, levels))
+
+
+def _divergence(link: Chain, log_variance: Tensor, x_0: Tensor, x0: Tensor) -> Tensor:
+    """The divergence of the reverse step from the posterior; the log-variance like x_0, or of the shape of the times."""
+    step = link.step
+    gain = step.alpha_s * step.var_ts / step.sigma_t**2  # of x0 in the posterior's mean
+    if log_variance.ndim < x_0.ndim:  # one variance for all numbers of a sample
+        error = (x_0 - x0).flatten(1).square().mean(1)  # (B,)
+        offset, slope = _excess(link.log_small - log_variance), gain**2 * torch.exp(-log_variance)
+        return (factor(offset, error) + factor(slope, error) * error) * (0.5 / math.log(2))
+    log_ratio = expand_to(link.log_small, x_0) - log_variance
+    return _per_dim(0.5 * (_excess(log_ratio) + (expand_to(gain, x_0) * (x_0 - x0)) ** 2 * torch.exp(-log_variance)))
+
+
+def _excess(log_ratio: Tensor) -> Tensor:
+    """r - 1 - log r: what a wrong variance costs, in a form that does not cancel where the ratio r is nearly 1."""
+    return torch.expm1(log_ratio) - log_ratio
 
 
 def chain_times(schedule: Schedule, steps: int | None = None) -> Tensor:

@@ -175,9 +175,9 @@ class DSM(Objective):
 
 
 def _signs(eps: Tensor) -> Tensor:
-    """Random signs like eps: the fourteenth binary digit after the point, a fair coin that does not know eps itself, so that
-    they need no generator and belong to the sample as eps does."""
-    return (eps.abs() * 2**14).floor() % 2 * 2 - 1
+    """Random signs like eps: a low binary digit of it (the fourteenth after the point, in float32), a fair coin that does not
+    know eps itself, so that they need no generator and belong to the sample as eps does."""
+    return (eps.abs() * min(2**14, 0.5 / torch.finfo(eps.dtype).eps)).floor() % 2 * 2 - 1
 
 
 class SSM(Objective):

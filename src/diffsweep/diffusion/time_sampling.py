@@ -76,13 +76,14 @@ class Importance(TimeSampling):
         root = self.losses.double().square().mean(1).sqrt()
         p = root / root.sum() * (1 - self.uniform) + self.uniform / len(root)
         # Chosen on the device: asking the host whether the history is full would wait for it.
-        return torch.where((self.counts >= self.history).all(), p, torch.full_like(p, 1 / len(p)))
+        known = (self.counts >= self.history).all() & (root.sum() > 0)
+        return torch.where(known, p, torch.full_like(p, 1 / len(p)))
 
     def forward(self, schedule: Schedule, u: Tensor) -> tuple[Tensor, Tensor]:
         p = self.probabilities()
         cumulative = p.cumsum(0)
         k = torch.searchsorted(cumulative, u.double() * cumulative[-1], right=True).clamp(max=len(p) - 1)
-        return ((k + 1) / len(p)).to(u.dtype), (1 / (len(p) * p[k])).to(u.dtype)
+        return (k + 1).to(u.dtype) / len(p), (1 / (len(p) * p[k])).to(u.dtype)
 
     def update(self, schedule: Schedule, t: Tensor, losses: Tensor) -> None:
         """The oldest losses of a time give way to the newest."""

@@ -15,8 +15,9 @@ from torch import nn
 from tqdm import tqdm
 
 from diffsweep.datasets import ImageData
-from diffsweep.diffusion import Noise
+from diffsweep.diffusion import Hybrid, Noise, Objective, Simple, variational_bound
 from diffsweep.diffusion import Stream as Draw
+from diffsweep.diffusion.bound import chain_times
 from diffsweep.files import write_text
 from diffsweep.models import DiffusionModel
 from diffsweep.runs import report
@@ -33,11 +34,21 @@ def benchmark(cfg: DictConfig) -> float:
             f"a median needs repeats of at least 3 and train_steps of at least 1, not {cfg.repeats} and {cfg.train_steps}"
         )
     folder = Path(cfg.paths.run_dir)
-    results = {"training": training_ratio(cfg), "ddim_sampling": sampling_ratio(cfg)}
+    results = {
+        "training": training_ratio(cfg),
+        "ddim_sampling": sampling_ratio(cfg),
+        "hybrid_loss": hybrid_ratio(cfg),
+        "bound": bound_ratio(cfg),
+    }
     settings = {"threads": torch.get_num_threads(), "torch": torch.__version__, "batch_size": cfg.dataset.batch_size}
     settings |= {"device": "cuda" if torch.cuda.is_available() else "cpu", "repeats": cfg.repeats}
     write_text(folder / "benchmark.json", json.dumps({"settings": settings, "results": results}, indent=2) + "\n")
-    labels = {"training": "training step, against a bare loop", "ddim_sampling": "DDIM walk, against its network calls"}
+    labels = {
+        "training": "training step, against a bare loop",
+        "ddim_sampling": "DDIM step, against its network call",
+        "hybrid_loss": "step with the hybrid loss, against the simple loss",
+        "bound": "term of the variational bound, against its network call",
+    }
     rows = [
         (
             labels[name],
@@ -182,27 +193,88 @@ def seconds_between(begin: Any, end: Any) -> float:
     return end - begin if isinstance(begin, float) else begin.elapsed_time(end) / 1000
 
 
+def hybrid_ratio(cfg: DictConfig) -> dict[str, float]:
+    """A training step with the hybrid loss against one with the simple loss, on the same network with two heads."""
+    settings = cfg.copy()
+    settings.prediction.variance = "learned_range"
+    model, data = build_model(settings), build_data(cfg)
+    model.to("cuda" if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu" else "cpu")
+    optimizer = model.make_optimizer(model.denoiser.parameters())
+    samples = data.split("train")["x"]
+    rows = torch.arange(data.batch_size) % len(samples)
+    noise, x_0 = Noise(0, rows.to(model.device)), samples[rows].to(model.device)
+    u, eps = noise.time_and_eps(x_0)
+    t = model.denoiser.schedule.time_at(u)
+    hybrid, simple = Hybrid(levels=model.autoencoder.levels), Simple()
+
+    def step(objective: Objective) -> float:
+        synchronize()
+        begin = time.perf_counter()
+        optimizer.zero_grad()
+        objective(model.denoiser, x_0, None, t, eps).mean().backward()
+        optimizer.step()
+        synchronize()
+        return time.perf_counter() - begin
+
+    for objective in (hybrid, simple) * 3:
+        step(objective)
+    pairs = [
+        (step(hybrid), step(simple))
+        for _ in tqdm(range(cfg.repeats * cfg.train_steps), desc="hybrid loss", dynamic_ncols=True)
+    ]
+    return compare([a for a, _ in pairs], [b for _, b in pairs])
+
+
+@torch.no_grad()
+def bound_ratio(cfg: DictConfig) -> dict[str, float]:
+    """The variational bound on a chain of 50 steps against the network calls within it, per step."""
+    model, data = build_model(cfg).eval(), build_data(cfg)
+    model.to("cuda" if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu" else "cpu")
+    samples = data.split("train")["x"]
+    x_0 = samples[torch.arange(cfg.sample_batch) % len(samples)].to(model.device)
+    noise = Noise(0, torch.arange(cfg.sample_batch, device=model.device))
+    times = chain_times(model.denoiser.schedule, 50)
+    return within(
+        lambda: variational_bound(model.denoiser, x_0, times, noise, model.autoencoder.levels),
+        model.denoiser.backbone,
+        len(times) - 1,
+        cfg.repeats,
+        "bound",
+    )
+
+
 @torch.no_grad()
 def sampling_ratio(cfg: DictConfig) -> dict[str, float]:
-    """A DDIM walk of 50 steps against the calls of the network within it, per step.
-
-    Both are taken of the same walk: on a shared machine two loops timed after each other differ by more than what a
-    sampler adds.
-    """
+    """A DDIM walk of 50 steps against the calls of the network within it, per step."""
     model = build_model(cfg).eval()
     model.to("cuda" if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu" else "cpu")
-    steps, calls = model.sampler.steps, NetworkCalls(model.denoiser.backbone)
     noise = Noise(0, torch.arange(cfg.sample_batch, device=model.device))
     x = noise.normal(*model.autoencoder.shape, stream=Draw.PRIOR)
+    return within(
+        lambda: model.sampler(model.denoiser, x, noise=noise),
+        model.denoiser.backbone,
+        model.sampler.steps,
+        cfg.repeats,
+        "sampling",
+    )
+
+
+def within(run: Callable[[], Any], network: nn.Module, steps: int, repeats: int, name: str) -> dict[str, float]:
+    """A walk of network calls against these calls, per step.
+
+    Both are taken of the same walk: on a shared machine two loops timed after each other differ by more than what is added
+    to the calls.
+    """
+    calls = NetworkCalls(network)
     ours, bare = [], []
-    for repeat in tqdm(range(cfg.repeats + 1), desc="sampling", dynamic_ncols=True):
+    for repeat in tqdm(range(repeats + 1), desc=name, dynamic_ncols=True):
         synchronize()
         begin = stamp()
-        model.sampler(model.denoiser, x, noise=noise)
+        run()
         end = stamp()
         synchronize()
-        within = calls.seconds()
+        inside = calls.seconds()
         if repeat > 0:  # the first one warms up
             ours.append(seconds_between(begin, end) / steps)
-            bare.append(within / steps)
+            bare.append(inside / steps)
     return compare(ours, bare)

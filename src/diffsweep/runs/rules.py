@@ -169,5 +169,7 @@ def apply(cfg: DictConfig, parts: Mapping[str, Any]) -> None:
         parts: what its groups build, by group.
     """
     for rule in RULES:
-        if message := rule(cfg, parts):
+        with torch.no_grad():
+            message = rule(cfg, parts)
+        if message:
             raise UserError(f"{message} [rule {rule.__name__}]")
