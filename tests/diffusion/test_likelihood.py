@@ -294,9 +294,9 @@ def test_dequantisation_is_of_the_sample_and_of_the_seed():
 
 def test_dequantisation_and_probes_are_independent_draws():
     """The same noise object serves both."""
-    noise, x = Noise(0, torch.arange(2000)), torch.zeros(2000, 1, dtype=torch.float64)
-    signs = torch.sign(noise.like(x, Stream.PROBE))
-    assert abs(np.corrcoef(dequantised(x, 2, noise)[:, 0], signs[:, 0])[0, 1]) < 4 / 2000**0.5
+    noise, x = Noise(0, torch.arange(2000)), torch.zeros(2000, 2, dtype=torch.float64)
+    signs, moved = torch.sign(noise.like(x, Stream.PROBE)), dequantised(x, 2, noise)
+    assert np.abs(np.corrcoef(moved.T, signs.T)[:2, 2:]).max() < 4 / 2000**0.5
 
 
 @pytest.mark.parametrize(

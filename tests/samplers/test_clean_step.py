@@ -248,6 +248,26 @@ def test_an_ancestral_step_draws_from_the_posterior_of_the_estimate(mixture, nam
     torch.testing.assert_close(moved, mean + variance.sqrt() * noise.like(x), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_clipped_estimates_still_decompose_x_t(name, kind):
+    """At every step, that to clean data too: alpha x0 + sigma eps."""
+    schedule = SCHEDULES[name]
+    denoiser = GaussianDenoiser(schedule, torch.full((2,), 1.5).double(), torch.eye(2).double())
+    x, noise = draw(schedule, 20)
+    before = [x]
+
+    def check(step, t, denoised, after):
+        with torch.no_grad():
+            alpha, sigma = schedule(t)
+        assert denoised.x0.abs().max() <= 1
+        torch.testing.assert_close(alpha * denoised.x0 + sigma * denoised.eps, before[-1], rtol=1e-9, atol=1e-9)
+        before.append(after)
+
+    KINDS[kind](steps=5, clip="static")(denoiser, x, noise=noise, callback=check)
+    assert len(before) == 6
+
+
 def spacings(schedule):
     """Those that the schedule has."""
     grid = ("trailing", "leading")

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from diffsweep.diffusion.denoiser import Denoised, Denoiser
 from diffsweep.diffusion.condition import Condition
+from diffsweep.diffusion.denoiser import Denoised, Denoiser
 from diffsweep.diffusion.noise import Noise, Stream
 from diffsweep.diffusion.process import Step, expand_to, factor, step_between, walk
 from diffsweep.schedules import Schedule
@@ -70,13 +70,13 @@ class Chain(NamedTuple):
         first: whether a step ends at clean data.
     """
 
-    step: Step
+    step: Step[Tensor]
     log_small: Tensor
     log_large: Tensor
     first: Tensor
 
 
-def chain(schedule: Schedule, step: Step, first: Tensor, t_1: Tensor, t_2: Tensor) -> Chain:
+def chain(schedule: Schedule, step: Step[Tensor], first: Tensor, t_1: Tensor, t_2: Tensor) -> Chain:
     r"""Steps with their ranges of log-variances.
 
     At clean data the posterior is a point. Where its log-variance is needed, that of the pair of times before it in the walk
@@ -241,7 +241,9 @@ def variational_bound(
     """
     schedule, up = denoiser.schedule, times.flip(0)  # (K + 1,)
     first = torch.arange(len(up) - 1) == 0
-    links = chain(schedule, Step(*(value.flip(0) for value in walk(schedule, times))), first, up[1], up[min(2, len(up) - 1)])
+    links = chain(
+        schedule, Step(*(value.flip(0) for value in walk(schedule, times))), first, up[1], up[min(2, len(up) - 1)]
+    )
     terms = torch.empty(len(up) - 1, len(x_0), dtype=x_0.dtype, device=x_0.device)
     for k, t in enumerate(up[1:]):
         link = Chain(Step(*(value[k] for value in links.step)), *(value[k] for value in links[1:]))

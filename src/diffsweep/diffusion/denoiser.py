@@ -72,6 +72,8 @@ class NetworkDenoiser(Denoiser):
     def _call(self, x_t: Tensor, t: Tensor, cond: Condition | None) -> tuple[Tensor, Tensor | float, Level, Level]:
         """The output, the variance's mix, and alpha and sigma that broadcast with the output."""
         if t.ndim == 0 and t.device.type == "cpu":  # a walk: one time for the batch, filled in on the device
+            alpha: Level
+            sigma: Level
             alpha, sigma, time = self._numbers(t)
             c_noise = torch.full((len(x_t),), time, device=x_t.device, dtype=_at_least_single(x_t))
         else:

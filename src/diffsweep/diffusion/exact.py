@@ -50,7 +50,9 @@ class GaussianMixtureDenoiser(Denoiser):
         x0 = self.means + torch.einsum("bke,kde->bkd", alpha[..., None] * self.variances * whitened, self.rotations)
         eps = torch.einsum("bke,kde->bkd", sigma[..., None] * whitened, self.rotations)
         x0, eps = (torch.einsum("bk,bkd->bd", responsibility, part) for part in (x0, eps))
-        return Denoised(x0.to(x_t).reshape(x_t.shape), eps.to(x_t).reshape(x_t.shape), self.prediction.variance_mix or 0.0)
+        return Denoised(
+            x0.to(x_t).reshape(x_t.shape), eps.to(x_t).reshape(x_t.shape), self.prediction.variance_mix or 0.0
+        )
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Draws from the data distribution, (count, D)."""

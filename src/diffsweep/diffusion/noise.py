@@ -107,7 +107,9 @@ def _counters(
     """Block numbers and streams (shifted to their bits), each (N,), and where the words of each stream begin and end."""
     sizes = [(count + 3) // 4 for _, count in wanted]
     blocks = torch.cat([torch.arange(size) for size in sizes])
-    streams = torch.cat([torch.full((size,), int(stream) << 16) for (stream, _), size in zip(wanted, sizes, strict=True)])
+    streams = torch.cat(
+        [torch.full((size,), int(stream) << 16) for (stream, _), size in zip(wanted, sizes, strict=True)]
+    )
     begins = [4 * sum(sizes[:i]) for i in range(len(sizes))]
     ends = [(begin, begin + count) for begin, (_, count) in zip(begins, wanted, strict=True)]
     return blocks.to(device), streams.to(device), ends

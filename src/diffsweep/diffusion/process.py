@@ -4,10 +4,11 @@ For :math:`s < t`: :math:`x_t = \alpha_{ts} x_s + \sqrt{v_{ts}} z` with :math:`\
 :math:`v_{ts} = \sigma_t^2 - \alpha_{ts}^2 \sigma_s^2`. One formula serves the full chain, a strided one and any pair.
 """
 
-from typing import NamedTuple
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
+from typing_extensions import NamedTuple
 
 from diffsweep.schedules import Schedule
 
@@ -37,7 +38,10 @@ def prior(schedule: Schedule, noise: Tensor) -> Tensor:
     return expand_to(sigma, noise) * noise
 
 
-class Step(NamedTuple):
+Value = TypeVar("Value", Tensor, float)
+
+
+class Step(NamedTuple, Generic[Value]):
     r"""The pair of times s < t of one step, each value a tensor of the shape of the times; within a walk, which has one time
     for the batch, a number.
 
@@ -47,19 +51,19 @@ class Step(NamedTuple):
         var_post: variance of its posterior given x_0, :math:`v_{ts} \sigma_s^2 / \sigma_t^2`; 0 where s is clean.
     """
 
-    alpha_t: Tensor
-    sigma_t: Tensor
-    alpha_s: Tensor
-    sigma_s: Tensor
-    var_ts: Tensor
-    var_post: Tensor
+    alpha_t: Value
+    sigma_t: Value
+    alpha_s: Value
+    sigma_s: Value
+    var_ts: Value
+    var_post: Value
 
     @property
-    def alpha_ts(self) -> Tensor:
+    def alpha_ts(self) -> Value:
         return self.alpha_t / self.alpha_s
 
 
-def step_between(schedule: Schedule, s: Tensor, t: Tensor, to_clean: Tensor | None = None) -> Step:
+def step_between(schedule: Schedule, s: Tensor, t: Tensor, to_clean: Tensor | None = None) -> Step[Tensor]:
     """The transition from s to t and its posterior; s < t elementwise, float64 for exact tables.
 
     Args:
@@ -78,7 +82,7 @@ def step_between(schedule: Schedule, s: Tensor, t: Tensor, to_clean: Tensor | No
     return Step(alpha_t, sigma_t, alpha_s, sigma_s, var_ts, var_ts * sigma_s**2 / sigma_t**2)
 
 
-def walk(schedule: Schedule, times: Tensor) -> Step:
+def walk(schedule: Schedule, times: Tensor) -> Step[Tensor]:
     """The steps of a walk over decreasing ``times`` (K + 1,), each value (K,): the last one goes to clean data where the
     walk ends at 0."""
     last = torch.zeros(len(times) - 1, dtype=torch.bool)

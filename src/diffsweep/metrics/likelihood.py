@@ -32,7 +32,9 @@ class Likelihood(ABC):
 
     name: str
 
-    def __init__(self, split: Literal["train", "val", "all"], num_samples: int | None, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, split: Literal["train", "val", "all"], num_samples: int | None, batch_size: int, seed: int
+    ) -> None:
         if batch_size < 1 or (num_samples is not None and num_samples < 2):
             raise ValueError(
                 "likelihood needs batch_size of at least 1 and num_samples of at least 2 (for a standard error), not "
@@ -62,9 +64,7 @@ class Likelihood(ABC):
         for begin in range(0, count, self.batch_size):
             rows = torch.arange(begin, min(begin + self.batch_size, count))
             x_0, cond = encode({name: part[rows] for name, part in samples.items()})
-            measured.append(
-                self.measure(denoiser, x_0, cond, Noise(self.seed, rows.to(x_0.device)), levels, progress)
-            )
+            measured.append(self.measure(denoiser, x_0, cond, Noise(self.seed, rows.to(x_0.device)), levels, progress))
         columns = {name: torch.cat([part[name] for part in measured]).double().cpu() for name in measured[0]}
         terms = columns.pop("terms", None)
         numbers: dict[str, float] = {}

@@ -123,9 +123,9 @@ class DiffusionModel(LightningModule):
         losses, t, weight = self.losses(batch)
         self._sums += torch.stack(sums_by_quarter(losses.detach(), t))
         if self.time_sampling.needs_bound:
-            heard = (t, losses.detach())
+            heard = [t, losses.detach()]
             if torch.distributed.is_available() and torch.distributed.is_initialized():
-                heard = tuple(self.all_gather(part).flatten() for part in heard)  # type: ignore[union-attr]
+                heard = [self.all_gather(part).flatten() for part in heard]  # type: ignore[union-attr]
             self.time_sampling.update(self.denoiser.schedule, *heard)
         return (weight * losses).mean()
 

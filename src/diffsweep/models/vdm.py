@@ -16,7 +16,9 @@ class VDM(DiffusionModel):
         schedule = self.denoiser.schedule
         if not schedule.learned:
             return super().losses(batch)
-        known = torch.zeros(len(batch["x"]), device=self.device, dtype=torch.float64)  # filled before gradients flow back
+        known = torch.zeros(
+            len(batch["x"]), device=self.device, dtype=torch.float64
+        )  # filled before gradients flow back
         schedule.minimise_variance(known)  # type: ignore[operator]
         try:
             losses, t, weight = super().losses(batch)

@@ -107,11 +107,14 @@ def _drop_what_does_not_fit(cfg: DictConfig, choices: Mapping[str, Any], overrid
     option does not have are taken back. What the user typed stays, and is refused if it is wrong."""
     preset = CONF / "model" / f"{choices['model']}.yaml"
     content = OmegaConf.to_container(OmegaConf.load(preset), resolve=False) if preset.is_file() else {}
-    if not isinstance(content, dict) or "defaults" not in content:  # a run's own, or a family that sets nothing elsewhere
+    if (
+        not isinstance(content, dict) or "defaults" not in content
+    ):  # a run's own, or a family that sets nothing elsewhere
         return
     typed = {override.lstrip("+~").partition("=")[0] for override in overrides}
-    for group, settings in content.items():
-        option = CONF / str(group) / f"{choices.get(group)}.yaml"
+    for name, settings in content.items():
+        group = str(name)
+        option = CONF / group / f"{choices.get(group)}.yaml"
         if group != "model" and isinstance(settings, dict) and option.is_file():
             with open_dict(cfg[group]):
                 for key in set(settings) - set(map(str, OmegaConf.load(option))):
@@ -176,7 +179,9 @@ def explain(error: Exception, command: str) -> UserError:
 def _no_such_key(key: str, command: str) -> UserError:
     """Where other options of the key's group have it: which; else the nearest key there is."""
     group, _, name = key.partition(".")
-    having = [option for option in options(group) if name in OmegaConf.load(CONF / group / f"{option}.yaml")] if name else []
+    having = (
+        [option for option in options(group) if name in OmegaConf.load(CONF / group / f"{option}.yaml")] if name else []
+    )
     if having:
         return UserError(f"{key}: the chosen {group} has no such key; {', '.join(having)} have it")
     return UserError(f"{key}: no such key{nearest(key, known_keys(command))}")

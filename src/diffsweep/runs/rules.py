@@ -30,9 +30,7 @@ def x0_follows_from_eps(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None
     alpha, sigma = schedule(torch.ones((), dtype=torch.float64))
     if all(math.isfinite(value) for value in prediction.coefficients(alpha, sigma)):
         return None
-    return (
-        "at t = 1 this schedule has no signal left, so x0 does not follow from eps; use prediction=v, x0 or flow"
-    )
+    return "at t = 1 this schedule has no signal left, so x0 does not follow from eps; use prediction=v, x0 or flow"
 
 
 def objective_has_its_grid(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
@@ -55,7 +53,11 @@ def learned_variance_is_trained(cfg: DictConfig, parts: Mapping[str, Any]) -> st
 
 def bound_has_a_variance(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
     """The hybrid loss trains nothing but the variance by the bound, and the bound of a chain is loose without a right one."""
-    if parts["objective"].trains_variance and parts["schedule"].num_steps is not None and parts["prediction"].heads == 1:
+    if (
+        parts["objective"].trains_variance
+        and parts["schedule"].num_steps is not None
+        and parts["prediction"].heads == 1
+    ):
         return "the bound of a chain is about its variance too, and it is fixed; use prediction.variance=learned_range, or objective=simple"
     return None
 

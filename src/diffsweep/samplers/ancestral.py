@@ -23,7 +23,7 @@ class Ancestral(Sampler):
         denoiser: Denoiser,
         x: Tensor,
         t: Tensor,
-        pair: Step,
+        pair: Step[float],
         state: State | None,
         noise: Noise,
         cond: Condition | None,

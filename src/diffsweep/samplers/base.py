@@ -80,15 +80,16 @@ class Sampler(ABC):
     def times(self, schedule: Schedule) -> Tensor:
         """The times of the walk, decreasing from start to stop: float64 on the CPU, shape (steps + 1,).
 
-        Where sigma(0) is not 0 (VE, learned) a walk to 0 has one step more to go, from there to clean data: 0 is there twice.
+        Where sigma(0) is not 0 (VE, learned) a walk to 0 has one step more to go, from there to clean data: the last time is
+        -0.0, after 0.0.
         """
         spacing = SPACINGS[self.spacing]
         if schedule.clean_at_zero or self.stop > 0:
             return spacing(schedule, self.steps, self.start, self.stop)
         if self.steps == 1:
-            return torch.tensor([self.start, 0.0], dtype=torch.float64)
+            return torch.tensor([self.start, -0.0], dtype=torch.float64)
         times = spacing(schedule, self.steps - 1, self.start, 0.0)
-        return torch.cat([times, times.new_zeros(1)])
+        return torch.cat([times, -times.new_zeros(1)])
 
     @torch.no_grad()
     def __call__(
@@ -132,9 +133,9 @@ class Sampler(ABC):
     ) -> tuple[Tensor, State]:
         """One step from t to s < t (each a float64 scalar tensor); ``state`` is None at first. Returns x at s, and the state.
 
-        A step from 0 to 0 goes to clean data, where sigma(0) is not 0.
+        A step to -0.0, or from 0 to 0, goes to clean data, where sigma(0) is not 0.
         """
-        pair = step_between(denoiser.schedule, s, t, to_clean=(s == 0) & (t == 0))
+        pair = step_between(denoiser.schedule, s, t, to_clean=s.signbit() | ((s == 0) & (t == 0)))
         return self.advance(denoiser, x, t, Step(*(value.item() for value in pair)), state, noise, cond)
 
     @abstractmethod
@@ -143,22 +144,30 @@ class Sampler(ABC):
         denoiser: Denoiser,
         x: Tensor,
         t: Tensor,
-        pair: Step,
+        pair: Step[float],
         state: State | None,
         noise: Noise,
         cond: Condition | None,
     ) -> tuple[Tensor, State]:
         """One step over a pair of times whose process coefficients are known, as numbers."""
 
-    def denoise(self, denoiser: Denoiser, x: Tensor, t: Tensor, pair: Step, cond: Condition | None) -> Denoised:
+    def denoise(
+        self, denoiser: Denoiser, x: Tensor, t: Tensor, pair: Step[float], cond: Condition | None
+    ) -> Denoised:
         """What the denoiser says at t, clipped; eps is recomputed so that ``x = alpha x0 + sigma eps`` still holds."""
-        denoised = denoiser(x, t, cond)
+        return self._clipped(denoiser(x, t, cond), x, pair.alpha_t, pair.sigma_t)
+
+    def denoise_at(self, denoiser: Denoiser, x: Tensor, t: Tensor, cond: Condition | None) -> Denoised:
+        """As :meth:`denoise`, at a time between two of the walk: ``t`` a float64 scalar on the CPU."""
+        alpha, sigma = denoiser.schedule(t)
+        return self._clipped(denoiser(x, t, cond), x, alpha.item(), sigma.item())
+
+    def _clipped(self, denoised: Denoised, x: Tensor, alpha: float, sigma: float) -> Denoised:
         clip = _CLIPS[self.clip]
         if clip is None:
             return denoised
         x0 = clip(denoised.x0)
-        eps = torch.add(x, x0, alpha=-pair.alpha_t).div_(pair.sigma_t)
-        return Denoised(x0, eps, denoised.variance_mix)
+        return Denoised(x0, torch.add(x, x0, alpha=-alpha).div_(sigma), denoised.variance_mix)
 
 
 def fresh_noise(x: Tensor) -> Noise:

@@ -40,7 +40,7 @@ class DDIM(Sampler):
         denoiser: Denoiser,
         x: Tensor,
         t: Tensor,
-        pair: Step,
+        pair: Step[float],
         state: State | None,
         noise: Noise,
         cond: Condition | None,

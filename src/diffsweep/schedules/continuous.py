@@ -118,7 +118,9 @@ class VE(ContinuousSchedule):
         return torch.ones_like(t), torch.exp(-self.exact_log_snr(t) / 2)
 
     def exact_log_snr(self, t: Tensor) -> Tensor:
-        return -2 * torch.lerp(torch.full_like(t, math.log(self.sigma_min)), torch.full_like(t, math.log(self.sigma_max)), t)
+        return -2 * torch.lerp(
+            torch.full_like(t, math.log(self.sigma_min)), torch.full_like(t, math.log(self.sigma_max)), t
+        )
 
     def exact_time_of(self, log_snr: Tensor) -> Tensor:
         low, high = math.log(self.sigma_min), math.log(self.sigma_max)
