@@ -76,7 +76,9 @@ def test_uniforms_are_uniform(dtype):
 @pytest.mark.parametrize("word", [0, FULL])
 def test_uniforms_lie_strictly_between_0_and_1(monkeypatch, dtype, word):
     """For the smallest and the largest word too: u = 1 would be a time beyond the grid."""
-    monkeypatch.setattr(Noise, "_words", lambda self, *wanted: [torch.full((len(self), count), word) for _, count in wanted])
+    monkeypatch.setattr(
+        Noise, "_words", lambda self, *wanted: [torch.full((len(self), count), word) for _, count in wanted]
+    )
     u = Noise(0, torch.arange(1)).uniform(4, stream=Stream.TIME, dtype=dtype)
     assert (u > 0).all()
     assert (u < 1).all()
@@ -85,7 +87,9 @@ def test_uniforms_lie_strictly_between_0_and_1(monkeypatch, dtype, word):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("word", [0, FULL])
 def test_normals_are_finite_at_the_extreme_words(monkeypatch, dtype, word):
-    monkeypatch.setattr(Noise, "_words", lambda self, *wanted: [torch.full((len(self), count), word) for _, count in wanted])
+    monkeypatch.setattr(
+        Noise, "_words", lambda self, *wanted: [torch.full((len(self), count), word) for _, count in wanted]
+    )
     z = Noise(0, torch.arange(1)).normal(4, stream=Stream.STEP, dtype=dtype)
     assert torch.isfinite(z).all()
     assert z.abs().max() <= 6.8

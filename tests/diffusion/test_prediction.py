@@ -158,8 +158,7 @@ def test_score_sees_an_input_of_the_size_of_unit_data(alpha, sigma, scale_by_sig
 
 def test_flow_is_the_velocity_of_the_straight_path():
     """d x_t / dt for x_t = (1 - t) x_0 + t eps."""
-    path = lambda t: (1 - t) * X_0 + t * EPS  # noqa: E731
-    x_t, velocity = torch.autograd.functional.jvp(path, tensor(0.3), tensor(1.0))
+    x_t, velocity = torch.autograd.functional.jvp(lambda t: (1 - t) * X_0 + t * EPS, tensor(0.3), tensor(1.0))
     torch.testing.assert_close(Flow().target(X_0, EPS, 0.7, 0.3), velocity)
     torch.testing.assert_close(Flow().x0(velocity, x_t, 0.7, 0.3), x_t - 0.3 * velocity)
     torch.testing.assert_close(Flow().eps(velocity, x_t, 0.7, 0.3), x_t + 0.7 * velocity)

@@ -80,8 +80,8 @@ def chain(schedule: Schedule, step: Step[Tensor], first: Tensor, t_1: Tensor, t_
     r"""Steps with their ranges of log-variances.
 
     At clean data the posterior is a point. Where its log-variance is needed, that of the pair of times before it in the walk
-    is taken, as improved-diffusion does; or, where sigma(0) is not 0 and the last step starts there, the variance
-    :math:`\sigma_0^2 / \alpha_0^2` that data of which nothing else is known have then.
+    is taken, as improved-diffusion does; on a continuous schedule, whose pairs can be as close as one likes, the variance
+    :math:`\sigma_t^2 / \alpha_t^2` that data of which nothing else is known have at the lowest time.
 
     Args:
         schedule: the schedule.
@@ -89,7 +89,7 @@ def chain(schedule: Schedule, step: Step[Tensor], first: Tensor, t_1: Tensor, t_
         first: bool, which of them end at clean data.
         t_1, t_2: (), the two lowest times of the walk above clean data; t_1 = t_2 if there is one only.
     """
-    if schedule.clean_at_zero or t_1 > 0:
+    if schedule.num_steps is not None:
         pair = step_between(schedule, t_1, t_2)
         log_first = (pair.var_post if t_2 > t_1 else pair.sigma_t**2).log()
         log_large = step.var_ts.log()
@@ -158,19 +158,30 @@ def _excess(log_ratio: Tensor) -> Tensor:
 
 def chain_times(schedule: Schedule, steps: int | None = None) -> Tensor:
     """The times of a chain of so many steps, decreasing from 1 to 0, float64: of a discrete schedule on its grid, all of it by
-    default; of a continuous one evenly spaced, 1000 by default. Where sigma(0) is not 0 the last step starts from t = 0.
+    default; of a continuous one evenly spaced in log-SNR where it is finite, 1000 by default. Where sigma(0) is not 0 the last
+    step starts from t = 0.
 
     Raises:
         ValueError: the grid has fewer steps.
     """
     grid = schedule.num_steps
-    count = steps if steps is not None else grid if grid is not None else 1000
-    if grid is not None and count > grid:
-        raise ValueError(f"likelihood.steps={count} is more than the schedule's {grid} steps")
-    times = torch.linspace(1, 0, count + 1, dtype=torch.float64)
     if grid is not None:
-        times = (times * grid).round() / grid
-    return times if schedule.clean_at_zero else torch.cat([times, times.new_zeros(1)])
+        count = grid if steps is None else steps
+        if count > grid:
+            raise ValueError(f"likelihood.steps={count} is more than the schedule's {grid} steps")
+        return (torch.linspace(1, 0, count + 1, dtype=torch.float64) * grid).round() / grid
+    before = [1.0] if schedule.t_max < 1 else []
+    inner = (1000 if steps is None else steps) - len(before)  # the last step is the one to clean data
+    ends = torch.tensor([1.0 if inner < 2 else schedule.t_max, schedule.t_min], dtype=torch.float64)
+    if inner < 2:
+        times = torch.tensor([1.0, *([schedule.t_max] if before and inner == 1 else [])], dtype=torch.float64)
+    else:
+        with torch.no_grad():
+            high, low = schedule.log_snr(ends)
+            times = schedule.time_of(torch.linspace(0, 1, inner, dtype=torch.float64) * (low - high) + high)
+        times[0], times[-1] = ends
+        times = torch.cat([times.new_tensor(before), times])
+    return torch.cat([times, -times.new_zeros(1)])
 
 
 def grid_term(

@@ -97,6 +97,9 @@ class Likelihood(ABC):
     def protocol(self) -> dict[str, Any]:
         """What the numbers depend on beside the model."""
 
+    def _drawn(self) -> dict[str, Any]:
+        return {"split": self.split, "samples": self.num_samples, "seed": self.seed}
+
 
 class BoundLikelihood(Likelihood):
     """The variational bound, an upper bound on the negative log-likelihood of the sampled chain.
@@ -142,7 +145,7 @@ class BoundLikelihood(Likelihood):
         return {"bits_per_dim": bound.total, "bits_per_dim_prior": bound.prior, "terms": bound.terms}
 
     def protocol(self) -> dict[str, Any]:
-        return {"bound": {"split": self.split, "samples": self.num_samples, "steps": self.steps, "clip": self.clip}}
+        return {"bound": {**self._drawn(), "steps": self.steps, "clip": self.clip}}
 
 
 class ODELikelihood(Likelihood):
@@ -185,5 +188,4 @@ class ODELikelihood(Likelihood):
         return {self.name: bits_per_dim(found.nats, x_0[0].numel(), levels)}
 
     def protocol(self) -> dict[str, Any]:
-        settings = {"split": self.split, "samples": self.num_samples, "divergence": self.divergence}
-        return {"ode": {**settings, "tolerance": self.tolerance}}
+        return {"ode": {**self._drawn(), "divergence": self.divergence, "tolerance": self.tolerance}}

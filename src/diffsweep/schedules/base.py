@@ -70,7 +70,8 @@ class Schedule(nn.Module, ABC):
         """Any times as training times: up to the grid of a discrete schedule, into [t_min, t_max] of a continuous one."""
         if self.num_steps is None:
             return t.clamp(self.t_min, self.t_max)
-        return (t * self.num_steps).ceil().clamp(1, self.num_steps) / self.num_steps
+        slack = self.num_steps * torch.finfo(t.dtype).eps  # a time on the grid stays, however it was rounded
+        return (t * self.num_steps - slack).ceil().clamp(1, self.num_steps) / self.num_steps
 
 
 class Tables(NamedTuple):
