@@ -92,8 +92,9 @@ class NetworkDenoiser(Denoiser):
         key = t.item()
         if key in self._remembered:
             return self._remembered[key]
-        alpha, sigma = self.schedule(t)
-        numbers = (alpha.item(), sigma.item(), self.prediction.c_noise(self.schedule, t).item())
+        exact = t.double()
+        alpha, sigma = self.schedule(exact)
+        numbers = (alpha.item(), sigma.item(), self.prediction.c_noise(self.schedule, exact).item())
         if not self.schedule.learned:
             if len(self._remembered) >= 10_000:
                 self._remembered.clear()

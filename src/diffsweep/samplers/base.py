@@ -151,9 +151,7 @@ class Sampler(ABC):
     ) -> tuple[Tensor, State]:
         """One step over a pair of times whose process coefficients are known, as numbers."""
 
-    def denoise(
-        self, denoiser: Denoiser, x: Tensor, t: Tensor, pair: Step[float], cond: Condition | None
-    ) -> Denoised:
+    def denoise(self, denoiser: Denoiser, x: Tensor, t: Tensor, pair: Step[float], cond: Condition | None) -> Denoised:
         """What the denoiser says at t, clipped; eps is recomputed so that ``x = alpha x0 + sigma eps`` still holds."""
         return self._clipped(denoiser(x, t, cond), x, pair.alpha_t, pair.sigma_t)
 

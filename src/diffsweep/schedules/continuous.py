@@ -208,6 +208,8 @@ class CosineContinuous(LogSNRSchedule):
         super().__init__()
         if not log_snr_min < log_snr_max:
             raise ValueError(f"schedule needs log_snr_min < log_snr_max, not {log_snr_min} and {log_snr_max}")
+        if image_size < 1 or (base_size is not None and base_size < 1):
+            raise ValueError(f"schedule.image_size and base_size are at least 1, not {image_size} and {base_size}")
         self.shift = 0.0 if base_size is None else 2 * math.log(base_size / image_size)
         self._a, self._b = (math.atan(math.exp(-end / 2)) for end in (log_snr_max, log_snr_min))
 
