@@ -30,7 +30,9 @@ def x0_follows_from_eps(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None
     alpha, sigma = schedule(torch.ones((), dtype=torch.float64))
     if all(math.isfinite(value) for value in prediction.coefficients(alpha, sigma)):
         return None
-    return "at t = 1 this schedule has no signal left, so x0 does not follow from eps; use prediction=v, x0, flow or edm"
+    return (
+        "at t = 1 this schedule has no signal left, so x0 does not follow from eps; use prediction=v, x0, flow or edm"
+    )
 
 
 def objective_has_its_grid(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
