@@ -14,10 +14,13 @@ if TYPE_CHECKING:
 
 def plot_schedules(schedules: Mapping[str, Schedule], points: int = 501) -> "Figure":
     """alpha_t, sigma_t (up to 1.1) and the log-SNR of schedules by name, over t in [0, 1]; infinite log-SNRs are left out."""
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 3.4), layout="constrained")
     axes = figure.subplots(1, 3)
+    for axis in axes:
+        axis.set_prop_cycle(color=[*colormaps["tab20"].colors[::2], *colormaps["tab20"].colors[1::2]])
     t = torch.linspace(0, 1, points, dtype=torch.float64)
     for name, schedule in schedules.items():
         with torch.no_grad():
@@ -30,7 +33,7 @@ def plot_schedules(schedules: Mapping[str, Schedule], points: int = 501) -> "Fig
     for axis, title in zip(axes, (r"$\alpha_t$", r"$\sigma_t$", r"$\log(\alpha_t^2 / \sigma_t^2)$"), strict=True):
         axis.set(title=title, xlabel="t")
         axis.grid(alpha=0.3)
-    axes[1].set_ylim(top=min(1.1, axes[1].get_ylim()[1]))  # exploding ones would hide the others
+    axes[1].set_ylim(-0.05, min(1.1, axes[1].get_ylim()[1]))  # exploding ones would hide the others
     figure.legend(loc="outside right center")
     return figure
 
