@@ -20,7 +20,7 @@ def plot_schedules(schedules: Mapping[str, Schedule], points: int = 501) -> "Fig
     figure = Figure(figsize=(12, 3.4), layout="constrained")
     axes = figure.subplots(1, 3)
     for axis in axes:
-        axis.set_prop_cycle(color=[*colormaps["tab20"].colors[::2], *colormaps["tab20"].colors[1::2]])
+        axis.set_prop_cycle(color=colormaps["tab20"]([*range(0, 20, 2), *range(1, 20, 2)]))
     t = torch.linspace(0, 1, points, dtype=torch.float64)
     for name, schedule in schedules.items():
         with torch.no_grad():
