@@ -53,11 +53,11 @@ class Mixed(GaussianDenoiser):
 class Signs:
     """In place of noise: all signs of two numbers. Under them the mean of a quadratic is its Gaussian expectation, exactly."""
 
-    def at(self, step):
-        return self
-
     def like(self, x, stream):
         return SIGNS.repeat(len(x) // len(SIGNS), 1)
+
+    def like_over(self, x, steps, stream):
+        return self.like(x, stream).expand(len(steps), -1, -1)
 
 
 def data_by_signs():

@@ -153,6 +153,13 @@ def test_one_pass_for_time_and_eps_draws_what_two_draw(shape):
     assert torch.equal(eps, noise.like(x, Stream.EPS))
 
 
+@pytest.mark.parametrize("shape", [(4, 1, 4, 4), (4, 3), (4,)])
+def test_one_pass_over_steps_draws_what_each_step_draws(shape):
+    noise, x = Noise(5, torch.arange(2**33, 2**33 + 4)), torch.empty(shape)
+    drawn = noise.like_over(x, range(3, 9, 2), Stream.EPS)
+    assert torch.equal(drawn, torch.stack([noise.at(step).like(x, Stream.EPS) for step in (3, 5, 7)]))
+
+
 def test_it_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
     Noise(0, torch.arange(10)).normal(100, stream=Stream.EPS)

@@ -23,6 +23,8 @@ from diffsweep.schedules import Schedule
 
 Progress = Callable[[int], object]
 
+_BLOCK = 8  # steps whose noise is drawn at once
+
 
 def log_normal_density(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
     """The log-density of a Gaussian at ``x``, in nats: the decoder of data that has no levels."""
@@ -257,8 +259,10 @@ def variational_bound(
     )
     terms = torch.empty(len(up) - 1, len(x_0), dtype=x_0.dtype, device=x_0.device)
     for k, t in enumerate(up[1:]):
+        if k % _BLOCK == 0:
+            block = noise.like_over(x_0, range(k, min(k + _BLOCK, len(up) - 1)), Stream.VALIDATION)  # (_BLOCK, B, ...)
         link = Chain(Step(*(value[k] for value in links.step)), *(value[k] for value in links[1:]))
-        eps = noise.at(k).like(x_0, Stream.VALIDATION)
+        eps = block[k % _BLOCK]
         x_t = factor(link.step.alpha_t, x_0) * x_0 + factor(link.step.sigma_t, x_0) * eps
         denoised = denoiser(x_t, t, cond)
         if clip:

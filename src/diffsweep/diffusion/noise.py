@@ -51,10 +51,10 @@ class Noise:
     Args:
         seed: any int; its low 64 bits count.
         indices: int64, shape (B,), each in [0, 2^48): which sample each row is, on the device to draw on.
-        step: which step of a walk, in [0, 2^32).
+        step: which step of a walk, in [0, 2^32); or one of each row, int64, (B,).
     """
 
-    def __init__(self, seed: int, indices: Tensor, step: int = 0) -> None:
+    def __init__(self, seed: int, indices: Tensor, step: int | Tensor = 0) -> None:
         self.seed, self.indices, self.step = seed, indices, step
 
     def __len__(self) -> int:
@@ -62,7 +62,8 @@ class Noise:
 
     def __getitem__(self, rows: slice) -> "Noise":
         """The noise of some of the rows."""
-        return Noise(self.seed, self.indices[rows], self.step)
+        step = self.step[rows] if isinstance(self.step, Tensor) else self.step
+        return Noise(self.seed, self.indices[rows], step)
 
     def at(self, step: int) -> "Noise":
         """The same samples at another step."""
@@ -72,7 +73,7 @@ class Noise:
         """For each (stream, count), that many words a sample: (B, count), int64 in [0, 2^32). One pass for all."""
         blocks, streams, ends = _counters(wanted, self.indices.device)
         index = self.indices[:, None]  # (B, 1)
-        step = torch.full_like(index, self.step & _MASK)
+        step = self.step[:, None] if isinstance(self.step, Tensor) else torch.full_like(index, self.step & _MASK)
         key = (self.seed & _MASK, (self.seed >> 32) & _MASK)
         words = philox_4x32((blocks, step, index & _MASK, (index >> 32) | streams), key)
         flat = torch.stack(torch.broadcast_tensors(*words), dim=-1).flatten(1)  # (B, 4 N)
@@ -91,6 +92,13 @@ class Noise:
     def like(self, x: Tensor, stream: Stream = Stream.STEP) -> Tensor:
         """Standard normal of the shape and dtype of ``x`` (B, ...), on its device."""
         return self.normal(*x.shape[1:], stream=stream, dtype=x.dtype).to(x.device)
+
+    def like_over(self, x: Tensor, steps: range, stream: Stream = Stream.STEP) -> Tensor:
+        """What ``at(step).like(x)`` gives for each of several steps, in one pass, which costs less: (len(steps), B, ...)."""
+        every = torch.arange(steps.start, steps.stop, steps.step, device=self.indices.device)
+        noise = Noise(self.seed, self.indices.repeat(len(steps)), every.repeat_interleave(len(self)))
+        drawn = noise.normal(*x.shape[1:], stream=stream, dtype=x.dtype)
+        return drawn.to(x.device).unflatten(0, (len(steps), len(self)))
 
     def time_and_eps(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What a training step draws, in one pass: ``uniform`` of the stream TIME, (B,), and ``like(x)`` of EPS."""
