@@ -155,7 +155,8 @@ def runs_or_is_refused(cfg):
     samples = model.sample(torch.arange(8), seed=0)
     assert samples.shape == digits["x"].shape
     assert torch.isfinite(samples).all()
-    torch.testing.assert_close(model.sample(torch.tensor([5, 2]), seed=0), samples[[5, 2]], rtol=0, atol=1e-4)
+    near = max(1e-4, 200 * (model.sampler.tolerance or 0))  # an adaptive solver chooses its steps for a batch at once
+    torch.testing.assert_close(model.sample(torch.tensor([5, 2]), seed=0), samples[[5, 2]], rtol=0, atol=near)
     assert not torch.allclose(model.sample(torch.arange(8), seed=1), samples, atol=1e-3)
     return True
 

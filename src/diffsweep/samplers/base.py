@@ -46,10 +46,12 @@ class Sampler(ABC):
     Attributes:
         order: order of convergence of a deterministic solver, None for a stochastic one.
         uses_variance: whether the denoiser's ``variance_mix`` changes the samples.
+        tolerance: of an adaptive solver, which chooses its steps for a batch at once; None for all others.
     """
 
     order: int | None = None
     uses_variance: bool = False
+    tolerance: float | None = None
 
     def __init__(
         self,
