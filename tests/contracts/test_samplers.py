@@ -9,9 +9,9 @@ import torch
 from hydra.utils import get_class
 
 from diffsweep.diffusion import Denoiser, Eps, GaussianDenoiser, NetworkDenoiser, Noise, Stream, prior
+from diffsweep.diffusion.spacing import SPACINGS
 from diffsweep.runs.build import build
 from diffsweep.runs.errors import UserError
-from diffsweep.samplers.spacing import SPACINGS
 from diffsweep.schedules import Cosine, Linear
 
 OPTIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf/sampler").glob("*.yaml"))

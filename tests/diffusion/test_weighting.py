@@ -130,7 +130,7 @@ def test_a_weight_multiplies_other_distances_too(loss):
 
 
 def test_uniform_has_no_weight_in_x0_units():
-    with pytest.raises(NotImplementedError):
+    with pytest.raises(AttributeError):
         UniformWeighting().in_x0_units(T)
 
 

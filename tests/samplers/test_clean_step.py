@@ -22,8 +22,8 @@ from diffsweep.diffusion import (
     prior,
     walk,
 )
+from diffsweep.diffusion.spacing import SPACINGS
 from diffsweep.samplers import DDIM, Ancestral
-from diffsweep.samplers.spacing import SPACINGS
 from diffsweep.schedules import VE, Cosine, CosineContinuous, Learned
 
 CONF = Path(__file__).parents[2] / "conf"

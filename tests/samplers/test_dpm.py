@@ -16,9 +16,9 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from diffsweep.diffusion import Denoiser, Noise, Stream, prior
+from diffsweep.diffusion.spacing import SPACINGS
 from diffsweep.samplers import DDIM, DEIS, DPMSolver, DPMSolverPP, UniPC
 from diffsweep.samplers.exponential import exact_moments, phi, quadrature
-from diffsweep.samplers.spacing import SPACINGS
 from diffsweep.schedules import VP, Cosine, Flow, Linear, SubVP
 
 CONF = Path(__file__).parents[2] / "conf"

@@ -8,6 +8,7 @@ from diffsweep.diffusion.likelihood import LogLikelihood, ode_log_likelihood
 from diffsweep.diffusion.noise import Noise, Stream
 from diffsweep.diffusion.objective import DSM, SSM, VLB, Hybrid, Objective, Simple, sums_by_quarter
 from diffsweep.diffusion.prediction import EDM, X0, Eps, Flow, Prediction, Score, V
+from diffsweep.diffusion.probability_flow import at_angle, integrate, velocity
 from diffsweep.diffusion.process import (
     Step,
     add_noise,
@@ -19,6 +20,7 @@ from diffsweep.diffusion.process import (
     transition,
     walk,
 )
+from diffsweep.diffusion.spacing import SPACINGS, walk_times
 from diffsweep.diffusion.time_sampling import (
     Importance,
     LogitNormal,
@@ -44,6 +46,7 @@ __all__ = [
     "EDM",
     "P2",
     "SNR",
+    "SPACINGS",
     "SSM",
     "VLB",
     "X0",
@@ -79,8 +82,10 @@ __all__ = [
     "V",
     "Weighting",
     "add_noise",
+    "at_angle",
     "expand_to",
     "factor",
+    "integrate",
     "ode_log_likelihood",
     "posterior",
     "prior",
@@ -89,5 +94,7 @@ __all__ = [
     "sums_by_quarter",
     "transition",
     "variational_bound",
+    "velocity",
     "walk",
+    "walk_times",
 ]

@@ -19,6 +19,7 @@ from diffsweep.diffusion.condition import Condition
 from diffsweep.diffusion.denoiser import Denoised, Denoiser
 from diffsweep.diffusion.noise import Noise, Stream
 from diffsweep.diffusion.process import Step, expand_to, factor, step_between, walk
+from diffsweep.diffusion.spacing import walk_times
 from diffsweep.schedules import Schedule
 
 Progress = Callable[[int], object]
@@ -160,30 +161,17 @@ def _excess(log_ratio: Tensor) -> Tensor:
 
 def chain_times(schedule: Schedule, steps: int | None = None) -> Tensor:
     """The times of a chain of so many steps, decreasing from 1 to 0, float64: of a discrete schedule on its grid, all of it by
-    default; of a continuous one evenly spaced in log-SNR where it is finite, 1000 by default. Where sigma(0) is not 0 the last
-    step starts from t = 0.
+    default; of a continuous one evenly spaced in log-SNR where it is finite, 1000 by default.
 
     Raises:
         ValueError: the grid has fewer steps.
     """
     grid = schedule.num_steps
-    if grid is not None:
-        count = grid if steps is None else steps
-        if count > grid:
-            raise ValueError(f"likelihood.steps={count} is more than the schedule's {grid} steps")
-        return (torch.linspace(1, 0, count + 1, dtype=torch.float64) * grid).round() / grid
-    before = [1.0] if schedule.t_max < 1 else []
-    inner = (1000 if steps is None else steps) - len(before)  # the last step is the one to clean data
-    ends = torch.tensor([1.0 if inner < 2 else schedule.t_max, schedule.t_min], dtype=torch.float64)
-    if inner < 2:
-        times = torch.tensor([1.0, *([schedule.t_max] if before and inner == 1 else [])], dtype=torch.float64)
-    else:
-        with torch.no_grad():
-            high, low = schedule.log_snr(ends)
-            times = schedule.time_of(torch.linspace(0, 1, inner, dtype=torch.float64) * (low - high) + high)
-        times[0], times[-1] = ends
-        times = torch.cat([times.new_tensor(before), times])
-    return torch.cat([times, -times.new_zeros(1)])
+    if grid is None:
+        return walk_times(schedule, "log_snr", 1000 if steps is None else steps)
+    if steps is not None and steps > grid:
+        raise ValueError(f"likelihood.steps={steps} is more than the schedule's {grid} steps")
+    return walk_times(schedule, "trailing", grid if steps is None else steps)
 
 
 def grid_term(
@@ -201,7 +189,7 @@ def grid_term(
 def end_terms(schedule: Schedule, x_0: Tensor, eps: Tensor, levels: int | None) -> Tensor:
     r"""What the two ends of a continuous schedule cost, in bits per dimension, (B,): the prior at t_max, and the code length
     of x_0 given :math:`x_{t_{min}}`, decoded by :math:`N(x_{t_{min}} / \alpha, \sigma^2 / \alpha^2)` without a network."""
-    low, high = (torch.tensor(end, dtype=torch.float64, device=x_0.device) for end in (schedule.t_min, schedule.t_max))
+    low, high = (x_0.new_full((), end, dtype=torch.float64) for end in (schedule.t_min, schedule.t_max))
     log_variance = -schedule.log_snr(low).to(x_0)
     z = x_0 + torch.exp(0.5 * log_variance) * eps  # x_t / alpha
     return prior_term(schedule, x_0, high) + _per_dim(-log_decoder(x_0, z, log_variance, levels))

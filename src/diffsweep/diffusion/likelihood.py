@@ -1,10 +1,8 @@
 r"""The exact log-likelihood of a denoiser as a continuous normalising flow, by its probability-flow ODE.
 
-In the angle :math:`\phi = \mathrm{atan2}(\sigma, \alpha)` and the normalised :math:`u = x_t / \sqrt{\alpha^2 + \sigma^2}` the ODE of
-every schedule is the same, finite at both ends (DDIM, arXiv:2010.02502; v of arXiv:2202.00512):
+With the ODE :math:`du / d\phi = v(u, \phi)` of :mod:`~diffsweep.diffusion.probability_flow`,
 
-.. math:: \frac{du}{d\phi} = \cos\phi \; \epsilon - \sin\phi \; x_0 = v(u, \phi), \qquad
-    \log p(u_0) = \log p(u_1) + \int \mathrm{tr} \frac{\partial v}{\partial u} d\phi
+.. math:: \log p(u_0) = \log p(u_1) + \int \mathrm{tr} \frac{\partial v}{\partial u} d\phi
 
 (instantaneous change of variables: arXiv:1806.07366, arXiv:2011.13456 section 4.3).
 """
@@ -20,6 +18,7 @@ from diffsweep.diffusion.bound import log_normal_density
 from diffsweep.diffusion.condition import Condition
 from diffsweep.diffusion.denoiser import Denoiser
 from diffsweep.diffusion.noise import Noise, Stream
+from diffsweep.diffusion.probability_flow import at_angle, integrate, velocity
 
 Divergence = Literal["exact", "hutchinson"]
 
@@ -58,31 +57,22 @@ def ode_log_likelihood(
         start: the time at which the data are taken to be; by default the schedule's t_min.
         progress: called after each network evaluation with their number.
     """
-    from torchdiffeq import odeint
-
     if divergence == "hutchinson" and noise is None:
         raise ValueError("the Hutchinson estimate needs noise")
-    schedule, shape = denoiser.schedule, x_0.shape
+    schedule = denoiser.schedule
     ends = torch.tensor([schedule.t_min if start is None else start, schedule.t_max], dtype=torch.float64)
     with torch.no_grad():
-        alpha, sigma = schedule(ends)
-    angles = torch.atan2(sigma, alpha)
+        (alpha_0, alpha_1), (sigma_0, sigma_1) = (value.tolist() for value in schedule(ends))
     signs = None if divergence == "exact" else torch.sign(noise.like(x_0, Stream.PROBE))  # type: ignore[union-attr]
     calls = 0
-
-    def velocity(phi: Tensor, u: Tensor) -> Tensor:
-        cos, sin = phi.cos(), phi.sin()
-        t = schedule.time_of(2 * (cos.log() - sin.log()).double().cpu())
-        level = torch.stack(schedule(t)).square().sum().sqrt().to(u)
-        denoised = denoiser(level * u, t, cond)
-        return cos.to(u) * denoised.eps - sin.to(u) * denoised.x0
 
     def rate(phi: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         nonlocal calls
         calls += 1
+        t, norm = at_angle(schedule, float(phi))
         with torch.enable_grad():
             u = state[0].detach().requires_grad_()
-            v = velocity(phi, u)
+            v = velocity(denoiser(norm * u, t, cond), float(phi))
             if signs is not None:
                 (product,) = torch.autograd.grad((v * signs).sum(), u)
                 trace = (product * signs).flatten(1).sum(1)
@@ -92,18 +82,14 @@ def ode_log_likelihood(
             progress(calls)
         return v.detach(), trace
 
-    begin = x_0 / math.hypot(float(alpha[0]), float(sigma[0]))
-    zero = torch.zeros(len(x_0), dtype=x_0.dtype, device=x_0.device)
+    norm_0 = math.hypot(alpha_0, sigma_0)
+    state = (x_0 / norm_0, torch.zeros(len(x_0), dtype=x_0.dtype, device=x_0.device))
+    angles = math.atan2(sigma_0, alpha_0), math.atan2(sigma_1, alpha_1)
     with torch.no_grad():
-        # The last step ends at the end: one beyond, interpolated, would ask for angles that do not exist.
-        options = {"step_t": angles[-1:]}
-        solver = {"rtol": tolerance, "atol": tolerance, "method": "dopri5", "options": options}
-        u, trace = odeint(rate, (begin, zero), angles.to(x_0.device), **solver)
-    norm = math.hypot(float(alpha[1]), float(sigma[1]))
-    log_variance = 2 * math.log(float(sigma[1]) / norm) * torch.ones((), dtype=x_0.dtype, device=x_0.device)
-    base = log_normal_density(u[-1], torch.zeros_like(u[-1]), log_variance).flatten(1).sum(1)
-    scale = math.log(math.hypot(float(alpha[0]), float(sigma[0])))
-    return LogLikelihood(base + trace[-1] - scale * math.prod(shape[1:]), calls)
+        u, trace = integrate(rate, *angles, state, x_0.device, tolerance)
+    log_variance = torch.full_like(u, 2 * math.log(sigma_1 / math.hypot(alpha_1, sigma_1)))
+    base = log_normal_density(u, torch.zeros_like(u), log_variance).flatten(1).sum(1)
+    return LogLikelihood(base + trace - math.log(norm_0) * x_0[0].numel(), calls)
 
 
 def _trace(v: Tensor, u: Tensor) -> Tensor:

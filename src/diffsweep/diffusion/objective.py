@@ -31,12 +31,16 @@ class Objective(ABC):
         needs_grid: whether it is defined on a discrete schedule only.
         trains_variance: whether it has a gradient for a learned variance.
         trains_schedule: whether it has a right gradient for a learned schedule.
+        takes_weighting: whether the weighting is a part of it; else it has weights of its own.
+        needs_rate: whether it asks for the rate of the log-SNR in continuous time.
     """
 
     is_bound = False
     needs_grid = False
     trains_variance = False
     trains_schedule = False
+    takes_weighting = False
+    needs_rate = False
 
     @abstractmethod
     def __call__(self, denoiser: Denoiser, x_0: Tensor, cond: Condition | None, t: Tensor, eps: Tensor) -> Tensor:
@@ -50,6 +54,8 @@ class Simple(Objective):
         loss: ``l2`` (squared), ``l1`` or ``huber`` (delta = 1).
         weighting: of noise levels; made for squared errors.
     """
+
+    takes_weighting = True
 
     def __init__(self, loss: Literal["l2", "l1", "huber"] = "l2", weighting: Weighting | None = None) -> None:
         if loss not in _DISTANCES:
@@ -164,6 +170,7 @@ class DSM(Objective):
 
     def __init__(self, weight: Literal["sigma2", "likelihood", "one"] | Lambda = "sigma2") -> None:
         self.weight = _lambda(weight)
+        self.needs_rate = self.weight is _likelihood
 
     def __call__(self, denoiser: Denoiser, x_0: Tensor, cond: Condition | None, t: Tensor, eps: Tensor) -> Tensor:
         schedule = denoiser.schedule
@@ -193,6 +200,7 @@ class SSM(Objective):
 
     def __init__(self, weight: Literal["sigma2", "likelihood", "one"] | Lambda = "sigma2") -> None:
         self.weight = _lambda(weight)
+        self.needs_rate = self.weight is _likelihood
 
     def __call__(self, denoiser: Denoiser, x_0: Tensor, cond: Condition | None, t: Tensor, eps: Tensor) -> Tensor:
         schedule, keep = denoiser.schedule, torch.is_grad_enabled()

@@ -15,7 +15,7 @@ from diffsweep.diffusion.denoiser import Denoiser
 
 
 class Weighting(ABC):
-    """A weight for each sample. A subclass defines :meth:`in_x0_units`.
+    """A weight for each sample.
 
     Attributes:
         is_uniform: whether nothing is weighted.
@@ -24,28 +24,32 @@ class Weighting(ABC):
     is_uniform = False
 
     @abstractmethod
-    def in_x0_units(self, log_snr: Tensor) -> Tensor:
-        """w at a log-SNR, any shape, float64."""
-
     def __call__(self, denoiser: Denoiser, t: Tensor) -> Tensor:
         """What multiplies squared errors of the output at times ``t`` (B,): (B,), float64."""
-        t = t.double()
-        alpha, sigma = denoiser.schedule(t)
-        c_out = denoiser.prediction.coefficients(alpha, sigma).c_out
-        return self.in_x0_units(denoiser.schedule.log_snr(t)) * c_out**2
 
     def weigh(self, losses: Tensor, denoiser: Denoiser, t: Tensor) -> Tensor:
         """Losses (B,) in output units at times ``t`` (B,), weighted."""
         return losses * self(denoiser, t).to(losses)
 
 
+class X0Weighting(Weighting):
+    """A function of the log-SNR in x0 units. A subclass defines :meth:`in_x0_units`."""
+
+    @abstractmethod
+    def in_x0_units(self, log_snr: Tensor) -> Tensor:
+        """w at a log-SNR, any shape, float64."""
+
+    def __call__(self, denoiser: Denoiser, t: Tensor) -> Tensor:
+        t = t.double()
+        alpha, sigma = denoiser.schedule(t)
+        c_out = denoiser.prediction.coefficients(alpha, sigma).c_out
+        return self.in_x0_units(denoiser.schedule.log_snr(t)) * c_out**2
+
+
 class UniformWeighting(Weighting):
     """1 in the units of the network's output: the simple loss of DDPM for eps."""
 
     is_uniform = True
-
-    def in_x0_units(self, log_snr: Tensor) -> Tensor:
-        raise NotImplementedError("the uniform weighting is in the units of the output")
 
     def __call__(self, denoiser: Denoiser, t: Tensor) -> Tensor:
         return torch.ones_like(t, dtype=torch.float64)
@@ -54,21 +58,21 @@ class UniformWeighting(Weighting):
         return losses
 
 
-class SNR(Weighting):
+class SNR(X0Weighting):
     """The SNR: the simple loss on eps, whatever is predicted."""
 
     def in_x0_units(self, log_snr: Tensor) -> Tensor:
         return log_snr.exp()
 
 
-class TruncatedSNR(Weighting):
+class TruncatedSNR(X0Weighting):
     """max(SNR, 1) (progressive distillation, Salimans & Ho 2022, arXiv:2202.00512): also learns where no signal is left."""
 
     def in_x0_units(self, log_snr: Tensor) -> Tensor:
         return log_snr.exp().clamp(min=1)
 
 
-class MinSNR(Weighting):
+class MinSNR(X0Weighting):
     r"""min(SNR, gamma) (Hang et al. 2023, arXiv:2303.09556); in output units min(SNR, gamma)/SNR for eps and
     min(SNR, gamma)/(SNR + 1) for v.
 
@@ -85,7 +89,7 @@ class MinSNR(Weighting):
         return log_snr.exp().clamp(max=self.gamma)
 
 
-class P2(Weighting):
+class P2(X0Weighting):
     r"""SNR / (k + SNR)^gamma: :math:`(k + \mathrm{SNR})^{-\gamma}` on eps (Choi et al. 2022, arXiv:2204.00227).
 
     Args:
@@ -102,7 +106,7 @@ class P2(Weighting):
         return snr / (self.k + snr) ** self.gamma
 
 
-class EDMWeighting(Weighting):
+class EDMWeighting(X0Weighting):
     r"""SNR + 1/sigma_data^2, :math:`(\sigma^2 + \sigma_{data}^2) / (\sigma \sigma_{data})^2` at alpha = 1 (Karras et al. 2022,
     arXiv:2206.00364): 1 in the units of EDM's preconditioned output.
 
@@ -119,7 +123,7 @@ class EDMWeighting(Weighting):
         return log_snr.exp() + self.sigma_data**-2
 
 
-class SigmoidWeighting(Weighting):
+class SigmoidWeighting(X0Weighting):
     r""":math:`e^b \, \mathrm{logistic}(\lambda - b)`, which is :math:`\mathrm{logistic}(b - \lambda)` on eps (Kingma & Gao 2023,
     arXiv:2303.00848; simpler diffusion, arXiv:2410.19324): a soft min-SNR.
 

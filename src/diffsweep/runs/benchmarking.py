@@ -21,7 +21,7 @@ from diffsweep.diffusion.bound import chain_times
 from diffsweep.files import write_text
 from diffsweep.models import DiffusionModel
 from diffsweep.runs import report
-from diffsweep.runs.build import build, build_data, build_model
+from diffsweep.runs.build import build, build_data, build_model, device_of
 from diffsweep.runs.errors import UserError
 from diffsweep.runs.tracking import loggers
 from diffsweep.runs.training import make_trainer
@@ -198,7 +198,7 @@ def hybrid_ratio(cfg: DictConfig) -> dict[str, float]:
     settings = cfg.copy()
     settings.prediction.variance = "learned_range"
     model, data = build_model(settings), build_data(cfg)
-    model.to("cuda" if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu" else "cpu")
+    model.to(device_of(cfg))
     optimizer = model.make_optimizer(model.denoiser.parameters())
     samples = data.split("train")["x"]
     rows = torch.arange(data.batch_size) % len(samples)
@@ -229,7 +229,7 @@ def hybrid_ratio(cfg: DictConfig) -> dict[str, float]:
 def bound_ratio(cfg: DictConfig) -> dict[str, float]:
     """The variational bound on a chain of 50 steps against the network calls within it, per step."""
     model, data = build_model(cfg).eval(), build_data(cfg)
-    model.to("cuda" if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu" else "cpu")
+    model.to(device_of(cfg))
     samples = data.split("train")["x"]
     x_0 = samples[torch.arange(cfg.sample_batch) % len(samples)].to(model.device)
     noise = Noise(0, torch.arange(cfg.sample_batch, device=model.device))
@@ -247,7 +247,7 @@ def bound_ratio(cfg: DictConfig) -> dict[str, float]:
 def sampling_ratio(cfg: DictConfig) -> dict[str, float]:
     """A DDIM walk of 50 steps against the calls of the network within it, per step."""
     model = build_model(cfg).eval()
-    model.to("cuda" if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu" else "cpu")
+    model.to(device_of(cfg))
     noise = Noise(0, torch.arange(cfg.sample_batch, device=model.device))
     x = noise.normal(*model.autoencoder.shape, stream=Draw.PRIOR)
     return within(

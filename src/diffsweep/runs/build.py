@@ -46,6 +46,11 @@ def build_model(cfg: DictConfig) -> DiffusionModel:
     return model
 
 
+def device_of(cfg: DictConfig) -> torch.device:
+    """Where a model is sampled and timed: on the GPU where there is one and it is wanted."""
+    return torch.device("cuda" if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu" else "cpu")
+
+
 def build_data(cfg: DictConfig) -> ImageData:
     data: ImageData = build(cfg, "dataset")
     return data

@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-import torch
 from omegaconf import DictConfig
 
 from diffsweep.callbacks import averaged_weights
 from diffsweep.models import DiffusionModel
-from diffsweep.runs.build import build_model
+from diffsweep.runs.build import build_model, device_of
 from diffsweep.runs.checkpoints import FOLDER, LAST, read_checkpoint
 from diffsweep.runs.errors import UserError
 
@@ -31,5 +30,4 @@ def load_model(cfg: DictConfig) -> DiffusionModel:
             f"the weights in {path} do not fit this model; leave model, backbone and dataset as the run has them "
             f"({str(error).splitlines()[1].strip()})"
         ) from error
-    device = "cuda" if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu" else "cpu"
-    return model.to(device).eval().requires_grad_(False)
+    return model.to(device_of(cfg)).eval().requires_grad_(False)

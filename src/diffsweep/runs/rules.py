@@ -94,14 +94,14 @@ def bound_has_unbiased_times(cfg: DictConfig, parts: Mapping[str, Any]) -> str |
 
 def weighting_is_used(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
     """An objective that is a bound, or has its own lambda(t), has no other weights."""
-    if "weighting" not in cfg.objective and not parts["weighting"].is_uniform:
+    if not parts["objective"].takes_weighting and not parts["weighting"].is_uniform:
         return "this objective has weights of its own; use objective=simple, or weighting=uniform"
     return None
 
 
 def score_weight_has_a_rate(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
     """g(t)^2 is a rate in continuous time."""
-    if cfg.objective.get("weight") == "likelihood" and parts["schedule"].num_steps is not None:
+    if parts["objective"].needs_rate and parts["schedule"].num_steps is not None:
         return "the likelihood's weight g(t)^2 needs a continuous schedule; use schedule=vp, or objective.weight=sigma2"
     return None
 

@@ -2,11 +2,10 @@
 
 import math
 
-import torch
 from torch import Tensor
 
 from diffsweep.diffusion import Condition, Denoiser, Noise, Step
-from diffsweep.samplers.base import Sampler, State
+from diffsweep.samplers.base import Sampler, State, euler_step
 
 
 class Ancestral(Sampler):
@@ -30,7 +29,7 @@ class Ancestral(Sampler):
     ) -> tuple[Tensor, State]:
         denoised = self.denoise(denoiser, x, t, pair, cond)
         towards_eps = math.sqrt(max(0.0, pair.sigma_s**2 - pair.var_post))
-        x = torch.add(denoised.x0 * pair.alpha_s, denoised.eps, alpha=towards_eps)
+        x = euler_step(denoised, pair.alpha_s, towards_eps)
         if pair.sigma_s > 0:
             log_small, log_large = math.log(pair.var_post), math.log(pair.var_ts)
             log_variance = log_small + (log_large - log_small) * denoised.variance_mix

@@ -9,8 +9,18 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from diffsweep.diffusion import Condition, Denoised, Denoiser, Noise, Step, expand_to, step_between, walk
-from diffsweep.samplers.spacing import SPACINGS
+from diffsweep.diffusion import (
+    SPACINGS,
+    Condition,
+    Denoised,
+    Denoiser,
+    Noise,
+    Step,
+    expand_to,
+    step_between,
+    walk,
+    walk_times,
+)
 from diffsweep.schedules import Schedule
 
 Spacing = Literal["uniform", "trailing", "leading", "quadratic", "log_snr", "karras"]
@@ -80,18 +90,8 @@ class Sampler(ABC):
         return other
 
     def times(self, schedule: Schedule) -> Tensor:
-        """The times of the walk, decreasing from start to stop: float64 on the CPU, shape (steps + 1,).
-
-        Where sigma(0) is not 0 (VE, learned) a walk to 0 has one step more to go, from there to clean data: the last time is
-        -0.0, after 0.0.
-        """
-        spacing = SPACINGS[self.spacing]
-        if schedule.clean_at_zero or self.stop > 0:
-            return spacing(schedule, self.steps, self.start, self.stop)
-        if self.steps == 1:
-            return torch.tensor([self.start, -0.0], dtype=torch.float64)
-        times = spacing(schedule, self.steps - 1, self.start, 0.0)
-        return torch.cat([times, -times.new_zeros(1)])
+        """The times of the walk: see :func:`~diffsweep.diffusion.spacing.walk_times`."""
+        return walk_times(schedule, self.spacing, self.steps, self.start, self.stop)
 
     @torch.no_grad()
     def __call__(
@@ -168,6 +168,11 @@ class Sampler(ABC):
             return denoised
         x0 = clip(denoised.x0)
         return Denoised(x0, torch.add(x, x0, alpha=-alpha).div_(sigma), denoised.variance_mix)
+
+
+def euler_step(denoised: Denoised, alpha: float, sigma: float) -> Tensor:
+    r"""Where Euler's method on the sampling ODE arrives at (alpha, sigma): :math:`\alpha x_0 + \sigma \epsilon`, finite at both ends."""
+    return (denoised.x0 * alpha).add_(denoised.eps, alpha=sigma)
 
 
 def fresh_noise(x: Tensor) -> Noise:

@@ -2,11 +2,10 @@
 
 import math
 
-import torch
 from torch import Tensor
 
 from diffsweep.diffusion import Condition, Denoiser, Noise, Step
-from diffsweep.samplers.base import Clip, Sampler, Spacing, State
+from diffsweep.samplers.base import Clip, Sampler, Spacing, State, euler_step
 
 
 class DDIM(Sampler):
@@ -19,6 +18,8 @@ class DDIM(Sampler):
         eta: in [0, 1], the share of the posterior's standard deviation that is drawn anew.
         steps, spacing, start, stop, clip: see :class:`~diffsweep.samplers.base.Sampler`.
     """
+
+    s_noise = 1.0  # the size of the noise that is drawn; its temperature
 
     def __init__(
         self,
@@ -48,7 +49,7 @@ class DDIM(Sampler):
         denoised = self.denoise(denoiser, x, t, pair, cond)
         variance = self.eta**2 * pair.var_post
         towards_eps = math.sqrt(max(0.0, pair.sigma_s**2 - variance))
-        x = torch.add(denoised.x0 * pair.alpha_s, denoised.eps, alpha=towards_eps)
+        x = euler_step(denoised, pair.alpha_s, towards_eps)
         if variance > 0:
-            x = x + math.sqrt(variance) * noise.like(x)
+            x = x.add_(noise.like(x), alpha=self.s_noise * math.sqrt(variance))
         return x, State(denoised)

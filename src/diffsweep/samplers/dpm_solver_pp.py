@@ -19,6 +19,7 @@ from diffsweep.samplers.exponential import (
     one_of,
     phi,
     quadrature,
+    usable,
 )
 
 Variant = Literal["multistep", "singlestep", "sde"]
@@ -92,7 +93,7 @@ class DPMSolverPP(InX0, MultistepSampler):
         points: tuple[Point, ...] = (Point(here.half_log_snr, denoised.x0),)
         weights = [1.0]
         if state is not None and math.isfinite(there.half_log_snr) and here.half_log_snr != there.half_log_snr:
-            points = self.usable(points[0], state.history or (), here, there)
+            points = usable((points[0], *(state.history or ()))[: self.solver_order], there.half_log_snr)
             weights = quadrature(nodes_of(points, here, there), [1.0, 0.5][: len(points)])
         decay = pair.sigma_s / pair.alpha_s * pair.alpha_t / pair.sigma_t  # e^-h, finite at either end
         fresh = 1 - decay**2

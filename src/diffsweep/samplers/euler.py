@@ -1,12 +1,10 @@
 """Euler's method on the sampling ODE."""
 
-from torch import Tensor
-
-from diffsweep.diffusion import Condition, Denoised, Denoiser, Noise, Step
-from diffsweep.samplers.base import Clip, Sampler, Spacing, State
+from diffsweep.samplers.base import Clip, Spacing
+from diffsweep.samplers.ddim import DDIM
 
 
-class Euler(Sampler):
+class Euler(DDIM):
     r""":math:`x_s = x_t + x_0 (\alpha_s - \alpha_t) + \epsilon (\sigma_s - \sigma_t) = \alpha_s x_0 + \sigma_s \epsilon` (EDM, arXiv:2206.00364, alg. 1 without
     its correction; k-diffusion's ``sample_euler``).
 
@@ -18,8 +16,6 @@ class Euler(Sampler):
         steps, spacing, start, stop, clip: see :class:`~diffsweep.samplers.base.Sampler`.
     """
 
-    order = 1
-
     def __init__(
         self,
         steps: int = 50,
@@ -28,22 +24,4 @@ class Euler(Sampler):
         stop: float = 0.0,
         clip: Clip = "static",
     ) -> None:
-        super().__init__(steps, spacing, start, stop, clip)
-
-    def advance(
-        self,
-        denoiser: Denoiser,
-        x: Tensor,
-        t: Tensor,
-        pair: Step[float],
-        state: State | None,
-        noise: Noise,
-        cond: Condition | None,
-    ) -> tuple[Tensor, State]:
-        denoised = self.denoise(denoiser, x, t, pair, cond)
-        return euler_step(denoised, pair.alpha_s, pair.sigma_s), State(denoised)
-
-
-def euler_step(denoised: Denoised, alpha: float, sigma: float) -> Tensor:
-    r"""Where Euler's method arrives at (alpha, sigma): :math:`\alpha x_0 + \sigma \epsilon`, finite at both ends."""
-    return (denoised.x0 * alpha).add_(denoised.eps, alpha=sigma)
+        super().__init__(0.0, steps, spacing, start, stop, clip)

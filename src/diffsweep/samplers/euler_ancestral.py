@@ -2,14 +2,11 @@
 
 import math
 
-from torch import Tensor
-
-from diffsweep.diffusion import Condition, Denoiser, Noise, Step
-from diffsweep.samplers.base import Clip, Sampler, Spacing, State
-from diffsweep.samplers.euler import euler_step
+from diffsweep.samplers.base import Clip, Spacing
+from diffsweep.samplers.ddim import DDIM
 
 
-class EulerAncestral(Sampler):
+class EulerAncestral(DDIM):
     r"""Euler's step down to less noise than s has, and new noise up to s (k-diffusion's ``sample_euler_ancestral``). With :math:`r = \sigma / \alpha`:
 
     .. math:: x_s = \alpha_s (x_0 + r_{down} \epsilon + s_{noise} r_{up} z), \quad
@@ -36,27 +33,7 @@ class EulerAncestral(Sampler):
         stop: float = 0.0,
         clip: Clip = "static",
     ) -> None:
-        super().__init__(steps, spacing, start, stop, clip)
-        if not 0 <= eta <= 1:
-            raise ValueError(f"sampler.eta lies between 0 and 1, not {eta}")
+        super().__init__(eta, steps, spacing, start, stop, clip)
         if not 0 <= s_noise < math.inf:
             raise ValueError(f"sampler.s_noise is at least 0 and finite, not {s_noise}")
-        self.eta, self.s_noise = eta, s_noise
-        self.order = 1 if eta == 0 else None
-
-    def advance(
-        self,
-        denoiser: Denoiser,
-        x: Tensor,
-        t: Tensor,
-        pair: Step[float],
-        state: State | None,
-        noise: Noise,
-        cond: Condition | None,
-    ) -> tuple[Tensor, State]:
-        denoised = self.denoise(denoiser, x, t, pair, cond)
-        up = self.eta * math.sqrt(pair.var_post)
-        x = euler_step(denoised, pair.alpha_s, math.sqrt(max(0.0, pair.sigma_s**2 - up**2)))
-        if up > 0:
-            x = x.add_(noise.like(x), alpha=up * self.s_noise)
-        return x, State(denoised)
+        self.s_noise = s_noise

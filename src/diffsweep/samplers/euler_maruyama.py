@@ -5,8 +5,7 @@ import math
 from torch import Tensor
 
 from diffsweep.diffusion import Condition, Denoiser, Noise, Step
-from diffsweep.samplers.base import Clip, Sampler, Spacing, State
-from diffsweep.samplers.euler import euler_step
+from diffsweep.samplers.base import Clip, Sampler, Spacing, State, euler_step
 
 
 class EulerMaruyama(Sampler):

@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 from diffsweep.diffusion import Condition, Denoised, Denoiser, Noise, Step
-from diffsweep.samplers.base import Clip, Sampler, Spacing, State
+from diffsweep.samplers.base import Clip, Sampler, Spacing, State, euler_step
 
 WarmStart = Literal["singlestep", "euler"]
 Choice = TypeVar("Choice", int, str)
+Located = TypeVar("Located", bound=tuple[Any, ...])
 
 
 class Point(NamedTuple):
@@ -51,6 +52,15 @@ def one_of(key: str, value: Choice, allowed: Sequence[Choice]) -> Choice:
     if value not in allowed:
         raise ValueError(f"sampler.{key} is one of {', '.join(map(str, allowed))}, not {value}")
     return value
+
+
+def usable(points: tuple[Located, ...], there: float) -> tuple[Located, ...]:
+    """Of points, newest first, each of which starts with its place: those up to the first that does not lie before the one
+    after it, on the way to ``there``. A walk may have gone back in t."""
+    for count in range(1, len(points)):
+        if (points[count - 1][0] - points[count][0]) * (there - points[0][0]) <= 0:
+            return points[:count]
+    return points
 
 
 def phi(k: int, z: float) -> float:
@@ -112,7 +122,7 @@ class ExponentialSampler(Sampler):
         denoised = self.denoise(denoiser, x, t, pair, cond)
         here, there = Level(pair.alpha_t, pair.sigma_t), Level(pair.alpha_s, pair.sigma_s)
         if here.half_log_snr == there.half_log_snr or math.isinf(there.half_log_snr - here.half_log_snr):
-            return combine(denoised.x0, pair.alpha_s, [(pair.sigma_s, denoised.eps)]), State(denoised)
+            return euler_step(denoised, pair.alpha_s, pair.sigma_s), State(denoised)
         history = state.history if state is not None else None
         x, history = self.solve(denoiser, x, here, there, denoised, history, cond)
         return x, State(denoised, history)
@@ -227,22 +237,13 @@ class MultistepSampler(ExponentialSampler):
         cond: Condition | None,
     ) -> tuple[Tensor, Any]:
         first = Point(here.half_log_snr, self.output(denoised))
-        points = self.usable(first, history or (), here, there)
+        points = usable((first, *(history or ()))[: self.solver_order], there.half_log_snr)
         if len(points) < self.solver_order and self.warm_start == "singlestep":
             x = self.single_step(self.solver_order, denoiser, x, here, there, first, cond)
         else:
             *_, z = self.linear_part(here, there)
             x = self.moved(x, here, there, points, self.moments(len(points), z))
         return x, points[: self.solver_order - 1]
-
-    def usable(self, first: Point, past: Sequence[Point], here: Level, there: Level) -> tuple[Point, ...]:
-        """``first`` and the newest of ``past`` while each lies before the next, up to the order: a walk may go back in t."""
-        points = [first]
-        for point in past[: self.solver_order - 1]:
-            if (points[-1].half_log_snr - point.half_log_snr) * (there.half_log_snr - here.half_log_snr) <= 0:
-                break
-            points.append(point)
-        return tuple(points)
 
     def moments(self, order: int, z: float) -> list[float]:
         """Of the multistep update of this order; exact by default."""

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from diffsweep.diffusion import Condition, Denoised, Denoiser, Noise, Step
-from diffsweep.samplers.base import Clip, Sampler, Spacing, State
-from diffsweep.samplers.euler import euler_step
+from diffsweep.samplers.base import Clip, Sampler, Spacing, State, euler_step
 from diffsweep.schedules import Schedule
 
 

@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from diffsweep.diffusion import Condition, Denoised, Denoiser, Noise, Step
-from diffsweep.samplers.base import Clip, Sampler, Spacing, State
-from diffsweep.samplers.euler import euler_step
-from diffsweep.samplers.exponential import WarmStart, one_of, quadrature
-from diffsweep.samplers.ode import AngleSampler, velocity
+from diffsweep.diffusion import Condition, Denoised, Denoiser, Noise, Step, velocity
+from diffsweep.samplers.base import Clip, Sampler, Spacing, State, euler_step
+from diffsweep.samplers.exponential import WarmStart, one_of, quadrature, usable
+from diffsweep.samplers.ode import AngleSampler
 
 
 class Slope(NamedTuple):
@@ -49,7 +48,7 @@ class LinearMultistepSampler(Sampler):
         if pair.alpha_t > 0:
             first = Slope(pair.sigma_t / pair.alpha_t, denoised.eps)
             past = state.history if state is not None else ()
-            slopes = self._usable(first, past, pair.sigma_s / pair.alpha_s)
+            slopes = usable((first, *past)[: self.memory], pair.sigma_s / pair.alpha_s)
         if pair.sigma_s == 0 and self.clip != "none":
             x = euler_step(denoised, pair.alpha_s, pair.sigma_s)
         elif len(slopes) < self.memory and pair.sigma_s > 0:
@@ -85,14 +84,6 @@ class LinearMultistepSampler(Sampler):
         for weight, slope in zip(older, slopes[1:], strict=True):
             x.add_(slope.eps, alpha=change * weight)
         return x
-
-    def _usable(self, first: Slope, past: Sequence[Slope], ratio: float) -> tuple[Slope, ...]:
-        slopes = [first]
-        for slope in past:
-            if (slope.ratio - slopes[-1].ratio) * (first.ratio - ratio) <= 0:
-                break
-            slopes.append(slope)
-        return tuple(slopes[: self.memory])
 
 
 class LMS(LinearMultistepSampler, AngleSampler):

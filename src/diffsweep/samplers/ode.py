@@ -1,22 +1,12 @@
-r"""The probability-flow ODE by an adaptive solver, and its form in the angle.
-
-In :math:`\phi = \mathrm{atan2}(\sigma, \alpha)` and :math:`u = x / \sqrt{\alpha^2 + \sigma^2}` the ODE of every schedule is
-:math:`du / d\phi = \cos\phi \, \epsilon - \sin\phi \, x_0`, finite at both ends.
-"""
+"""The probability-flow ODE by an adaptive solver, and what else takes a step in the angle."""
 
 import math
 
 import torch
 from torch import Tensor
 
-from diffsweep.diffusion import Condition, Denoised, Denoiser, Noise, Step
-from diffsweep.samplers.base import Clip, Sampler, Spacing, State
-from diffsweep.samplers.euler import euler_step
-
-
-def velocity(denoised: Denoised, angle: float) -> Tensor:
-    r""":math:`du / d\phi`."""
-    return (denoised.eps * math.cos(angle)).sub_(denoised.x0, alpha=math.sin(angle))
+from diffsweep.diffusion import Condition, Denoised, Denoiser, Noise, Step, at_angle, integrate, velocity
+from diffsweep.samplers.base import Clip, Sampler, Spacing, State, euler_step
 
 
 class AngleSampler(Sampler):
@@ -24,10 +14,8 @@ class AngleSampler(Sampler):
 
     def rate(self, denoiser: Denoiser, u: Tensor, angle: float, cond: Condition | None) -> Tensor:
         r""":math:`du / d\phi` at an angle above 0."""
-        log_snr = torch.tensor(-2 * math.log(math.tan(angle)), dtype=torch.float64)
-        t = denoiser.schedule.time_of(log_snr)
-        alpha, sigma = (value.item() for value in denoiser.schedule(t))
-        return velocity(self.denoise_at(denoiser, u * math.hypot(alpha, sigma), t, cond), angle)
+        t, norm = at_angle(denoiser.schedule, angle)
+        return velocity(self.denoise_at(denoiser, u * norm, t, cond), angle)
 
 
 class ODE(AngleSampler):
@@ -50,6 +38,7 @@ class ODE(AngleSampler):
     """
 
     order = 5
+    tolerance: float
 
     def __init__(
         self,
@@ -96,8 +85,6 @@ class ODE(AngleSampler):
         cond: Condition | None,
     ) -> Tensor:
         """x at (alpha, sigma), sigma above 0; ``denoised`` is what is known at the pair's t."""
-        from torchdiffeq import odeint
-
         begin, end = math.atan2(pair.sigma_t, pair.alpha_t), math.atan2(sigma, alpha)
         first: list[Tensor] = [velocity(denoised, begin)]
 
@@ -106,9 +93,5 @@ class ODE(AngleSampler):
                 return first.pop()
             return self.rate(denoiser, u, float(phi), cond)
 
-        angles = torch.tensor([begin, end], dtype=torch.float64, device=x.device)
-        # The last step ends at the end, and the first begins with a trial inside the interval: angles beyond it may not exist.
-        options = {"step_t": angles[-1:], "first_step": min(begin - end, 0.1)}
-        u = x / math.hypot(pair.alpha_t, pair.sigma_t)
-        path = odeint(rate, u, angles, rtol=self.tolerance, atol=self.tolerance, method="dopri5", options=options)
-        return path[-1] * math.hypot(alpha, sigma)
+        u = integrate(rate, begin, end, x / math.hypot(pair.alpha_t, pair.sigma_t), x.device, self.tolerance)
+        return u * math.hypot(alpha, sigma)

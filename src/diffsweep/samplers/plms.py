@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from diffsweep.diffusion import Condition, Denoised, Denoiser, Step
-from diffsweep.samplers.base import Clip, Spacing
-from diffsweep.samplers.euler import euler_step
+from diffsweep.samplers.base import Clip, Spacing, euler_step
 from diffsweep.samplers.heun import time_at, trapezoid
 from diffsweep.samplers.lms import LinearMultistepSampler, Slope
 

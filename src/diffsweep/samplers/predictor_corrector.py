@@ -3,11 +3,10 @@
 import math
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from diffsweep.diffusion import Condition, Denoiser, Noise, Step
-from diffsweep.samplers.base import Clip, Spacing, State
+from diffsweep.samplers.base import Clip, Spacing, State, euler_step
 from diffsweep.samplers.exponential import one_of
 from diffsweep.samplers.langevin import LangevinSampler
 
@@ -65,7 +64,7 @@ class PredictorCorrector(LangevinSampler):
         x = self.corrected(denoiser, x, t, pair, denoised, noise, cond, first_draw=1)
         corrected = self.denoise(denoiser, x, t, pair, cond)
         towards_eps = pair.alpha_ts * pair.sigma_s**2 / pair.sigma_t
-        x = torch.add(corrected.x0 * pair.alpha_s, corrected.eps, alpha=towards_eps)
+        x = euler_step(corrected, pair.alpha_s, towards_eps)
         if pair.sigma_s > 0:
             variance = pair.var_ts if self.predictor == "reverse_diffusion" else pair.var_post
             x = x.add_(noise.like(x), alpha=math.sqrt(variance))

@@ -18,6 +18,7 @@ from diffsweep.samplers.exponential import (
     one_of,
     phi,
     quadrature,
+    usable,
 )
 
 
@@ -89,7 +90,7 @@ class UniPC(InX0, MultistepSampler):
         past = history if history is not None else History((), None)
         if past.predicted is not None and past.predicted.there == here:
             x = self._corrected(x, past.predicted, first)
-        points = self.usable(first, past.points, here, there)
+        points = usable((first, *past.points)[: self.solver_order], there.half_log_snr)
         kept = points[: self.solver_order - 1]
         if len(points) < self.solver_order and self.warm_start == "singlestep":
             return self.single_step(self.solver_order, denoiser, x, here, there, first, cond), History(kept, None)

@@ -45,7 +45,7 @@ class Learned(LogSNRSchedule):
     def _shape(self, t: Tensor) -> Tensor:
         """From 0 at t = 0 to 1 at t = 1, monotone; on the parameters' device."""
         t = t.to(self.gamma_0.device)
-        ends = self._network(torch.tensor([[0.0], [1.0]], dtype=t.dtype, device=t.device))  # (2, 1)
+        ends = self._network(torch.arange(2, dtype=t.dtype, device=t.device)[:, None])  # (2, 1)
         return (self._network(t[..., None])[..., 0] - ends[0, 0]) / (ends[1, 0] - ends[0, 0])  # (...)
 
     def _on_squares(self, value: Tensor) -> Tensor:
