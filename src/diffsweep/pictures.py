@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional
 
 from diffsweep.files import write_atomically
 
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 MIN_SIDE = 48  # smaller images are enlarged, or nobody could see them
 
 
@@ -22,17 +23,45 @@ def to_uint8(x: Tensor) -> np.ndarray:
     return np.asarray(rearrange(pixels.cpu(), "n c h w -> n h w c"))
 
 
-def grid(x: Tensor) -> Image.Image:
-    """Images in [-1, 1], (N, C, H, W) with C = 1 or 3, row by row in a nearly square grid with a thin border."""
+def load_image(path: Path, channels: int, size: int) -> Tensor:
+    """An image file as (C, size, size) in [-1, 1]: the square in its middle, resized."""
+    image = ImageOps.fit(
+        Image.open(path).convert("L" if channels == 1 else "RGB"), (size, size), Image.Resampling.LANCZOS
+    )
+    return _from_uint8(np.asarray(image).reshape(1, size, size, channels))[0]
+
+
+def load_npz(path: Path) -> Tensor:
+    """The images of an .npz file whose first array is uint8 (N, H, W, C): (N, C, H, W) in [-1, 1]."""
+    with np.load(path) as content:
+        return _from_uint8(content[content.files[0]])
+
+
+def _from_uint8(pixels: np.ndarray) -> Tensor:
+    return torch.from_numpy(rearrange(pixels, "n h w c -> n c h w").astype(np.float32) / 127.5 - 1)
+
+
+def grid(x: Tensor, columns: int | None = None) -> Image.Image:
+    """Images in [-1, 1], (N, C, H, W) with C = 1 or 3, row by row with a thin border; by default in a nearly square grid."""
     x = x.detach().cpu().float()
     enlarge = max(1, math.ceil(MIN_SIDE / x.shape[-1]))
     x = x.repeat_interleave(enlarge, 2).repeat_interleave(enlarge, 3)
-    columns = math.ceil(math.sqrt(len(x)))
+    columns = columns if columns is not None else math.ceil(math.sqrt(len(x)))
     x = functional.pad(x, (0, 2, 0, 2), value=0.0)
     missing = -len(x) % columns
     x = torch.cat([x, x.new_zeros(missing, *x.shape[1:])])
     pixels = to_uint8(rearrange(x, "(r k) c h w -> 1 c (r h) (k w)", k=columns))[0, :-2, :-2]
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def rows(*images: Tensor, across: bool = False) -> Image.Image:
+    """Several sets of as many images in [-1, 1], (N, C, H, W): a row of the picture for each set, at most twelve images of it; or, where
+    ``across``, a column."""
+    count = min(len(images[0]), 12)
+    sets = torch.stack([each[:count].cpu() for each in images])  # (S, N, C, H, W)
+    if across:
+        sets = sets.transpose(0, 1)
+    return grid(sets.flatten(0, 1), columns=sets.shape[1])
 
 
 def save_png(image: Image.Image, path: str | Path) -> None:

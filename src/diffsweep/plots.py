@@ -1,6 +1,6 @@
 """Plots, with matplotlib (``pip install diffsweep[plots]``), which is imported when one is drawn."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,6 +36,55 @@ def plot_schedules(schedules: Mapping[str, Schedule], points: int = 501) -> "Fig
     axes[1].set_ylim(-0.05, min(1.1, axes[1].get_ylim()[1]))  # exploding ones would hide the others
     figure.legend(loc="outside right center")
     return figure
+
+
+def plot_convergence(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], order: int | None) -> "Figure":
+    """What was measured of a sampler, on logarithmic axes: left the error by steps beside a line of the nominal order, where there is
+    one, right the errors by network evaluations.
+
+    Args:
+        curves: (x, errors) by name; ``order`` goes to the left.
+        order: the nominal order.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    if order is not None and "order" in curves:
+        steps, errors = curves["order"]
+        left.loglog(steps, errors, "o-", label="measured")
+        nominal = [errors[-1] * (steps[-1] / n) ** order for n in steps]
+        left.loglog(steps, nominal, "--", color="gray", label=f"order {order}")
+        left.legend()
+    left.set(xlabel="steps", ylabel="mean error", title="finite range of log-SNR")
+    for name, (evaluations, errors) in curves.items():
+        if name != "order":
+            right.loglog(evaluations, errors, "o-", label=_ERRORS[name])
+    right.set(xlabel="network evaluations", title="the chosen walk")
+    right.legend()
+    for axis in (left, right):
+        axis.grid(alpha=0.3, which="both")
+    return figure
+
+
+def plot_errors(curves: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]]) -> "Figure":
+    """Errors by network evaluations of several combinations, by name: a panel for each kind of error."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 4.5), layout="constrained")
+    axes = figure.subplots(1, len(_ERRORS))
+    for axis, (kind, label) in zip(axes, _ERRORS.items(), strict=True):
+        axis.set_prop_cycle(color=colormaps["tab20"]([*range(0, 20, 2), *range(1, 20, 2)]))
+        for name, measured in curves.items():
+            axis.loglog(*measured.get(kind, ([], [])), "o-", markersize=3, label=name)
+        axis.set(xlabel="network evaluations", title=label)
+        axis.grid(alpha=0.3, which="both")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
+    return figure
+
+
+_ERRORS = {"wasserstein": "Wasserstein distance from the data / std", "solution": "error against the ODE's solution"}
 
 
 def plot_bound_terms(terms: Tensor) -> "Figure":

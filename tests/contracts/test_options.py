@@ -18,10 +18,13 @@ from diffsweep.runs.errors import UserError
 CONF = Path(__file__).parents[2] / "conf"
 NULLABLE = {"debug", "experiment"}  # groups that choose nothing by default
 LIFE = {"callbacks", "debug", "experiment", "logger", "paths", "trainer"}  # groups that no loss or sample depends on
+NAMED = {
+    key for entry in yaml.safe_load((CONF / "base.yaml").read_text())["defaults"] if entry != "_self_" for key in entry
+}
 GROUPS = {
     folder.name: sorted(path.stem for path in folder.glob("*.yaml")) + ["null"] * (folder.name in NULLABLE)
     for folder in sorted(CONF.iterdir())
-    if folder.is_dir() and folder.name not in ("hydra", "experiment") and list(folder.glob("*.yaml"))
+    if folder.name in NAMED
 }
 RESERVED = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 

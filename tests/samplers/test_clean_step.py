@@ -13,6 +13,7 @@ from diffsweep.diffusion import (
     Eps,
     Flow,
     GaussianDenoiser,
+    Impulses,
     NetworkDenoiser,
     Noise,
     Stream,
@@ -78,22 +79,6 @@ def test_a_walk_that_stops_above_0_has_no_such_step():
     assert DDIM(steps=4).times(Cosine(100)).tolist() == [1, 0.75, 0.5, 0.25, 0]
 
 
-class Impulses:
-    """In place of noise: sample 0 and those of the start get none, each other one a single number 1 at a single step. A walk
-    over an exact denoiser of Gaussian data is affine, so its response to these is all of its distribution."""
-
-    def __init__(self, dimension, step=0):
-        self.dimension, self.step = dimension, step
-
-    def at(self, step):
-        return Impulses(self.dimension, step)
-
-    def like(self, x):
-        z, row = torch.zeros_like(x), 1 + self.dimension * (1 + self.step)
-        z[row : row + self.dimension] = torch.eye(self.dimension, dtype=x.dtype)
-        return z
-
-
 def moments(sampler, denoiser):
     """Mean and covariance of the samples, exactly, from the true marginal at t = 1."""
     covariance = covariance_of(denoiser)
@@ -103,7 +88,7 @@ def moments(sampler, denoiser):
     root = torch.linalg.cholesky(alpha**2 * covariance + sigma**2 * torch.eye(dimension, dtype=torch.float64))
     x = (alpha * denoiser.means).repeat(1 + dimension * (1 + steps), 1)
     x[1 : 1 + dimension] += root.T
-    x = sampler(denoiser, x, noise=Impulses(dimension))
+    x = sampler(denoiser, x, noise=Impulses(dimension, {step: step for step in range(steps)}))
     response = x[1:] - x[0]
     return x[0], response.T @ response
 

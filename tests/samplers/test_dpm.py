@@ -15,7 +15,7 @@ from diffusers import (
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from diffsweep.diffusion import Denoiser, Noise, Stream, prior
+from diffsweep.diffusion import Denoiser, Impulses, Noise, Stream, prior
 from diffsweep.diffusion.spacing import SPACINGS
 from diffsweep.samplers import DDIM, DEIS, DPMSolver, DPMSolverPP, UniPC
 from diffsweep.samplers.exponential import exact_moments, phi, quadrature
@@ -419,21 +419,6 @@ def test_gaussian_data_are_recovered_to_1_percent_in_20_steps_from_noise_to_clea
     assert deviation_error(SOLVERS[name], gaussian(Linear(1000)), {}, 20) < 0.01
 
 
-class Impulses:
-    """In place of noise: a single 1 at a single step in each of rows. A walk over Gaussian data is affine."""
-
-    def __init__(self, step=0):
-        self.step = step
-
-    def at(self, step):
-        return Impulses(step)
-
-    def like(self, x):
-        z, row = torch.zeros_like(x), 3 + 2 * self.step
-        z[row : row + 2] = torch.eye(2, dtype=x.dtype)
-        return z
-
-
 def test_sde_2m_converges_to_the_data(gaussian):
     """Covariance of its samples, computed without sampling: weakly of about order 2."""
     denoiser, errors = gaussian(Cosine(1000)), []
@@ -441,7 +426,9 @@ def test_sde_2m_converges_to_the_data(gaussian):
     for steps in (20, 40, 80, 160):
         x = denoiser.means.repeat(3 + 2 * steps, 1) * 0
         x[1:3] += torch.eye(2, dtype=torch.float64)
-        x = OTHERS["SDE-2M"](steps=steps, clip="none")(denoiser, x, noise=Impulses())
+        x = OTHERS["SDE-2M"](steps=steps, clip="none")(
+            denoiser, x, noise=Impulses(2, {step: step for step in range(steps)})
+        )
         response = x[1:] - x[0]
         errors.append(float((response.T @ response - variance).norm()))
     assert slope([20, 40, 80, 160], errors) > 1.5

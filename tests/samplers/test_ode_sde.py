@@ -314,7 +314,7 @@ def test_heun_is_edms_algorithm_2(mixture):
     steps, s_churn, s_min, s_max, s_noise = 18, 40.0, 0.05, 50.0, 1.003
     denoiser = mixture(EDM())
     x, noise = draw(denoiser.schedule, 8)
-    sampler = Heun(s_churn, s_min, s_max, s_noise, steps, "karras", clip="none")
+    sampler = Heun(s_churn, s_min, s_max, steps, "karras", clip="none", temperature=s_noise)
     ours = sampler(denoiser, x, noise=noise)
     assert sampler.order is None
     ends = 80.0 ** (1 / 7), 0.002 ** (1 / 7)
@@ -414,7 +414,7 @@ def test_names_for_one_walk(mixture, name):
         )
     torch.testing.assert_close(sample(EulerAncestral(steps=12)), sample(Ancestral(steps=12)), rtol=0, atol=1e-12)
     assert (sample(EulerAncestral(steps=12)) - euler).abs().max() > 0.1
-    assert (sample(EulerAncestral(steps=12, s_noise=0.5)) - sample(EulerAncestral(steps=12))).abs().max() > 0.01
+    assert (sample(EulerAncestral(steps=12, temperature=0.5)) - sample(EulerAncestral(steps=12))).abs().max() > 0.01
 
 
 def test_churn_of_0_is_deterministic_and_more_is_not(mixture):
@@ -493,9 +493,9 @@ def test_history_belongs_to_the_walk_and_is_dropped_where_it_goes_back(mixture, 
         (Heun, {"s_churn": -1.0}, r"sampler\.s_churn"),
         (Heun, {"s_churn": math.nan}, r"sampler\.s_churn"),
         (Heun, {"s_min": 2.0, "s_max": 1.0}, r"sampler\.s_min <= sampler\.s_max"),
-        (Heun, {"s_noise": -1.0}, r"sampler\.s_noise"),
+        (Heun, {"s_churn": 1.0, "temperature": -1.0}, r"sampler\.temperature"),
         (EulerAncestral, {"eta": 1.1}, r"sampler\.eta"),
-        (EulerAncestral, {"s_noise": -0.1}, r"sampler\.s_noise"),
+        (EulerAncestral, {"temperature": -0.1}, r"sampler\.temperature"),
         (LMS, {"order": 5}, r"sampler\.order is one of 1, 2, 3, 4"),
         (LMS, {"warm_start": "heun"}, r"sampler\.warm_start"),
         (ODE, {"tolerance": 0.0}, r"sampler\.tolerance"),

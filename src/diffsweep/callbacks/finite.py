@@ -6,7 +6,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 
-class LossIsNaN(RuntimeError):  # noqa: N818 - says what happened
+class LossIsNaN(FloatingPointError):  # noqa: N818 - says what happened
     """The training loss is NaN or infinite."""
 
 

@@ -2,13 +2,14 @@
 
 from diffsweep.diffusion.bound import Bound, variational_bound
 from diffsweep.diffusion.condition import Condition
-from diffsweep.diffusion.denoiser import Denoised, Denoiser, NetworkDenoiser
-from diffsweep.diffusion.exact import GaussianDenoiser, GaussianMixtureDenoiser
+from diffsweep.diffusion.denoiser import Denoised, Denoiser, NetworkDenoiser, counting
+from diffsweep.diffusion.exact import AsPredicted, GaussianDenoiser, GaussianMixtureDenoiser, Impulses
+from diffsweep.diffusion.interpolation import slerp
 from diffsweep.diffusion.likelihood import LogLikelihood, ode_log_likelihood
 from diffsweep.diffusion.noise import Noise, Stream
 from diffsweep.diffusion.objective import DSM, SSM, VLB, Hybrid, Objective, Simple, sums_by_quarter
 from diffsweep.diffusion.prediction import EDM, X0, Eps, Flow, Prediction, Score, V
-from diffsweep.diffusion.probability_flow import at_angle, integrate, velocity
+from diffsweep.diffusion.probability_flow import integrate, log_snr_of, velocity
 from diffsweep.diffusion.process import (
     Step,
     add_noise,
@@ -50,6 +51,7 @@ __all__ = [
     "SSM",
     "VLB",
     "X0",
+    "AsPredicted",
     "Bound",
     "Condition",
     "Denoised",
@@ -61,6 +63,7 @@ __all__ = [
     "GaussianMixtureDenoiser",
     "Hybrid",
     "Importance",
+    "Impulses",
     "LogLikelihood",
     "LogNormal",
     "LogitNormal",
@@ -82,13 +85,15 @@ __all__ = [
     "V",
     "Weighting",
     "add_noise",
-    "at_angle",
+    "counting",
     "expand_to",
     "factor",
     "integrate",
+    "log_snr_of",
     "ode_log_likelihood",
     "posterior",
     "prior",
+    "slerp",
     "step_between",
     "stratified",
     "sums_by_quarter",

@@ -1,7 +1,10 @@
 """Denoisers: maps from ``(x_t, t, cond)`` to what is known of x_0 and eps."""
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -108,3 +111,32 @@ class NetworkDenoiser(Denoiser):
 
     def output(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Tensor:
         return self._call(x_t, t, cond)[0]
+
+
+@dataclass
+class Evaluations:
+    """How often a denoiser was asked.
+
+    Attributes:
+        calls: batched calls.
+        rows: samples in all of these calls: of a guided walk twice as many.
+    """
+
+    calls: int = 0
+    rows: int = 0
+
+
+@contextmanager
+def counting(denoiser: nn.Module) -> Iterator[Evaluations]:
+    """Counts the evaluations of a denoiser, or of the one within guidance, while it is entered."""
+    count = Evaluations()
+
+    def seen(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        count.calls += 1
+        count.rows += len(arguments[0])
+
+    handle = denoiser.register_forward_pre_hook(seen)
+    try:
+        yield count
+    finally:
+        handle.remove()

@@ -5,11 +5,14 @@ For data :math:`x_0 \sim N(\mu, C)`, :math:`x_t \sim N(\alpha \mu, \alpha^2 C + 
 posterior means by their responsibilities.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
 from diffsweep.diffusion.condition import Condition
 from diffsweep.diffusion.denoiser import Denoised, Denoiser
+from diffsweep.diffusion.noise import Noise, Stream
 from diffsweep.diffusion.prediction import Prediction
 from diffsweep.diffusion.process import expand_to
 from diffsweep.schedules import Schedule
@@ -39,20 +42,29 @@ class GaussianMixtureDenoiser(Denoiser):
         self.means, self.weights = means, (weights / weights.sum()).to(means)
         self.variances, self.rotations = torch.linalg.eigh(covariances)  # (K, D), (K, D, D): C = Q diag(v) Q^T
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
-        x = x_t.flatten(1).to(self.means)  # (B, D)
+    def _components(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """alpha and sigma, x whitened by each component of the marginal at t, (B, K, D), and the log-density of x jointly with
+        each component, (B, K)."""
         alpha, sigma = (expand_to(value, x) for value in self.schedule(t.to(x.dtype)))
         centred = torch.einsum("bkd,kde->bke", x[:, None] - alpha[..., None] * self.means, self.rotations)
         marginal = alpha[..., None] ** 2 * self.variances + sigma[..., None] ** 2  # () or (B, 1, 1) against (K, D)
-        log_joint = self.weights.log() - 0.5 * (centred**2 / marginal + marginal.log()).sum(-1)  # (B, K)
+        log_normal = -0.5 * (centred**2 / marginal + (2 * math.pi * marginal).log()).sum(-1)  # (B, K)
+        return alpha, sigma, centred / marginal, self.weights.log() + log_normal
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
+        x = x_t.flatten(1).to(self.means)  # (B, D)
+        alpha, sigma, whitened, log_joint = self._components(x, t)
         responsibility = log_joint.softmax(-1)
-        whitened = centred / marginal  # (B, K, D)
         x0 = self.means + torch.einsum("bke,kde->bkd", alpha[..., None] * self.variances * whitened, self.rotations)
         eps = torch.einsum("bke,kde->bkd", sigma[..., None] * whitened, self.rotations)
         x0, eps = (torch.einsum("bk,bkd->bd", responsibility, part) for part in (x0, eps))
         return Denoised(
             x0.to(x_t).reshape(x_t.shape), eps.to(x_t).reshape(x_t.shape), self.prediction.variance_mix or 0.0
         )
+
+    def log_density(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """The log-density of the marginal at t, in nats, (B,)."""
+        return self._components(x_t.flatten(1).to(self.means), t)[-1].logsumexp(-1)
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Draws from the data distribution, (count, D)."""
@@ -68,3 +80,51 @@ class GaussianDenoiser(GaussianMixtureDenoiser):
         self, schedule: Schedule, mean: Tensor, covariance: Tensor, prediction: Prediction | None = None
     ) -> None:
         super().__init__(schedule, mean[None], covariance[None], prediction=prediction)
+
+
+class AsPredicted(Denoiser):
+    """A denoiser whose answer goes the way of a network's: to the prediction's target, and back to x0 and eps.
+
+    Args:
+        denoiser: the exact one.
+        prediction: what a network would have to say; it converts both ways.
+    """
+
+    def __init__(self, denoiser: Denoiser, prediction: Prediction) -> None:
+        super().__init__(denoiser.schedule, prediction)
+        self.denoiser = denoiser
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
+        alpha, sigma = (expand_to(value, x_t) for value in self.schedule(t))
+        exact = self.denoiser(x_t, t, cond)
+        output = self.prediction.target(exact.x0, exact.eps, alpha, sigma)
+        x0, eps = (convert(output, x_t, alpha, sigma) for convert in (self.prediction.x0, self.prediction.eps))
+        return Denoised(x0, eps, self.prediction.variance_mix or 0.0)
+
+
+class Impulses(Noise):
+    """In place of noise: the first sample and the next ``dimension`` get none, of the others each a single 1 in a single draw.
+
+    A walk over the exact denoiser of Gaussian data is affine in its start and its draws. So the first sample's end is the mean, and
+    what the others end at beyond it is the square root of the covariance: exact moments of a stochastic sampler, without Monte Carlo.
+
+    Args:
+        dimension: D.
+        draws: which draws there are, by step, in the order in which they are asked for; grows while a walk of one sample is taken.
+    """
+
+    def __init__(self, dimension: int, draws: dict[int, int], step: int = 0, temperature: float = 1.0) -> None:
+        super().__init__(0, torch.empty(0, dtype=torch.int64), step)
+        self.dimension, self.draws, self.temperature = dimension, draws, temperature
+
+    def at(self, step: int | Tensor) -> "Impulses":
+        return Impulses(self.dimension, self.draws, int(step), self.temperature)
+
+    def ahead(self, temperature: float = 1.0, steps: int = 8) -> "Impulses":
+        return Impulses(self.dimension, self.draws, int(self.step), temperature)
+
+    def like(self, x: Tensor, stream: Stream = Stream.STEP) -> Tensor:
+        z, draw = torch.zeros_like(x), self.draws.setdefault(int(self.step), len(self.draws))
+        rows = slice(row := 1 + self.dimension * (1 + draw), row + self.dimension)
+        z[rows] = self.temperature * torch.eye(self.dimension, dtype=x.dtype)[: max(0, len(x) - row)]
+        return z

@@ -18,7 +18,7 @@ from diffsweep.diffusion.bound import log_normal_density
 from diffsweep.diffusion.condition import Condition
 from diffsweep.diffusion.denoiser import Denoiser
 from diffsweep.diffusion.noise import Noise, Stream
-from diffsweep.diffusion.probability_flow import at_angle, integrate, velocity
+from diffsweep.diffusion.probability_flow import integrate, log_snr_of, velocity
 
 Divergence = Literal["exact", "hutchinson"]
 
@@ -69,10 +69,10 @@ def ode_log_likelihood(
     def rate(phi: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         nonlocal calls
         calls += 1
-        t, norm = at_angle(schedule, float(phi))
+        at = schedule.at_log_snr(log_snr_of(float(phi)))
         with torch.enable_grad():
             u = state[0].detach().requires_grad_()
-            v = velocity(denoiser(norm * u, t, cond), float(phi))
+            v = velocity(denoiser(math.hypot(at.alpha, at.sigma) * u, at.t, cond), float(phi))
             if signs is not None:
                 (product,) = torch.autograd.grad((v * signs).sum(), u)
                 trace = (product * signs).flatten(1).sum(1)

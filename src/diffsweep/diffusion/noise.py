@@ -15,9 +15,10 @@ from torch import Tensor
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
+_AT_ONCE = 2**20  # at most so many numbers of several steps are drawn in one pass
 
 
-def philox_4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int, int]) -> list[Tensor]:
+def philox_4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int | Tensor, int | Tensor]) -> list[Tensor]:
     """Ten rounds of Philox-4x32: four int64 tensors that hold unsigned 32-bit words, broadcast against each other."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
@@ -49,12 +50,12 @@ class Noise:
     """Standard normal and uniform numbers of samples ``indices``, keyed by (seed, stream, index, step).
 
     Args:
-        seed: any int; its low 64 bits count.
+        seed: any int; its low 64 bits count. Or one of each row, int64, (B,).
         indices: int64, shape (B,), each in [0, 2^48): which sample each row is, on the device to draw on.
         step: which step of a walk, in [0, 2^32); or one of each row, int64, (B,).
     """
 
-    def __init__(self, seed: int, indices: Tensor, step: int | Tensor = 0) -> None:
+    def __init__(self, seed: int | Tensor, indices: Tensor, step: int | Tensor = 0) -> None:
         self.seed, self.indices, self.step = seed, indices, step
 
     def __len__(self) -> int:
@@ -62,10 +63,10 @@ class Noise:
 
     def __getitem__(self, rows: slice) -> "Noise":
         """The noise of some of the rows."""
-        step = self.step[rows] if isinstance(self.step, Tensor) else self.step
-        return Noise(self.seed, self.indices[rows], step)
+        seed, step = (part[rows] if isinstance(part, Tensor) else part for part in (self.seed, self.step))
+        return Noise(seed, self.indices[rows], step)
 
-    def at(self, step: int) -> "Noise":
+    def at(self, step: int | Tensor) -> "Noise":
         """The same samples at another step."""
         return Noise(self.seed, self.indices, step)
 
@@ -74,7 +75,8 @@ class Noise:
         blocks, streams, ends = _counters(wanted, self.indices.device)
         index = self.indices[:, None]  # (B, 1)
         step = self.step[:, None] if isinstance(self.step, Tensor) else torch.full_like(index, self.step & _MASK)
-        key = (self.seed & _MASK, (self.seed >> 32) & _MASK)
+        seed = self.seed[:, None] if isinstance(self.seed, Tensor) else self.seed
+        key = (seed & _MASK, (seed >> 32) & _MASK)
         words = philox_4x32((blocks, step, index & _MASK, (index >> 32) | streams), key)
         flat = torch.stack(torch.broadcast_tensors(*words), dim=-1).flatten(1)  # (B, 4 N)
         return [flat[:, begin:end] for begin, end in ends]
@@ -96,9 +98,14 @@ class Noise:
     def like_over(self, x: Tensor, steps: range, stream: Stream = Stream.STEP) -> Tensor:
         """What ``at(step).like(x)`` gives for each of several steps, in one pass, which costs less: (len(steps), B, ...)."""
         every = torch.arange(steps.start, steps.stop, steps.step, device=self.indices.device)
-        noise = Noise(self.seed, self.indices.repeat(len(steps)), every.repeat_interleave(len(self)))
+        seed = self.seed.repeat(len(steps)) if isinstance(self.seed, Tensor) else self.seed
+        noise = Noise(seed, self.indices.repeat(len(steps)), every.repeat_interleave(len(self)))
         drawn = noise.normal(*x.shape[1:], stream=stream, dtype=x.dtype)
         return drawn.to(x.device).unflatten(0, (len(steps), len(self)))
+
+    def ahead(self, temperature: float = 1.0, steps: int = 8) -> "Noise":
+        """The noise of a walk from here on: see :class:`WalkNoise`."""
+        return WalkNoise(self, temperature, steps, {})
 
     def time_and_eps(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What a training step draws, in one pass: ``uniform`` of the stream TIME, (B,), and ``like(x)`` of EPS."""
@@ -106,6 +113,40 @@ class Noise:
         times, words = self._words((Stream.TIME, 1), (Stream.EPS, _even(count)))
         eps = _normal(words, x.dtype)[:, :count].reshape(x.shape)
         return _uniform(times, torch.float32)[:, 0], eps.to(x.device)
+
+
+class WalkNoise(Noise):
+    """The noise of the steps of a walk, which :meth:`like` draws for several steps in one pass, since that costs less.
+
+    The numbers are those of :class:`Noise`, times ``temperature``.
+
+    Args:
+        noise: the samples.
+        temperature: the size of the numbers.
+        steps: at most how many are drawn at once; fewer where samples are large.
+        blocks: what has been drawn, by its first step, shared by all steps of a walk.
+    """
+
+    def __init__(self, noise: Noise, temperature: float, steps: int, blocks: dict[int, Tensor]) -> None:
+        super().__init__(noise.seed, noise.indices, noise.step)
+        self.temperature, self.steps, self._blocks = temperature, steps, blocks
+
+    def at(self, step: int | Tensor) -> "WalkNoise":
+        return WalkNoise(Noise(self.seed, self.indices, step), self.temperature, self.steps, self._blocks)
+
+    def __getitem__(self, rows: slice) -> "WalkNoise":
+        return WalkNoise(super().__getitem__(rows), self.temperature, self.steps, {})
+
+    def like(self, x: Tensor, stream: Stream = Stream.STEP) -> Tensor:
+        size = max(1, min(self.steps, _AT_ONCE // x.numel()))
+        if stream != Stream.STEP or isinstance(self.step, Tensor) or size == 1:
+            return super().like(x, stream) * self.temperature
+        row = self.step % size
+        begin = self.step - row
+        if begin not in self._blocks:
+            self._blocks[begin] = self.like_over(x, range(begin, begin + size)) * self.temperature
+        # A walk asks for a step once: what its last row was taken from is not needed any more.
+        return (self._blocks.pop(begin) if row == size - 1 else self._blocks[begin])[row]
 
 
 @functools.lru_cache(maxsize=32)

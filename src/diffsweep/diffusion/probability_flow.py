@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from diffsweep.diffusion.denoiser import Denoised
-from diffsweep.schedules import Schedule
 
 
 def velocity(denoised: Denoised, angle: float) -> Tensor:
@@ -23,12 +22,9 @@ def velocity(denoised: Denoised, angle: float) -> Tensor:
     return (denoised.eps * math.cos(angle)).sub_(denoised.x0, alpha=math.sin(angle))
 
 
-def at_angle(schedule: Schedule, angle: float) -> tuple[Tensor, float]:
-    """The time of an angle above 0, a float64 scalar on the CPU, and the norm of (alpha, sigma) there."""
-    t = schedule.time_of(torch.tensor(-2 * math.log(math.tan(angle)), dtype=torch.float64))
-    with torch.no_grad():
-        alpha, sigma = schedule(t)
-    return t, math.hypot(alpha.item(), sigma.item())
+def log_snr_of(angle: float) -> float:
+    """The log-SNR at an angle above 0."""
+    return -2 * math.log(math.tan(angle))
 
 
 def integrate(
@@ -48,5 +44,11 @@ def integrate(
     angles = torch.tensor([begin, end], dtype=torch.float64, device=device)
     # The last step ends at the end, and the first is a trial inside the interval: angles beyond it may not exist.
     options = {"step_t": angles[-1:], "first_step": min(abs(end - begin), 0.1)}
-    path = odeint(rate, state, angles, rtol=tolerance, atol=tolerance, method="dopri5", options=options)
+    try:
+        path = odeint(rate, state, angles, rtol=tolerance, atol=tolerance, method="dopri5", options=options)
+    except AssertionError as error:  # its way to say that no step is small enough
+        raise FloatingPointError(
+            f"the adaptive solver finds no step that meets its tolerance of {tolerance:.2g} between the angles {begin:.4g} and "
+            f"{end:.4g} ({error}): the denoiser's output there is not finite, or the tolerance is too tight"
+        ) from error
     return path[-1] if isinstance(path, Tensor) else tuple(part[-1] for part in path)

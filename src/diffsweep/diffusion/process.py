@@ -32,9 +32,9 @@ def add_noise(schedule: Schedule, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor
     return expand_to(alpha, x_0) * x_0 + expand_to(sigma, x_0) * eps
 
 
-def prior(schedule: Schedule, noise: Tensor) -> Tensor:
-    r"""x at t = 1 where x_0 is unknown: :math:`\sigma_1 \cdot` noise."""
-    _, sigma = schedule(torch.ones((), dtype=torch.float64))
+def prior(schedule: Schedule, noise: Tensor, t: Tensor | None = None) -> Tensor:
+    r"""x at t, by default 1, where x_0 is unknown: :math:`\sigma_t \cdot` noise."""
+    _, sigma = schedule(torch.ones((), dtype=torch.float64) if t is None else t)
     return expand_to(sigma, noise) * noise
 
 

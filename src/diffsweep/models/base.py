@@ -22,7 +22,7 @@ from diffsweep.diffusion import (
     sums_by_quarter,
 )
 from diffsweep.diffusion import Stream as Draw
-from diffsweep.samplers import Callback, Sampler
+from diffsweep.samplers import DDIM, Callback, Sampler
 from diffsweep.schedules import Schedule
 
 
@@ -186,13 +186,47 @@ class DiffusionModel(LightningModule):
             sampler: another sampler than the model's own.
             callback: see :class:`~diffsweep.samplers.Sampler`; sees the space, not pixels.
         """
+        return self.walk(*self.start(indices, seed), sampler=sampler, callback=callback)
+
+    def noise_of(self, indices: Tensor, seed: int | Tensor) -> Noise:
+        """The noise of the samples of given indices, on the model's device; a seed of all, or of each, (B,)."""
+        return Noise(seed.to(self.device) if isinstance(seed, Tensor) else seed, indices.to(self.device))
+
+    @torch.no_grad()
+    def start(self, indices: Tensor, seed: int | Tensor, source: Tensor | None = None) -> tuple[Tensor, Noise]:
+        """x in the space where a walk starts, and the noise of its steps.
+
+        Args:
+            indices: int64, (B,).
+            seed: keys the noise; one for all, or one of each, (B,).
+            source: images (B, C, H, W) that x is made of, with the noise of ``sampler.start``; None for nothing but that noise.
+        """
+        noise, schedule = self.noise_of(indices, seed), self.denoiser.schedule
+        x = noise.normal(*self.autoencoder.shape, stream=Draw.PRIOR, dtype=self.float_type)
+        t = torch.tensor(self.sampler.start, dtype=torch.float64)
+        if source is None:
+            return prior(schedule, x, t), noise
+        return add_noise(schedule, self.autoencoder.encode(source.to(x)), t, x), noise
+
+    @torch.no_grad()
+    def walk(self, x: Tensor, noise: Noise, sampler: Sampler | None = None, callback: Callback | None = None) -> Tensor:
+        """From x in the space, at the start of a walk, to pixels."""
         sampler = sampler if sampler is not None else self.sampler
-        noise = Noise(seed, indices.to(self.device))
-        dtype = next(self.denoiser.parameters()).dtype
-        x = noise.normal(*self.autoencoder.shape, stream=Draw.PRIOR, dtype=dtype)
-        schedule = self.denoiser.schedule
-        x = sampler(self.guidance(self.denoiser), prior(schedule, x), noise=noise, callback=callback)
+        x = sampler(self.guidance(self.denoiser), x.to(self.device), noise=noise, callback=callback)
         return self.autoencoder.decode(x)
+
+    @torch.no_grad()
+    def invert(self, images: Tensor) -> Tensor:
+        """x in the space whose walk ends near images (B, C, H, W): see :meth:`~diffsweep.samplers.DDIM.invert`."""
+        if not isinstance(self.sampler, DDIM):
+            raise ValueError("only DDIM's deterministic walk is inverted; use sampler=ddim")
+        x_0 = self.autoencoder.encode(images.to(self.device, self.float_type))
+        return self.sampler.invert(self.guidance(self.denoiser), x_0)
+
+    @property
+    def float_type(self) -> torch.dtype:
+        """Of the network's weights, and of what is sampled."""
+        return next(self.denoiser.parameters()).dtype
 
 
 def _by_quarter(name: str, sums: Tensor) -> dict[str, Tensor]:

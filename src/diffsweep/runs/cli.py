@@ -10,14 +10,16 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from diffsweep.runs.errors import UserError
+from diffsweep.runs.errors import Failed, UserError
 
 TASKS = {
     "train": "diffsweep.runs.training:train",
     "evaluate": "diffsweep.runs.evaluation:evaluate",
     "sample": "diffsweep.runs.sampling:sample",
     "benchmark": "diffsweep.runs.benchmarking:benchmark",
+    "verify": "diffsweep.runs.verification:verify",
 }
+SUMMARIES = {"verify": "diffsweep.runs.verification:summarise"}  # of a sweep's folder, when all its jobs have run
 SWITCHES = ("-m", "--multirun")
 FULL_ERROR = "HYDRA_FULL_ERROR"
 
@@ -38,9 +40,8 @@ def main(command: str) -> None:
 
 
 def _is_users(error: BaseException) -> bool:
-    """Whether the error is told in one line: a mistake, or a loss that diverged."""
-    loss_is_nan = getattr(sys.modules.get("diffsweep.callbacks"), "LossIsNaN", UserError)
-    return isinstance(error, UserError | loss_is_nan)
+    """Whether the error is told in one line: a mistake, a loss or a walk that diverged, a proof that failed."""
+    return isinstance(error, UserError | FloatingPointError | Failed)
 
 
 def _tell(error: Exception) -> int:
@@ -61,7 +62,9 @@ def help_text(command: str) -> str:
     from diffsweep.runs.conf import CONF, groups, options
 
     told = OmegaConf.load(CONF / f"{command}.yaml").hydra.help
-    listed = "\n".join(f"  {group:<14} {', '.join(options(group))}" for group in groups())
+    composed = [*OmegaConf.load(CONF / "base.yaml").defaults, *OmegaConf.load(CONF / f"{command}.yaml").defaults]
+    names = {str(key) for entry in composed if not isinstance(entry, str) for key in entry}
+    listed = "\n".join(f"  {group:<14} {', '.join(options(group))}" for group in groups() if group in names)
     return f"{told.header}\n\nGroups and their options:\n{listed}\n\nExamples:\n{indent(told.footer, '  ')}"
 
 
@@ -69,7 +72,7 @@ def _run(command: str) -> None:
     import hydra
     from hydra.core.hydra_config import HydraConfig
 
-    from diffsweep.runs.compose import explained, from_hydra, register, swept_keys
+    from diffsweep.runs.compose import explained, from_hydra, register, sweep_folder, swept_keys
     from diffsweep.runs.conf import CONF
     from diffsweep.runs.resolvers import SWEEP, SWEPT, sweep_name
 
@@ -85,10 +88,8 @@ def _run(command: str) -> None:
     wants_trace = os.environ.get(FULL_ERROR) == "1"
 
     def task(cfg: DictConfig) -> Any:
-        module, _, function = TASKS[command].partition(":")
-        run: Callable[[DictConfig], Any] = getattr(importlib.import_module(module), function)
         try:
-            return run(from_hydra(command, cfg))
+            return _function(TASKS[command])(from_hydra(command, cfg))
         except Exception as error:
             if _is_users(error):
                 with contextlib.suppress(OSError):  # a directory that nothing was written to is not left behind
@@ -100,6 +101,15 @@ def _run(command: str) -> None:
     os.environ[FULL_ERROR] = "1"  # Hydra hands its errors on, and main shows them
     with explained(command, overrides):
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(task)()
+    if sweeping and runs and command in SUMMARIES:
+        _function(SUMMARIES[command])(sweep_folder(command, overrides))
+
+
+def _function(name: str) -> Callable[..., Any]:
+    """What ``module:function`` names, imported."""
+    module, _, function = name.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    return found
 
 
 def _preflight(command: str, overrides: Sequence[str], sweeping: bool) -> None:

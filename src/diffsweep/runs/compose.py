@@ -67,6 +67,13 @@ def swept_keys(overrides: Sequence[str]) -> list[str]:
     return [override.get_key_element() for override in parsed if override.is_sweep_override()]
 
 
+def sweep_folder(command: str, overrides: Sequence[str]) -> Path:
+    """The folder of a sweep, which holds one of each job."""
+    with explained(command, overrides), initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+        cfg = hydra_compose(command, overrides=jobs(overrides)[0], return_hydra_config=True)
+        return Path(cfg.hydra.sweep.dir).absolute()
+
+
 @contextmanager
 def explained(command: str, overrides: Sequence[str]) -> Iterator[None]:
     """Hydra's errors become :class:`UserError`, within."""

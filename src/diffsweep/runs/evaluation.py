@@ -43,7 +43,8 @@ def measure(cfg: DictConfig, model: DiffusionModel, data: ImageData, folder: Pat
         for warning in metrics.warnings():
             print(f"warning: {warning}")
         drawn = draw(model, metrics.num_samples, cfg.seed, metrics.batch_size)
-        numbers.update(metrics(drawn.x, data), images_per_second=len(drawn.x) / drawn.seconds)
+        speed = {"images_per_second": len(drawn.x) / drawn.seconds, "network_evaluations": drawn.evaluations}
+        numbers.update(metrics(drawn.x, data), **speed)
         protocols["protocol"] = protocol(cfg, metrics, data)
     if likelihood is not None:
         numbers.update(measure_likelihood(likelihood, model, data, folder))

@@ -29,7 +29,11 @@ def metric_rows(metrics: Mapping[str, float]) -> list[tuple[str, str, str]]:
             "{:.3f}",
             "distance to the training set, over that of held-out images; 0 for copies",
         ),
-        "images_per_second": ("sampling", "{:.0f}", "images/s"),
+        "images_per_second": (
+            "sampling",
+            "{:.0f}",
+            f"images/s, {metrics.get('network_evaluations', float('nan')):g} network evaluations each",
+        ),
     }
     return [
         (label, form.format(metrics[key]), remark) for key, (label, form, remark) in remarks.items() if key in metrics

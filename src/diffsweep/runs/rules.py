@@ -4,6 +4,7 @@ A rule asks what the parts are, never what they are called.
 """
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -145,6 +146,28 @@ def scaled_gradients_can_be_clipped(cfg: DictConfig, parts: Mapping[str, Any]) -
     return None
 
 
+def variance_is_used(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
+    """A solver of an ODE, and a walk that has a variance of its own, do not ask for the learned one."""
+    if parts["prediction"].heads > 1 and not parts["sampler"].uses_variance:
+        return "this sampler has no use for the learned variance; sampler=ancestral has"
+    return None
+
+
+def walk_starts_at_noise(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
+    """What is left of the data at an earlier time, noise alone does not have."""
+    if parts["sampler"].start < 1 and "task" not in cfg and "metrics" in cfg and "_target_" in cfg.metrics:
+        return (
+            f"samples start at t = {cfg.sampler.start} from noise alone, without what is left of the data there; sample.py task=edit "
+            "starts from images"
+        )
+    return None
+
+
+NOTES: tuple[Rule, ...] = (
+    variance_is_used,
+    walk_starts_at_noise,
+)  # works, but may not be what was meant: one line says so
+
 RULES: tuple[Rule, ...] = (
     logger_mode_exists,
     times_exist,
@@ -166,7 +189,7 @@ RULES: tuple[Rule, ...] = (
 
 
 def apply(cfg: DictConfig, parts: Mapping[str, Any]) -> None:
-    """Raise UserError at the first rule that is broken.
+    """Raise UserError at the first rule that is broken; warn of what may not be what was meant.
 
     Args:
         cfg: a checked configuration.
@@ -177,3 +200,6 @@ def apply(cfg: DictConfig, parts: Mapping[str, Any]) -> None:
             message = rule(cfg, parts)
         if message:
             raise UserError(f"{message} [rule {rule.__name__}]")
+    for note in NOTES:
+        if message := note(cfg, parts):
+            print(f"warning: {message} [{note.__name__}]", file=sys.stderr)

@@ -62,6 +62,7 @@ class Root:
 @dataclass
 class Train(Root):
     resume_from: str | None = None  # filled in by resume=
+    verify: bool = False
 
 
 @dataclass
@@ -73,6 +74,7 @@ class Evaluate(Root):
 @dataclass
 class Sample(Root):
     output: str | None = None
+    task: Any = MISSING
     num_samples: int = 64
     batch_size: int = 256
 
@@ -85,4 +87,9 @@ class Benchmark(Root):
     sample_batch: int = 128
 
 
-SCHEMAS = {"train": Train, "evaluate": Evaluate, "sample": Sample, "benchmark": Benchmark}
+@dataclass
+class Verify(Root):
+    output: str | None = None
+
+
+SCHEMAS = {"train": Train, "evaluate": Evaluate, "sample": Sample, "benchmark": Benchmark, "verify": Verify}

@@ -31,6 +31,7 @@ from diffsweep.runs.run_source import CONFIG
 from diffsweep.runs.sampling import trajectory
 from diffsweep.runs.stopping import StopSignals
 from diffsweep.runs.tracking import finish_wandb, loggers
+from diffsweep.runs.verification import CERTIFICATE, certify, refuse
 
 PACKAGES = ("diffsweep", "torch", "lightning", "hydra-core", "omegaconf", "torchmetrics", "numpy")
 
@@ -98,6 +99,8 @@ def _train(cfg: DictConfig, directory: Path) -> float:
     begin = time.perf_counter()
     if _is_rank_zero():
         print(f"run {report.shown(directory)}", flush=True)
+        if cfg.verify and cfg.resume_from is None:
+            refuse([check for check in certify(cfg, directory) if not check.passed])
     data, model = build_data(cfg), build_model(cfg)
     last = directory / FOLDER / LAST
     signals = StopSignals(str(last))
@@ -186,7 +189,11 @@ def _say_goodbye(cfg: DictConfig, directory: Path, numbers: dict[str, float], tr
         ("", directory / "samples"),
         ("numbers", directory / "metrics.json"),
     ]
-    places += [("", directory / "metrics.csv"), ("weights", directory / FOLDER / LAST)]
+    places += [
+        ("", directory / "metrics.csv"),
+        ("proofs", directory / CERTIFICATE),
+        ("weights", directory / FOLDER / LAST),
+    ]
     print(f"\n{report.table(rows)}\n")
     for name, place in places:
         if place.exists():

@@ -1,6 +1,7 @@
 """What samplers share: the walk over times from t = 1 to t = 0, its spacing, clipping and callback."""
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -21,7 +22,7 @@ from diffsweep.diffusion import (
     walk,
     walk_times,
 )
-from diffsweep.schedules import Schedule
+from diffsweep.schedules import Located, Schedule
 
 Spacing = Literal["uniform", "trailing", "leading", "quadratic", "log_snr", "karras"]
 Clip = Literal["none", "static", "dynamic"]
@@ -52,9 +53,12 @@ class Sampler(ABC):
         stop: the time to stop at, 0 for clean data.
         clip: how x0 is held in the data's range [-1, 1], eps following from it: ``none``; ``static`` clamps;
             ``dynamic`` scales each sample by its 99.5th percentile of |x0| where above 1 (Imagen, arXiv:2205.11487).
+        temperature: the size of the noise that steps draw, 1 for as much as the process asks for. A deterministic solver draws none
+            and refuses another.
 
     Attributes:
-        order: order of convergence of a deterministic solver, None for a stochastic one.
+        order: order of convergence of a deterministic solver, None for a stochastic one. Where it depends on an option it is set
+            before this constructor is called.
         uses_variance: whether the denoiser's ``variance_mix`` changes the samples.
         tolerance: of an adaptive solver, which chooses its steps for a batch at once; None for all others.
     """
@@ -70,6 +74,7 @@ class Sampler(ABC):
         start: float = 1.0,
         stop: float = 0.0,
         clip: Clip = "static",
+        temperature: float = 1.0,
     ) -> None:
         if steps < 1:
             raise ValueError(f"sampler.steps must be at least 1, not {steps}")
@@ -79,7 +84,15 @@ class Sampler(ABC):
             raise ValueError(f"sampler.spacing is one of {', '.join(SPACINGS)}, not {spacing}")
         if clip not in _CLIPS:
             raise ValueError(f"sampler.clip is one of {', '.join(_CLIPS)}, not {clip}")
+        if not 0 <= temperature < math.inf:
+            raise ValueError(f"sampler.temperature is at least 0 and finite, not {temperature}")
+        if temperature != 1 and self.order is not None:
+            raise ValueError(
+                f"sampler.temperature={temperature} has nothing to act on: this solver draws no noise; leave it at 1, or use "
+                "sampler=ancestral, or ddim with sampler.eta above 0"
+            )
         self.steps, self.spacing, self.start, self.stop, self.clip = steps, spacing, start, stop, clip
+        self.temperature = temperature
 
     def with_steps(self, steps: int) -> Self:
         """The same sampler with another number of steps."""
@@ -112,12 +125,12 @@ class Sampler(ABC):
             callback: called after each step as ``callback(step, t, denoised, x)``, with the time the step began at,
                 what the denoiser said there and the new x.
         """
-        noise = noise if noise is not None else fresh_noise(x)
+        noise = (noise if noise is not None else fresh_noise(x)).ahead(self.temperature)
         times = self.times(denoiser.schedule)
-        pairs = zip(*(value.tolist() for value in walk(denoiser.schedule, times)), strict=True)
-        state = None
+        state, watch = None, Watch(times, pairs := steps_of(denoiser.schedule, times))
         for i, (t, pair) in enumerate(zip(times[:-1], pairs, strict=True)):
-            x, state = self.advance(denoiser, x, t, Step(*pair), state, noise.at(i), cond)
+            x, state = self.advance(denoiser, x, t, pair, state, noise.at(i), cond)
+            watch(x)
             if callback is not None:
                 callback(i, t, state.denoised, x)
         return x
@@ -138,7 +151,8 @@ class Sampler(ABC):
         A step to -0.0, or from 0 to 0, goes to clean data, where sigma(0) is not 0.
         """
         pair = step_between(denoiser.schedule, s, t, to_clean=s.signbit() | ((s == 0) & (t == 0)))
-        return self.advance(denoiser, x, t, Step(*(value.item() for value in pair)), state, noise, cond)
+        numbers = Step(*(value.item() for value in pair))
+        return self.advance(denoiser, x, t, numbers, state, noise.ahead(self.temperature, steps=1), cond)
 
     @abstractmethod
     def advance(
@@ -157,10 +171,9 @@ class Sampler(ABC):
         """What the denoiser says at t, clipped; eps is recomputed so that ``x = alpha x0 + sigma eps`` still holds."""
         return self._clipped(denoiser(x, t, cond), x, pair.alpha_t, pair.sigma_t)
 
-    def denoise_at(self, denoiser: Denoiser, x: Tensor, t: Tensor, cond: Condition | None) -> Denoised:
-        """As :meth:`denoise`, at a time between two of the walk: ``t`` a float64 scalar on the CPU."""
-        alpha, sigma = denoiser.schedule(t)
-        return self._clipped(denoiser(x, t, cond), x, alpha.item(), sigma.item())
+    def denoise_at(self, denoiser: Denoiser, x: Tensor, at: Located, cond: Condition | None) -> Denoised:
+        """As :meth:`denoise`, at a time between two of the walk."""
+        return self._clipped(denoiser(x, at.t, cond), x, at.alpha, at.sigma)
 
     def _clipped(self, denoised: Denoised, x: Tensor, alpha: float, sigma: float) -> Denoised:
         clip = _CLIPS[self.clip]
@@ -173,6 +186,46 @@ class Sampler(ABC):
 def euler_step(denoised: Denoised, alpha: float, sigma: float) -> Tensor:
     r"""Where Euler's method on the sampling ODE arrives at (alpha, sigma): :math:`\alpha x_0 + \sigma \epsilon`, finite at both ends."""
     return (denoised.x0 * alpha).add_(denoised.eps, alpha=sigma)
+
+
+def steps_of(schedule: Schedule, times: Tensor) -> list[Step[float]]:
+    """The steps of a walk, as numbers."""
+    return [Step(*pair) for pair in zip(*(value.tolist() for value in walk(schedule, times)), strict=True)]
+
+
+class WalkIsNotFinite(FloatingPointError):  # noqa: N818 - says what happened
+    """A walk has come to a NaN or an infinity."""
+
+
+class Watch:
+    """Stops a walk that is not finite any more. It looks every few steps: each look waits for the device.
+
+    Args:
+        times: of the walk, up or down.
+        pairs: its steps, in the order in which they are taken.
+    """
+
+    EVERY = 16
+
+    def __init__(self, times: Tensor, pairs: list[Step[float]]) -> None:
+        self.times, self.pairs = times, pairs
+        self.sums: list[Tensor] = []  # a sum is finite where all terms are, unless they are beyond 1e30
+
+    def __call__(self, x: Tensor) -> None:
+        self.sums.append(x.sum(dtype=torch.promote_types(x.dtype, torch.float32)))
+        count = len(self.sums)
+        if count % self.EVERY and count < len(self.pairs):
+            return
+        first = count - (count - 1) % self.EVERY - 1
+        bad = [not math.isfinite(value) for value in torch.stack(self.sums[first:]).tolist()]
+        if any(bad):
+            i = first + bad.index(True)
+            (begin, end), pair = self.times[i : i + 2].abs().tolist(), self.pairs[i]
+            sigma = pair.sigma_t if begin > end else pair.sigma_s
+            raise WalkIsNotFinite(
+                f"the walk is not finite after step {i + 1} of {len(self.pairs)}, from t = {begin:.4g} (sigma = {sigma:.4g}) to "
+                f"{end:.4g}: look at the denoiser's output there (weights, precision), or use sampler.clip=static or more steps"
+            )
 
 
 def fresh_noise(x: Tensor) -> Noise:

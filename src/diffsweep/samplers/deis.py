@@ -18,7 +18,7 @@ class DEIS(InEps, MultistepSampler):
         order: how many eps are interpolated, 1, 2 or 3.
         warm_start: the first order - 1 steps are ``singlestep``, DPM-Solver-2 or 3, so a walk of order 2 makes 1 network call more
             than it has steps and one of order 3 makes 4 more; or ``euler``: at the orders 1, ..., order - 1, with none more.
-        steps, spacing, start, stop, clip: see :class:`~diffsweep.samplers.base.Sampler`.
+        steps, spacing, start, stop, clip, temperature: see :class:`~diffsweep.samplers.base.Sampler`.
     """
 
     def __init__(
@@ -30,6 +30,7 @@ class DEIS(InEps, MultistepSampler):
         start: float = 1.0,
         stop: float = 0.0,
         clip: Clip = "static",
+        temperature: float = 1.0,
     ) -> None:
-        super().__init__(one_of("order", order, (1, 2, 3)), warm_start, steps, spacing, start, stop, clip)
-        self.order = order
+        self.order = one_of("order", order, (1, 2, 3))
+        super().__init__(order, warm_start, steps, spacing, start, stop, clip, temperature)

@@ -23,7 +23,7 @@ class DPMSolver(InEps):
 
     Args:
         order: 1, 2 or 3.
-        steps, spacing, start, stop, clip: see :class:`~diffsweep.samplers.base.Sampler`.
+        steps, spacing, start, stop, clip, temperature: see :class:`~diffsweep.samplers.base.Sampler`.
     """
 
     def __init__(
@@ -34,9 +34,10 @@ class DPMSolver(InEps):
         start: float = 1.0,
         stop: float = 0.0,
         clip: Clip = "static",
+        temperature: float = 1.0,
     ) -> None:
-        super().__init__(steps, spacing, start, stop, clip)
         self.order: int = one_of("order", order, (1, 2, 3))
+        super().__init__(steps, spacing, start, stop, clip, temperature)
 
     def solve(
         self,

@@ -49,7 +49,7 @@ class DPMSolverPP(InX0, MultistepSampler):
         public_form: the third-order multistep update as it is published, of order 2.
         warm_start: of ``multistep``: its first order - 1 steps are ``singlestep``, 2S or 3S, so a 2M walk makes 1 network call
             more than it has steps and a 3M walk 4 more; or ``euler``: 1M, then 2M, as the public codes, with none more.
-        steps, spacing, start, stop, clip: see :class:`~diffsweep.samplers.base.Sampler`.
+        steps, spacing, start, stop, clip, temperature: see :class:`~diffsweep.samplers.base.Sampler`.
     """
 
     def __init__(
@@ -63,9 +63,10 @@ class DPMSolverPP(InX0, MultistepSampler):
         start: float = 1.0,
         stop: float = 0.0,
         clip: Clip = "static",
+        temperature: float = 1.0,
     ) -> None:
         self.variant = one_of("variant", variant, ("multistep", "singlestep", "sde"))
-        super().__init__(one_of("order", order, (2, 3)), warm_start, steps, spacing, start, stop, clip)
+        one_of("order", order, (2, 3))
         if variant == "sde" and order != 2:
             raise ValueError(f"sampler.order is 2 where sampler.variant=sde, not {order}")
         if public_form and (variant, order) != ("multistep", 3):
@@ -75,6 +76,7 @@ class DPMSolverPP(InX0, MultistepSampler):
             )
         self.public_form = public_form
         self.order = None if variant == "sde" else 2 if public_form else order
+        super().__init__(order, warm_start, steps, spacing, start, stop, clip, temperature)
 
     def advance(
         self,

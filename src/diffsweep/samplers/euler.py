@@ -13,7 +13,7 @@ class Euler(DDIM):
     step goes to sigma = 0. Their option to add noise (churn) is kept to :class:`~diffsweep.samplers.Heun`.
 
     Args:
-        steps, spacing, start, stop, clip: see :class:`~diffsweep.samplers.base.Sampler`.
+        steps, spacing, start, stop, clip, temperature: see :class:`~diffsweep.samplers.base.Sampler`.
     """
 
     def __init__(
@@ -23,5 +23,6 @@ class Euler(DDIM):
         start: float = 1.0,
         stop: float = 0.0,
         clip: Clip = "static",
+        temperature: float = 1.0,
     ) -> None:
-        super().__init__(0.0, steps, spacing, start, stop, clip)
+        super().__init__(0.0, steps, spacing, start, stop, clip, temperature)

@@ -21,7 +21,7 @@ class EulerMaruyama(Sampler):
     are infinite where no signal is left; here they are the increments of alpha, sigma and G over the step, the same to first order and finite on any schedule.
 
     Args:
-        steps, spacing, start, stop, clip: see :class:`~diffsweep.samplers.base.Sampler`; hundreds of steps are usual.
+        steps, spacing, start, stop, clip, temperature: see :class:`~diffsweep.samplers.base.Sampler`; hundreds of steps are usual.
     """
 
     def __init__(
@@ -31,8 +31,9 @@ class EulerMaruyama(Sampler):
         start: float = 1.0,
         stop: float = 0.0,
         clip: Clip = "static",
+        temperature: float = 1.0,
     ) -> None:
-        super().__init__(steps, spacing, start, stop, clip)
+        super().__init__(steps, spacing, start, stop, clip, temperature)
 
     def advance(
         self,

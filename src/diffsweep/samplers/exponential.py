@@ -16,7 +16,6 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, TypeVar
 
-import torch
 from torch import Tensor
 
 from diffsweep.diffusion import Condition, Denoised, Denoiser, Noise, Step
@@ -175,11 +174,9 @@ class ExponentialSampler(Sampler):
 
         def look(share: float, *points: Point) -> Point:
             log_snr = 2 * (here.half_log_snr + share * (there.half_log_snr - here.half_log_snr))
-            t = denoiser.schedule.time_of(torch.tensor(log_snr, dtype=torch.float64))
-            alpha, sigma = (value.item() for value in denoiser.schedule(t))
-            between = Level(alpha, sigma)
-            at = self.moved(x, here, between, points)
-            denoised = self._clipped(denoiser(at, t, cond), at, alpha, sigma)  # denoise_at, with the levels known
+            located = denoiser.schedule.at_log_snr(log_snr)
+            between = Level(located.alpha, located.sigma)
+            denoised = self.denoise_at(denoiser, self.moved(x, here, between, points), located, cond)
             return Point(between.half_log_snr, self.output(denoised))
 
         if order == 2:
@@ -217,13 +214,21 @@ class MultistepSampler(ExponentialSampler):
             log-SNR). ``singlestep``: by single steps of order p, each of p network calls in place of one, so p (p - 1) calls in
             place of p - 1; ``euler``: at the orders 1, ..., p - 1, as the public codes do, with no further call but at
             the price of the order of convergence where p is 3 and the log-SNR begins late.
-        steps, spacing, start, stop, clip: see :class:`~diffsweep.samplers.base.Sampler`.
+        steps, spacing, start, stop, clip, temperature: see :class:`~diffsweep.samplers.base.Sampler`.
     """
 
     def __init__(
-        self, order: int, warm_start: WarmStart, steps: int, spacing: Spacing, start: float, stop: float, clip: Clip
+        self,
+        order: int,
+        warm_start: WarmStart,
+        steps: int,
+        spacing: Spacing,
+        start: float,
+        stop: float,
+        clip: Clip,
+        temperature: float,
     ) -> None:
-        super().__init__(steps, spacing, start, stop, clip)
+        super().__init__(steps, spacing, start, stop, clip, temperature)
         self.solver_order, self.warm_start = order, one_of("warm_start", warm_start, ("singlestep", "euler"))
 
     def solve(

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from diffsweep.diffusion import Condition, Denoised, Denoiser, Noise, Step
 from diffsweep.samplers.base import Clip, Sampler, Spacing, State, euler_step
-from diffsweep.schedules import Schedule
+from diffsweep.schedules import Located, Schedule
 
 
 class Heun(Sampler):
@@ -21,8 +21,8 @@ class Heun(Sampler):
 
     Before a step from :math:`r = \sigma_t / \alpha_t` with ``s_min`` <= r <= ``s_max``, churn raises the noise to
     :math:`\hat r = (1 + \gamma) r`, :math:`\gamma = \min(s_{churn} / steps, \sqrt 2 - 1)`:
-    :math:`\hat x = \hat\alpha (x / \alpha_t + \sqrt{\hat r^2 - r^2} \, s_{noise} \, z)`.
-    What the callback sees of the denoiser is then what it said of :math:`\hat x`.
+    :math:`\hat x = \hat\alpha (x / \alpha_t + \sqrt{\hat r^2 - r^2} \, z)`.
+    EDM's :math:`S_{noise}` is ``temperature``. What the callback sees of the denoiser is then what it said of :math:`\hat x`.
 
     Differences from the public codes (EDM, k-diffusion, diffusers), kept on purpose. It is theirs for alpha = 1; elsewhere they take
     the trapezoid in :math:`\sigma / \alpha`, which is infinite where no signal is left, while this one starts from there, and is of
@@ -32,8 +32,7 @@ class Heun(Sampler):
     Args:
         s_churn: how much noise is added over the walk, at least 0; 0 is deterministic.
         s_min, s_max: the range of sigma / alpha with churn.
-        s_noise: the size of the noise that churn adds, 1 for as much as the level asks for.
-        steps, spacing, start, stop, clip: see :class:`~diffsweep.samplers.base.Sampler`; EDM's own spacing is ``karras``.
+        steps, spacing, start, stop, clip, temperature: see :class:`~diffsweep.samplers.base.Sampler`; EDM's own spacing is ``karras``.
     """
 
     def __init__(
@@ -41,22 +40,20 @@ class Heun(Sampler):
         s_churn: float = 0.0,
         s_min: float = 0.0,
         s_max: float = math.inf,
-        s_noise: float = 1.0,
         steps: int = 25,
         spacing: Spacing = "uniform",
         start: float = 1.0,
         stop: float = 0.0,
         clip: Clip = "static",
+        temperature: float = 1.0,
     ) -> None:
-        super().__init__(steps, spacing, start, stop, clip)
         if not 0 <= s_churn < math.inf:
             raise ValueError(f"sampler.s_churn is at least 0 and finite, not {s_churn}")
         if not 0 <= s_min <= s_max:
             raise ValueError(f"churn needs 0 <= sampler.s_min <= sampler.s_max, not {s_min} and {s_max}")
-        if not 0 <= s_noise < math.inf:
-            raise ValueError(f"sampler.s_noise is at least 0 and finite, not {s_noise}")
-        self.s_churn, self.s_min, self.s_max, self.s_noise = s_churn, s_min, s_max, s_noise
+        self.s_churn, self.s_min, self.s_max = s_churn, s_min, s_max
         self.order = 2 if s_churn == 0 else None
+        super().__init__(steps, spacing, start, stop, clip, temperature)
 
     def advance(
         self,
@@ -68,39 +65,30 @@ class Heun(Sampler):
         noise: Noise,
         cond: Condition | None,
     ) -> tuple[Tensor, State]:
-        x, t, alpha, sigma = self._churned(denoiser.schedule, x, t, pair, noise)
-        denoised = self._clipped(denoiser(x, t, cond), x, alpha, sigma)
+        x, at = self._churned(denoiser.schedule, x, Located(t, pair.alpha_t, pair.sigma_t), noise)
+        denoised = self.denoise_at(denoiser, x, at, cond)
         moved = euler_step(denoised, pair.alpha_s, pair.sigma_s)
         if pair.sigma_s > 0:
-            s = time_at(denoiser.schedule, pair.alpha_s, pair.sigma_s)
+            s = denoiser.schedule.at_log_snr(2 * math.log(pair.alpha_s / pair.sigma_s))
             there = self.denoise_at(denoiser, moved, s, cond)
-            moved = trapezoid(moved, denoised, there, pair.alpha_s - alpha, pair.sigma_s - sigma)
+            moved = trapezoid(moved, denoised, there, pair.alpha_s - at.alpha, pair.sigma_s - at.sigma)
         return moved, State(denoised)
 
-    def _churned(
-        self, schedule: Schedule, x: Tensor, t: Tensor, pair: Step[float], noise: Noise
-    ) -> tuple[Tensor, Tensor, float, float]:
-        """x with more noise, its time, alpha and sigma; as they are where there is no churn."""
-        same = x, t, pair.alpha_t, pair.sigma_t
-        if self.s_churn == 0 or pair.alpha_t == 0:
-            return same
-        ratio = pair.sigma_t / pair.alpha_t
+    def _churned(self, schedule: Schedule, x: Tensor, at: Located, noise: Noise) -> tuple[Tensor, Located]:
+        """x with more noise, and where it is then; as they are where there is no churn."""
+        if self.s_churn == 0 or at.alpha == 0:
+            return x, at
+        ratio = at.sigma / at.alpha
         if not self.s_min <= ratio <= self.s_max:
-            return same
+            return x, at
         gamma = min(self.s_churn / self.steps, math.sqrt(2) - 1)
-        raised = time_at(schedule, pair.alpha_t, pair.sigma_t * (1 + gamma))
-        alpha, sigma = (value.item() for value in schedule(raised))
-        if alpha == 0 or sigma / alpha <= ratio:  # t = 1 has no noise above it
-            return same
-        added = alpha * math.sqrt((sigma / alpha) ** 2 - ratio**2) * self.s_noise
-        return torch.add(x * (alpha / pair.alpha_t), noise.like(x), alpha=added), raised, alpha, sigma
+        raised = schedule.at_log_snr(-2 * math.log(ratio * (1 + gamma)))
+        if raised.alpha == 0 or raised.sigma / raised.alpha <= ratio:  # t = 1 has no noise above it
+            return x, at
+        added = raised.alpha * math.sqrt((raised.sigma / raised.alpha) ** 2 - ratio**2)
+        return torch.add(x * (raised.alpha / at.alpha), noise.like(x), alpha=added), raised
 
 
 def trapezoid(moved: Tensor, here: Denoised, there: Denoised, d_alpha: float, d_sigma: float) -> Tensor:
     """``moved``, where Euler's step arrives, plus half of what the slope changes on the way; in place."""
     return moved.add_(there.x0 - here.x0, alpha=d_alpha / 2).add_(there.eps - here.eps, alpha=d_sigma / 2)
-
-
-def time_at(schedule: Schedule, alpha: float, sigma: float) -> Tensor:
-    """The time of a level at which both are above 0: a float64 scalar on the CPU."""
-    return schedule.time_of(torch.tensor(2 * math.log(alpha / sigma), dtype=torch.float64))

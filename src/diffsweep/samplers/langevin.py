@@ -26,7 +26,7 @@ class LangevinSampler(Sampler):
     Args:
         snr: the signal-to-noise ratio of a Langevin step, above 0 and below 1.
         corrections: Langevin steps at each level, at least 1.
-        steps, spacing, start, stop, clip: see :class:`~diffsweep.samplers.base.Sampler`.
+        steps, spacing, start, stop, clip, temperature: see :class:`~diffsweep.samplers.base.Sampler`.
     """
 
     def __init__(
@@ -38,8 +38,9 @@ class LangevinSampler(Sampler):
         start: float,
         stop: float,
         clip: Clip,
+        temperature: float,
     ) -> None:
-        super().__init__(steps, spacing, start, stop, clip)
+        super().__init__(steps, spacing, start, stop, clip, temperature)
         if not 0 < snr < 1:
             raise ValueError(f"sampler.snr lies between 0 and 1, both excluded, not {snr}")
         if not 1 <= corrections < 2**32 // _STRIDE:
@@ -68,7 +69,7 @@ class LangevinSampler(Sampler):
 
 def draw(noise: Noise, k: int) -> Noise:
     """The noise of the k-th draw within a walk's step."""
-    return noise if k == 0 else Noise(noise.seed, noise.indices, noise.step + k * _STRIDE)
+    return noise.at(noise.step + k * _STRIDE)
 
 
 class Langevin(LangevinSampler):
@@ -90,7 +91,7 @@ class Langevin(LangevinSampler):
     Args:
         snr: the signal-to-noise ratio of a Langevin step, above 0 and below 1.
         corrections: Langevin steps at each level, at least 1, each of a network call.
-        steps, spacing, start, stop, clip: see :class:`~diffsweep.samplers.base.Sampler`.
+        steps, spacing, start, stop, clip, temperature: see :class:`~diffsweep.samplers.base.Sampler`.
     """
 
     def __init__(
@@ -102,8 +103,9 @@ class Langevin(LangevinSampler):
         start: float = 1.0,
         stop: float = 0.0,
         clip: Clip = "static",
+        temperature: float = 1.0,
     ) -> None:
-        super().__init__(snr, corrections, steps, spacing, start, stop, clip)
+        super().__init__(snr, corrections, steps, spacing, start, stop, clip, temperature)
 
     def advance(
         self,

@@ -102,7 +102,7 @@ class LMS(LinearMultistepSampler, AngleSampler):
         order: p, 1 to 4.
         warm_start: how the steps that lack history are taken. ``singlestep``: by Runge and Kutta's, of 4 network calls each in
             place of 1, p - 1 of them (p where the walk begins with no signal); ``euler``: at the orders 1, ..., p - 1.
-        steps, spacing, start, stop, clip: see :class:`~diffsweep.samplers.base.Sampler`.
+        steps, spacing, start, stop, clip, temperature: see :class:`~diffsweep.samplers.base.Sampler`.
     """
 
     def __init__(
@@ -114,9 +114,10 @@ class LMS(LinearMultistepSampler, AngleSampler):
         start: float = 1.0,
         stop: float = 0.0,
         clip: Clip = "static",
+        temperature: float = 1.0,
     ) -> None:
-        super().__init__(steps, spacing, start, stop, clip)
         self.order = self.memory = one_of("order", order, (1, 2, 3, 4))
+        super().__init__(steps, spacing, start, stop, clip, temperature)
         self.warm_start = one_of("warm_start", warm_start, ("singlestep", "euler"))
 
     def begin(

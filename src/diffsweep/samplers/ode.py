@@ -5,8 +5,9 @@ import math
 import torch
 from torch import Tensor
 
-from diffsweep.diffusion import Condition, Denoised, Denoiser, Noise, Step, at_angle, integrate, velocity
+from diffsweep.diffusion import Condition, Denoised, Denoiser, Noise, Step, integrate, log_snr_of, velocity
 from diffsweep.samplers.base import Clip, Sampler, Spacing, State, euler_step
+from diffsweep.schedules import Located
 
 
 class AngleSampler(Sampler):
@@ -14,8 +15,8 @@ class AngleSampler(Sampler):
 
     def rate(self, denoiser: Denoiser, u: Tensor, angle: float, cond: Condition | None) -> Tensor:
         r""":math:`du / d\phi` at an angle above 0."""
-        t, norm = at_angle(denoiser.schedule, angle)
-        return velocity(self.denoise_at(denoiser, u * norm, t, cond), angle)
+        at = denoiser.schedule.at_log_snr(log_snr_of(angle))
+        return velocity(self.denoise_at(denoiser, u * math.hypot(at.alpha, at.sigma), at, cond), angle)
 
 
 class ODE(AngleSampler):
@@ -31,7 +32,7 @@ class ODE(AngleSampler):
 
     Args:
         tolerance: relative and absolute, of one step of the solver in u.
-        steps, spacing, start, stop, clip: see :class:`~diffsweep.samplers.base.Sampler`.
+        steps, spacing, start, stop, clip, temperature: see :class:`~diffsweep.samplers.base.Sampler`.
 
     Attributes:
         order: 5, that of dopri5's steps; the error of a walk follows the tolerance, not ``steps``.
@@ -48,8 +49,9 @@ class ODE(AngleSampler):
         start: float = 1.0,
         stop: float = 0.0,
         clip: Clip = "static",
+        temperature: float = 1.0,
     ) -> None:
-        super().__init__(steps, spacing, start, stop, clip)
+        super().__init__(steps, spacing, start, stop, clip, temperature)
         if not 0 < tolerance < 1:
             raise ValueError(f"sampler.tolerance lies between 0 and 1, not {tolerance}")
         self.tolerance = tolerance
@@ -71,7 +73,7 @@ class ODE(AngleSampler):
         if t > t_min:
             alpha, sigma = (value.item() for value in denoiser.schedule(t_min))
             x = self._solved(denoiser, x, denoised, pair, alpha, sigma, cond)
-            last = self.denoise_at(denoiser, x, t_min, cond)
+            last = self.denoise_at(denoiser, x, Located(t_min, alpha, sigma), cond)
         return euler_step(last, pair.alpha_s, pair.sigma_s), State(denoised)
 
     def _solved(

@@ -1,12 +1,13 @@
 """PLMS: the pseudo linear multistep solver of PNDM."""
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor
 
 from diffsweep.diffusion import Condition, Denoised, Denoiser, Step
 from diffsweep.samplers.base import Clip, Spacing, euler_step
-from diffsweep.samplers.heun import time_at, trapezoid
+from diffsweep.samplers.heun import trapezoid
 from diffsweep.samplers.lms import LinearMultistepSampler, Slope
 
 _WEIGHTS = {
@@ -33,7 +34,7 @@ class PLMS(LinearMultistepSampler):
 
     Args:
         public_form: the first step as it is published.
-        steps, spacing, start, stop, clip: see :class:`~diffsweep.samplers.base.Sampler`.
+        steps, spacing, start, stop, clip, temperature: see :class:`~diffsweep.samplers.base.Sampler`.
     """
 
     order = 2
@@ -47,8 +48,9 @@ class PLMS(LinearMultistepSampler):
         start: float = 1.0,
         stop: float = 0.0,
         clip: Clip = "static",
+        temperature: float = 1.0,
     ) -> None:
-        super().__init__(steps, spacing, start, stop, clip)
+        super().__init__(steps, spacing, start, stop, clip, temperature)
         self.public_form = public_form
 
     def begin(
@@ -63,7 +65,8 @@ class PLMS(LinearMultistepSampler):
         if len(slopes) > 1:
             return self.multistep(denoised, slopes, pair)
         moved = euler_step(denoised, pair.alpha_s, pair.sigma_s)
-        there = self.denoise_at(denoiser, moved, time_at(denoiser.schedule, pair.alpha_s, pair.sigma_s), cond)
+        s = denoiser.schedule.at_log_snr(2 * math.log(pair.alpha_s / pair.sigma_s))
+        there = self.denoise_at(denoiser, moved, s, cond)
         if not self.public_form or not slopes:
             return trapezoid(moved, denoised, there, pair.alpha_s - pair.alpha_t, pair.sigma_s - pair.sigma_t)
         change = pair.sigma_s - pair.alpha_s * slopes[0].ratio

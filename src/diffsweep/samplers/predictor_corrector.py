@@ -33,7 +33,7 @@ class PredictorCorrector(LangevinSampler):
         predictor: ``reverse_diffusion`` or ``ancestral``.
         snr: the signal-to-noise ratio of a Langevin step, above 0 and below 1: 0.16 for VE, 0.01 for VP in the paper.
         corrections: Langevin steps at each level, at least 1; without them it is :class:`~diffsweep.samplers.Ancestral`.
-        steps, spacing, start, stop, clip: see :class:`~diffsweep.samplers.base.Sampler`.
+        steps, spacing, start, stop, clip, temperature: see :class:`~diffsweep.samplers.base.Sampler`.
     """
 
     def __init__(
@@ -46,8 +46,9 @@ class PredictorCorrector(LangevinSampler):
         start: float = 1.0,
         stop: float = 0.0,
         clip: Clip = "static",
+        temperature: float = 1.0,
     ) -> None:
-        super().__init__(snr, corrections, steps, spacing, start, stop, clip)
+        super().__init__(snr, corrections, steps, spacing, start, stop, clip, temperature)
         self.predictor = one_of("predictor", predictor, ("reverse_diffusion", "ancestral"))
 
     def advance(

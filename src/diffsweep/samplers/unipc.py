@@ -58,7 +58,7 @@ class UniPC(InX0, MultistepSampler):
         variant: ``bh1`` or ``bh2``.
         warm_start: the first p - 1 steps are ``singlestep``, DPM-Solver++ 2S or 3S, so a walk of order 2 makes 1 network call
             more than it has steps and one of order 3 makes 4 more; or ``euler``: at the orders 1, ..., p - 1, with none more.
-        steps, spacing, start, stop, clip: see :class:`~diffsweep.samplers.base.Sampler`.
+        steps, spacing, start, stop, clip, temperature: see :class:`~diffsweep.samplers.base.Sampler`.
     """
 
     def __init__(
@@ -71,10 +71,11 @@ class UniPC(InX0, MultistepSampler):
         start: float = 1.0,
         stop: float = 0.0,
         clip: Clip = "static",
+        temperature: float = 1.0,
     ) -> None:
-        super().__init__(one_of("order", order, (1, 2, 3)), warm_start, steps, spacing, start, stop, clip)
+        self.order = one_of("order", order, (1, 2, 3)) + 1
         self.variant = one_of("variant", variant, ("bh1", "bh2"))
-        self.order = order + 1
+        super().__init__(order, warm_start, steps, spacing, start, stop, clip, temperature)
 
     def solve(
         self,

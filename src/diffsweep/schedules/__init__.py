@@ -1,7 +1,7 @@
 """Noise schedules: ``alpha_t, sigma_t = schedule(t)`` with ``t`` in [0, 1]."""
 
 from diffsweep.schedules.alpha_bar import Cosine, SigmoidAlphaBar
-from diffsweep.schedules.base import DiscreteSchedule, Schedule
+from diffsweep.schedules.base import DiscreteSchedule, Located, Schedule
 from diffsweep.schedules.beta import Constant, Exponential, Linear, Quadratic, ScaledLinear, Sigmoid
 from diffsweep.schedules.continuous import EDM, VE, VP, CosineContinuous, Flow, LogSNRSchedule, SubVP
 from diffsweep.schedules.learned import Learned
@@ -18,6 +18,7 @@ __all__ = [
     "Flow",
     "Learned",
     "Linear",
+    "Located",
     "LogSNRSchedule",
     "Quadratic",
     "ScaledLinear",

@@ -12,6 +12,14 @@ import torch
 from torch import Tensor, nn
 
 
+class Located(NamedTuple):
+    """A time, a float64 scalar on the CPU, and what the schedule is there, as numbers."""
+
+    t: Tensor
+    alpha: float
+    sigma: float
+
+
 class Schedule(nn.Module, ABC):
     """The pair ``alpha_t, sigma_t``. A subclass defines :meth:`forward`, :meth:`log_snr` and :meth:`time_of`.
 
@@ -30,6 +38,10 @@ class Schedule(nn.Module, ABC):
     clean_at_zero: bool = True
     learned: bool = False
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._located: dict[float, Located] = {}
+
     @abstractmethod
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """``alpha_t, sigma_t`` at ``t`` in [0, 1]; any shape, and the same shape and dtype back."""
@@ -41,6 +53,19 @@ class Schedule(nn.Module, ABC):
     @abstractmethod
     def time_of(self, log_snr: Tensor) -> Tensor:
         """The inverse of :meth:`log_snr`; values beyond its range give 0 or 1."""
+
+    @torch.no_grad()
+    def at_log_snr(self, log_snr: float) -> Located:
+        """Where the log-SNR has a value. Walks ask for the same ones again: remembered, where they stay the same."""
+        if log_snr in self._located:
+            return self._located[log_snr]
+        t = self.time_of(torch.tensor(log_snr, dtype=torch.float64))
+        located = Located(t, *(value.item() for value in self(t)))
+        if not self.learned:
+            if len(self._located) >= 10_000:
+                self._located.clear()
+            self._located[log_snr] = located
+        return located
 
     def embedded_time(self, t: Tensor) -> Tensor:
         """The time that a network is told: 1000 (t - 1/T), at least 0, on a discrete schedule; 1000 t on a continuous one.

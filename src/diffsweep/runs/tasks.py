@@ -1,0 +1,195 @@
+"""What ``sample.py`` does with a trained model: generates, edits, reconstructs, interpolates."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from diffsweep import pictures
+from diffsweep.datasets import ImageData
+from diffsweep.diffusion import slerp
+from diffsweep.models import DiffusionModel
+from diffsweep.runs.errors import UserError
+from diffsweep.runs.sampling import Drawn, drawn_in_batches, trajectory
+from diffsweep.samplers import DDIM
+
+SHOWN = 100  # of so many samples there is a picture
+
+
+class Task(ABC):
+    """A use of a model. It draws samples, writes pictures into a folder and says what it did."""
+
+    @abstractmethod
+    def __call__(
+        self, model: DiffusionModel, data: ImageData, folder: Path, num_samples: int, seed: int, batch_size: int
+    ) -> tuple[Drawn, str]:
+        """The samples, and a line about them; pictures go to ``folder``."""
+
+
+class Generate(Task):
+    """New samples from noise: ``grid.png`` and the walk as ``trajectory.gif``.
+
+    Args:
+        seeds: one sample of each seed, in place of ``num_samples`` under one; it is the one that ``num_samples=1`` has.
+    """
+
+    def __init__(self, seeds: list[int] | None = None) -> None:
+        self.seeds = seeds
+
+    def __call__(
+        self, model: DiffusionModel, data: ImageData, folder: Path, num_samples: int, seed: int, batch_size: int
+    ) -> tuple[Drawn, str]:
+        if model.sampler.start < 1:
+            raise UserError(
+                f"a walk from sampler.start={model.sampler.start} begins with images and some noise; use task=edit, or "
+                "sampler.start=1"
+            )
+        keys: int | Tensor = seed
+        indices = torch.arange(num_samples)
+        if self.seeds is not None:
+            keys, indices = torch.tensor(self.seeds), torch.zeros(len(self.seeds), dtype=torch.int64)
+        drawn = drawn_in_batches(
+            model, len(indices), batch_size, lambda rows: model.start(indices[rows], _of(keys, rows))
+        )
+        pictures.save_png(pictures.grid(drawn.x[:SHOWN]), folder / "grid.png")
+        trajectory(model, folder / "trajectory.gif", _of(keys, slice(16)), indices[:16])
+        return drawn, f"{len(drawn.x)} samples"
+
+
+class Edit(Task):
+    """SDEdit (Meng et al. 2022, arXiv:2108.01073): images get the noise of ``sampler.start`` and are walked back. The less noise, the nearer
+    to the image. ``edit.png``: images above, what became of them below.
+
+    Args:
+        source: see :func:`load_images`.
+    """
+
+    def __init__(self, source: str = "data") -> None:
+        self.source = source
+
+    def __call__(
+        self, model: DiffusionModel, data: ImageData, folder: Path, num_samples: int, seed: int, batch_size: int
+    ) -> tuple[Drawn, str]:
+        if model.sampler.start == 1:
+            raise UserError(
+                "from sampler.start=1 nothing of an image is left; use sampler.start=0.6, or another time below 1"
+            )
+        images = load_images(self.source, data, num_samples)
+        drawn = drawn_in_batches(
+            model,
+            len(images),
+            batch_size,
+            lambda rows: model.start(torch.arange(len(images))[rows], seed, source=images[rows]),
+        )
+        pictures.save_png(pictures.rows(images, drawn.x), folder / "edit.png")
+        return drawn, f"{len(images)} images edited from t = {model.sampler.start:g}"
+
+
+class Reconstruct(Task):
+    """DDIM's inversion of images to their noise, and the walk back (arXiv:2010.02502, section 5.4). ``reconstruction.png``: images, their
+    noise, and what comes back.
+
+    Args:
+        source: see :func:`load_images`.
+    """
+
+    def __init__(self, source: str = "data") -> None:
+        self.source = source
+
+    def __call__(
+        self, model: DiffusionModel, data: ImageData, folder: Path, num_samples: int, seed: int, batch_size: int
+    ) -> tuple[Drawn, str]:
+        images = load_images(self.source, data, num_samples)
+        noises = inverted(model, images, batch_size)
+        drawn = drawn_in_batches(
+            model, len(images), batch_size, lambda rows: (noises[rows], model.noise_of(rows, seed))
+        )
+        shown = model.autoencoder.decode(noises[:SHOWN].to(model.device)).cpu() / 2
+        pictures.save_png(pictures.rows(images, shown, drawn.x), folder / "reconstruction.png")
+        error = (drawn.x - images).square().mean().sqrt()
+        return drawn, f"{len(images)} images inverted and reconstructed, root mean square error {error:.4f} on [-1, 1]"
+
+
+class Interpolate(Task):
+    """A row of samples on the great circle between two noises, or between the noises of two images by DDIM's inversion
+    (arXiv:2010.02502, section 5.3). ``interpolation.png``: a row for each pair; ``interpolation.gif``: all of them, to and fro.
+
+    Args:
+        source: None for noises; else images, see :func:`load_images`, the first with the second, the third with the fourth.
+        frames: samples of a row, ends included.
+    """
+
+    def __init__(self, source: str | None = None, frames: int = 9) -> None:
+        if frames < 2:
+            raise ValueError(f"task.frames must be at least 2, the ends, not {frames}")
+        self.source, self.frames = source, frames
+
+    def __call__(
+        self, model: DiffusionModel, data: ImageData, folder: Path, num_samples: int, seed: int, batch_size: int
+    ) -> tuple[Drawn, str]:
+        pairs = max(1, num_samples // self.frames)
+        if self.source is None:
+            if model.sampler.start < 1:
+                raise UserError("noises are those of t = 1; use sampler.start=1, or task.source=data")
+            ends = model.start(torch.arange(2 * pairs), seed)[0].cpu()
+        else:
+            images = load_images(self.source, data, 2 * pairs)
+            if len(images) < 2:
+                raise UserError(f"{self.source} has one image; an interpolation needs two")
+            ends = inverted(model, images[: len(images) // 2 * 2], batch_size)
+        circle = slerp(ends[::2], ends[1::2], torch.linspace(0, 1, self.frames))  # (frames, pairs, ...)
+        x = circle.transpose(0, 1).flatten(0, 1)
+        drawn = drawn_in_batches(model, len(x), batch_size, lambda rows: (x[rows], model.noise_of(rows, seed)))
+        frames = drawn.x.unflatten(0, (-1, self.frames))  # (pairs, frames, C, H, W)
+        pictures.save_png(pictures.rows(*frames.transpose(0, 1), across=True), folder / "interpolation.png")
+        there = [pictures.grid(frames[:, i]) for i in range(self.frames)]
+        pictures.save_gif(there + there[-2:0:-1], folder / "interpolation.gif", milliseconds=120, hold=120)
+        return drawn, f"{len(frames)} interpolations of {self.frames} samples"
+
+
+def inverted(model: DiffusionModel, images: Tensor, batch_size: int) -> Tensor:
+    """The noise of images under the model's sampler, in the space, on the CPU.
+
+    Raises:
+        UserError: its walk cannot be inverted.
+    """
+    if not isinstance(model.sampler, DDIM) or model.sampler.order is None:
+        raise UserError("only DDIM's deterministic walk is inverted; use sampler=ddim with sampler.eta=0")
+    return torch.cat([model.invert(part).cpu() for part in images.split(batch_size)])
+
+
+def load_images(source: str, data: ImageData, count: int) -> Tensor:
+    """At most ``count`` images as the data has them: (N, C, H, W) in [-1, 1].
+
+    Args:
+        source: ``data``, the held-out ones; an image or a folder of images, cut to a square and resized; or an .npz file with images
+            (N, H, W, C) of uint8 as its first array, as ``sample.py`` writes it.
+        data: whose channels and size they get.
+        count: how many.
+
+    Raises:
+        UserError: there is no such file, or it holds no such images.
+    """
+    if source == "data":
+        return data.split("val")["x"][:count]
+    path = Path(source)
+    if not path.exists():
+        raise UserError(
+            f"task.source={source}: there is no such file; give an image, a folder of images, an .npz file, or data"
+        )
+    if path.suffix == ".npz":
+        images = pictures.load_npz(path)[:count]
+        if images.shape[1:] != (data.channels, data.image_size, data.image_size):
+            raise UserError(
+                f"{source} holds images of shape {tuple(images.shape[1:])}, the model's have ({data.channels}, {data.image_size}, {data.image_size})"
+            )
+        return images
+    paths = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix.lower() in pictures.SUFFIXES)
+    if not paths:
+        raise UserError(f"task.source={source}: the folder has no images ({', '.join(sorted(pictures.SUFFIXES))})")
+    return torch.stack([pictures.load_image(each, data.channels, data.image_size) for each in paths[:count]])
+
+
+def _of(keys: int | Tensor, rows: slice | Tensor) -> int | Tensor:
+    return keys[rows] if isinstance(keys, Tensor) else keys

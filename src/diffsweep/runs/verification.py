@@ -1,0 +1,156 @@
+"""The command ``verify.py``: proves a combination, writes its certificate and says what failed."""
+
+import importlib.util
+import json
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from tqdm import tqdm
+
+from diffsweep.files import write_text
+from diffsweep.plots import plot_convergence, plot_errors
+from diffsweep.runs import report
+from diffsweep.runs.build import build
+from diffsweep.runs.errors import Failed
+from diffsweep.runs.proofs import PROOFS, Check, Curve, Subject
+
+CERTIFICATE, PLOT = "verify.json", "verify.png"
+EVALUATIONS = (10, 20, 50, 100)  # the columns of a sweep's table
+
+
+def verify(cfg: DictConfig) -> float:
+    """Prove, print, write ``verify.json`` and ``verify.png``; returns the Wasserstein distance of the chosen walk's samples.
+
+    Raises:
+        Failed: a check does not pass. In a sweep the other jobs go on, and :func:`summarise` says so.
+    """
+    folder = Path(cfg.paths.run_dir)
+    checks = certify(cfg, folder)
+    failed = [check for check in checks if not check.passed]
+    if cfg.sweep is None:
+        print(f"\n{report.table(rows(checks))}\n")
+        for name in (CERTIFICATE, PLOT):
+            if (folder / name).exists():
+                print(f"  {report.shown(folder / name)}")
+        refuse(failed)
+    else:
+        print(
+            f"{folder.name}: {len(failed)} of {len(checks)} checks failed" if failed else f"{folder.name}: all passed"
+        )
+    return next(check.measured for check in checks if "Wasserstein distance, Gaussian" in check.name)
+
+
+def certify(cfg: DictConfig, folder: Path) -> list[Check]:
+    """Run all proofs of a configuration's parts, with progress, and write their certificate into a folder."""
+    torch.manual_seed(cfg.seed)
+    subject = Subject(*(build(cfg, group) for group in ("schedule", "prediction", "sampler")))
+    checks: list[Check] = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # tensors are tiny here
+    with tqdm(PROOFS, desc="proving", unit="proof", dynamic_ncols=True) as bar:
+        for proof in bar:
+            bar.set_postfix_str(proof.__name__)
+            checks += proof(subject)
+    torch.set_num_threads(threads)
+    content = {
+        "passed": all(check.passed for check in checks),
+        "parts": {
+            group: OmegaConf.to_container(cfg[group], resolve=True) for group in ("schedule", "prediction", "sampler")
+        },
+        "choices": {group: cfg.choices.get(group) for group in ("schedule", "prediction", "sampler")},
+        "order": subject.sampler.order,
+        "checks": [{**check._asdict(), "passed": check.passed} for check in checks],
+        "curves": {name: curve._asdict() for name, curve in subject.curves.items()},
+    }
+    write_text(folder / CERTIFICATE, json.dumps(content, indent=2) + "\n")
+    if importlib.util.find_spec("matplotlib") is not None:
+        plot_convergence(subject.curves, subject.sampler.order).savefig(folder / PLOT, dpi=120)
+    return checks
+
+
+def refuse(failed: Sequence[Check]) -> None:
+    """Raise where something failed."""
+    if failed:
+        told = "; ".join(f"{check.name} {check.measured:.3g}, asked for {_asked(check)}" for check in failed)
+        raise Failed(
+            f"{len(failed)} of the checks failed: {told}. Another sampler.spacing, more steps or another sampler may mend it"
+        )
+
+
+def rows(checks: Sequence[Check]) -> list[tuple[str, str, str]]:
+    """A row of a table for each check."""
+    states = {True: "pass", False: "FAIL"}
+    return [
+        (check.name, f"{check.measured:.3g}", f"{states[check.passed]}  {_asked(check)}" if check.asked else "")
+        for check in checks
+    ]
+
+
+def _asked(check: Check) -> str:
+    least, most = (
+        f"at {word} {value:.3g}" if value is not None else ""
+        for word, value in (("least", check.least), ("most", check.most))
+    )
+    return " and ".join(filter(None, (least, most)))
+
+
+def summarise(folder: Path) -> None:
+    """What a sweep of proofs says in the end: a table and a plot of error against network evaluations.
+
+    Raises:
+        Failed: some job did not pass.
+    """
+    found = {
+        path.parent.name.partition("_")[2]: json.loads(path.read_text())
+        for path in sorted(folder.glob(f"*/{CERTIFICATE}"))
+    }
+    curves = {
+        name: {kind: Curve(**curve) for kind, curve in content["curves"].items()} for name, content in found.items()
+    }
+    lines = ["name,kind,evaluations,error"]
+    for name, kinds in curves.items():
+        lines += [
+            f"{name},{kind},{n:g},{e:.6g}"
+            for kind, curve in kinds.items()
+            if kind != "order"
+            for n, e in zip(*curve, strict=True)
+        ]
+    write_text(folder / "errors.csv", "\n".join(lines) + "\n")
+    width = max(map(len, found))
+    print(
+        f"\nWasserstein distance from the data / std, by network evaluations\n\n  {'':<{width}}"
+        + "".join(f"{n:>10}" for n in EVALUATIONS)
+        + "  order"
+    )
+    for name, content in found.items():
+        cells = "".join(f"{_at(curves[name]['wasserstein'], n):>10}" for n in EVALUATIONS)
+        print(f"  {name:<{width}}{cells}  {_order(content):<12}{'' if content['passed'] else '  FAIL'}".rstrip())
+    print(f"\n  {report.shown(folder / 'errors.csv')}")
+    if importlib.util.find_spec("matplotlib") is not None:
+        plot_errors(curves).savefig(folder / "errors.png", dpi=120)
+        print(f"  {report.shown(folder / 'errors.png')}")
+    if failed := [name for name, content in found.items() if not content["passed"]]:
+        raise Failed(
+            f"{len(failed)} of {len(found)} did not pass: {', '.join(failed)}; each has a {CERTIFICATE} in {report.shown(folder)}"
+        )
+
+
+def _order(content: Mapping[str, Any]) -> str:
+    """Measured, and what it should be."""
+    measured = next((check["measured"] for check in content["checks"] if check["name"].startswith("order of")), None)
+    return "" if measured is None else f"{measured:.2f} ({content['order']})"
+
+
+def _at(curve: Curve, evaluations: int) -> str:
+    """The error at a number of evaluations, between two that were measured on straight lines in both logarithms."""
+    points = list(zip(*curve, strict=True))
+    for (n, error), (m, next_error) in pairwise(points):
+        if n <= evaluations <= m and n < m:
+            share = math.log(evaluations / n) / math.log(m / n)
+            return f"{math.exp((1 - share) * math.log(error) + share * math.log(next_error)):.2g}"
+    return "-"

@@ -1,0 +1,155 @@
+"""What every option of conf/task promises, over a tiny finished run, and what each of them really does."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffsweep import pictures
+from diffsweep.datasets import load_digits
+from diffsweep.runs.compose import compose
+from diffsweep.runs.loading import load_model
+
+OPTIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf/task").glob("*.yaml"))
+SETTINGS = {"edit": ["sampler.start=0.5"], "generate": []}
+
+
+def images_of(folder):
+    return pictures.load_npz(folder / "samples.npz")
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_each_writes_samples_and_pictures_and_says_so(command, finished, tmp_path, option):
+    out = tmp_path / "out"
+    more = SETTINGS.get(option, [])
+    done = command(
+        "sample",
+        f"run={finished}",
+        f"task={option}",
+        "sampler=ddim",
+        "sampler.steps=4",
+        "num_samples=18",
+        f"output={out}",
+        *more,
+    )
+    assert done.code == 0, done.err
+    assert images_of(out).shape == (18, 1, 8, 8)
+    found = [path for path in out.iterdir() if path.suffix in (".png", ".gif")]
+    assert found
+    for path in found:
+        assert str(path) in done.out
+        with Image.open(path) as picture:
+            assert picture.width >= 48
+            assert len(np.unique(np.asarray(picture))) > 4
+    assert "by ddim in 4 steps, 4 network evaluations each" in done.out
+
+
+def test_the_sample_of_a_seed_is_the_one_that_it_has_alone(command, finished, tmp_path):
+    shared = ["sample", f"run={finished}", "sampler=ancestral", "sampler.steps=5"]
+    assert command(*shared, "task.seeds=[3,17,3]", f"output={tmp_path / 'several'}").code == 0
+    assert command(*shared, "seed=17", "num_samples=1", f"output={tmp_path / 'one'}").code == 0
+    several, one = images_of(tmp_path / "several"), images_of(tmp_path / "one")
+    assert torch.equal(several[1], one[0])
+    assert torch.equal(several[0], several[2])
+    assert not torch.equal(several[0], several[1])
+
+
+def test_an_edit_is_the_walk_from_the_noised_image(command, finished, tmp_path):
+    """The less noise, the nearer; and from a file as from the data."""
+    shared = ["sample", f"run={finished}", "task=edit", "sampler=ddim", "sampler.steps=6", "num_samples=4"]
+    assert command(*shared, "sampler.start=0.4", f"output={tmp_path / 'data'}").code == 0
+    truth, ours = load_digits("val")["x"][:4], images_of(tmp_path / "data")
+    model = load_model(compose("sample", [f"run={finished}", "sampler=ddim", "sampler.steps=6", "sampler.start=0.4"]))
+    x, noise = model.start(torch.arange(4), seed=5, source=truth)
+    alpha, sigma = model.denoiser.schedule(torch.tensor(0.4).double())
+    torch.testing.assert_close(((x - alpha * truth) / sigma).std(), torch.tensor(1.0), rtol=0, atol=0.15)
+    expected = model.sampler(model.denoiser, x, noise=noise)
+    assert np.array_equal(pictures.to_uint8(ours), pictures.to_uint8(expected))
+    assert command(*shared, "sampler.start=0.02", f"output={tmp_path / 'little'}").code == 0
+    assert (images_of(tmp_path / "little") - truth).abs().mean() < (ours - truth).abs().mean()
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for i, image in enumerate(pictures.to_uint8(truth)):
+        Image.fromarray(image[..., 0]).save(folder / f"{i}.png")
+    np.savez(tmp_path / "file.npz", pictures.to_uint8(truth))
+    for source in (folder, tmp_path / "file.npz"):
+        assert (
+            command(*shared, "sampler.start=0.4", f"task.source={source}", f"output={tmp_path / source.stem}").code == 0
+        )
+        assert (images_of(tmp_path / source.stem) - ours).abs().max() < 0.05  # but for the file's 256 levels
+
+
+def test_a_reconstruction_is_nearer_with_more_steps(command, finished, tmp_path):
+    truth, errors = load_digits("val")["x"][:4], []
+    for steps in (10, 300):
+        out = tmp_path / str(steps)
+        shared = ["sample", f"run={finished}", "task=reconstruct", "sampler=ddim", "sampler.clip=none", "num_samples=4"]
+        done = command(*shared, f"sampler.steps={steps}", f"output={out}")
+        assert done.code == 0, done.err
+        errors.append(float((images_of(out) - truth).square().mean().sqrt()))
+        assert f"root mean square error {errors[-1]:.2f}"[:-1] in done.out
+    assert errors[1] < errors[0] / 3
+
+
+def test_an_interpolation_begins_and_ends_with_the_samples_of_its_ends(command, finished, tmp_path):
+    shared = ["sample", f"run={finished}", "sampler=ddim", "sampler.steps=4"]
+    assert (
+        command(*shared, "task=interpolate", "task.frames=5", "num_samples=10", f"output={tmp_path / 'between'}").code
+        == 0
+    )
+    assert command(*shared, "num_samples=4", f"output={tmp_path / 'ends'}").code == 0
+    between, ends = images_of(tmp_path / "between"), images_of(tmp_path / "ends")
+    assert len(between) == 10
+    torch.testing.assert_close(between[[0, 4, 5, 9]], ends, rtol=0, atol=0.01)
+    steps = (between[1:5] - between[:4]).flatten(1).norm(dim=1)
+    assert steps.max() < (between[4] - between[0]).norm()
+    with Image.open(tmp_path / "between" / "interpolation.gif") as animation:
+        assert animation.n_frames == 8  # to and fro, each end once
+
+
+BAD = [
+    (["sampler.start=0.6"], "task=edit"),
+    (["task=edit"], "sampler.start=0.6"),
+    (["task=edit", "sampler.start=0.5", "task.source=nowhere.png"], "there is no such file"),
+    (["task=reconstruct", "sampler=heun"], "use sampler=ddim"),
+    (["task=reconstruct", "sampler=ddim", "sampler.eta=0.3"], "sampler.eta=0"),
+    (["task=interpolate", "task.frames=1"], "task.frames must be at least 2"),
+    (["task=interpolate", "sampler=ddim", "sampler.start=0.5"], "use sampler.start=1"),
+    (["task=paint"], "task has edit, generate, interpolate, reconstruct"),
+    (["task.frames=4"], "task.frames"),
+    (["num_samples=0"], "at least 1"),
+]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"), BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
+def test_bad_input_is_one_line(command, finished, overrides, said):
+    done = command("sample", f"run={finished}", *overrides)
+    assert done.code == 2
+    line = done.err.strip().splitlines()[-1]
+    assert line.startswith("error: ")
+    assert said in line
+
+
+def test_files_that_do_not_fit_are_one_line(command, finished, tmp_path):
+    (tmp_path / "empty").mkdir()
+    np.savez(tmp_path / "large.npz", np.zeros((2, 16, 16, 3), dtype=np.uint8))
+    Image.new("RGB", (20, 10)).save(tmp_path / "one.png")
+    for arguments, said in (
+        (["task=edit", f"task.source={tmp_path / 'empty'}"], "has no images"),
+        (["task=edit", f"task.source={tmp_path / 'large.npz'}"], "the model's have (1, 8, 8)"),
+        (["task=interpolate", "sampler=ddim", f"task.source={tmp_path / 'one.png'}"], "needs two"),
+    ):
+        start = [] if "sampler=ddim" in arguments else ["sampler.start=0.5"]
+        done = command("sample", f"run={finished}", *arguments, *start)
+        assert done.code == 2
+        assert said in done.err.strip().splitlines()[-1]
+
+
+def test_train_does_not_have_it(command):
+    done = command("train", "task=edit")
+    assert done.code == 2
+    assert "task" in done.err

@@ -1,0 +1,232 @@
+"""What all walks share: counted noise and its temperature, the stop at a NaN, DDIM's inversion."""
+
+import math
+
+import pytest
+import torch
+
+from diffsweep.diffusion import (
+    Denoised,
+    Denoiser,
+    GaussianDenoiser,
+    Impulses,
+    Noise,
+    Stream,
+    counting,
+    prior,
+    walk_times,
+)
+from diffsweep.samplers import DDIM, ODE, Ancestral, DPMSolverPP, Euler, EulerMaruyama, Heun, Langevin
+from diffsweep.samplers.base import WalkIsNotFinite
+from diffsweep.schedules import EDM, VE, VP, Cosine, Flow, Linear
+
+DRAWING = {
+    "ancestral": Ancestral,
+    "ddim": lambda **settings: DDIM(eta=0.7, **settings),
+    "heun": lambda **settings: Heun(s_churn=3.0, **settings),
+    "euler_maruyama": EulerMaruyama,
+    "sde": lambda **settings: DPMSolverPP(variant="sde", **settings),
+    "langevin": lambda **settings: Langevin(corrections=2, **settings),
+}
+
+
+def covariance(sampler, denoiser):
+    """Of what the draws alone make of a start at the mean: exact, by impulses."""
+    noise, mean = Impulses(2, {}), torch.zeros(1, 2, dtype=torch.float64)
+    sampler(denoiser, mean, noise=noise)
+    x = sampler(denoiser, mean.repeat(3 + 2 * len(noise.draws), 1), noise=noise)
+    return (x[3:] - x[0]).T @ (x[3:] - x[0])
+
+
+@pytest.mark.parametrize("name", DRAWING)
+def test_the_temperature_is_the_size_of_the_noise(gaussian, name):
+    """A walk over Gaussian data is linear in its draws: half of them gives a quarter of their covariance, none none."""
+    denoiser = gaussian(Linear(100))
+    whole, half, none = (
+        covariance(DRAWING[name](steps=12, clip="none", temperature=temperature), denoiser)
+        for temperature in (1.0, 0.5, 0.0)
+    )
+    assert whole.diagonal().min() > 1e-3
+    torch.testing.assert_close(half, whole / 4, rtol=1e-12, atol=0)
+    assert not none.any()
+
+
+def test_a_single_step_has_the_temperature_too(gaussian):
+    denoiser, sampler, noise = gaussian(Linear(100)), Ancestral(temperature=0.3), Noise(0, torch.arange(4))
+    x, (t, s) = noise.like(torch.zeros(4, 2, dtype=torch.float64)), torch.tensor([0.8, 0.5], dtype=torch.float64)
+    cold, warm = (Ancestral(temperature=tau).step(denoiser, x, t, s, None, noise)[0] for tau in (0.0, 1.0))
+    torch.testing.assert_close(sampler.step(denoiser, x, t, s, None, noise)[0], cold + 0.3 * (warm - cold))
+
+
+@pytest.mark.parametrize("kind", [DDIM, Euler, DPMSolverPP, Heun, ODE])
+def test_a_solver_that_draws_nothing_refuses_a_temperature(kind):
+    with pytest.raises(ValueError, match=r"sampler\.temperature=0\.5 has nothing to act on.*use sampler=ancestral"):
+        kind(temperature=0.5)
+    assert kind(temperature=1.0).temperature == 1
+
+
+@pytest.mark.parametrize("bad", [-0.1, math.inf, math.nan])
+def test_a_temperature_that_is_none_is_refused(bad):
+    with pytest.raises(ValueError, match=r"sampler\.temperature is at least 0 and finite"):
+        Ancestral(temperature=bad)
+
+
+class Breaks(Denoiser):
+    """An exact denoiser, below a time NaN or infinite in one number."""
+
+    def __init__(self, schedule, below, value):
+        super().__init__(schedule)
+        self.exact = GaussianDenoiser(schedule, torch.zeros(2).double(), torch.eye(2).double())
+        self.below, self.value = below, value
+
+    def forward(self, x_t, t, cond=None):
+        denoised = self.exact(x_t, t)
+        if t < self.below:
+            denoised.x0[1, 0] = self.value
+        return denoised
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("steps", [3, 40, 100])
+def test_a_walk_that_is_not_finite_stops_and_says_where(steps, value):
+    """The first step that starts below t = 0.5; no more than sixteen steps later it stops."""
+    denoiser, seen = Breaks(Cosine(1000), 0.5 - 1e-9, value), []
+    with pytest.raises(WalkIsNotFinite) as told:
+        DDIM(steps=steps, clip="none")(
+            denoiser, torch.randn(3, 2).double(), callback=lambda step, *_: seen.append(step)
+        )
+    times = DDIM(steps=steps).times(denoiser.schedule)
+    first = int((times < 0.5 - 1e-9).nonzero()[0])
+    sigma = float(denoiser.schedule(times[first])[1])
+    assert f"after step {first + 1} of {steps}, from t = {float(times[first]):.4g} (sigma = {sigma:.4g})" in str(
+        told.value
+    )
+    assert first <= len(seen) <= first + 16
+    assert "\n" not in str(told.value)
+
+
+def test_the_adaptive_solver_says_so_too():
+    with pytest.raises(FloatingPointError, match="adaptive solver finds no step"):
+        ODE(clip="none")(Breaks(Cosine(1000), 0.9, math.nan), torch.randn(3, 2).double())
+
+
+def test_large_and_half_precision_numbers_are_finite():
+    """Sums of which the terms are finite do not overflow."""
+    denoiser = Breaks(Cosine(100), -1, 0.0)
+    for dtype in (torch.float16, torch.bfloat16, torch.float32):
+        x = torch.full((64, 2), 6e4 if dtype == torch.float16 else 1e30, dtype=dtype)
+        assert DDIM(steps=2, stop=0.9, clip="none")(denoiser, x).isfinite().all()
+
+
+# Inversion
+
+
+def gaussian_start(denoiser, t):
+    """What takes the data to their noise along the ODE of Gaussian data, exactly: (x - mean) to alpha_t mean + root (x - mean)."""
+    alpha, sigma = denoiser.schedule(torch.tensor(t, dtype=torch.float64))
+    covariance = denoiser.rotations[0] @ torch.diag(denoiser.variances[0]) @ denoiser.rotations[0].T
+    values, vectors = torch.linalg.eigh(covariance)
+    growth = ((alpha**2 * values + sigma**2) / values).sqrt()
+    return lambda x: alpha * denoiser.means[0] + (x - denoiser.means[0]) @ (vectors * growth) @ vectors.T
+
+
+@pytest.mark.parametrize(
+    ("schedule", "spacing"),
+    [(Cosine(1000), "uniform"), (VP(), "uniform"), (Flow(), "uniform"), (VE(), "uniform"), (EDM(), "karras")],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_inversion_follows_the_odes_solution(gaussian, schedule, spacing):
+    """To first order in the steps: half the error for twice as many, from data to the exact noise and back to the data."""
+    denoiser = gaussian(schedule)
+    data = denoiser.sample(64, torch.Generator().manual_seed(0))
+    exact = gaussian_start(denoiser, 1.0)(data)
+    errors, back = [], []
+    for steps in (200, 400):
+        sampler = DDIM(steps=steps, spacing=spacing, clip="none")
+        noise = sampler.invert(denoiser, data)
+        errors.append(float((noise - exact).norm() / exact.norm()))
+        back.append(float((sampler(denoiser, noise) - data).norm() / data.norm()))
+    assert errors[1] < 0.03
+    assert back[1] < 0.05
+    assert errors[1] < 0.7 * errors[0]
+    assert back[1] < 0.7 * back[0]
+
+
+def test_an_inverted_walk_goes_through_the_times_upwards(gaussian):
+    denoiser, seen = gaussian(Linear(100)), []
+    sampler = DDIM(steps=10, start=0.8, stop=0.0)
+    with counting(denoiser) as count:
+        sampler.invert(denoiser, torch.zeros(3, 2).double(), callback=lambda i, t, *_: seen.append((i, float(t))))
+    up = sampler.times(denoiser.schedule).flip(0)[:-1].tolist()
+    assert seen == list(enumerate([1 / 100, *up[1:]]))
+    assert (count.calls, count.rows) == (10, 30)
+
+
+def test_what_drew_noise_cannot_be_inverted(gaussian):
+    with pytest.raises(ValueError, match=r"use sampler\.eta=0, not 0\.5"):
+        DDIM(eta=0.5).invert(gaussian(Linear(100)), torch.zeros(1, 2).double())
+
+
+def test_an_inversion_that_is_not_finite_stops():
+    with pytest.raises(WalkIsNotFinite, match=r"after step 1 of 20, from t = 0 "):
+        DDIM(steps=20).invert(Breaks(Cosine(1000), 0.5, math.nan), torch.zeros(3, 2).double())
+
+
+# Counting, seeds
+
+
+@pytest.mark.parametrize(
+    ("sampler", "calls"), [(DDIM(steps=7), 7), (Heun(steps=7), 13), (Langevin(steps=3, corrections=4), 13)]
+)
+def test_evaluations_are_counted(gaussian, sampler, calls):
+    denoiser = gaussian(Linear(100))
+    x = prior(denoiser.schedule, torch.randn(5, 2).double())
+    with counting(denoiser) as count:
+        sampler(denoiser, x)
+    sampler(denoiser, x)  # outside it is not counted
+    assert (count.calls, count.rows) == (calls, 5 * calls)
+
+
+def test_walk_noise_is_the_noise_of_each_step():
+    """Drawn in blocks, in and out of order, for large samples one by one, with a seed of each sample."""
+    seeds = torch.tensor([5, 2**40 + 1, 7])
+    for noise, size in (
+        (Noise(3, torch.arange(3)), 6),
+        (Noise(seeds, torch.zeros(3, dtype=torch.int64)), 6),
+        (Noise(3, torch.arange(3)), 2**19),
+    ):
+        x = torch.zeros(3, size)
+        ahead = noise.at(40).ahead()
+        for step in (*range(20), 3, 50, 2**20 + 1, 2**21 + 1, 4):
+            assert torch.equal(ahead.at(step).like(x), noise.at(step).like(x))
+        assert torch.equal(ahead.like(x), noise.at(40).like(x))
+        assert torch.equal(ahead.at(1)[1:].like(x[1:]), noise.at(1).like(x)[1:])
+        assert torch.equal(ahead.like(x, Stream.EPS), noise.at(40).like(x, Stream.EPS))
+
+
+def test_a_seed_of_each_sample_is_that_seeds_own_noise():
+    seeds = torch.tensor([5, 2**40 + 1, 7])
+    x = torch.zeros(3, 4)
+    noise = Noise(seeds, torch.arange(3))
+    for i, seed in enumerate(seeds.tolist()):
+        alone = Noise(seed, torch.arange(3))
+        assert torch.equal(noise.like(x)[i], alone.like(x)[i])
+        assert torch.equal(noise[i : i + 1].like(x[:1])[0], alone.like(x)[i])
+        assert torch.equal(noise.like_over(x, range(2))[1, i], alone.at(1).like(x)[i])
+
+
+def test_a_walk_keeps_no_more_than_a_block_of_each_draw(gaussian):
+    noise = Noise(0, torch.arange(3)).ahead()
+    for step in range(64):
+        noise.at(step).like(torch.zeros(3, 2))
+    assert not noise._blocks
+    assert walk_times(Linear(10), "uniform", 2).tolist() == [1, 0.5, 0]
+
+
+def test_the_callback_sees_what_was_inverted(gaussian):
+    denoiser, last = gaussian(Cosine(100)), []
+    x = DDIM(steps=5).invert(
+        denoiser, torch.zeros(2, 2).double(), callback=lambda i, t, denoised, x: last.append((denoised, x))
+    )
+    assert torch.equal(last[-1][1], x)
+    assert all(isinstance(denoised, Denoised) for denoised, _ in last)
