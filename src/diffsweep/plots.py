@@ -84,6 +84,20 @@ def plot_errors(curves: Mapping[str, Mapping[str, tuple[Sequence[float], Sequenc
     return figure
 
 
+def plot_by_evaluations(curves: Mapping[str, Sequence[tuple[float, float]]], label: str) -> "Figure":
+    """Points (network evaluations, value) of several samplers, by name, on logarithmic axes."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axis = figure.subplots()
+    for name, points in curves.items():
+        axis.loglog(*zip(*sorted(points), strict=True), "o-", label=name)
+    axis.set(xlabel="network evaluations", ylabel=label)
+    axis.grid(alpha=0.3, which="both")
+    axis.legend()
+    return figure
+
+
 _ERRORS = {"wasserstein": "Wasserstein distance from the data / std", "solution": "error against the ODE's solution"}
 
 

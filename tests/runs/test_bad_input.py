@@ -39,6 +39,10 @@ TYPED = [
     (["schedule.num_steps=0"], ["num_steps"]),
     (["schedule.num_steps=-3"], ["num_steps"]),
     (["sampler.steps=0"], ["steps"]),
+    (["sampler.start=0.2", "sampler.stop=0.2"], ["sampler.stop < sampler.start"]),
+    (["sampler=heun", "sampler.temperature=0.5"], ["sampler.temperature=0.5", "draws no noise", "sampler=ancestral"]),
+    (["sampler=heun", "sampler.s_min=0.1"], ["sampler.s_min", "sampler.s_churn above 0"]),
+    (["sampler=unipc", "+sampler.eta=1.0"], ["sampler.eta", "no such key"]),
     (["dataset.batch_size=0"], ["dataset.batch_size", "at least 1"]),
     (["dataset.num_workers=-1"], ["dataset.num_workers", "at least 0"]),
     (["dataset.image_size=16"], ["digits"]),
@@ -201,3 +205,20 @@ def test_every_default_passes_preflight():
 def test_nearest_names_only_what_is_near():
     assert nearest("lineer", ["linear", "cosine"]) == ", did you mean linear?"
     assert nearest("xyz", ["linear", "cosine"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("model=improved_ddpm", "sampler=ddim"), "has no use for the learned variance; sampler=ancestral has"),
+        (("sampler.start=0.6",), "from noise alone"),
+        (("model=improved_ddpm",), ""),
+        ((), ""),
+    ],
+)
+def test_what_may_not_be_meant_is_a_warning_of_one_line(compose, capsys, overrides, said):
+    preflight(compose(*overrides))
+    err = capsys.readouterr().err
+    assert err.count("\n") == bool(said)
+    assert err.startswith("warning: ") == bool(said)
+    assert said in err

@@ -196,3 +196,21 @@ def test_a_sweep_over_samplers_of_a_run(command, finished, tmp_path):
     assert done.code == 0, done.err
     found = sorted(path.parent.name for path in tmp_path.rglob("samples.npz"))
     assert found == ["0_sampler-ddim", "1_sampler-ancestral"]
+
+
+def test_a_sweep_of_evaluations_ends_with_a_table_and_a_plot(command, finished, tmp_path):
+    out = tmp_path / "sweep"
+    done = command(
+        "evaluate", "-m", f"run={finished}", "sampler=ddim,heun", "sampler.steps=2,3", f"output={out}", *METRICS
+    )
+    assert done.code == 0, done.err
+    header, *rows = (line.split(",") for line in (out / "results.csv").read_text().splitlines())
+    assert header[:3] == ["job", "fid", "is"]
+    evaluations = [float(row[header.index("network_evaluations")]) for row in rows]
+    assert evaluations == [2, 3, 3, 5]  # Heun's last step is Euler's
+    for (job, fid, *_), path in zip(rows, sorted(out.glob("*/metrics.json")), strict=True):
+        assert path.parent.name.endswith(job)
+        assert float(fid) == pytest.approx(json.loads(path.read_text())["metrics"]["fid"], rel=1e-3)
+        assert job in done.out
+    assert (out / "fid.png").stat().st_size > 5_000
+    assert str(out / "results.csv") in done.out

@@ -46,11 +46,20 @@ def test_ids_are_the_last_two_names(tmp_path):
 
 
 def test_metric_rows_put_real_data_beside_samples():
-    rows = report.metric_rows({"images_per_second": 99.6, "fid": 1.23456, "fid_real": 0.5, "is": 2.0, "is_real": 3.0})
+    rows = report.metric_rows(
+        {
+            "images_per_second": 99.6,
+            "network_evaluations": 50.0,
+            "fid": 1.23456,
+            "fid_real": 0.5,
+            "is": 2.0,
+            "is_real": 3.0,
+        }
+    )
     assert rows == [
         ("FID", "1.235", "real against real 0.500"),
         ("IS", "2.000", "real 3.000"),
-        ("sampling", "100", "images/s"),
+        ("sampling", "100", "images/s, 50 network evaluations each"),
     ]
     assert report.metric_rows({"fid": 1.0}) == [("FID", "1.000", "")]
 

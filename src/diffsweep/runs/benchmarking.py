@@ -22,44 +22,40 @@ from diffsweep.files import write_text
 from diffsweep.models import DiffusionModel
 from diffsweep.runs import report
 from diffsweep.runs.build import build, build_data, build_model, device_of
+from diffsweep.runs.compose import compose
+from diffsweep.runs.conf import options
 from diffsweep.runs.errors import UserError
 from diffsweep.runs.tracking import loggers
 from diffsweep.runs.training import make_trainer
+from diffsweep.samplers import Sampler
+
+Results = dict[str, dict[str, float]]
 
 
 def benchmark(cfg: DictConfig) -> float:
-    """The command ``benchmark.py``: prints the ratios and writes ``benchmark.json``; returns the training ratio."""
+    """The command ``benchmark.py``: prints the ratios and writes ``benchmark.json``; returns the first ratio."""
     if cfg.repeats < 3 or cfg.train_steps < 1:
         raise UserError(
             f"a median needs repeats of at least 3 and train_steps of at least 1, not {cfg.repeats} and {cfg.train_steps}"
         )
+    if unknown := sorted(set(cfg.parts) - set(PARTS)):
+        raise UserError(f"parts has {', '.join(unknown)}; a benchmark has {', '.join(PARTS)}")
     folder = Path(cfg.paths.run_dir)
-    results = {
-        "training": training_ratio(cfg),
-        "ddim_sampling": sampling_ratio(cfg),
-        "hybrid_loss": hybrid_ratio(cfg),
-        "bound": bound_ratio(cfg),
-    }
+    results = {label: result for part in cfg.parts for label, result in PARTS[part](cfg).items()}
     settings = {"threads": torch.get_num_threads(), "torch": torch.__version__, "batch_size": cfg.dataset.batch_size}
     settings |= {"device": "cuda" if torch.cuda.is_available() else "cpu", "repeats": cfg.repeats}
     write_text(folder / "benchmark.json", json.dumps({"settings": settings, "results": results}, indent=2) + "\n")
-    labels = {
-        "training": "training step, against a bare loop",
-        "ddim_sampling": "DDIM step, against its network call",
-        "hybrid_loss": "step with the hybrid loss, against the simple loss",
-        "bound": "term of the variational bound, against its network call",
-    }
     rows = [
         (
-            labels[name],
+            label,
             f"{result['ratio']:.3f}",
             f"90 % of repeats {result['low']:.3f} to {result['high']:.3f}; "
             f"{1000 * result['ours']:.2f} ms against {1000 * result['bare']:.2f} ms",
         )
-        for name, result in results.items()
+        for label, result in results.items()
     ]
     print(f"\n{report.table(rows)}\n\n  {report.shown(folder / 'benchmark.json')}")
-    return results["training"]["ratio"]
+    return next(iter(results.values()))["ratio"]
 
 
 def compare(ours: list[float], bare: list[float]) -> dict[str, float]:
@@ -244,19 +240,40 @@ def bound_ratio(cfg: DictConfig) -> dict[str, float]:
 
 
 @torch.no_grad()
-def sampling_ratio(cfg: DictConfig) -> dict[str, float]:
-    """A DDIM walk of 50 steps against the calls of the network within it, per step."""
-    model = build_model(cfg).eval()
-    model.to(device_of(cfg))
+def sampling_ratio(cfg: DictConfig, model: DiffusionModel, sampler: Sampler, name: str) -> dict[str, float]:
+    """A walk against the calls of the network within it, per step."""
     noise = Noise(0, torch.arange(cfg.sample_batch, device=model.device))
     x = noise.normal(*model.autoencoder.shape, stream=Draw.PRIOR)
     return within(
-        lambda: model.sampler(model.denoiser, x, noise=noise),
-        model.denoiser.backbone,
-        model.sampler.steps,
-        cfg.repeats,
-        "sampling",
+        lambda: sampler(model.denoiser, x, noise=noise), model.denoiser.backbone, sampler.steps, cfg.repeats, name
     )
+
+
+def sampling(cfg: DictConfig) -> Results:
+    """The chosen sampler."""
+    model = build_model(cfg).eval().to(device_of(cfg))
+    name = cfg.choices.sampler
+    return {f"{name} step, against its network calls": sampling_ratio(cfg, model, model.sampler, name)}
+
+
+def samplers(cfg: DictConfig) -> Results:
+    """Every sampler of conf/ but the adaptive one, whose steps are not of one cost, in as many steps as the chosen one."""
+    model = build_model(cfg).eval().to(device_of(cfg))
+    results = {}
+    for option in options("sampler"):
+        sampler = build(compose("benchmark", [f"sampler={option}", f"sampler.steps={cfg.sampler.steps}"]), "sampler")
+        if sampler.tolerance is None:
+            results[f"{option} step, against its network calls"] = sampling_ratio(cfg, model, sampler, option)
+    return results
+
+
+PARTS: dict[str, Callable[[DictConfig], Results]] = {
+    "training": lambda cfg: {"training step, against a bare loop": training_ratio(cfg)},
+    "sampling": sampling,
+    "samplers": samplers,
+    "hybrid": lambda cfg: {"step with the hybrid loss, against the simple loss": hybrid_ratio(cfg)},
+    "bound": lambda cfg: {"term of the variational bound, against its network call": bound_ratio(cfg)},
+}
 
 
 def within(run: Callable[[], Any], network: nn.Module, steps: int, repeats: int, name: str) -> dict[str, float]:

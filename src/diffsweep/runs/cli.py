@@ -19,7 +19,10 @@ TASKS = {
     "benchmark": "diffsweep.runs.benchmarking:benchmark",
     "verify": "diffsweep.runs.verification:verify",
 }
-SUMMARIES = {"verify": "diffsweep.runs.verification:summarise"}  # of a sweep's folder, when all its jobs have run
+SUMMARIES = {  # of a sweep's folder, when all its jobs have run
+    "evaluate": "diffsweep.runs.evaluation:summarise",
+    "verify": "diffsweep.runs.verification:summarise",
+}
 SWITCHES = ("-m", "--multirun")
 FULL_ERROR = "HYDRA_FULL_ERROR"
 

@@ -1,6 +1,7 @@
 """Samples a model and measures the samples."""
 
 import importlib.util
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +16,7 @@ from diffsweep.diffusion import Condition
 from diffsweep.files import write_text
 from diffsweep.metrics import GenerationMetrics, Likelihood
 from diffsweep.models import DiffusionModel
-from diffsweep.plots import plot_bound_terms
+from diffsweep.plots import plot_bound_terms, plot_by_evaluations
 from diffsweep.runs import report
 from diffsweep.runs.build import build_data, build_likelihood, build_metrics
 from diffsweep.runs.errors import UserError
@@ -23,6 +24,16 @@ from diffsweep.runs.loading import load_model
 from diffsweep.runs.sampling import Drawn, draw
 
 TERMS = "bound_terms"
+COLUMNS = (
+    "fid",
+    "is",
+    "kid",
+    "copy_ratio",
+    "bits_per_dim",
+    "bits_per_dim_ode",
+    "network_evaluations",
+    "images_per_second",
+)
 
 
 class Measured(NamedTuple):
@@ -120,3 +131,21 @@ def evaluate(cfg: DictConfig) -> float:
 def headline(numbers: Mapping[str, float]) -> float:
     """The number that sweeps minimise: the first there is of FID, bits/dim and the validation loss."""
     return next(numbers[name] for name in ("fid", "bits_per_dim", "bits_per_dim_ode", "val/loss") if name in numbers)
+
+
+def summarise(folder: Path) -> None:
+    """What a sweep of evaluations says in the end: a table, and FID by network evaluations where these differ."""
+    found = report.jobs_of(folder, "metrics.json")
+    names = [name for name in COLUMNS if any(name in content["metrics"] for content in found.values())]
+    cells = {job: [f"{content['metrics'].get(name, math.nan):.4g}" for name in names] for job, content in found.items()}
+    lines = [",".join(row) for row in (["job", *names], *([job, *values] for job, values in cells.items()))]
+    write_text(folder / "results.csv", "\n".join(lines) + "\n")
+    print(f"\n{report.matrix(names, cells)}\n\n  {report.shown(folder / 'results.csv')}")
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for content in found.values():
+        if {"fid", "network_evaluations"} <= set(content["metrics"]):
+            point = content["metrics"]["network_evaluations"], content["metrics"]["fid"]
+            curves.setdefault(content["protocol"]["sampler"], []).append(point)
+    if any(len(points) > 1 for points in curves.values()) and importlib.util.find_spec("matplotlib") is not None:
+        plot_by_evaluations(curves, "FID").savefig(folder / "fid.png", dpi=120)
+        print(f"  {report.shown(folder / 'fid.png')}")

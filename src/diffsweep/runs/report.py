@@ -7,12 +7,36 @@ from typing import Any
 
 from diffsweep.files import write_text
 from diffsweep.metrics import identify
+from diffsweep.runs.errors import UserError
 
 
 def table(rows: Sequence[tuple[str, str, str]]) -> str:
     """Rows of (name, value, remark), aligned."""
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     return "\n".join(f"  {name:<{widths[0]}}  {value:>{widths[1]}}  {remark}".rstrip() for name, value, remark in rows)
+
+
+def matrix(columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
+    """Rows of cells by name, under the names of their columns, aligned."""
+    widths = [max(10, len(column), *(len(cells[i]) for cells in rows.values())) for i, column in enumerate(columns)]
+    first = max(map(len, rows))
+    lines = {"": columns, **rows}
+    return "\n".join(
+        f"  {name:<{first}}" + "".join(f"  {cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
+        for name, cells in lines.items()
+    )
+
+
+def jobs_of(folder: Path, file: str) -> dict[str, Any]:
+    """What the jobs of a sweep have written into a JSON file, by what they varied, in their order.
+
+    Raises:
+        UserError: none has.
+    """
+    paths = sorted(folder.glob(f"*/{file}"), key=lambda path: int(path.parent.name.partition("_")[0]))
+    if not paths:
+        raise UserError(f"no job of the sweep in {shown(folder)} has finished")
+    return {path.parent.name.partition("_")[2]: json.loads(path.read_text()) for path in paths}
 
 
 def metric_rows(metrics: Mapping[str, float]) -> list[tuple[str, str, str]]:

@@ -82,6 +82,7 @@ class Sample(Root):
 @dataclass
 class Benchmark(Root):
     output: str | None = None
+    parts: list[str] = field(default_factory=list)
     repeats: int = 15
     train_steps: int = 12
     sample_batch: int = 128

@@ -105,10 +105,7 @@ def summarise(folder: Path) -> None:
     Raises:
         Failed: some job did not pass.
     """
-    found = {
-        path.parent.name.partition("_")[2]: json.loads(path.read_text())
-        for path in sorted(folder.glob(f"*/{CERTIFICATE}"))
-    }
+    found = report.jobs_of(folder, CERTIFICATE)
     curves = {
         name: {kind: Curve(**curve) for kind, curve in content["curves"].items()} for name, content in found.items()
     }
@@ -121,15 +118,13 @@ def summarise(folder: Path) -> None:
             for n, e in zip(*curve, strict=True)
         ]
     write_text(folder / "errors.csv", "\n".join(lines) + "\n")
-    width = max(map(len, found))
-    print(
-        f"\nWasserstein distance from the data / std, by network evaluations\n\n  {'':<{width}}"
-        + "".join(f"{n:>10}" for n in EVALUATIONS)
-        + "  order"
-    )
-    for name, content in found.items():
-        cells = "".join(f"{_at(curves[name]['wasserstein'], n):>10}" for n in EVALUATIONS)
-        print(f"  {name:<{width}}{cells}  {_order(content):<12}{'' if content['passed'] else '  FAIL'}".rstrip())
+    states = {True: "pass", False: "FAIL"}
+    cells = {
+        name: [*(_at(curves[name]["wasserstein"], n) for n in EVALUATIONS), _order(content), states[content["passed"]]]
+        for name, content in found.items()
+    }
+    print("\nWasserstein distance from the data / std, by network evaluations\n")
+    print(report.matrix([*map(str, EVALUATIONS), "order", ""], cells))
     print(f"\n  {report.shown(folder / 'errors.csv')}")
     if importlib.util.find_spec("matplotlib") is not None:
         plot_errors(curves).savefig(folder / "errors.png", dpi=120)
@@ -143,7 +138,7 @@ def summarise(folder: Path) -> None:
 def _order(content: Mapping[str, Any]) -> str:
     """Measured, and what it should be."""
     measured = next((check["measured"] for check in content["checks"] if check["name"].startswith("order of")), None)
-    return "" if measured is None else f"{measured:.2f} ({content['order']})"
+    return "-" if measured is None else f"{measured:.2f} ({content['order']})"
 
 
 def _at(curve: Curve, evaluations: int) -> str:

@@ -51,6 +51,10 @@ class Heun(Sampler):
             raise ValueError(f"sampler.s_churn is at least 0 and finite, not {s_churn}")
         if not 0 <= s_min <= s_max:
             raise ValueError(f"churn needs 0 <= sampler.s_min <= sampler.s_max, not {s_min} and {s_max}")
+        if s_churn == 0 and (s_min > 0 or s_max < math.inf):
+            raise ValueError(
+                "sampler.s_min and sampler.s_max have nothing to act on: there is no churn; set sampler.s_churn above 0"
+            )
         self.s_churn, self.s_min, self.s_max = s_churn, s_min, s_max
         self.order = 2 if s_churn == 0 else None
         super().__init__(steps, spacing, start, stop, clip, temperature)
