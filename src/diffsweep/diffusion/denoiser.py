@@ -83,7 +83,8 @@ class NetworkDenoiser(Denoiser):
             alpha, sigma = (expand_to(value, x_t) for value in self.schedule(t))
             c_noise = self.prediction.c_noise(self.schedule, t).to(x_t.device, _at_least_single(x_t)).expand(len(x_t))
         c_in = self.prediction.coefficients(alpha, sigma).c_in
-        output = self.backbone(c_in * x_t, c_noise, cond)
+        scaled = x_t if isinstance(c_in, float) and c_in == 1 else c_in * x_t
+        output = self.backbone(scaled, c_noise, cond)
         mix = self.prediction.variance_mix
         if mix is None:
             output, raw = output.chunk(2, dim=1)  # as the public code has it: [-1, 1] is the range, nothing is clamped

@@ -178,6 +178,6 @@ def _normal(words: Tensor, dtype: torch.dtype) -> Tensor:
     """(B, 2 N) words to as many normal numbers, each pair by Box and Muller."""
     work = torch.float64 if dtype == torch.float64 else torch.float32
     u, v = words.unflatten(1, (-1, 2)).unbind(-1)  # each (B, N)
-    radius = ((u.to(torch.float64) + 0.5) * 2.0**-32).to(work).log_().mul_(-2).sqrt_()
-    angle = v.to(work) * (2 * math.pi * 2.0**-32)
-    return torch.stack([radius * angle.cos(), radius * angle.sin()], dim=-1).flatten(1).to(dtype)
+    radius = (2 * u + 1).to(work).mul_(2.0**-33).log_().mul_(-2).sqrt_()  # of (u + 1/2) / 2^32, which is never 0
+    angle = v.to(work).mul_(2 * math.pi * 2.0**-32)
+    return torch.stack([angle.cos().mul_(radius), angle.sin_().mul_(radius)], dim=-1).flatten(1).to(dtype)

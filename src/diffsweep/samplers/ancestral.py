@@ -33,6 +33,9 @@ class Ancestral(Sampler):
         if pair.sigma_s > 0:
             log_small, log_large = math.log(pair.var_post), math.log(pair.var_ts)
             log_variance = log_small + (log_large - log_small) * denoised.variance_mix
-            std = (log_variance / 2).exp() if isinstance(log_variance, Tensor) else math.exp(log_variance / 2)
-            x = x + std * noise.like(x)
+            z = noise.like(x)
+            if isinstance(log_variance, Tensor):
+                x = x.addcmul_((log_variance / 2).exp(), z)
+            else:
+                x = x.add_(z, alpha=math.exp(log_variance / 2))
         return x, State(denoised)
