@@ -424,3 +424,32 @@ def test_levels_are_joined_by_convolutions_or_by_residual_blocks():
     for variant, kinds in (("plain", {Downsample, Upsample}), ("adm", {ResidualBlock})):
         network = build(variant)
         assert {type(module) for module in (*network.down, *network.up)} == {Stage, *kinds}
+
+
+@pytest.mark.parametrize(
+    ("preset", "levels"),
+    [
+        ("unet_ddpm_cifar10", 4),
+        ("unet_iddpm_cifar10", 4),
+        ("unet_iddpm_imagenet64", 4),
+        ("unet_sd", 4),
+        ("adm_64", 4),
+        ("adm_128", 5),
+        ("adm_256", 6),
+    ],
+)
+def test_published_networks_at_other_sizes_keep_their_levels(compose, preset, levels):
+    """Attention is at the same levels; digits of 8 pixels have 4 levels, and a network of more says so."""
+    settings = {name: value for name, value in compose(f"backbone={preset}").backbone.items() if name != "_target_"}
+
+    def stages(image_size):
+        with torch.device("meta"):
+            network = UNet(**{**settings, "image_size": image_size})
+        return [isinstance(m, Stage) and m.attention is not None for m in (*network.down, *network.middle, *network.up)]
+
+    assert stages(2**levels) == stages(48) == stages(256)
+    if levels > 4:
+        with pytest.raises(ValueError, match=f"backbone.channel_mult has {levels} levels, but .* after 4; use fewer"):
+            stages(8)
+    else:
+        trained_like(UNet(**{**settings, "channels": 8}))(torch.randn(1, 1, 8, 8), torch.zeros(1))
