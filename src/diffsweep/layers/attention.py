@@ -21,6 +21,16 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return q.softmax(dim=-1) @ (k.softmax(dim=-2).mT @ v)
 
 
+class Pointwise(nn.Conv2d):
+    """A 1 x 1 convolution of tokens (B, L, C): one matrix product, where a convolution would first move the channels."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 1)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.linear(input, self.weight.flatten(1), self.bias)
+
+
 class SelfAttention2d(nn.Module):
     """Residual multi-head self-attention over H x W, through SDPA (arXiv:1706.03762); the identity at initialisation.
 
@@ -45,13 +55,12 @@ class SelfAttention2d(nn.Module):
             raise ValueError(f"{channels} channels cannot be split into {heads} attention heads")
         self.heads, self.attend, self.residual_scale = heads, attend, residual_scale
         self.norm = norm(channels)
-        self.to_qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.to_out = zero_init(nn.Conv2d(channels, channels, 1))
+        self.to_qkv = Pointwise(channels, 3 * channels)
+        self.to_out = zero_init(Pointwise(channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        height = x.shape[2]
-        qkv = self.to_qkv(self.norm(x))  # (B, 3 C, H, W)
-        q, k, v = rearrange(qkv, "b (three n d) h w -> three b n (h w) d", three=3, n=self.heads)
+        qkv = self.to_qkv(rearrange(self.norm(x), "b c h w -> b (h w) c"))  # (B, H W, 3 C)
+        q, k, v = rearrange(qkv, "b l (three n d) -> three b n l d", three=3, n=self.heads)
         out = self.attend(q, k, v)  # (B, N, H W, D)
-        out = self.to_out(rearrange(out, "b n (h w) d -> b (n d) h w", h=height))
-        return residual_sum(x, out, self.residual_scale)
+        out = self.to_out(rearrange(out, "b n l d -> b l (n d)"))
+        return residual_sum(x, rearrange(out, "b (h w) c -> b c h w", h=x.shape[2]), self.residual_scale)

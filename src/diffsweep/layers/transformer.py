@@ -6,7 +6,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffsweep.layers.attention import Attend
+from diffsweep.layers.attention import Attend, Pointwise
 from diffsweep.layers.norms import group_norm, zero_init
 from diffsweep.layers.residual import residual_sum
 
@@ -98,14 +98,12 @@ class SpatialTransformer(nn.Module):
         super().__init__()
         self.residual_scale = residual_scale
         self.norm = group_norm(channels, groups, eps=1e-6)
-        self.proj_in = nn.Conv2d(channels, channels, 1)
+        self.proj_in = Pointwise(channels, channels)
         self.blocks = nn.ModuleList(TransformerBlock(channels, heads, context_dim, attend) for _ in range(depth))
-        self.proj_out = zero_init(nn.Conv2d(channels, channels, 1))
+        self.proj_out = zero_init(Pointwise(channels, channels))
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
-        height = x.shape[2]
-        h = rearrange(self.proj_in(self.norm(x)), "b c h w -> b (h w) c")
+        h = self.proj_in(rearrange(self.norm(x), "b c h w -> b (h w) c"))  # (B, H W, C)
         for block in self.blocks:
             h = block(h, context, mask)
-        out = self.proj_out(rearrange(h, "b (h w) c -> b c h w", h=height))
-        return residual_sum(x, out, self.residual_scale)
+        return residual_sum(x, rearrange(self.proj_out(h), "b (h w) c -> b c h w", h=x.shape[2]), self.residual_scale)
