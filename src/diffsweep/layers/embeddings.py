@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 @functools.lru_cache(maxsize=16)
 def _frequencies(count: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    omega = torch.exp(-math.log(10000) * torch.arange(count, dtype=torch.float64) / count)
+    place = torch.device("cpu") if device.type == "mps" else device  # which has no float64
+    omega = torch.exp(-math.log(10000) * torch.arange(count, dtype=torch.float64, device=place) / count)
     return omega.to(device, dtype)
 
 
