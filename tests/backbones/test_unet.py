@@ -1,13 +1,62 @@
 """The U-Net: what it must do at initialisation, at odd sizes, with time, and that it can learn."""
 
+import math
+
 import pytest
 import torch
 
 from diffsweep.backbones import UNet
-from diffsweep.backbones.unet import ResidualBlock
+from diffsweep.backbones.unet import Stage
 from diffsweep.datasets import load_digits
-from diffsweep.diffusion import Eps, NetworkDenoiser, Noise, Simple, Stream
+from diffsweep.diffusion import Condition, Eps, NetworkDenoiser, Noise, Simple, Stream
+from diffsweep.layers import Downsample, ResidualBlock, Upsample
 from diffsweep.schedules import Cosine
+
+ADM = {
+    "block": "biggan",
+    "time_embedding": "scale_shift",
+    "attention_factors": [2],
+    "head_channels": 8,
+    "num_classes": 10,
+}
+VARIANTS = {  # each value of each option, in few networks
+    "plain": {},
+    "ddpm": {"attention_factors": [1, 2], "num_heads": 2, "norm_eps": 1e-6, "norm_groups": 2},
+    "adm": ADM,
+    "convnext": {"block": "convnext", "middle_attention": True},
+    "convnext_scale_shift": {"block": "convnext", "time_embedding": "scale_shift", "num_classes": 10},
+    "linear_attention": {"attention": "linear", "attention_factors": [1, 2], "num_heads": 2},
+    "ncsnpp": {**ADM, "residual_scale": 0.5**0.5},
+    "efficient": {"resample_order": "before", "skip_scale": 0.5**0.5, "attention_factors": [4]},
+    "efficient_adm": {**ADM, "resample_order": "before"},
+    "sd": {"context_dim": 6, "transformer_depth": 2, "attention_factors": [1, 2], "num_heads": 2},
+    "sd_linear": {"context_dim": 6, "attention": "linear", "attention_factors": [2], "num_classes": 10},
+}
+variants = pytest.mark.parametrize("variant", VARIANTS)
+
+
+def build(variant, in_channels=2, out_channels=3, channels=8, **more):
+    settings = {"num_res_blocks": 1, "attention_resolutions": [], **VARIANTS[variant], **more}
+    return UNet(in_channels, out_channels, 8, channels=channels, **settings)
+
+
+def condition(**more):
+    """Classes and tokens of three samples, the second without either."""
+    mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 1, 0]]).bool()
+    parts = {"vector": torch.tensor([3, 0, 9]), "tokens": torch.randn(3, 4, 6), "token_mask": mask}
+    return Condition(**{**parts, "is_null": torch.tensor([False, True, False]), **more})
+
+
+def outputs_of(modules):
+    """A list that fills with what the modules give when they are called."""
+    seen = []
+    for module in modules:
+        module.register_forward_hook(lambda module, arguments, output: seen.append(output))
+    return seen
+
+
+def inputs(height=8, width=8):
+    return torch.randn(3, 2, height, width), torch.tensor([0.0, 40.0, 900.0]), condition()
 
 
 def trained_like(network):
@@ -28,6 +77,20 @@ def trained_like(network):
         ),
         ({"channels": 8, "num_heads": 3}, "channels cannot be split into 3"),
         ({"channels": 9, "num_heads": 1}, r"even.*, not 9"),
+        ({"attention_factors": [2, 4]}, r"backbone.attention_factors has \[4\], .* the factors \[1, 2\]"),
+        ({"resample_order": "before", "attention_resolutions": [8]}, r"has \[8\].* are \[4, 2\]"),
+        (
+            {"image_size": 4, "channel_mult": [1, 2, 2], "resample_order": "before"},
+            "down to 1 pixel after 2; use fewer",
+        ),
+        ({"channels": 24, "head_channels": 32}, "backbone.head_channels=32 does not divide a level's 48 channels"),
+        ({"channel_mult": [1, 0]}, "backbone.channel_mult must be at least 1, not 0"),
+        ({"num_classes": 0}, "backbone.num_classes must be at least 1, not 0"),
+        ({"block": "resnet"}, "backbone.block is one of ddpm, biggan, convnext, not resnet"),
+        ({"time_embedding": "film"}, "backbone.time_embedding is one of additive, scale_shift, not film"),
+        ({"attention": "flash"}, "backbone.attention is one of full, linear, not flash"),
+        ({"resample_order": "first"}, "backbone.resample_order is one of after, before, not first"),
+        ({"context_dim": 4, "attention_resolutions": []}, "backbone.context_dim needs attention"),
     ],
 )
 def test_impossible_shapes_are_refused_with_the_reason(bad, match):
@@ -133,16 +196,18 @@ def test_attention_makes_distant_pixels_matter_and_convolutions_alone_do_not():
         assert bool(gradient[0, 0, -1, -1] != 0) == reaches
 
 
-def test_it_overfits_sixteen_digits():
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_it_overfits_sixteen_digits(variant):
     """The loss at fixed (t, eps) falls below a twentieth of where it starts, within 300 steps."""
     x_0 = load_digits("train")["x"][:16]
-    network = UNet(1, 1, 8, channels=32, num_res_blocks=1)
+    network = build(variant, 1, 1, channels=32)
+    cond = Condition(vector=load_digits("train")["label"][:16], tokens=torch.randn(16, 2, 6))
     denoiser, objective = NetworkDenoiser(network, Cosine(1000), Eps()), Simple("l2")
     t, eps = torch.linspace(0.1, 1, 16), Noise(0, torch.arange(16)).like(x_0, Stream.EPS)
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
     first = None
     for _ in range(300):
-        loss = objective(denoiser, x_0, None, t, eps).mean()
+        loss = objective(denoiser, x_0, cond, t, eps).mean()
         first = loss.item() if first is None else first
         optimizer.zero_grad()
         loss.backward()
@@ -151,3 +216,238 @@ def test_it_overfits_sixteen_digits():
             break
     assert first == pytest.approx(float(eps.square().mean()), rel=1e-5)  # the output is 0 at first
     assert loss < first / 20
+
+
+def test_the_default_network_has_these_parameters_and_draws_them_in_their_order(compose):
+    """Checkpoints and seeds of conf/backbone/unet.yaml stay valid."""
+
+    def conv(name, width_in, width_out, size):
+        return [(f"{name}.weight", (width_out, width_in, size, size)), (f"{name}.bias", (width_out,))]
+
+    def linear(name, width_in, width_out):
+        return [(f"{name}.weight", (width_out, width_in)), (f"{name}.bias", (width_out,))]
+
+    def norm(name, width):
+        return [(f"{name}.weight", (width,)), (f"{name}.bias", (width,))]
+
+    def stage(name, width_in, width_out):
+        name = f"{name}.block"
+        shapes = [*norm(f"{name}.norm_in", width_in), *conv(f"{name}.conv_in", width_in, width_out, 3)]
+        shapes += [*linear(f"{name}.embed", 128, width_out), *norm(f"{name}.norm_out", width_out)]
+        shapes += conv(f"{name}.conv_out", width_out, width_out, 3)
+        return shapes + (conv(f"{name}.skip", width_in, width_out, 1) if width_in != width_out else [])
+
+    expected = [*linear("embed_time.0", 32, 128), *linear("embed_time.2", 128, 128), *conv("conv_in", 1, 32, 3)]
+    expected += [*stage("down.0", 32, 32), *conv("down.1", 32, 32, 3), *stage("down.2", 32, 64)]
+    expected += [*stage("middle.0", 64, 64), *stage("middle.1", 64, 64)]
+    expected += [*stage("up.0", 128, 64), *stage("up.1", 96, 64), *conv("up.2", 64, 64, 3)]
+    expected += [*stage("up.3", 96, 32), *stage("up.4", 64, 32), *norm("norm_out", 32), *conv("conv_out", 32, 1, 3)]
+    settings = {name: value for name, value in compose().backbone.items() if name != "_target_"}
+    torch.manual_seed(5)
+    network = UNet(**settings)
+    assert [(name, tuple(parameter.shape)) for name, parameter in network.named_parameters()] == expected
+    torch.manual_seed(5)
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):
+            shape = layer.weight.shape
+            again = torch.nn.Linear(shape[1], shape[0]) if len(shape) == 2 else torch.nn.Conv2d(*shape[1::-1], shape[2])
+            assert not layer.weight.any() or torch.equal(layer.weight, again.weight)
+
+
+@variants
+def test_options_start_at_zero_and_work_on_any_picture(variant):
+    """Odd, narrow and of one pixel; a row does not depend on the others."""
+    network = build(variant)
+    assert not network(*inputs()).any()
+    network = trained_like(network).double()
+    for height, width in ((8, 8), (5, 7), (1, 6), (1, 1), (16, 3)):
+        x, c_noise, cond = inputs(height, width)
+        out = network(x.double(), c_noise, cond)
+        assert out.shape == (3, 3, height, width)
+        assert torch.isfinite(out).all()
+        alone = network(x[2:].double(), c_noise[2:], cond[torch.tensor([2])])
+        torch.testing.assert_close(alone, out[2:], rtol=0, atol=1e-9)
+
+
+@variants
+def test_every_parameter_learns(variant):
+    """Classes and tokens too, those of the null condition among them."""
+    network = build(variant)
+    optimizer, (x, c_noise, cond) = torch.optim.Adam(network.parameters(), lr=1e-2), inputs()
+    for _ in range(5):
+        optimizer.zero_grad()
+        (network(x, c_noise, cond) - 1).square().mean().backward()
+        optimizer.step()
+    still = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not still
+    if network.embed_class is not None:
+        rows = network.embed_class.weight.grad.any(dim=1)
+        assert rows.nonzero().flatten().tolist() == [3, 9, 10]  # the second sample's class is not told
+
+
+@variants
+def test_memory_format_does_not_change_the_numbers(variant):
+    network, (x, c_noise, cond) = trained_like(build(variant)).double(), inputs(6, 7)
+    expected = network(x.double(), c_noise, cond)
+    network = network.to(memory_format=torch.channels_last)
+    out = network(x.double().to(memory_format=torch.channels_last), c_noise, cond)
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("variant", ["adm", "efficient", "sd"])
+def test_checkpointing_recomputes_and_gives_the_same_gradients(variant):
+    """With the same dropout; in training only."""
+    plain, saving = build(variant, dropout=0.5), build(variant, dropout=0.5, checkpointing=True)
+    saving.load_state_dict(trained_like(plain).state_dict())
+    calls = outputs_of([saving.middle[0].block.conv_in])
+    gradients, arguments = [], inputs()
+    for network in (plain, saving):
+        torch.manual_seed(1)
+        network(*arguments).square().sum().backward()
+        gradients.append([parameter.grad for parameter in network.parameters()])
+    assert len(calls) == 2
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    saving.eval()(*arguments).square().sum().backward()
+    assert len(calls) == 3
+
+
+@pytest.mark.parametrize(("variant", "checkpointing"), [("ddpm", False), ("efficient_adm", True), ("sd_linear", False)])
+def test_it_compiles_to_one_graph(variant, checkpointing):
+    torch.compiler.reset()
+    network, arguments = trained_like(build(variant, checkpointing=checkpointing)), inputs(7, 8)
+    compiled = torch.compile(network, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(*arguments), network(*arguments), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("variant", ["adm", "sd"])
+def test_the_time_is_embedded_in_float32(variant):
+    """In a bfloat16 network, neighbouring times of the end of a chain are different times."""
+    network, seen = trained_like(build(variant)).bfloat16(), []
+    network.embed_time.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    x, _, cond = inputs()
+    assert network(x.bfloat16(), torch.tensor([997.0, 998.0, 999.0]), cond).dtype == torch.bfloat16
+    assert seen[0].dtype == torch.bfloat16
+    assert (seen[0][:2] - seen[0][1:]).abs().amax(dim=1).min() > 0.3
+
+
+@pytest.mark.parametrize("variant", ["adm", "convnext_scale_shift", "sd", "sd_linear"])
+def test_the_null_condition_is_one_condition(variant):
+    """Whatever was there before it was dropped; and it is not that of any sample."""
+    network, (x, c_noise, cond) = trained_like(build(variant)).double(), inputs()
+    x = x.double()
+    null = network(x, c_noise, None)
+    for dropped in (cond.null(), condition(tokens=torch.full((3, 4, 6), 9.0), is_null=None).null(), Condition()):
+        torch.testing.assert_close(network(x, c_noise, dropped), null, rtol=0, atol=1e-10)
+    given = network(x, c_noise, cond)
+    torch.testing.assert_close(given[1], null[1], rtol=0, atol=1e-10)
+    assert ((given - null)[[0, 2]].flatten(1).abs().amax(dim=1) > 1e-3).all()
+
+
+def test_masked_tokens_do_not_matter_and_others_do():
+    network, (x, c_noise, cond) = trained_like(build("sd")).double(), inputs()
+    changes = []
+    for moved in (cond.token_mask, ~cond.token_mask):
+        tokens = cond.tokens + moved[..., None]
+        outputs = [network(x.double(), c_noise, condition(tokens=t)) for t in (cond.tokens, tokens)]
+        changes.append((outputs[0] - outputs[1]).flatten(1).abs().amax(dim=1))
+    assert (changes[0] > 1e-4).tolist() == [True, False, True]
+    assert not changes[1].any()
+
+
+def test_without_a_mask_every_token_counts():
+    network, (x, c_noise, cond) = trained_like(build("sd")).double(), inputs()
+    full = condition(tokens=cond.tokens, token_mask=torch.ones(3, 4, dtype=torch.bool))
+    none = condition(tokens=cond.tokens, token_mask=None)
+    torch.testing.assert_close(network(x.double(), c_noise, none), network(x.double(), c_noise, full))
+
+
+def test_a_sample_none_of_whose_tokens_counts_is_a_null_one():
+    network, (x, c_noise, cond) = trained_like(build("sd")).double(), inputs()
+    outputs = network(x.double(), c_noise, condition(token_mask=torch.zeros(3, 4, dtype=torch.bool)))
+    torch.testing.assert_close(outputs, network(x.double(), c_noise, cond.null()), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(("order", "largest"), [("after", 11), ("before", 6)])
+@pytest.mark.parametrize("block", ["ddpm", "biggan"])
+@pytest.mark.parametrize("choice", [{"attention_resolutions": [3]}, {"attention_factors": [4]}])
+def test_resolutions_and_factors_name_the_levels(choice, block, order, largest):
+    """One stage of the level on the way down, two on the way up, and the middle; no stage is of full size with ``before``."""
+    settings = {"attention_resolutions": [], "channel_mult": [1, 1, 1], "num_res_blocks": 1, **choice}
+    network = UNet(1, 1, 11, channels=8, block=block, resample_order=order, **settings)
+    stages = [module for module in network.modules() if isinstance(module, Stage)]
+    attending, every = outputs_of([stage for stage in stages if stage.attention is not None]), outputs_of(stages)
+    network(torch.randn(1, 1, 11, 11), torch.zeros(1))
+    assert [output.shape[-1] for output in attending] == [3, {11: 3, 6: 2}[largest], 3, 3]
+    assert max(output.shape[-1] for output in every) == largest
+
+
+def test_skip_connections_are_scaled():
+    """What arrives behind each stage's own input is the skip connection times the factor."""
+    network, given = trained_like(build("plain", skip_scale=0.25)), []
+    left = outputs_of([network.conv_in, *network.down])
+    for module in network.up:
+        if isinstance(module, Stage):
+            module.register_forward_pre_hook(lambda module, arguments: given.append(arguments[0]))
+    network(*inputs())
+    for skip, h in zip(reversed(left), given, strict=True):
+        assert torch.equal(h[:, -skip.shape[1] :], 0.25 * skip)
+
+
+def test_residual_sums_are_scaled_so_that_depth_does_not_add_up():
+    """At first every branch is zero: n sums in a row are scale^n of the input."""
+    stages = build("ncsnpp", channel_mult=[1], middle_attention=True, attention_factors=[1]).middle
+    x, emb = torch.randn(2, 8, 4, 4).double(), torch.randn(2, 32).double()
+    out = stages.double()[1](stages[0](x, emb), emb)
+    torch.testing.assert_close(out, x / math.sqrt(2) ** 3)
+
+
+@pytest.mark.parametrize(("width", "heads"), [(8, 1), (16, 1), (32, 2), (64, 4)])
+def test_head_channels_give_wider_levels_more_heads(width, heads):
+    network = UNet(1, 1, 8, channels=width, channel_mult=[1], attention_resolutions=[8], head_channels=16)
+    assert network.middle[0].attention.heads == heads
+
+
+def test_middle_attention_is_where_levels_have_it_or_where_it_is_asked_for():
+    def has(**settings):
+        return UNet(1, 1, 8, channels=8, **settings).middle[0].attention is not None
+
+    assert has(attention_resolutions=[4])
+    assert has(attention_resolutions=[], middle_attention=True)
+    assert not has(attention_resolutions=[4], middle_attention=False)
+    assert not has(attention_resolutions=[])
+
+
+def test_levels_are_joined_by_convolutions_or_by_residual_blocks():
+    for variant, kinds in (("plain", {Downsample, Upsample}), ("adm", {ResidualBlock})):
+        network = build(variant)
+        assert {type(module) for module in (*network.down, *network.up)} == {Stage, *kinds}
+
+
+@pytest.mark.parametrize(
+    ("preset", "levels"),
+    [
+        ("unet_ddpm_cifar10", 4),
+        ("unet_iddpm_cifar10", 4),
+        ("unet_iddpm_imagenet64", 4),
+        ("unet_sd", 4),
+        ("adm_64", 4),
+        ("adm_128", 5),
+        ("adm_256", 6),
+    ],
+)
+def test_published_networks_at_other_sizes_keep_their_levels(compose, preset, levels):
+    """Attention is at the same levels; digits of 8 pixels have 4 levels, and a network of more says so."""
+    settings = {name: value for name, value in compose(f"backbone={preset}").backbone.items() if name != "_target_"}
+
+    def stages(image_size):
+        with torch.device("meta"):
+            network = UNet(**{**settings, "image_size": image_size})
+        return [isinstance(m, Stage) and m.attention is not None for m in (*network.down, *network.middle, *network.up)]
+
+    assert stages(2**levels) == stages(48) == stages(256)
+    if levels > 4:
+        with pytest.raises(ValueError, match=f"backbone.channel_mult has {levels} levels, but .* after 4; use fewer"):
+            stages(8)
+    else:
+        trained_like(UNet(**{**settings, "channels": 8}))(torch.randn(1, 1, 8, 8), torch.zeros(1))

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from diffsweep.diffusion import Condition
 from diffsweep.runs.build import build
 
 OPTIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf/backbone").glob("*.yaml"))
@@ -13,13 +14,16 @@ pytestmark = pytest.mark.parametrize("option", OPTIONS)
 
 
 @pytest.fixture
-def backbone(compose, option):
-    return build(compose(f"backbone={option}", "backbone.channels=8"), "backbone")
+def backbone(compose, small, option):
+    return build(compose(f"backbone={option}", *small(option)), "backbone")
 
 
 @pytest.fixture
-def inputs():
-    return torch.randn(2, 1, 8, 8), torch.tensor([0.0, 500.0]), None
+def inputs(compose, option):
+    """Two samples, the second without its condition, so that what a backbone learns of either gets a gradient."""
+    tokens = torch.randn(2, 3, compose(f"backbone={option}").backbone.get("context_dim") or 1)
+    cond = Condition(vector=torch.tensor([3, 0]), tokens=tokens, is_null=torch.tensor([False, True]))
+    return torch.randn(2, 1, 8, 8), torch.tensor([0.0, 500.0]), cond
 
 
 def randomised(network):
@@ -78,10 +82,8 @@ def test_pictures_need_not_be_square(backbone, shape):
     assert network(x, torch.zeros(2), None).shape == x.shape
 
 
-def test_evaluation_is_deterministic_with_dropout(compose, option, inputs):
-    network = randomised(
-        build(compose(f"backbone={option}", "backbone.channels=8", "backbone.dropout=0.5"), "backbone")
-    )
+def test_evaluation_is_deterministic_with_dropout(compose, small, option, inputs):
+    network = randomised(build(compose(f"backbone={option}", *small(option), "backbone.dropout=0.5"), "backbone"))
     assert not torch.equal(network(*inputs), network(*inputs))
     network.eval()
     assert torch.equal(network(*inputs), network(*inputs))

@@ -58,7 +58,10 @@ def pairwise(groups):
 
 ROWS = pairwise(GROUPS)
 MATHS = {name: options if name not in LIFE else options[:1] for name, options in GROUPS.items()}
+SHALLOW = ("backbone.channel_mult=[1,2]", "backbone.attention_factors=[2]")  # digits have no pixels for more levels
 COMPANIONS = {  # what an option needs beside it
+    "backbone=adm_128": SHALLOW,
+    "backbone=adm_256": SHALLOW,
     "objective=hybrid": ("prediction.variance=learned_range",),
     "objective=vlb": ("prediction.variance=learned_range",),
     "schedule=flow": ("prediction=flow",),
@@ -158,7 +161,7 @@ def runs_or_is_refused(cfg):
     samples = model.sample(torch.arange(8), seed=0)
     assert samples.shape == digits["x"].shape
     assert torch.isfinite(samples).all()
-    near = max(1e-4, 200 * (model.sampler.tolerance or 0))  # an adaptive solver chooses its steps for a batch at once
+    near = max(1e-4, 1000 * (model.sampler.tolerance or 0))  # an adaptive solver chooses its steps for a batch at once
     torch.testing.assert_close(model.sample(torch.tensor([5, 2]), seed=0), samples[[5, 2]], rtol=0, atol=near)
     assert not torch.allclose(model.sample(torch.arange(8), seed=1), samples, atol=1e-3)
     return True
@@ -178,22 +181,24 @@ def _moved(parameters, gradients, step, function):
     return value
 
 
-SMALL = ("backbone.channels=8", "sampler.steps=2")
+def sizes(small, row):
+    """Small networks and short walks."""
+    return (*small(dict(override.split("=") for override in row)["backbone"]), "sampler.steps=2")
 
 
 @pytest.mark.parametrize("row", ROWS, ids=",".join)
-def test_every_pair_of_options_trains_and_samples_or_is_refused(compose, row):
-    runs_or_is_refused(compose(*overrides(row), *SMALL))
+def test_every_pair_of_options_trains_and_samples_or_is_refused(compose, small, row):
+    runs_or_is_refused(compose(*overrides(row), *sizes(small, row)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(50))
-def test_combinations_train_and_sample_or_are_refused(compose, part):
+def test_combinations_train_and_sample_or_are_refused(compose, small, part):
     """Of the full product, which is beyond testing, some drawn at random."""
     draw = random.Random(part)
     for _ in range(20):
         row = [f"{name}={draw.choice(choices)}" for name, choices in MATHS.items()]
-        runs_or_is_refused(compose(*overrides(row), *SMALL))
+        runs_or_is_refused(compose(*overrides(row), *sizes(small, row)))
 
 
 ABLATED = ("schedule", "prediction", "objective", "weighting", "time_sampling")
@@ -201,7 +206,8 @@ ABLATED = ("schedule", "prediction", "objective", "weighting", "time_sampling")
 
 @pytest.mark.parametrize("family", GROUPS["model"])
 @pytest.mark.parametrize("group", ABLATED)
-def test_one_part_of_a_family_is_varied_at_a_time(compose, family, group):
+def test_one_part_of_a_family_is_varied_at_a_time(compose, small, family, group):
     """Each family with each option of each part: it trains and samples, or is refused by a rule; some of them train."""
-    ran = [runs_or_is_refused(compose(f"model={family}", f"{group}={option}", *SMALL)) for option in GROUPS[group]]
+    row = (f"model={family}", "backbone=unet")
+    ran = [runs_or_is_refused(compose(*row, f"{group}={option}", *sizes(small, row))) for option in GROUPS[group]]
     assert any(ran)

@@ -1,54 +1,71 @@
-"""The U-Net of DDPM (Ho et al. 2020, arXiv:2006.11239)."""
+"""U-Nets: DDPM's (Ho et al. 2020, arXiv:2006.11239), and by their options improved DDPM's, ADM's and Stable Diffusion's."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from diffsweep.diffusion import Condition
-from diffsweep.layers import SelfAttention2d, SinusoidalEmbedding, group_norm, zero_init
+from diffsweep.layers import (
+    TIME_EMBEDDINGS,
+    Attend,
+    ClassEmbedding,
+    ConvNeXtBlock,
+    Downsample,
+    ResidualBlock,
+    SelfAttention2d,
+    SinusoidalEmbedding,
+    SpatialTransformer,
+    TimeEmbedding,
+    TokenContext,
+    Upsample,
+    enlarge,
+    group_norm,
+    linear_attention,
+    pool,
+    zero_init,
+)
 
+Block = Literal["ddpm", "biggan", "convnext"]
+AttentionKind = Literal["full", "linear"]
+ResampleOrder = Literal["after", "before"]
 
-class ResidualBlock(nn.Module):
-    """norm, SiLU, conv; plus the time's embedding; norm, SiLU, dropout, conv (zero at first); plus the input."""
-
-    def __init__(self, in_channels: int, out_channels: int, embedding: int, dropout: float) -> None:
-        super().__init__()
-        self.norm_in = group_norm(in_channels)
-        self.conv_in = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.embed = nn.Linear(embedding, out_channels)
-        self.norm_out = group_norm(out_channels)
-        self.dropout = nn.Dropout(dropout)
-        self.conv_out = zero_init(nn.Conv2d(out_channels, out_channels, 3, padding=1))
-        self.skip = nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
-
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        h = self.conv_in(functional.silu(self.norm_in(x)))  # (B, C', H, W)
-        h = h + self.embed(emb)[:, :, None, None]
-        h = self.conv_out(self.dropout(functional.silu(self.norm_out(h))))
-        return self.skip(x) + h
+# The block of a level, and whether it resamples between levels too, where else convolutions do.
+_BLOCKS: dict[Block, tuple[type[nn.Module], bool]] = {
+    "ddpm": (ResidualBlock, False),
+    "biggan": (ResidualBlock, True),
+    "convnext": (ConvNeXtBlock, False),
+}
+_ATTENTIONS: dict[AttentionKind, Attend] = {"full": functional.scaled_dot_product_attention, "linear": linear_attention}
+_ORDERS: dict[ResampleOrder, int] = {"after": 0, "before": 1}  # how often maps have been halved before the first level
 
 
 class Stage(nn.Module):
-    """A residual block, and attention at the resolutions that have it."""
+    """A residual block, and attention at the levels that have it."""
 
-    def __init__(
-        self, in_channels: int, out_channels: int, embedding: int, dropout: float, heads: int, attention: bool
-    ) -> None:
+    def __init__(self, block: nn.Module, attention: nn.Module | None) -> None:
         super().__init__()
-        self.block = ResidualBlock(in_channels, out_channels, embedding, dropout)
-        self.attention = SelfAttention2d(out_channels, heads) if attention else nn.Identity()
+        self.block, self.attention = block, attention
 
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        return self.attention(self.block(x, emb))
+    def forward(self, x: Tensor, emb: Tensor, *context: Tensor | None) -> Tensor:
+        h = self.block(x, emb)
+        return h if self.attention is None else self.attention(h, *context)
 
 
 class UNet(nn.Module):
-    """A U-Net of residual blocks with self-attention at chosen resolutions.
+    """A U-Net of residual blocks with attention at chosen levels.
 
     Odd sizes work: a level of size n is followed by one of size ceil(n / 2), and upsampling returns to the size that the
     skip connections have.
+
+    The published networks are these options (``conf/backbone``), with the parameter counts of the public codes but for the
+    null condition: a row of ``embed_class`` that ADM does not have, a token that Stable Diffusion does not. Sinusoids are
+    those of guided-diffusion everywhere (DDPM's code has D/2 - 1 in place of D/2), and the query, key and value of all heads
+    lie one after the other in ``to_qkv``.
 
     Args:
         in_channels: channels of x.
@@ -57,9 +74,29 @@ class UNet(nn.Module):
         channels: width of the first level.
         channel_mult: width of each level, as multiples of ``channels``.
         num_res_blocks: residual blocks of each level on the way down (one more on the way up).
-        attention_resolutions: feature-map sizes that get self-attention; the middle has it where this is not empty.
+        block: ``ddpm``; ``biggan``: the same, and resampling between levels happens inside such blocks (ADM, Dhariwal and
+            Nichol 2021, arXiv:2105.05233); ``convnext``: see :class:`~diffsweep.layers.ConvNeXtBlock`.
+        time_embedding: ``additive`` as in DDPM; ``scale_shift`` as in improved DDPM (arXiv:2102.09672) and ADM, which call
+            it adaptive group normalisation.
+        attention: ``full``, or ``linear`` in the number of pixels (arXiv:1812.01243).
+        attention_resolutions: feature-map sizes that get attention.
+        attention_factors: the same as downsampling factors, which do not depend on ``image_size``; a level in either has it.
+        middle_attention: whether the middle attends; None: where any level does.
         num_heads: attention heads.
+        head_channels: channels of a head, in place of ``num_heads``; a level of fewer channels has one head.
+        context_dim: D of the tokens that each attention is followed by attention to, which makes it a transformer
+            (Rombach et al. 2021, arXiv:2112.10752); None: no tokens.
+        transformer_depth: blocks of each such transformer.
+        num_classes: number of classes, embedded and added to the time; None: no classes.
+        resample_order: ``after``: a level's maps are halved after its blocks on the way down, and doubled before them on the
+            way up; ``before``: the other way round, so that no block works at full size, which the first convolution alone
+            passes to the last (the efficient U-Net, Saharia et al. 2022, arXiv:2205.11487, appendix B).
+        residual_scale: what sums of residual branches are multiplied by; 2^-1/2 in NCSN++ (arXiv:2011.13456).
+        skip_scale: what skip connections are multiplied by; 2^-1/2 in the efficient U-Net.
+        norm_groups: groups of the norms, at most; none has less than 4 channels.
+        norm_eps: what the norms add to the variance.
         dropout: dropout rate inside residual blocks.
+        checkpointing: whether training recomputes the inside of blocks in the backward pass, to save memory.
     """
 
     def __init__(
@@ -70,70 +107,173 @@ class UNet(nn.Module):
         channels: int = 32,
         channel_mult: Sequence[int] = (1, 2),
         num_res_blocks: int = 2,
+        block: Block = "ddpm",
+        time_embedding: TimeEmbedding = "additive",
+        attention: AttentionKind = "full",
         attention_resolutions: Sequence[int] = (4,),
+        attention_factors: Sequence[int] = (),
+        middle_attention: bool | None = None,
         num_heads: int = 1,
+        head_channels: int | None = None,
+        context_dim: int | None = None,
+        transformer_depth: int = 1,
+        num_classes: int | None = None,
+        resample_order: ResampleOrder = "after",
+        residual_scale: float = 1.0,
+        skip_scale: float = 1.0,
+        norm_groups: int = 32,
+        norm_eps: float = 1e-5,
         dropout: float = 0.0,
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        sizes = [image_size]
-        for _ in channel_mult[1:]:
-            sizes.append((sizes[-1] + 1) // 2)
-        if unknown := sorted(set(attention_resolutions) - set(sizes)):
-            raise ValueError(
-                f"backbone.attention_resolutions has {unknown}, but the levels of a {image_size}-pixel image are {sizes}"
-            )
-        if sizes.count(1) > 1:
-            raise ValueError(
-                f"backbone.channel_mult has {len(sizes)} levels, but a {image_size}-pixel image is down to 1 pixel after "
-                f"{sizes.index(1) + 1}; use fewer"
-            )
+        _one_of("block", block, _BLOCKS)
+        _one_of("time_embedding", time_embedding, TIME_EMBEDDINGS)
+        _one_of("attention", attention, _ATTENTIONS)
+        _one_of("resample_order", resample_order, _ORDERS)
+        _at_least_1(
+            num_res_blocks=num_res_blocks, num_heads=num_heads, head_channels=head_channels, norm_groups=norm_groups
+        )
+        _at_least_1(context_dim=context_dim, transformer_depth=transformer_depth, num_classes=num_classes)
+        _at_least_1(channel_mult=min(channel_mult, default=0))
+        first = _ORDERS[resample_order]
+        attends = _attends(image_size, len(channel_mult), first, attention_resolutions, attention_factors)
         if channels % 2 or channels < 2:
             raise ValueError(f"backbone.channels must be even, for the sines and cosines of the time, not {channels}")
-        if num_res_blocks < 1:
-            raise ValueError(f"backbone.num_res_blocks must be at least 1, not {num_res_blocks}")
+        middle_attends = any(attends) if middle_attention is None else middle_attention
+        if context_dim is not None and not (middle_attends or any(attends)):
+            raise ValueError("backbone.context_dim needs attention to tokens somewhere; set backbone.attention_factors")
+        self.skip_scale, self.checkpointing = skip_scale, checkpointing
         embedding = 4 * channels
+        norm = partial(group_norm, groups=norm_groups, eps=norm_eps)
+        kind, resamples = _BLOCKS[block]
+        make_block: Callable[..., nn.Module] = partial(
+            kind,
+            embedding=embedding,
+            dropout=dropout,
+            time_embedding=time_embedding,
+            norm=norm,
+            residual_scale=residual_scale,
+        )
+        down: Callable[..., nn.Module] = partial(make_block, resample=pool) if resamples else Downsample
+        up: Callable[..., nn.Module] = partial(make_block, resample=enlarge) if resamples else Upsample
+
+        def make_attention(width: int) -> nn.Module:
+            shared: dict[str, Any] = {
+                "heads": _heads(width, num_heads, head_channels),
+                "attend": _ATTENTIONS[attention],
+                "residual_scale": residual_scale,
+            }
+            if context_dim is None:
+                return SelfAttention2d(width, norm=norm, **shared)
+            return SpatialTransformer(
+                width, context_dim=context_dim, depth=transformer_depth, groups=norm_groups, **shared
+            )
+
+        def stage(width_in: int, width_out: int, attend: bool) -> Stage:
+            return Stage(make_block(width_in, width_out), make_attention(width_out) if attend else None)
+
         self.sinusoids = SinusoidalEmbedding(channels)
         self.embed_time = nn.Sequential(nn.Linear(channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+        self.embed_class = None if num_classes is None else ClassEmbedding(num_classes, embedding)
+        self.context = None if context_dim is None else TokenContext(context_dim)
         self.conv_in = nn.Conv2d(in_channels, channels, 3, padding=1)
-
-        def stage(width_in: int, width_out: int, attention: bool) -> Stage:
-            return Stage(width_in, width_out, embedding, dropout, num_heads, attention)
-
+        levels = [
+            (mult * channels, attend, level + first > 0)
+            for level, (mult, attend) in enumerate(zip(channel_mult, attends, strict=True))
+        ]
         width, skips = channels, [channels]
         self.down = nn.ModuleList()
-        for level, (mult, size) in enumerate(zip(channel_mult, sizes, strict=True)):
+        for level_width, attend, halved in levels:
+            if halved:
+                self.down.append(down(width, level_width if first else width))
+                width = level_width if first else width
+                skips.append(width)
             for _ in range(num_res_blocks):
-                self.down.append(stage(width, mult * channels, size in attention_resolutions))
-                width = mult * channels
+                self.down.append(stage(width, level_width, attend))
+                width = level_width
                 skips.append(width)
-            if level < len(sizes) - 1:
-                self.down.append(nn.Conv2d(width, width, 3, stride=2, padding=1))
-                skips.append(width)
-        self.middle = nn.ModuleList(
-            [stage(width, width, attention=len(attention_resolutions) > 0), stage(width, width, attention=False)]
-        )
+        self.middle = nn.ModuleList([stage(width, width, middle_attends), stage(width, width, False)])
         self.up = nn.ModuleList()
-        for level, (mult, size) in reversed(list(enumerate(zip(channel_mult, sizes, strict=True)))):
+        for level_width, attend, halved in reversed(levels):
             for _ in range(num_res_blocks + 1):
-                self.up.append(stage(width + skips.pop(), mult * channels, size in attention_resolutions))
-                width = mult * channels
-            if level > 0:
-                self.up.append(nn.Conv2d(width, width, 3, padding=1))
-        self.norm_out = group_norm(width)
+                self.up.append(stage(width + skips.pop(), level_width, attend))
+                width = level_width
+            if halved:
+                self.up.append(up(width, width))
+        width += sum(skips)  # what no level took: the first convolution, with resample_order=before
+        self.norm_out = norm(width)
         self.conv_out = zero_init(nn.Conv2d(width, out_channels, 3, padding=1))
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition | None = None) -> Tensor:
-        emb = functional.silu(self.embed_time(self.sinusoids(c_noise).to(x.dtype)))  # (B, E)
+        cond = Condition() if cond is None else cond
+        emb = self.embed_time(self.sinusoids(c_noise).to(x.dtype))  # (B, E)
+        if self.embed_class is not None:
+            emb = emb + self.embed_class(cond.vector, cond.is_null, len(x))
+        emb = functional.silu(emb)
+        context = () if self.context is None else self.context(cond.tokens, cond.token_mask, cond.is_null, len(x))
         h = self.conv_in(x)  # (B, C, H, W)
         skips = [h]
         for module in self.down:
-            h = module(h, emb) if isinstance(module, Stage) else module(h)
+            h = self._run(module, h, emb, *context) if isinstance(module, Stage) else self._run(module, h, emb)
             skips.append(h)
+        if self.skip_scale != 1:
+            skips = [self.skip_scale * skip for skip in skips]
         for module in self.middle:
-            h = module(h, emb)
+            h = self._run(module, h, emb, *context)
         for module in self.up:
             if isinstance(module, Stage):
-                h = module(torch.cat([h, skips.pop()], dim=1), emb)
+                h = self._run(module, torch.cat([h, skips.pop()], dim=1), emb, *context)
             else:
-                h = module(functional.interpolate(h, size=skips[-1].shape[-2:], mode="nearest"))
+                h = self._run(module, h, emb, skips[-1].shape[-2:])
+        h = torch.cat([h, *skips], dim=1) if skips else h
         return self.conv_out(functional.silu(self.norm_out(h)))  # (B, out_channels, H, W)
+
+    def _run(self, module: nn.Module, *inputs: Any) -> Any:
+        if self.checkpointing and self.training:
+            return checkpoint(module, *inputs, use_reentrant=False)
+        return module(*inputs)
+
+
+def _one_of(key: str, value: str, allowed: Collection[str]) -> None:
+    if value not in allowed:
+        raise ValueError(f"backbone.{key} is one of {', '.join(allowed)}, not {value}")
+
+
+def _at_least_1(**values: int | None) -> None:
+    for key, value in values.items():
+        if value is not None and value < 1:
+            raise ValueError(f"backbone.{key} must be at least 1, not {value}")
+
+
+def _attends(
+    image_size: int, levels: int, first: int, resolutions: Sequence[int], factors: Sequence[int]
+) -> list[bool]:
+    """Which levels have attention, by the size of their maps and by the factor to it, if there are such levels."""
+    sizes = [image_size]
+    for _ in range(levels - 1 + first):
+        sizes.append((sizes[-1] + 1) // 2)
+    if sizes.count(1) > 1:
+        raise ValueError(
+            f"backbone.channel_mult has {levels} levels, but a {image_size}-pixel image is down to 1 pixel after "
+            f"{sizes.index(1) + 1 - first}; use fewer"
+        )
+    sizes, halvings = sizes[first:], [2**level for level in range(first, levels + first)]
+    if unknown := sorted(set(resolutions) - set(sizes)):
+        raise ValueError(
+            f"backbone.attention_resolutions has {unknown}, but the levels of a {image_size}-pixel image are {sizes}"
+        )
+    if unknown := sorted(set(factors) - set(halvings)):
+        raise ValueError(f"backbone.attention_factors has {unknown}, but the levels have the factors {halvings}")
+    return [size in resolutions or factor in factors for size, factor in zip(sizes, halvings, strict=True)]
+
+
+def _heads(width: int, num_heads: int, head_channels: int | None) -> int:
+    """Attention heads of a level."""
+    if head_channels is not None:
+        if width % min(width, head_channels):
+            raise ValueError(f"backbone.head_channels={head_channels} does not divide a level's {width} channels")
+        return max(1, width // head_channels)
+    if width % num_heads:
+        raise ValueError(f"backbone.num_heads={num_heads}: {width} channels cannot be split into {num_heads} heads")
+    return num_heads

@@ -1,10 +1,34 @@
-"""Self-attention over the positions of a feature map."""
+"""Attention over the positions of a feature map."""
+
+from collections.abc import Callable
 
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
 from diffsweep.layers.norms import group_norm, zero_init
+from diffsweep.layers.residual import Norm, residual_sum
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def linear_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Efficient attention (Shen et al. 2018, arXiv:1812.01243): softmax of q over features times softmax of k over positions.
+
+    The weights of each query are positive and sum to 1, as those of full attention; the cost is linear in the positions.
+    Tensors are (B, N, L, D).
+    """
+    return q.softmax(dim=-1) @ (k.softmax(dim=-2).mT @ v)
+
+
+class Pointwise(nn.Conv2d):
+    """A 1 x 1 convolution of tokens (B, L, C): one matrix product, where a convolution would first move the channels."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 1)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return functional.linear(input, self.weight.flatten(1), self.bias)
 
 
 class SelfAttention2d(nn.Module):
@@ -13,20 +37,30 @@ class SelfAttention2d(nn.Module):
     Args:
         channels: C, divisible by ``heads``.
         heads: number of heads.
+        attend: the attention of q, k and v, each (B, N, L, D).
+        norm: makes the norm.
+        residual_scale: what the sum with the input is multiplied by.
     """
 
-    def __init__(self, channels: int, heads: int = 1) -> None:
+    def __init__(
+        self,
+        channels: int,
+        heads: int = 1,
+        attend: Attend = functional.scaled_dot_product_attention,
+        norm: Norm = group_norm,
+        residual_scale: float = 1.0,
+    ) -> None:
         super().__init__()
         if channels % heads:
             raise ValueError(f"{channels} channels cannot be split into {heads} attention heads")
-        self.heads = heads
-        self.norm = group_norm(channels)
-        self.to_qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.to_out = zero_init(nn.Conv2d(channels, channels, 1))
+        self.heads, self.attend, self.residual_scale = heads, attend, residual_scale
+        self.norm = norm(channels)
+        self.to_qkv = Pointwise(channels, 3 * channels)
+        self.to_out = zero_init(Pointwise(channels, channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        height = x.shape[2]
-        qkv = self.to_qkv(self.norm(x))  # (B, 3 C, H, W)
-        q, k, v = rearrange(qkv, "b (three n d) h w -> three b n (h w) d", three=3, n=self.heads)
-        out = functional.scaled_dot_product_attention(q, k, v)  # (B, N, H W, D)
-        return x + self.to_out(rearrange(out, "b n (h w) d -> b (n d) h w", h=height))
+        qkv = self.to_qkv(rearrange(self.norm(x), "b c h w -> b (h w) c"))  # (B, H W, 3 C)
+        q, k, v = rearrange(qkv, "b l (three n d) -> three b n l d", three=3, n=self.heads)
+        out = self.attend(q, k, v)  # (B, N, H W, D)
+        out = self.to_out(rearrange(out, "b n l d -> b l (n d)"))
+        return residual_sum(x, rearrange(out, "b (h w) c -> b c h w", h=x.shape[2]), self.residual_scale)
