@@ -163,9 +163,9 @@ def test_it_is_the_pixart_of_diffusers():
 
 
 def test_adaln_zero_blocks_are_the_identity_at_initialisation():
-    network, h = DiT(2, 4, 8, num_classes=3, context_dim=6), torch.randn(2, 16, 48)
+    network, h = DiT(2, 4, 8, channels=16, num_classes=3, context_dim=6), torch.randn(2, 16, 16)
     for block in network.blocks:
-        assert torch.equal(block(h, torch.randn(2, 48), torch.randn(2, 3, 48)), h)
+        assert torch.equal(block(h, torch.randn(2, 16), torch.randn(2, 3, 16)), h)
 
 
 @blocks
@@ -340,10 +340,10 @@ def test_it_overfits_sixteen_digits(overfit, variant):
     [
         ({"patch_size": 3}, r"backbone.patch_size=3 does not divide the 8-pixel image; use 1, 2, 4 or 8"),
         ({"channels": 18}, r"backbone.channels must be a multiple of 4.*, not 18"),
-        ({"num_heads": 5}, r"backbone.num_heads=5 does not divide backbone.channels=48"),
+        ({"num_heads": 5}, r"backbone.num_heads=5 does not divide backbone.channels=96"),
         ({"depth": 0}, r"backbone.depth must be at least 1"),
         ({"mlp_ratio": 0.0}, r"backbone.mlp_ratio=0.0 leaves nothing"),
-        ({"rope": True, "num_heads": 8}, r"backbone.rope needs heads of 4, 8, .* 48 channels in 8 heads are 6 each"),
+        ({"rope": True, "num_heads": 16}, r"backbone.rope needs heads of 4, 8, .* 96 channels in 16 heads are 6 each"),
     ],
 )
 def test_impossible_sizes_are_refused_with_the_reason(bad, match):

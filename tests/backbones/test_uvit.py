@@ -220,9 +220,9 @@ def test_it_overfits_sixteen_digits(overfit, variant):
     [
         ({"patch_size": 3}, r"backbone.patch_size=3 does not divide the 8-pixel image; use 1, 2, 4 or 8"),
         ({"channels": 15, "num_heads": 1}, r"backbone.channels must be even.*, not 15"),
-        ({"num_heads": 5}, r"backbone.num_heads=5 does not divide backbone.channels=48"),
+        ({"num_heads": 5}, r"backbone.num_heads=5 does not divide backbone.channels=96"),
         ({"depth": 12}, r"backbone.depth=12 has no middle block; use 11 or 13"),
-        ({"rope": True, "num_heads": 8}, r"backbone.rope needs heads of 4, 8"),
+        ({"rope": True, "num_heads": 16}, r"backbone.rope needs heads of 4, 8"),
     ],
 )
 def test_impossible_sizes_are_refused_with_the_reason(bad, match):

@@ -87,7 +87,7 @@ class DiT(nn.Module):
         out_channels: int,
         image_size: int,
         patch_size: int = 2,
-        channels: int = 48,
+        channels: int = 96,
         depth: int = 4,
         num_heads: int = 4,
         mlp_ratio: float = 4.0,
@@ -185,7 +185,7 @@ class DiT(nn.Module):
             return emb, emb
         return self.embed_shared(emb).unflatten(-1, (self.kind.modulations, -1)), vector[:, None]
 
-    def _context(self, tokens: Tensor, cond: Condition) -> tuple[Tensor | None, Tensor | None]:
+    def _context(self, tokens: Tensor, cond: Condition) -> tuple[Tensor, Tensor | None]:
         """What the blocks attend to, (B, L, C): ``tokens``, then those of the condition; and a mask (B, 1, 1, L)."""
         if self.embed_context is None:
             return tokens, None

@@ -65,7 +65,7 @@ class UViT(nn.Module):
         out_channels: int,
         image_size: int,
         patch_size: int = 2,
-        channels: int = 48,
+        channels: int = 96,
         depth: int = 5,
         num_heads: int = 4,
         mlp_ratio: float = 4.0,
