@@ -31,6 +31,13 @@ TYPED = [
     (["backbone.channels=wide"], ["backbone.channels=wide", "integer"]),
     (["backbone.channel_mult=[1,x]"], ["backbone.channel_mult", "integer"]),
     (["backbone.channel_mult=2"], ["backbone.channel_mult=2", "sequence"]),
+    (["backbone.patch_size=2"], ["backbone.patch_size: the chosen backbone has no such key; dit, uvit have it"]),
+    (
+        ["backbone=dit_s_2", "backbone.patch_size=3"],
+        ["patch_size=3 does not divide the 8-pixel image; use 1, 2, 4 or 8"],
+    ),
+    (["backbone=pixart", "backbone.block=adaln_one"], ["backbone.block=adaln_one", "adaln_single"]),
+    (["backbone=dit_xl_3"], ["did you mean dit_xl_"]),
     (["seed=abc"], ["seed=abc", "int"]),
     (["trust=os"], ["trust"]),
     (["optimizer.lr=fast"], ["optimizer.lr=fast", "number"]),

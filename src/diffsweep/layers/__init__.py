@@ -3,26 +3,59 @@
 from diffsweep.layers.attention import Attend, SelfAttention2d, linear_attention
 from diffsweep.layers.embeddings import ClassEmbedding, SinusoidalEmbedding, TokenContext
 from diffsweep.layers.norms import group_norm, zero_init
+from diffsweep.layers.patches import PatchEmbedding, axial_rotation, patch_grid, rotate, sincos_positions, unpatchify
 from diffsweep.layers.resample import Downsample, Upsample, enlarge, pool
 from diffsweep.layers.residual import TIME_EMBEDDINGS, ConvNeXtBlock, ResidualBlock, TimeEmbedding
-from diffsweep.layers.transformer import SpatialTransformer
+from diffsweep.layers.spatial_transformer import SpatialTransformer
+from diffsweep.layers.transformer import (
+    Block,
+    ContextEmbedding,
+    CrossAttention,
+    Modulation,
+    ModulationTable,
+    SelfAttention,
+    SwiGLU,
+    mlp,
+    modulated,
+    rotary_channels,
+    run_block,
+    token_norm,
+)
 
 __all__ = [
     "TIME_EMBEDDINGS",
     "Attend",
+    "Block",
     "ClassEmbedding",
+    "ContextEmbedding",
     "ConvNeXtBlock",
+    "CrossAttention",
     "Downsample",
+    "Modulation",
+    "ModulationTable",
+    "PatchEmbedding",
     "ResidualBlock",
+    "SelfAttention",
     "SelfAttention2d",
     "SinusoidalEmbedding",
     "SpatialTransformer",
+    "SwiGLU",
     "TimeEmbedding",
     "TokenContext",
     "Upsample",
+    "axial_rotation",
     "enlarge",
     "group_norm",
     "linear_attention",
+    "mlp",
+    "modulated",
+    "patch_grid",
     "pool",
+    "rotary_channels",
+    "rotate",
+    "run_block",
+    "sincos_positions",
+    "token_norm",
+    "unpatchify",
     "zero_init",
 ]

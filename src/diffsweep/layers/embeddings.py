@@ -34,7 +34,7 @@ class SinusoidalEmbedding(nn.Module):
         return torch.cat([angle.cos(), angle.sin()], dim=-1)  # (B, D)
 
 
-class ClassEmbedding(nn.Module):
+class ClassEmbedding(nn.Embedding):
     """An embedding of class ids, with one row more, the last: the null class, of samples whose class is not told.
 
     Args:
@@ -43,15 +43,15 @@ class ClassEmbedding(nn.Module):
     """
 
     def __init__(self, num_classes: int, dim: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(num_classes + 1, dim))
+        if num_classes < 1:
+            raise ValueError(f"backbone.num_classes must be at least 1, or null for none, not {num_classes}")
+        super().__init__(num_classes + 1, dim)
 
-    def forward(self, ids: Tensor | None, is_null: Tensor | None, batch: int) -> Tensor:
+    def forward(self, ids: Tensor | None, is_null: Tensor | None, batch: int) -> Tensor:  # type: ignore[override]
         """(B, D) of ids (B,), or of none for a batch of B; ``is_null`` (B,) marks the rows without a class."""
         if ids is None:
             return self.weight[-1].expand(batch, -1)
-        ids = ids if is_null is None else torch.where(is_null, len(self.weight) - 1, ids)
-        return nn.functional.embedding(ids, self.weight)
+        return super().forward(ids if is_null is None else torch.where(is_null, len(self.weight) - 1, ids))
 
 
 class TokenContext(nn.Module):
@@ -62,11 +62,12 @@ class TokenContext(nn.Module):
 
     Args:
         dim: D.
+        once: the null token is seen once, not L times; where other tokens stand beside these, that differs.
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, once: bool = False) -> None:
         super().__init__()
-        self.null = nn.Parameter(torch.randn(dim) / dim**0.5)
+        self.null, self.once = nn.Parameter(torch.randn(dim) / dim**0.5), once
 
     def forward(
         self, tokens: Tensor | None, token_mask: Tensor | None, is_null: Tensor | None, batch: int
@@ -85,7 +86,11 @@ class TokenContext(nn.Module):
         if token_mask is not None:
             empty = ~token_mask.any(dim=1)
             is_null = empty if is_null is None else is_null | empty
-            mask = (token_mask | is_null[:, None])[:, None, None]
+            mask = token_mask | is_null[:, None]
         if is_null is not None:
+            if self.once:
+                others = torch.arange(tokens.shape[1], device=tokens.device) > 0
+                hidden = is_null[:, None] & others
+                mask = ~hidden if mask is None else mask & ~hidden
             tokens = torch.where(is_null[:, None, None], self.null, tokens)
-        return tokens, mask
+        return tokens, None if mask is None else mask[:, None, None]

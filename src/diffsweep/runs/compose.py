@@ -21,7 +21,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from diffsweep.runs.conf import CONF, groups, options
+from diffsweep.runs.conf import CONF, groups, options, parents, settings
 from diffsweep.runs.errors import UserError
 from diffsweep.runs.resolvers import SWEEP
 from diffsweep.runs.run_source import PREFIX, SELECTORS, RunSearchPath, RunSource, load_config
@@ -119,12 +119,12 @@ def _drop_what_does_not_fit(cfg: DictConfig, choices: Mapping[str, Any], overrid
     ):  # a run's own, or a family that sets nothing elsewhere
         return
     typed = {override.lstrip("+~").partition("=")[0] for override in overrides}
-    for name, settings in content.items():
+    for name, chosen in content.items():
         group = str(name)
-        option = CONF / group / f"{choices.get(group)}.yaml"
-        if group != "model" and isinstance(settings, dict) and option.is_file():
+        option = str(choices.get(group))
+        if group != "model" and isinstance(chosen, dict) and (CONF / group / f"{option}.yaml").is_file():
             with open_dict(cfg[group]):
-                for key in set(settings) - set(map(str, OmegaConf.load(option))):
+                for key in set(chosen) - settings(group, option):
                     if f"{group}.{key}" not in typed:
                         del cfg[group][key]
 
@@ -186,9 +186,7 @@ def explain(error: Exception, command: str) -> UserError:
 def _no_such_key(key: str, command: str) -> UserError:
     """Where other options of the key's group have it: which; else the nearest key there is."""
     group, _, name = key.partition(".")
-    having = (
-        [option for option in options(group) if name in OmegaConf.load(CONF / group / f"{option}.yaml")] if name else []
-    )
+    having = [o for o in options(group) if name in settings(group, o) and not parents(group, o)] if name else []
     if having:
         return UserError(f"{key}: the chosen {group} has no such key; {', '.join(having)} have it")
     return UserError(f"{key}: no such key{nearest(key, known_keys(command))}")

@@ -35,7 +35,7 @@ class Ancestral(Sampler):
             log_variance = log_small + (log_large - log_small) * denoised.variance_mix
             z = noise.like(x)
             if isinstance(log_variance, Tensor):
-                x = x.addcmul_((log_variance / 2).exp(), z)
+                x.addcmul_((log_variance / 2).exp(), z)
             else:
-                x = x.add_(z, alpha=math.exp(log_variance / 2))
+                x.add_(z, alpha=math.exp(log_variance / 2))
         return x, State(denoised)

@@ -1,0 +1,194 @@
+"""Diffusion transformers: DiT (Peebles and Xie 2023, arXiv:2212.09748) and PixArt-alpha (Chen et al. 2024, arXiv:2310.00426)."""
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from diffsweep.diffusion import Condition
+from diffsweep.layers import (
+    Block,
+    ClassEmbedding,
+    ContextEmbedding,
+    CrossAttention,
+    Modulation,
+    ModulationTable,
+    PatchEmbedding,
+    SinusoidalEmbedding,
+    axial_rotation,
+    modulated,
+    patch_grid,
+    rotary_channels,
+    run_block,
+    sincos_positions,
+    token_norm,
+    unpatchify,
+    zero_init,
+)
+
+
+class BlockType(NamedTuple):
+    """How time and class enter the blocks.
+
+    Attributes:
+        in_sequence: as tokens before those of the image.
+        in_context: as tokens that those of the image attend to.
+        modulations: as shift and scale of both norms (4), and gates of both branches (6).
+        zero: the modulations start at 0, and each block as the identity.
+        shared: the modulations are computed once, and each block adds a table of its own.
+    """
+
+    in_sequence: bool = False
+    in_context: bool = False
+    modulations: int = 0
+    zero: bool = False
+    shared: bool = False
+
+
+BLOCKS = {
+    "in_context": BlockType(in_sequence=True),
+    "cross_attention": BlockType(in_context=True),
+    "adaln": BlockType(modulations=4),
+    "adaln_zero": BlockType(modulations=6, zero=True),
+    "adaln_single": BlockType(modulations=6, shared=True),
+}
+
+
+class DiT(nn.Module):
+    """A transformer over patches of the image, which the condition enters in one of five ways.
+
+    Any image that the patch divides can be given: positions are sines and cosines of the grid at hand.
+
+    Args:
+        in_channels: channels of x.
+        out_channels: channels of the output.
+        image_size: side of x, which the patch must divide.
+        patch_size: side of a patch.
+        channels: width of the tokens.
+        depth: number of blocks.
+        num_heads: attention heads.
+        mlp_ratio: hidden width of the MLPs over ``channels``.
+        block: the type of the blocks. ``in_context``: time and class are tokens of the sequence; ``cross_attention``: tokens that blocks
+            attend to; ``adaln``: they shift and scale what norms give; ``adaln_zero``: and gate both branches, all from 0;
+            ``adaln_single``: this is computed once for all blocks (PixArt-alpha).
+        num_classes: classes of ``cond.vector``; None for an unconditional network.
+        context_dim: width of ``cond.tokens``, which every block attends to; None for no tokens.
+        qk_norm: RMSNorm of queries and keys.
+        rope: rotary positions in the attention too.
+        swiglu: SwiGLU in place of GELU.
+        rms_norm: RMSNorm in place of LayerNorm.
+        checkpointing: compute blocks again in the backward pass instead of keeping what they computed.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        image_size: int,
+        patch_size: int = 2,
+        channels: int = 96,
+        depth: int = 4,
+        num_heads: int = 4,
+        mlp_ratio: float = 4.0,
+        block: Literal["in_context", "cross_attention", "adaln", "adaln_zero", "adaln_single"] = "adaln_zero",
+        num_classes: int | None = None,
+        context_dim: int | None = None,
+        qk_norm: bool = False,
+        rope: bool = False,
+        swiglu: bool = False,
+        rms_norm: bool = False,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        patch_grid(image_size, image_size, patch_size)
+        if channels % 4 or channels < 4:
+            raise ValueError(
+                f"backbone.channels must be a multiple of 4, for the sines of rows and columns, not {channels}"
+            )
+        if depth < 1:
+            raise ValueError(f"backbone.depth must be at least 1, not {depth}")
+        self.kind = kind = BLOCKS[block]
+        self.channels, self.patch_size, self.checkpointing = channels, patch_size, checkpointing
+        self.rope = rotary_channels(channels, num_heads) if rope else None
+        self.embed_patches = PatchEmbedding(in_channels, channels, patch_size)
+        self.sinusoids = SinusoidalEmbedding(256)
+        self.embed_time = nn.Sequential(nn.Linear(256, channels), nn.SiLU(), nn.Linear(channels, channels))
+        self.embed_class = None if num_classes is None else ClassEmbedding(num_classes, channels)
+        self.embed_context = None if context_dim is None else ContextEmbedding(context_dim, channels)
+        self.embed_shared = nn.Linear(channels, kind.modulations * channels) if kind.shared else None
+
+        def modulation(count: int) -> nn.Module | None:
+            return (ModulationTable if kind.shared else Modulation)(channels, count) if kind.modulations else None
+
+        self.blocks = nn.ModuleList(
+            Block(
+                channels,
+                num_heads,
+                mlp_ratio,
+                modulation(kind.modulations),
+                cross=kind.in_context or context_dim is not None,
+                qk_norm=qk_norm,
+                swiglu=swiglu,
+                rms_norm=rms_norm,
+            )
+            for _ in range(depth)
+        )
+        self.modulation_out = modulation(2)
+        self.norm_out = token_norm(channels, rms_norm, affine=not kind.modulations)
+        self.head = nn.Linear(channels, patch_size**2 * out_channels)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """As published: Xavier for linear maps, 0.02 for embeddings, zeros for what must start as nothing."""
+        embeddings = [self.embed_time, self.embed_class, self.embed_context, self.embed_shared]
+        narrow = {module for part in embeddings if part is not None for module in part.modules()}
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding) and module in narrow:
+                nn.init.normal_(module.weight, std=0.02)
+            elif isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+        for module in self.modules():
+            if isinstance(module, CrossAttention):
+                zero_init(module.to_out)
+            elif isinstance(module, Modulation) and self.kind.zero:
+                zero_init(module)
+        zero_init(self.head)
+
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Condition | None = None) -> Tensor:
+        cond, kind, batch = Condition() if cond is None else cond, self.kind, len(x)
+        grid = patch_grid(x.shape[2], x.shape[3], self.patch_size)
+        h = self.embed_patches(x) + sincos_positions(grid, self.channels, x.device, x.dtype)  # (B, N, C)
+        vectors = [self.embed_time(self.sinusoids(c_noise).to(x.dtype))]  # time and class, each (B, C)
+        if self.embed_class is not None:
+            vectors.append(self.embed_class(cond.vector, cond.is_null, batch))
+        tokens = torch.stack(vectors, dim=1)  # (B, 1 or 2, C)
+        if kind.in_sequence:
+            h = torch.cat([tokens, h], dim=1)
+        extras = h.shape[1] - grid[0] * grid[1]
+        rotation = None if self.rope is None else axial_rotation(grid, self.rope, extras, x.device, x.dtype)
+        emb, emb_out = self._embeddings(tokens.sum(dim=1))
+        context, mask = self._context(tokens if kind.in_context else tokens[:, :0], cond)
+        for block in self.blocks:
+            h = run_block(block, self.checkpointing, h, emb, context, mask, rotation)
+        h = h[:, extras:]
+        modulation = () if self.modulation_out is None else self.modulation_out(emb_out)
+        h = self.head(modulated(self.norm_out(h), modulation))  # (B, N, p p out_channels)
+        return unpatchify(h, grid, self.patch_size)  # (B, out_channels, H, W)
+
+    def _embeddings(self, vector: Tensor) -> tuple[Tensor, Tensor]:
+        """What the modulations of the blocks, and that of the last norm, are computed from."""
+        emb = functional.silu(vector)  # once, not in every block
+        if self.embed_shared is None:
+            return emb, emb
+        return self.embed_shared(emb).unflatten(-1, (self.kind.modulations, -1)), vector[:, None]
+
+    def _context(self, tokens: Tensor, cond: Condition) -> tuple[Tensor, Tensor | None]:
+        """What the blocks attend to, (B, L, C): ``tokens``, then those of the condition; and a mask (B, 1, 1, L)."""
+        if self.embed_context is None:
+            return tokens, None
+        context, mask = self.embed_context(cond.tokens, cond.token_mask, cond.is_null, len(tokens))
+        mask = None if mask is None else functional.pad(mask, (tokens.shape[1], 0), value=True)
+        return torch.cat([tokens, context], dim=1), mask

@@ -1,0 +1,140 @@
+"""U-ViT (Bao et al. 2023, arXiv:2209.12152): everything is a token, and long skips join early blocks to late ones."""
+
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional
+
+from diffsweep.diffusion import Condition
+from diffsweep.layers import (
+    Block,
+    ClassEmbedding,
+    PatchEmbedding,
+    SinusoidalEmbedding,
+    axial_rotation,
+    patch_grid,
+    rotary_channels,
+    run_block,
+    token_norm,
+    unpatchify,
+    zero_init,
+)
+from diffsweep.layers.patches import Rotation
+
+
+class SkipBlock(Block):
+    """A block of a linear map of what comes from before and of what an early block gave."""
+
+    def __init__(self, channels: int, heads: int, **settings: Any) -> None:
+        super().__init__(channels, heads, **settings)
+        self.merge = nn.Linear(2 * channels, channels)
+
+    def forward(self, x: Tensor, skip: Tensor, rotation: Rotation | None = None) -> Tensor:  # type: ignore[override]
+        return super().forward(self.merge(torch.cat([x, skip], dim=-1)), rotation=rotation)
+
+
+class UViT(nn.Module):
+    """A transformer over time, class and patches, whose blocks of the second half see those of the first.
+
+    Any image that the patch divides can be given: the learned positions are interpolated bicubically to other grids than that
+    of ``image_size``.
+
+    Args:
+        in_channels: channels of x.
+        out_channels: channels of the output.
+        image_size: side of x, which the patch must divide.
+        patch_size: side of a patch.
+        channels: width of the tokens.
+        depth: number of blocks, odd: as many before the middle one as after it.
+        num_heads: attention heads.
+        mlp_ratio: hidden width of the MLPs over ``channels``.
+        conv: a 3x3 convolution of the output at last.
+        num_classes: classes of ``cond.vector``; None for an unconditional network.
+        qk_norm: RMSNorm of queries and keys.
+        rope: rotary positions in the attention too.
+        swiglu: SwiGLU in place of GELU.
+        rms_norm: RMSNorm in place of LayerNorm.
+        checkpointing: compute blocks again in the backward pass instead of keeping what they computed.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        image_size: int,
+        patch_size: int = 2,
+        channels: int = 96,
+        depth: int = 5,
+        num_heads: int = 4,
+        mlp_ratio: float = 4.0,
+        conv: bool = True,
+        num_classes: int | None = None,
+        qk_norm: bool = False,
+        rope: bool = False,
+        swiglu: bool = False,
+        rms_norm: bool = False,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.grid = patch_grid(image_size, image_size, patch_size)
+        if channels % 2 or channels < 2:
+            raise ValueError(f"backbone.channels must be even, for the sines and cosines of the time, not {channels}")
+        if depth < 1 or depth % 2 == 0:
+            raise ValueError(
+                f"backbone.depth={depth} has no middle block; use {max(1, depth - 1)} or {max(3, depth + 1)}"
+            )
+        self.patch_size, self.checkpointing = patch_size, checkpointing
+        self.rope = rotary_channels(channels, num_heads) if rope else None
+        self.embed_patches = PatchEmbedding(in_channels, channels, patch_size)
+        self.embed_time = SinusoidalEmbedding(channels)
+        self.embed_class = None if num_classes is None else ClassEmbedding(num_classes, channels)
+        self.extras = 1 if num_classes is None else 2
+        self.positions = nn.Parameter(torch.empty(self.extras + self.grid[0] * self.grid[1], channels))
+        settings: dict[str, Any] = {"mlp_ratio": mlp_ratio, "qk_norm": qk_norm, "swiglu": swiglu, "rms_norm": rms_norm}
+        settings |= {"qkv_bias": False, "gelu": "none", "eps": 1e-5}  # as published
+        self.early = nn.ModuleList(Block(channels, num_heads, **settings) for _ in range(depth // 2))
+        self.middle = Block(channels, num_heads, **settings)
+        self.late = nn.ModuleList(SkipBlock(channels, num_heads, **settings) for _ in range(depth // 2))
+        self.norm_out = token_norm(channels, rms_norm, eps=1e-5)
+        self.head = nn.Linear(channels, patch_size**2 * out_channels)
+        self.conv_out = nn.Conv2d(out_channels, out_channels, 3, padding=1) if conv else nn.Identity()
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """As published: truncated normals of 0.02; but the last layer starts at 0, as in the other backbones."""
+        nn.init.trunc_normal_(self.positions, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear) and not isinstance(module, PatchEmbedding):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        zero_init(self.conv_out if isinstance(self.conv_out, nn.Conv2d) else self.head)
+
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Condition | None = None) -> Tensor:
+        cond = Condition() if cond is None else cond
+        grid = patch_grid(x.shape[2], x.shape[3], self.patch_size)
+        tokens = [self.embed_time(c_noise).to(x.dtype)[:, None], self.embed_patches(x)]
+        if self.embed_class is not None:
+            tokens.insert(0, self.embed_class(cond.vector, cond.is_null, len(x))[:, None])
+        h = torch.cat(tokens, dim=1) + self._positions(grid)  # (B, 1 or 2 + N, C)
+        rotation = None if self.rope is None else axial_rotation(grid, self.rope, self.extras, x.device, x.dtype)
+        skips = []
+        for block in self.early:
+            h = run_block(block, self.checkpointing, h, rotation=rotation)
+            skips.append(h)
+        h = run_block(self.middle, self.checkpointing, h, rotation=rotation)
+        for block in self.late:
+            h = run_block(block, self.checkpointing, h, skips.pop(), rotation=rotation)
+        h = self.head(self.norm_out(h[:, self.extras :]))  # (B, N, p p out_channels)
+        return self.conv_out(unpatchify(h, grid, self.patch_size))  # (B, out_channels, H, W)
+
+    def _positions(self, grid: tuple[int, int]) -> Tensor:
+        """The learned positions, interpolated where the grid is another than that of ``image_size``."""
+        if grid == self.grid:
+            return self.positions
+        own, (height, width) = self.positions[self.extras :], self.grid
+        own = rearrange(own, "(h w) c -> 1 c h w", h=height, w=width)
+        moved = rearrange(functional.interpolate(own, size=grid, mode="bicubic"), "1 c h w -> (h w) c")
+        return torch.cat([self.positions[: self.extras], moved])

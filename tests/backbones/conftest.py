@@ -1,0 +1,31 @@
+"""What tests of several backbones do with one."""
+
+import pytest
+import torch
+
+from diffsweep.datasets import load_digits
+from diffsweep.diffusion import Eps, NetworkDenoiser, Noise, Simple, Stream
+from diffsweep.schedules import Cosine
+
+
+@pytest.fixture
+def overfit():
+    """``overfit(network, cond, steps)``: the loss of sixteen digits at fixed (t, eps) over that at first, at its least."""
+
+    def run(network, cond=None, steps=400, goal=0.05):
+        x_0 = load_digits("train")["x"][:16]
+        denoiser, objective = NetworkDenoiser(network, Cosine(1000), Eps()), Simple("l2")
+        t, eps = torch.linspace(0.1, 1, 16), Noise(0, torch.arange(16)).like(x_0, Stream.EPS)
+        optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
+        losses = []
+        for _ in range(steps):
+            loss = objective(denoiser, x_0, cond, t, eps).mean()
+            losses.append(loss.item())
+            if losses[-1] < goal * losses[0]:
+                break
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return min(losses) / losses[0]
+
+    return run
