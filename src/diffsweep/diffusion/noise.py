@@ -8,6 +8,7 @@ on the batch it is in, nor on the number of devices, nor on what was drawn befor
 import functools
 import math
 from enum import IntEnum
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,8 +19,9 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 _AT_ONCE = 2**20  # at most so many numbers of several steps are drawn in one pass
 
 
-def philox_4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int | Tensor, int | Tensor]) -> list[Tensor]:
-    """Ten rounds of Philox-4x32: four int64 tensors that hold unsigned 32-bit words, broadcast against each other."""
+def philox_4x32(counter: tuple[Any, Any, Any, Any], key: tuple[Any, Any]) -> list[Any]:
+    """Ten rounds of Philox-4x32: four int64 arrays that hold unsigned 32-bit words, broadcast against each other; of torch, or of
+    numpy, whose operations on small arrays cost half as much."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(10):
@@ -70,25 +72,32 @@ class Noise:
         """The same samples at another step."""
         return Noise(self.seed, self.indices, step)
 
-    def _words(self, *wanted: tuple[Stream, int]) -> list[Tensor]:
-        """For each (stream, count), that many words a sample: (B, count), int64 in [0, 2^32). One pass for all."""
+    def _words(self, *wanted: tuple[Stream, int]) -> list[list[Tensor]]:
+        """For each (stream, count), words enough for that many a sample: four tensors (B, N), int64 in [0, 2^32), of which the k-th
+        holds words k, 4 + k, 8 + k, ... One pass for all."""
         blocks, streams, ends = _counters(wanted, self.indices.device)
         index = self.indices[:, None]  # (B, 1)
         step = self.step[:, None] if isinstance(self.step, Tensor) else torch.full_like(index, self.step & _MASK)
         seed = self.seed[:, None] if isinstance(self.seed, Tensor) else self.seed
+        counter = (blocks, step, index & _MASK, (index >> 32) | streams)
         key = (seed & _MASK, (seed >> 32) & _MASK)
-        words = philox_4x32((blocks, step, index & _MASK, (index >> 32) | streams), key)
-        flat = torch.stack(torch.broadcast_tensors(*words), dim=-1).flatten(1)  # (B, 4 N)
-        return [flat[:, begin:end] for begin, end in ends]
+        if index.device.type == "cpu":
+            k0, k1 = (part.numpy() if isinstance(part, Tensor) else part for part in key)
+            b, s, low, high = (part.numpy() for part in counter)
+            words = [torch.from_numpy(word) for word in philox_4x32((b, s, low, high), (k0, k1))]
+        else:
+            words = philox_4x32(counter, key)
+        words = [word.expand(len(self), len(blocks)) for word in words]
+        return [[word[:, begin:end] for word in words] for begin, end in ends]
 
     def uniform(self, *shape: int, stream: Stream, dtype: torch.dtype = torch.float32) -> Tensor:
         """Uniform in (0, 1), shape (B, *shape); 24 bits in float32, else 32."""
         (words,) = self._words((stream, math.prod(shape)))
-        return _uniform(words, dtype).reshape(-1, *shape)
+        return _uniform(words, dtype)[:, : math.prod(shape)].reshape(-1, *shape)
 
     def normal(self, *shape: int, stream: Stream, dtype: torch.dtype = torch.float32) -> Tensor:
         """Standard normal, shape (B, *shape), by Box and Muller from pairs of 32-bit uniforms, so at most 6.7 in size."""
-        (words,) = self._words((stream, _even(math.prod(shape))))
+        (words,) = self._words((stream, math.prod(shape)))
         return _normal(words, dtype)[:, : math.prod(shape)].reshape(-1, *shape)
 
     def like(self, x: Tensor, stream: Stream = Stream.STEP) -> Tensor:
@@ -110,7 +119,7 @@ class Noise:
     def time_and_eps(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What a training step draws, in one pass: ``uniform`` of the stream TIME, (B,), and ``like(x)`` of EPS."""
         count = math.prod(x.shape[1:])
-        times, words = self._words((Stream.TIME, 1), (Stream.EPS, _even(count)))
+        times, words = self._words((Stream.TIME, 1), (Stream.EPS, count))
         eps = _normal(words, x.dtype)[:, :count].reshape(x.shape)
         return _uniform(times, torch.float32)[:, 0], eps.to(x.device)
 
@@ -153,31 +162,30 @@ class WalkNoise(Noise):
 def _counters(
     wanted: tuple[tuple[Stream, int], ...], device: torch.device
 ) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
-    """Block numbers and streams (shifted to their bits), each (N,), and where the words of each stream begin and end."""
+    """Block numbers and streams (shifted to their bits), each (N,), and where the blocks of each stream begin and end."""
     sizes = [(count + 3) // 4 for _, count in wanted]
     blocks = torch.cat([torch.arange(size) for size in sizes])
     streams = torch.cat(
         [torch.full((size,), int(stream) << 16) for (stream, _), size in zip(wanted, sizes, strict=True)]
     )
-    begins = [4 * sum(sizes[:i]) for i in range(len(sizes))]
-    ends = [(begin, begin + count) for begin, (_, count) in zip(begins, wanted, strict=True)]
+    ends = [(sum(sizes[:i]), sum(sizes[: i + 1])) for i in range(len(sizes))]
     return blocks.to(device), streams.to(device), ends
 
 
-def _even(count: int) -> int:
-    return count + count % 2
-
-
-def _uniform(words: Tensor, dtype: torch.dtype) -> Tensor:
+def _uniform(words: list[Tensor], dtype: torch.dtype) -> Tensor:
+    """Four tensors (B, N) of words to (B, 4 N) uniform numbers."""
     bits = 24 if dtype == torch.float32 else 32
     below_one = 1 - torch.finfo(dtype).eps / 2  # the largest word would round up to 1
-    return (((words >> (32 - bits)).to(torch.float64) + 0.5) * 2.0**-bits).to(dtype).clamp(max=below_one)
+    flat = torch.stack(words, dim=-1).flatten(1)
+    return (((flat >> (32 - bits)).to(torch.float64) + 0.5) * 2.0**-bits).to(dtype).clamp(max=below_one)
 
 
-def _normal(words: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B, 2 N) words to as many normal numbers, each pair by Box and Muller."""
+def _normal(words: list[Tensor], dtype: torch.dtype) -> Tensor:
+    """Four tensors (B, N) of words to (B, 4 N) normal numbers, each pair of words by Box and Muller to two."""
     work = torch.float64 if dtype == torch.float64 else torch.float32
-    u, v = words.unflatten(1, (-1, 2)).unbind(-1)  # each (B, N)
-    radius = (2 * u + 1).to(work).mul_(2.0**-33).log_().mul_(-2).sqrt_()  # of (u + 1/2) / 2^32, which is never 0
-    angle = v.to(work).mul_(2 * math.pi * 2.0**-32)
-    return torch.stack([angle.cos().mul_(radius), angle.sin_().mul_(radius)], dim=-1).flatten(1).to(dtype)
+    parts = []
+    for u, v in (words[:2], words[2:]):
+        radius = (2 * u + 1).to(work).mul_(2.0**-33).log_().mul_(-2).sqrt_()  # of (u + 1/2) / 2^32, which is never 0
+        angle = v.to(work).mul_(2 * math.pi * 2.0**-32)
+        parts += [angle.cos().mul_(radius), angle.sin_().mul_(radius)]
+    return torch.stack(parts, dim=-1).flatten(1).to(dtype)

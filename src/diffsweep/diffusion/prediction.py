@@ -66,6 +66,8 @@ class Prediction(ABC):
     def x0(self, output: Tensor, x_t: Tensor, alpha: Level, sigma: Level) -> Tensor:
         """x0 from the output; alpha and sigma broadcast with x_t."""
         _, c_skip, c_out = self.coefficients(alpha, sigma)
+        if isinstance(c_out, float):  # of a walk: one pass less
+            return torch.add(c_skip * x_t, output, alpha=c_out)
         return c_skip * x_t + c_out * output
 
     def c_noise(self, schedule: Schedule, t: Tensor) -> Tensor:

@@ -125,8 +125,8 @@ class Sampler(ABC):
             callback: called after each step as ``callback(step, t, denoised, x)``, with the time the step began at,
                 what the denoiser said there and the new x.
         """
-        noise = (noise if noise is not None else fresh_noise(x)).ahead(self.temperature)
         times = self.times(denoiser.schedule)
+        noise = (noise if noise is not None else fresh_noise(x)).ahead(self.temperature, _evenly(len(times) - 1))
         state, watch = None, Watch(times, pairs := steps_of(denoiser.schedule, times))
         for i, (t, pair) in enumerate(zip(times[:-1], pairs, strict=True)):
             x, state = self.advance(denoiser, x, t, pair, state, noise.at(i), cond)
@@ -226,6 +226,11 @@ class Watch:
                 f"the walk is not finite after step {i + 1} of {len(self.pairs)}, from t = {begin:.4g} (sigma = {sigma:.4g}) to "
                 f"{end:.4g}: look at the denoiser's output there (weights, precision), or use sampler.clip=static or more steps"
             )
+
+
+def _evenly(steps: int) -> int:
+    """Of how many steps noise is drawn at once: at most 32, the same number each time."""
+    return math.ceil(steps / math.ceil(steps / 32))
 
 
 def fresh_noise(x: Tensor) -> Noise:
