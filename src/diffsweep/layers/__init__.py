@@ -2,7 +2,7 @@
 
 from diffsweep.layers.attention import Attend, SelfAttention2d, linear_attention
 from diffsweep.layers.embeddings import ClassEmbedding, SinusoidalEmbedding, TokenContext
-from diffsweep.layers.norms import group_norm, zero_init
+from diffsweep.layers.norms import group_norm, zero_conv, zero_init
 from diffsweep.layers.patches import PatchEmbedding, axial_rotation, patch_grid, rotate, sincos_positions, unpatchify
 from diffsweep.layers.resample import Downsample, Upsample, enlarge, pool
 from diffsweep.layers.residual import TIME_EMBEDDINGS, ConvNeXtBlock, ResidualBlock, TimeEmbedding
@@ -57,5 +57,6 @@ __all__ = [
     "sincos_positions",
     "token_norm",
     "unpatchify",
+    "zero_conv",
     "zero_init",
 ]

@@ -20,7 +20,7 @@ from diffsweep.diffusion import Stream as Draw
 from diffsweep.diffusion.bound import chain_times
 from diffsweep.files import write_text
 from diffsweep.models import DiffusionModel
-from diffsweep.runs import report
+from diffsweep.runs import peers, report
 from diffsweep.runs.build import build, build_data, build_model, device_of
 from diffsweep.runs.compose import compose
 from diffsweep.runs.conf import options
@@ -267,11 +267,22 @@ def samplers(cfg: DictConfig) -> Results:
     return results
 
 
+def backbones(cfg: DictConfig) -> Results:
+    """Training steps of our backbones against those of diffusers' networks of the same sizes."""
+    results = {}
+    for pair in peers.pairs():
+        sizes = f"{peers.parameters(pair.ours):,} against {peers.parameters(pair.theirs):,} parameters"
+        times = peers.step_times(pair, cfg.dataset.batch_size, cfg.repeats * cfg.train_steps, device_of(cfg))
+        results[f"{pair.name} step, against diffusers' ({sizes})"] = compare(*times)
+    return results
+
+
 PARTS: dict[str, Callable[[DictConfig], Results]] = {
     "training": lambda cfg: {"training step, against a bare loop": training_ratio(cfg)},
     "sampling": sampling,
     "samplers": samplers,
     "hybrid": lambda cfg: {"step with the hybrid loss, against the simple loss": hybrid_ratio(cfg)},
+    "backbones": backbones,
     "bound": lambda cfg: {"term of the variational bound, against its network call": bound_ratio(cfg)},
 }
 

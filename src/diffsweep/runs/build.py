@@ -6,6 +6,8 @@ import torch
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from diffsweep.datasets import ImageData
 from diffsweep.metrics import GenerationMetrics, Likelihood
@@ -44,6 +46,20 @@ def build_model(cfg: DictConfig) -> DiffusionModel:
     torch.manual_seed(cfg.seed)
     model: DiffusionModel = build(cfg, "model")
     return model
+
+
+def cost_of(cfg: DictConfig) -> str:
+    """What the backbone is: its parameters, and the multiply-adds of one image, by torch's counter; in words."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        backbone = build(sized(cfg), "backbone").eval()
+        x = torch.empty(1, cfg.space.channels, cfg.space.image_size, cfg.space.image_size)
+        with (
+            FlopCounterMode(display=False) as counter,
+            sdpa_kernel(SDPBackend.MATH),
+        ):  # others count as nothing on a CPU
+            backbone(x, torch.empty(1), None)
+    parameters = sum(parameter.numel() for parameter in backbone.parameters())
+    return f"{parameters:,} parameters, {counter.get_total_flops() / 2e9:.3g} GMAC an image"
 
 
 def device_of(cfg: DictConfig) -> torch.device:

@@ -22,7 +22,7 @@ from diffsweep.datasets import ImageData
 from diffsweep.files import write_text
 from diffsweep.models import DiffusionModel
 from diffsweep.runs import report
-from diffsweep.runs.build import build, build_data, build_model
+from diffsweep.runs.build import build, build_data, build_model, cost_of
 from diffsweep.runs.checkpoints import FOLDER, LAST, AtomicCheckpoints
 from diffsweep.runs.errors import Stopped, UserError
 from diffsweep.runs.evaluation import headline, measure
@@ -98,7 +98,7 @@ def _already(cfg: DictConfig, directory: Path) -> float | None:
 def _train(cfg: DictConfig, directory: Path) -> float:
     begin = time.perf_counter()
     if _is_rank_zero():
-        print(f"run {report.shown(directory)}", flush=True)
+        print(f"run {report.shown(directory)}\n{cfg.choices.backbone}: {cost_of(cfg)}", flush=True)
         if cfg.verify and cfg.resume_from is None:
             refuse([check for check in certify(cfg, directory) if not check.passed])
     data, model = build_data(cfg), build_model(cfg)

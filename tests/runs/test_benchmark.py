@@ -1,0 +1,49 @@
+"""The benchmark's parts run, compare equal networks, and say what they cost."""
+
+import json
+
+import pytest
+import torch
+
+from diffsweep.runs import peers
+from diffsweep.runs.build import build_model, cost_of
+from diffsweep.runs.compose import compose as fresh_compose
+
+FEW = ("repeats=3", "train_steps=1", "sample_batch=2", "trainer=cpu", "dataset.batch_size=2")
+
+
+def test_the_networks_compared_are_of_one_size():
+    """But for diffusers' embeddings of time and class, which every block of its DiT has of its own."""
+    *unets, dit = peers.pairs()
+    for pair in unets:
+        assert peers.parameters(pair.ours) == peers.parameters(pair.theirs)
+    own = sum(peers.parameters(block.norm1.emb) for block in dit.theirs.transformer_blocks)
+    assert peers.parameters(dit.theirs) - own * 5 // 6 == peers.parameters(dit.ours)
+
+
+@pytest.mark.parametrize("part", ["sampling", "backbones", "hybrid", "bound"])
+def test_every_part_gives_ratios(command, tmp_path, part):
+    done = command("benchmark", f"parts=[{part}]", "sampler.steps=2", *FEW, f"output={tmp_path / 'out'}")
+    assert done.code == 0, done.err
+    results = json.loads((tmp_path / "out" / "benchmark.json").read_text())["results"]
+    assert results
+    for label, result in results.items():
+        assert label in done.out
+        assert 0 < result["low"] <= result["ratio"] <= result["high"]
+
+
+def test_an_unknown_part_is_one_line(command):
+    done = command("benchmark", "parts=[speed]")
+    assert done.code == 2
+    assert "a benchmark has training, sampling, samplers" in done.err
+
+
+def test_the_cost_of_a_backbone_is_counted():
+    """Parameters are those of the model; a convolution's multiply-adds are pixels x weights."""
+    cfg = fresh_compose("train", ["logger=csv", "backbone.channels=8"])
+    parameters = sum(p.numel() for p in build_model(cfg).denoiser.backbone.parameters())
+    assert cost_of(cfg).startswith(f"{parameters:,} parameters, ")
+    wide = ["space.channels=4", "space.image_size=32", "space.out_channels=8", "backbone.num_classes=1000"]
+    cfg = fresh_compose("train", ["logger=csv", "backbone=dit_xl_2", *wide, "prediction.variance=learned_range"])
+    assert cost_of(cfg) == "674,834,720 parameters, 119 GMAC an image"
+    assert torch.get_default_device() == torch.device("cpu")
