@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffsweep import pictures
+from diffsweep.datasets import ImageData
 from diffsweep.diffusion import Denoised, Noise, counting
 from diffsweep.files import write_atomically
 from diffsweep.models import DiffusionModel
@@ -19,6 +20,26 @@ from diffsweep.runs import report
 from diffsweep.runs.build import build, build_data
 from diffsweep.runs.errors import UserError
 from diffsweep.runs.loading import load_model
+
+
+class Job(NamedTuple):
+    """What a task has to do with.
+
+    Attributes:
+        model: trained, with its sampler.
+        data: what it was trained on.
+        folder: where pictures go.
+        num_samples: how many samples.
+        seed: keys their noise.
+        batch_size: how many at once.
+    """
+
+    model: DiffusionModel
+    data: ImageData
+    folder: Path
+    num_samples: int
+    seed: int
+    batch_size: int
 
 
 class Drawn(NamedTuple):
@@ -92,7 +113,7 @@ def sample(cfg: DictConfig) -> Path:
         raise UserError(f"num_samples and batch_size must be at least 1, not {cfg.num_samples} and {cfg.batch_size}")
     folder = Path(cfg.output)
     task, data, model = build(cfg, "task"), build_data(cfg), load_model(cfg)
-    drawn, done = task(model, data, folder, cfg.num_samples, cfg.seed, cfg.batch_size)
+    drawn, done = task(Job(model, data, folder, cfg.num_samples, cfg.seed, cfg.batch_size))
     write_atomically(folder / "samples.npz", lambda file: np.savez(file, arr_0=pictures.to_uint8(drawn.x)))
     print(
         f"\n{done}\nby {cfg.choices.sampler} in {model.sampler.steps} steps, {drawn.evaluations:g} network evaluations each, "

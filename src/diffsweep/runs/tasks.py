@@ -11,7 +11,7 @@ from diffsweep.datasets import ImageData
 from diffsweep.diffusion import slerp
 from diffsweep.models import DiffusionModel
 from diffsweep.runs.errors import UserError
-from diffsweep.runs.sampling import Drawn, drawn_in_batches, trajectory
+from diffsweep.runs.sampling import Drawn, Job, drawn_in_batches, trajectory
 from diffsweep.samplers import DDIM
 
 SHOWN = 100  # of so many samples there is a picture
@@ -21,10 +21,8 @@ class Task(ABC):
     """A use of a model. It draws samples, writes pictures into a folder and says what it did."""
 
     @abstractmethod
-    def __call__(
-        self, model: DiffusionModel, data: ImageData, folder: Path, num_samples: int, seed: int, batch_size: int
-    ) -> tuple[Drawn, str]:
-        """The samples, and a line about them; pictures go to ``folder``."""
+    def __call__(self, job: Job) -> tuple[Drawn, str]:
+        """The samples, and a line about them."""
 
 
 class Generate(Task):
@@ -37,23 +35,21 @@ class Generate(Task):
     def __init__(self, seeds: list[int] | None = None) -> None:
         self.seeds = seeds
 
-    def __call__(
-        self, model: DiffusionModel, data: ImageData, folder: Path, num_samples: int, seed: int, batch_size: int
-    ) -> tuple[Drawn, str]:
-        if model.sampler.start < 1:
+    def __call__(self, job: Job) -> tuple[Drawn, str]:
+        if job.model.sampler.start < 1:
             raise UserError(
-                f"a walk from sampler.start={model.sampler.start} begins with images and some noise; use task=edit, or "
+                f"a walk from sampler.start={job.model.sampler.start} begins with images and some noise; use task=edit, or "
                 "sampler.start=1"
             )
-        keys: int | Tensor = seed
-        indices = torch.arange(num_samples)
+        keys: int | Tensor = job.seed
+        indices = torch.arange(job.num_samples)
         if self.seeds is not None:
             keys, indices = torch.tensor(self.seeds), torch.zeros(len(self.seeds), dtype=torch.int64)
         drawn = drawn_in_batches(
-            model, len(indices), batch_size, lambda rows: model.start(indices[rows], _of(keys, rows))
+            job.model, len(indices), job.batch_size, lambda rows: job.model.start(indices[rows], _of(keys, rows))
         )
-        pictures.save_png(pictures.grid(drawn.x[:SHOWN]), folder / "grid.png")
-        trajectory(model, folder / "trajectory.gif", _of(keys, slice(16)), indices[:16])
+        pictures.save_png(pictures.grid(drawn.x[:SHOWN]), job.folder / "grid.png")
+        trajectory(job.model, job.folder / "trajectory.gif", _of(keys, slice(16)), indices[:16])
         return drawn, f"{len(drawn.x)} samples"
 
 
@@ -68,22 +64,20 @@ class Edit(Task):
     def __init__(self, source: str = "data") -> None:
         self.source = source
 
-    def __call__(
-        self, model: DiffusionModel, data: ImageData, folder: Path, num_samples: int, seed: int, batch_size: int
-    ) -> tuple[Drawn, str]:
-        if model.sampler.start == 1:
+    def __call__(self, job: Job) -> tuple[Drawn, str]:
+        if job.model.sampler.start == 1:
             raise UserError(
                 "from sampler.start=1 nothing of an image is left; use sampler.start=0.6, or another time below 1"
             )
-        images = load_images(self.source, data, num_samples)
+        images = load_images(self.source, job.data, job.num_samples)
         drawn = drawn_in_batches(
-            model,
+            job.model,
             len(images),
-            batch_size,
-            lambda rows: model.start(torch.arange(len(images))[rows], seed, source=images[rows]),
+            job.batch_size,
+            lambda rows: job.model.start(torch.arange(len(images))[rows], job.seed, source=images[rows]),
         )
-        pictures.save_png(pictures.rows(images, drawn.x), folder / "edit.png")
-        return drawn, f"{len(images)} images edited from t = {model.sampler.start:g}"
+        pictures.save_png(pictures.rows(images, drawn.x), job.folder / "edit.png")
+        return drawn, f"{len(images)} images edited from t = {job.model.sampler.start:g}"
 
 
 class Reconstruct(Task):
@@ -97,16 +91,14 @@ class Reconstruct(Task):
     def __init__(self, source: str = "data") -> None:
         self.source = source
 
-    def __call__(
-        self, model: DiffusionModel, data: ImageData, folder: Path, num_samples: int, seed: int, batch_size: int
-    ) -> tuple[Drawn, str]:
-        images = load_images(self.source, data, num_samples)
-        noises = inverted(model, images, batch_size)
+    def __call__(self, job: Job) -> tuple[Drawn, str]:
+        images = load_images(self.source, job.data, job.num_samples)
+        noises = inverted(job.model, images, job.batch_size)
         drawn = drawn_in_batches(
-            model, len(images), batch_size, lambda rows: (noises[rows], model.noise_of(rows, seed))
+            job.model, len(images), job.batch_size, lambda rows: (noises[rows], job.model.noise_of(rows, job.seed))
         )
-        shown = model.autoencoder.decode(noises[:SHOWN].to(model.device)).cpu() / 2
-        pictures.save_png(pictures.rows(images, shown, drawn.x), folder / "reconstruction.png")
+        shown = job.model.autoencoder.decode(noises[:SHOWN].to(job.model.device)).cpu() / 2
+        pictures.save_png(pictures.rows(images, shown, drawn.x), job.folder / "reconstruction.png")
         error = (drawn.x - images).square().mean().sqrt()
         return drawn, f"{len(images)} images inverted and reconstructed, root mean square error {error:.4f} on [-1, 1]"
 
@@ -125,26 +117,26 @@ class Interpolate(Task):
             raise ValueError(f"task.frames must be at least 2, the ends, not {frames}")
         self.source, self.frames = source, frames
 
-    def __call__(
-        self, model: DiffusionModel, data: ImageData, folder: Path, num_samples: int, seed: int, batch_size: int
-    ) -> tuple[Drawn, str]:
-        pairs = max(1, num_samples // self.frames)
+    def __call__(self, job: Job) -> tuple[Drawn, str]:
+        pairs = max(1, job.num_samples // self.frames)
         if self.source is None:
-            if model.sampler.start < 1:
+            if job.model.sampler.start < 1:
                 raise UserError("noises are those of t = 1; use sampler.start=1, or task.source=data")
-            ends = model.start(torch.arange(2 * pairs), seed)[0].cpu()
+            ends = job.model.start(torch.arange(2 * pairs), job.seed)[0].cpu()
         else:
-            images = load_images(self.source, data, 2 * pairs)
+            images = load_images(self.source, job.data, 2 * pairs)
             if len(images) < 2:
                 raise UserError(f"{self.source} has one image; an interpolation needs two")
-            ends = inverted(model, images[: len(images) // 2 * 2], batch_size)
+            ends = inverted(job.model, images[: len(images) // 2 * 2], job.batch_size)
         circle = slerp(ends[::2], ends[1::2], torch.linspace(0, 1, self.frames))  # (frames, pairs, ...)
         x = circle.transpose(0, 1).flatten(0, 1)
-        drawn = drawn_in_batches(model, len(x), batch_size, lambda rows: (x[rows], model.noise_of(rows, seed)))
+        drawn = drawn_in_batches(
+            job.model, len(x), job.batch_size, lambda rows: (x[rows], job.model.noise_of(rows, job.seed))
+        )
         frames = drawn.x.unflatten(0, (-1, self.frames))  # (pairs, frames, C, H, W)
-        pictures.save_png(pictures.rows(*frames.transpose(0, 1), across=True), folder / "interpolation.png")
+        pictures.save_png(pictures.rows(*frames.transpose(0, 1), across=True), job.folder / "interpolation.png")
         there = [pictures.grid(frames[:, i]) for i in range(self.frames)]
-        pictures.save_gif(there + there[-2:0:-1], folder / "interpolation.gif", milliseconds=120, hold=120)
+        pictures.save_gif(there + there[-2:0:-1], job.folder / "interpolation.gif", milliseconds=120, hold=120)
         return drawn, f"{len(frames)} interpolations of {self.frames} samples"
 
 
