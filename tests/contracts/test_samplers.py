@@ -34,8 +34,8 @@ def start(denoiser, count, dimension=2, seed=0):
 
 @pytest.mark.parametrize("schedule", [Linear(1000), Cosine(1000)], ids=["linear", "cosine"])
 def test_gaussian_data_are_recovered(make, gaussian, schedule):
-    """Mean and covariance of 20,000 samples within five standard errors, and 1 % for the solver."""
-    denoiser, count = gaussian(schedule), 20_000
+    """Mean and covariance of 5,000 samples within five standard errors, and 1 % for the solver."""
+    denoiser, count = gaussian(schedule), 5_000
     x, noise = start(denoiser, count)
     x = make(steps=250, clip="none")(denoiser, x, noise=noise)
     mean = denoiser.means[0]
@@ -49,7 +49,7 @@ def test_gaussian_data_are_recovered(make, gaussian, schedule):
 
 def test_a_mixture_is_recovered(make, mixture):
     """Shares, means and variances of the three components."""
-    denoiser, count = mixture(Cosine(1000)), 10_000
+    denoiser, count = mixture(Cosine(1000)), 4_000
     x, noise = start(denoiser, count, seed=1)
     x = make(steps=200, clip="none")(denoiser, x, noise=noise)
     truth = denoiser.sample(200_000, torch.Generator().manual_seed(0))
@@ -64,7 +64,7 @@ def test_a_mixture_is_recovered(make, mixture):
         error = (ours.var(0) / count + theirs.var(0) / len(truth)).sqrt()
         assert ((ours.mean(0) - theirs.mean(0)).abs() < 5 * error + 0.01).all()
     shares, expected = (torch.cdist(z, denoiser.means).argmin(1).bincount() / len(z) for z in (x, truth))
-    torch.testing.assert_close(shares, expected, rtol=0, atol=0.02)
+    torch.testing.assert_close(shares, expected, rtol=0, atol=0.03)
 
 
 def test_data_that_are_one_point_are_reached_exactly(make):

@@ -262,14 +262,15 @@ def spacings(schedule):
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_no_option_gives_nan(gaussian, name, sampler):
-    """Every spacing, one step and several, every clip, either variance."""
+    """Every spacing, one step and several, every clip, either variance where it is asked for."""
     schedule = SCHEDULES[name]
     x, noise = draw(schedule, 3)
     cases = [{"spacing": spacing, "steps": steps} for spacing in spacings(schedule) for steps in (1, 2, 7)]
     cases += [{"clip": clip, "steps": 3} for clip in ("none", "dynamic")]
     for case in cases:
-        sample = option("sampler", sampler, **case)
-        for variance in ("fixed_small", "fixed_large"):
+        loose = {"tolerance": 1e-2} if sampler == "ode" else {}
+        sample = option("sampler", sampler, **case, **loose)
+        for variance in ("fixed_small", "fixed_large") if sample.uses_variance else ("fixed_small",):
             assert torch.isfinite(sample(gaussian(schedule, Eps(variance)), x, noise=noise)).all(), case
 
 

@@ -343,7 +343,7 @@ class Garbage(torch.nn.Module):
 
 @pytest.mark.parametrize("sampler", OURS)
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_no_schedule_gives_nan(gaussian, name, sampler):
+def test_no_schedule_gives_nan_of_a_network(name, sampler):
     schedule = SCHEDULES[name]
     x, noise = draw(schedule, 3)
     grid = ("trailing", "leading") if schedule.num_steps == 1000 else ()
@@ -353,8 +353,8 @@ def test_no_schedule_gives_nan(gaussian, name, sampler):
                 loose = {"tolerance": 1e-2} if sampler == "ode" else {}
                 sample = option("sampler", sampler, spacing=spacing, steps=steps, clip=clip, **loose)
                 if schedule.num_steps != 1 or spacing in ("uniform", "quadratic"):
-                    for denoiser in (gaussian(schedule), NetworkDenoiser(Garbage(), schedule, V())):
-                        assert torch.isfinite(sample(denoiser, x, noise=noise)).all(), (spacing, steps, clip)
+                    x0 = sample(NetworkDenoiser(Garbage(), schedule, V()), x, noise=noise)
+                    assert torch.isfinite(x0).all(), (spacing, steps, clip)
 
 
 @pytest.mark.parametrize("sampler", OURS)
