@@ -32,7 +32,6 @@ from diffsweep.samplers import (
     PredictorCorrector,
 )
 from diffsweep.samplers.base import State
-from diffsweep.samplers.langevin import draw as drawn
 from diffsweep.schedules import EDM, VE, VP, Cosine, Flow, Linear, Schedule
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -428,13 +427,12 @@ def test_churn_of_0_is_deterministic_and_more_is_not(mixture):
     assert torch.equal(beyond, Heun(steps=10)(denoiser, x, noise=noise))
 
 
-def test_draws_of_one_step_differ_from_each_other_and_from_those_of_the_walk():
-    noise = Noise(0, torch.arange(1000)).at(3)
-    x = torch.zeros(1000, 2, dtype=torch.float64)
-    draws = [drawn(noise, k).like(x).flatten() for k in range(4)]
+@pytest.mark.parametrize("sampler", [Langevin(corrections=3), PredictorCorrector(corrections=2)])
+def test_draws_of_one_step_differ_from_each_other_and_from_those_of_other_steps(sampler):
+    noise, x = Noise(0, torch.arange(1000)), torch.zeros(1000, 2, dtype=torch.float64)
+    draws = [sampler.drawn(noise.at(step), k).like(x).flatten() for step in (0, 1, 7) for k in range(3)]
     assert torch.equal(draws[0], noise.like(x).flatten())
-    correlations = torch.corrcoef(torch.stack([*draws, noise.at(4).like(x).flatten()]))
-    assert (correlations - torch.eye(5)).abs().max() < 0.1
+    assert (torch.corrcoef(torch.stack(draws)) - torch.eye(9)).abs().max() < 0.1
 
 
 class Counting(Denoiser):

@@ -8,8 +8,6 @@ from torch import Tensor
 from diffsweep.diffusion import Condition, Denoised, Denoiser, Noise, Step
 from diffsweep.samplers.base import Clip, Sampler, Spacing, State, euler_step
 
-_STRIDE = 2**20  # more steps than any walk has
-
 
 class LangevinSampler(Sampler):
     r"""A sampler that takes Langevin steps at a noise level: :math:`x \leftarrow x + \frac\delta2 \nabla \log p_t(x) + \sqrt\delta z`,
@@ -20,14 +18,18 @@ class LangevinSampler(Sampler):
     :math:`\lVert z \rVert / \lVert \mathrm{score} \rVert` at sigma, about what it is for images: its code takes the
     means of the norms over the batch, which would make a sample depend on the others.
 
-    A step draws noise several times: draw 0 is its own, ``noise.like(x)``; draw k = 1, 2, ... is that of a step beyond any walk, 2^20 k
-    later, so it depends neither on the batch nor on what else is drawn.
+    A step draws noise several times: draw k of step i, of which each has n, is that of the counted step n i + k.
 
     Args:
         snr: the signal-to-noise ratio of a Langevin step, above 0 and below 1.
         corrections: Langevin steps at each level, at least 1.
         steps, spacing, start, stop, clip, temperature: see :class:`~diffsweep.samplers.base.Sampler`.
+
+    Attributes:
+        other_draws: how often a step draws noise before its Langevin steps do.
     """
+
+    other_draws = 0
 
     def __init__(
         self,
@@ -43,8 +45,8 @@ class LangevinSampler(Sampler):
         super().__init__(steps, spacing, start, stop, clip, temperature)
         if not 0 < snr < 1:
             raise ValueError(f"sampler.snr lies between 0 and 1, both excluded, not {snr}")
-        if not 1 <= corrections < 2**32 // _STRIDE:
-            raise ValueError(f"sampler.corrections lies between 1 and {2**32 // _STRIDE - 1}, not {corrections}")
+        if not 1 <= corrections < 2**12:
+            raise ValueError(f"sampler.corrections lies between 1 and {2**12 - 1}, not {corrections}")
         self.snr, self.corrections = snr, corrections
 
     def corrected(
@@ -56,20 +58,18 @@ class LangevinSampler(Sampler):
         denoised: Denoised,
         noise: Noise,
         cond: Condition | None,
-        first_draw: int,
     ) -> Tensor:
         """x after the Langevin steps at t, the first of which uses ``denoised``."""
         std = 2 * self.snr * pair.sigma_t
         for k in range(self.corrections):
             at_x = self.denoise(denoiser, x, t, pair, cond) if k > 0 else denoised
             x = torch.add(x, at_x.eps, alpha=-(std**2) / (2 * pair.sigma_t))
-            x = x.add_(draw(noise, first_draw + k).like(x), alpha=std)
+            x = x.add_(self.drawn(noise, self.other_draws + k).like(x), alpha=std)
         return x
 
-
-def draw(noise: Noise, k: int) -> Noise:
-    """The noise of the k-th draw within a walk's step."""
-    return noise.at(noise.step + k * _STRIDE)
+    def drawn(self, noise: Noise, k: int) -> Noise:
+        """The noise of the k-th draw within a walk's step."""
+        return noise.at(noise.step * (self.other_draws + self.corrections) + k)
 
 
 class Langevin(LangevinSampler):
@@ -118,7 +118,7 @@ class Langevin(LangevinSampler):
         cond: Condition | None,
     ) -> tuple[Tensor, State]:
         denoised = self.denoise(denoiser, x, t, pair, cond)
-        x = self.corrected(denoiser, x, t, pair, denoised, noise, cond, first_draw=0)
+        x = self.corrected(denoiser, x, t, pair, denoised, noise, cond)
         if pair.sigma_s == 0:
             return euler_step(self.denoise(denoiser, x, t, pair, cond), pair.alpha_s, 0.0), State(denoised)
         return x * (math.hypot(pair.alpha_s, pair.sigma_s) / math.hypot(pair.alpha_t, pair.sigma_t)), State(denoised)

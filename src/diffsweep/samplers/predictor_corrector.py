@@ -36,6 +36,8 @@ class PredictorCorrector(LangevinSampler):
         steps, spacing, start, stop, clip, temperature: see :class:`~diffsweep.samplers.base.Sampler`.
     """
 
+    other_draws = 1  # the predictor's
+
     def __init__(
         self,
         predictor: Predictor = "reverse_diffusion",
@@ -62,11 +64,11 @@ class PredictorCorrector(LangevinSampler):
         cond: Condition | None,
     ) -> tuple[Tensor, State]:
         denoised = self.denoise(denoiser, x, t, pair, cond)
-        x = self.corrected(denoiser, x, t, pair, denoised, noise, cond, first_draw=1)
+        x = self.corrected(denoiser, x, t, pair, denoised, noise, cond)
         corrected = self.denoise(denoiser, x, t, pair, cond)
         towards_eps = pair.alpha_ts * pair.sigma_s**2 / pair.sigma_t
         x = euler_step(corrected, pair.alpha_s, towards_eps)
         if pair.sigma_s > 0:
             variance = pair.var_ts if self.predictor == "reverse_diffusion" else pair.var_post
-            x = x.add_(noise.like(x), alpha=math.sqrt(variance))
+            x = x.add_(self.drawn(noise, 0).like(x), alpha=math.sqrt(variance))
         return x, State(denoised)
