@@ -204,7 +204,10 @@ def test_combinations_train_and_sample_or_are_refused(compose, part):
         runs_or_is_refused(compose(*overrides(row), *SMALL))
 
 
-ABLATED = ("schedule", "prediction", "objective", "weighting", "time_sampling")
+ABLATED = (
+    *("schedule", "prediction", "objective"),
+    *(pytest.param(group, marks=pytest.mark.slow) for group in ("weighting", "time_sampling")),
+)
 
 
 @pytest.mark.parametrize("family", GROUPS["model"])

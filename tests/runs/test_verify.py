@@ -13,11 +13,11 @@ from diffsweep.runs.build import build
 from diffsweep.runs.proofs import (
     COVARIANCE,
     MEAN,
-    PROOFS,
     Check,
     Subject,
     bound,
     gaussian_moments,
+    likelihood,
     order,
     round_trips,
     samples,
@@ -59,7 +59,7 @@ def test_every_schedule_is_proved(compose, option):
     cfg = compose(f"schedule={option}", *(["objective=vlb", "schedule.width=8"] if option == "learned" else []))
     subject = Subject(build(cfg, "schedule"), V(), DDIM())
     with torch.no_grad():
-        assert not failed([check for proof in PROOFS if proof not in (samples, order) for check in proof(subject)])
+        assert not failed([check for proof in (round_trips, bound, likelihood) for check in proof(subject)])
 
 
 class SaysThree(DPMSolverPP):
