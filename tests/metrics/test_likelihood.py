@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from diffsweep.datasets import InMemory
 from diffsweep.diffusion import Denoised, Denoiser, GaussianDenoiser, Noise, ode_log_likelihood, variational_bound
 from diffsweep.diffusion.bound import chain_times
 from diffsweep.diffusion.likelihood import bits_per_dim, dequantised
@@ -24,7 +25,7 @@ def pictures(count=23, levels=17):
     """Samples of a dataset, in float32 and of levels, with labels."""
     torch.manual_seed(0)
     x = torch.randint(levels, (count, 1, 2, 2)) * (2 / (levels - 1)) - 1
-    return {"x": x.float(), "label": torch.arange(count)}
+    return InMemory({"x": x.float(), "label": torch.arange(count)})
 
 
 def encode(batch):
@@ -155,7 +156,7 @@ def test_estimates_are_clipped_only_where_the_data_have_levels():
 @pytest.mark.parametrize("kind", KINDS)
 def test_truer_models_need_fewer_bits(kind):
     truth = model(VE())
-    samples = {"x": truth.sample(200).reshape(-1, 1, 2, 2)}
+    samples = InMemory({"x": truth.sample(200).reshape(-1, 1, 2, 2)})
     wrong = GaussianDenoiser(truth.schedule, torch.full((4,), 0.5).double(), 0.3 * torch.eye(4).double())
     settings = {"steps": 100} if kind == "bound" else {}
     (true, _), (worse, _) = (KINDS[kind](**settings)(denoiser, samples, encode, None) for denoiser in (truth, wrong))

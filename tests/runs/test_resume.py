@@ -186,7 +186,7 @@ def test_best_is_remembered(tmp_path, configure, resume, checkpoint):
         patch.setattr(
             DiffusionModel,
             "validation_step",
-            lambda self, *arguments: (original(self, *arguments), self._log_mean("val/loss", torch.full((1,), 1e9)))[0],
+            lambda self, *arguments: (original(self, *arguments), self.log_mean("val/loss", torch.full((1,), 1e9)))[0],
         )
         train(resumed)
     same(checkpoint(tmp_path / "run", "best"), best)

@@ -1,12 +1,21 @@
 """No conditioning."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
-from torch import Tensor, nn
+from torch import Tensor
+
+from diffsweep.conditioning.base import Conditioning
+from diffsweep.datasets import Batch, Samples
 
 
-class Unconditional(nn.Module):
+class Unconditional(Conditioning):
     """Every batch has no condition."""
 
-    def forward(self, batch: Mapping[str, Tensor]) -> None:
+    provides: Mapping[str, int] = MappingProxyType({})
+
+    def condition(self, batch: Batch) -> None:
         return None
+
+    def request(self, indices: Tensor, samples: Samples) -> Batch:
+        return {}

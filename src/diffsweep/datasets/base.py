@@ -1,8 +1,8 @@
 """What datasets share: an infinite, counted stream of training batches, and a held-out split in a fixed order."""
 
-from abc import abstractmethod
-from collections.abc import Iterator
-from typing import Literal
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
 
 import torch
 from lightning import LightningDataModule
@@ -10,7 +10,46 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 Split = Literal["train", "val", "all"]
-Batch = dict[str, Tensor]
+Batch = dict[str, Any]  # tensors, and lists of words, with the samples first
+
+
+class Samples(ABC):
+    """The samples of a split: ``samples["x"]`` is that part of all of them, ``samples[index]`` a batch of some, by int64 index."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many."""
+
+    @abstractmethod
+    def part(self, name: str) -> Any:
+        """A part of all samples, in their order."""
+
+    @abstractmethod
+    def rows(self, index: Tensor) -> Batch:
+        """A batch of the samples of an index, (B,)."""
+
+    def __getitem__(self, which: str | Tensor) -> Any:
+        return self.part(which) if isinstance(which, str) else self.rows(which)
+
+
+class InMemory(Samples):
+    """Samples whose parts are held in memory: tensors, or lists of words."""
+
+    def __init__(self, parts: Mapping[str, Any]) -> None:
+        self.parts = parts
+
+    def __len__(self) -> int:
+        return len(self.parts["x"])
+
+    def part(self, name: str) -> Any:
+        return self.parts[name]
+
+    def rows(self, index: Tensor) -> Batch:
+        return {name: _rows(part, index) for name, part in self.parts.items()}
+
+
+def _rows(part: Any, index: Tensor) -> Any:
+    return part.index_select(0, index) if isinstance(part, Tensor) else [part[i] for i in index.tolist()]
 
 
 class Positions(Sampler[range]):
@@ -33,7 +72,7 @@ class Positions(Sampler[range]):
 class Stream(Dataset[Batch]):
     """The endless stream: epoch after epoch, each in a random order of its own, keyed by (seed, epoch)."""
 
-    def __init__(self, samples: Batch, seed: int) -> None:
+    def __init__(self, samples: Samples, seed: int) -> None:
         self.samples, self.seed = samples, seed
         self._orders: dict[int, Tensor] = {}
 
@@ -41,36 +80,35 @@ class Stream(Dataset[Batch]):
         if epoch not in self._orders:
             generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
             self._orders = {k: v for k, v in self._orders.items() if k == epoch - 1}  # a batch may span two epochs
-            self._orders[epoch] = torch.randperm(len(self.samples["x"]), generator=generator)
+            self._orders[epoch] = torch.randperm(len(self.samples), generator=generator)
         return self._orders[epoch]
 
     def __getitem__(self, positions: range) -> Batch:
-        size, first, end = len(self.samples["x"]), positions.start, positions.stop
+        size, first, end = len(self.samples), positions.start, positions.stop
         parts = []
         while first < end:
             epoch, row = divmod(first, size)
             parts.append(self._order(epoch)[row : row + end - first])
             first += len(parts[-1])
         index = parts[0] if len(parts) == 1 else torch.cat(parts)
-        batch = {name: part.index_select(0, index) for name, part in self.samples.items()}
-        return {**batch, "position": torch.arange(positions.start, end)}
+        return {**self.samples[index], "position": torch.arange(positions.start, end)}
 
 
 class HeldOut(Dataset[Batch]):
     """The held-out samples in their order; ``index`` counts them."""
 
-    def __init__(self, samples: Batch) -> None:
+    def __init__(self, samples: Samples) -> None:
         self.samples = samples
 
     def __getitem__(self, index: Tensor) -> Batch:
-        return {**{name: part[index] for name, part in self.samples.items()}, "index": index}
+        return {**self.samples[index], "index": index}
 
 
 class ImageData(LightningDataModule):
-    """A dataset of images held in memory. A subclass defines :meth:`load`.
+    """A dataset of images. A subclass defines :meth:`load`.
 
-    A batch is a dict: ``x`` (B, C, H, W) in [-1, 1], ``label`` (B,) int64 where there are labels, and ``position``
-    (training) or ``index`` (held out).
+    A batch is a dict: ``x`` (B, C, H, W) in [-1, 1], ``label`` (B,) int64 where there are labels, ``caption`` (a list of B
+    texts) where there are captions, and ``position`` (training) or ``index`` (held out).
 
     Args:
         channels, image_size, num_classes, levels: facts of the data that all else takes its sizes from; ``levels`` is
@@ -97,18 +135,18 @@ class ImageData(LightningDataModule):
             raise ValueError(f"dataset.num_workers must be at least 0, not {num_workers}")
         self.channels, self.image_size, self.num_classes, self.levels = channels, image_size, num_classes, levels
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
-        self._splits: dict[str, Batch] = {}
+        self._splits: dict[str, Samples] = {}
 
     @abstractmethod
-    def load(self, split: Split) -> Batch:
-        """The samples of a split, as tensors."""
+    def load(self, split: Split) -> Samples:
+        """The samples of a split."""
 
     @property
     @abstractmethod
     def fingerprint(self) -> str:
         """What identifies the data: statistics of real data are cached under it."""
 
-    def split(self, name: Split) -> Batch:
+    def split(self, name: Split) -> Samples:
         """The samples of a split, loaded once."""
         if name not in self._splits:
             self._splits[name] = self.load(name)
@@ -132,7 +170,7 @@ class ImageData(LightningDataModule):
     @property
     def num_val(self) -> int:
         """Number of held-out samples."""
-        return len(self.split("val")["x"])
+        return len(self.split("val"))
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The held-out split, each rank a share."""

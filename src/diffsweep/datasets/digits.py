@@ -2,12 +2,12 @@
 
 import torch
 
-from diffsweep.datasets.base import Batch, ImageData, Split
+from diffsweep.datasets.base import ImageData, InMemory, Samples, Split
 
 NUM_TRAIN = 1500
 
 
-def load_digits(split: Split) -> Batch:
+def load_digits(split: Split) -> dict[str, torch.Tensor]:
     """The digits of a split as tensors: ``x`` (N, 1, 8, 8) in [-1, 1], ``label`` (N,) int64.
 
     ``train`` has 1,500 and ``val`` 297, split by a fixed permutation so that every run holds out the same digits;
@@ -41,5 +41,5 @@ class Digits(ImageData):
             raise ValueError("the digits have 1 channel, 8 pixels, 10 classes and 17 levels; these cannot be changed")
         super().__init__(channels, image_size, num_classes, levels, batch_size, num_workers, seed)
 
-    def load(self, split: Split) -> Batch:
-        return load_digits(split)
+    def load(self, split: Split) -> Samples:
+        return InMemory(load_digits(split))

@@ -1,7 +1,8 @@
 """What a denoiser is conditioned on, beside ``x_t`` and ``t``."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,36 +14,46 @@ class Condition:
 
     Attributes:
         vector: class ids, int64 of shape (B,) (embedded by the backbone), or features, float of shape (B, D).
+        scalars: plain numbers such as sizes, (B, S), of which the backbone takes Fourier features.
         tokens: a sequence, (B, L, D).
         token_mask: True where a token counts, (B, L).
         image: an image of the sample's size, (B, C, H, W), for concatenation.
         control: inputs of a control network, (B, C, H, W).
         is_null: True for rows without a condition, (B,); None where all rows have theirs.
+        negative: what guidance leads away from, in place of the null condition; as long as this one.
     """
 
     vector: Tensor | None = None
+    scalars: Tensor | None = None
     tokens: Tensor | None = None
     token_mask: Tensor | None = None
     image: Tensor | None = None
     control: Tensor | None = None
     is_null: Tensor | None = None
+    negative: "Condition | None" = None
 
     def _parts(self) -> Iterator[tuple[str, Tensor]]:
         for field in fields(self):
             value = getattr(self, field.name)
-            if value is not None:
+            if value is not None and field.name != "negative":
                 yield field.name, value
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Condition":
+        """Every tensor changed, those of the negative condition too."""
+        negative = None if self.negative is None else self.negative._each(change)
+        parts: dict[str, Any] = {name: change(part) for name, part in self._parts()}
+        return Condition(**parts, negative=negative)
 
     def __len__(self) -> int:
         return next((len(part) for _, part in self._parts()), 0)
 
     def __getitem__(self, rows: slice | Tensor) -> "Condition":
         """The conditions of some of the rows."""
-        return Condition(**{name: part[rows] for name, part in self._parts()})
+        return self._each(lambda part: part[rows])
 
     def to(self, device: torch.device) -> "Condition":
         """The same condition on another device."""
-        return Condition(**{name: part.to(device) for name, part in self._parts()})
+        return self._each(lambda part: part.to(device))
 
     @property
     def device(self) -> torch.device:
@@ -53,8 +64,12 @@ class Condition:
         marked = torch.ones(len(self), dtype=torch.bool, device=self.device) if rows is None else rows
         return replace(self, is_null=marked if self.is_null is None else self.is_null | marked)
 
+    def opposite(self) -> "Condition":
+        """What guidance leads away from: the negative condition, or else the null condition."""
+        return self.null() if self.negative is None else self.negative
+
     def cat(self, *others: "Condition") -> "Condition":
-        """One batch from several, for one batched network call; all must have the same parts."""
+        """One batch from several, for one batched network call; all must have the same parts. Negative conditions are left out."""
         every = [self, *others]
         if any(condition.is_null is not None for condition in every):  # unmarked rows have their condition
             every = [c.null(torch.zeros(len(c), dtype=torch.bool, device=c.device)) for c in every]
@@ -62,4 +77,5 @@ class Condition:
         for other in every[1:]:
             if [name for name, _ in other._parts()] != names:
                 raise ValueError(f"conditions with different parts cannot be joined: {names} and {other}")
-        return Condition(**{name: torch.cat([getattr(c, name) for c in every]) for name in names})
+        joined: dict[str, Any] = {name: torch.cat([getattr(c, name) for c in every]) for name in names}
+        return Condition(**joined)

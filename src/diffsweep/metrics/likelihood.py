@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from diffsweep.datasets import Samples
 from diffsweep.diffusion import Condition, Denoiser, Noise, ode_log_likelihood, variational_bound
 from diffsweep.diffusion.bound import chain_times
 from diffsweep.diffusion.likelihood import Divergence, bits_per_dim, dequantised
@@ -45,7 +46,7 @@ class Likelihood(ABC):
     def __call__(
         self,
         denoiser: Denoiser,
-        samples: Mapping[str, Tensor],
+        samples: Samples,
         encode: Encode,
         levels: int | None,
         progress: Progress | None = None,
@@ -63,7 +64,7 @@ class Likelihood(ABC):
         measured: list[dict[str, Tensor]] = []
         for begin in range(0, count, self.batch_size):
             rows = torch.arange(begin, min(begin + self.batch_size, count))
-            x_0, cond = encode({name: part[rows] for name, part in samples.items()})
+            x_0, cond = encode(samples[rows])
             measured.append(self.measure(denoiser, x_0, cond, Noise(self.seed, rows.to(x_0.device)), levels, progress))
         columns = {name: torch.cat([part[name] for part in measured]).double().cpu() for name in measured[0]}
         terms = columns.pop("terms", None)
@@ -73,9 +74,9 @@ class Likelihood(ABC):
             numbers[f"{name}_se"] = values.std().item() / math.sqrt(len(values))
         return numbers, None if terms is None else terms.mean(0)
 
-    def count(self, samples: Mapping[str, Tensor]) -> int:
+    def count(self, samples: Samples) -> int:
         """How many of the samples are measured."""
-        return min(len(samples["x"]), self.num_samples or len(samples["x"]))
+        return min(len(samples), self.num_samples or len(samples))
 
     def calls(self, schedule: Schedule, count: int) -> int | None:
         """Network calls for so many samples; None where a solver decides."""

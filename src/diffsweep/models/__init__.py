@@ -1,7 +1,8 @@
 """Model families, each a LightningModule."""
 
-from diffsweep.models.base import DiffusionModel
+from diffsweep.models.base import Model, TimedModel
 from diffsweep.models.ddpm import DDPM
+from diffsweep.models.diffusion import DiffusionModel
 from diffsweep.models.vdm import VDM
 
-__all__ = ["DDPM", "VDM", "DiffusionModel"]
+__all__ = ["DDPM", "VDM", "DiffusionModel", "Model", "TimedModel"]

@@ -1,79 +1,47 @@
-"""The LightningModule of a diffusion model: puts the parts together, trains, validates and samples."""
+"""What models share: the life of a training step, and losses told by noise level."""
 
 import functools
+from abc import abstractmethod
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 
-from diffsweep.autoencoders import Autoencoder
-from diffsweep.diffusion import (
-    Denoiser,
-    NetworkDenoiser,
-    Noise,
-    Objective,
-    Prediction,
-    TimeSampling,
-    add_noise,
-    prior,
-    stratified,
-    sums_by_quarter,
-)
-from diffsweep.diffusion import Stream as Draw
-from diffsweep.samplers import DDIM, Callback, Sampler
-from diffsweep.schedules import Schedule
+from diffsweep.datasets import ImageData
+from diffsweep.diffusion import sums_by_quarter
 
 
-class DiffusionModel(LightningModule):
-    """Diffusion in the space of an autoencoder. A family subclasses it and changes only its own step.
+class Model(LightningModule):
+    """A LightningModule whose step is counted: what it draws follows from the seed and the step alone.
 
     Args:
-        backbone: the network, ``backbone(x, c_noise, cond)``.
-        schedule: alpha_t and sigma_t.
-        prediction: what the network's output means.
-        objective: the training loss.
-        time_sampling: which times a batch looks at.
-        conditioning: a batch to its Condition or None.
-        autoencoder: the space; identity for pixels.
-        sampler: walks from noise to samples.
-        guidance: wraps the denoiser for sampling.
         optimizer: parameters to an optimizer.
         lr_scheduler: an optimizer to its learning-rate scheduler, stepped every step.
         seed: keys all randomness.
-        val_repeats: draws of (t, eps) for each held-out sample.
     """
 
     def __init__(
         self,
-        backbone: nn.Module,
-        schedule: Schedule,
-        prediction: Prediction,
-        objective: Objective,
-        time_sampling: TimeSampling,
-        conditioning: nn.Module,
-        autoencoder: Autoencoder,
-        sampler: Sampler,
-        guidance: Callable[[Denoiser], Denoiser],
         optimizer: Callable[..., torch.optim.Optimizer],
         lr_scheduler: Callable[[torch.optim.Optimizer], Any],
         seed: int = 0,
-        val_repeats: int = 4,
     ) -> None:
         super().__init__()
-        self.denoiser = NetworkDenoiser(backbone, schedule, prediction)
-        self.objective, self.time_sampling = objective, time_sampling
-        self.conditioning = conditioning
-        self.autoencoder = autoencoder
-        self.sampler, self.guidance = sampler, guidance
-        self.make_optimizer, self.make_lr_scheduler = optimizer, lr_scheduler
-        self.seed, self.val_repeats = seed, val_repeats
-        # Losses and their counts by quarter of t: of training since the last log, and of this validation.
-        self._sums = self._val_sums = torch.zeros(2, 4)
+        self.make_optimizer, self.make_lr_scheduler, self.seed = optimizer, lr_scheduler, seed
+
+    def measure(self, data: ImageData, folder: Path) -> dict[str, float]:
+        """The numbers of a trained model that does not generate, with progress; pictures go into the folder."""
+        raise NotImplementedError
+
+    def trained_parameters(self) -> list[torch.nn.Parameter]:
+        """What the optimizer changes."""
+        return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer(self.denoiser.parameters())
+        optimizer = self.make_optimizer(self.trained_parameters())
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": self.make_lr_scheduler(optimizer), "interval": "step"},
@@ -90,16 +58,53 @@ class DiffusionModel(LightningModule):
         if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
         elif gradient_clip_val and gradient_clip_algorithm == "value":
-            torch.nn.utils.clip_grad_value_(self.denoiser.parameters(), gradient_clip_val)
+            torch.nn.utils.clip_grad_value_(self.trained_parameters(), gradient_clip_val)
         elif gradient_clip_val:
-            torch.nn.utils.clip_grad_norm_(self.denoiser.parameters(), gradient_clip_val)
+            torch.nn.utils.clip_grad_norm_(self.trained_parameters(), gradient_clip_val)
+
+    def log_is_due(self) -> bool:
+        """Whether this is a step that is logged."""
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return self.global_step % every == 0
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        # For dropout inside networks: a resumed step draws what the uninterrupted one would have drawn.
+        accumulated = batch_idx % self.trainer.accumulate_grad_batches
+        keys = (self.seed, self.global_step, accumulated, self.global_rank)
+        seed = functools.reduce(lambda mixed, key: (mixed * 1_000_003 + key) % 2**63, keys)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would queue a stack trace for absent devices
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+
+    def log_mean(self, name: str, values: Tensor) -> None:
+        """The mean of a number of each held-out sample, over a validation."""
+        self.log(name, values.mean(), batch_size=len(values), on_epoch=True, sync_dist=True)
+
+    @property
+    def float_type(self) -> torch.dtype:
+        """Of the weights, and of what is sampled."""
+        return next(self.parameters()).dtype
+
+
+class TimedModel(Model):
+    """A model that learns at drawn times: its losses are logged by quarter of t too."""
+
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        super().__init__(*args, **keywords)
+        # Losses and their counts by quarter of t: of training since the last log, and of this validation.
+        self._sums = self._val_sums = torch.zeros(2, 4)
+
+    @abstractmethod
+    def losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """The losses of a training batch, unweighted, their times, and the weights of these times, each (B,)."""
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        losses, t, weight = self.losses(batch)
+        self._sums += torch.stack(sums_by_quarter(losses.detach(), t))
+        return (weight * losses).mean()
 
     def on_train_start(self) -> None:
         self._sums = self._sums.to(self.device)
-
-    def _log_is_due(self) -> bool:
-        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        return self.global_step % every == 0
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["loss_sums"] = self._sums
@@ -109,124 +114,29 @@ class DiffusionModel(LightningModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # A new interval begins. Not where the last one is logged, since a checkpoint may come between.
-        if batch_idx % self.trainer.accumulate_grad_batches == 0 and self._log_is_due():
+        if batch_idx % self.trainer.accumulate_grad_batches == 0 and self.log_is_due():
             self._sums.zero_()
-        # For dropout inside networks: a resumed step draws what the uninterrupted one would have drawn.
-        accumulated = batch_idx % self.trainer.accumulate_grad_batches
-        keys = (self.seed, self.global_step, accumulated, self.global_rank)
-        seed = functools.reduce(lambda mixed, key: (mixed * 1_000_003 + key) % 2**63, keys)
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would queue a stack trace for absent devices
-        if self.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
-
-    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        losses, t, weight = self.losses(batch)
-        self._sums += torch.stack(sums_by_quarter(losses.detach(), t))
-        if self.time_sampling.needs_bound:
-            heard = [t, losses.detach()]
-            if torch.distributed.is_available() and torch.distributed.is_initialized():
-                heard = [self.all_gather(part).flatten() for part in heard]  # type: ignore[union-attr]
-            self.time_sampling.update(self.denoiser.schedule, *heard)
-        return (weight * losses).mean()
-
-    def losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """The losses of a training batch, unweighted, their times, and the weights of these times, each (B,)."""
-        noise = Noise(self.seed, batch["position"])
-        x_0 = self.autoencoder.encode(batch["x"])
-        u, eps = noise.time_and_eps(x_0)
-        t, weight = self.time_sampling(self.denoiser.schedule, u)
-        return self.objective(self.denoiser, x_0, self.conditioning(batch), t, eps), t, weight
+        super().on_train_batch_start(batch, batch_idx)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         stepped = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
-        if stepped and self._log_is_due():
+        if stepped and self.log_is_due():
             self.log_dict(_by_quarter("train/loss", self._sums), sync_dist=True)
             self.log("step", float(self.global_step))  # the steps taken; Lightning's own count is one behind here
 
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """The loss at fixed (x, t, eps), stratified over t, and the errors in x0 and eps units, which are comparable
-        between predictions. In pixels x0 is clipped to [-1, 1], as samplers do: near pure noise a tiny error in eps
-        would else be an unbounded one in x0."""
-        num_val, schedule = self.trainer.datamodule.num_val, self.denoiser.schedule  # type: ignore[attr-defined]
-        strata = stratified(num_val * self.val_repeats).to(batch["index"].device)
-        x_0, cond = self.autoencoder.encode(batch["x"]), self.conditioning(batch)
-        for repeat in range(self.val_repeats):
-            index = batch["index"] + repeat * num_val
-            eps = Noise(0, index).like(x_0, Draw.VALIDATION)  # not of the run's seed: runs share their validation
-            t = schedule.time_at(strata[index].float())
-            losses = self.objective(self.denoiser, x_0, cond, t, eps)
-            denoised = self.denoiser(add_noise(schedule, x_0, t, eps), t, cond)
-            x0 = denoised.x0.clamp(-1, 1) if self.autoencoder.bounded else denoised.x0
-            self._log_mean("val/loss", losses)
-            self._log_mean("val/x0_mse", (x0 - x_0).square().flatten(1).mean(1))
-            self._log_mean("val/eps_mse", (denoised.eps - eps).square().flatten(1).mean(1))
-            self._val_sums += torch.stack(sums_by_quarter(losses, t))
+    def validated(self, losses: Tensor, t: Tensor) -> None:
+        """Losses of held-out samples and their times, each (B,): ``val/loss``, and by quarter."""
+        self.log_mean("val/loss", losses)
+        self._val_sums += torch.stack(sums_by_quarter(losses, t))
 
     def on_validation_epoch_start(self) -> None:
         self._val_sums = torch.zeros(2, 4, device=self.device)
 
     def on_validation_epoch_end(self) -> None:
         quarters = _by_quarter("val/loss", self._val_sums)
-        quarters.pop("val/loss")  # logged with the errors, as a mean over samples
+        quarters.pop("val/loss")  # logged as a mean over samples
         self.log_dict(quarters, sync_dist=True)
         self.log("step", float(self.global_step))
-
-    def _log_mean(self, name: str, values: Tensor) -> None:
-        self.log(name, values.mean(), batch_size=len(values), on_epoch=True, sync_dist=True)
-
-    @torch.no_grad()
-    def sample(
-        self, indices: Tensor, seed: int, sampler: Sampler | None = None, callback: Callback | None = None
-    ) -> Tensor:
-        """The samples of given indices, (B, C, H, W) in pixels. Index i under a seed has the same noise in any batch.
-
-        Args:
-            indices: int64, (B,).
-            seed: keys the noise.
-            sampler: another sampler than the model's own.
-            callback: see :class:`~diffsweep.samplers.Sampler`; sees the space, not pixels.
-        """
-        return self.walk(*self.start(indices, seed), sampler=sampler, callback=callback)
-
-    def noise_of(self, indices: Tensor, seed: int | Tensor) -> Noise:
-        """The noise of the samples of given indices, on the model's device; a seed of all, or of each, (B,)."""
-        return Noise(seed.to(self.device) if isinstance(seed, Tensor) else seed, indices.to(self.device))
-
-    @torch.no_grad()
-    def start(self, indices: Tensor, seed: int | Tensor, source: Tensor | None = None) -> tuple[Tensor, Noise]:
-        """x in the space where a walk starts, and the noise of its steps.
-
-        Args:
-            indices: int64, (B,).
-            seed: keys the noise; one for all, or one of each, (B,).
-            source: images (B, C, H, W) that x is made of, with the noise of ``sampler.start``; None for nothing but that noise.
-        """
-        noise, schedule = self.noise_of(indices, seed), self.denoiser.schedule
-        x = noise.normal(*self.autoencoder.shape, stream=Draw.PRIOR, dtype=self.float_type)
-        t = torch.tensor(self.sampler.start, dtype=torch.float64)
-        if source is None:
-            return prior(schedule, x, t), noise
-        return add_noise(schedule, self.autoencoder.encode(source.to(x)), t, x), noise
-
-    @torch.no_grad()
-    def walk(self, x: Tensor, noise: Noise, sampler: Sampler | None = None, callback: Callback | None = None) -> Tensor:
-        """From x in the space, at the start of a walk, to pixels."""
-        sampler = sampler if sampler is not None else self.sampler
-        x = sampler(self.guidance(self.denoiser), x.to(self.device), noise=noise, callback=callback)
-        return self.autoencoder.decode(x)
-
-    @torch.no_grad()
-    def invert(self, images: Tensor) -> Tensor:
-        """x in the space whose walk ends near images (B, C, H, W): see :meth:`~diffsweep.samplers.DDIM.invert`."""
-        if not isinstance(self.sampler, DDIM):
-            raise ValueError("only DDIM's deterministic walk is inverted; use sampler=ddim")
-        x_0 = self.autoencoder.encode(images.to(self.device, self.float_type))
-        return self.sampler.invert(self.guidance(self.denoiser), x_0)
-
-    @property
-    def float_type(self) -> torch.dtype:
-        """Of the network's weights, and of what is sampled."""
-        return next(self.denoiser.parameters()).dtype
 
 
 def _by_quarter(name: str, sums: Tensor) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """Denoising diffusion probabilistic models."""
 
-from diffsweep.models.base import DiffusionModel
+from diffsweep.models.diffusion import DiffusionModel
 
 
 class DDPM(DiffusionModel):

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from diffsweep.models.base import DiffusionModel
+from diffsweep.models.diffusion import DiffusionModel
 
 
 class VDM(DiffusionModel):

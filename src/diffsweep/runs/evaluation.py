@@ -15,7 +15,7 @@ from diffsweep.datasets import ImageData
 from diffsweep.diffusion import Condition
 from diffsweep.files import write_text
 from diffsweep.metrics import GenerationMetrics, Likelihood
-from diffsweep.models import DiffusionModel
+from diffsweep.models import DiffusionModel, Model
 from diffsweep.plots import plot_bound_terms, plot_by_evaluations
 from diffsweep.runs import report
 from diffsweep.runs.build import build_data, build_likelihood, build_metrics
@@ -43,7 +43,17 @@ class Measured(NamedTuple):
     drawn: Drawn | None
 
 
-def measure(cfg: DictConfig, model: DiffusionModel, data: ImageData, folder: Path) -> Measured:
+def measure(cfg: DictConfig, model: Model, data: ImageData, folder: Path) -> Measured:
+    """The numbers of a model, written into ``metrics.json`` of a folder."""
+    if isinstance(model, DiffusionModel):
+        return measure_diffusion(cfg, model, data, folder)
+    numbers = model.measure(data, folder)
+    protocols = {"protocol": {"model": cfg.choices.model, "data": data.fingerprint, "seed": cfg.seed}}
+    report.write_metrics(folder / "metrics.json", numbers, protocols)
+    return Measured(numbers, None)
+
+
+def measure_diffusion(cfg: DictConfig, model: DiffusionModel, data: ImageData, folder: Path) -> Measured:
     """Draw samples and measure them, measure the data's likelihood, each where the configuration has it; write
     ``metrics.json`` and the curve of the bound's terms into a folder."""
     metrics, likelihood = build_metrics(cfg), build_likelihood(cfg)

@@ -15,6 +15,15 @@ class Space:
 
 
 @dataclass
+class Told:
+    num_classes: int | None = None
+    vector_dim: int | None = None
+    num_scalars: int | None = None
+    context_dim: int | None = None
+    image_channels: int = 0
+
+
+@dataclass
 class Paths:
     output_dir: str = MISSING
     run_dir: str = MISSING
@@ -35,6 +44,7 @@ class Root:
     seed: int = MISSING
     trust: list[str] = field(default_factory=list)
     space: Space = field(default_factory=Space)
+    condition: Told = field(default_factory=Told)
     paths: Paths = field(default_factory=Paths)
     logger: Logger = field(default_factory=Logger)
     trainer: Any = MISSING

@@ -1,0 +1,58 @@
+"""What conditioning is: a batch to the one Condition that networks and guidance are told."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from diffsweep.datasets import Batch, Samples
+from diffsweep.diffusion import Condition, Noise, Stream
+
+
+class Conditioning(nn.Module, ABC):
+    """``cond = conditioning(batch)``. Dropout to the null condition happens here and nowhere else.
+
+    A batch comes from the data, or is a *request*: what is asked of samples, made by :meth:`request`.
+
+    Args:
+        dropout: the share of training samples whose condition is not told, so that guidance has a null condition.
+        seed: keys the dropout, with the position of a sample in the training stream.
+
+    Attributes:
+        provides: the parts of the Condition, each with its size, under the names that backbones accept them by:
+            ``num_classes``, ``vector_dim``, ``num_scalars``, ``context_dim``, ``image_channels``.
+    """
+
+    provides: Mapping[str, int]
+
+    def __init__(self, dropout: float = 0.0, seed: int = 0) -> None:
+        super().__init__()
+        if not 0 <= dropout <= 1:
+            raise ValueError(f"conditioning.dropout lies in [0, 1], not {dropout}")
+        self.dropout, self.seed = dropout, seed
+
+    @abstractmethod
+    def condition(self, batch: Batch) -> Condition | None:
+        """The conditions of a batch, all of them told."""
+
+    @abstractmethod
+    def request(self, indices: Tensor, samples: Samples) -> Batch:
+        """What is asked of the samples to draw, of given indices, (B,): a batch without ``x``. ``negative`` in it, a batch too, is what
+        guidance leads away from.
+
+        Args:
+            indices: int64, (B,); sample i is asked for the same in any batch.
+            samples: held-out data, for conditions that are taken from data.
+        """
+
+    def forward(self, batch: Batch) -> Condition | None:
+        cond = self.condition(batch)
+        if cond is None:
+            return None
+        if "negative" in batch:
+            cond = replace(cond, negative=self.condition(batch["negative"]))
+        if self.training and self.dropout > 0 and "position" in batch:
+            draw = Noise(self.seed, batch["position"]).uniform(1, stream=Stream.CONDITION)[:, 0]  # (B,)
+            cond = cond.null(draw < self.dropout)
+        return cond

@@ -1,0 +1,70 @@
+"""Conditions that are classes."""
+
+import difflib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from diffsweep.conditioning.base import Conditioning
+from diffsweep.datasets import Batch, Samples
+from diffsweep.diffusion import Condition
+
+
+class ClassLabel(Conditioning):
+    """The class of a sample: ``vector`` is its id, which the backbone embeds.
+
+    Args:
+        num_classes: K; ids are 0 to K - 1.
+        class_names: names of the classes, in their order, that ``labels`` may use; None for ids alone.
+        labels: what is asked of samples: ids or names, in turn; None for every class in turn.
+        negative: an id or a name that guidance leads away from, in place of the null condition.
+        dropout, seed: see :class:`Conditioning`.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        class_names: Sequence[str] | None = None,
+        labels: Sequence[int | str] | None = None,
+        negative: int | str | None = None,
+        dropout: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(dropout, seed)
+        self.num_classes, self.provides = num_classes, {"num_classes": num_classes}
+        self.class_names = None if class_names is None else list(class_names)
+        if self.class_names is not None and len(self.class_names) != num_classes:
+            raise ValueError(f"conditioning.class_names has {len(self.class_names)} names for {num_classes} classes")
+        if labels is not None and not labels:
+            raise ValueError("conditioning.labels is empty; give classes, or null for all of them in turn")
+        every = range(num_classes) if labels is None else labels
+        self.labels = torch.tensor([self.class_id("labels", label) for label in every])
+        self.negative = None if negative is None else self.class_id("negative", negative)
+
+    def class_id(self, key: str, label: int | str) -> int:
+        """The id of a class by its id or its name.
+
+        Raises:
+            ValueError: there is no such class.
+        """
+        if isinstance(label, int):
+            if not 0 <= label < self.num_classes:
+                raise ValueError(f"conditioning.{key}: there is no class {label}; ids are 0 to {self.num_classes - 1}")
+            return label
+        names = self.class_names or []
+        if label in names:
+            return names.index(label)
+        near = difflib.get_close_matches(label, names, n=1, cutoff=0.5)
+        known = f"did you mean {near[0]}? " if near else ""
+        known += f"classes are {', '.join(names)}" if names else f"give an id, 0 to {self.num_classes - 1}"
+        raise ValueError(f"conditioning.{key}: there is no class named {label}; {known}")
+
+    def condition(self, batch: Batch) -> Condition:
+        return Condition(vector=batch["label"])
+
+    def request(self, indices: Tensor, samples: Samples) -> Batch:
+        asked: Batch = {"label": self.labels.to(indices.device)[indices % len(self.labels)]}
+        if self.negative is not None:
+            asked["negative"] = {"label": torch.full_like(indices, self.negative)}
+        return asked

@@ -1,0 +1,148 @@
+"""The LightningModule of a diffusion model: puts the parts together, trains, validates and samples."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffsweep.autoencoders import Autoencoder
+from diffsweep.diffusion import (
+    Denoiser,
+    NetworkDenoiser,
+    Noise,
+    Objective,
+    Prediction,
+    TimeSampling,
+    add_noise,
+    prior,
+    stratified,
+)
+from diffsweep.diffusion import Stream as Draw
+from diffsweep.models.base import TimedModel
+from diffsweep.samplers import DDIM, Callback, Sampler
+from diffsweep.schedules import Schedule
+
+
+class DiffusionModel(TimedModel):
+    """Diffusion in the space of an autoencoder. A family subclasses it and changes only its own step.
+
+    Args:
+        backbone: the network, ``backbone(x, c_noise, cond)``.
+        schedule: alpha_t and sigma_t.
+        prediction: what the network's output means.
+        objective: the training loss.
+        time_sampling: which times a batch looks at.
+        conditioning: a batch to its Condition or None.
+        autoencoder: the space; identity for pixels.
+        sampler: walks from noise to samples.
+        guidance: wraps the denoiser for sampling.
+        optimizer: parameters to an optimizer.
+        lr_scheduler: an optimizer to its learning-rate scheduler, stepped every step.
+        seed: keys all randomness.
+        val_repeats: draws of (t, eps) for each held-out sample.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        schedule: Schedule,
+        prediction: Prediction,
+        objective: Objective,
+        time_sampling: TimeSampling,
+        conditioning: nn.Module,
+        autoencoder: Autoencoder,
+        sampler: Sampler,
+        guidance: Callable[[Denoiser], Denoiser],
+        optimizer: Callable[..., torch.optim.Optimizer],
+        lr_scheduler: Callable[[torch.optim.Optimizer], Any],
+        seed: int = 0,
+        val_repeats: int = 4,
+    ) -> None:
+        super().__init__(optimizer, lr_scheduler, seed)
+        self.denoiser = NetworkDenoiser(backbone, schedule, prediction)
+        self.objective, self.time_sampling = objective, time_sampling
+        self.conditioning = conditioning
+        self.autoencoder = autoencoder
+        self.sampler, self.guidance = sampler, guidance
+        self.val_repeats = val_repeats
+
+    def losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        noise = Noise(self.seed, batch["position"])
+        x_0 = self.autoencoder.encode(batch["x"])
+        u, eps = noise.time_and_eps(x_0)
+        t, weight = self.time_sampling(self.denoiser.schedule, u)
+        losses = self.objective(self.denoiser, x_0, self.conditioning(batch), t, eps)
+        if self.time_sampling.needs_bound:
+            heard = [t, losses.detach()]
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                heard = [self.all_gather(part).flatten() for part in heard]  # type: ignore[union-attr]
+            self.time_sampling.update(self.denoiser.schedule, *heard)
+        return losses, t, weight
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """The loss at fixed (x, t, eps), stratified over t, and the errors in x0 and eps units, which are comparable
+        between predictions. In pixels x0 is clipped to [-1, 1], as samplers do: near pure noise a tiny error in eps
+        would else be an unbounded one in x0."""
+        num_val, schedule = self.trainer.datamodule.num_val, self.denoiser.schedule  # type: ignore[attr-defined]
+        strata = stratified(num_val * self.val_repeats).to(batch["index"].device)
+        x_0, cond = self.autoencoder.encode(batch["x"]), self.conditioning(batch)
+        for repeat in range(self.val_repeats):
+            index = batch["index"] + repeat * num_val
+            eps = Noise(0, index).like(x_0, Draw.VALIDATION)  # not of the run's seed: runs share their validation
+            t = schedule.time_at(strata[index].float())
+            losses = self.objective(self.denoiser, x_0, cond, t, eps)
+            denoised = self.denoiser(add_noise(schedule, x_0, t, eps), t, cond)
+            x0 = denoised.x0.clamp(-1, 1) if self.autoencoder.bounded else denoised.x0
+            self.validated(losses, t)
+            self.log_mean("val/x0_mse", (x0 - x_0).square().flatten(1).mean(1))
+            self.log_mean("val/eps_mse", (denoised.eps - eps).square().flatten(1).mean(1))
+
+    @torch.no_grad()
+    def sample(
+        self, indices: Tensor, seed: int, sampler: Sampler | None = None, callback: Callback | None = None
+    ) -> Tensor:
+        """The samples of given indices, (B, C, H, W) in pixels. Index i under a seed has the same noise in any batch.
+
+        Args:
+            indices: int64, (B,).
+            seed: keys the noise.
+            sampler: another sampler than the model's own.
+            callback: see :class:`~diffsweep.samplers.Sampler`; sees the space, not pixels.
+        """
+        return self.walk(*self.start(indices, seed), sampler=sampler, callback=callback)
+
+    def noise_of(self, indices: Tensor, seed: int | Tensor) -> Noise:
+        """The noise of the samples of given indices, on the model's device; a seed of all, or of each, (B,)."""
+        return Noise(seed.to(self.device) if isinstance(seed, Tensor) else seed, indices.to(self.device))
+
+    @torch.no_grad()
+    def start(self, indices: Tensor, seed: int | Tensor, source: Tensor | None = None) -> tuple[Tensor, Noise]:
+        """x in the space where a walk starts, and the noise of its steps.
+
+        Args:
+            indices: int64, (B,).
+            seed: keys the noise; one for all, or one of each, (B,).
+            source: images (B, C, H, W) that x is made of, with the noise of ``sampler.start``; None for nothing but that noise.
+        """
+        noise, schedule = self.noise_of(indices, seed), self.denoiser.schedule
+        x = noise.normal(*self.autoencoder.shape, stream=Draw.PRIOR, dtype=self.float_type)
+        t = torch.tensor(self.sampler.start, dtype=torch.float64)
+        if source is None:
+            return prior(schedule, x, t), noise
+        return add_noise(schedule, self.autoencoder.encode(source.to(x)), t, x), noise
+
+    @torch.no_grad()
+    def walk(self, x: Tensor, noise: Noise, sampler: Sampler | None = None, callback: Callback | None = None) -> Tensor:
+        """From x in the space, at the start of a walk, to pixels."""
+        sampler = sampler if sampler is not None else self.sampler
+        x = sampler(self.guidance(self.denoiser), x.to(self.device), noise=noise, callback=callback)
+        return self.autoencoder.decode(x)
+
+    @torch.no_grad()
+    def invert(self, images: Tensor) -> Tensor:
+        """x in the space whose walk ends near images (B, C, H, W): see :meth:`~diffsweep.samplers.DDIM.invert`."""
+        if not isinstance(self.sampler, DDIM):
+            raise ValueError("only DDIM's deterministic walk is inverted; use sampler=ddim")
+        x_0 = self.autoencoder.encode(images.to(self.device, self.float_type))
+        return self.sampler.invert(self.guidance(self.denoiser), x_0)
