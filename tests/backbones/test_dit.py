@@ -117,9 +117,9 @@ def copy_weights(theirs, ours, names):
     if ours.embed_context is not None:
         state["modulation_out.table"] = source["scale_shift_table"]
         state["embed_context.context.null"] = ours.embed_context.context.null
-    if ours.embed_class is not None:
+    if ours.embed_condition.classes is not None:
         emb = "transformer_blocks.0.norm1.emb"
-        state["embed_class.weight"] = source[f"{emb}.class_embedder.embedding_table.weight"]
+        state["embed_condition.classes.weight"] = source[f"{emb}.class_embedder.embedding_table.weight"]
     ours.load_state_dict(state)
 
 
@@ -180,7 +180,7 @@ def test_weights_start_as_published():
     linear = network.blocks[0].mlp[0].weight
     bound = (6 / (384 + 4 * 384)) ** 0.5
     assert 0.999 * bound < linear.abs().max() <= bound
-    for embedding in (network.embed_time[0], network.embed_time[2], network.embed_class):
+    for embedding in (network.embed_time[0], network.embed_time[2], network.embed_condition.classes):
         assert embedding.weight.std().item() == pytest.approx(0.02, rel=0.02)
     assert not any(parameter.any() for name, parameter in network.named_parameters() if name.endswith("bias"))
 

@@ -90,7 +90,10 @@ def trained_like(network):
         ({"time_embedding": "film"}, "backbone.time_embedding is one of additive, scale_shift, not film"),
         ({"attention": "flash"}, "backbone.attention is one of full, linear, not flash"),
         ({"resample_order": "first"}, "backbone.resample_order is one of after, before, not first"),
-        ({"context_dim": 4, "attention_resolutions": []}, "backbone.context_dim needs attention"),
+        (
+            {"context_dim": 4, "attention_resolutions": [], "middle_attention": False},
+            "backbone.context_dim needs attention",
+        ),
     ],
 )
 def test_impossible_shapes_are_refused_with_the_reason(bad, match):
@@ -280,8 +283,8 @@ def test_every_parameter_learns(variant):
         optimizer.step()
     still = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
     assert not still
-    if network.embed_class is not None:
-        rows = network.embed_class.weight.grad.any(dim=1)
+    if network.embed_condition.classes is not None:
+        rows = network.embed_condition.classes.weight.grad.any(dim=1)
         assert rows.nonzero().flatten().tolist() == [3, 9, 10]  # the second sample's class is not told
 
 

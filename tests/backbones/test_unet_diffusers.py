@@ -66,8 +66,8 @@ def load_all(ours, theirs):
     embedding = theirs.time_embedding
     for mine, other in (*layers, (ours.embed_time[0], embedding.linear_1), (ours.embed_time[2], embedding.linear_2)):
         load(mine, other)
-    if ours.embed_class is not None:
-        ours.embed_class.weight.data[:-1] = theirs.class_embedding.weight
+    if ours.embed_condition.classes is not None:
+        ours.embed_condition.classes.weight.data[:-1] = theirs.class_embedding.weight
     for mine, blocks, resamplers in (
         (ours.down, theirs.down_blocks, "downsamplers"),
         (ours.up, theirs.up_blocks, "upsamplers"),
@@ -147,20 +147,20 @@ def test_it_is_the_unet_of_stable_diffusion(masked):
 @pytest.mark.parametrize(
     ("preset", "sizes", "published"),
     [
-        ("unet_ddpm_cifar10", (3, 3, 32), 35_746_307),
-        ("unet_iddpm_cifar10", (3, 6, 32), 52_546_438),
-        ("unet_iddpm_imagenet64", (3, 6, 64), 121_063_942),
-        ("adm_64", (3, 6, 64), 295_904_454 + 768),
-        ("adm_128", (3, 6, 128), 421_529_606 + 1024),
-        ("adm_256", (3, 6, 256), 553_838_086 + 1024),
-        ("unet_sd", (4, 4, 64), 859_520_964 + 768),
+        ("unet_ddpm_cifar10", (3, 3, 32, None), 35_746_307),
+        ("unet_iddpm_cifar10", (3, 6, 32, None), 52_546_438),
+        ("unet_iddpm_imagenet64", (3, 6, 64, None), 121_063_942),
+        ("adm_64", (3, 6, 64, 1000), 295_904_454 + 768),
+        ("adm_128", (3, 6, 128, 1000), 421_529_606 + 1024),
+        ("adm_256", (3, 6, 256, 1000), 553_838_086 + 1024),
+        ("unet_sd", (4, 4, 64, None), 859_520_964 + 768),
     ],
 )
 def test_published_networks_have_their_size(compose, preset, sizes, published):
     """The public codes' counts, and the null class or the null token."""
     settings = dict(compose(f"backbone={preset}").backbone)
     settings.pop("_target_")
-    settings.update(zip(("in_channels", "out_channels", "image_size"), sizes, strict=True))
+    settings.update(zip(("in_channels", "out_channels", "image_size", "num_classes"), sizes, strict=True))
     with torch.device("meta"):
         assert numbers(UNet(**settings)) == published
 

@@ -78,7 +78,7 @@ def test_it_is_the_written_out_formula(num_classes):
     patches = functional.conv2d(x, weight, network.embed_patches.bias, stride=2).flatten(2).mT
     tokens = [SinusoidalEmbedding(16)(c_noise)[:, None], patches]
     if num_classes is not None:
-        tokens.insert(0, network.embed_class.weight[cond.vector][:, None])
+        tokens.insert(0, network.embed_condition.classes.weight[cond.vector][:, None])
     h = torch.cat(tokens, dim=1) + network.positions
     first = h = block(h, network.early[0])
     second = h = block(h, network.early[1])
@@ -106,7 +106,7 @@ def test_weights_start_as_published():
         network.positions,
     ):
         assert weight.std().item() == pytest.approx(0.02, rel=0.03)
-    assert network.embed_class.weight.std().item() == pytest.approx(1, rel=0.02)
+    assert network.embed_condition.classes.weight.std().item() == pytest.approx(1, rel=0.02)
     assert network.embed_patches.weight.abs().max().item() == pytest.approx(16**-0.5, rel=1e-2)
 
 

@@ -1,5 +1,7 @@
 """Batches of conditions."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -69,3 +71,15 @@ def test_to_moves_every_part():
 
 def test_an_empty_condition_has_no_rows():
     assert len(Condition()) == 0
+
+
+def test_the_negative_condition_goes_along_and_is_left_out_of_a_join():
+    negative = condition(start=5)
+    cond = replace(condition(), negative=negative)
+    assert torch.equal(cond[1:].negative.vector, negative.vector[1:])
+    assert cond.to(torch.device("meta")).negative.vector.device.type == "meta"
+    assert cond.opposite() is negative
+    joined = cond.cat(cond.opposite())
+    assert joined.negative is None
+    assert torch.equal(joined.vector, torch.cat([cond.vector, negative.vector]))
+    assert condition().opposite().is_null.all()

@@ -88,7 +88,7 @@ def test_numbers_do_not_depend_on_the_batch_size(kind, levels):
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_first_so_many_samples_are_measured(kind):
     samples = pictures()
-    first = {name: part[:9] for name, part in samples.items()}
+    first = InMemory(samples[torch.arange(9)])
     some, _ = KINDS[kind](num_samples=9)(model(), samples, encode, 17)
     all_of_nine, _ = KINDS[kind]()(model(), first, encode, 17)
     more, _ = KINDS[kind](num_samples=1000)(model(), first, encode, 17)
@@ -167,7 +167,7 @@ def test_truer_models_need_fewer_bits(kind):
 def test_the_bound_is_above_the_odes_likelihood():
     """In the mean over data of the model: an upper bound of what the other measures; data continuous."""
     denoiser = model(VE())
-    samples = {"x": denoiser.sample(300).reshape(-1, 1, 2, 2)}
+    samples = InMemory({"x": denoiser.sample(300).reshape(-1, 1, 2, 2)})
     bound, _ = BoundLikelihood(steps=400)(denoiser, samples, encode, None)
     ode, _ = ODELikelihood(divergence="exact", tolerance=1e-5)(denoiser, samples, encode, None)
     assert ode["bits_per_dim_ode"] < bound["bits_per_dim"] < ode["bits_per_dim_ode"] + 0.15

@@ -9,13 +9,14 @@ from torch.nn import functional
 from diffsweep.diffusion import Condition
 from diffsweep.layers import (
     Block,
-    ClassEmbedding,
+    ConditionEmbedding,
     ContextEmbedding,
     CrossAttention,
     Modulation,
     ModulationTable,
     PatchEmbedding,
     SinusoidalEmbedding,
+    accepted,
     axial_rotation,
     modulated,
     patch_grid,
@@ -24,6 +25,7 @@ from diffsweep.layers import (
     sincos_positions,
     token_norm,
     unpatchify,
+    with_image,
     zero_init,
 )
 
@@ -72,8 +74,11 @@ class DiT(nn.Module):
         block: the type of the blocks. ``in_context``: time and class are tokens of the sequence; ``cross_attention``: tokens that blocks
             attend to; ``adaln``: they shift and scale what norms give; ``adaln_zero``: and gate both branches, all from 0;
             ``adaln_single``: this is computed once for all blocks (PixArt-alpha).
-        num_classes: classes of ``cond.vector``; None for an unconditional network.
+        num_classes: classes of ``cond.vector``; None for none.
+        vector_dim: features of ``cond.vector``; None for none.
+        num_scalars: numbers of ``cond.scalars``; None for none.
         context_dim: width of ``cond.tokens``, which every block attends to; None for no tokens.
+        image_channels: channels of ``cond.image``, which stand beside those of x; 0 for no image.
         qk_norm: RMSNorm of queries and keys.
         rope: rotary positions in the attention too.
         swiglu: SwiGLU in place of GELU.
@@ -93,7 +98,10 @@ class DiT(nn.Module):
         mlp_ratio: float = 4.0,
         block: Literal["in_context", "cross_attention", "adaln", "adaln_zero", "adaln_single"] = "adaln_zero",
         num_classes: int | None = None,
+        vector_dim: int | None = None,
+        num_scalars: int | None = None,
         context_dim: int | None = None,
+        image_channels: int = 0,
         qk_norm: bool = False,
         rope: bool = False,
         swiglu: bool = False,
@@ -110,11 +118,14 @@ class DiT(nn.Module):
             raise ValueError(f"backbone.depth must be at least 1, not {depth}")
         self.kind = kind = BLOCKS[block]
         self.channels, self.patch_size, self.checkpointing = channels, patch_size, checkpointing
+        self.image_channels = image_channels
+        told = {"num_classes": num_classes, "vector_dim": vector_dim, "num_scalars": num_scalars}
+        self.accepts = accepted(**told, context_dim=context_dim, image_channels=image_channels)
         self.rope = rotary_channels(channels, num_heads) if rope else None
-        self.embed_patches = PatchEmbedding(in_channels, channels, patch_size)
+        self.embed_patches = PatchEmbedding(in_channels + image_channels, channels, patch_size)
         self.sinusoids = SinusoidalEmbedding(256)
         self.embed_time = nn.Sequential(nn.Linear(256, channels), nn.SiLU(), nn.Linear(channels, channels))
-        self.embed_class = None if num_classes is None else ClassEmbedding(num_classes, channels)
+        self.embed_condition = ConditionEmbedding(channels, **told)
         self.embed_context = None if context_dim is None else ContextEmbedding(context_dim, channels)
         self.embed_shared = nn.Linear(channels, kind.modulations * channels) if kind.shared else None
 
@@ -141,7 +152,7 @@ class DiT(nn.Module):
 
     def _initialise(self) -> None:
         """As published: Xavier for linear maps, 0.02 for embeddings, zeros for what must start as nothing."""
-        embeddings = [self.embed_time, self.embed_class, self.embed_context, self.embed_shared]
+        embeddings = [self.embed_time, self.embed_condition, self.embed_context, self.embed_shared]
         narrow = {module for part in embeddings if part is not None for module in part.modules()}
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding) and module in narrow:
@@ -160,11 +171,10 @@ class DiT(nn.Module):
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition | None = None) -> Tensor:
         cond, kind, batch = Condition() if cond is None else cond, self.kind, len(x)
         grid = patch_grid(x.shape[2], x.shape[3], self.patch_size)
-        h = self.embed_patches(x) + sincos_positions(grid, self.channels, x.device, x.dtype)  # (B, N, C)
-        vectors = [self.embed_time(self.sinusoids(c_noise).to(x.dtype))]  # time and class, each (B, C)
-        if self.embed_class is not None:
-            vectors.append(self.embed_class(cond.vector, cond.is_null, batch))
-        tokens = torch.stack(vectors, dim=1)  # (B, 1 or 2, C)
+        h = self.embed_patches(with_image(x, cond, self.image_channels))
+        h = h + sincos_positions(grid, self.channels, x.device, x.dtype)  # (B, N, C)
+        vectors = [self.embed_time(self.sinusoids(c_noise).to(x.dtype)), *self.embed_condition(cond, batch)]
+        tokens = torch.stack(vectors, dim=1)  # (B, 1 and as many as the condition has, C)
         if kind.in_sequence:
             h = torch.cat([tokens, h], dim=1)
         extras = h.shape[1] - grid[0] * grid[1]

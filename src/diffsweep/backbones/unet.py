@@ -13,7 +13,7 @@ from diffsweep.diffusion import Condition
 from diffsweep.layers import (
     TIME_EMBEDDINGS,
     Attend,
-    ClassEmbedding,
+    ConditionEmbedding,
     ConvNeXtBlock,
     Downsample,
     ResidualBlock,
@@ -23,10 +23,12 @@ from diffsweep.layers import (
     TimeEmbedding,
     TokenContext,
     Upsample,
+    accepted,
     enlarge,
     group_norm,
     linear_attention,
     pool,
+    with_image,
     zero_init,
 )
 
@@ -63,7 +65,7 @@ class UNet(nn.Module):
     skip connections have.
 
     The published networks are these options (``conf/backbone``), with the parameter counts of the public codes but for the
-    null condition: a row of ``embed_class`` that ADM does not have, a token that Stable Diffusion does not. Sinusoids are
+    null condition: a row of ``embed_condition.classes`` that ADM does not have, a token that Stable Diffusion does not. Sinusoids are
     those of guided-diffusion everywhere (DDPM's code has D/2 - 1 in place of D/2), and the query, key and value of all heads
     lie one after the other in ``to_qkv``.
 
@@ -81,13 +83,17 @@ class UNet(nn.Module):
         attention: ``full``, or ``linear`` in the number of pixels (arXiv:1812.01243).
         attention_resolutions: feature-map sizes that get attention.
         attention_factors: the same as downsampling factors, which do not depend on ``image_size``; a level in either has it.
-        middle_attention: whether the middle attends; None: where any level does.
+        middle_attention: whether the middle attends; None: where any level does, and where there are tokens to attend to.
         num_heads: attention heads.
         head_channels: channels of a head, in place of ``num_heads``; a level of fewer channels has one head.
         context_dim: D of the tokens that each attention is followed by attention to, which makes it a transformer
             (Rombach et al. 2021, arXiv:2112.10752); None: no tokens.
         transformer_depth: blocks of each such transformer.
         num_classes: number of classes, embedded and added to the time; None: no classes.
+        vector_dim: features of ``cond.vector`` in place of classes, added to the time too (with ``scale_shift`` that is FiLM,
+            arXiv:1709.07871).
+        num_scalars: numbers of ``cond.scalars``, added to the time too.
+        image_channels: channels of ``cond.image``, which stand beside those of x; 0: no image.
         resample_order: ``after``: a level's maps are halved after its blocks on the way down, and doubled before them on the
             way up; ``before``: the other way round, so that no block works at full size, which the first convolution alone
             passes to the last (the efficient U-Net, Saharia et al. 2022, arXiv:2205.11487, appendix B).
@@ -97,6 +103,9 @@ class UNet(nn.Module):
         norm_eps: what the norms add to the variance.
         dropout: dropout rate inside residual blocks.
         checkpointing: whether training recomputes the inside of blocks in the backward pass, to save memory.
+
+    Attributes:
+        accepts: the parts of a condition that it takes, with their sizes.
     """
 
     def __init__(
@@ -118,6 +127,9 @@ class UNet(nn.Module):
         context_dim: int | None = None,
         transformer_depth: int = 1,
         num_classes: int | None = None,
+        vector_dim: int | None = None,
+        num_scalars: int | None = None,
+        image_channels: int = 0,
         resample_order: ResampleOrder = "after",
         residual_scale: float = 1.0,
         skip_scale: float = 1.0,
@@ -134,16 +146,18 @@ class UNet(nn.Module):
         _at_least_1(
             num_res_blocks=num_res_blocks, num_heads=num_heads, head_channels=head_channels, norm_groups=norm_groups
         )
-        _at_least_1(context_dim=context_dim, transformer_depth=transformer_depth, num_classes=num_classes)
+        told = {"num_classes": num_classes, "vector_dim": vector_dim, "num_scalars": num_scalars}
+        _at_least_1(context_dim=context_dim, transformer_depth=transformer_depth, **told)
         _at_least_1(channel_mult=min(channel_mult, default=0))
         first = _ORDERS[resample_order]
         attends = _attends(image_size, len(channel_mult), first, attention_resolutions, attention_factors)
         if channels % 2 or channels < 2:
             raise ValueError(f"backbone.channels must be even, for the sines and cosines of the time, not {channels}")
-        middle_attends = any(attends) if middle_attention is None else middle_attention
+        middle_attends = any(attends) or context_dim is not None if middle_attention is None else middle_attention
         if context_dim is not None and not (middle_attends or any(attends)):
             raise ValueError("backbone.context_dim needs attention to tokens somewhere; set backbone.attention_factors")
-        self.skip_scale, self.checkpointing = skip_scale, checkpointing
+        self.skip_scale, self.checkpointing, self.image_channels = skip_scale, checkpointing, image_channels
+        self.accepts = accepted(**told, context_dim=context_dim, image_channels=image_channels)
         embedding = 4 * channels
         norm = partial(group_norm, groups=norm_groups, eps=norm_eps)
         kind, resamples = _BLOCKS[block]
@@ -175,9 +189,9 @@ class UNet(nn.Module):
 
         self.sinusoids = SinusoidalEmbedding(channels)
         self.embed_time = nn.Sequential(nn.Linear(channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
-        self.embed_class = None if num_classes is None else ClassEmbedding(num_classes, embedding)
+        self.embed_condition = ConditionEmbedding(embedding, **told)
         self.context = None if context_dim is None else TokenContext(context_dim)
-        self.conv_in = nn.Conv2d(in_channels, channels, 3, padding=1)
+        self.conv_in = nn.Conv2d(in_channels + image_channels, channels, 3, padding=1)
         levels = [
             (mult * channels, attend, level + first > 0)
             for level, (mult, attend) in enumerate(zip(channel_mult, attends, strict=True))
@@ -208,11 +222,11 @@ class UNet(nn.Module):
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition | None = None) -> Tensor:
         cond = Condition() if cond is None else cond
         emb = self.embed_time(self.sinusoids(c_noise).to(x.dtype))  # (B, E)
-        if self.embed_class is not None:
-            emb = emb + self.embed_class(cond.vector, cond.is_null, len(x))
+        for vector in self.embed_condition(cond, len(x)):
+            emb = emb + vector
         emb = functional.silu(emb)
         context = () if self.context is None else self.context(cond.tokens, cond.token_mask, cond.is_null, len(x))
-        h = self.conv_in(x)  # (B, C, H, W)
+        h = self.conv_in(with_image(x, cond, self.image_channels))  # (B, C, H, W)
         skips = [h]
         for module in self.down:
             h = self._run(module, h, emb, *context) if isinstance(module, Stage) else self._run(module, h, emb)

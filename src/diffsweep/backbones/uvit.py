@@ -10,15 +10,17 @@ from torch.nn import functional
 from diffsweep.diffusion import Condition
 from diffsweep.layers import (
     Block,
-    ClassEmbedding,
+    ConditionEmbedding,
     PatchEmbedding,
     SinusoidalEmbedding,
+    accepted,
     axial_rotation,
     patch_grid,
     rotary_channels,
     run_block,
     token_norm,
     unpatchify,
+    with_image,
     zero_init,
 )
 from diffsweep.layers.patches import Rotation
@@ -51,7 +53,10 @@ class UViT(nn.Module):
         num_heads: attention heads.
         mlp_ratio: hidden width of the MLPs over ``channels``.
         conv: a 3x3 convolution of the output at last.
-        num_classes: classes of ``cond.vector``; None for an unconditional network.
+        num_classes: classes of ``cond.vector``; None for none.
+        vector_dim: features of ``cond.vector``; None for none.
+        num_scalars: numbers of ``cond.scalars``; None for none.
+        image_channels: channels of ``cond.image``, which stand beside those of x; 0 for no image.
         qk_norm: RMSNorm of queries and keys.
         rope: rotary positions in the attention too.
         swiglu: SwiGLU in place of GELU.
@@ -71,6 +76,9 @@ class UViT(nn.Module):
         mlp_ratio: float = 4.0,
         conv: bool = True,
         num_classes: int | None = None,
+        vector_dim: int | None = None,
+        num_scalars: int | None = None,
+        image_channels: int = 0,
         qk_norm: bool = False,
         rope: bool = False,
         swiglu: bool = False,
@@ -85,12 +93,14 @@ class UViT(nn.Module):
             raise ValueError(
                 f"backbone.depth={depth} has no middle block; use {max(1, depth - 1)} or {max(3, depth + 1)}"
             )
-        self.patch_size, self.checkpointing = patch_size, checkpointing
+        self.patch_size, self.checkpointing, self.image_channels = patch_size, checkpointing, image_channels
+        told = {"num_classes": num_classes, "vector_dim": vector_dim, "num_scalars": num_scalars}
+        self.accepts = accepted(**told, image_channels=image_channels)
         self.rope = rotary_channels(channels, num_heads) if rope else None
-        self.embed_patches = PatchEmbedding(in_channels, channels, patch_size)
+        self.embed_patches = PatchEmbedding(in_channels + image_channels, channels, patch_size)
         self.embed_time = SinusoidalEmbedding(channels)
-        self.embed_class = None if num_classes is None else ClassEmbedding(num_classes, channels)
-        self.extras = 1 if num_classes is None else 2
+        self.embed_condition = ConditionEmbedding(channels, **told)
+        self.extras = 1 + self.embed_condition.count
         self.positions = nn.Parameter(torch.empty(self.extras + self.grid[0] * self.grid[1], channels))
         settings: dict[str, Any] = {"mlp_ratio": mlp_ratio, "qk_norm": qk_norm, "swiglu": swiglu, "rms_norm": rms_norm}
         settings |= {"qkv_bias": False, "gelu": "none", "eps": 1e-5}  # as published
@@ -115,10 +125,9 @@ class UViT(nn.Module):
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition | None = None) -> Tensor:
         cond = Condition() if cond is None else cond
         grid = patch_grid(x.shape[2], x.shape[3], self.patch_size)
-        tokens = [self.embed_time(c_noise).to(x.dtype)[:, None], self.embed_patches(x)]
-        if self.embed_class is not None:
-            tokens.insert(0, self.embed_class(cond.vector, cond.is_null, len(x))[:, None])
-        h = torch.cat(tokens, dim=1) + self._positions(grid)  # (B, 1 or 2 + N, C)
+        extras = [*self.embed_condition(cond, len(x)), self.embed_time(c_noise).to(x.dtype)]
+        patches = self.embed_patches(with_image(x, cond, self.image_channels))
+        h = torch.cat([torch.stack(extras, dim=1), patches], dim=1) + self._positions(grid)  # (B, extras + N, C)
         rotation = None if self.rope is None else axial_rotation(grid, self.rope, self.extras, x.device, x.dtype)
         skips = []
         for block in self.early:

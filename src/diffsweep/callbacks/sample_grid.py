@@ -27,7 +27,9 @@ class SampleGrid(Callback):
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
         sampler = pl_module.sampler if self.steps is None else pl_module.sampler.with_steps(self.steps)
-        x = pl_module.sample(torch.arange(self.num_samples), self.seed, sampler=sampler)
+        indices = torch.arange(self.num_samples)
+        _, cond = pl_module.request(indices, trainer.datamodule.split("val"))  # type: ignore[attr-defined]
+        x = pl_module.sample(indices, self.seed, cond, sampler)
         image = pictures.grid(x)
         pictures.save_png(image, self.folder / f"step_{trainer.global_step:06d}.png")
         for logger in trainer.loggers:

@@ -2,6 +2,8 @@
 
 from diffsweep.conditioning.base import Conditioning
 from diffsweep.conditioning.class_label import ClassLabel
+from diffsweep.conditioning.image import ImageConditioning, ImageFeatures
 from diffsweep.conditioning.none import Unconditional
+from diffsweep.conditioning.scalars import Joint, Scalars
 
-__all__ = ["ClassLabel", "Conditioning", "Unconditional"]
+__all__ = ["ClassLabel", "Conditioning", "ImageConditioning", "ImageFeatures", "Joint", "Scalars", "Unconditional"]

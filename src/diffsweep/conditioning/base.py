@@ -37,13 +37,13 @@ class Conditioning(nn.Module, ABC):
         """The conditions of a batch, all of them told."""
 
     @abstractmethod
-    def request(self, indices: Tensor, samples: Samples) -> Batch:
+    def request(self, indices: Tensor, samples: Samples | None) -> Batch:
         """What is asked of the samples to draw, of given indices, (B,): a batch without ``x``. ``negative`` in it, a batch too, is what
         guidance leads away from.
 
         Args:
             indices: int64, (B,); sample i is asked for the same in any batch.
-            samples: held-out data, for conditions that are taken from data.
+            samples: held-out data, for conditions that are taken from data; None where there is none at hand.
         """
 
     def forward(self, batch: Batch) -> Condition | None:

@@ -24,7 +24,7 @@ class ClassLabel(Conditioning):
 
     def __init__(
         self,
-        num_classes: int,
+        num_classes: int | None,
         class_names: Sequence[str] | None = None,
         labels: Sequence[int | str] | None = None,
         negative: int | str | None = None,
@@ -32,6 +32,8 @@ class ClassLabel(Conditioning):
         seed: int = 0,
     ) -> None:
         super().__init__(dropout, seed)
+        if num_classes is None:
+            raise ValueError("these data have no classes; use a dataset with labels, or conditioning=none")
         self.num_classes, self.provides = num_classes, {"num_classes": num_classes}
         self.class_names = None if class_names is None else list(class_names)
         if self.class_names is not None and len(self.class_names) != num_classes:
@@ -63,7 +65,7 @@ class ClassLabel(Conditioning):
     def condition(self, batch: Batch) -> Condition:
         return Condition(vector=batch["label"])
 
-    def request(self, indices: Tensor, samples: Samples) -> Batch:
+    def request(self, indices: Tensor, samples: Samples | None) -> Batch:
         asked: Batch = {"label": self.labels.to(indices.device)[indices % len(self.labels)]}
         if self.negative is not None:
             asked["negative"] = {"label": torch.full_like(indices, self.negative)}

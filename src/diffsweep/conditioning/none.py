@@ -17,5 +17,5 @@ class Unconditional(Conditioning):
     def condition(self, batch: Batch) -> None:
         return None
 
-    def request(self, indices: Tensor, samples: Samples) -> Batch:
+    def request(self, indices: Tensor, samples: Samples | None) -> Batch:
         return {}

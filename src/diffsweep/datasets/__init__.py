@@ -1,6 +1,6 @@
 """Datasets: LightningDataModules whose training stream is counted."""
 
-from diffsweep.datasets.base import Batch, ImageData, InMemory, Samples, Split
+from diffsweep.datasets.base import Batch, ImageData, InMemory, Samples, Split, rows_of
 from diffsweep.datasets.digits import Digits, load_digits
 
-__all__ = ["Batch", "Digits", "ImageData", "InMemory", "Samples", "Split", "load_digits"]
+__all__ = ["Batch", "Digits", "ImageData", "InMemory", "Samples", "Split", "load_digits", "rows_of"]

@@ -45,10 +45,17 @@ class InMemory(Samples):
         return self.parts[name]
 
     def rows(self, index: Tensor) -> Batch:
-        return {name: _rows(part, index) for name, part in self.parts.items()}
+        return rows_of(self.parts, index)
+
+
+def rows_of(batch: Mapping[str, Any], index: Tensor) -> Batch:
+    """Some rows of a batch, (B,), of the batches within it too."""
+    return {name: _rows(part, index) for name, part in batch.items()}
 
 
 def _rows(part: Any, index: Tensor) -> Any:
+    if isinstance(part, Mapping):
+        return rows_of(part, index)
     return part.index_select(0, index) if isinstance(part, Tensor) else [part[i] for i in index.tolist()]
 
 

@@ -14,22 +14,22 @@ class Condition:
 
     Attributes:
         vector: class ids, int64 of shape (B,) (embedded by the backbone), or features, float of shape (B, D).
-        scalars: plain numbers such as sizes, (B, S), of which the backbone takes Fourier features.
         tokens: a sequence, (B, L, D).
         token_mask: True where a token counts, (B, L).
         image: an image of the sample's size, (B, C, H, W), for concatenation.
         control: inputs of a control network, (B, C, H, W).
         is_null: True for rows without a condition, (B,); None where all rows have theirs.
+        scalars: plain numbers such as sizes, (B, S), of which the backbone takes Fourier features.
         negative: what guidance leads away from, in place of the null condition; as long as this one.
     """
 
     vector: Tensor | None = None
-    scalars: Tensor | None = None
     tokens: Tensor | None = None
     token_mask: Tensor | None = None
     image: Tensor | None = None
     control: Tensor | None = None
     is_null: Tensor | None = None
+    scalars: Tensor | None = None
     negative: "Condition | None" = None
 
     def _parts(self) -> Iterator[tuple[str, Tensor]]:

@@ -27,6 +27,8 @@ class GaussianMixtureDenoiser(Denoiser):
         covariances: (K, D, D), positive semi-definite.
         weights: (K,), positive; normalised here. Equal by default.
         prediction: the units of :meth:`output` and the ancestral variance.
+        classes: int64, (K,), the class y of each component: ``cond.vector`` tells then which of them x_0 is from. Without, conditions
+            are not looked at.
     """
 
     def __init__(
@@ -36,24 +38,35 @@ class GaussianMixtureDenoiser(Denoiser):
         covariances: Tensor,
         weights: Tensor | None = None,
         prediction: Prediction | None = None,
+        classes: Tensor | None = None,
     ) -> None:
         super().__init__(schedule, prediction)
+        self.classes = classes
         weights = torch.ones(len(means)) if weights is None else weights
         self.means, self.weights = means, (weights / weights.sum()).to(means)
         self.variances, self.rotations = torch.linalg.eigh(covariances)  # (K, D), (K, D, D): C = Q diag(v) Q^T
 
-    def _components(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _components(self, x: Tensor, t: Tensor, cond: Condition | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """alpha and sigma, x whitened by each component of the marginal at t, (B, K, D), and the log-density of x jointly with
-        each component, (B, K)."""
+        each component, (B, K), given the class where one is told."""
         alpha, sigma = (expand_to(value, x) for value in self.schedule(t.to(x.dtype)))
         centred = torch.einsum("bkd,kde->bke", x[:, None] - alpha[..., None] * self.means, self.rotations)
         marginal = alpha[..., None] ** 2 * self.variances + sigma[..., None] ** 2  # () or (B, 1, 1) against (K, D)
         log_normal = -0.5 * (centred**2 / marginal + (2 * math.pi * marginal).log()).sum(-1)  # (B, K)
-        return alpha, sigma, centred / marginal, self.weights.log() + log_normal
+        return alpha, sigma, centred / marginal, self._log_weights(cond) + log_normal
+
+    def _log_weights(self, cond: Condition | None) -> Tensor:
+        """Of the components, (K,), or given the class of each row, (B, K)."""
+        if self.classes is None or cond is None or cond.vector is None:
+            return self.weights.log()
+        other = self.classes != cond.vector[:, None]  # (B, K)
+        if cond.is_null is not None:
+            other &= ~cond.is_null[:, None]
+        return self.weights.log().masked_fill(other, -torch.inf).log_softmax(-1)
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
         x = x_t.flatten(1).to(self.means)  # (B, D)
-        alpha, sigma, whitened, log_joint = self._components(x, t)
+        alpha, sigma, whitened, log_joint = self._components(x, t, cond)
         responsibility = log_joint.softmax(-1)
         x0 = self.means + torch.einsum("bke,kde->bkd", alpha[..., None] * self.variances * whitened, self.rotations)
         eps = torch.einsum("bke,kde->bkd", sigma[..., None] * whitened, self.rotations)
@@ -62,9 +75,16 @@ class GaussianMixtureDenoiser(Denoiser):
             x0.to(x_t).reshape(x_t.shape), eps.to(x_t).reshape(x_t.shape), self.prediction.variance_mix or 0.0
         )
 
-    def log_density(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """The log-density of the marginal at t, in nats, (B,)."""
-        return self._components(x_t.flatten(1).to(self.means), t)[-1].logsumexp(-1)
+    def log_density(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Tensor:
+        """The log-density of the marginal at t, in nats, (B,); given the class where one is told."""
+        return self._components(x_t.flatten(1).to(self.means), t, cond)[-1].logsumexp(-1)
+
+    def log_prob(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """log p(y | x_t) of each class, (B, max(classes) + 1): what the perfect noisy classifier says."""
+        assert self.classes is not None
+        log_joint = self._components(x_t.flatten(1).to(self.means), t)[-1]  # (B, K)
+        own = self.classes == torch.arange(int(self.classes.max()) + 1)[:, None]  # (classes, K)
+        return log_joint[:, None].masked_fill(~own, -torch.inf).logsumexp(-1).log_softmax(-1)
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Draws from the data distribution, (count, D)."""

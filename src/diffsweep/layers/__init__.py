@@ -1,7 +1,8 @@
 """What backbones and autoencoders share."""
 
 from diffsweep.layers.attention import Attend, SelfAttention2d, linear_attention
-from diffsweep.layers.embeddings import ClassEmbedding, SinusoidalEmbedding, TokenContext
+from diffsweep.layers.conditions import ClassEmbedding, ConditionEmbedding, TokenContext, accepted, with_image
+from diffsweep.layers.embeddings import SinusoidalEmbedding
 from diffsweep.layers.norms import group_norm, zero_conv, zero_init
 from diffsweep.layers.patches import PatchEmbedding, axial_rotation, patch_grid, rotate, sincos_positions, unpatchify
 from diffsweep.layers.resample import Downsample, Upsample, enlarge, pool
@@ -27,6 +28,7 @@ __all__ = [
     "Attend",
     "Block",
     "ClassEmbedding",
+    "ConditionEmbedding",
     "ContextEmbedding",
     "ConvNeXtBlock",
     "CrossAttention",
@@ -43,6 +45,7 @@ __all__ = [
     "TimeEmbedding",
     "TokenContext",
     "Upsample",
+    "accepted",
     "axial_rotation",
     "enlarge",
     "group_norm",
@@ -57,6 +60,7 @@ __all__ = [
     "sincos_positions",
     "token_norm",
     "unpatchify",
+    "with_image",
     "zero_conv",
     "zero_init",
 ]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from diffsweep.layers.embeddings import TokenContext
+from diffsweep.layers.conditions import TokenContext
 from diffsweep.layers.patches import Rotation, rotate
 
 

@@ -2,19 +2,19 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from diffsweep.datasets import Samples
+from diffsweep.datasets import Batch, Samples
 from diffsweep.diffusion import Condition, Denoiser, Noise, ode_log_likelihood, variational_bound
 from diffsweep.diffusion.bound import chain_times
 from diffsweep.diffusion.likelihood import Divergence, bits_per_dim, dequantised
 from diffsweep.schedules import Schedule
 
-Encode = Callable[[Mapping[str, Tensor]], tuple[Tensor, Condition | None]]
+Encode = Callable[[Batch], tuple[Tensor, Condition | None]]
 Progress = Callable[[], object]
 
 

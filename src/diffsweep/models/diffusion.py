@@ -4,10 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor, nn
 
 from diffsweep.autoencoders import Autoencoder
+from diffsweep.conditioning import Conditioning
+from diffsweep.datasets import Batch, Samples
 from diffsweep.diffusion import (
+    Condition,
     Denoiser,
     NetworkDenoiser,
     Noise,
@@ -33,10 +37,10 @@ class DiffusionModel(TimedModel):
         prediction: what the network's output means.
         objective: the training loss.
         time_sampling: which times a batch looks at.
-        conditioning: a batch to its Condition or None.
+        conditioning: a batch, or a request, to its Condition or None.
         autoencoder: the space; identity for pixels.
         sampler: walks from noise to samples.
-        guidance: wraps the denoiser for sampling.
+        guidance: wraps the denoiser for sampling, told the times of the walk.
         optimizer: parameters to an optimizer.
         lr_scheduler: an optimizer to its learning-rate scheduler, stepped every step.
         seed: keys all randomness.
@@ -50,10 +54,10 @@ class DiffusionModel(TimedModel):
         prediction: Prediction,
         objective: Objective,
         time_sampling: TimeSampling,
-        conditioning: nn.Module,
+        conditioning: Conditioning,
         autoencoder: Autoencoder,
         sampler: Sampler,
-        guidance: Callable[[Denoiser], Denoiser],
+        guidance: Callable[..., Denoiser],
         optimizer: Callable[..., torch.optim.Optimizer],
         lr_scheduler: Callable[[torch.optim.Optimizer], Any],
         seed: int = 0,
@@ -100,49 +104,83 @@ class DiffusionModel(TimedModel):
 
     @torch.no_grad()
     def sample(
-        self, indices: Tensor, seed: int, sampler: Sampler | None = None, callback: Callback | None = None
+        self,
+        indices: Tensor,
+        seed: int,
+        cond: Condition | None = None,
+        sampler: Sampler | None = None,
+        callback: Callback | None = None,
     ) -> Tensor:
         """The samples of given indices, (B, C, H, W) in pixels. Index i under a seed has the same noise in any batch.
 
         Args:
             indices: int64, (B,).
             seed: keys the noise.
+            cond: the condition of each sample; by default what the conditioning asks for without data.
             sampler: another sampler than the model's own.
             callback: see :class:`~diffsweep.samplers.Sampler`; sees the space, not pixels.
         """
-        return self.walk(*self.start(indices, seed), sampler=sampler, callback=callback)
+        sampler = self.sampler if sampler is None else sampler
+        cond = self.request(indices, None)[1] if cond is None else cond
+        return self.walk(*self.start(indices, seed, sampler=sampler), cond, sampler, callback)
+
+    def request(self, indices: Tensor, samples: Samples | None) -> tuple[Batch, Condition | None]:
+        """What is asked of the samples of given indices, (B,), and its condition on the model's device; see
+        :meth:`~diffsweep.conditioning.Conditioning.request`."""
+        asked = self.conditioning.request(indices, samples)
+        return asked, self.told(asked)
+
+    @torch.no_grad()
+    def told(self, batch: Batch) -> Condition | None:
+        """The condition of a batch, on the model's device."""
+        there: Batch = move_data_to_device(batch, self.device)
+        return self.conditioning(there)
 
     def noise_of(self, indices: Tensor, seed: int | Tensor) -> Noise:
         """The noise of the samples of given indices, on the model's device; a seed of all, or of each, (B,)."""
         return Noise(seed.to(self.device) if isinstance(seed, Tensor) else seed, indices.to(self.device))
 
     @torch.no_grad()
-    def start(self, indices: Tensor, seed: int | Tensor, source: Tensor | None = None) -> tuple[Tensor, Noise]:
+    def start(
+        self, indices: Tensor, seed: int | Tensor, source: Tensor | None = None, sampler: Sampler | None = None
+    ) -> tuple[Tensor, Noise]:
         """x in the space where a walk starts, and the noise of its steps.
 
         Args:
             indices: int64, (B,).
             seed: keys the noise; one for all, or one of each, (B,).
             source: images (B, C, H, W) that x is made of, with the noise of ``sampler.start``; None for nothing but that noise.
+            sampler: another sampler than the model's own.
         """
         noise, schedule = self.noise_of(indices, seed), self.denoiser.schedule
         x = noise.normal(*self.autoencoder.shape, stream=Draw.PRIOR, dtype=self.float_type)
-        t = torch.tensor(self.sampler.start, dtype=torch.float64)
+        t = torch.tensor((self.sampler if sampler is None else sampler).start, dtype=torch.float64)
         if source is None:
             return prior(schedule, x, t), noise
         return add_noise(schedule, self.autoencoder.encode(source.to(x)), t, x), noise
 
+    def guided(self, sampler: Sampler) -> Denoiser:
+        """The denoiser under guidance, for the walk of a sampler."""
+        return self.guidance(self.denoiser, times=sampler.times(self.denoiser.schedule)).to(self.device)
+
     @torch.no_grad()
-    def walk(self, x: Tensor, noise: Noise, sampler: Sampler | None = None, callback: Callback | None = None) -> Tensor:
+    def walk(
+        self,
+        x: Tensor,
+        noise: Noise,
+        cond: Condition | None = None,
+        sampler: Sampler | None = None,
+        callback: Callback | None = None,
+    ) -> Tensor:
         """From x in the space, at the start of a walk, to pixels."""
-        sampler = sampler if sampler is not None else self.sampler
-        x = sampler(self.guidance(self.denoiser), x.to(self.device), noise=noise, callback=callback)
+        sampler = self.sampler if sampler is None else sampler
+        x = sampler(self.guided(sampler), x.to(self.device), cond, noise, callback)
         return self.autoencoder.decode(x)
 
     @torch.no_grad()
-    def invert(self, images: Tensor) -> Tensor:
+    def invert(self, images: Tensor, cond: Condition | None = None) -> Tensor:
         """x in the space whose walk ends near images (B, C, H, W): see :meth:`~diffsweep.samplers.DDIM.invert`."""
         if not isinstance(self.sampler, DDIM):
             raise ValueError("only DDIM's deterministic walk is inverted; use sampler=ddim")
         x_0 = self.autoencoder.encode(images.to(self.device, self.float_type))
-        return self.sampler.invert(self.guidance(self.denoiser), x_0)
+        return self.sampler.invert(self.guided(self.sampler), x_0, cond)

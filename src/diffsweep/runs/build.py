@@ -34,9 +34,11 @@ def build(cfg: DictConfig, group: str, **more: Any) -> Any:
 
 
 def sized(cfg: DictConfig) -> DictConfig:
-    """The configuration with as many output channels as the prediction has heads for."""
+    """The configuration with as many output channels as the prediction has heads for, and the sizes of what the conditioning provides."""
     cfg = cfg.copy()
     cfg.space.out_channels = build(cfg, "prediction").heads * cfg.space.channels
+    for name, size in build(cfg, "conditioning").provides.items():
+        cfg.condition[name] = size
     return cfg
 
 
@@ -91,7 +93,7 @@ def preflight(cfg: DictConfig) -> None:
     with torch.random.fork_rng(devices=[]):
         cfg = sized(cfg)
         looked_at = ("schedule", "prediction", "sampler", "dataset", "objective", "weighting", "time_sampling")
-        parts = {group: build(cfg, group) for group in looked_at}
+        parts = {group: build(cfg, group) for group in (*looked_at, "conditioning", "guidance")}
         for group in ("metrics", "likelihood", "callbacks"):
             build(cfg, group)
         try:
@@ -99,5 +101,5 @@ def preflight(cfg: DictConfig) -> None:
         except ValueError as error:
             raise UserError(f"optimizer.lr={cfg.optimizer.get('lr')}, or another of its settings: {error}") from error
         with torch.device("meta"):  # shapes only: a large network costs nothing
-            build(cfg, "backbone")
+            parts["backbone"] = build(cfg, "backbone")
     rules.apply(cfg, parts)

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffsweep import pictures
-from diffsweep.datasets import ImageData
+from diffsweep.datasets import Batch, ImageData
 from diffsweep.diffusion import Condition
 from diffsweep.files import write_text
 from diffsweep.metrics import GenerationMetrics, Likelihood
@@ -63,7 +63,7 @@ def measure_diffusion(cfg: DictConfig, model: DiffusionModel, data: ImageData, f
     if metrics is not None:
         for warning in metrics.warnings():
             print(f"warning: {warning}")
-        drawn = draw(model, metrics.num_samples, cfg.seed, metrics.batch_size)
+        drawn = draw(model, data, metrics.num_samples, cfg.seed, metrics.batch_size)
         speed = {"images_per_second": len(drawn.x) / drawn.seconds, "network_evaluations": drawn.evaluations}
         numbers.update(metrics(drawn.x, data), **speed)
         protocols["protocol"] = protocol(cfg, metrics, data)
@@ -81,9 +81,8 @@ def measure_likelihood(
     """Bits per dimension of a split of the data, with progress; the curve of the terms goes to ``bound_terms``."""
     samples = data.split(likelihood.split)
 
-    def encode(batch: Mapping[str, Tensor]) -> tuple[Tensor, Condition | None]:
-        there = {name: part.to(model.device) for name, part in batch.items()}
-        return model.autoencoder.encode(there["x"]), model.conditioning(there)
+    def encode(batch: Batch) -> tuple[Tensor, Condition | None]:
+        return model.autoencoder.encode(batch["x"].to(model.device)), model.told(batch)
 
     schedule, training = model.denoiser.schedule, model.training
     total = likelihood.calls(schedule, likelihood.count(samples))
@@ -110,6 +109,7 @@ def protocol(cfg: DictConfig, metrics: GenerationMetrics, data: ImageData) -> di
         "sampler": sampler["_target_"].rpartition(".")[2],
         **settings,
         "guidance": OmegaConf.to_container(cfg.guidance, resolve=True),
+        "conditioning": OmegaConf.to_container(cfg.conditioning, resolve=True),
         "variance": cfg.prediction.variance,
         "resize": "none",
         "seed": cfg.seed,

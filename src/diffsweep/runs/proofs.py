@@ -8,6 +8,7 @@ linear, orders of convergence are measured and samples are compared by their sli
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -32,6 +33,8 @@ from diffsweep.diffusion import (
     walk,
 )
 from diffsweep.diffusion.bound import chain, chain_times
+from diffsweep.guidance import Guidance, unguided
+from diffsweep.runs.stages import trained
 from diffsweep.samplers import ODE, Sampler
 from diffsweep.schedules import Schedule
 
@@ -42,6 +45,7 @@ ROOTS = torch.tensor(
     [[[0.15, 0.0], [0.05, 0.1]], [[0.1, 0.0], [-0.05, 0.12]], [[0.12, 0.0], [0.0, 0.08]]], dtype=torch.float64
 )
 WEIGHTS = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+CLASSES = torch.tensor([0, 1, 0])  # of the components, for guidance
 
 HALF_LOG_SNR = (-5.0, 4.0)  # the range of log(alpha / sigma) on which orders are measured
 COUNTS = (8, 16, 32, 64, 128, 256, 512)  # steps of the walks whose errors are compared
@@ -87,13 +91,14 @@ class Subject:
     """The parts under proof, and the curves that were measured on the way.
 
     Attributes:
-        schedule, prediction, sampler: the chosen parts.
+        schedule, prediction, sampler, guidance: the chosen parts.
         curves: ``order`` by steps; ``wasserstein`` and, of a deterministic solver, ``solution`` by network evaluations.
     """
 
     schedule: Schedule
     prediction: Prediction
     sampler: Sampler
+    guidance: Callable[..., Denoiser] = unguided
     curves: dict[str, Curve] = field(default_factory=dict)
 
     @property
@@ -103,6 +108,13 @@ class Subject:
     @property
     def mixture(self) -> Denoiser:
         return AsPredicted(exact_mixture(self.schedule), self.prediction)
+
+    @property
+    def guided(self) -> Denoiser:
+        """The mixture, told the class, under guidance for the chosen walk."""
+        exact = AsPredicted(exact_mixture(self.schedule), self.prediction)
+        times = None if self.sampler.tolerance is not None else self.sampler.times(self.schedule)
+        return with_stand_ins(self.guidance, StandIn(self.schedule, self.prediction))(exact, times=times)
 
     def walks(self) -> Iterator[tuple[int, str, bool]]:
         """Steps of the walks whose samples are compared with the data, what to call them, and whether they must be right: the chosen
@@ -131,7 +143,29 @@ class Subject:
 
 
 def exact_mixture(schedule: Schedule) -> GaussianMixtureDenoiser:
-    return GaussianMixtureDenoiser(schedule, MEANS, ROOTS @ ROOTS.mT, WEIGHTS)
+    return GaussianMixtureDenoiser(schedule, MEANS, ROOTS @ ROOTS.mT, WEIGHTS, classes=CLASSES)
+
+
+class StandIn:
+    """In place of trained models that guidance uses: the perfect classifier, and a model of the data that knows less of them."""
+
+    def __init__(self, schedule: Schedule, prediction: Prediction) -> None:
+        self.log_prob = exact_mixture(schedule).log_prob
+        wide = GaussianMixtureDenoiser(schedule, MEANS, 2 * ROOTS @ ROOTS.mT, WEIGHTS, classes=CLASSES)
+        self.denoiser = AsPredicted(wide, prediction)
+
+
+def with_stand_ins(guidance: Callable[..., Denoiser], stand_in: StandIn) -> Callable[..., Denoiser]:
+    """Guidance whose trained models are what stands in for them."""
+    if not isinstance(guidance, partial):
+        return guidance
+    if guidance.func is trained:
+        return lambda: stand_in  # type: ignore[return-value]
+    keywords = {
+        name: with_stand_ins(value, stand_in) if isinstance(value, partial) else value
+        for name, value in guidance.keywords.items()
+    }
+    return partial(guidance.func, *guidance.args, **keywords)
 
 
 def round_trips(subject: Subject) -> Iterator[Check]:
@@ -308,7 +342,59 @@ def likelihood(subject: Subject) -> Iterator[Check]:
     yield Check("log-likelihood by the ODE, mean error in nats", float(error), most=1e-3 + 2 * left)
 
 
-PROOFS: tuple[Callable[[Subject], Iterator[Check]], ...] = (round_trips, order, samples, bound, likelihood, curves)
+def guided(subject: Subject) -> Iterator[Check]:
+    """Guided scores against their formula over the exact log-densities, the calls of the denoiser, and the samples of many steps against
+    the guided ODE's solution. (Guided samples are not those of a tilted density.)"""
+    denoiser = subject.guided
+    if not isinstance(denoiser, Guidance):
+        return
+    schedule, exact = subject.schedule, exact_mixture(subject.schedule)
+    x_0, generator = exact.sample(64, torch.Generator().manual_seed(4)), torch.Generator().manual_seed(5)
+    cond = Condition(vector=torch.arange(64) % 2)
+
+    def score(x_t: Tensor, t: Tensor, told: Condition | None) -> Tensor:
+        with torch.enable_grad():
+            x = x_t.detach().requires_grad_()
+            return torch.autograd.grad(exact.log_density(x, t, told).sum(), x)[0]
+
+    errors = []
+    with torch.no_grad():
+        for t in torch.linspace(schedule.t_min, schedule.t_max, 33, dtype=torch.float64):
+            noise = torch.randn(x_0.shape, generator=generator, dtype=torch.float64)
+            x_t, sigma = add_noise(schedule, x_0, t, noise), schedule(t)[1]
+            formula = denoiser.score(score, x_t, t.expand(len(x_t)), cond)
+            if formula is not None:
+                eps = -sigma * formula
+                errors.append(float(((denoiser(x_t, t, cond).eps - eps).abs() / (1 + eps.abs())).max()))
+    if errors:
+        yield Check("guided score, against its formula", max(errors), most=1e-6)
+    sampler = subject.sampler
+    x = started(subject, 64, sampler.start)
+    with counting(innermost(denoiser)) as count:
+        sampler(denoiser, x, cond=cond)
+    with counting(plain := subject.mixture) as bare:
+        sampler(plain, x, cond=cond)
+    if sampler.tolerance is None:
+        yield Check("guided calls of the network, over unguided calls", count.calls / bare.calls, most=1)
+    if sampler.order is None:
+        return
+    reference = ODE(tolerance=1e-9, start=sampler.start, stop=sampler.stop, clip="none")
+    steps = sampler.steps if sampler.tolerance is not None or not subject.exists(MANY) else max(MANY, sampler.steps)
+    walked = subject.sampler_with(steps=steps, clip="none")(denoiser, x, cond=cond)
+    solution = reference(denoiser, x, cond=cond)
+    error = float((walked - solution).norm(dim=1).mean() / solution.std(0).norm())
+    yield Check(f"guided samples of {steps} steps, against the guided ODE / std", error, most=0.03)
+
+
+def innermost(denoiser: Denoiser) -> Denoiser:
+    """What is guided, in the end."""
+    return innermost(denoiser.denoiser) if isinstance(denoiser, Guidance) else denoiser
+
+
+PROOFS: tuple[Callable[[Subject], Iterator[Check]], ...] = (
+    *(round_trips, order, samples, bound, likelihood, guided),
+    curves,
+)
 
 
 SIGNS = torch.tensor([[1, 1], [1, -1], [-1, 1], [-1, -1]], dtype=torch.float64)

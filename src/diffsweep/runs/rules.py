@@ -11,9 +11,29 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
+from diffsweep.diffusion import NetworkDenoiser
+from diffsweep.guidance import Guidance, chain
 from diffsweep.runs.errors import UserError
 
+_TOLD = {  # the parts of a condition
+    "num_classes": "classes",
+    "vector_dim": "features of the whole",
+    "num_scalars": "numbers",
+    "context_dim": "tokens",
+    "image_channels": "an image",
+}
+
 Rule = Callable[[DictConfig, Mapping[str, Any]], str | None]
+
+
+def guidances(parts: Mapping[str, Any]) -> list[Guidance]:
+    """The guidances of a configuration, from the outermost in, around a network that does not compute.
+
+    Raises:
+        ValueError: one of their settings is out of its range.
+    """
+    denoiser = NetworkDenoiser(parts["backbone"], parts["schedule"], parts["prediction"])
+    return chain(parts["guidance"](denoiser, times=parts["sampler"].times(parts["schedule"])))
 
 
 def times_exist(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
@@ -107,6 +127,49 @@ def score_weight_has_a_rate(cfg: DictConfig, parts: Mapping[str, Any]) -> str | 
     return None
 
 
+def network_takes_the_condition(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
+    """What is told must be heard: by the network, or by guidance."""
+    accepts = getattr(parts["backbone"], "accepts", {})
+    used = {name for guidance in guidances(parts) for name in guidance.uses}
+    for name, size in parts["conditioning"].provides.items():
+        if name not in accepts and name not in used:
+            return (
+                f"the conditioning gives {_TOLD[name]}, which this network does not take: it takes "
+                f"{', '.join(_TOLD[other] for other in accepts) or 'nothing'}; use a backbone that has {name}, such as unet, or another conditioning"
+            )
+        if name in accepts and accepts[name] != size:
+            return f"the conditioning gives {_TOLD[name]} of size {size}, and the network takes size {accepts[name]}; use backbone.{name}={size}"
+    return None
+
+
+def guidance_fits(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
+    """Guidance leads to a condition, and classifier-free guidance away from a null condition that has been trained."""
+    conditioning, accepts = parts["conditioning"], getattr(parts["backbone"], "accepts", {})
+    try:
+        found = guidances(parts)
+    except ValueError as error:
+        return str(error)
+    for guidance in found:
+        if guidance.needs_condition and not conditioning.provides:
+            return (
+                "guidance has nothing to lead to: the model is unconditional; use model=classifier_free, or conditioning=class, or "
+                "guidance=none"
+            )
+        if missing := sorted(guidance.uses - set(conditioning.provides)):
+            return f"this guidance needs {', '.join(_TOLD[name] for name in missing)}; use conditioning=class"
+        if guidance.needs_null and not set(conditioning.provides) & set(accepts):
+            return (
+                "the network is not told the condition, so it has no conditional answer to lead to; use guidance=classifier, or "
+                "backbone.num_classes=${condition.num_classes}"
+            )
+        if guidance.needs_null and conditioning.dropout == 0 and getattr(conditioning, "negative", None) is None:
+            return (
+                "the null condition, which guidance leads away from, is never trained with conditioning.dropout=0; train with "
+                "conditioning.dropout=0.1, or use guidance=none"
+            )
+    return None
+
+
 def validation_by_steps(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
     """Validation runs by steps, because the training stream has no epochs."""
     if cfg.trainer.check_val_every_n_epoch is not None:
@@ -163,7 +226,16 @@ def walk_starts_at_noise(cfg: DictConfig, parts: Mapping[str, Any]) -> str | Non
     return None
 
 
+def network_is_told(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
+    """A network that could be told something, and is not, always answers for the null condition."""
+    accepts = getattr(parts["backbone"], "accepts", {})
+    if missing := sorted(set(accepts) - set(parts["conditioning"].provides)):
+        return f"the network takes {', '.join(_TOLD[name] for name in missing)}, which the conditioning does not give"
+    return None
+
+
 NOTES: tuple[Rule, ...] = (
+    network_is_told,
     variance_is_used,
     walk_starts_at_noise,
 )  # works, but may not be what was meant: one line says so
@@ -181,6 +253,8 @@ RULES: tuple[Rule, ...] = (
     bound_has_unbiased_times,
     weighting_is_used,
     score_weight_has_a_rate,
+    guidance_fits,
+    network_takes_the_condition,
     validation_by_steps,
     intervals_are_positive,
     run_ends,

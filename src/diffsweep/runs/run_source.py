@@ -21,7 +21,7 @@ from diffsweep.runs.errors import UserError
 SELECTORS = ("run", "resume")
 PREFIX = "run/"
 CONFIG = "config.yaml"
-INHERITED = ("seed", "space", "condition")  # of the root; whatever else stands in a saved file is not passed on
+INHERITED = ("seed", "space")  # of the root; whatever else stands in a saved file is not passed on
 OWN = ("paths", "logger")  # groups that every command has its own of
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from diffsweep import pictures
-from diffsweep.datasets import ImageData
+from diffsweep.datasets import Batch, ImageData, rows_of
 from diffsweep.diffusion import Denoised, Noise, counting
 from diffsweep.files import write_atomically
 from diffsweep.models import DiffusionModel
@@ -41,23 +41,44 @@ class Job(NamedTuple):
     seed: int
     batch_size: int
 
+    def asked(self, count: int, source: str | None = None) -> Batch:
+        """What is asked of the first samples; where they come from the ``data``, what the data say of them."""
+        samples, indices = self.data.split("val"), torch.arange(count)
+        asked = self.model.conditioning.request(indices, samples)
+        if source == "data":
+            asked |= {name: part for name, part in samples[indices].items() if name in asked}
+        return asked
+
 
 class Drawn(NamedTuple):
-    """Samples (N, C, H, W) in [-1, 1] on the CPU, the seconds that they took, and the network evaluations of each."""
+    """What was drawn.
+
+    Attributes:
+        x: samples (N, C, H, W) in [-1, 1] on the CPU.
+        seconds: that they took.
+        evaluations: of the network, for each of them.
+        asked: what was asked of them, a batch without ``x``; empty where nothing was.
+    """
 
     x: Tensor
     seconds: float
     evaluations: float
+    asked: Batch
 
 
-def draw(model: DiffusionModel, num_samples: int, seed: int, batch_size: int) -> Drawn:
-    """``num_samples`` samples, in batches; sample i has the same noise whatever the batch size."""
+def draw(model: DiffusionModel, data: ImageData, num_samples: int, seed: int, batch_size: int) -> Drawn:
+    """``num_samples`` samples, in batches; sample i has the same noise, and is asked for the same, whatever the batch size."""
     indices = torch.arange(num_samples)
-    return drawn_in_batches(model, num_samples, batch_size, lambda rows: model.start(indices[rows], seed))
+    asked = model.conditioning.request(indices, data.split("val"))
+    return drawn_in_batches(model, num_samples, batch_size, lambda rows: model.start(indices[rows], seed), asked)
 
 
 def drawn_in_batches(
-    model: DiffusionModel, count: int, batch_size: int, start: Callable[[Tensor], tuple[Tensor, Noise]]
+    model: DiffusionModel,
+    count: int,
+    batch_size: int,
+    start: Callable[[Tensor], tuple[Tensor, Noise]],
+    asked: Batch,
 ) -> Drawn:
     """Samples of walks, in batches, with progress.
 
@@ -66,6 +87,7 @@ def drawn_in_batches(
         count: how many.
         batch_size: how many at once.
         start: of given rows, x where their walk starts, and their noise.
+        asked: of all of them, see :meth:`~diffsweep.conditioning.Conditioning.request`.
     """
     training = model.training
     model.eval()
@@ -81,17 +103,24 @@ def drawn_in_batches(
             bar.update()
 
         for rows in batches:
-            parts.append(model.walk(*start(rows), callback=advance).cpu())
+            cond = model.told(rows_of(asked, rows))
+            parts.append(model.walk(*start(rows), cond, callback=advance).cpu())
     model.train(training)
-    return Drawn(torch.cat(parts), time.perf_counter() - begin, evaluations.rows / count)
+    return Drawn(torch.cat(parts), time.perf_counter() - begin, evaluations.rows / count, asked)
 
 
 def trajectory(
-    model: DiffusionModel, path: Path, seed: int | Tensor, indices: Tensor | None = None, frames: int = 40
+    model: DiffusionModel,
+    data: ImageData,
+    path: Path,
+    seed: int | Tensor,
+    indices: Tensor | None = None,
+    frames: int = 40,
 ) -> None:
     """A GIF of the walk: x_t on the left, the predicted x_0 on the right, of the samples of given indices, by default the first
     sixteen."""
     indices = indices if indices is not None else torch.arange(16)
+    _, cond = model.request(torch.arange(len(indices)), data.split("val"))
     kept: list[Tensor] = []
     every = max(1, model.sampler.steps // frames)
 
@@ -101,7 +130,7 @@ def trajectory(
 
     training = model.training
     model.eval()
-    model.walk(*model.start(indices, seed), callback=keep)
+    model.walk(*model.start(indices, seed), cond, callback=keep)
     model.train(training)
     side = [pictures.beside(pictures.grid(x_t.clamp(-2, 2) / 2), pictures.grid(x_0)) for x_t, x_0 in kept]
     pictures.save_gif(side, path)

@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from diffsweep import pictures
-from diffsweep.datasets import ImageData
+from diffsweep.datasets import Batch, ImageData, rows_of
 from diffsweep.diffusion import slerp
-from diffsweep.models import DiffusionModel
 from diffsweep.runs.errors import UserError
 from diffsweep.runs.sampling import Drawn, Job, drawn_in_batches, trajectory
 from diffsweep.samplers import DDIM
@@ -46,10 +45,14 @@ class Generate(Task):
         if self.seeds is not None:
             keys, indices = torch.tensor(self.seeds), torch.zeros(len(self.seeds), dtype=torch.int64)
         drawn = drawn_in_batches(
-            job.model, len(indices), job.batch_size, lambda rows: job.model.start(indices[rows], _of(keys, rows))
+            job.model,
+            len(indices),
+            job.batch_size,
+            lambda rows: job.model.start(indices[rows], _of(keys, rows)),
+            job.asked(len(indices)),
         )
         pictures.save_png(pictures.grid(drawn.x[:SHOWN]), job.folder / "grid.png")
-        trajectory(job.model, job.folder / "trajectory.gif", _of(keys, slice(16)), indices[:16])
+        trajectory(job.model, job.data, job.folder / "trajectory.gif", _of(keys, slice(16)), indices[:16])
         return drawn, f"{len(drawn.x)} samples"
 
 
@@ -75,6 +78,7 @@ class Edit(Task):
             len(images),
             job.batch_size,
             lambda rows: job.model.start(torch.arange(len(images))[rows], job.seed, source=images[rows]),
+            job.asked(len(images)),
         )
         pictures.save_png(pictures.rows(images, drawn.x), job.folder / "edit.png")
         return drawn, f"{len(images)} images edited from t = {job.model.sampler.start:g}"
@@ -93,9 +97,14 @@ class Reconstruct(Task):
 
     def __call__(self, job: Job) -> tuple[Drawn, str]:
         images = load_images(self.source, job.data, job.num_samples)
-        noises = inverted(job.model, images, job.batch_size)
+        asked = job.asked(len(images), self.source)
+        noises = inverted(job, images, asked)
         drawn = drawn_in_batches(
-            job.model, len(images), job.batch_size, lambda rows: (noises[rows], job.model.noise_of(rows, job.seed))
+            job.model,
+            len(images),
+            job.batch_size,
+            lambda rows: (noises[rows], job.model.noise_of(rows, job.seed)),
+            asked,
         )
         shown = job.model.autoencoder.decode(noises[:SHOWN].to(job.model.device)).cpu() / 2
         pictures.save_png(pictures.rows(images, shown, drawn.x), job.folder / "reconstruction.png")
@@ -127,11 +136,16 @@ class Interpolate(Task):
             images = load_images(self.source, job.data, 2 * pairs)
             if len(images) < 2:
                 raise UserError(f"{self.source} has one image; an interpolation needs two")
-            ends = inverted(job.model, images[: len(images) // 2 * 2], job.batch_size)
+            images = images[: len(images) // 2 * 2]
+            ends = inverted(job, images, job.asked(len(images), self.source))
         circle = slerp(ends[::2], ends[1::2], torch.linspace(0, 1, self.frames))  # (frames, pairs, ...)
         x = circle.transpose(0, 1).flatten(0, 1)
         drawn = drawn_in_batches(
-            job.model, len(x), job.batch_size, lambda rows: (x[rows], job.model.noise_of(rows, job.seed))
+            job.model,
+            len(x),
+            job.batch_size,
+            lambda rows: (x[rows], job.model.noise_of(rows, job.seed)),
+            rows_of(job.asked(pairs), torch.arange(pairs).repeat_interleave(self.frames)[: len(x)]),
         )
         frames = drawn.x.unflatten(0, (-1, self.frames))  # (pairs, frames, C, H, W)
         pictures.save_png(pictures.rows(*frames.transpose(0, 1), across=True), job.folder / "interpolation.png")
@@ -140,15 +154,17 @@ class Interpolate(Task):
         return drawn, f"{len(frames)} interpolations of {self.frames} samples"
 
 
-def inverted(model: DiffusionModel, images: Tensor, batch_size: int) -> Tensor:
-    """The noise of images under the model's sampler, in the space, on the CPU.
+def inverted(job: Job, images: Tensor, asked: Batch) -> Tensor:
+    """The noise of images under the model's sampler, in the space, on the CPU, each under what is asked of it.
 
     Raises:
         UserError: its walk cannot be inverted.
     """
+    model = job.model
     if not isinstance(model.sampler, DDIM) or model.sampler.order is None:
         raise UserError("only DDIM's deterministic walk is inverted; use sampler=ddim with sampler.eta=0")
-    return torch.cat([model.invert(part).cpu() for part in images.split(batch_size)])
+    batches = torch.arange(len(images)).split(job.batch_size)
+    return torch.cat([model.invert(images[rows], model.told(rows_of(asked, rows))).cpu() for rows in batches])
 
 
 def load_images(source: str, data: ImageData, count: int) -> Tensor:

@@ -132,7 +132,7 @@ def _measure(
     with _averaged(model, trainer.callbacks):  # type: ignore[attr-defined]
         measured, drawn = measure(cfg, model, data, directory)
         if drawn is not None:
-            trajectory(model, directory / "samples" / "trajectory.gif", cfg.seed)
+            trajectory(model, data, directory / "samples" / "trajectory.gif", cfg.seed)
     for logger in track:
         logger.log_metrics({f"eval/{name}": value for name, value in measured.items()}, trainer.global_step)
     if drawn is not None:

@@ -20,6 +20,7 @@ from diffsweep.runs.errors import Failed
 from diffsweep.runs.proofs import PROOFS, Check, Curve, Subject
 
 CERTIFICATE, PLOT = "verify.json", "verify.png"
+PARTS = ("schedule", "prediction", "sampler", "guidance")  # that are proved
 EVALUATIONS = (10, 20, 50, 100)  # the columns of a sweep's table
 
 
@@ -48,7 +49,7 @@ def verify(cfg: DictConfig) -> float:
 def certify(cfg: DictConfig, folder: Path) -> list[Check]:
     """Run all proofs of a configuration's parts, with progress, and write their certificate into a folder."""
     torch.manual_seed(cfg.seed)
-    subject = Subject(*(build(cfg, group) for group in ("schedule", "prediction", "sampler")))
+    subject = Subject(*(build(cfg, group) for group in PARTS))
     checks: list[Check] = []
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # tensors are tiny here
@@ -59,10 +60,8 @@ def certify(cfg: DictConfig, folder: Path) -> list[Check]:
     torch.set_num_threads(threads)
     content = {
         "passed": all(check.passed for check in checks),
-        "parts": {
-            group: OmegaConf.to_container(cfg[group], resolve=True) for group in ("schedule", "prediction", "sampler")
-        },
-        "choices": {group: cfg.choices.get(group) for group in ("schedule", "prediction", "sampler")},
+        "parts": {group: OmegaConf.to_container(cfg[group], resolve=True) for group in PARTS},
+        "choices": {group: cfg.choices.get(group) for group in PARTS},
         "order": subject.sampler.order,
         "checks": [{**check._asdict(), "passed": check.passed} for check in checks],
         "curves": {name: curve._asdict() for name, curve in subject.curves.items()},

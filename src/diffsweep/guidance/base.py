@@ -1,0 +1,124 @@
+"""What guidance is: a denoiser around a denoiser, with a scale that may change along the walk."""
+
+import math
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from diffsweep.diffusion import Condition, Denoiser
+
+Shape = Literal["constant", "linear", "cosine"]
+_SHAPES: dict[str, Callable[[Tensor], Tensor]] = {  # of mean 1 over t
+    "constant": torch.ones_like,
+    "linear": lambda t: 2 * (1 - t),
+    "cosine": lambda t: 1 + torch.cos(math.pi * t),
+}
+
+
+class Guidance(Denoiser):
+    r"""A denoiser around a denoiser, which may be guided itself.
+
+    The scale at t is ``scale`` within ``interval`` and ``neutral`` outside. With a shape it is
+    :math:`n + (s - n) w(t)` with the neutral scale n and weights w of mean 1 that grow towards the data: ``linear`` 2 (1 - t),
+    ``cosine`` 1 + cos(pi t) (Wang et al. 2024, arXiv:2404.13040). A list has one scale for each step of the walk, from noise to data.
+
+    Args:
+        denoiser: what is guided.
+        scale: s; or a list of scales.
+        shape: of s over t.
+        interval: the times (least, most) that are guided (Kynkaanniemi et al. 2024, arXiv:2404.07724, in t instead of sigma).
+        times: of the walk, (steps + 1,), from its start down; only a list of scales needs them.
+
+    Attributes:
+        neutral: the scale at which the denoiser is left as it is.
+        uses: the parts of a condition that guidance itself uses, so that the network need not take them.
+        needs_condition: whether there is nothing to guide by without a condition.
+        needs_null: whether it asks the network for the null condition.
+    """
+
+    neutral: float = 1.0
+    uses: frozenset[str] = frozenset()
+    needs_condition: bool = True
+    needs_null: bool = False
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        scale: float | Sequence[float],
+        shape: Shape = "constant",
+        interval: Sequence[float] = (0.0, 1.0),
+        times: Tensor | None = None,
+    ) -> None:
+        super().__init__(denoiser.schedule, denoiser.prediction)
+        if shape not in _SHAPES:
+            raise ValueError(f"guidance.shape is one of {', '.join(_SHAPES)}, not {shape}")
+        if len(interval) != 2 or not 0 <= interval[0] < interval[1] <= 1:
+            raise ValueError(f"guidance.interval is two times, 0 <= least < most <= 1, not {list(interval)}")
+        scales = [float(scale)] if isinstance(scale, int | float) else [float(value) for value in scale]
+        if not all(math.isfinite(value) for value in scales):
+            raise ValueError(f"guidance.scale must be finite, not {scale}")
+        self.denoiser, self.scale, self.shape = denoiser, scale, shape
+        self.least, self.most = (float(value) for value in interval)
+        self._scales = scales
+        self._ends: list[float] = []  # times, up, where the scale changes to that of the step before
+        if not isinstance(scale, int | float):
+            if times is None:
+                raise ValueError("a list of scales is one for each step: it needs the times of the walk")
+            if len(scales) != len(times) - 1:
+                raise ValueError(
+                    f"guidance.scale has {len(scales)} values, and the walk has {len(times) - 1} steps: one is needed for each "
+                    "(sampler.steps), or a number for all"
+                )
+            if shape != "constant":
+                raise ValueError("a list of scales has its own shape; leave guidance.shape=constant")
+            self._ends = [float(time) for time in times.flip(0)[1:-1]]
+            self._scales = scales[::-1]
+
+    def scale_at(self, t: Tensor) -> float | Tensor:
+        """The scale at a time (), as a number; at times (B,), a tensor like them."""
+        if t.ndim == 0 and t.device.type == "cpu":
+            return float(self._scale_of(t.double()[None])[0]) if self._varies else self._scales[0]
+        return self._scale_of(t)
+
+    @property
+    def _varies(self) -> bool:
+        return self.shape != "constant" or len(self._scales) > 1 or (self.least, self.most) != (0.0, 1.0)
+
+    def _scale_of(self, t: Tensor) -> Tensor:
+        if len(self._scales) > 1:
+            rows = [bisect_left(self._ends, time) for time in t.tolist()]
+            scale = torch.tensor([self._scales[row] for row in rows], dtype=t.dtype, device=t.device)
+        else:
+            scale = self.neutral + (self._scales[0] - self.neutral) * _SHAPES[self.shape](t)
+        return torch.where((t >= self.least) & (t <= self.most), scale, self.neutral)
+
+    def score(
+        self, exact: Callable[[Tensor, Tensor, Condition | None], Tensor], x_t: Tensor, t: Tensor, cond: Condition
+    ) -> Tensor | None:
+        """The guided score by its formula, where the scores of the data are known; None where it has no such formula.
+
+        Args:
+            exact: the score of x_t at t (B,) under a condition; None for all data.
+            x_t, t, cond: (B, ...), (B,), and the condition of each row.
+        """
+        return None
+
+    def inner_score(
+        self, exact: Callable[[Tensor, Tensor, Condition | None], Tensor], x_t: Tensor, t: Tensor, cond: Condition
+    ) -> Tensor | None:
+        """The score of what is guided."""
+        if isinstance(self.denoiser, Guidance):
+            return self.denoiser.score(exact, x_t, t, cond)
+        return exact(x_t, t, cond)
+
+
+def chain(denoiser: Denoiser) -> list[Guidance]:
+    """The guidances around a denoiser, from the outermost in."""
+    found = []
+    while isinstance(denoiser, Guidance):
+        found.append(denoiser)
+        denoiser = denoiser.denoiser
+    return found

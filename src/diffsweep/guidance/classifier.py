@@ -1,0 +1,95 @@
+"""Classifier guidance."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from diffsweep.diffusion import Condition, Denoised, Denoiser, expand_to
+from diffsweep.guidance.base import Guidance, Shape
+
+
+class NoisyClassifier(Protocol):
+    """A classifier of noisy samples."""
+
+    def log_prob(self, x_t: Tensor, t: Tensor) -> Tensor:
+        """log p(y | x_t), (B, K), of x_t (B, ...) at t, () or (B,)."""
+
+
+class ClassifierGuidance(Guidance):
+    r"""Towards the class that a classifier of noisy samples should see (Dhariwal and Nichol 2021, arXiv:2105.05233).
+
+    .. math:: \nabla \log \tilde p(x_t | y) = \nabla \log p(x_t) + s \nabla \log p(y | x_t)
+
+    that is :math:`\tilde \epsilon = \epsilon - s \sigma_t g` and :math:`\tilde x_0 = x_0 + s (\sigma_t^2 / \alpha_t) g` with the
+    gradient g of :math:`\log p(y | x_t)`, which serves every sampler (their algorithm 2). Their algorithm 1 shifts the mean of an ancestral
+    step by :math:`s \Sigma g`. Ours shifts it by :math:`s \beta g / \sqrt{1 - \beta}` on a step of variance :math:`\beta`, which is the
+    same for :math:`\Sigma = \beta` up to the factor :math:`1 / \sqrt{1 - \beta} = 1 + O(\beta)`.
+
+    The network may be conditional too, or not. Rows without a condition are left as they are. A negative class is led away from:
+    g is the gradient of :math:`\log p(y | x_t) - \log p(\bar y | x_t)` then. Where alpha is 0 nothing is known of y, and nothing moves.
+
+    Args:
+        denoiser: what is guided.
+        classifier: of the same data and schedule; or what gives it, called at the first use.
+        scale, shape, interval, times: see :class:`Guidance`; scale 0 leaves the denoiser as it is.
+    """
+
+    neutral = 0.0
+    uses = frozenset({"num_classes"})
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        classifier: Callable[[], Any] | NoisyClassifier,
+        scale: float | Sequence[float] = 1.0,
+        shape: Shape = "constant",
+        interval: Sequence[float] = (0.0, 1.0),
+        times: Tensor | None = None,
+    ) -> None:
+        super().__init__(denoiser, scale, shape, interval, times)
+        self._given, self._classifier = classifier, None
+
+    @property
+    def classifier(self) -> NoisyClassifier:
+        if self._classifier is None:
+            given = self._given
+            self._classifier = given if hasattr(given, "log_prob") else given()  # type: ignore[operator, assignment]
+        return self._classifier  # type: ignore[return-value]
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
+        denoised, scale = self.denoiser(x_t, t, cond), self.scale_at(t)
+        if isinstance(scale, float) and scale == 0:
+            return denoised
+        alpha, sigma = (expand_to(value, x_t) for value in self.schedule(t))
+        if isinstance(scale, Tensor):
+            scale = expand_to(scale.to(x_t), x_t)
+        shift = (scale * sigma * (alpha != 0)).to(x_t) * self.gradient(x_t, t, cond)
+        x0 = denoised.x0 + (sigma / torch.where(alpha == 0, 1, alpha)).to(x_t) * shift
+        return Denoised(x0, denoised.eps - shift, denoised.variance_mix)
+
+    def gradient(self, x_t: Tensor, t: Tensor, cond: Condition | None) -> Tensor:
+        """g, like x_t; computed in float32 at least, whatever the network computes in."""
+        if cond is None or cond.vector is None or cond.vector.is_floating_point():
+            raise ValueError("classifier guidance needs the class to lead to; use conditioning=class")
+        with torch.enable_grad(), torch.autocast(x_t.device.type, enabled=False):
+            x = x_t.detach().to(torch.promote_types(x_t.dtype, torch.float32)).requires_grad_()
+            log_prob = self.classifier.log_prob(x, t)  # (B, K)
+            wanted = log_prob.gather(1, cond.vector[:, None])
+            if cond.negative is not None and cond.negative.vector is not None:
+                wanted = wanted - log_prob.gather(1, cond.negative.vector[:, None])
+            if cond.is_null is not None:
+                wanted = torch.where(cond.is_null[:, None], 0.0, wanted)
+            return torch.autograd.grad(wanted.sum(), x)[0].to(x_t)
+
+    def score(
+        self, exact: Callable[[Tensor, Tensor, Condition | None], Tensor], x_t: Tensor, t: Tensor, cond: Condition
+    ) -> Tensor | None:
+        inner = self.inner_score(exact, x_t, t, cond)
+        if inner is None:
+            return None
+        scale = expand_to(self._scale_of(t), x_t)
+        away = None if cond.negative is None else cond.negative  # log p(y | x) = log p(x | y) - log p(x) + a constant
+        towards = Condition(vector=cond.vector, is_null=cond.is_null)
+        return inner + scale * (exact(x_t, t, towards) - exact(x_t, t, away))

@@ -1,0 +1,76 @@
+"""Classes: names and ids, what samples are asked for, and dropout keyed by the position in the stream."""
+
+import pytest
+import torch
+
+from diffsweep.conditioning import ClassLabel, Unconditional
+
+NAMES = ["zero", "one", "two", "three"]
+
+
+def test_a_batch_becomes_its_ids():
+    cond = ClassLabel(4)({"label": torch.tensor([3, 0, 2])})
+    assert cond.vector.tolist() == [3, 0, 2]
+    assert cond.is_null is None
+    assert Unconditional()({"label": torch.tensor([3])}) is None
+
+
+def test_samples_are_asked_for_every_class_in_turn_whatever_the_batch():
+    conditioning = ClassLabel(4)
+    assert conditioning.request(torch.arange(6), None)["label"].tolist() == [0, 1, 2, 3, 0, 1]
+    assert conditioning.request(torch.tensor([5, 2]), None)["label"].tolist() == [1, 2]
+
+
+def test_names_and_ids_are_the_same_classes():
+    by_name, by_id = ClassLabel(4, NAMES, labels=["two", 0]), ClassLabel(4, labels=[2, 0])
+    indices = torch.arange(5)
+    assert by_name.request(indices, None)["label"].tolist() == by_id.request(indices, None)["label"].tolist()
+    assert by_id.request(indices, None)["label"].tolist() == [2, 0, 2, 0, 2]
+
+
+def test_a_negative_class_goes_with_the_condition():
+    conditioning = ClassLabel(4, NAMES, negative="three")
+    cond = conditioning(conditioning.request(torch.arange(3), None))
+    assert cond.negative.vector.tolist() == [3, 3, 3]
+    assert cond.opposite() is cond.negative
+    assert ClassLabel(4)({"label": torch.tensor([1])}).opposite().is_null.tolist() == [True]
+
+
+def test_dropout_is_keyed_by_seed_and_position():
+    conditioning = ClassLabel(4, dropout=0.3, seed=1).train()
+    position = torch.arange(4000)
+    batch = {"label": torch.zeros(4000, dtype=torch.int64), "position": position}
+    dropped = conditioning(batch).is_null
+    assert dropped.double().mean().item() == pytest.approx(0.3, abs=0.03)
+    part = {"label": torch.zeros(50, dtype=torch.int64), "position": position[700:750]}
+    assert torch.equal(conditioning(part).is_null, dropped[700:750])
+    other = ClassLabel(4, dropout=0.3, seed=2).train()(batch).is_null
+    assert (other != dropped).any()
+    assert ClassLabel(4, dropout=1.0).train()(batch).is_null.all()
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_nothing_is_dropped_outside_training(training):
+    batch = {"label": torch.zeros(500, dtype=torch.int64)}  # no position: held-out data, or a request
+    assert ClassLabel(4, dropout=0.9).train(training)(batch).is_null is None
+    batch["position"] = torch.arange(500)
+    assert (ClassLabel(4, dropout=0.9).train(training)(batch).is_null is None) != training
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"labels": [4]}, "conditioning.labels: there is no class 4; ids are 0 to 3"),
+        ({"labels": [-1]}, "there is no class -1"),
+        ({"labels": ["twoo"], "class_names": NAMES}, "no class named twoo; did you mean two?"),
+        ({"labels": ["two"]}, "no class named two; give an id, 0 to 3"),
+        ({"labels": []}, "conditioning.labels is empty"),
+        ({"negative": 9}, "conditioning.negative: there is no class 9"),
+        ({"class_names": ["a"]}, "has 1 names for 4 classes"),
+        ({"dropout": 1.5}, r"conditioning.dropout lies in \[0, 1\]"),
+        ({"num_classes": None}, "these data have no classes"),
+    ],
+)
+def test_wrong_settings_are_told(settings, match):
+    with pytest.raises(ValueError, match=match):
+        ClassLabel(**{"num_classes": 4, **settings})
