@@ -1,5 +1,6 @@
 """Plots, with matplotlib (``pip install diffsweep[plots]``), which is imported when one is drawn."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -98,6 +99,41 @@ def plot_by_evaluations(curves: Mapping[str, Sequence[tuple[float, float]]], lab
     return figure
 
 
+def plot_tradeoff(curves: Mapping[str, Sequence[tuple[float, Mapping[str, float]]]], key: str) -> "Figure":
+    """Fidelity against diversity over a strength of guidance, as in arXiv:2105.05233 and arXiv:2207.12598: FID against IS and
+    precision against recall, with the strength at the points, and the shares against the strength.
+
+    Args:
+        curves: points (strength, metrics) by name, sorted; metrics have ``fid``, ``is``, ``precision`` and ``recall``.
+        key: the strength's name.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13, 4), layout="constrained")
+    *pairs, shares = figure.subplots(1, 3)
+    for axis, (x, y) in zip(pairs, (("IS", "FID"), ("recall", "precision")), strict=True):
+        for name, points in curves.items():
+            places = [(metrics[x.lower()], metrics[y.lower()]) for _, metrics in points]
+            axis.plot(*zip(*places, strict=True), "o-", label=name)
+            for place, (at, _) in zip(places, points, strict=True):
+                axis.annotate(f"{at:g}", place, xytext=(4, 4), textcoords="offset points", fontsize=8)
+        axis.set(xlabel=x, ylabel=y, title=f"{key} at the points")
+    for metric, style in _SHARES.items():
+        for number, points in enumerate(curves.values()):
+            values = [metrics.get(metric, math.nan) for _, metrics in points]
+            shares.plot([at for at, _ in points], values, style, color=f"C{number}")
+        if any(metric in metrics for points in curves.values() for _, metrics in points):
+            shares.plot([], [], style, color="gray", label=metric.replace("_", " "))
+    shares.set(xlabel=key, ylabel="share")
+    shares.legend()
+    for axis in (*pairs, shares):
+        axis.grid(alpha=0.3)
+    if len(curves) > 1:
+        figure.legend(*pairs[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+_SHARES = {"precision": "o-", "recall": "s--", "class_accuracy": "^:", "caption_accuracy": "v:"}
 _ERRORS = {"wasserstein": "Wasserstein distance from the data / std", "solution": "error against the ODE's solution"}
 
 

@@ -5,10 +5,17 @@ import pytest
 import scipy.linalg
 import torch
 
-from diffsweep.datasets import Digits, load_digits
-from diffsweep.metrics import DigitsClassifier, GenerationMetrics, identify, load_digits_classifier
+from diffsweep.datasets import Digits, ImageData, Samples, load_digits
+from diffsweep.metrics import (
+    DigitsClassifier,
+    GenerationMetrics,
+    identify,
+    load_digits_classifier,
+    manifold,
+    precision_recall,
+)
 from diffsweep.metrics.digits_classifier import WEIGHTS
-from diffsweep.metrics.generation import frechet_distance, inception_score, kernel_distance, nearest_distances
+from diffsweep.metrics.generation import frechet_distance, inception_score, kernel_distance
 
 
 def features(count, dimension, scale=1.0, shift=0.0):
@@ -93,13 +100,6 @@ def test_random_subsets_are_the_same_each_time_and_leave_the_generator_alone():
     assert (kernel_distance(fake, real, 4, 20), inception_score(fake, 2)) == first
 
 
-@pytest.mark.parametrize("chunk", [1, 7, 1024])
-def test_nearest_distances(chunk):
-    x, others = torch.randn(20, 1, 3, 3), torch.randn(30, 1, 3, 3)
-    expected = torch.stack([torch.stack([(a - b).square().sum().sqrt() for b in others]).min() for a in x])
-    torch.testing.assert_close(nearest_distances(x, others, chunk), expected, rtol=1e-4, atol=1e-4)
-
-
 def test_classifier_knows_the_held_out_digits():
     val = load_digits("val")
     _, logits = load_digits_classifier()(val["x"])
@@ -152,6 +152,38 @@ def test_halves_are_a_mean_over_ten_random_halves(tmp_path):
     assert 0 < numbers["fid_real"] < numbers["fid"]
 
 
+def test_precision_and_recall_over_halves(tmp_path):
+    """Means over ten halves, of as many real images as there are samples; beside those of as many of the other half."""
+    data, metrics = Digits(), make(tmp_path, reference="halves", neighbours=2)
+    samples = data.split("val")["x"].flip(-1)  # 297
+    numbers = metrics(samples, data)
+    (fake, _), (real, _) = metrics.extract(samples), metrics.extract(data.split("all")["x"])
+    expected = []
+    for i in range(10):
+        order = torch.randperm(1797, generator=torch.Generator().manual_seed(i))
+        half = manifold(real[order[898:][:297]], 2)
+        others = manifold(real[order[:297]], 2)
+        expected.append([*precision_recall(manifold(fake, 2), half), *precision_recall(others, half)])
+    names = ("precision", "recall", "precision_real", "recall_real")
+    assert [numbers[name] for name in names] == pytest.approx(np.mean(expected, 0), abs=1e-9)
+    assert numbers["precision"] < numbers["precision_real"] - 0.1
+    assert numbers["recall"] < numbers["recall_real"] - 0.1
+
+
+def test_precision_and_recall_against_the_training_set(tmp_path):
+    """Samples of one class, all of them real: nothing is wrong with them, and they cover that class."""
+    data, metrics = Digits(), make(tmp_path, reference="train")
+    train = data.split("train")
+    threes = train["x"][train["label"] == 3]
+    repeated = threes.repeat(1500 // len(threes) + 1, 1, 1, 1)[:1500]  # as many as the training set has
+    numbers = metrics(repeated, data)
+    assert numbers["precision"] == 1
+    assert numbers["recall"] == pytest.approx(len(threes) / 1500, abs=1e-9)
+    numbers = metrics(torch.cat([train["x"], train["x"]]), data)  # more samples than real images
+    assert numbers["precision"] == 1
+    assert 0.7 < numbers["recall"] < 1  # half of them are compared, which misses a quarter of the real ones
+
+
 def test_copy_ratio_of_copies_is_0_and_of_new_digits_1(tmp_path):
     data, metrics = Digits(), make(tmp_path, reference="train")
     train, val = data.split("train")["x"], data.split("val")["x"]
@@ -159,6 +191,155 @@ def test_copy_ratio_of_copies_is_0_and_of_new_digits_1(tmp_path):
     assert metrics(val, data)["copy_ratio"] == pytest.approx(1, rel=1e-6)
     almost = train[:300] + (torch.rand(300, 1, 8, 8) - 0.5) * 0.9 / 8  # the same pictures once stored
     assert metrics(almost, data)["copy_ratio"] == pytest.approx(0, abs=1e-3)
+
+
+def test_classes_asked_for_are_read_by_the_classifier(tmp_path):
+    """Of labels that are right for three quarters of the images, as the classifier itself sees them."""
+    data, metrics = Digits(), make(tmp_path, reference="train")
+    x = data.split("val")["x"][:200]
+    logits = load_digits_classifier()(x)[1]
+    asked = logits.argmax(1)
+    asked[:50] = (asked[:50] + 1) % 10
+    numbers = metrics(x, data, {"label": asked})
+    assert numbers["class_accuracy"] == 0.75
+    real = data.split("val")
+    right = load_digits_classifier()(real["x"])[1].argmax(1) == real["label"]
+    assert numbers["class_accuracy_real"] == pytest.approx(right.double().mean().item())
+    for nothing in (None, {}, {"caption": ["a three"] * 200}):
+        assert not any("accuracy" in name for name in metrics(x, data, nothing))
+
+
+class Shades(ImageData):
+    """Pictures of one colour each, 3x5x5, made when they are asked for, a few at a time; red ones are bright."""
+
+    fingerprint = "shades"
+    asked_at_once = 0
+
+    def __init__(self, sizes, num_classes=2):
+        super().__init__(channels=3, image_size=5, num_classes=num_classes, levels=256, batch_size=4)
+        self.sizes = sizes
+
+    def load(self, split):
+        return ShadesSamples(self, self.sizes[split], {"train": 0, "val": 10**6}[split])
+
+    def aligned(self, x, asked):
+        """Reads red or green, and bright or dark, back; captions of dark red were held out."""
+        red = x[:, 0].flatten(1).mean(1) > x[:, 1].flatten(1).mean(1)
+        bright = x.flatten(1).amax(1) > 0.5
+        colour = red == torch.tensor(["red" in caption for caption in asked["caption"]])
+        shape = bright == torch.tensor(["bright" in caption for caption in asked["caption"]])
+        held_out = torch.tensor([caption == "dark red" for caption in asked["caption"]])
+        parts = {"colour": colour, "shape": shape, "position": ~colour, "size": torch.ones_like(colour)}
+        return {**parts, "colour_and_shape": colour & shape, "held_out": held_out}
+
+
+class ShadesSamples(Samples):
+    def __init__(self, data, size, first):
+        self.data, self.size, self.first = data, size, first
+
+    def __len__(self):
+        return self.size
+
+    def part(self, name):
+        assert name == "label", "all images at once"
+        return self.rows(torch.arange(self.size))[name]
+
+    def rows(self, index):
+        self.data.asked_at_once = max(self.data.asked_at_once, len(index))
+        noise = torch.stack(
+            [torch.randn(3, generator=torch.Generator().manual_seed(self.first + i)) for i in index.tolist()]
+        )
+        stored = ((noise.tanh() + 1) * 127.5).round() / 127.5 - 1
+        return {"x": stored[:, :, None, None].expand(-1, 3, 5, 5), "label": (noise[:, 0] > 0).long()}
+
+
+class Colours(torch.nn.Module):
+    """Features and logits that need no training."""
+
+    name, weights_hash, num_features = "colours", "none", 3
+
+    def forward(self, x):
+        means = x.mean((2, 3))
+        return means, torch.stack([-means[:, 0], means[:, 0]], 1)
+
+
+def of_shades(tmp_path, **settings):
+    settings = {
+        "num_samples": 60,
+        "is_splits": 1,
+        "kid_subsets": 3,
+        "kid_subset_size": 20,
+        "batch_size": 16,
+        **settings,
+    }
+    return GenerationMetrics(Colours, cache_dir=str(tmp_path), **settings)
+
+
+def test_data_of_any_size_are_read_a_batch_at_a_time(tmp_path, monkeypatch):
+    """And numbers are those of the same data at once."""
+    monkeypatch.setattr(GenerationMetrics, "compared", (5, 40))
+    data = Shades({"train": 300, "val": 50})
+    metrics = of_shades(tmp_path)
+    train = data.split("train").rows(torch.arange(300))
+    data.asked_at_once = 0
+    samples = Shades({"train": 400, "val": 9}).split("train").rows(torch.arange(340, 400))["x"]
+    numbers = metrics(samples, data)
+    assert data.asked_at_once == 40  # held-out images that are compared
+    real = Colours()(train["x"])[0]
+    assert numbers["fid"] == pytest.approx(frechet_distance(Colours()(samples)[0], real), rel=1e-5)
+    torch.testing.assert_close(metrics.real(data, "train")[0], real)
+    monkeypatch.setattr(GenerationMetrics, "compared", (5, 1000))
+    held_out = data.split("val").rows(torch.arange(50))["x"]
+    stored = ((samples + 1) * 127.5).round() / 127.5 - 1
+    fake, kept = (torch.cdist(x.flatten(1), train["x"].flatten(1)).amin(1).median() for x in (stored, held_out))
+    assert metrics(samples, data)["copy_ratio"] == pytest.approx(float(fake / kept), rel=1e-2)
+
+
+def test_fewer_images_are_compared_where_the_training_set_is_large(tmp_path, monkeypatch):
+    data, metrics = Shades({"train": 100, "val": 90}), of_shades(tmp_path, batch_size=8)
+    samples = data.split("train").rows(torch.arange(60))["x"]
+    for multiplications, expected in ((0, 10), (30 * 100 * 75, 30), (10**12, 60)):
+        monkeypatch.setattr(GenerationMetrics, "compared", (10, 60))
+        monkeypatch.setattr(GenerationMetrics, "multiplications", multiplications)
+        data.asked_at_once = 0
+        assert metrics(samples, data)["copy_ratio"] == 0
+        assert data.asked_at_once == expected
+
+
+def test_captions_asked_for_are_read_by_the_data(tmp_path):
+    """Eight samples asked for, two of a held-out combination."""
+    data, metrics = Shades({"train": 40, "val": 10}), of_shades(tmp_path, num_samples=8, kid_subset_size=8)
+    bright_red, dark_red, bright_green = (
+        torch.tensor(c)[:, None, None].expand(3, 5, 5)
+        for c in ([0.9, -1.0, -1.0], [0.0, -1.0, -1.0], [-1.0, 0.9, -1.0])
+    )
+    shown = [bright_red, bright_red, bright_green, dark_red, bright_red, bright_green, dark_red, bright_red]
+    captions = [
+        "bright red",
+        "bright red",
+        "bright red",
+        "bright red",
+        "bright green",
+        "bright green",
+        "dark red",
+        "dark red",
+    ]
+    numbers = metrics(torch.stack(shown), data, {"caption": captions})
+    found = {name: value for name, value in numbers.items() if "accuracy" in name}
+    assert found == {
+        "caption_accuracy": pytest.approx(3 / 6),
+        "caption_accuracy_held_out": 0.5,
+        "colour_accuracy": pytest.approx(4 / 6),
+        "shape_accuracy": pytest.approx(5 / 6),
+        "position_accuracy": pytest.approx(2 / 6),
+        "size_accuracy": 1,
+    }
+    seen = metrics(torch.stack(shown[:6]), data, {"caption": captions[:6]})
+    assert seen["caption_accuracy"] == numbers["caption_accuracy"]
+    assert "caption_accuracy_held_out" not in seen
+    assert "class_accuracy" not in seen
+    unknown = Shades({"train": 40, "val": 10}, num_classes=3)  # another number of classes than the classifier's
+    assert "class_accuracy" not in metrics(torch.stack(shown), unknown, {"label": torch.zeros(8).long()})
 
 
 def test_worse_samples_have_worse_numbers(tmp_path):
@@ -202,7 +383,7 @@ def test_extraction_does_not_depend_on_the_batch_size(tmp_path):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(("num_samples", "warned"), [(2, True), (64, True), (65, False), (5000, False)])
+@pytest.mark.parametrize(("num_samples", "warned"), [(4, True), (64, True), (65, False), (5000, False)])
 def test_warns_of_too_few_samples_for_the_covariance(tmp_path, num_samples, warned):
     warnings = make(tmp_path, num_samples=num_samples).warnings()
     assert len(warnings) == warned
@@ -226,8 +407,22 @@ def test_any_difference_is_another_protocol(change):
 
 
 def test_protocol_names_everything_the_numbers_depend_on(tmp_path):
-    base = {"num_samples": 100, "reference": "train", "is_splits": 1, "kid_subsets": 3, "kid_subset_size": 50}
-    changes = {"num_samples": 101, "reference": "all", "is_splits": 2, "kid_subsets": 4, "kid_subset_size": 51}
+    base = {
+        "num_samples": 100,
+        "reference": "train",
+        "neighbours": 3,
+        "is_splits": 1,
+        "kid_subsets": 3,
+        "kid_subset_size": 50,
+    }
+    changes = {
+        "num_samples": 101,
+        "reference": "all",
+        "neighbours": 4,
+        "is_splits": 2,
+        "kid_subsets": 4,
+        "kid_subset_size": 51,
+    }
     names = {identify(make(tmp_path, **base).protocol())}
     for name, value in changes.items():
         names.add(identify(make(tmp_path, **{**base, name: value}).protocol()))
@@ -235,7 +430,15 @@ def test_protocol_names_everything_the_numbers_depend_on(tmp_path):
     assert identify(make(tmp_path, **base, batch_size=7).protocol()) in names  # how it is computed is no part of it
 
 
-@pytest.mark.parametrize(("bad", "match"), [({"num_samples": 1}, "num_samples"), ({"reference": "test"}, "reference")])
+@pytest.mark.parametrize(
+    ("bad", "match"),
+    [
+        ({"num_samples": 1}, "num_samples"),
+        ({"reference": "test"}, "reference"),
+        ({"neighbours": 0}, "neighbours must be at least 1"),
+        ({"num_samples": 5, "neighbours": 5}, "less than num_samples=5, not 5"),
+    ],
+)
 def test_bad_values_are_refused(tmp_path, bad, match):
     with pytest.raises(ValueError, match=match):
         make(tmp_path, **bad)

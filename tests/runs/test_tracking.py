@@ -62,6 +62,20 @@ def test_metric_rows_put_real_data_beside_samples():
         ("sampling", "100", "images/s, 50 network evaluations each"),
     ]
     assert report.metric_rows({"fid": 1.0}) == [("FID", "1.000", "")]
+    shares = {
+        "recall": 0.25,
+        "precision": 0.5,
+        "precision_real": 0.75,
+        "class_accuracy": 0.984,
+        "class_accuracy_real": 1,
+    }
+    assert report.metric_rows({**shares, "caption_accuracy": 0.951, "caption_accuracy_held_out": 0.5}) == [
+        ("precision", "0.500", "real against real 0.750"),
+        ("recall", "0.250", ""),
+        ("class accuracy", "98.4%", "real 100.0%"),
+        ("caption accuracy", "95.1%", "colour and shape as asked, combinations seen in training"),
+        ("", "50.0%", "combinations held out"),
+    ]
 
 
 def test_tables_are_aligned():

@@ -3,13 +3,17 @@
 from diffsweep.metrics.digits_classifier import DigitsClassifier, load_digits_classifier
 from diffsweep.metrics.generation import GenerationMetrics, identify
 from diffsweep.metrics.likelihood import BoundLikelihood, Likelihood, ODELikelihood
+from diffsweep.metrics.neighbours import Manifold, manifold, precision_recall
 
 __all__ = [
     "BoundLikelihood",
     "DigitsClassifier",
     "GenerationMetrics",
     "Likelihood",
+    "Manifold",
     "ODELikelihood",
     "identify",
     "load_digits_classifier",
+    "manifold",
+    "precision_recall",
 ]

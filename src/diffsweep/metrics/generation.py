@@ -1,4 +1,5 @@
-"""How good samples are, against real data: FID, IS and KID through torchmetrics, and whether they are copies.
+"""How good samples are, against real data: FID, IS and KID through torchmetrics, precision and recall, whether they are
+copies, and whether they are what was asked for.
 
 Numbers mean something only under their protocol (features, reference, counts): it is kept with them.
 """
@@ -15,8 +16,10 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from diffsweep.datasets import ImageData
+from diffsweep.datasets import Batch, ImageData, Samples, Split
 from diffsweep.files import write_atomically
+from diffsweep.metrics.accuracy import caption_accuracies, class_accuracy
+from diffsweep.metrics.neighbours import manifold, nearest_distances, precision_recall
 
 
 class FeatureExtractor(Protocol):
@@ -72,12 +75,6 @@ def kernel_distance(fake: Tensor, real: Tensor, subsets: int, subset_size: int) 
         return float(metric.compute()[0])
 
 
-def nearest_distances(x: Tensor, others: Tensor, chunk: int = 1024) -> Tensor:
-    """Euclidean distance of each x (N, ...) to the nearest of ``others`` (M, ...), (N,)."""
-    rows = x.flatten(1).split(chunk)
-    return torch.cat([torch.cdist(part, others.flatten(1)).min(dim=1).values for part in rows])
-
-
 class GenerationMetrics:
     """Compares samples with the real data under one protocol.
 
@@ -87,6 +84,7 @@ class GenerationMetrics:
         reference: ``train`` or ``all``, that split's features; or ``halves``: the mean over ten random halves of all
             real data, reported beside the same mean for the other half in place of the samples (the floor that samples
             as good as real data would reach).
+        neighbours: k of precision and recall.
         is_splits: parts that IS is averaged over.
         kid_subsets, kid_subset_size: random subsets that KID is averaged over.
         batch_size: images per call of the feature extractor and of the sampler.
@@ -94,12 +92,15 @@ class GenerationMetrics:
     """
 
     num_halves = 10
+    compared = 50, 1000  # the fewest and most images whose nearest training image is looked for
+    multiplications = 10**12  # that this may cost between the two, minutes on one core
 
     def __init__(
         self,
         features: Callable[[], FeatureExtractor],
         num_samples: int,
         reference: Literal["train", "all", "halves"] = "train",
+        neighbours: int = 3,
         is_splits: int = 10,
         kid_subsets: int = 50,
         kid_subset_size: int = 500,
@@ -110,8 +111,13 @@ class GenerationMetrics:
             raise ValueError(f"metrics.num_samples must be at least 2, not {num_samples}")
         if reference not in ("train", "all", "halves"):
             raise ValueError(f"metrics.reference is train, all or halves, not {reference}")
+        if not 1 <= neighbours < num_samples:
+            raise ValueError(
+                f"metrics.neighbours must be at least 1 and less than num_samples={num_samples}, not {neighbours}"
+            )
         self.make_features, self.num_samples, self.reference = features, num_samples, reference
-        self.is_splits, self.kid_subsets, self.kid_subset_size = is_splits, kid_subsets, kid_subset_size
+        self.neighbours, self.is_splits = neighbours, is_splits
+        self.kid_subsets, self.kid_subset_size = kid_subsets, kid_subset_size
         self.batch_size, self.cache_dir = batch_size, Path(cache_dir)
         self._features: FeatureExtractor | None = None
 
@@ -128,6 +134,7 @@ class GenerationMetrics:
             "features_sha256": self.features.weights_hash,
             "reference": self.reference,
             "num_samples": self.num_samples,
+            "neighbours": self.neighbours,
             "is_splits": self.is_splits,
             "kid": f"{self.kid_subsets}x{self.kid_subset_size}",
         }
@@ -145,52 +152,104 @@ class GenerationMetrics:
     @torch.no_grad()
     def extract(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Features and logits of images, in batches."""
-        parts = [self.features(batch) for batch in x.split(self.batch_size)]
-        features, logits = zip(*parts, strict=True)
-        return torch.cat(features), torch.cat(logits)
+        return _joined(self.features(batch) for batch in x.split(self.batch_size))
 
-    def real(self, data: ImageData, split: Literal["train", "all"]) -> tuple[Tensor, Tensor]:
-        """Features and logits of real data, extracted once and cached by data, split and extractor."""
+    def real(self, data: ImageData, split: Split) -> tuple[Tensor, Tensor]:
+        """Features and logits of real data, extracted once, batch by batch, and cached by data, split and extractor."""
         key = {"data": data.fingerprint, "split": split, "features": self.features.weights_hash}
         path = self.cache_dir / f"features-{identify(key)}.pt"
         if path.exists():
             cached: dict[str, Tensor] = torch.load(path, weights_only=True)
             return cached["features"], cached["logits"]
-        features, logits = self.extract(data.split(split)["x"])
+        features, logits = _joined(self.extract(x) for x in self._batches(data.split(split)))
         write_atomically(path, lambda file: torch.save({"features": features, "logits": logits}, file))
         return features, logits
 
-    def __call__(self, samples: Tensor, data: ImageData) -> dict[str, float]:
+    def __call__(self, samples: Tensor, data: ImageData, asked: Batch | None = None) -> dict[str, float]:
         """The numbers of samples (N, C, H, W) in [-1, 1].
 
+        Precision and recall compare as many samples as real images (arXiv:1904.06991): all of the fewer, and a random
+        choice of the more. With ``halves`` the fewer are the samples or a half, and the other half is cut to as many.
+
+        Args:
+            samples: the images.
+            data: what they are compared with. Where it has ``aligned(samples, asked)``, that says of each sample what of
+                its caption is right; see :func:`diffsweep.metrics.accuracy.caption_accuracies`.
+            asked: what was asked of them: ``label`` (N,), ``caption``, a list of N, or nothing.
+
         Returns:
-            ``fid``, ``is``, ``kid`` of the samples; ``is_real``, ``fid_real`` (with ``halves``) of real data in their
-            place; ``copy_ratio``, the median distance of samples to their nearest training image over that of held-out
-            real images (0 for copies, about 1 for new images).
+            ``fid``, ``is``, ``kid``, ``precision``, ``recall`` of the samples; ``is_real`` and, with ``halves``,
+            ``fid_real``, ``precision_real``, ``recall_real`` of real data in their place; ``copy_ratio``, the median
+            distance of samples to their nearest training image over that of held-out real images (0 for copies, about 1
+            for new images), both of at most a random thousand, and of fewer where the training set is so large that this
+            would take hours; ``class_accuracy`` and, of held-out real images, ``class_accuracy_real`` where labels were
+            asked for and the extractor knows the data's classes; ``caption_accuracy`` and its parts where the data reads
+            captions back.
         """
         fake, fake_logits = self.extract(samples)
         real, real_logits = self.real(data, "train" if self.reference == "train" else "all")
-        numbers = {}
-        if self.reference == "halves":
-            orders = [
-                torch.randperm(len(real), generator=torch.Generator().manual_seed(i)) for i in range(self.num_halves)
-            ]
-            halves = [order.tensor_split([len(real) // 2]) for order in orders]
-            numbers["fid"] = _mean(frechet_distance(fake, real[half]) for _, half in halves)
-            numbers["fid_real"] = _mean(frechet_distance(real[other], real[half]) for other, half in halves)
-        else:
-            numbers["fid"] = frechet_distance(fake, real)
+        numbers = self._against_halves(fake, real) if self.reference == "halves" else self._against(fake, real)
         numbers["is"] = inception_score(fake_logits, self.is_splits)
         numbers["is_real"] = inception_score(real_logits, self.is_splits)
         subset_size = min(self.kid_subset_size, len(fake), len(real))
         numbers["kid"] = kernel_distance(fake, real, self.kid_subsets, subset_size)
-        train, held_out = data.split("train")["x"], data.split("val")["x"]
-        levels = (data.levels - 1) / 2  # as an image of the data would be stored
-        stored = ((samples.clamp(-1, 1) + 1) * levels).round() / levels - 1
-        numbers["copy_ratio"] = float(
-            nearest_distances(stored, train).median() / nearest_distances(held_out, train).median()
-        )
+        numbers["copy_ratio"] = self._copy_ratio(samples, data)
+        asked = asked or {}
+        if "label" in asked and fake_logits.shape[1] == data.num_classes:
+            numbers["class_accuracy"] = class_accuracy(fake_logits, asked["label"].cpu())
+            held_out_logits = self.real(data, "val")[1]
+            numbers["class_accuracy_real"] = class_accuracy(held_out_logits, data.split("val")["label"])
+        aligned = getattr(data, "aligned", None)
+        if "caption" in asked and aligned is not None and (right := aligned(samples, asked)) is not None:
+            numbers |= caption_accuracies(right)
         return numbers
+
+    def _against(self, fake: Tensor, real: Tensor) -> dict[str, float]:
+        """FID, precision and recall of features against those of real data."""
+        count = min(len(fake), len(real))
+        fakes, reals = (manifold(part[_choice(len(part), count)], self.neighbours) for part in (fake, real))
+        precision, recall = precision_recall(fakes, reals)
+        return {"fid": frechet_distance(fake, real), "precision": precision, "recall": recall}
+
+    def _against_halves(self, fake: Tensor, real: Tensor) -> dict[str, float]:
+        """The same, as means over random halves of the real data, and those of the other half in place of the samples."""
+        size = len(real) // 2
+        count = min(len(fake), size)
+        fakes = manifold(fake[_choice(len(fake), count)], self.neighbours)
+        measured: list[dict[str, float]] = []
+        for i in range(self.num_halves):
+            order = torch.randperm(len(real), generator=torch.Generator().manual_seed(i))
+            other, half = real[order[:size]], real[order[size:]]
+            others, reals = (manifold(part[:count], self.neighbours) for part in (other, half))
+            precision, recall = precision_recall(fakes, reals)
+            precision_real, recall_real = precision_recall(others, reals)
+            measured.append(
+                {
+                    "fid": frechet_distance(fake, half),
+                    "fid_real": frechet_distance(other, half),
+                    "precision": precision,
+                    "precision_real": precision_real,
+                    "recall": recall,
+                    "recall_real": recall_real,
+                }
+            )
+        return {name: statistics.fmean(numbers[name] for numbers in measured) for name in measured[0]}
+
+    def _copy_ratio(self, samples: Tensor, data: ImageData) -> float:
+        train, held_out = data.split("train"), data.split("val")
+        fewest, most = self.compared
+        count = min(most, max(fewest, self.multiplications // (len(train) * samples[0].numel())))
+        real = held_out[_choice(len(held_out), count)]["x"]
+        fake = samples[_choice(len(samples), count)]
+        levels = (data.levels - 1) / 2
+        stored = ((fake.clamp(-1, 1) + 1) * levels).round() / levels - 1  # as an image of the data would be
+        distances = nearest_distances(torch.cat([stored, real]), self._batches(train))
+        of_fake, of_real = distances.split([len(stored), len(real)])
+        return float(of_fake.median() / of_real.median())
+
+    def _batches(self, samples: Samples) -> Iterator[Tensor]:
+        """The images of a split, a batch at a time: a dataset may be larger than the memory."""
+        return (samples[index]["x"] for index in torch.arange(len(samples)).split(self.batch_size))
 
 
 def identify(protocol: dict[str, Any]) -> str:
@@ -198,8 +257,14 @@ def identify(protocol: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _mean(values: Iterable[float]) -> float:
-    return statistics.fmean(values)
+def _joined(parts: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    features, logits = zip(*parts, strict=True)
+    return torch.cat(features), torch.cat(logits)
+
+
+def _choice(count: int, most: int) -> Tensor:
+    """At most so many of ``count`` indices, in order, chosen at random but always the same."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:most].sort().values
 
 
 # Samples are measured where they were drawn, on one rank: the others must not be waited for.

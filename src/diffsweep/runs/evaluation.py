@@ -2,9 +2,10 @@
 
 import importlib.util
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
@@ -16,18 +17,28 @@ from diffsweep.diffusion import Condition
 from diffsweep.files import write_text
 from diffsweep.metrics import GenerationMetrics, Likelihood
 from diffsweep.models import DiffusionModel, Model
-from diffsweep.plots import plot_bound_terms, plot_by_evaluations
+from diffsweep.plots import plot_bound_terms, plot_by_evaluations, plot_tradeoff
 from diffsweep.runs import report
 from diffsweep.runs.build import build_data, build_likelihood, build_metrics
 from diffsweep.runs.errors import UserError
 from diffsweep.runs.loading import load_model
 from diffsweep.runs.sampling import Drawn, draw
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Metrics = Mapping[str, float]
+Jobs = Mapping[str, Any]  # what each job of a sweep has written, by what it varied
 TERMS = "bound_terms"
 COLUMNS = (
     "fid",
     "is",
     "kid",
+    "precision",
+    "recall",
+    "class_accuracy",
+    "caption_accuracy",
+    "caption_accuracy_held_out",
     "copy_ratio",
     "bits_per_dim",
     "bits_per_dim_ode",
@@ -144,18 +155,54 @@ def headline(numbers: Mapping[str, float]) -> float:
 
 
 def summarise(folder: Path) -> None:
-    """What a sweep of evaluations says in the end: a table, and FID by network evaluations where these differ."""
+    """What a sweep of evaluations says in the end: a table, and the figures of what it varies."""
     found = report.jobs_of(folder, "metrics.json")
     names = [name for name in COLUMNS if any(name in content["metrics"] for content in found.values())]
     cells = {job: [f"{content['metrics'].get(name, math.nan):.4g}" for name in names] for job, content in found.items()}
     lines = [",".join(row) for row in (["job", *names], *([job, *values] for job, values in cells.items()))]
     write_text(folder / "results.csv", "\n".join(lines) + "\n")
     print(f"\n{report.matrix(names, cells)}\n\n  {report.shown(folder / 'results.csv')}")
-    curves: dict[str, list[tuple[float, float]]] = {}
+    if importlib.util.find_spec("matplotlib") is not None:
+        for name, draw_figure in FIGURES.items():
+            if (figure := draw_figure(found)) is not None:
+                figure.savefig(folder / name, dpi=120)
+                print(f"  {report.shown(folder / name)}")
+
+
+def fid_by_evaluations(found: Jobs) -> "Figure | None":
+    """FID by network evaluations, where the steps of a walk are varied."""
+    curves = curves_over("sampler.steps", found, lambda content: content["metrics"].get("network_evaluations"))
+    points = {name: [(x, metrics["fid"]) for x, metrics in curve] for name, curve in curves.items()}
+    return plot_by_evaluations(points, "FID") if points else None
+
+
+def tradeoff(found: Jobs) -> "Figure | None":
+    """Fidelity against diversity, where a number of the guidance is varied: that with the most values."""
+
+    def numbers(content: Any) -> dict[str, float]:
+        measured = {"is", "precision", "recall"} <= content["metrics"].keys()
+        guidance = content["protocol"].get("guidance", {}) if measured else {}
+        return {key: value for key, value in guidance.items() if type(value) in (int, float)}
+
+    values: dict[str, set[float]] = {}
     for content in found.values():
-        if {"fid", "network_evaluations"} <= set(content["metrics"]):
-            point = content["metrics"]["network_evaluations"], content["metrics"]["fid"]
-            curves.setdefault(content["protocol"]["sampler"], []).append(point)
-    if any(len(points) > 1 for points in curves.values()) and importlib.util.find_spec("matplotlib") is not None:
-        plot_by_evaluations(curves, "FID").savefig(folder / "fid.png", dpi=120)
-        print(f"  {report.shown(folder / 'fid.png')}")
+        for key, value in numbers(content).items():
+            values.setdefault(key, set()).add(value)
+    key = max(values, key=lambda key: len(values[key]), default="")
+    curves = curves_over(f"guidance.{key}", found, lambda content: numbers(content).get(key))
+    return plot_tradeoff(curves, f"guidance.{key}") if curves else None
+
+
+def curves_over(key: str, found: Jobs, x: Callable[[Any], float | None]) -> dict[str, list[tuple[float, Metrics]]]:
+    """Jobs with an FID as points (x, metrics), sorted; a curve for whatever else than ``key`` they vary. There is none where
+    x is the same all along each of them."""
+    curves: dict[str, list[tuple[float, Metrics]]] = {}
+    for job, content in found.items():
+        if "fid" in content["metrics"] and (at := x(content)) is not None:
+            name = re.sub(rf"(^|_){re.escape(key)}-[^_]*", "", job).strip("_") or content["protocol"]["sampler"]
+            curves.setdefault(name, []).append((at, content["metrics"]))
+    varied = any(len({at for at, _ in curve}) > 1 for curve in curves.values())
+    return {name: sorted(curve, key=lambda point: point[0]) for name, curve in curves.items()} if varied else {}
+
+
+FIGURES: dict[str, Callable[[Jobs], "Figure | None"]] = {"fid.png": fid_by_evaluations, "tradeoff.png": tradeoff}

@@ -41,11 +41,19 @@ def jobs_of(folder: Path, file: str) -> dict[str, Any]:
 
 def metric_rows(metrics: Mapping[str, float]) -> list[tuple[str, str, str]]:
     """The numbers of an evaluation as rows; those of real data stand beside those of the samples."""
-    real_fid = f"real against real {metrics['fid_real']:.3f}" if "fid_real" in metrics else ""
+
+    def real(name: str, form: str, said: str = "real") -> str:
+        return f"{said} {form.format(metrics[f'{name}_real'])}" if f"{name}_real" in metrics else ""
+
     remarks = {
-        "fid": ("FID", "{:.3f}", real_fid),
-        "is": ("IS", "{:.3f}", f"real {metrics.get('is_real', float('nan')):.3f}"),
+        "fid": ("FID", "{:.3f}", real("fid", "{:.3f}", "real against real")),
+        "is": ("IS", "{:.3f}", real("is", "{:.3f}")),
+        "precision": ("precision", "{:.3f}", real("precision", "{:.3f}", "real against real")),
+        "recall": ("recall", "{:.3f}", real("recall", "{:.3f}", "real against real")),
         "kid": ("KID", "{:.5f}", ""),
+        "class_accuracy": ("class accuracy", "{:.1%}", real("class_accuracy", "{:.1%}")),
+        "caption_accuracy": ("caption accuracy", "{:.1%}", "colour and shape as asked, combinations seen in training"),
+        "caption_accuracy_held_out": ("", "{:.1%}", "combinations held out"),
         "bits_per_dim": ("bits/dim", "{:.3f}", f"at most; +- {metrics.get('bits_per_dim_se', float('nan')):.3f}"),
         "bits_per_dim_ode": ("bits/dim (ODE)", "{:.3f}", f"+- {metrics.get('bits_per_dim_ode_se', float('nan')):.3f}"),
         "copy_ratio": (

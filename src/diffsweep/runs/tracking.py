@@ -14,7 +14,16 @@ from omegaconf import DictConfig, OmegaConf
 from diffsweep.files import write_text
 
 LOWER_IS_BETTER = ("train/loss", "val/loss", "val/x0_mse", "val/eps_mse", "eval/fid", "eval/kid", "eval/bits_per_dim")
-HIGHER_IS_BETTER = ("eval/is", "eval/images_per_second", "eval/precision", "eval/recall", "eval/copy_ratio")
+HIGHER_IS_BETTER = (
+    "eval/is",
+    "eval/images_per_second",
+    "eval/precision",
+    "eval/recall",
+    "eval/copy_ratio",
+    "eval/class_accuracy",
+    "eval/caption_accuracy",
+    "eval/caption_accuracy_held_out",
+)
 
 
 class MetricsFile(Logger):

@@ -1,0 +1,142 @@
+"""What a sweep of evaluations says in the end, of metrics.json files that are written here."""
+
+import json
+
+import pytest
+
+from diffsweep.runs import evaluation
+from diffsweep.runs.evaluation import curves_over, summarise
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    """``folder = sweep({name: (guidance, metrics)})``: a sweep's folder of jobs."""
+
+    def sweep(jobs):
+        for number, (name, (guidance, metrics)) in enumerate(jobs.items()):
+            folder = tmp_path / f"{number}_{name}"
+            folder.mkdir()
+            content = {"metrics": metrics, "protocol": {"sampler": "DDIM", "guidance": guidance}}
+            (folder / "metrics.json").write_text(json.dumps(content))
+        return tmp_path
+
+    return sweep
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The curves that figures are given, by the name of what draws them."""
+    drawn = {}
+    for name in ("plot_tradeoff", "plot_by_evaluations"):
+        plot = getattr(evaluation, name)
+
+        def keep(curves, label, name=name, plot=plot):
+            drawn[name] = curves, label
+            return plot(curves, label)
+
+        monkeypatch.setattr(evaluation, name, keep)
+    return drawn
+
+
+def guided(scale, shift=0.0, **more):
+    """As guidance does it: FID has a minimum, IS and precision rise, recall falls."""
+    metrics = {
+        "fid": 4 + (scale - 1.5) ** 2 + shift,
+        "is": 9.5 - 1 / scale,
+        "precision": 1 - 0.3 / scale,
+        "recall": 0.9 / scale + shift / 10,
+        "class_accuracy": 1 - 0.1 / scale**2,
+        "network_evaluations": 100.0 if scale != 1 else 50.0,
+        **more,
+    }
+    return {"_target_": "a.b", "scale": scale, "rescale": 0.0, "interval": [0, 1], "on": True}, metrics
+
+
+def test_a_sweep_over_scales_ends_with_the_tradeoff(sweep, drawn, capsys):
+    folder = sweep({f"guidance.scale-{scale}": guided(scale) for scale in (3, 1, 5, 1.5, 2)})
+    summarise(folder)
+    curves, key = drawn.pop("plot_tradeoff")
+    assert not drawn  # no walk has other steps
+    assert key == "guidance.scale"
+    assert {name: [(at, m["fid"]) for at, m in curve] for name, curve in curves.items()} == {
+        "DDIM": [(1, 4.25), (1.5, 4), (2, 4.25), (3, 6.25), (5, 16.25)]
+    }
+    assert (folder / "tradeoff.png").stat().st_size > 20_000
+    assert not (folder / "fid.png").exists()
+    said = capsys.readouterr().out
+    assert str(folder / "tradeoff.png") in said
+    assert "class_accuracy" in said
+    header, first, *_ = (line.split(",") for line in (folder / "results.csv").read_text().splitlines())
+    assert header == ["job", "fid", "is", "precision", "recall", "class_accuracy", "network_evaluations"]
+    assert first == ["guidance.scale-3", "6.25", "9.167", "0.9", "0.3", "0.9889", "100"]
+
+
+def test_whatever_else_differs_is_another_curve(sweep, drawn):
+    jobs = {}
+    for scale in (1, 2, 4):
+        for number, sampler in enumerate(("ddim", "dpm_solver_pp")):
+            jobs[f"sampler-{sampler}_guidance.scale-{scale}_seed-0"] = guided(scale, number)
+    summarise(sweep(jobs))
+    curves, _ = drawn["plot_tradeoff"]
+    assert {name: [at for at, _ in curve] for name, curve in curves.items()} == {
+        "sampler-ddim_seed-0": [1, 2, 4],
+        "sampler-dpm_solver_pp_seed-0": [1, 2, 4],
+    }
+    assert [curve[0][1]["fid"] for curve in curves.values()] == [4.25, 5.25]
+
+
+def test_any_number_of_the_guidance_may_vary(sweep, drawn):
+    jobs = {}
+    for rescale in (0, 0.5):
+        guidance, metrics = guided(2, rescale)
+        jobs[f"guidance.rescale-{rescale}"] = {**guidance, "rescale": rescale}, metrics
+    summarise(sweep(jobs))
+    curves, key = drawn["plot_tradeoff"]
+    assert key == "guidance.rescale"
+    assert [at for at, _ in curves["DDIM"]] == [0, 0.5]
+
+
+def test_steps_and_scales_have_a_figure_each(sweep, drawn):
+    """Of all jobs: one is drawn by the other's values."""
+    jobs = {
+        f"sampler.steps-{steps}_guidance.scale-{scale}": guided(scale, network_evaluations=float(steps))
+        for steps in (10, 20)
+        for scale in (1, 2, 3)
+    }
+    folder = sweep(jobs)
+    summarise(folder)
+    by_steps, _ = drawn["plot_by_evaluations"]
+    assert by_steps == {f"guidance.scale-{s}": [(n, guided(s)[1]["fid"]) for n in (10, 20)] for s in (1, 2, 3)}
+    assert drawn["plot_tradeoff"][0].keys() == {"sampler.steps-10", "sampler.steps-20"}
+    assert (folder / "fid.png").exists()
+
+
+@pytest.mark.parametrize("guidance", [{}, {"scale": 2.0}, {"scale": [1, 2]}])
+def test_nothing_is_drawn_of_jobs_that_share_their_guidance(sweep, drawn, guidance):
+    summarise(sweep({f"seed-{seed}": (guidance, guided(2, seed)[1]) for seed in (0, 1)}))
+    assert not drawn
+
+
+def test_jobs_without_samples_are_in_the_table_alone(tmp_path, drawn):
+    for number in (0, 1):
+        (tmp_path / f"{number}_seed-{number}").mkdir()
+        content = {"metrics": {"bits_per_dim": 2.5}, "likelihood_protocol": {}}
+        (tmp_path / f"{number}_seed-{number}" / "metrics.json").write_text(json.dumps(content))
+    summarise(tmp_path)
+    assert not drawn
+    assert (tmp_path / "results.csv").read_text() == "job,bits_per_dim\nseed-0,2.5\nseed-1,2.5\n"
+
+
+def test_metrics_without_precision_make_no_tradeoff(sweep, drawn):
+    summarise(sweep({f"guidance.scale-{s}": ({"scale": s}, {"fid": 3.0 + s, "is": 2.0 + s}) for s in (1, 2)}))
+    assert not drawn
+
+
+def test_a_key_is_not_taken_for_the_end_of_another():
+    found = {
+        f"my.guidance.scale-{a}_guidance.scale-{b}": {"metrics": {"fid": 1.0}, "protocol": {"sampler": "DDIM"}, "x": b}
+        for a in (1, 2)
+        for b in (3, 4)
+    }
+    curves = curves_over("guidance.scale", found, lambda content: content["x"])
+    assert curves.keys() == {"my.guidance.scale-1", "my.guidance.scale-2"}
