@@ -3,5 +3,16 @@
 from diffsweep.conditioning.base import Conditioning
 from diffsweep.conditioning.class_label import ClassLabel
 from diffsweep.conditioning.none import Unconditional
+from diffsweep.conditioning.text import TextConditioning
+from diffsweep.conditioning.text_encoder import Encoded, TextEncoder
+from diffsweep.conditioning.word_encoder import WordEncoder
 
-__all__ = ["ClassLabel", "Conditioning", "Unconditional"]
+__all__ = [
+    "ClassLabel",
+    "Conditioning",
+    "Encoded",
+    "TextConditioning",
+    "TextEncoder",
+    "Unconditional",
+    "WordEncoder",
+]
