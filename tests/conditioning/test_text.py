@@ -248,3 +248,11 @@ def test_the_option_builds_and_its_mistakes_are_one_line(compose):
 def test_a_prompt_is_not_a_list_of_its_letters(compose):
     with pytest.raises(UserError, match=r"conditioning\.prompts=circle"):
         check(compose("conditioning=text", "conditioning.prompts=circle"))
+
+
+@pytest.mark.parametrize(("option", "width", "length"), [("text_clip", 768, 77), ("text_t5", 4096, 120)])
+def test_options_of_pretrained_encoders_pass_the_check_of_keys_and_types(compose, option, width, length):
+    cfg = compose(f"conditioning={option}")
+    check(cfg)
+    assert (cfg.condition.context_dim, cfg.condition.vector_dim) == (width, None)
+    assert cfg.conditioning.encoder.max_length == length
