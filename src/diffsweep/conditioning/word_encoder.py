@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from diffsweep.conditioning.text_encoder import Encoded, Remembered, TextEncoder, masked_mean, send
 from diffsweep.layers import CrossAttention, mlp, token_norm
@@ -116,12 +117,14 @@ class WordEncoder(TextEncoder):
         return self._rows[text]
 
     def forward(self, texts: Sequence[str]) -> Encoded:
-        ids = send(torch.stack([self._row(text) for text in texts]), self.positions.device)  # (B, L)
+        rows = torch.stack([self._row(text) for text in texts])  # (B, L), on the CPU
+        longest = max(1, int(rows.count_nonzero(1).max()))  # l: padding of all texts need not be computed
+        ids = send(rows[:, :longest].contiguous(), self.positions.device)  # (B, l)
         mask = ids > 0
         # A softmax over nothing is NaN: an empty text attends to its first padding.
-        seen = (mask | (torch.arange(self.max_length, device=ids.device) == 0))[:, None, None]  # (B, 1, 1, L)
-        h = self.embed_words(ids) + self.positions  # (B, L, D)
+        seen = (mask | (torch.arange(longest, device=ids.device) == 0))[:, None, None]  # (B, 1, 1, l)
+        h = self.embed_words(ids) + self.positions[:longest]  # (B, l, D)
         for block in self.blocks:
             h = block(h, seen)
-        tokens = self.norm_out(h) * mask[..., None]  # (B, L, D)
-        return Encoded(tokens, mask, masked_mean(tokens, mask))
+        tokens, rest = self.norm_out(h) * mask[..., None], self.max_length - longest  # (B, l, D)
+        return Encoded(pad(tokens, (0, 0, 0, rest)), pad(mask, (0, rest)), masked_mean(tokens, mask))
