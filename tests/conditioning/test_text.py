@@ -57,14 +57,14 @@ def test_words_are_read_in_lower_case_without_punctuation(encoder):
 
 @pytest.mark.parametrize("caption", CAPTIONS)
 def test_a_text_is_the_transformer_of_its_words_alone(encoder, caption):
-    """What is padded and masked equals what has neither."""
+    """What is padded and masked in a batch equals what has neither."""
     words = caption.lower().replace(",", "").replace(".", "").split()
-    tokens, mask, pooled = encoder([caption])
+    tokens, mask, pooled = (part[CAPTIONS.index(caption)] for part in encoder(CAPTIONS))
     expected = written_out(encoder, words)
-    assert mask[0].tolist() == [True] * len(words) + [False] * (16 - len(words))
-    torch.testing.assert_close(tokens[0, : len(words)], expected)
-    torch.testing.assert_close(pooled[0], expected.mean(0))
-    assert not tokens[0, len(words) :].any()
+    assert mask.tolist() == [True] * len(words) + [False] * (16 - len(words))
+    torch.testing.assert_close(tokens[: len(words)], expected)
+    torch.testing.assert_close(pooled, expected.mean(0))
+    assert not tokens[len(words) :].any()
 
 
 def test_padding_influences_no_token(encoder):
