@@ -1,0 +1,130 @@
+"""A small text encoder of its own words, trained with the diffusion network."""
+
+import difflib
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from diffsweep.conditioning.text_encoder import Encoded, Remembered, TextEncoder, masked_mean, send
+from diffsweep.layers import CrossAttention, mlp, token_norm
+
+REMEMBERED = 2**16  # captions; their ids are some hundred bytes each
+WORD = re.compile(r"\w+")
+
+
+class MaskedBlock(nn.Module):
+    """Pre-norm self-attention to the tokens that count, then an MLP (arXiv:1706.03762, arXiv:2002.04745)."""
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.norm_attention, self.norm_mlp = token_norm(channels), token_norm(channels)
+        self.attention = CrossAttention(channels, heads)  # of the tokens to themselves: the one that takes a mask
+        self.mlp = mlp(channels, 4 * channels, channels)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        h = self.norm_attention(x)
+        x = x + self.attention(h, h, mask)
+        return x + self.mlp(self.norm_mlp(x))
+
+
+class WordEncoder(TextEncoder):
+    r"""Words of a small vocabulary by a transformer without a causal mask:
+    :math:`h_i = E[w_i] + P_i`, ``depth`` pre-norm blocks, a last norm. ``pooled`` is the mean of the tokens.
+
+    Nothing is downloaded. It is trained jointly with the network that attends to it, as the text encoder of LDM is
+    (arXiv:2112.10752), here for captions of a few words. Text is read in lower case, punctuation aside. Attention passes over
+    padding, which is 0 in what comes out.
+
+    Args:
+        vocabulary: every word that captions have; a dataset with captions states it.
+        width: D, of the tokens.
+        depth: number of blocks.
+        num_heads: attention heads, which divide D.
+        max_length: L, the words that a text may have.
+
+    Raises:
+        ValueError: in the constructor and in ``check``, for what a user typed; in ``forward``, for a caption of data with a word
+            that the dataset's vocabulary lacks, or with more than L words.
+    """
+
+    def __init__(
+        self,
+        vocabulary: Sequence[str] | None,
+        width: int = 64,
+        depth: int = 2,
+        num_heads: int = 4,
+        max_length: int = 16,
+    ) -> None:
+        super().__init__()
+        if not vocabulary:
+            raise ValueError(
+                "conditioning.encoder.vocabulary is empty: text needs a dataset with captions, such as dataset=shapes"
+            )
+        for entry in vocabulary:
+            if not WORD.fullmatch(entry):
+                raise ValueError(f"conditioning.encoder.vocabulary has {entry!r}, which is not one word")
+        if num_heads < 1 or width < 1 or width % num_heads:
+            raise ValueError(
+                f"conditioning.encoder.num_heads={num_heads} does not divide conditioning.context_dim={width}"
+            )
+        for key, value in (("depth", depth), ("max_length", max_length)):
+            if value < 1:
+                raise ValueError(f"conditioning.encoder.{key} must be at least 1, not {value}")
+        self.width, self.max_length = width, max_length
+        words = dict.fromkeys(entry.lower() for entry in vocabulary)
+        self.id_of = {word: index for index, word in enumerate(words, start=1)}  # 0 is padding
+        self.embed_words = nn.Embedding(len(self.id_of) + 1, width, padding_idx=0)
+        self.positions = nn.Parameter(torch.empty(max_length, width))
+        self.blocks = nn.ModuleList(MaskedBlock(width, num_heads) for _ in range(depth))
+        self.norm_out = token_norm(width)
+        self._rows = Remembered(REMEMBERED)
+        with torch.no_grad():  # CLIP's initialisation (arXiv:2103.00020)
+            self.embed_words.weight[1:].normal_(std=0.02)
+            self.positions.normal_(std=0.01)
+
+    def ids(self, text: str) -> list[int]:
+        """The ids of a text's words; none of an empty text.
+
+        Raises:
+            ValueError: it has a word that the vocabulary lacks, more words than there are positions, or no word at all.
+        """
+        words = WORD.findall(text.lower())
+        if not words and text.strip():
+            raise ValueError(f"{text!r} has no words")
+        if len(words) > self.max_length:
+            raise ValueError(
+                f"{text!r} has {len(words)} words, and the encoder takes {self.max_length}; "
+                f"say it shorter, or use conditioning.encoder.max_length={len(words)}"
+            )
+        for word in words:
+            if word not in self.id_of:
+                near = difflib.get_close_matches(word, self.id_of, n=1, cutoff=0.5)
+                known = f"did you mean {near[0]}?" if near else f"words are {', '.join(self.id_of)}"
+                raise ValueError(f"{text!r}: the vocabulary has no word {word!r}; {known}")
+        return [self.id_of[word] for word in words]
+
+    def check(self, text: str) -> None:
+        self.ids(text)
+
+    def _row(self, text: str) -> Tensor:
+        """The ids of a text with padding, (L,), on the CPU; those of captions that came before are remembered."""
+        if text not in self._rows:
+            ids = self.ids(text)
+            self._rows[text] = torch.tensor(ids + [0] * (self.max_length - len(ids)))
+        return self._rows[text]
+
+    def forward(self, texts: Sequence[str]) -> Encoded:
+        rows = torch.stack([self._row(text) for text in texts])  # (B, L), on the CPU
+        longest = max(1, int(rows.count_nonzero(1).max()))  # l: padding of all texts need not be computed
+        ids = send(rows[:, :longest].contiguous(), self.positions.device)  # (B, l)
+        mask = ids > 0
+        # A softmax over nothing is NaN: an empty text attends to its first padding.
+        seen = (mask | (torch.arange(longest, device=ids.device) == 0))[:, None, None]  # (B, 1, 1, l)
+        h = self.embed_words(ids) + self.positions[:longest]  # (B, l, D)
+        for block in self.blocks:
+            h = block(h, seen)
+        tokens, rest = self.norm_out(h) * mask[..., None], self.max_length - longest  # (B, l, D)
+        return Encoded(pad(tokens, (0, 0, 0, rest)), pad(mask, (0, rest)), masked_mean(tokens, mask))
