@@ -1,6 +1,6 @@
 """What backbones and autoencoders share."""
 
-from diffsweep.layers.attention import Attend, SelfAttention2d, linear_attention
+from diffsweep.layers.attention import Attend, AttentionPool2d, SelfAttention2d, linear_attention
 from diffsweep.layers.embeddings import ClassEmbedding, SinusoidalEmbedding, TokenContext
 from diffsweep.layers.norms import group_norm, zero_conv, zero_init
 from diffsweep.layers.patches import PatchEmbedding, axial_rotation, patch_grid, rotate, sincos_positions, unpatchify
@@ -25,6 +25,7 @@ from diffsweep.layers.transformer import (
 __all__ = [
     "TIME_EMBEDDINGS",
     "Attend",
+    "AttentionPool2d",
     "Block",
     "ClassEmbedding",
     "ContextEmbedding",
