@@ -10,8 +10,11 @@ from diffsweep.diffusion import Noise, Stream
 class RandomShift:
     """Each picture moved by up to so many pixels up or down, and left or right, the background moved in.
 
+    Moved pictures are other data. For a classifier of clean data they are more of it, where a class is no matter of place; a noisy
+    one then learns p(y | x_t) of the moved data, which is far from that of the data where noise is large.
+
     Args:
-        pixels: the most that it is moved; 0 for not at all, where a class is a matter of place.
+        pixels: the most that it is moved; 0 for not at all.
         background: the value that is moved in; that of black by default.
     """
 
