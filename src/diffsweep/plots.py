@@ -147,3 +147,22 @@ def plot_bound_terms(terms: Tensor) -> "Figure":
     axis.set(xlabel="k", ylabel="bits/dim", title=f"terms of the bound, {terms.sum():.3f} bits/dim in all")
     axis.grid(alpha=0.3)
     return figure
+
+
+def plot_accuracy(
+    times: Sequence[float], log_snr: Sequence[float], accuracies: Sequence[float], chance: float
+) -> "Figure":
+    """Accuracy of a classifier against t, beside that of guessing; above, the log-SNR of the same times."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axis = figure.subplots()
+    axis.plot(times, accuracies, "o-", label="held-out data")
+    axis.axhline(chance, linestyle="--", color="gray", label=f"guessing among {1 / chance:.0f}")
+    axis.set(xlabel="t", ylabel="accuracy", xlim=(-0.03, 1.03), ylim=(0, 1.03))
+    axis.grid(alpha=0.3)
+    axis.legend()
+    above = axis.secondary_xaxis("top")
+    above.set_xticks(times, [f"{value:.1f}" if math.isfinite(value) else "\u221e" for value in log_snr], fontsize=8)
+    above.set_xlabel(r"$\log(\alpha_t^2 / \sigma_t^2)$")
+    return figure

@@ -1,17 +1,33 @@
-"""What every option of conf/model promises: its losses and samples are functions of seeds and positions."""
+"""What every option of conf/model promises: its losses, and samples where it draws any, are functions of seeds and positions."""
 
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from diffsweep.datasets import load_digits
+from diffsweep.models import DiffusionModel
 from diffsweep.runs.build import build_model
+from diffsweep.runs.check import locate
 from diffsweep.samplers import DDIM
 
-OPTIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf/model").glob("*.yaml"))
+CONF = Path(__file__).parents[2] / "conf/model"
+OPTIONS = sorted(path.stem for path in CONF.glob("*.yaml"))
 
-pytestmark = pytest.mark.parametrize("option", OPTIONS)
+
+def kind(option):
+    """The class that an option, or the one that it starts from, names."""
+    content = yaml.safe_load((CONF / f"{option}.yaml").read_text())
+    named = content.get("_target_") or content.get("model", {}).get("_target_")
+    if named:
+        return locate(named)
+    (start,) = [entry for entry in content["defaults"] if isinstance(entry, str) and entry != "_self_"]
+    return kind(start.rpartition("/")[2].partition("@")[0])
+
+
+every_model = pytest.mark.parametrize("option", OPTIONS)
+what_generates = pytest.mark.parametrize("option", [o for o in OPTIONS if issubclass(kind(o), DiffusionModel)])
 
 
 @pytest.fixture
@@ -31,12 +47,14 @@ def batch_at(positions):
     return {**{name: part[positions % 1500] for name, part in load_digits("train").items()}, "position": positions}
 
 
+@every_model
 def test_weights_are_drawn_under_the_seed(make):
     states = [torch.cat([p.flatten() for p in make(f"seed={seed}").parameters()]) for seed in (0, 0, 1)]
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
 
 
+@every_model
 def test_loss_of_a_batch_is_the_mean_over_its_positions(make):
     """Whatever else is in the batch, and in whatever order: the noise belongs to the position. (Stratified times do not.)"""
     model = make("time_sampling=uniform").double().eval()
@@ -48,6 +66,7 @@ def test_loss_of_a_batch_is_the_mean_over_its_positions(make):
     torch.testing.assert_close(torch.stack(rows).mean(), whole, rtol=1e-6, atol=0)
 
 
+@every_model
 def test_positions_and_seeds_have_other_noise(make):
     model, batch = make().eval(), batch_at(range(6))
     later = {**batch, "position": batch["position"] + 1500}  # the same pictures, an epoch on
@@ -57,6 +76,7 @@ def test_positions_and_seeds_have_other_noise(make):
     assert len(set(losses)) == 3
 
 
+@what_generates
 def test_samples_belong_to_seed_and_index(make):
     model = make().eval()
     whole = model.sample(torch.arange(6), seed=4)
@@ -65,6 +85,7 @@ def test_samples_belong_to_seed_and_index(make):
     assert not whole.requires_grad
 
 
+@what_generates
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_samples_follow_the_precision_of_the_weights(make, dtype):
     """As with trainer.precision=64-true and bf16-true."""
@@ -74,6 +95,7 @@ def test_samples_follow_the_precision_of_the_weights(make, dtype):
     assert (other.float() - single).abs().mean() < (1e-3 if dtype == torch.float64 else 0.1)
 
 
+@what_generates
 def test_another_sampler_can_be_used(make):
     model, seen = make().eval(), []
     x = model.sample(torch.arange(2), 0, sampler=DDIM(steps=5), callback=lambda step, t, denoised, x: seen.append(step))

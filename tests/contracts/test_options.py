@@ -12,6 +12,7 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig
 
 from diffsweep.datasets import load_digits
+from diffsweep.models import DiffusionModel
 from diffsweep.runs.build import build_model, preflight
 from diffsweep.runs.conf import parents
 from diffsweep.runs.errors import UserError
@@ -64,9 +65,14 @@ def pairwise(groups):
 ROWS = pairwise(FAMILIES)
 MATHS = {name: options if name not in LIFE else options[:1] for name, options in FAMILIES.items()}
 SHALLOW = ("backbone.channel_mult=[1,2]", "backbone.attention_factors=[2]")  # digits have no pixels for more levels
+CLASSIFIER = "model=noisy_classifier"
 COMPANIONS = {  # what an option needs beside it
     "backbone=adm_128": SHALLOW,
     "backbone=adm_256": SHALLOW,
+    "backbone=adm_classifier_128": (*SHALLOW, CLASSIFIER),
+    "backbone=adm_classifier_256": (*SHALLOW, CLASSIFIER),
+    "backbone=adm_classifier_64": (CLASSIFIER,),
+    "backbone=encoder_unet": (CLASSIFIER,),
     "objective=hybrid": ("prediction.variance=learned_range",),
     "objective=vlb": ("prediction.variance=learned_range",),
     "schedule=flow": ("prediction=flow",),
@@ -137,7 +143,8 @@ def test_the_cover_has_every_pair_of_options():
 
 
 def runs_or_is_refused(cfg):
-    """Refused by a rule with a name (False), or (True): a loss that is the same twice and falls along its gradient, and samples."""
+    """Refused by a rule with a name (False), or (True): a loss that is the same twice and falls along its gradient, and samples, of a
+    classifier probabilities."""
     refused = None
     try:
         preflight(cfg)
@@ -163,6 +170,12 @@ def runs_or_is_refused(cfg):
         if not parameter.any():  # a head that starts at 0 says the same whatever the noise
             torch.nn.init.normal_(parameter, std=0.1)
     model.eval()
+    if not isinstance(model, DiffusionModel):
+        x, t = digits["x"], torch.linspace(0.1, 1, 8)
+        log_prob = model.log_prob(x, t)
+        torch.testing.assert_close(log_prob.exp().sum(1), torch.ones(8))
+        torch.testing.assert_close(model.log_prob(x[[5, 2]], t[[5, 2]]), log_prob[[5, 2]], rtol=0, atol=1e-4)
+        return True
     samples = model.sample(torch.arange(8), seed=0)
     assert samples.shape == digits["x"].shape
     assert torch.isfinite(samples).all()

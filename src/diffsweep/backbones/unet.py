@@ -1,61 +1,24 @@
 """U-Nets: DDPM's (Ho et al. 2020, arXiv:2006.11239), and by their options improved DDPM's, ADM's and Stable Diffusion's."""
 
-from collections.abc import Callable, Collection, Sequence
-from functools import partial
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from diffsweep.backbones.unet_parts import AttentionKind, Block, Parts, ResampleOrder, Stage, at_least_1
 from diffsweep.diffusion import Condition
 from diffsweep.layers import (
-    TIME_EMBEDDINGS,
-    Attend,
     ConditionEmbedding,
-    ConvNeXtBlock,
-    Downsample,
-    ResidualBlock,
-    SelfAttention2d,
     SinusoidalEmbedding,
-    SpatialTransformer,
     TimeEmbedding,
     TokenContext,
-    Upsample,
     accepted,
-    enlarge,
-    group_norm,
-    linear_attention,
-    pool,
     with_image,
     zero_init,
 )
-
-Block = Literal["ddpm", "biggan", "convnext"]
-AttentionKind = Literal["full", "linear"]
-ResampleOrder = Literal["after", "before"]
-
-# The block of a level, and whether it resamples between levels too, where else convolutions do.
-_BLOCKS: dict[Block, tuple[type[nn.Module], bool]] = {
-    "ddpm": (ResidualBlock, False),
-    "biggan": (ResidualBlock, True),
-    "convnext": (ConvNeXtBlock, False),
-}
-_ATTENTIONS: dict[AttentionKind, Attend] = {"full": functional.scaled_dot_product_attention, "linear": linear_attention}
-_ORDERS: dict[ResampleOrder, int] = {"after": 0, "before": 1}  # how often maps have been halved before the first level
-
-
-class Stage(nn.Module):
-    """A residual block, and attention at the levels that have it."""
-
-    def __init__(self, block: nn.Module, attention: nn.Module | None) -> None:
-        super().__init__()
-        self.block, self.attention = block, attention
-
-    def forward(self, x: Tensor, emb: Tensor, *context: Tensor | None) -> Tensor:
-        h = self.block(x, emb)
-        return h if self.attention is None else self.attention(h, *context)
 
 
 class UNet(nn.Module):
@@ -139,84 +102,50 @@ class UNet(nn.Module):
         checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        _one_of("block", block, _BLOCKS)
-        _one_of("time_embedding", time_embedding, TIME_EMBEDDINGS)
-        _one_of("attention", attention, _ATTENTIONS)
-        _one_of("resample_order", resample_order, _ORDERS)
-        _at_least_1(
-            num_res_blocks=num_res_blocks, num_heads=num_heads, head_channels=head_channels, norm_groups=norm_groups
+        parts = Parts(
+            image_size=image_size,
+            channels=channels,
+            channel_mult=channel_mult,
+            num_res_blocks=num_res_blocks,
+            block=block,
+            time_embedding=time_embedding,
+            attention_resolutions=attention_resolutions,
+            attention_factors=attention_factors,
+            num_heads=num_heads,
+            head_channels=head_channels,
+            norm_groups=norm_groups,
+            dropout=dropout,
+            attention=attention,
+            context_dim=context_dim,
+            transformer_depth=transformer_depth,
+            resample_order=resample_order,
+            residual_scale=residual_scale,
+            norm_eps=norm_eps,
         )
         told = {"num_classes": num_classes, "vector_dim": vector_dim, "num_scalars": num_scalars}
-        _at_least_1(context_dim=context_dim, transformer_depth=transformer_depth, **told)
-        _at_least_1(channel_mult=min(channel_mult, default=0))
-        first = _ORDERS[resample_order]
-        attends = _attends(image_size, len(channel_mult), first, attention_resolutions, attention_factors)
-        if channels % 2 or channels < 2:
-            raise ValueError(f"backbone.channels must be even, for the sines and cosines of the time, not {channels}")
-        middle_attends = any(attends) or context_dim is not None if middle_attention is None else middle_attention
-        if context_dim is not None and not (middle_attends or any(attends)):
+        at_least_1(**told)
+        middle_attends = parts.attends or context_dim is not None if middle_attention is None else middle_attention
+        if context_dim is not None and not (middle_attends or parts.attends):
             raise ValueError("backbone.context_dim needs attention to tokens somewhere; set backbone.attention_factors")
         self.skip_scale, self.checkpointing, self.image_channels = skip_scale, checkpointing, image_channels
         self.accepts = accepted(**told, context_dim=context_dim, image_channels=image_channels)
-        embedding = 4 * channels
-        norm = partial(group_norm, groups=norm_groups, eps=norm_eps)
-        kind, resamples = _BLOCKS[block]
-        make_block: Callable[..., nn.Module] = partial(
-            kind,
-            embedding=embedding,
-            dropout=dropout,
-            time_embedding=time_embedding,
-            norm=norm,
-            residual_scale=residual_scale,
-        )
-        down: Callable[..., nn.Module] = partial(make_block, resample=pool) if resamples else Downsample
-        up: Callable[..., nn.Module] = partial(make_block, resample=enlarge) if resamples else Upsample
-
-        def make_attention(width: int) -> nn.Module:
-            shared: dict[str, Any] = {
-                "heads": _heads(width, num_heads, head_channels),
-                "attend": _ATTENTIONS[attention],
-                "residual_scale": residual_scale,
-            }
-            if context_dim is None:
-                return SelfAttention2d(width, norm=norm, **shared)
-            return SpatialTransformer(
-                width, context_dim=context_dim, depth=transformer_depth, groups=norm_groups, **shared
-            )
-
-        def stage(width_in: int, width_out: int, attend: bool) -> Stage:
-            return Stage(make_block(width_in, width_out), make_attention(width_out) if attend else None)
-
         self.sinusoids = SinusoidalEmbedding(channels)
-        self.embed_time = nn.Sequential(nn.Linear(channels, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
-        self.embed_condition = ConditionEmbedding(embedding, **told)
+        self.embed_time = parts.embed_time()
+        self.embed_condition = ConditionEmbedding(parts.embedding, **told)
         self.context = None if context_dim is None else TokenContext(context_dim)
         self.conv_in = nn.Conv2d(in_channels + image_channels, channels, 3, padding=1)
-        levels = [
-            (mult * channels, attend, level + first > 0)
-            for level, (mult, attend) in enumerate(zip(channel_mult, attends, strict=True))
-        ]
-        width, skips = channels, [channels]
-        self.down = nn.ModuleList()
-        for level_width, attend, halved in levels:
-            if halved:
-                self.down.append(down(width, level_width if first else width))
-                width = level_width if first else width
-                skips.append(width)
-            for _ in range(num_res_blocks):
-                self.down.append(stage(width, level_width, attend))
-                width = level_width
-                skips.append(width)
-        self.middle = nn.ModuleList([stage(width, width, middle_attends), stage(width, width, False)])
+        self.down, skips = parts.down()
+        width = skips[-1]
+        self.middle = parts.middle(width, middle_attends)
         self.up = nn.ModuleList()
-        for level_width, attend, halved in reversed(levels):
+        for level_width, attend, halved in reversed(parts.levels):
             for _ in range(num_res_blocks + 1):
-                self.up.append(stage(width + skips.pop(), level_width, attend))
+                self.up.append(parts.stage(width + skips.pop(), level_width, attend))
                 width = level_width
             if halved:
-                self.up.append(up(width, width))
+                self.up.append(parts.double(width, width))
         width += sum(skips)  # what no level took: the first convolution, with resample_order=before
-        self.norm_out = norm(width)
+        self.norm_out = parts.norm(width)
         self.conv_out = zero_init(nn.Conv2d(width, out_channels, 3, padding=1))
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition | None = None) -> Tensor:
@@ -247,47 +176,3 @@ class UNet(nn.Module):
         if self.checkpointing and self.training:
             return checkpoint(module, *inputs, use_reentrant=False)
         return module(*inputs)
-
-
-def _one_of(key: str, value: str, allowed: Collection[str]) -> None:
-    if value not in allowed:
-        raise ValueError(f"backbone.{key} is one of {', '.join(allowed)}, not {value}")
-
-
-def _at_least_1(**values: int | None) -> None:
-    for key, value in values.items():
-        if value is not None and value < 1:
-            raise ValueError(f"backbone.{key} must be at least 1, not {value}")
-
-
-def _attends(
-    image_size: int, levels: int, first: int, resolutions: Sequence[int], factors: Sequence[int]
-) -> list[bool]:
-    """Which levels have attention, by the size of their maps and by the factor to it, if there are such levels."""
-    sizes = [image_size]
-    for _ in range(levels - 1 + first):
-        sizes.append((sizes[-1] + 1) // 2)
-    if sizes.count(1) > 1:
-        raise ValueError(
-            f"backbone.channel_mult has {levels} levels, but a {image_size}-pixel image is down to 1 pixel after "
-            f"{sizes.index(1) + 1 - first}; use fewer"
-        )
-    sizes, halvings = sizes[first:], [2**level for level in range(first, levels + first)]
-    if unknown := sorted(set(resolutions) - set(sizes)):
-        raise ValueError(
-            f"backbone.attention_resolutions has {unknown}, but the levels of a {image_size}-pixel image are {sizes}"
-        )
-    if unknown := sorted(set(factors) - set(halvings)):
-        raise ValueError(f"backbone.attention_factors has {unknown}, but the levels have the factors {halvings}")
-    return [size in resolutions or factor in factors for size, factor in zip(sizes, halvings, strict=True)]
-
-
-def _heads(width: int, num_heads: int, head_channels: int | None) -> int:
-    """Attention heads of a level."""
-    if head_channels is not None:
-        if width % min(width, head_channels):
-            raise ValueError(f"backbone.head_channels={head_channels} does not divide a level's {width} channels")
-        return max(1, width // head_channels)
-    if width % num_heads:
-        raise ValueError(f"backbone.num_heads={num_heads}: {width} channels cannot be split into {num_heads} heads")
-    return num_heads

@@ -20,6 +20,8 @@ class SampleGrid(Callback):
         steps: sampler steps; fewer than the sampler's own keep training short. None for the sampler's own.
     """
 
+    samples = True  # of what it shows: a model that generates
+
     def __init__(self, folder: str, num_samples: int = 36, seed: int = 0, steps: int | None = 25) -> None:
         self.folder, self.num_samples, self.seed, self.steps = Path(folder), num_samples, seed, steps
 

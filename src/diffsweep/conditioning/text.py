@@ -71,14 +71,18 @@ class TextConditioning(Conditioning):
         empty = [not text.strip() for text in texts]
         return cond.null(torch.tensor(empty, device=tokens.device)) if any(empty) else cond
 
-    def request(self, indices: Tensor, samples: Samples) -> Batch:
+    def request(self, indices: Tensor, samples: Samples | None) -> Batch:
         texts = self._captions(samples) if self.prompts is None else self.prompts
         asked: Batch = {"caption": [texts[index % len(texts)] for index in indices.tolist()]}
         if self.negative is not None:
             asked["negative"] = {"caption": [self.negative] * len(indices)}
         return asked
 
-    def _captions(self, samples: Samples) -> Sequence[str]:
+    def _captions(self, samples: Samples | None) -> Sequence[str]:
+        if samples is None:
+            raise ValueError(
+                "samples are asked for the captions of held-out ones: set conditioning.prompts, or give a condition"
+            )
         try:
             captions: Sequence[str] = samples["caption"]
         except KeyError:

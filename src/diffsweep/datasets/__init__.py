@@ -1,6 +1,7 @@
 """Datasets: LightningDataModules whose training stream is counted."""
 
+from diffsweep.datasets.augmentation import RandomShift
 from diffsweep.datasets.base import Batch, ImageData, InMemory, Samples, Split, rows_of
 from diffsweep.datasets.digits import Digits, load_digits
 
-__all__ = ["Batch", "Digits", "ImageData", "InMemory", "Samples", "Split", "load_digits", "rows_of"]
+__all__ = ["Batch", "Digits", "ImageData", "InMemory", "RandomShift", "Samples", "Split", "load_digits", "rows_of"]

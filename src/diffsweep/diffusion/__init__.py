@@ -2,7 +2,7 @@
 
 from diffsweep.diffusion.bound import Bound, variational_bound
 from diffsweep.diffusion.condition import Condition
-from diffsweep.diffusion.denoiser import Denoised, Denoiser, NetworkDenoiser, counting
+from diffsweep.diffusion.denoiser import Denoised, Denoiser, NetworkDenoiser, NetworkInput, counting, network_input
 from diffsweep.diffusion.exact import AsPredicted, GaussianDenoiser, GaussianMixtureDenoiser, Impulses
 from diffsweep.diffusion.interpolation import slerp
 from diffsweep.diffusion.likelihood import LogLikelihood, ode_log_likelihood
@@ -69,6 +69,7 @@ __all__ = [
     "LogitNormal",
     "MinSNR",
     "NetworkDenoiser",
+    "NetworkInput",
     "Noise",
     "Objective",
     "Prediction",
@@ -90,6 +91,7 @@ __all__ = [
     "factor",
     "integrate",
     "log_snr_of",
+    "network_input",
     "ode_log_likelihood",
     "posterior",
     "prior",

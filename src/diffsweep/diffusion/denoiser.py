@@ -57,6 +57,66 @@ def _at_least_single(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
+class NetworkInput(NamedTuple):
+    """What a network is given at a noise level.
+
+    Attributes:
+        x: c_in x_t, like x_t.
+        c_noise: the time that it is told, (B,), in float32 at least.
+        alpha, sigma: the level; they broadcast with x_t.
+    """
+
+    x: Tensor
+    c_noise: Tensor
+    alpha: Level
+    sigma: Level
+
+
+Remembered = dict[float, tuple[float, float, float]]
+
+
+def network_input(
+    schedule: Schedule, prediction: Prediction, x_t: Tensor, t: Tensor, remembered: Remembered
+) -> NetworkInput:
+    """What a network that belongs to a schedule and a prediction is given of ``x_t`` (B, ...) and ``t``, () or (B,).
+
+    Args:
+        schedule: alpha_t and sigma_t.
+        prediction: c_in and c_noise.
+        x_t: noisy samples.
+        t: their times.
+        remembered: alpha, sigma and c_noise of single times, which walks ask for again; it is filled.
+    """
+    alpha: Level
+    sigma: Level
+    if t.ndim == 0 and t.device.type == "cpu":  # a walk: one time for the batch, filled in on the device
+        alpha, sigma, time = _numbers(schedule, prediction, t, remembered)
+        c_noise = torch.full((len(x_t),), time, device=x_t.device, dtype=_at_least_single(x_t))
+    else:
+        alpha, sigma = (expand_to(value, x_t) for value in schedule(t))
+        c_noise = prediction.c_noise(schedule, t).to(x_t.device, _at_least_single(x_t)).expand(len(x_t))
+    c_in = prediction.coefficients(alpha, sigma).c_in
+    scaled = x_t if isinstance(c_in, float) and c_in == 1 else c_in * x_t
+    return NetworkInput(scaled, c_noise, alpha, sigma)
+
+
+def _numbers(
+    schedule: Schedule, prediction: Prediction, t: Tensor, remembered: Remembered
+) -> tuple[float, float, float]:
+    """alpha, sigma and c_noise at one time. Walks ask for the same times again: remembered, where they stay the same."""
+    key = t.item()
+    if key in remembered:
+        return remembered[key]
+    exact = t.double()
+    alpha, sigma = schedule(exact)
+    numbers = (alpha.item(), sigma.item(), prediction.c_noise(schedule, exact).item())
+    if not schedule.learned:
+        if len(remembered) >= 10_000:
+            remembered.clear()
+        remembered[key] = numbers
+    return numbers
+
+
 class NetworkDenoiser(Denoiser):
     """A network with a schedule and a prediction.
 
@@ -70,40 +130,17 @@ class NetworkDenoiser(Denoiser):
     def __init__(self, backbone: nn.Module, schedule: Schedule, prediction: Prediction) -> None:
         super().__init__(schedule, prediction)
         self.backbone = backbone
-        self._remembered: dict[float, tuple[float, float, float]] = {}
+        self._remembered: Remembered = {}
 
     def _call(self, x_t: Tensor, t: Tensor, cond: Condition | None) -> tuple[Tensor, Tensor | float, Level, Level]:
         """The output, the variance's mix, and alpha and sigma that broadcast with the output."""
-        if t.ndim == 0 and t.device.type == "cpu":  # a walk: one time for the batch, filled in on the device
-            alpha: Level
-            sigma: Level
-            alpha, sigma, time = self._numbers(t)
-            c_noise = torch.full((len(x_t),), time, device=x_t.device, dtype=_at_least_single(x_t))
-        else:
-            alpha, sigma = (expand_to(value, x_t) for value in self.schedule(t))
-            c_noise = self.prediction.c_noise(self.schedule, t).to(x_t.device, _at_least_single(x_t)).expand(len(x_t))
-        c_in = self.prediction.coefficients(alpha, sigma).c_in
-        scaled = x_t if isinstance(c_in, float) and c_in == 1 else c_in * x_t
-        output = self.backbone(scaled, c_noise, cond)
+        x, c_noise, alpha, sigma = network_input(self.schedule, self.prediction, x_t, t, self._remembered)
+        output = self.backbone(x, c_noise, cond)
         mix = self.prediction.variance_mix
         if mix is None:
             output, raw = output.chunk(2, dim=1)  # as the public code has it: [-1, 1] is the range, nothing is clamped
             mix = (raw + 1) / 2
         return output, mix, alpha, sigma
-
-    def _numbers(self, t: Tensor) -> tuple[float, float, float]:
-        """alpha, sigma and c_noise at one time. Walks ask for the same times again: remembered, where they stay the same."""
-        key = t.item()
-        if key in self._remembered:
-            return self._remembered[key]
-        exact = t.double()
-        alpha, sigma = self.schedule(exact)
-        numbers = (alpha.item(), sigma.item(), self.prediction.c_noise(self.schedule, exact).item())
-        if not self.schedule.learned:
-            if len(self._remembered) >= 10_000:
-                self._remembered.clear()
-            self._remembered[key] = numbers
-        return numbers
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
         output, mix, alpha, sigma = self._call(x_t, t, cond)

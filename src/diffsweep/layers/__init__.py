@@ -1,6 +1,6 @@
 """What backbones and autoencoders share."""
 
-from diffsweep.layers.attention import Attend, SelfAttention2d, linear_attention
+from diffsweep.layers.attention import Attend, AttentionPool2d, SelfAttention2d, linear_attention
 from diffsweep.layers.conditions import ClassEmbedding, ConditionEmbedding, TokenContext, accepted, with_image
 from diffsweep.layers.embeddings import SinusoidalEmbedding
 from diffsweep.layers.norms import group_norm, zero_conv, zero_init
@@ -26,6 +26,7 @@ from diffsweep.layers.transformer import (
 __all__ = [
     "TIME_EMBEDDINGS",
     "Attend",
+    "AttentionPool2d",
     "Block",
     "ClassEmbedding",
     "ConditionEmbedding",

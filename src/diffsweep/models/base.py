@@ -11,7 +11,8 @@ from lightning import LightningModule
 from torch import Tensor
 
 from diffsweep.datasets import ImageData
-from diffsweep.diffusion import sums_by_quarter
+from diffsweep.diffusion import TimeSampling, sums_by_quarter
+from diffsweep.schedules import Schedule
 
 
 class Model(LightningModule):
@@ -87,16 +88,33 @@ class Model(LightningModule):
 
 
 class TimedModel(Model):
-    """A model that learns at drawn times: its losses are logged by quarter of t too."""
+    """A model that learns at drawn times: its losses are logged by quarter of t too.
+
+    Attributes:
+        time_sampling: which times a batch looks at.
+        by_quarter: whether its times differ, so that there is something to tell by quarter.
+    """
+
+    time_sampling: TimeSampling
+    by_quarter = True
 
     def __init__(self, *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
-        # Losses and their counts by quarter of t: of training since the last log, and of this validation.
-        self._sums = self._val_sums = torch.zeros(2, 4)
+        # Sums and counts by quarter of t: of the losses of training since the last log, and of the numbers of this validation.
+        self._sums = torch.zeros(2, 4)
+        self._val_sums: dict[str, Tensor] = {}
 
     @abstractmethod
     def losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """The losses of a training batch, unweighted, their times, and the weights of these times, each (B,)."""
+
+    def tell_times(self, schedule: Schedule, t: Tensor, losses: Tensor) -> None:
+        """The time sampling hears of the losses (B,) at times ``t`` (B,), of all ranks, where it learns from them."""
+        if self.time_sampling.needs_bound:
+            heard = [t, losses.detach()]
+            if torch.distributed.is_available() and torch.distributed.is_initialized():
+                heard = [self.all_gather(part).flatten() for part in heard]  # type: ignore[union-attr]
+            self.time_sampling.update(schedule, *heard)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         losses, t, weight = self.losses(batch)
@@ -121,26 +139,28 @@ class TimedModel(Model):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         stepped = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
         if stepped and self.log_is_due():
-            self.log_dict(_by_quarter("train/loss", self._sums), sync_dist=True)
+            self.log_dict(self._told("train/loss", self._sums), sync_dist=True)
             self.log("step", float(self.global_step))  # the steps taken; Lightning's own count is one behind here
 
-    def validated(self, losses: Tensor, t: Tensor) -> None:
-        """Losses of held-out samples and their times, each (B,): ``val/loss``, and by quarter."""
-        self.log_mean("val/loss", losses)
-        self._val_sums += torch.stack(sums_by_quarter(losses, t))
+    def validated(self, losses: Tensor, t: Tensor, **more: Tensor) -> None:
+        """Losses of held-out samples, their times, and other numbers by name, each (B,): ``val/loss`` ..., and by quarter."""
+        for name, values in {"loss": losses, **more}.items():
+            self.log_mean(f"val/{name}", values)
+            sums = torch.stack(sums_by_quarter(values, t))
+            self._val_sums[name] = self._val_sums[name] + sums if name in self._val_sums else sums
 
     def on_validation_epoch_start(self) -> None:
-        self._val_sums = torch.zeros(2, 4, device=self.device)
+        self._val_sums = {}
 
     def on_validation_epoch_end(self) -> None:
-        quarters = _by_quarter("val/loss", self._val_sums)
-        quarters.pop("val/loss")  # logged as a mean over samples
-        self.log_dict(quarters, sync_dist=True)
+        for name, sums in self._val_sums.items():
+            quarters = self._told(f"val/{name}", sums)
+            quarters.pop(f"val/{name}")  # logged as a mean over samples
+            self.log_dict(quarters, sync_dist=True)
         self.log("step", float(self.global_step))
 
-
-def _by_quarter(name: str, sums: Tensor) -> dict[str, Tensor]:
-    """Means by quarter of t, and of all, from sums and counts (2, 4)."""
-    means = sums[0] / sums[1].clamp(min=1)
-    quarters = {f"{name}_q{quarter + 1}": mean for quarter, mean in enumerate(means)}
-    return {name: sums[0].sum() / sums[1].sum(), **quarters}
+    def _told(self, name: str, sums: Tensor) -> dict[str, Tensor]:
+        """Means of all and by quarter of t, from sums and counts (2, 4)."""
+        means = sums[0] / sums[1].clamp(min=1)
+        quarters = {f"{name}_q{quarter + 1}": mean for quarter, mean in enumerate(means) if self.by_quarter}
+        return {name: sums[0].sum() / sums[1].sum(), **quarters}

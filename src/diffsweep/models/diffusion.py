@@ -77,11 +77,7 @@ class DiffusionModel(TimedModel):
         u, eps = noise.time_and_eps(x_0)
         t, weight = self.time_sampling(self.denoiser.schedule, u)
         losses = self.objective(self.denoiser, x_0, self.conditioning(batch), t, eps)
-        if self.time_sampling.needs_bound:
-            heard = [t, losses.detach()]
-            if torch.distributed.is_available() and torch.distributed.is_initialized():
-                heard = [self.all_gather(part).flatten() for part in heard]  # type: ignore[union-attr]
-            self.time_sampling.update(self.denoiser.schedule, *heard)
+        self.tell_times(self.denoiser.schedule, t, losses)
         return losses, t, weight
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:

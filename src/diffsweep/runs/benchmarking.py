@@ -21,7 +21,7 @@ from diffsweep.diffusion.bound import chain_times
 from diffsweep.files import write_text
 from diffsweep.models import DiffusionModel
 from diffsweep.runs import peers, report
-from diffsweep.runs.build import build, build_data, build_model, device_of
+from diffsweep.runs.build import build, build_data, build_diffusion, device_of
 from diffsweep.runs.compose import compose
 from diffsweep.runs.conf import options
 from diffsweep.runs.errors import UserError
@@ -138,7 +138,7 @@ def bare_loop(model: DiffusionModel, data: ImageData, clip: float | None) -> Cal
 
 def training_ratio(cfg: DictConfig) -> dict[str, float]:
     """Our training loop, with its weight average, counted noise and logging, against the bare loop."""
-    data, model = build_data(cfg), build_model(cfg)
+    data, model = build_data(cfg), build_diffusion(cfg)
     settings = cfg.copy()
     warm_up = 2
     settings.trainer.max_steps = (cfg.repeats + warm_up) * cfg.train_steps + 1
@@ -193,7 +193,7 @@ def hybrid_ratio(cfg: DictConfig) -> dict[str, float]:
     """A training step with the hybrid loss against one with the simple loss, on the same network with two heads."""
     settings = cfg.copy()
     settings.prediction.variance = "learned_range"
-    model, data = build_model(settings), build_data(cfg)
+    model, data = build_diffusion(settings), build_data(cfg)
     model.to(device_of(cfg))
     optimizer = model.make_optimizer(model.denoiser.parameters())
     samples = data.split("train")["x"]
@@ -224,7 +224,7 @@ def hybrid_ratio(cfg: DictConfig) -> dict[str, float]:
 @torch.no_grad()
 def bound_ratio(cfg: DictConfig) -> dict[str, float]:
     """The variational bound on a chain of 50 steps against the network calls within it, per step."""
-    model, data = build_model(cfg).eval(), build_data(cfg)
+    model, data = build_diffusion(cfg).eval(), build_data(cfg)
     model.to(device_of(cfg))
     samples = data.split("train")["x"]
     x_0 = samples[torch.arange(cfg.sample_batch) % len(samples)].to(model.device)
@@ -251,14 +251,14 @@ def sampling_ratio(cfg: DictConfig, model: DiffusionModel, sampler: Sampler, nam
 
 def sampling(cfg: DictConfig) -> Results:
     """The chosen sampler."""
-    model = build_model(cfg).eval().to(device_of(cfg))
+    model = build_diffusion(cfg).eval().to(device_of(cfg))
     name = cfg.choices.sampler
     return {f"{name} step, against its network calls": sampling_ratio(cfg, model, model.sampler, name)}
 
 
 def samplers(cfg: DictConfig) -> Results:
     """Every sampler of conf/ but the adaptive one, whose steps are not of one cost, in as many steps as the chosen one."""
-    model = build_model(cfg).eval().to(device_of(cfg))
+    model = build_diffusion(cfg).eval().to(device_of(cfg))
     results = {}
     for option in options("sampler"):
         sampler = build(compose("benchmark", [f"sampler={option}", f"sampler.steps={cfg.sampler.steps}"]), "sampler")

@@ -11,9 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diffsweep.datasets import ImageData
 from diffsweep.metrics import GenerationMetrics, Likelihood
-from diffsweep.models import DiffusionModel
+from diffsweep.models import DiffusionModel, Model
 from diffsweep.runs import rules
-from diffsweep.runs.check import check
+from diffsweep.runs.check import check, locate
 from diffsweep.runs.errors import UserError
 
 
@@ -42,11 +42,23 @@ def sized(cfg: DictConfig) -> DictConfig:
     return cfg
 
 
-def build_model(cfg: DictConfig) -> DiffusionModel:
+def build_model(cfg: DictConfig) -> Model:
     """The model, its weights drawn under the run's seed."""
     cfg = sized(cfg)
     torch.manual_seed(cfg.seed)
-    model: DiffusionModel = build(cfg, "model")
+    model: Model = build(cfg, "model")
+    return model
+
+
+def build_diffusion(cfg: DictConfig) -> DiffusionModel:
+    """As :func:`build_model`, where samples are wanted.
+
+    Raises:
+        UserError: it is a model that draws none.
+    """
+    model = build_model(cfg)
+    if not isinstance(model, DiffusionModel):
+        raise UserError(f"model={cfg.choices.model} draws no samples; use a diffusion model, such as model=ddpm")
     return model
 
 
@@ -59,7 +71,7 @@ def cost_of(cfg: DictConfig) -> str:
             FlopCounterMode(display=False) as counter,
             sdpa_kernel(SDPBackend.MATH),
         ):  # others count as nothing on a CPU
-            backbone(x, torch.empty(1), None)
+            backbone(x, torch.empty(1))
     parameters = sum(parameter.numel() for parameter in backbone.parameters())
     return f"{parameters:,} parameters, {counter.get_total_flops() / 2e9:.3g} GMAC an image"
 
@@ -94,12 +106,12 @@ def preflight(cfg: DictConfig) -> None:
         cfg = sized(cfg)
         looked_at = ("schedule", "prediction", "sampler", "dataset", "objective", "weighting", "time_sampling")
         parts = {group: build(cfg, group) for group in (*looked_at, "conditioning", "guidance")}
-        for group in ("metrics", "likelihood", "callbacks"):
-            build(cfg, group)
+        parts |= {group: build(cfg, group) for group in ("metrics", "likelihood", "callbacks")}
         try:
             build(cfg, "optimizer")([torch.nn.Parameter(torch.zeros(1))])
         except ValueError as error:
             raise UserError(f"optimizer.lr={cfg.optimizer.get('lr')}, or another of its settings: {error}") from error
         with torch.device("meta"):  # shapes only: a large network costs nothing
             parts["backbone"] = build(cfg, "backbone")
+        parts["model"] = locate(cfg.model._target_, list(cfg.trust))  # its class
     rules.apply(cfg, parts)

@@ -40,11 +40,16 @@ COLUMNS = (
     "caption_accuracy",
     "caption_accuracy_held_out",
     "copy_ratio",
+    "accuracy",
+    "cross_entropy",
     "bits_per_dim",
     "bits_per_dim_ode",
     "network_evaluations",
     "images_per_second",
 )
+
+
+HEADLINES = ("fid", "bits_per_dim", "bits_per_dim_ode", "cross_entropy", "val/loss")
 
 
 class Measured(NamedTuple):
@@ -55,7 +60,7 @@ class Measured(NamedTuple):
 
 
 def measure(cfg: DictConfig, model: Model, data: ImageData, folder: Path) -> Measured:
-    """The numbers of a model, written into ``metrics.json`` of a folder."""
+    """The numbers of a model, written into ``metrics.json`` of a folder, with pictures and tables of some."""
     if isinstance(model, DiffusionModel):
         return measure_diffusion(cfg, model, data, folder)
     numbers = model.measure(data, folder)
@@ -76,7 +81,7 @@ def measure_diffusion(cfg: DictConfig, model: DiffusionModel, data: ImageData, f
             print(f"warning: {warning}")
         drawn = draw(model, data, metrics.num_samples, cfg.seed, metrics.batch_size)
         speed = {"images_per_second": len(drawn.x) / drawn.seconds, "network_evaluations": drawn.evaluations}
-        numbers.update(metrics(drawn.x, data), **speed)
+        numbers.update(metrics(drawn.x, data, drawn.asked), **speed)
         protocols["protocol"] = protocol(cfg, metrics, data)
     if likelihood is not None:
         numbers.update(measure_likelihood(likelihood, model, data, folder))
@@ -132,26 +137,26 @@ def evaluate(cfg: DictConfig) -> float:
     """The command ``evaluate.py``: writes metrics.json and pictures into the output folder; returns what sweeps compare."""
     if cfg.num_samples is not None and "_target_" in cfg.metrics:
         cfg.metrics.num_samples = cfg.num_samples
-    if "_target_" not in cfg.metrics and "_target_" not in cfg.likelihood:
-        raise UserError(
-            "there is nothing to measure with metrics=none and likelihood=none; choose metrics=digits or likelihood=bound"
-        )
     folder = Path(cfg.output)
     data, model = build_data(cfg), load_model(cfg)
     numbers, drawn = measure(cfg, model, data, folder)
+    if not numbers:
+        raise UserError(
+            "there is nothing to measure with metrics=none and likelihood=none; choose metrics=digits or likelihood=bound"
+        )
     if drawn is not None:
         pictures.save_png(pictures.grid(drawn.x[:100]), folder / "grid.png")
-        print(f"\n{len(drawn.x)} samples by {cfg.choices.sampler} in {model.sampler.steps} steps")
-    print(report.table(report.metric_rows(numbers)) + "\n")
-    for name in ("metrics.json", "grid.png", f"{TERMS}.csv", f"{TERMS}.png"):
-        if (folder / name).exists():
-            print(f"  {report.shown(folder / name)}")
+        print(f"\n{len(drawn.x)} samples by {cfg.choices.sampler} in {cfg.sampler.steps} steps")
+    print("\n" + report.table(report.metric_rows(numbers)) + "\n")
+    for path in sorted(folder.glob("*")):
+        if path.suffix in (".json", ".csv", ".png"):
+            print(f"  {report.shown(path)}")
     return headline(numbers)
 
 
 def headline(numbers: Mapping[str, float]) -> float:
-    """The number that sweeps minimise: the first there is of FID, bits/dim and the validation loss."""
-    return next(numbers[name] for name in ("fid", "bits_per_dim", "bits_per_dim_ode", "val/loss") if name in numbers)
+    """The number that sweeps minimise: the first there is of FID, bits/dim, a classifier's cross-entropy and the validation loss."""
+    return next(numbers[name] for name in HEADLINES if name in numbers)
 
 
 def summarise(folder: Path) -> None:

@@ -56,6 +56,8 @@ def metric_rows(metrics: Mapping[str, float]) -> list[tuple[str, str, str]]:
         "caption_accuracy_held_out": ("", "{:.1%}", "combinations held out"),
         "bits_per_dim": ("bits/dim", "{:.3f}", f"at most; +- {metrics.get('bits_per_dim_se', float('nan')):.3f}"),
         "bits_per_dim_ode": ("bits/dim (ODE)", "{:.3f}", f"+- {metrics.get('bits_per_dim_ode_se', float('nan')):.3f}"),
+        "accuracy": ("accuracy", "{:.2%}", _by_noise(metrics)),
+        "cross_entropy": ("cross-entropy", "{:.4f}", "nats, on held-out data"),
         "copy_ratio": (
             "copy ratio",
             "{:.3f}",
@@ -70,6 +72,13 @@ def metric_rows(metrics: Mapping[str, float]) -> list[tuple[str, str, str]]:
     return [
         (label, form.format(metrics[key]), remark) for key, (label, form, remark) in remarks.items() if key in metrics
     ]
+
+
+def _by_noise(metrics: Mapping[str, float]) -> str:
+    """Accuracies of a classifier at three of the noise levels it was measured at."""
+    levels = {name.rpartition("_")[2]: value for name, value in metrics.items() if name.startswith("accuracy_t_")}
+    shown = [level for level in ("0", "0.25", "0.45", "0.65") if level in levels]
+    return "; ".join(f"{levels[level]:.1%} at t = {level}" for level in shown)
 
 
 def write_metrics(path: Path, metrics: Mapping[str, float], protocols: Mapping[str, Mapping[str, Any]]) -> None:

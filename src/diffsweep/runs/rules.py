@@ -11,8 +11,10 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
+from diffsweep.backbones import Encoder
 from diffsweep.diffusion import NetworkDenoiser
 from diffsweep.guidance import Guidance, chain
+from diffsweep.models import DiffusionModel
 from diffsweep.runs.errors import UserError
 
 _TOLD = {  # the parts of a condition
@@ -34,6 +36,28 @@ def guidances(parts: Mapping[str, Any]) -> list[Guidance]:
     """
     denoiser = NetworkDenoiser(parts["backbone"], parts["schedule"], parts["prediction"])
     return chain(parts["guidance"](denoiser, times=parts["sampler"].times(parts["schedule"])))
+
+
+def backbone_puts_out_what_the_model_learns(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
+    """A classifier's network puts out classes, a diffusion model's an image."""
+    if isinstance(parts["backbone"], Encoder) == issubclass(parts["model"], DiffusionModel):
+        return (
+            "this backbone puts out classes, which diffusion has no use for; use model=noisy_classifier, or backbone=unet"
+            if isinstance(parts["backbone"], Encoder)
+            else "this backbone puts out an image, and a classifier needs classes; use backbone=encoder_unet, or a model that generates"
+        )
+    return None
+
+
+def only_what_generates_is_sampled(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
+    """Samples are drawn from, and likelihoods belong to, a diffusion model."""
+    if issubclass(parts["model"], DiffusionModel):
+        return None
+    if "_target_" in cfg.metrics or "_target_" in cfg.likelihood:
+        return "a classifier has no samples or likelihood to measure, only its accuracy; use metrics=none and likelihood=none"
+    if any(getattr(callback, "samples", False) for callback in parts["callbacks"].values()):
+        return "a classifier draws no samples to show while it trains; use callbacks=minimal"
+    return None
 
 
 def times_exist(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
@@ -241,6 +265,8 @@ NOTES: tuple[Rule, ...] = (
 )  # works, but may not be what was meant: one line says so
 
 RULES: tuple[Rule, ...] = (
+    backbone_puts_out_what_the_model_learns,
+    only_what_generates_is_sampled,
     logger_mode_exists,
     times_exist,
     x0_follows_from_eps,

@@ -19,7 +19,7 @@ from diffsweep.models import DiffusionModel
 from diffsweep.runs import report
 from diffsweep.runs.build import build, build_data
 from diffsweep.runs.errors import UserError
-from diffsweep.runs.loading import load_model
+from diffsweep.runs.loading import load_sampled
 
 
 class Job(NamedTuple):
@@ -141,7 +141,7 @@ def sample(cfg: DictConfig) -> Path:
     if cfg.num_samples < 1 or cfg.batch_size < 1:
         raise UserError(f"num_samples and batch_size must be at least 1, not {cfg.num_samples} and {cfg.batch_size}")
     folder = Path(cfg.output)
-    task, data, model = build(cfg, "task"), build_data(cfg), load_model(cfg)
+    task, data, model = build(cfg, "task"), build_data(cfg), load_sampled(cfg)
     drawn, done = task(Job(model, data, folder, cfg.num_samples, cfg.seed, cfg.batch_size))
     write_atomically(folder / "samples.npz", lambda file: np.savez(file, arr_0=pictures.to_uint8(drawn.x)))
     print(

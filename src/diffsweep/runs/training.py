@@ -20,7 +20,7 @@ from diffsweep import pictures
 from diffsweep.callbacks import EMA, StopOnNaN
 from diffsweep.datasets import ImageData
 from diffsweep.files import write_text
-from diffsweep.models import DiffusionModel
+from diffsweep.models import DiffusionModel, Model
 from diffsweep.runs import report
 from diffsweep.runs.build import build, build_data, build_model, cost_of
 from diffsweep.runs.checkpoints import FOLDER, LAST, AtomicCheckpoints
@@ -38,7 +38,7 @@ PACKAGES = ("diffsweep", "torch", "lightning", "hydra-core", "omegaconf", "torch
 
 def train(cfg: DictConfig) -> float:
     """Train, sample and measure; returns what a sweep minimises: the FID, with ``metrics=none`` the bits per dimension if they
-    are measured, else the validation loss.
+    are measured, of a classifier the cross-entropy, else the validation loss.
 
     Args:
         cfg: from :func:`~diffsweep.runs.compose.compose` or from the command line, checked.
@@ -121,17 +121,17 @@ def _train(cfg: DictConfig, directory: Path) -> float:
         for logger in track:
             logger.save()
     _say_goodbye(cfg, directory, numbers, trained, time.perf_counter() - begin)
+    command = "sample" if isinstance(model, DiffusionModel) else "evaluate"
+    print(f"  {'next':<9} python src/{command}.py run={report.shown(directory)}")
     return headline(numbers)
 
 
-def _measure(
-    cfg: DictConfig, trainer: Trainer, model: DiffusionModel, data: ImageData, track: list[Logger]
-) -> dict[str, float]:
+def _measure(cfg: DictConfig, trainer: Trainer, model: Model, data: ImageData, track: list[Logger]) -> dict[str, float]:
     """The numbers of the averaged weights, with their pictures, logged."""
     directory = Path(cfg.paths.run_dir)
     with _averaged(model, trainer.callbacks):  # type: ignore[attr-defined]
         measured, drawn = measure(cfg, model, data, directory)
-        if drawn is not None:
+        if isinstance(model, DiffusionModel) and drawn is not None:
             trajectory(model, data, directory / "samples" / "trajectory.gif", cfg.seed)
     for logger in track:
         logger.log_metrics({f"eval/{name}": value for name, value in measured.items()}, trainer.global_step)
@@ -173,7 +173,7 @@ def make_trainer(cfg: DictConfig, callbacks: list[Callback], track: list[Logger]
     return trainer
 
 
-def _averaged(model: DiffusionModel, callbacks: list[Callback]) -> AbstractContextManager[None]:
+def _averaged(model: Model, callbacks: list[Callback]) -> AbstractContextManager[None]:
     """The model with its averaged weights, where they are kept."""
     ema = next((callback for callback in callbacks if isinstance(callback, EMA)), None)
     return nullcontext() if ema is None else ema.applied(model)
@@ -184,12 +184,10 @@ def _say_goodbye(cfg: DictConfig, directory: Path, numbers: dict[str, float], tr
     if "val/loss" in numbers:
         rows.append(("val loss", f"{numbers['val/loss']:.4f}", "at fixed (x, t, eps)"))
     rows += [("training", report.duration(trained), ""), ("in all", report.duration(total), "")]
-    places = [
-        ("pictures", directory / "final.png"),
+    places = [("pictures", picture) for picture in sorted(directory.glob("*.png"))]
+    places += [
         ("", directory / "samples"),
         ("numbers", directory / "metrics.json"),
-    ]
-    places += [
         ("", directory / "metrics.csv"),
         ("proofs", directory / CERTIFICATE),
         ("weights", directory / FOLDER / LAST),
@@ -200,7 +198,6 @@ def _say_goodbye(cfg: DictConfig, directory: Path, numbers: dict[str, float], tr
             print(f"  {name:<9} {report.shown(place)}")
     if cfg.logger.mode == "offline":
         print(f"  {'W&B':<9} wandb sync {report.shown(directory)}/wandb/offline-run-*   (uploads this run)")
-    print(f"  {'next':<9} python src/sample.py run={report.shown(directory)}")
 
 
 def git_state() -> dict[str, str | bool]:
