@@ -10,7 +10,7 @@ import torch
 from diffsweep.conditioning import TextConditioning, WordEncoder
 from diffsweep.conditioning.text_encoder import Remembered, masked_mean
 from diffsweep.datasets.base import InMemory
-from diffsweep.runs.build import build
+from diffsweep.runs.build import build, sized
 from diffsweep.runs.check import check
 from diffsweep.runs.errors import UserError
 
@@ -239,6 +239,7 @@ def test_the_option_builds_and_its_mistakes_are_one_line(compose):
     cfg = compose("conditioning=text", words, "conditioning.vector_dim=${conditioning.context_dim}")
     conditioning = build(cfg, "conditioning")
     assert conditioning.provides == {"context_dim": 64, "vector_dim": 64}
+    cfg = sized(cfg)
     assert (cfg.condition.context_dim, cfg.condition.vector_dim) == (64, 64)
     assert conditioning({"caption": CAPTIONS}).tokens.shape == (3, 16, 64)
     with pytest.raises(UserError, match="needs a dataset with captions, such as dataset=shapes"):
