@@ -66,7 +66,7 @@ def test_loss_of_a_batch_is_the_mean_over_its_positions(make):
     torch.testing.assert_close(torch.stack(rows).mean(), whole, rtol=1e-6, atol=0)
 
 
-@every_model
+@pytest.mark.parametrize("option", [o for o in OPTIONS if o != "classifier"])  # which sees clean data alone
 def test_positions_and_seeds_have_other_noise(make):
     model, batch = make().eval(), batch_at(range(6))
     later = {**batch, "position": batch["position"] + 1500}  # the same pictures, an epoch on
