@@ -2,5 +2,6 @@
 
 from diffsweep.datasets.base import Batch, ImageData, InMemory, Samples, Split
 from diffsweep.datasets.digits import Digits, load_digits
+from diffsweep.datasets.shapes import Shapes
 
-__all__ = ["Batch", "Digits", "ImageData", "InMemory", "Samples", "Split", "load_digits"]
+__all__ = ["Batch", "Digits", "ImageData", "InMemory", "Samples", "Shapes", "Split", "load_digits"]
