@@ -3,5 +3,18 @@
 from diffsweep.datasets.augmentation import RandomShift
 from diffsweep.datasets.base import Batch, ImageData, InMemory, Samples, Split, rows_of
 from diffsweep.datasets.digits import Digits, load_digits
+from diffsweep.datasets.shapes import Attributes, Shapes
 
-__all__ = ["Batch", "Digits", "ImageData", "InMemory", "RandomShift", "Samples", "Split", "load_digits", "rows_of"]
+__all__ = [
+    "Attributes",
+    "Batch",
+    "Digits",
+    "ImageData",
+    "InMemory",
+    "RandomShift",
+    "Samples",
+    "Shapes",
+    "Split",
+    "load_digits",
+    "rows_of",
+]

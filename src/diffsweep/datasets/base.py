@@ -153,6 +153,19 @@ class ImageData(LightningDataModule):
     def fingerprint(self) -> str:
         """What identifies the data: statistics of real data are cached under it."""
 
+    def aligned(self, x: Tensor, batch: Batch) -> dict[str, Tensor] | None:
+        """How far samples show what was asked of them, where the data can tell; None where it cannot.
+
+        Args:
+            x: samples, (N, C, H, W).
+            batch: what was asked, with N captions or labels.
+
+        Returns:
+            Of each sample whether ``colour``, ``shape``, ``position``, ``size`` and ``colour_and_shape`` are right, and whether the pair of
+            colour and shape is ``held_out`` of training; all bool, (N,).
+        """
+        return None
+
     def split(self, name: Split) -> Samples:
         """The samples of a split, loaded once."""
         if name not in self._splits:

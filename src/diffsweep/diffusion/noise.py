@@ -46,6 +46,7 @@ class Stream(IntEnum):
     CONDITION = 6  # condition dropout, and the labels to sample
     PROBE = 7  # random directions, for traces
     DEQUANTISE = 8
+    DATA = 9  # what synthetic data are made of
 
 
 class Noise:

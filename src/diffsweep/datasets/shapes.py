@@ -1,0 +1,164 @@
+"""Coloured shapes with class labels and captions, rendered when they are asked for: works offline, at any size."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffsweep.datasets.base import Batch, ImageData, Samples, Split
+from diffsweep.datasets.shapes_checker import read
+from diffsweep.datasets.shapes_scene import (
+    COLOURS,
+    LEVELS,
+    SHAPES,
+    VOCABULARY,
+    Attributes,
+    Scene,
+    asked,
+    captions,
+    draw,
+    pair_number,
+    render,
+)
+
+SMALLEST = 16  # pixels: below, a small shape is less than five wide
+AT_ONCE = 256  # pictures rendered in one pass
+
+
+class ShapeSamples(Samples):
+    """Scenes as samples: ``x``, ``label`` (the shape) and ``caption``. Only what is asked for is rendered."""
+
+    def __init__(self, scene: Scene, image_size: int) -> None:
+        self.scene, self.image_size = scene, image_size
+        self._parts: dict[str, Any] = {"label": scene.shape}
+
+    def __len__(self) -> int:
+        return len(self.scene.shape)
+
+    def part(self, name: str) -> Any:
+        if name not in self._parts:
+            make = {"x": self._pictures, "caption": lambda: captions(self.scene)}[name]
+            self._parts[name] = make()
+        return self._parts[name]
+
+    def _pictures(self) -> Tensor:
+        rows = torch.arange(len(self)).split(AT_ONCE)
+        return torch.cat([render(self.scene.rows(some), self.image_size) for some in rows])
+
+    def rows(self, index: Tensor) -> Batch:
+        scene = self.scene.rows(index)
+        return {"x": render(scene, self.image_size), "label": scene.shape, "caption": captions(scene)}
+
+
+class Shapes(ImageData):
+    """One of 4 shapes in one of 8 colours, in 9 positions and 2 sizes, on one of 3 backgrounds, each a little off its place and size.
+
+    Sample i of a split is a function of i, so it is the same on any machine, in any batch and whatever the seed. Training never shows the
+    pairs that are held out; the held-out split shows all pairs alike, so how well a model composes what it knows apart can be measured,
+    as Okawa et al. 2023 (arXiv:2310.09336) do. :meth:`aligned` measures it.
+
+    Args:
+        channels, num_classes, levels, class_names, vocabulary: facts of the data, which exist for the configuration and cannot be
+            changed. The classes are the shapes; the vocabulary has all words of captions.
+        image_size: at least 16.
+        held_out: pairs [colour, shape].
+        num_train, num_val: samples of the two splits.
+        batch_size, num_workers, seed: see :class:`ImageData`.
+    """
+
+    def __init__(
+        self,
+        channels: int = 3,
+        image_size: int = 16,
+        num_classes: int = len(SHAPES),
+        levels: int = LEVELS,
+        class_names: Sequence[str] = tuple(SHAPES),
+        vocabulary: Sequence[str] = tuple(VOCABULARY),
+        held_out: Sequence[Sequence[str]] = (),
+        num_train: int = 20_000,
+        num_val: int = 2_000,
+        batch_size: int = 128,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        if (channels, num_classes, levels) != (3, len(SHAPES), LEVELS):
+            raise ValueError(
+                f"shapes have 3 channels, {len(SHAPES)} classes and {LEVELS} levels; these cannot be changed"
+            )
+        for key, given, fact in (("class_names", class_names, list(SHAPES)), ("vocabulary", vocabulary, VOCABULARY)):
+            if list(given) != fact:
+                raise ValueError(f"dataset.{key} of shapes is [{', '.join(fact)}]; it cannot be changed")
+        if image_size < SMALLEST:
+            raise ValueError(f"dataset.image_size of shapes must be at least {SMALLEST}, not {image_size}")
+        for key, count in (("num_train", num_train), ("num_val", num_val)):
+            if count < 1:
+                raise ValueError(f"dataset.{key} must be at least 1, not {count}")
+        super().__init__(channels, image_size, num_classes, levels, batch_size, num_workers, seed)
+        self.counts: dict[Split, int] = {"train": num_train, "val": num_val}
+        self.held_out = _pairs(held_out)
+
+    def load(self, split: Split) -> Samples:
+        names: tuple[Split, ...] = ("train", "val") if split == "all" else (split,)
+        index = torch.cat([torch.arange(self.counts[name]) for name in names])
+        val = torch.cat([torch.full((self.counts[name],), name == "val") for name in names])
+        return ShapeSamples(draw(index, val, self.held_out), self.image_size)
+
+    @property
+    def fingerprint(self) -> str:
+        """Sizes, and a hash of the held-out pairs and of the first pictures, so of how these are drawn too."""
+        digest = hashlib.sha256(repr(self.held_out.tolist()).encode())
+        for name, count in self.counts.items():
+            digest.update(self.split(name).rows(torch.arange(min(count, 64)))["x"].numpy().tobytes())
+        return f"shapes-{self.image_size}-{self.counts['train']}-{self.counts['val']}-{digest.hexdigest()[:12]}"
+
+    def aligned(self, x: Tensor, batch: Batch) -> dict[str, Tensor] | None:
+        """See :meth:`ImageData.aligned`. What was not asked for is right, but nothing is right where no shape was found. None where
+        nothing was asked.
+
+        Raises:
+            ValueError: a caption contradicts itself.
+        """
+        said = _asked(batch)
+        if said is None:
+            return None
+        seen = read(x)
+        right = {
+            what: seen.found & ((said_of < 0) | (said_of == getattr(seen, what)))
+            for what, said_of in said._asdict().items()
+        }
+        both = (said.shape >= 0) & (said.colour >= 0)
+        right["colour_and_shape"] = right["colour"] & right["shape"]
+        right["held_out"] = both & torch.isin(pair_number(said.shape, said.colour), self.held_out)
+        return {name: value.to(x.device) for name, value in right.items()}
+
+
+def _asked(batch: Batch) -> Attributes | None:
+    if "caption" in batch:
+        return asked(batch["caption"])
+    if "label" in batch:
+        shape = batch["label"].cpu()
+        nothing = torch.full_like(shape, -1)
+        return Attributes(shape, nothing, nothing, nothing)
+    return None
+
+
+def _pairs(held_out: Sequence[Sequence[str]]) -> Tensor:
+    """The numbers of held-out pairs, int64, each once, in order.
+
+    Raises:
+        ValueError: a pair is none, or nothing is left for training to show of a colour or a shape.
+    """
+    for pair in held_out:
+        if len(pair) != 2 or pair[0] not in COLOURS or pair[1] not in SHAPES:
+            known = f"colours are {', '.join(COLOURS)}, shapes are {', '.join(SHAPES)}"
+            raise ValueError(f"dataset.held_out: [{', '.join(pair)}] is not a [colour, shape]; {known}")
+    said = asked([" ".join(pair) for pair in held_out])
+    held = torch.zeros(len(SHAPES), len(COLOURS), dtype=torch.bool)
+    held[said.shape, said.colour] = True
+    for names, all_held in ((COLOURS, held.all(0)), (SHAPES, held.all(1))):
+        for name, hidden in zip(names, all_held.tolist(), strict=True):
+            if hidden:
+                raise ValueError(f"dataset.held_out leaves training nothing {name}; leave it a pair with {name}")
+    return pair_number(said.shape, said.colour).unique()
