@@ -14,6 +14,7 @@ from omegaconf import DictConfig, ListConfig
 from diffsweep.datasets import load_digits
 from diffsweep.models import DiffusionModel
 from diffsweep.runs.build import build_model, preflight
+from diffsweep.runs.check import STAGE
 from diffsweep.runs.conf import parents
 from diffsweep.runs.errors import UserError
 
@@ -28,8 +29,19 @@ GROUPS = {
     for folder in sorted(CONF.iterdir())
     if folder.name in NAMED
 }
+
+
+def text_of(group, option):
+    return (CONF / group / f"{option}.yaml").read_text()
+
+
+# An option with a stage needs another run trained: what it does is tested with its stage.
 FAMILIES = {  # of options that start from another of their group, that one: a published size adds no combination
-    name: [option for option in choices if option == "null" or not parents(name, option)]
+    name: [
+        option
+        for option in choices
+        if option == "null" or not (parents(name, option) or STAGE in text_of(name, option))
+    ]
     for name, choices in GROUPS.items()
 }
 RESERVED = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
@@ -77,6 +89,7 @@ COMPANIONS = {  # what an option needs beside it
     "objective=vlb": ("prediction.variance=learned_range",),
     "schedule=flow": ("prediction=flow",),
     "schedule=learned": ("objective=vlb",),
+    "guidance=autoguidance": ('guidance.weak.train=["trainer.max_steps=4"]',),
     "time_sampling=importance": ("objective=vlb", "prediction.variance=learned_range"),
 }
 

@@ -1,12 +1,13 @@
 """What every option of conf/autoencoder, conf/guidance and conf/conditioning promises."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from diffsweep.datasets import load_digits
-from diffsweep.diffusion import Condition
+from diffsweep.diffusion import Condition, GaussianDenoiser
 from diffsweep.runs.build import build
 from diffsweep.schedules import Cosine
 
@@ -29,8 +30,10 @@ def test_space_has_the_stated_shape_and_range(compose, option):
 
 
 @pytest.mark.parametrize("option", options("guidance"))
-def test_guided_denoiser_is_a_denoiser_over_the_same_schedule(compose, option, mixture):
+def test_guided_denoiser_is_a_denoiser_over_the_same_schedule(compose, option, mixture, monkeypatch):
     denoiser = mixture(Cosine(100))
+    other = SimpleNamespace(denoiser=GaussianDenoiser(Cosine(100), torch.zeros(2).double(), torch.eye(2).double()))
+    monkeypatch.setattr("diffsweep.runs.stages.trained", lambda **_: other)  # no run is trained for this
     guided = build(compose(f"guidance={option}"), "guidance")(denoiser)
     x, t = torch.randn(4, 2).double(), torch.tensor(0.4).double()
     denoised = guided(x, t, None)

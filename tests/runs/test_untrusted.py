@@ -156,7 +156,7 @@ def test_a_changed_run_writes_no_file_through_ours(evil, tmp_path):
 @pytest.mark.parametrize("what", ["callbacks", "launcher", "env_set", "run"])
 def test_a_changed_run_says_nothing_to_hydra(evil, payload, tmp_path, command, monkeypatch, what):
     seen = []
-    monkeypatch.setattr("diffsweep.runs.sampling.sample", lambda cfg: seen.append(os.environ.get("FROM_A_RUN")))
+    monkeypatch.setattr("diffsweep.runs.commands.sample", lambda cfg: seen.append(os.environ.get("FROM_A_RUN")))
     content = {
         "callbacks": {"callbacks": {"evil": payload.plain}},
         "launcher": {"launcher": payload.plain},

@@ -3,10 +3,9 @@
 from diffsweep.datasets.augmentation import RandomShift
 from diffsweep.datasets.base import Batch, ImageData, InMemory, Samples, Split, rows_of
 from diffsweep.datasets.digits import Digits, load_digits
-from diffsweep.datasets.shapes import Attributes, Shapes
+from diffsweep.datasets.shapes import Shapes
 
 __all__ = [
-    "Attributes",
     "Batch",
     "Digits",
     "ImageData",

@@ -1,9 +1,10 @@
 """Guidance: wraps a denoiser and is one."""
 
+from diffsweep.guidance.autoguidance import AutoGuidance
 from diffsweep.guidance.base import Guidance, chain
 from diffsweep.guidance.classifier import ClassifierGuidance
 from diffsweep.guidance.classifier_free import ClassifierFreeGuidance
 from diffsweep.guidance.composition import composed
 from diffsweep.guidance.none import unguided
 
-__all__ = ["ClassifierFreeGuidance", "ClassifierGuidance", "Guidance", "chain", "composed", "unguided"]
+__all__ = ["AutoGuidance", "ClassifierFreeGuidance", "ClassifierGuidance", "Guidance", "chain", "composed", "unguided"]

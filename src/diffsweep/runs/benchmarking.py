@@ -25,8 +25,9 @@ from diffsweep.runs.build import build, build_data, build_diffusion, device_of
 from diffsweep.runs.compose import compose
 from diffsweep.runs.conf import options
 from diffsweep.runs.errors import UserError
+from diffsweep.runs.stages import resolve_stages
 from diffsweep.runs.tracking import loggers
-from diffsweep.runs.training import make_trainer
+from diffsweep.runs.training import make_trainer, train
 from diffsweep.samplers import Sampler
 
 Results = dict[str, dict[str, float]]
@@ -40,6 +41,7 @@ def benchmark(cfg: DictConfig) -> float:
         )
     if unknown := sorted(set(cfg.parts) - set(PARTS)):
         raise UserError(f"parts has {', '.join(unknown)}; a benchmark has {', '.join(PARTS)}")
+    resolve_stages(cfg, train)
     folder = Path(cfg.paths.run_dir)
     results = {label: result for part in cfg.parts for label, result in PARTS[part](cfg).items()}
     settings = {"threads": torch.get_num_threads(), "torch": torch.__version__, "batch_size": cfg.dataset.batch_size}

@@ -15,6 +15,7 @@ from diffsweep.models import DiffusionModel, Model
 from diffsweep.runs import rules
 from diffsweep.runs.check import check, locate
 from diffsweep.runs.errors import UserError
+from diffsweep.runs.stage_nodes import Stage, given_config, stage_nodes, trainable_config
 
 
 def build(cfg: DictConfig, group: str, **more: Any) -> Any:
@@ -114,4 +115,24 @@ def preflight(cfg: DictConfig) -> None:
         with torch.device("meta"):  # shapes only: a large network costs nothing
             parts["backbone"] = build(cfg, "backbone")
         parts["model"] = locate(cfg.model._target_, list(cfg.trust))  # its class
+        parts["stages"] = stages_of(cfg)
     rules.apply(cfg, parts)
+
+
+def stages_of(cfg: DictConfig) -> dict[str, Stage]:
+    """The stages of a configuration by their paths; those that would be trained are checked as runs of their own are."""
+    stages = {}
+    for path, node in stage_nodes(cfg):
+        if node.get("run") is not None:
+            stage = given_config(cfg, path, node)
+        elif node.get("train") is not None:
+            stage = trainable_config(cfg, path, node)
+            try:
+                preflight(stage)
+            except UserError as error:
+                raise UserError(f"{path}.train: {error}") from error
+        else:
+            stages[path] = Stage(node)
+            continue
+        stages[path] = Stage(node, stage, build_data(stage).fingerprint, build(stage, "schedule"))
+    return stages

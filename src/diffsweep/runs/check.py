@@ -20,7 +20,8 @@ PACKAGES = (
 )
 OURS = tuple(f"diffsweep.{package}" for package in PACKAGES)
 RESOLVERS = ("oc.env", "oc.select")  # functions that a value may call; others can build or run things
-NAMES = ("lightning.Trainer",)
+STAGE = "diffsweep.runs.stages.trained"  # a trained model, by the directory of its run
+NAMES = ("lightning.Trainer", STAGE)
 RESERVED = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 
 
@@ -62,6 +63,11 @@ def locate(name: str, trust: Sequence[str] = ()) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
+def is_of_kind(found: Any, kind: Any) -> bool:
+    """Whether what a ``_target_`` names is a class, and one of a kind, or of one of several."""
+    return inspect.isclass(found) and issubclass(found, kind)
+
+
 def _import_longest(name: str) -> tuple[Any, list[str]]:
     """The longest prefix of a dotted name that is a module, and the attributes that remain."""
     parts = name.split(".")
@@ -87,6 +93,8 @@ def check(cfg: DictConfig) -> None:
                 raise UserError(f"{path}: a value may not call {resolver}")
     for path, node in targets(cfg):
         _check_node(path, node, locate(str(node._target_), trust))
+        if not set(node.get("trust") or ()) <= set(trust):
+            raise UserError(f"{path}.trust: whom to trust is for the command line to say, by trust=[...]")
 
 
 def _texts(node: Any, path: str = "") -> Iterator[tuple[str, str]]:

@@ -14,8 +14,8 @@ from diffsweep.runs.errors import Failed, UserError
 
 TASKS = {
     "train": "diffsweep.runs.training:train",
-    "evaluate": "diffsweep.runs.evaluation:evaluate",
-    "sample": "diffsweep.runs.sampling:sample",
+    "evaluate": "diffsweep.runs.commands:evaluate",
+    "sample": "diffsweep.runs.commands:sample",
     "benchmark": "diffsweep.runs.benchmarking:benchmark",
     "verify": "diffsweep.runs.verification:verify",
 }

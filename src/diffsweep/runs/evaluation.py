@@ -11,7 +11,6 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from tqdm import tqdm
 
-from diffsweep import pictures
 from diffsweep.datasets import Batch, ImageData
 from diffsweep.diffusion import Condition
 from diffsweep.files import write_text
@@ -19,10 +18,9 @@ from diffsweep.metrics import GenerationMetrics, Likelihood
 from diffsweep.models import DiffusionModel, Model
 from diffsweep.plots import plot_bound_terms, plot_by_evaluations, plot_tradeoff
 from diffsweep.runs import report
-from diffsweep.runs.build import build_data, build_likelihood, build_metrics
-from diffsweep.runs.errors import UserError
-from diffsweep.runs.loading import load_model
+from diffsweep.runs.build import build_likelihood, build_metrics
 from diffsweep.runs.sampling import Drawn, draw
+from diffsweep.runs.stage_nodes import portable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -124,34 +122,13 @@ def protocol(cfg: DictConfig, metrics: GenerationMetrics, data: ImageData) -> di
         "data": data.fingerprint,
         "sampler": sampler["_target_"].rpartition(".")[2],
         **settings,
-        "guidance": OmegaConf.to_container(cfg.guidance, resolve=True),
+        "guidance": portable(OmegaConf.to_container(cfg.guidance, resolve=True)),
         "conditioning": OmegaConf.to_container(cfg.conditioning, resolve=True),
         "variance": cfg.prediction.variance,
         "resize": "none",
         "seed": cfg.seed,
         "precision": str(cfg.trainer.precision),
     }
-
-
-def evaluate(cfg: DictConfig) -> float:
-    """The command ``evaluate.py``: writes metrics.json and pictures into the output folder; returns what sweeps compare."""
-    if cfg.num_samples is not None and "_target_" in cfg.metrics:
-        cfg.metrics.num_samples = cfg.num_samples
-    folder = Path(cfg.output)
-    data, model = build_data(cfg), load_model(cfg)
-    numbers, drawn = measure(cfg, model, data, folder)
-    if not numbers:
-        raise UserError(
-            "there is nothing to measure with metrics=none and likelihood=none; choose metrics=digits or likelihood=bound"
-        )
-    if drawn is not None:
-        pictures.save_png(pictures.grid(drawn.x[:100]), folder / "grid.png")
-        print(f"\n{len(drawn.x)} samples by {cfg.choices.sampler} in {cfg.sampler.steps} steps")
-    print("\n" + report.table(report.metric_rows(numbers)) + "\n")
-    for path in sorted(folder.glob("*")):
-        if path.suffix in (".json", ".csv", ".png"):
-            print(f"  {report.shown(path)}")
-    return headline(numbers)
 
 
 def headline(numbers: Mapping[str, float]) -> float:

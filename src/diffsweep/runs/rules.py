@@ -15,6 +15,7 @@ from diffsweep.backbones import Encoder
 from diffsweep.diffusion import NetworkDenoiser
 from diffsweep.guidance import Guidance, chain
 from diffsweep.models import DiffusionModel
+from diffsweep.runs.check import is_of_kind, locate
 from diffsweep.runs.errors import UserError
 
 _TOLD = {  # the parts of a condition
@@ -258,6 +259,75 @@ def network_is_told(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
     return None
 
 
+def stages_are_given(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
+    """A model that nothing says how to train must be there."""
+    for path, stage in parts["stages"].items():
+        if stage.cfg is None:
+            return (
+                f"{path}.run is missing: give the directory of a trained run, or overrides that train one, quoted: "
+                f"'{path}.train=[\"trainer.max_steps=200\"]'"
+            )
+    return None
+
+
+def stages_are_of_their_kind(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
+    """What needs a model says of which class."""
+    for path, stage in parts["stages"].items():
+        if kind := stage.node.get("kind"):
+            found, wanted = locate(stage.cfg.model._target_, cfg.trust), locate(kind, cfg.trust)
+            if not is_of_kind(found, wanted):
+                return f"{_stage(path, stage)} is a {found.__name__}, and a {wanted.__name__} is needed; give a run of one in {path}.run"
+    return None
+
+
+def stages_know_the_data(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
+    """A model says nothing of data that it was not trained on."""
+    data = parts["dataset"].fingerprint
+    for path, stage in parts["stages"].items():
+        if "dataset" in (stage.node.get("inherit") or ()) and stage.fingerprint != data:
+            theirs, ours = stage.cfg.choices.dataset, cfg.choices.dataset
+            told = f"dataset={theirs} ({stage.fingerprint}), and this run has dataset={ours} ({data})"
+            return f"{_stage(path, stage)} knows {told}; use dataset={theirs}, or {_another(path, stage)}"
+    return None
+
+
+def stages_know_the_schedule(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
+    """A model of noisy data knows the noise of one schedule."""
+    t = torch.linspace(0, 1, 101, dtype=torch.float64)
+    for path, stage in parts["stages"].items():
+        if "schedule" in (stage.node.get("inherit") or ()):
+            theirs, ours = stage.schedule, parts["schedule"]
+            if theirs.learned or ours.learned:
+                return f"a learned schedule is its own model's, and {_stage(path, stage)} has to know this run's; use another schedule"
+            levels = zip(theirs(t), ours(t), strict=True)
+            if theirs.num_steps != ours.num_steps or not all(
+                torch.allclose(a, b, rtol=0, atol=1e-9) for a, b in levels
+            ):
+                told = f"{_spoken(stage.cfg, theirs)}, and this run has {_spoken(cfg, ours)}"
+                return f"{_stage(path, stage)} knows {told}; use the same, or {_another(path, stage)}"
+    return None
+
+
+def _stage(path: str, stage: Any) -> str:
+    """A stage as the user gave it."""
+    run = stage.node.get("run")
+    return f"{path}.run={run}" if run is not None else f"the model that {path}.train describes"
+
+
+def _another(path: str, stage: Any) -> str:
+    """What gives a stage that fits."""
+    if stage.node.get("run") is None:
+        return f"leave it out of {path}.train"
+    if stage.node.get("train") is None:
+        return f"give another run in {path}.run"
+    return f"{path}.run=null, which finds or trains one that fits"
+
+
+def _spoken(cfg: DictConfig, schedule: Any) -> str:
+    """A schedule as the user chose it."""
+    return f"schedule={cfg.choices.schedule}" + (f" of {schedule.num_steps} steps" if schedule.num_steps else "")
+
+
 NOTES: tuple[Rule, ...] = (
     network_is_told,
     variance_is_used,
@@ -285,6 +355,10 @@ RULES: tuple[Rule, ...] = (
     intervals_are_positive,
     run_ends,
     scaled_gradients_can_be_clipped,
+    stages_are_given,
+    stages_are_of_their_kind,
+    stages_know_the_data,
+    stages_know_the_schedule,
 )
 
 

@@ -5,21 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from omegaconf import DictConfig
 from torch import Tensor
 from tqdm import tqdm
 
 from diffsweep import pictures
 from diffsweep.datasets import Batch, ImageData, rows_of
 from diffsweep.diffusion import Denoised, Noise, counting
-from diffsweep.files import write_atomically
 from diffsweep.models import DiffusionModel
-from diffsweep.runs import report
-from diffsweep.runs.build import build, build_data
-from diffsweep.runs.errors import UserError
-from diffsweep.runs.loading import load_sampled
 
 
 class Job(NamedTuple):
@@ -134,21 +127,3 @@ def trajectory(
     model.train(training)
     side = [pictures.beside(pictures.grid(x_t.clamp(-2, 2) / 2), pictures.grid(x_0)) for x_t, x_0 in kept]
     pictures.save_gif(side, path)
-
-
-def sample(cfg: DictConfig) -> Path:
-    """The command ``sample.py``: writes samples.npz and the pictures of its task; returns their folder."""
-    if cfg.num_samples < 1 or cfg.batch_size < 1:
-        raise UserError(f"num_samples and batch_size must be at least 1, not {cfg.num_samples} and {cfg.batch_size}")
-    folder = Path(cfg.output)
-    task, data, model = build(cfg, "task"), build_data(cfg), load_sampled(cfg)
-    drawn, done = task(Job(model, data, folder, cfg.num_samples, cfg.seed, cfg.batch_size))
-    write_atomically(folder / "samples.npz", lambda file: np.savez(file, arr_0=pictures.to_uint8(drawn.x)))
-    print(
-        f"\n{done}\nby {cfg.choices.sampler} in {model.sampler.steps} steps, {drawn.evaluations:g} network evaluations each, "
-        f"{len(drawn.x) / drawn.seconds:.0f} images/s"
-    )
-    for path in sorted(folder.glob("*")):
-        if path.suffix in (".npz", ".png", ".gif"):
-            print(f"  {report.shown(path)}")
-    return folder

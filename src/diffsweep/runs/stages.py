@@ -1,15 +1,188 @@
-"""Trained models that another run needs."""
+"""Stages: trained models that another run needs. Each is given by path, found by its content, or trained now.
 
-from collections.abc import Sequence
+The noisy classifier of classifier guidance, the weaker model of autoguidance, the autoencoder of latent diffusion: each is a run of
+``train.py`` like any other. :func:`resolve_stages` says which, before anything is built; :func:`trained` loads it where it is used.
+"""
 
-from diffsweep.models import Model
-from diffsweep.runs.compose import compose
-from diffsweep.runs.errors import UserError
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from lightning import LightningModule
+from lightning.pytorch.callbacks import ProgressBar
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from diffsweep.callbacks import SampleGrid
+from diffsweep.files import write_text
+from diffsweep.metrics import identify
+from diffsweep.runs import report
+from diffsweep.runs.build import build_data
+from diffsweep.runs.check import check, is_of_kind, locate
+from diffsweep.runs.checkpoints import FOLDER, LAST
+from diffsweep.runs.errors import Stopped, UserError
 from diffsweep.runs.loading import load_model
+from diffsweep.runs.stage_nodes import given_config, portable, saved_config, stage_config, stage_nodes, trainable_config
+
+__all__ = ["is_rank_zero", "resolve_stages", "stage_config", "trained"]
+
+FINISHED = "stage.json"  # written when all else of a stage is, with or without metrics.json
+
+# What no weight depends on.
+LIFE = ("paths", "logger", "choices", "sweep", "resume_from", "trust", "verify")
+AFTERWARDS = ("sampler", "guidance", "metrics", "likelihood")  # used when training is over
+WATCHING = (ProgressBar, SampleGrid)
+TRAINER = (
+    *("accelerator", "devices", "default_root_dir", "log_every_n_steps", "enable_model_summary"),
+    *("val_check_interval", "limit_val_batches", "num_sanity_val_steps"),
+)
 
 
-def trained(run: str | None, train: Sequence[str] | None = None, inherit: Sequence[str] = ()) -> Model:
-    """The model of a run, with its averaged weights."""
+def trained(
+    run: str | None = None,
+    train: list[str] | None = None,
+    inherit: list[str] | None = None,
+    kind: str | None = None,
+    trust: list[str] | None = None,
+) -> LightningModule:
+    """The model of a run with its averaged weights: in evaluation mode, its weights without gradients. Loaded once in a process.
+
+    Args:
+        run: the run's directory. Where it is null, :func:`resolve_stages` fills it in.
+        train: overrides of ``train.py`` that train the model; null where a run must be given.
+        inherit: groups that training takes from the run at hand, with all their values.
+        kind: the class that the model must be of, by its full name.
+        trust: packages beside diffsweep that the run may name classes of.
+
+    Raises:
+        UserError: there is no such run, or it is not what is needed.
+    """
     if run is None:
-        raise UserError("a trained model is missing: give the directory of its run")
-    return load_model(compose("evaluate", [f"run={run}"]))
+        raise UserError("a trained model is needed and none is given; give the directory of its run")
+    directory = Path(run).resolve()
+    checkpoint = directory / FOLDER / LAST
+    written = checkpoint.stat().st_mtime_ns if checkpoint.is_file() else 0
+    if directory not in _loaded or _loaded[directory][0] != written:
+        cfg = saved_config(run, trust or ())
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # weights are drawn before they are read: not from the caller's generator
+            _loaded[directory] = written, load_model(cfg)
+    model = _loaded[directory][1]
+    if kind is not None and not is_of_kind(type(model), locate(kind, trust or ())):
+        raise UserError(f"{run} is a {type(model).__name__}, and a {kind.rpartition('.')[2]} is needed")
+    return model
+
+
+_loaded: dict[Path, tuple[int, LightningModule]] = {}  # by directory, with the time at which its weights were written
+
+
+def resolve_stages(cfg: DictConfig, train: Callable[[DictConfig], float]) -> None:
+    """Give every stage of a configuration its run: one that is found by its content, or is trained now.
+
+    Args:
+        cfg: changed in place: the ``run`` of each stage is filled in.
+        train: trains a configuration.
+
+    Raises:
+        UserError: the run that is given cannot be used, or none is and none can be trained.
+    """
+    check(cfg)
+    for path, node in stage_nodes(cfg):
+        if node.get("run") is not None:
+            given_config(cfg, path, node)
+        elif node.get("train") is not None:
+            with open_dict(node):
+                node.run = str(_found_or_trained(path, trainable_config(cfg, path, node), train))
+        else:
+            raise UserError(f"{path}.run is missing: give the directory of a trained run")
+
+
+def _found_or_trained(path: str, stage: DictConfig, train: Callable[[DictConfig], float]) -> Path:
+    """The directory of a stage, in which it is trained by now. One process trains it, the others wait."""
+    name = f"{stage.choices.model}_{identify(identity(stage))}"
+    directory = Path(stage.paths.output_dir) / "stages" / name
+    stage.paths.run_dir = str(directory.absolute())
+    finished, shown = directory / FINISHED, report.shown(directory.absolute())
+    if not is_rank_zero():
+        while not finished.is_file():
+            time.sleep(0.5)
+        return directory
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(directory.parent / f".{name}.lock", f"{path} waits for {shown}, which another run is training"):
+        if finished.is_file():
+            print(f"{path}: {shown} was trained before, {_told(json.loads(finished.read_text()))}", flush=True)
+            return directory
+        before = "goes on with the training of" if (directory / FOLDER / LAST).is_file() else "needs and first trains"
+        print(
+            f"{path} {before} {stage.choices.model} on {stage.choices.dataset}, {stage.trainer.max_steps} steps; it is kept in {shown} "
+            "and found by later runs",
+            flush=True,
+        )
+        try:
+            result = train(stage)
+        except Stopped:
+            print(f"  {path} stopped on its way: the same command goes on with it", flush=True)
+            raise
+        headline = _headline(directory, result)
+        write_text(finished, json.dumps(headline) + "\n")
+        print(f"\n{path}: {shown} is trained, {_told(headline)}\n", flush=True)
+    return directory
+
+
+@contextmanager
+def _alone(path: Path, waiting: str) -> Iterator[None]:
+    """Held by one process at a time; the others say what they wait for. The lock is the system's: it does not outlive its process."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        print(waiting, flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _headline(directory: Path, result: float) -> dict[str, float]:
+    """The first number that the stage was measured by, else its validation loss."""
+    measured = directory / "metrics.json"
+    numbers: dict[str, float] = json.loads(measured.read_text())["metrics"] if measured.is_file() else {}
+    return dict(list(numbers.items())[:1]) or {"val/loss": result}
+
+
+def _told(headline: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in headline.items())
+
+
+def identity(stage: DictConfig) -> dict[str, Any]:
+    """All that a stage's weights depend on: its resolved configuration without what only says where it runs, what is shown and what
+    is done with it afterwards, and the fingerprint of its data."""
+    settled = stage.copy()
+    settled.paths.update(dict.fromkeys(stage.paths, ""))  # in values that are made of them too
+    content: dict[str, Any] = portable(OmegaConf.to_container(settled, resolve=True))
+    for key in (*LIFE, *AFTERWARDS):
+        content.pop(key, None)
+        content["model"].pop(key, None)
+    content["callbacks"] = {
+        name: callback for name, callback in content["callbacks"].items() if not _watches(callback, stage)
+    }
+    content["trainer"] = {key: value for key, value in content["trainer"].items() if key not in TRAINER}
+    content["dataset"].pop("num_workers", None)
+    return {**content, "data": build_data(stage).fingerprint}
+
+
+def _watches(callback: dict[str, Any], stage: DictConfig) -> bool:
+    """Whether a callback only shows what happens."""
+    return is_of_kind(locate(callback["_target_"], stage.trust), WATCHING)
+
+
+def is_rank_zero() -> bool:
+    """Whether this is the first process of a run, which others start from."""
+    return int(os.environ.get("LOCAL_RANK", "0")) == 0

@@ -3,7 +3,6 @@
 import importlib.metadata
 import json
 import logging
-import os
 import platform
 import subprocess
 import time
@@ -29,6 +28,7 @@ from diffsweep.runs.evaluation import headline, measure
 from diffsweep.runs.keeping import KeepCheckpoints
 from diffsweep.runs.run_source import CONFIG
 from diffsweep.runs.sampling import trajectory
+from diffsweep.runs.stages import is_rank_zero, resolve_stages
 from diffsweep.runs.stopping import StopSignals
 from diffsweep.runs.tracking import finish_wandb, loggers
 from diffsweep.runs.verification import CERTIFICATE, certify, refuse
@@ -46,7 +46,10 @@ def train(cfg: DictConfig) -> float:
     directory = Path(cfg.paths.run_dir)
     if cfg.sweep is not None and cfg.resume_from is None and (finished := _already(cfg, directory)) is not None:
         return finished
-    if _is_rank_zero():
+    if is_rank_zero():
+        refuse_taken(cfg)
+    resolve_stages(cfg, train)
+    if is_rank_zero():
         claim(cfg)
     exit_code = 1
     try:
@@ -60,11 +63,11 @@ def train(cfg: DictConfig) -> float:
         finish_wandb(exit_code)
 
 
-def claim(cfg: DictConfig) -> None:
-    """Make the run's directory this run's: save its configuration there.
+def refuse_taken(cfg: DictConfig) -> None:
+    """Whether the run's directory is free, or can be gone on with.
 
     Raises:
-        UserError: it holds another run, or, resuming, there is nothing to go on from.
+        UserError: the run's directory holds another run, or, resuming, there is nothing to go on from.
     """
     directory = Path(cfg.paths.run_dir)
     if cfg.resume_from is not None:
@@ -76,10 +79,15 @@ def claim(cfg: DictConfig) -> None:
         raise UserError(
             f"{directory} holds a run already; resume={directory} goes on with it, or choose another directory"
         )
+
+
+def claim(cfg: DictConfig) -> None:
+    """Make the run's directory this run's: save its configuration there, its stages with their runs. Errors as :func:`refuse_taken`."""
+    refuse_taken(cfg)
     saved = OmegaConf.to_container(cfg, resolve=False)
     versions = {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()}
     content = OmegaConf.create({**saved, "resume_from": None, "versions": versions, "git": git_state()})  # type: ignore[dict-item]
-    write_text(directory / CONFIG, OmegaConf.to_yaml(content))
+    write_text(Path(cfg.paths.run_dir) / CONFIG, OmegaConf.to_yaml(content))
 
 
 def _already(cfg: DictConfig, directory: Path) -> float | None:
@@ -97,7 +105,7 @@ def _already(cfg: DictConfig, directory: Path) -> float | None:
 
 def _train(cfg: DictConfig, directory: Path) -> float:
     begin = time.perf_counter()
-    if _is_rank_zero():
+    if is_rank_zero():
         print(f"run {report.shown(directory)}\n{cfg.choices.backbone}: {cost_of(cfg)}", flush=True)
         if cfg.verify and cfg.resume_from is None:
             refuse([check for check in certify(cfg, directory) if not check.passed])
@@ -106,7 +114,7 @@ def _train(cfg: DictConfig, directory: Path) -> float:
     signals = StopSignals(str(last))
     keep = KeepCheckpoints(last.parent)
     callbacks: list[Callback] = [StopOnNaN(), *build(cfg, "callbacks").values(), signals, keep]
-    track = loggers(cfg) if _is_rank_zero() else []
+    track = loggers(cfg) if is_rank_zero() else []
     trainer = make_trainer(cfg, callbacks, track)
     with signals:
         try:
@@ -223,10 +231,6 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
-
-
-def _is_rank_zero() -> bool:
-    return int(os.environ.get("LOCAL_RANK", "0")) == 0
 
 
 def _quiet() -> None:

@@ -1,0 +1,58 @@
+"""The commands that use a finished run. They may need stages that are trained first, and so stand above training."""
+
+from pathlib import Path
+
+import numpy as np
+from omegaconf import DictConfig
+
+from diffsweep import pictures
+from diffsweep.files import write_atomically
+from diffsweep.runs import report
+from diffsweep.runs.build import build, build_data
+from diffsweep.runs.errors import UserError
+from diffsweep.runs.evaluation import headline, measure
+from diffsweep.runs.loading import load_model, load_sampled
+from diffsweep.runs.sampling import Job
+from diffsweep.runs.stages import resolve_stages
+from diffsweep.runs.training import train
+
+
+def evaluate(cfg: DictConfig) -> float:
+    """The command ``evaluate.py``: writes metrics.json and pictures into the output folder; returns what sweeps compare."""
+    if cfg.num_samples is not None and "_target_" in cfg.metrics:
+        cfg.metrics.num_samples = cfg.num_samples
+    resolve_stages(cfg, train)
+    folder = Path(cfg.output)
+    data, model = build_data(cfg), load_model(cfg)
+    numbers, drawn = measure(cfg, model, data, folder)
+    if not numbers:
+        raise UserError(
+            "there is nothing to measure with metrics=none and likelihood=none; choose metrics=digits or likelihood=bound"
+        )
+    if drawn is not None:
+        pictures.save_png(pictures.grid(drawn.x[:100]), folder / "grid.png")
+        print(f"\n{len(drawn.x)} samples by {cfg.choices.sampler} in {cfg.sampler.steps} steps")
+    print("\n" + report.table(report.metric_rows(numbers)) + "\n")
+    for path in sorted(folder.glob("*")):
+        if path.suffix in (".json", ".csv", ".png"):
+            print(f"  {report.shown(path)}")
+    return headline(numbers)
+
+
+def sample(cfg: DictConfig) -> Path:
+    """The command ``sample.py``: writes samples.npz and the pictures of its task; returns their folder."""
+    if cfg.num_samples < 1 or cfg.batch_size < 1:
+        raise UserError(f"num_samples and batch_size must be at least 1, not {cfg.num_samples} and {cfg.batch_size}")
+    resolve_stages(cfg, train)
+    folder = Path(cfg.output)
+    task, data, model = build(cfg, "task"), build_data(cfg), load_sampled(cfg)
+    drawn, done = task(Job(model, data, folder, cfg.num_samples, cfg.seed, cfg.batch_size))
+    write_atomically(folder / "samples.npz", lambda file: np.savez(file, arr_0=pictures.to_uint8(drawn.x)))
+    print(
+        f"\n{done}\nby {cfg.choices.sampler} in {model.sampler.steps} steps, {drawn.evaluations:g} network evaluations each, "
+        f"{len(drawn.x) / drawn.seconds:.0f} images/s"
+    )
+    for path in sorted(folder.glob("*")):
+        if path.suffix in (".npz", ".png", ".gif"):
+            print(f"  {report.shown(path)}")
+    return folder

@@ -1,0 +1,153 @@
+"""Stages in a configuration: where they are, and the configurations of the runs that they are or would be.
+
+A node ``{_target_: diffsweep.runs.stages.trained, _partial_: true, run: ..., train: ..., inherit: ..., kind: ..., trust: ${trust}}``
+stands for a trained model. Rules and checks read it here; :mod:`diffsweep.runs.stages` finds, trains and loads the model.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from diffsweep.runs.check import STAGE, check, targets
+from diffsweep.runs.checkpoints import FOLDER, LAST
+from diffsweep.runs.compose import compose, explained
+from diffsweep.runs.conf import groups, options
+from diffsweep.runs.errors import UserError
+from diffsweep.runs.run_source import OWN, load_config
+from diffsweep.schedules import Schedule
+
+CLOSED = ("trust", "paths", "run", "resume", "resume_from", "sweep", "choices", "hydra")  # not for a stage to set
+ALWAYS = ("debug",)  # inherited by every stage: a quick look at a run is a quick look at its stages
+
+
+class Stage(NamedTuple):
+    """What a stage is, for rules to ask.
+
+    Attributes:
+        node: of the run's configuration.
+        cfg: the configuration of the stage's own run, None where no run is given and none can be trained.
+        fingerprint: of the data that it knows.
+        schedule: that it was or would be trained under.
+    """
+
+    node: DictConfig
+    cfg: DictConfig | None = None
+    fingerprint: str | None = None
+    schedule: Schedule | None = None
+
+
+def stage_nodes(cfg: DictConfig) -> list[tuple[str, DictConfig]]:
+    """The nodes that stand for trained models, with their full paths."""
+    return [(path, node) for path, node in targets(cfg) if node._target_ == STAGE]
+
+
+def saved_config(run: str | Path, trust: Sequence[str] = ()) -> DictConfig:
+    """The configuration of a trained run, checked and unresolved. Whom to trust is said by the caller, never by the run.
+
+    Raises:
+        UserError: it is no run, has no checkpoint, or names a class that may not be built.
+    """
+    cfg = load_config(run)
+    if not (Path(run) / FOLDER / LAST).is_file():
+        raise UserError(f"{run} is unfinished: it has no {FOLDER}/{LAST}")
+    try:
+        with open_dict(cfg):
+            cfg.trust = list(trust)
+            cfg.paths.run_dir = str(Path(run).absolute())
+        check(cfg)
+    except OmegaConfBaseException as error:
+        raise UserError(f"the configuration of {run} cannot be read: {str(error).splitlines()[0]}") from error
+    return cfg
+
+
+def stage_config(run: str | Path, trust: Sequence[str] = ()) -> DictConfig:
+    """The configuration of a trained run, resolved, to be compared with that of the run that needs it; errors as
+    :func:`saved_config`."""
+    cfg = saved_config(run, trust).copy()
+    OmegaConf.resolve(cfg)
+    return cfg
+
+
+def given_config(cfg: DictConfig, path: str, node: DictConfig) -> DictConfig:
+    """The configuration of the run that a stage is given by.
+
+    Raises:
+        UserError: it is missing, moved, unfinished or not to be trusted; the message names the key that mends it.
+    """
+    try:
+        return saved_config(node.run, cfg.trust)
+    except UserError as error:
+        other = f"; {path}.run=null finds or trains one" if node.get("train") is not None else ""
+        raise UserError(
+            f"{path}.run={node.run}: {error}. Give the directory of a trained run in {path}.run{other}"
+        ) from error
+
+
+def trainable_config(cfg: DictConfig, path: str, node: DictConfig) -> DictConfig:
+    """The configuration under which a stage is trained: that of ``train.py`` with the node's overrides, and the groups that it
+    inherits from the run at hand with all their values. Its seed is its own, so that a sweep over seeds shares it; it trains on one
+    device. ``paths.run_dir`` is not set.
+
+    Raises:
+        UserError: an override is wrong, or one that a stage may not set.
+    """
+    try:
+        with explained("train", node.train):
+            parsed = OverridesParser.create().parse_overrides([str(override) for override in node.train])
+        typed = [override.key_or_group for override in parsed]
+        if refused := [key for key in typed if key.replace("/", ".").partition(".")[0] in CLOSED]:
+            raise UserError(f"a stage may not set {', '.join(refused)}")
+        inherited = [str(group) for group in node.get("inherit") or ()]
+        if unknown := [group for group in inherited if group not in groups() or group not in cfg or group in OWN]:
+            raise UserError(f"there is nothing named {', '.join(unknown)} to inherit")
+        inherited = [group for group in inherited if group not in typed]
+        choices = {group: str(cfg.choices.get(group)) for group in (*inherited, *ALWAYS) if group not in typed}
+        chosen = [f"{group}={option}" for group, option in choices.items() if option in options(group)]
+        stage = compose("train", ["logger=csv"] * ("logger" not in typed) + chosen + list(node.train))
+    except UserError as error:
+        raise UserError(f"{path}.train: {error}") from error
+    with open_dict(stage):
+        for group in inherited:
+            _inherit(cfg, stage, group, typed)
+        stage.trust, stage.paths, stage.sweep = list(cfg.trust), cfg.paths.copy(), "stages"
+        if not {"trainer", "trainer.accelerator"} & set(typed):
+            stage.trainer.accelerator = cfg.trainer.accelerator
+        devices = cfg.trainer.devices
+        stage.trainer.devices = [devices[0]] if OmegaConf.is_list(devices) else 1
+    return stage
+
+
+def _inherit(cfg: DictConfig, stage: DictConfig, group: str, typed: Sequence[str]) -> None:
+    """A group of the run at hand, but for what the stage's own overrides say of it."""
+    own, prefix = stage[group], f"{group}."
+    stage[group] = OmegaConf.create(OmegaConf.to_container(cfg[group], resolve=False))  # type: ignore[arg-type]
+    stage.choices[group] = cfg.choices.get(group)
+    for key in (key.removeprefix(prefix) for key in typed if key.startswith(prefix)):
+        OmegaConf.update(stage[group], key, OmegaConf.select(own, key), force_add=True)
+
+
+def portable(content: Any) -> Any:
+    """A plain, resolved configuration with each stage in it told by its weights, or by how it is made, instead of by its place."""
+    if isinstance(content, list):
+        return [portable(item) for item in content]
+    if not isinstance(content, dict):
+        return content
+    if content.get("_target_") != STAGE:
+        return {key: portable(value) for key, value in content.items()}
+    checkpoint = Path(content.get("run") or "") / FOLDER / LAST
+    if content.get("run") and checkpoint.is_file():
+        return {"_target_": STAGE, "weights": _digest(checkpoint)}
+    return {key: value for key, value in content.items() if key not in ("trust", "run")}
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:12]

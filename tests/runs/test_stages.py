@@ -1,0 +1,458 @@
+"""A model that another run needs is given, found or trained; once, as it would be alone, and from nobody who is not trusted."""
+
+import importlib.util
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from diffsweep.diffusion import Condition
+from diffsweep.metrics import identify
+from diffsweep.models import DiffusionModel
+from diffsweep.runs import stages
+from diffsweep.runs.build import preflight
+from diffsweep.runs.commands import evaluate
+from diffsweep.runs.compose import compose as fresh_compose
+from diffsweep.runs.errors import Stopped, UserError
+from diffsweep.runs.loading import load_model
+from diffsweep.runs.stage_nodes import stage_nodes, trainable_config
+from diffsweep.runs.stages import identity, resolve_stages, stage_config, trained
+from diffsweep.runs.training import train
+
+TRAIN = 'guidance.weak.train=["trainer.max_steps=3","metrics=none","callbacks=minimal"]'
+GUIDED = ("guidance=autoguidance", TRAIN)
+
+
+def never(cfg):
+    raise AssertionError("trained again")
+
+
+@pytest.fixture(scope="module")
+def guided(tmp_path_factory, configure):
+    """A finished run that had its weaker model trained first; not to be changed."""
+    directory = tmp_path_factory.mktemp("outputs") / "run"
+    train(configure(directory, *GUIDED, "schedule=linear", "seed=5"))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def stage(guided):
+    """The directory of its stage."""
+    (path,) = (guided.parent / "stages").glob("ddpm_*")
+    return path
+
+
+def name_of(cfg):
+    ((path, node),) = stage_nodes(cfg)
+    return identify(identity(trainable_config(cfg, path, node)))
+
+
+def test_the_run_keeps_the_path_of_its_stage(guided, stage):
+    assert OmegaConf.load(guided / "config.yaml").guidance.weak.run == str(stage)
+    assert json.loads((stage / "stage.json").read_text()).keys() == {"val/loss"}
+
+
+def test_a_stage_is_the_run_that_its_configuration_describes(guided, stage, configure, tmp_path, checkpoint):
+    """The same weights, bit by bit, as when it is trained by hand: the seed is its own, what it inherits is the run's."""
+    train(configure(tmp_path / "alone", "trainer.max_steps=3", "schedule=linear", "seed=0"))
+    alone, found = checkpoint(tmp_path / "alone"), checkpoint(stage)
+    assert found["global_step"] == 3
+    for name, weight in alone["ema"]["weights"].items():
+        assert torch.equal(weight, found["ema"]["weights"][name]), name
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        ("seed=6", "trainer.precision=bf16-mixed", "sampler=ddim", "guidance.scale=3", "trainer.max_steps=9"),
+        (
+            "dataset.num_workers=2",
+            "optimizer.lr=0.001",
+            "guidance.weak.inherit=[schedule,dataset]",
+            "callbacks=default",
+        ),
+        ('guidance.weak.train=["metrics=digits","callbacks.progress.refresh_every=7","trainer.max_steps=3"]',),
+    ],
+)
+def test_it_is_found_by_runs_that_need_the_same(guided, stage, configure, capsys, others):
+    cfg = configure(guided.parent / "other", *GUIDED, "schedule=linear", *others)
+    resolve_stages(cfg, never)
+    assert cfg.guidance.weak.run == str(stage)
+    (line,) = capsys.readouterr().out.splitlines()
+    for part in (str(stage), "trained before", "val/loss"):
+        assert part in line
+    assert not (guided.parent / "other").exists()
+
+
+def test_what_changes_its_weights_changes_its_name(configure, tmp_path):
+    base = configure(tmp_path / "run", "guidance=autoguidance", "schedule=linear")
+
+    def name(own, key="guidance.weak.scale", value=None):
+        cfg = base.copy()
+        cfg.guidance.weak.train = own
+        if value is not None:
+            OmegaConf.update(cfg, key, value)
+        return name_of(cfg)
+
+    own = (
+        "trainer.max_steps=5",
+        "seed=1",
+        "trainer.precision=bf16-mixed",
+        "callbacks.ema.decay=0.9",
+        "backbone.channels=16",
+    )
+    inherited = {"schedule.num_steps": 500, "dataset.batch_size": 64, "prediction.variance": "fixed_large"}
+    names = [name([]), *(name([override]) for override in own), *(name([], *item) for item in inherited.items())]
+    assert len(set(names)) == len(names) == 9
+    assert name(["trainer.log_every_n_steps=3", "sampler.steps=3", "logger.mode=disabled"]) == names[0]
+
+
+def test_where_it_runs_does_not_change_its_name(configure, tmp_path):
+    first = name_of(configure(tmp_path / "a" / "run", *GUIDED))
+    cfg = configure(tmp_path / "b" / "run", *GUIDED, "trainer=ddp", "trainer.devices=[3,4]", "logger=wandb")
+    assert name_of(cfg) == first
+    settings = trainable_config(cfg, *stage_nodes(cfg)[0])
+    assert settings.trainer.devices == [3]
+    assert "strategy" not in settings.trainer
+    assert settings.logger.mode == "disabled"
+
+
+def test_its_own_overrides_win_over_what_it_inherits(configure, tmp_path):
+    own = 'guidance.weak.train=["dataset.batch_size=16","schedule=cosine","trainer.max_steps=7"]'
+    cfg = configure(
+        tmp_path / "run", "guidance=autoguidance", own, "schedule=linear", "dataset.num_workers=1", "seed=4"
+    )
+    settings = trainable_config(cfg, *stage_nodes(cfg)[0])
+    assert (settings.dataset.batch_size, settings.dataset.num_workers, settings.dataset.seed) == (16, 1, 0)
+    assert settings.schedule._target_.endswith("Cosine")
+    assert settings.backbone.channels == 8, "a quick look stays quick: debug=fast is inherited"
+    assert settings.trainer.max_steps == 7
+
+
+def test_a_run_is_the_same_whether_its_stage_was_found_or_trained(guided, stage, configure, checkpoint):
+    train(configure(guided.parent / "again", *GUIDED, "schedule=linear", "seed=5"))
+    first, again = checkpoint(guided), checkpoint(guided.parent / "again")
+    for part in ("state_dict", "optimizer_states"):
+        torch.testing.assert_close(first[part], again[part], rtol=0, atol=0)
+    assert len(list((guided.parent / "stages").glob("ddpm_*"))) == 1
+
+
+def test_the_model_has_its_averaged_weights_and_is_loaded_once(stage, checkpoint):
+    state = torch.get_rng_state()
+    model = trained(str(stage))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert trained(str(stage), kind="diffsweep.models.DiffusionModel") is model
+    assert trained(os.path.relpath(stage)) is model
+    assert not model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    for name, weight in checkpoint(stage)["ema"]["weights"].items():
+        assert torch.equal(model.state_dict()[name], weight)
+    os.utime(stage / "checkpoints" / "last.ckpt")
+    assert trained(str(stage)) is not model, "its weights were written anew"
+
+
+def test_a_walk_is_guided_by_it(guided, stage):
+    cfg = fresh_compose("sample", [f"run={guided}"])
+    assert cfg.guidance.weak.run == str(stage)
+    main, weak = load_model(cfg), load_model(fresh_compose("sample", [f"run={stage}"]))
+    x, t, cond = torch.randn(4, 1, 8, 8), torch.tensor(0.6), Condition()
+    found = main.guidance(main.denoiser)(x, t, cond)
+    strong, other = main.denoiser(x, t, cond), weak.denoiser(x, t, cond)
+    torch.testing.assert_close(found.x0, 2 * strong.x0 - other.x0)
+    assert not torch.allclose(found.x0, strong.x0)
+
+
+def test_an_evaluation_finds_the_same_stage_though_its_recipe_changed(guided, stage, tmp_path, monkeypatch):
+    """And its protocol says which weights guided, not where they lay."""
+    ids = []
+    for outputs in (guided.parent, shutil.copytree(guided.parent, tmp_path / "moved")):
+        run, out = outputs / guided.name, tmp_path / f"out{len(ids)}"
+        config = OmegaConf.load(run / "config.yaml")
+        config.guidance.weak.run = str(outputs / "stages" / stage.name)
+        if ids:
+            config.guidance.weak.train = ["trainer.max_steps=77"]
+            (run / "config.yaml").write_text(OmegaConf.to_yaml(config))
+        monkeypatch.setattr("diffsweep.runs.commands.train", never)
+        few = ("metrics=digits", "metrics.num_samples=8", "metrics.kid_subset_size=8", "metrics.reference=train")
+        evaluate(fresh_compose("evaluate", [f"run={run}", f"output={out}", *few]))
+        ids.append(json.loads((out / "metrics.json").read_text())["protocol"]["guidance"])
+    assert ids[0]["weak"] == ids[1]["weak"]
+    assert set(ids[0]["weak"]) == {"_target_", "weights"}
+
+
+def test_what_was_stopped_goes_on(configure, tmp_path, monkeypatch, capsys, stage, checkpoint):
+    """Stopped in the stage's second step: nothing of the run is left behind, and the next one takes the third step."""
+    original, steps = DiffusionModel.training_step, []
+
+    def training_step(self, *rest):
+        steps.append(self.global_step)
+        if len(steps) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, *rest)
+
+    monkeypatch.setattr(DiffusionModel, "training_step", training_step)
+    typed = (*GUIDED, "schedule=linear", "trainer.max_steps=1")
+    with pytest.raises(Stopped):
+        train(configure(tmp_path / "run", *typed))
+    assert "the same command goes on with it" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+    train(configure(tmp_path / "run", *typed))
+    assert "goes on with the training of ddpm" in capsys.readouterr().out
+    assert steps == [0, 1, 2, 0]
+    for name, weight in checkpoint(stage)["ema"]["weights"].items():
+        assert torch.equal(weight, checkpoint(tmp_path / "stages" / stage.name)["ema"]["weights"][name])
+
+
+def test_what_never_saved_begins_again(configure, tmp_path):
+    """A folder with a configuration and nothing else, as a kill leaves it, is claimed by the next run."""
+    cfg, called = configure(tmp_path / "run", *GUIDED), []
+    folder = tmp_path / "stages" / f"ddpm_{name_of(cfg)}"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("{}")
+    resolve_stages(cfg, lambda stage: called.append(train(stage)) or called[0])
+    assert (folder / "stage.json").exists()
+    assert len(called) == 1
+
+
+HOLD = """
+import sys
+from pathlib import Path
+from filelock import FileLock
+lock, mark = sys.argv[1:]
+with FileLock(lock):
+    print("held", flush=True)
+    sys.stdin.readline()
+    Path(mark).write_text('{"accuracy": 0.5}')
+"""
+
+
+@pytest.fixture
+def holder(configure, tmp_path):
+    """``cfg, folder, process``: another process, which trains the stage that a configuration needs, until it reads a line."""
+    cfg = configure(tmp_path / "run", *GUIDED)
+    folder = tmp_path / "stages" / f"ddpm_{name_of(cfg)}"
+    folder.mkdir(parents=True)
+    command = [sys.executable, "-c", HOLD, str(folder.parent / f".{folder.name}.lock"), str(folder / "stage.json")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "held\n"
+        yield cfg, folder, process
+        process.kill()
+
+
+def test_another_run_that_trains_it_is_waited_for(holder, monkeypatch):
+    cfg, folder, process = holder
+    said = []
+
+    def say(line, **_):
+        said.append(line)
+        if "waits" in line:  # now it may finish
+            process.stdin.write("\n")
+            process.stdin.flush()
+
+    monkeypatch.setattr(stages, "print", say, raising=False)
+    resolve_stages(cfg, never)
+    assert cfg.guidance.weak.run == str(folder)
+    waits, found = said
+    assert waits == f"guidance.weak waits for {folder}, which another run is training"
+    assert "accuracy 0.5" in found
+
+
+def test_a_killed_run_blocks_nobody(holder):
+    cfg, folder, process = holder
+    process.kill()
+    process.wait()
+    called = []
+    resolve_stages(cfg, lambda stage: called.append(stage.paths.run_dir) or 0.25)
+    assert called == [str(folder)]
+    assert json.loads((folder / "stage.json").read_text()) == {"val/loss": 0.25}
+
+
+def test_only_the_first_rank_trains(configure, tmp_path, monkeypatch):
+    cfg = configure(tmp_path / "run", *GUIDED)
+    folder = tmp_path / "stages" / f"ddpm_{name_of(cfg)}"
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    waiting = threading.Thread(target=resolve_stages, args=(cfg, never))
+    waiting.start()
+    time.sleep(0.2)
+    assert waiting.is_alive()
+    folder.mkdir(parents=True)
+    (folder / "stage.json").write_text("{}")
+    waiting.join(timeout=30)
+    assert cfg.guidance.weak.run == str(folder)
+
+
+def test_looking_trains_nothing(command, configure, tmp_path, fast):
+    preflight(configure(tmp_path / "run", *GUIDED))
+    done = command("train", *fast, *GUIDED, "--cfg", "job")
+    assert "run: null" in done.out
+    assert not list(tmp_path.rglob("stages"))
+    assert not list(Path.cwd().iterdir())
+
+
+WRONG = [
+    ([], ["guidance.weak.run is missing", "[rule stages_are_given]"]),
+    (["guidance.weak.run=nowhere"], ["guidance.weak.run=nowhere", "no such folder", "Give the directory"]),
+    (["guidance.weak.run=nowhere", TRAIN], ["guidance.weak.run=null finds or trains one"]),
+    (["guidance.weak.run={bare}"], ["is unfinished", "last.ckpt"]),
+    (
+        ["guidance.weak.run={stage}"],
+        ["schedule=linear of 1000", "has schedule=cosine", "[rule stages_know_the_schedule]"],
+    ),
+    (
+        ["guidance.weak.run={stage}", "schedule=linear", "schedule.num_steps=500"],
+        ["of 1000 steps", "of 500 steps", "[rule stages_know_the_schedule]"],
+    ),
+    (
+        ["guidance.weak.run={stage}", "schedule=linear", "guidance.weak.kind=diffsweep.models.VDM"],
+        ["is a DDPM", "a VDM is needed", "[rule stages_are_of_their_kind]"],
+    ),
+    (
+        ["guidance.weak.run={stage}", "schedule=linear", "trust=[our_digits]", "dataset._target_=our_digits.Ours"],
+        ["knows dataset=digits (digits-sklearn-1797)", "(ours)", "[rule stages_know_the_data]"],
+    ),
+    (
+        ['guidance.weak.train=["schedule=linear"]'],
+        ["guidance.weak.train", "leave it out", "[rule stages_know_the_schedule]"],
+    ),
+    (
+        ['guidance.weak.train=["backbone.chanels=8"]'],
+        ["guidance.weak.train: backbone.chanels", "mean backbone.channels?"],
+    ),
+    (['guidance.weak.train=["trainer.max_steps=0"]'], ["guidance.weak.train: trainer.max_steps", "[rule run_ends]"]),
+    (['guidance.weak.train=["trust=[os]"]'], ["a stage may not set trust"]),
+    (['guidance.weak.train=["paths.output_dir=/"]'], ["a stage may not set paths.output_dir"]),
+    (['guidance.weak.train=["hydra/launcher=joblib"]'], ["a stage may not set hydra/launcher"]),
+    (['guidance.weak.train=["seed=1,2"]'], ["guidance.weak.train", "seed"]),
+    ([TRAIN, "guidance.weak.inherit=[paths]"], ["nothing named paths to inherit"]),
+    ([TRAIN, "guidance.weak.inherit=[shedule]"], ["nothing named shedule to inherit"]),
+    (["+guidance.weak.rum=x"], ["guidance.weak.rum: no such key", "did you mean run?"]),
+]
+
+
+@pytest.fixture
+def our_digits(tmp_path, monkeypatch):
+    """Digits of another kind, in a package of the user's."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "our_digits.py").write_text(
+        "from diffsweep.datasets import Digits\n\n\nclass Ours(Digits):\n    fingerprint = 'ours'\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    yield
+    sys.modules.pop("our_digits", None)
+
+
+@pytest.mark.parametrize(("typed", "said"), WRONG, ids=[" ".join(typed) for typed, _ in WRONG])
+def test_a_mistake_is_one_line_before_anything_starts(typed, said, command, fast, stage, tmp_path, our_digits):
+    bare = shutil.copytree(stage, tmp_path / "bare", ignore=shutil.ignore_patterns("*.ckpt"))
+    typed = [word.replace("{stage}", str(stage)).replace("{bare}", str(bare)) for word in typed]
+    done = command("train", *fast, "guidance=autoguidance", *typed)
+    assert done.code == 2
+    (line,) = done.err.splitlines()
+    for part in said:
+        assert part in line
+    assert not list(Path.cwd().iterdir())
+
+
+def test_from_python_a_missing_run_is_told_too(guided, configure):
+    missing = configure(guided.parent / "x", "guidance=autoguidance")
+    with pytest.raises(UserError, match=r"guidance\.weak\.run is missing"):
+        resolve_stages(missing, never)
+    with pytest.raises(UserError, match="there is no such folder"):
+        trained("nowhere")
+    with pytest.raises(UserError, match="a VDM is needed"):
+        trained(str(guided), kind="diffsweep.models.VDM")
+
+
+def test_the_saved_configuration_is_read_resolved(stage):
+    cfg = stage_config(str(stage))
+    assert cfg.dataset.batch_size == 128
+    assert cfg.model.schedule._target_ == cfg.schedule._target_ == "diffsweep.schedules.Linear"
+    assert not OmegaConf.is_interpolation(cfg.model, "schedule")
+
+
+@pytest.fixture
+def changed(stage, tmp_path):
+    """``directory = changed(key, value)``: the stage, with a configuration that somebody changed."""
+
+    def changed(key, value):
+        directory = shutil.copytree(stage, tmp_path / "changed")
+        config = OmegaConf.load(directory / "config.yaml")
+        OmegaConf.update(config, key, value, force_add=True)
+        (directory / "config.yaml").write_text(OmegaConf.to_yaml(config))
+        return directory
+
+    return changed
+
+
+@pytest.fixture
+def payload(tmp_path, monkeypatch):
+    """A target that leaves a file where it is called, or only imported."""
+    (tmp_path / "site").mkdir()
+    text = f"open({str(tmp_path / 'pwned')!r}, 'w').close()\n\n\ndef touch():\n    pass\n"
+    (tmp_path / "site" / "evil_stage.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    yield tmp_path / "pwned"
+    sys.modules.pop("evil_stage", None)
+
+
+@pytest.mark.parametrize("key", ["schedule", "callbacks.evil", "model.schedule"])
+def test_a_stage_from_anyone_runs_nothing(changed, payload, configure, tmp_path, key):
+    """Also where its own configuration, or that of the run which names it, says whom to trust."""
+    directory = changed(key, {"_target_": "evil_stage.touch"})
+    saved = OmegaConf.load(directory / "config.yaml")
+    (directory / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.merge(saved, {"trust": ["evil_stage"]})))
+    typed = ("guidance=autoguidance", "schedule=linear", f"guidance.weak.run={directory}")
+    cfg = configure(tmp_path / "run", *typed)
+    insists = configure(tmp_path / "run", *typed, "guidance.weak.trust=[evil_stage]")
+    for call in (
+        lambda: preflight(cfg),
+        lambda: train(cfg),
+        lambda: trained(str(directory)),
+        lambda: stage_config(str(directory)),
+        lambda: preflight(insists),
+        lambda: train(insists),
+    ):
+        with pytest.raises(UserError, match=r"not allowed|whom to trust"):
+            call()
+    assert not payload.exists()
+    assert not (tmp_path / "run").exists()
+
+
+def test_only_the_one_function_of_stages_is_a_part_of_a_run(configure, tmp_path):
+    for name in ("resolve_stages", "load_model", "write_text", "identity"):
+        cfg = configure(tmp_path / "run", f"guidance._target_=diffsweep.runs.stages.{name}")
+        with pytest.raises(UserError, match="not allowed"):
+            preflight(cfg)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher"), reason="not installed")
+def test_a_sweep_side_by_side_trains_it_once(process, fast, tmp_path):
+    parallel = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    done = process("train", "-m", "seed=0,1,2", *parallel, *fast, *GUIDED, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (stage,) = tmp_path.glob("outputs/stages/ddpm_*")
+    assert done.stdout.count("needs and first trains") == 1
+    assert done.stdout.count("was trained before") == 2
+    runs = list(tmp_path.glob("outputs/sweeps/*/*/config.yaml"))
+    assert len(runs) == 3
+    for run in runs:
+        assert OmegaConf.load(run).guidance.weak.run == str(stage.relative_to(tmp_path))
+
+
+@pytest.mark.slow
+def test_two_ranks_share_what_the_first_has_trained(process, fast, tmp_path):
+    done = process("train", *fast, *GUIDED, "trainer=ddp", "trainer.accelerator=cpu", "hydra.run.dir=run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("needs and first trains") == 1
+    assert len(list(tmp_path.glob("outputs/stages/ddpm_*"))) == 1
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
