@@ -76,7 +76,6 @@ TYPED = [
     (["model=noisy_classifier", "metrics=digits"], ["use metrics=none", "[rule only_what_generates_is_sampled]"]),
     (["model=noisy_classifier", "likelihood=bound"], ["likelihood=none", "[rule only_what_generates_is_sampled]"]),
     (["model=noisy_classifier", "callbacks=default"], ["callbacks=minimal", "[rule only_what_generates_is_sampled]"]),
-    (["model=noisy_classifier", "model.augmentation.pixels=-1"], ["augmentation.pixels", "at least 0"]),
     (["model=improved_ddpm", "schedule=vp"], ["continuous", "objective=vlb", "[rule objective_has_its_grid]"]),
     (["objective=vlb"], ["prediction.variance=learned_range", "[rule bound_has_a_variance]"]),
     (["model=improved_ddpm", "objective=simple"], ["objective=hybrid", "[rule learned_variance_is_trained]"]),
