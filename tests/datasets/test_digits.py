@@ -6,7 +6,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits as sklearn_digits
 
-from diffsweep.datasets import Digits, load_digits
+from diffsweep.datasets import Digits, InMemory, load_digits
 from diffsweep.datasets.base import Positions, Stream
 
 
@@ -56,7 +56,7 @@ def test_bad_values_are_refused(bad, match):
 
 
 def stream(count=10, seed=0):
-    return Stream({"x": torch.arange(count).float()[:, None], "label": torch.arange(count)}, seed)
+    return Stream(InMemory({"x": torch.arange(count).float()[:, None], "label": torch.arange(count)}), seed)
 
 
 def walk(batch_size, batches, first=0, rank=0, world_size=1, **data):

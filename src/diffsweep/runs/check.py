@@ -16,7 +16,7 @@ from diffsweep.runs.errors import UserError
 # torch's optimizers, and exact names.
 PACKAGES = (
     *("schedules", "diffusion", "layers", "samplers", "guidance", "conditioning", "backbones", "autoencoders"),
-    *("datasets", "metrics", "models", "callbacks", "runs.tasks", "runs.stages"),
+    *("datasets", "metrics", "models", "callbacks", "runs.tasks"),
 )
 OURS = tuple(f"diffsweep.{package}" for package in PACKAGES)
 RESOLVERS = ("oc.env", "oc.select")  # functions that a value may call; others can build or run things
