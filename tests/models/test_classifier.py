@@ -113,7 +113,7 @@ def test_it_is_computed_in_float32_whatever_training_is():
 
 def test_features_are_those_of_clean_data():
     model, x = classifier(network()).eval(), load_digits("val")["x"][:3]
-    torch.testing.assert_close(model.features(x), model.backbone(x, torch.zeros(3))[0])
+    torch.testing.assert_close(model.features_and_logits(x)[0], model.backbone(x, torch.zeros(3))[0])
 
 
 @pytest.mark.parametrize("schedule", [Cosine(1000), VE()], ids=["cosine", "ve"])

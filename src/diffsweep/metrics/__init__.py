@@ -1,5 +1,6 @@
 """How good samples are, and how likely data are."""
 
+from diffsweep.metrics.classifier_features import ClassifierFeatures
 from diffsweep.metrics.digits_classifier import DigitsClassifier, load_digits_classifier
 from diffsweep.metrics.generation import GenerationMetrics, identify
 from diffsweep.metrics.likelihood import BoundLikelihood, Likelihood, ODELikelihood
@@ -7,6 +8,7 @@ from diffsweep.metrics.neighbours import Manifold, manifold, precision_recall
 
 __all__ = [
     "BoundLikelihood",
+    "ClassifierFeatures",
     "DigitsClassifier",
     "GenerationMetrics",
     "Likelihood",

@@ -8,7 +8,7 @@ import hashlib
 import json
 import statistics
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -80,6 +80,7 @@ class GenerationMetrics:
 
     Args:
         features: makes the feature extractor.
+        shape: (C, H, W) of the images that it takes; None for any.
         num_samples: how many samples are compared.
         reference: ``train`` or ``all``, that split's features; or ``halves``: the mean over ten random halves of all
             real data, reported beside the same mean for the other half in place of the samples (the floor that samples
@@ -106,7 +107,9 @@ class GenerationMetrics:
         kid_subset_size: int = 500,
         batch_size: int = 256,
         cache_dir: str = "outputs/cache",
+        shape: Sequence[int] | None = None,
     ) -> None:
+        self.shape = None if shape is None else tuple(shape)
         if num_samples < 2:
             raise ValueError(f"metrics.num_samples must be at least 2, not {num_samples}")
         if reference not in ("train", "all", "halves"):

@@ -80,10 +80,15 @@ class NoisyClassifier(TimedModel):
         """log p(y | x_t) of every class y, (B, K), in float32 at least; x_t (B, C, H, W) in the space, t () or (B,)."""
         return self(x_t, t)[1].log_softmax(dim=1)
 
-    def features(self, x: Tensor) -> Tensor:
-        """The layer before the logits, (B, D), of clean pixels (B, C, H, W)."""
-        features, _ = self(self.autoencoder.encode(x), torch.tensor(CLEAN))
-        return features
+    @property
+    def num_features(self) -> int:
+        """D, the width of the layer before the logits."""
+        return self.backbone.num_features
+
+    def features_and_logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The layer before the logits, (B, D), and the logits (B, K), of clean pixels (B, C, H, W)."""
+        features, logits = self(self.autoencoder.encode(x), torch.tensor(CLEAN))
+        return features, logits
 
     def noised(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
         """x_t; x_0 itself where the classifier is one of clean data."""

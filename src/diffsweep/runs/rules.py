@@ -195,6 +195,18 @@ def guidance_fits(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
     return None
 
 
+def metrics_see_the_data(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
+    """Features of one kind of image say nothing of another."""
+    shape, data = getattr(parts["metrics"], "shape", None), parts["dataset"]
+    ours = (data.channels, data.image_size, data.image_size)
+    if shape in (None, ours):
+        return None
+    return (
+        f"metrics={cfg.choices.metrics} sees images of shape {shape}, and dataset={cfg.choices.dataset} has {ours}; use metrics=classifier, "
+        "features of a classifier of the data themselves, or metrics=none"
+    )
+
+
 def validation_by_steps(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
     """Validation runs by steps, because the training stream has no epochs."""
     if cfg.trainer.check_val_every_n_epoch is not None:
@@ -351,6 +363,7 @@ RULES: tuple[Rule, ...] = (
     score_weight_has_a_rate,
     guidance_fits,
     network_takes_the_condition,
+    metrics_see_the_data,
     validation_by_steps,
     intervals_are_positive,
     run_ends,
