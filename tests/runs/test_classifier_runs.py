@@ -87,7 +87,7 @@ def test_a_loaded_one_is_a_classifier(trained):
 
 def test_what_draws_samples_wants_a_model_that_generates(tmp_path, configure):
     with pytest.raises(UserError, match="model=noisy_classifier draws no samples; use a diffusion model"):
-        build_diffusion(configure(tmp_path / "run", *TINY))
+        build_diffusion(configure(tmp_path / "run", *TINY, *ALONE))
 
 
 def test_one_of_clean_data_has_one_accuracy(tmp_path, configure, history):
