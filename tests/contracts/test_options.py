@@ -11,8 +11,7 @@ import yaml
 from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig
 
-from diffsweep.datasets import load_digits
-from diffsweep.runs.build import build_model, preflight
+from diffsweep.runs.build import build_data, build_model, preflight
 from diffsweep.runs.conf import parents
 from diffsweep.runs.errors import UserError
 
@@ -146,8 +145,8 @@ def runs_or_is_refused(cfg):
     if refused is not None:
         assert "[rule " in refused
         return False
-    model, digits = build_model(cfg), {name: part[:8] for name, part in load_digits("train").items()}
-    batch = {**digits, "position": torch.arange(8)}
+    model, data = build_model(cfg), build_data(cfg)
+    batch = {**data.split("train")[torch.arange(8)], "position": torch.arange(8)}
     loss, again = model.training_step(batch, 0), model.training_step(batch, 0)
     assert torch.isfinite(loss)
     assert torch.equal(loss, again)
@@ -164,7 +163,7 @@ def runs_or_is_refused(cfg):
             torch.nn.init.normal_(parameter, std=0.1)
     model.eval()
     samples = model.sample(torch.arange(8), seed=0)
-    assert samples.shape == digits["x"].shape
+    assert samples.shape == batch["x"].shape
     assert torch.isfinite(samples).all()
     near = max(1e-4, 1000 * (model.sampler.tolerance or 0))  # an adaptive solver chooses its steps for a batch at once
     torch.testing.assert_close(model.sample(torch.tensor([5, 2]), seed=0), samples[[5, 2]], rtol=0, atol=near)
