@@ -24,15 +24,18 @@ from diffsweep.datasets.shapes_scene import (
 )
 
 SMALLEST = 16  # pixels: below, a small shape is less than five wide
+SCALARS = ("x", "y", "radius")
 AT_ONCE = 256  # pictures rendered in one pass
 
 
 class ShapeSamples(Samples):
-    """Scenes as samples: ``x``, ``label`` (the shape) and ``caption``. Only what is asked for is rendered."""
+    """Scenes as samples: ``x``, ``label`` (the shape), ``caption`` and ``scalars`` (x and y of the centre and the radius, in hundredths
+    of the side). Only what is asked for is rendered."""
 
     def __init__(self, scene: Scene, image_size: int) -> None:
         self.scene, self.image_size = scene, image_size
-        self._parts: dict[str, Any] = {"label": scene.shape}
+        numbers = 100 * torch.cat([scene.centre, scene.radius[:, None]], dim=1).float()
+        self._parts: dict[str, Any] = {"label": scene.shape, "scalars": numbers}
 
     def __len__(self) -> int:
         return len(self.scene.shape)
@@ -49,7 +52,8 @@ class ShapeSamples(Samples):
 
     def rows(self, index: Tensor) -> Batch:
         scene = self.scene.rows(index)
-        return {"x": render(scene, self.image_size), "label": scene.shape, "caption": captions(scene)}
+        told = {"label": scene.shape, "caption": captions(scene), "scalars": self._parts["scalars"][index]}
+        return {"x": render(scene, self.image_size), **told}
 
 
 class Shapes(ImageData):
@@ -60,8 +64,8 @@ class Shapes(ImageData):
     as Okawa et al. 2023 (arXiv:2310.09336) do. :meth:`aligned` measures it.
 
     Args:
-        channels, num_classes, levels, class_names, vocabulary: facts of the data, which exist for the configuration and cannot be
-            changed. The classes are the shapes; the vocabulary has all words of captions.
+        channels, num_classes, levels, class_names, vocabulary, scalars: facts of the data, which exist for the configuration and cannot
+            be changed. The classes are the shapes; the vocabulary has all words of captions; scalars are the names of the numbers.
         image_size: at least 16.
         held_out: pairs [colour, shape].
         num_train, num_val: samples of the two splits.
@@ -76,6 +80,7 @@ class Shapes(ImageData):
         levels: int = LEVELS,
         class_names: Sequence[str] = tuple(SHAPES),
         vocabulary: Sequence[str] = tuple(VOCABULARY),
+        scalars: Sequence[str] = SCALARS,
         held_out: Sequence[Sequence[str]] = (),
         num_train: int = 20_000,
         num_val: int = 2_000,
@@ -87,8 +92,13 @@ class Shapes(ImageData):
             raise ValueError(
                 f"shapes have 3 channels, {len(SHAPES)} classes and {LEVELS} levels; these cannot be changed"
             )
-        for key, given, fact in (("class_names", class_names, list(SHAPES)), ("vocabulary", vocabulary, VOCABULARY)):
-            if list(given) != fact:
+        facts = (
+            ("class_names", class_names, SHAPES),
+            ("vocabulary", vocabulary, VOCABULARY),
+            ("scalars", scalars, SCALARS),
+        )
+        for key, given, fact in facts:
+            if list(given) != list(fact):
                 raise ValueError(f"dataset.{key} of shapes is [{', '.join(fact)}]; it cannot be changed")
         if image_size < SMALLEST:
             raise ValueError(f"dataset.image_size of shapes must be at least {SMALLEST}, not {image_size}")

@@ -21,13 +21,12 @@ LATTICE = 32  # centres are tried this many to the side: half a pixel of 16
 NEWTON_STEPS = 2
 AT_ONCE = 64  # images: what templates answer for more does not stay in the cache
 
-
 # The palettes as x, and how near a fitted colour must be to count: less than half of the way between any two.
 _COLOURS, _BACKGROUNDS = ((table * 2 / (LEVELS - 1) - 1).float() for table in (PALETTE, BACKDROPS))
 _TOLERANCE = torch.pdist(torch.cat([_COLOURS, _BACKGROUNDS])).min().item() / 2
-# Energy of a shape, see Fit: half of what the weakest explains, a small purple cross on dark grey, 4.8. Measured at 16 pixels on 4,000
-# images each: what remains of one shape holds at most 0.3, with noise of standard deviation 0.1 and 0.2 at most 0.5 and 1.3; what
-# remains where there are two apart from each other, at least 4.7.
+# Energy of a shape, see Fit: half of what the weakest explains, a small green cross on dark grey, 4.7. Measured at 16 pixels on some
+# thousand images each: what remains of one shape holds at most 0.3, with noise of standard deviation 0.1 and 0.2 at most 0.5 and 1.3;
+# what remains where there are two apart from each other, at least 4.7.
 A_SHAPE = 2.4
 
 
