@@ -36,13 +36,14 @@ def text_of(group, option):
     return (CONF / group / f"{option}.yaml").read_text()
 
 
-# An option with a stage needs another run trained: what it does is tested with its stage.
 ABROAD = {"conditioning=text_clip", "conditioning=text_t5"}  # frozen encoders from the hub: see test_pretrained_text
+# An option with a stage needs another run trained: what it does is tested with its stage.
 FAMILIES = {  # of options that start from another of their group, that one: a published size adds no combination
     name: [
         option
         for option in choices
-        if option == "null" or not (parents(name, option) or STAGE in text_of(name, option))
+        if option == "null"
+        or not (parents(name, option) or STAGE in text_of(name, option) or f"{name}={option}" in ABROAD)
     ]
     for name, choices in GROUPS.items()
 }

@@ -1,15 +1,23 @@
 """What every option of conf/autoencoder, conf/guidance and conf/conditioning promises."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from diffsweep.datasets import load_digits
-from diffsweep.diffusion import Condition, GaussianDenoiser
+from diffsweep.diffusion import Condition, Eps
 from diffsweep.runs.build import build
+from diffsweep.runs.proofs import StandIn, exact_mixture
 from diffsweep.schedules import Cosine
+
+ABROAD = {"text_clip", "text_t5"}  # frozen encoders from the hub: see test_pretrained_text
+SIZES = {  # of the parts of a condition
+    "vector_dim": lambda c: c.vector.shape[1] if c.vector is not None and c.vector.is_floating_point() else 0,
+    "num_scalars": lambda c: c.scalars.shape[1] if c.scalars is not None else 0,
+    "context_dim": lambda c: c.tokens.shape[2] if c.tokens is not None else 0,
+    "image_channels": lambda c: c.image.shape[1] if c.image is not None else 0,
+}
 
 
 def options(group):
@@ -30,22 +38,36 @@ def test_space_has_the_stated_shape_and_range(compose, option):
 
 
 @pytest.mark.parametrize("option", options("guidance"))
-def test_guided_denoiser_is_a_denoiser_over_the_same_schedule(compose, option, mixture, monkeypatch):
-    denoiser = mixture(Cosine(100))
-    other = SimpleNamespace(denoiser=GaussianDenoiser(Cosine(100), torch.zeros(2).double(), torch.eye(2).double()))
-    monkeypatch.setattr("diffsweep.runs.stages.trained", lambda **_: other)  # no run is trained for this
+def test_guided_denoiser_is_a_denoiser_over_the_same_schedule(compose, option, monkeypatch):
+    denoiser, schedule = exact_mixture(Cosine(100)), Cosine(100)
+    stand_in = StandIn(schedule, Eps())
+    monkeypatch.setattr("diffsweep.runs.stages.trained", lambda **_: stand_in)  # no run is trained for this
     guided = build(compose(f"guidance={option}"), "guidance")(denoiser)
-    x, t = torch.randn(4, 2).double(), torch.tensor(0.4).double()
-    denoised = guided(x, t, None)
+    x, t, cond = torch.randn(4, 2).double(), torch.tensor(0.4).double(), Condition(vector=torch.tensor([0, 1, 1, 0]))
+    denoised = guided(x, t, cond)
     alpha, sigma = guided.schedule(t)
     assert guided.schedule is denoiser.schedule
     torch.testing.assert_close(alpha * denoised.x0 + sigma * denoised.eps, x)
-    if option == "none":
-        assert torch.equal(denoised.x0, denoiser(x, t).x0)
+    assert torch.equal(denoised.x0, denoiser(x, t, cond).x0) == (option == "none")
 
 
-@pytest.mark.parametrize("option", options("conditioning"))
+@pytest.mark.parametrize("option", [option for option in options("conditioning") if option not in ABROAD])
 def test_a_batch_becomes_one_condition_a_row_or_none(compose, option):
-    batch = {**{name: part[:6] for name, part in load_digits("train").items()}, "position": torch.arange(6)}
-    cond = build(compose(f"conditioning={option}"), "conditioning")(batch)
-    assert cond is None if option == "none" else isinstance(cond, Condition) and len(cond) == 6
+    """Its parts have the sizes that it provides, for data and for what is asked of samples."""
+    cfg = compose("dataset=shapes", f"conditioning={option}")
+    samples, conditioning = build(cfg, "dataset").split("val"), build(cfg, "conditioning")
+    index = torch.arange(6)
+    for batch in ({**samples[index], "position": index}, conditioning.request(index, samples)):
+        cond = conditioning(batch)
+        if option == "none":
+            assert cond is None
+            continue
+        assert isinstance(cond, Condition)
+        assert len(cond) == 6
+        assert {name: size(cond) for name, size in SIZES.items() if size(cond)} == {
+            name: size for name, size in conditioning.provides.items() if name != "num_classes"
+        }
+        assert ("num_classes" in conditioning.provides) == (
+            cond.vector is not None and cond.vector.dtype == torch.int64
+        )
+    assert "x" not in conditioning.request(index, samples)

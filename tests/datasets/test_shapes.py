@@ -116,7 +116,8 @@ def test_a_picture_is_the_same_in_any_batch(val):
     x, label, caption = (val.part(name) for name in ("x", "label", "caption"))
     for index in (torch.tensor([1999, 3, 3, 700]), torch.arange(17, 40), torch.tensor([5])):
         batch = val.rows(index)
-        assert batch.keys() == {"x", "label", "caption"}
+        assert batch.keys() == {"x", "label", "caption", "scalars"}
+        assert torch.equal(batch["scalars"], val.part("scalars")[index])
         assert torch.equal(batch["x"], x[index])
         assert torch.equal(batch["label"], label[index])
         assert batch["caption"] == [caption[i] for i in index]
