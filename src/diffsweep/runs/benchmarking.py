@@ -19,6 +19,7 @@ from diffsweep.diffusion import Hybrid, Noise, Objective, Simple, variational_bo
 from diffsweep.diffusion import Stream as Draw
 from diffsweep.diffusion.bound import chain_times
 from diffsweep.files import write_text
+from diffsweep.guidance import ClassifierFreeGuidance
 from diffsweep.models import DiffusionModel
 from diffsweep.runs import peers, report
 from diffsweep.runs.build import build, build_data, build_diffusion, device_of
@@ -39,6 +40,8 @@ def benchmark(cfg: DictConfig) -> float:
         raise UserError(
             f"a median needs repeats of at least 3 and train_steps of at least 1, not {cfg.repeats} and {cfg.train_steps}"
         )
+    if not cfg.parts:
+        raise UserError(f"parts is empty; a benchmark has {', '.join(PARTS)}")
     if unknown := sorted(set(cfg.parts) - set(PARTS)):
         raise UserError(f"parts has {', '.join(unknown)}; a benchmark has {', '.join(PARTS)}")
     resolve_stages(cfg, train)
@@ -269,6 +272,33 @@ def samplers(cfg: DictConfig) -> Results:
     return results
 
 
+@torch.no_grad()
+def guidance(cfg: DictConfig) -> Results:
+    """A walk under classifier-free guidance against an unguided one of as many rows of the network: of twice as many samples."""
+    model = build_diffusion(compose("benchmark", ["model=classifier_free", f"sampler.steps={cfg.sampler.steps}"]))
+    model.eval().to(device_of(cfg))
+    count = cfg.sample_batch
+
+    def seconds(samples: int, scale: float) -> float:
+        indices = torch.arange(samples)
+        _, cond = model.request(indices, None)
+        x, noise = model.start(indices, seed=0)
+        denoiser = ClassifierFreeGuidance(model.denoiser, scale=scale)
+        synchronize()
+        begin = time.perf_counter()
+        model.sampler(denoiser, x, cond, noise)
+        synchronize()
+        return (time.perf_counter() - begin) / model.sampler.steps
+
+    seconds(count, 2.0), seconds(2 * count, 1.0)
+    pairs = [
+        (seconds(count, 2.0), seconds(2 * count, 1.0))
+        for _ in tqdm(range(cfg.repeats), desc="guidance", dynamic_ncols=True)
+    ]
+    name = "guided step, against an unguided one with as many network rows"
+    return {name: compare([guided for guided, _ in pairs], [plain for _, plain in pairs])}
+
+
 def backbones(cfg: DictConfig) -> Results:
     """Training steps of our backbones against those of diffusers' networks of the same sizes."""
     results = {}
@@ -284,6 +314,7 @@ PARTS: dict[str, Callable[[DictConfig], Results]] = {
     "sampling": sampling,
     "samplers": samplers,
     "hybrid": lambda cfg: {"step with the hybrid loss, against the simple loss": hybrid_ratio(cfg)},
+    "guidance": guidance,
     "backbones": backbones,
     "bound": lambda cfg: {"term of the variational bound, against its network call": bound_ratio(cfg)},
 }
