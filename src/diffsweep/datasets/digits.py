@@ -1,10 +1,13 @@
 """scikit-learn's 1,797 real handwritten digits, 8x8, 17 grey levels: works offline."""
 
+from collections.abc import Sequence
+
 import torch
 
 from diffsweep.datasets.base import ImageData, InMemory, Samples, Split
 
 NUM_TRAIN = 1500
+NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 def load_digits(split: Split) -> dict[str, torch.Tensor]:
@@ -23,7 +26,7 @@ def load_digits(split: Split) -> dict[str, torch.Tensor]:
 
 
 class Digits(ImageData):
-    """The digits; the arguments that state facts exist for the configuration and must be 1, 8, 10 and 17."""
+    """The digits; the arguments that state facts exist for the configuration and must be 1, 8, 10, 17 and the names."""
 
     fingerprint = "digits-sklearn-1797"
 
@@ -33,12 +36,15 @@ class Digits(ImageData):
         image_size: int = 8,
         num_classes: int = 10,
         levels: int = 17,
+        class_names: Sequence[str] = NAMES,
         batch_size: int = 64,
         num_workers: int = 0,
         seed: int = 0,
     ) -> None:
         if (channels, image_size, num_classes, levels) != (1, 8, 10, 17):
             raise ValueError("the digits have 1 channel, 8 pixels, 10 classes and 17 levels; these cannot be changed")
+        if tuple(class_names) != NAMES:
+            raise ValueError(f"dataset.class_names of digits is [{', '.join(NAMES)}]; it cannot be changed")
         super().__init__(channels, image_size, num_classes, levels, batch_size, num_workers, seed)
 
     def load(self, split: Split) -> Samples:

@@ -158,9 +158,10 @@ def network_takes_the_condition(cfg: DictConfig, parts: Mapping[str, Any]) -> st
     used = {name for guidance in guidances(parts) for name in guidance.uses}
     for name, size in parts["conditioning"].provides.items():
         if name not in accepts and name not in used:
+            heard = ", ".join(_TOLD[other] for other in accepts) or "nothing"
             return (
-                f"the conditioning gives {_TOLD[name]}, which this network does not take: it takes "
-                f"{', '.join(_TOLD[other] for other in accepts) or 'nothing'}; use a backbone that has {name}, such as unet, or another conditioning"
+                f"the conditioning gives {_TOLD[name]}, and this network takes {heard}; use backbone.{name}={size} where the backbone has "
+                "that key (backbone=unet and dit have), or another conditioning"
             )
         if name in accepts and accepts[name] != size:
             return f"the conditioning gives {_TOLD[name]} of size {size}, and the network takes size {accepts[name]}; use backbone.{name}={size}"
@@ -361,8 +362,8 @@ RULES: tuple[Rule, ...] = (
     bound_has_unbiased_times,
     weighting_is_used,
     score_weight_has_a_rate,
-    guidance_fits,
     network_takes_the_condition,
+    guidance_fits,
     metrics_see_the_data,
     validation_by_steps,
     intervals_are_positive,
