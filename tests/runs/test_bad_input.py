@@ -10,6 +10,9 @@ from diffsweep.runs.build import preflight
 from diffsweep.runs.compose import compose, nearest
 from diffsweep.runs.errors import UserError
 
+FREE = "model=classifier_free"
+TEXT = (FREE, "dataset=shapes", "metrics=none", "conditioning=text")
+
 # What is typed, and what the line must say.
 TYPED = [
     (["schedule=lineer"], ["schedule=lineer", "did you mean linear?", "schedule has", "cosine", "scaled_linear"]),
@@ -76,6 +79,27 @@ TYPED = [
     (["model=noisy_classifier", "metrics=digits"], ["use metrics=none", "[rule only_what_generates_is_sampled]"]),
     (["model=noisy_classifier", "likelihood=bound"], ["likelihood=none", "[rule only_what_generates_is_sampled]"]),
     (["model=noisy_classifier", "callbacks=default"], ["callbacks=minimal", "[rule only_what_generates_is_sampled]"]),
+    (["guidance=classifier_free"], ["the model is unconditional", "model=classifier_free", "[rule guidance_fits]"]),
+    ([FREE, "conditioning.dropout=0"], ["null condition", "conditioning.dropout=0.1", "[rule guidance_fits]"]),
+    (
+        [FREE, "backbone.num_classes=null", "guidance=none"],
+        ["takes nothing", "backbone.num_classes=10", "[rule network_ta"],
+    ),
+    ([FREE, "backbone.num_classes=7"], ["size 10", "takes size 7", "[rule network_takes_the_condition]"]),
+    ([FREE, "guidance.scale=[1,2,3,4,5,6,7]"], ["7 values", "steps", "sampler.steps", "[rule guidance_fits]"]),
+    ([FREE, "guidance.shape=square"], ["guidance.shape=square", "constant", "cosine"]),
+    ([FREE, "conditioning.labels=[12]"], ["conditioning.labels: there is no class 12; ids are 0 to 9"]),
+    ([FREE, "conditioning.labels=[sevn]"], ["no class named sevn", "did you mean seven?", "zero, one"]),
+    ([FREE, "conditioning=text"], ["text needs a dataset with captions, such as dataset=shapes"]),
+    ([FREE, "conditioning=scalars"], ["no numbers", "dataset=shapes"]),
+    ([*TEXT, "conditioning.prompts=[' ']"], ["conditioning.prompts has an empty text"]),
+    ([*TEXT, "conditioning.prompts=[a smal circle]"], ["no word 'smal'", "did you mean small?"]),
+    ([*TEXT, "backbone=uvit"], ["gives tokens", "unet and dit", "[rule network_takes_the_condition]"]),
+    (
+        ["dataset=shapes", "metrics=digits"],
+        ["metrics=digits sees", "(3, 16, 16)", "metrics=classifier", "[rule metrics_see_the_data]"],
+    ),
+    (["dataset=shapes", "metrics=none", "dataset.held_out=[[red,ring]]"], ["ring", "circle, square, triangle, cross"]),
     (["model=improved_ddpm", "schedule=vp"], ["continuous", "objective=vlb", "[rule objective_has_its_grid]"]),
     (["objective=vlb"], ["prediction.variance=learned_range", "[rule bound_has_a_variance]"]),
     (["model=improved_ddpm", "objective=simple"], ["objective=hybrid", "[rule learned_variance_is_trained]"]),
