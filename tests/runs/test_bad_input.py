@@ -86,7 +86,10 @@ TYPED = [
         ["takes nothing", "backbone.num_classes=10", "[rule network_ta"],
     ),
     ([FREE, "backbone.num_classes=7"], ["size 10", "takes size 7", "[rule network_takes_the_condition]"]),
-    ([FREE, "guidance.scale=[1,2,3,4,5,6,7]"], ["7 values", "steps", "sampler.steps", "[rule guidance_fits]"]),
+    (
+        [FREE, "guidance.scale=[1,2,3,4,5,6,7]"],
+        ["7 values", "steps", "sampler.steps", "[rule guidance_suits_the_walk]"],
+    ),
     ([FREE, "guidance.shape=square"], ["guidance.shape=square", "constant", "cosine"]),
     ([FREE, "conditioning.labels=[12]"], ["conditioning.labels: there is no class 12; ids are 0 to 9"]),
     ([FREE, "conditioning.labels=[sevn]"], ["no class named sevn", "did you mean seven?", "zero, one"]),

@@ -152,6 +152,15 @@ def score_weight_has_a_rate(cfg: DictConfig, parts: Mapping[str, Any]) -> str | 
     return None
 
 
+def guidance_suits_the_walk(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
+    """A scale for each step needs as many as there are steps."""
+    try:
+        guidances(parts)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 def network_takes_the_condition(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
     """What is told must be heard: by the network, or by guidance."""
     accepts = getattr(parts["backbone"], "accepts", {})
@@ -171,11 +180,7 @@ def network_takes_the_condition(cfg: DictConfig, parts: Mapping[str, Any]) -> st
 def guidance_fits(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
     """Guidance leads to a condition, and classifier-free guidance away from a null condition that has been trained."""
     conditioning, accepts = parts["conditioning"], getattr(parts["backbone"], "accepts", {})
-    try:
-        found = guidances(parts)
-    except ValueError as error:
-        return str(error)
-    for guidance in found:
+    for guidance in guidances(parts):
         if guidance.needs_condition and not conditioning.provides:
             return (
                 "guidance has nothing to lead to: the model is unconditional; use model=classifier_free, or conditioning=class, or "
@@ -362,6 +367,7 @@ RULES: tuple[Rule, ...] = (
     bound_has_unbiased_times,
     weighting_is_used,
     score_weight_has_a_rate,
+    guidance_suits_the_walk,
     network_takes_the_condition,
     guidance_fits,
     metrics_see_the_data,
