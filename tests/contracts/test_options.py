@@ -258,14 +258,9 @@ def test_combinations_train_and_sample_or_are_refused(compose, part):
         runs_or_is_refused(compose(*overrides(row), *SMALL))
 
 
-ABLATED = (
-    *("schedule", "prediction", "objective"),
-    *(pytest.param(group, marks=pytest.mark.slow) for group in ("weighting", "time_sampling")),
-)
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("family", GROUPS["model"])
-@pytest.mark.parametrize("group", ABLATED)
+@pytest.mark.parametrize("group", ["schedule", "prediction", "objective", "weighting", "time_sampling"])
 def test_one_part_of_a_family_is_varied_at_a_time(compose, family, group):
     """Each family with each option of each part: it trains and samples, or is refused by a rule; some of them train."""
     ran = [runs_or_is_refused(compose(f"model={family}", f"{group}={option}", *SMALL)) for option in GROUPS[group]]

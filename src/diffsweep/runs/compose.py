@@ -110,23 +110,24 @@ def finish(command: str, cfg: DictConfig, hydra: Any, run_dir: str) -> DictConfi
 
 
 def _drop_what_does_not_fit(cfg: DictConfig, choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
-    """A family's settings for an option that the user has replaced (``model=improved_ddpm schedule=vp``): those that the other
-    option does not have are taken back. What the user typed stays, and is refused if it is wrong."""
-    preset = CONF / "model" / f"{choices['model']}.yaml"
-    content = OmegaConf.to_container(OmegaConf.load(preset), resolve=False) if preset.is_file() else {}
-    if (
-        not isinstance(content, dict) or "defaults" not in content
-    ):  # a run's own, or a family that sets nothing elsewhere
-        return
+    """The settings that a family or an experiment has for an option which the user has replaced (``model=improved_ddpm schedule=vp``):
+    those that the other option does not have are taken back. What the user typed stays, and is refused if it is wrong."""
     typed = {override.lstrip("+~").partition("=")[0] for override in overrides}
-    for name, chosen in content.items():
-        group = str(name)
-        option = str(choices.get(group))
-        if group != "model" and isinstance(chosen, dict) and (CONF / group / f"{option}.yaml").is_file():
-            with open_dict(cfg[group]):
-                for key in set(chosen) - settings(group, option):
-                    if f"{group}.{key}" not in typed:
-                        del cfg[group][key]
+    for kind in ("model", "experiment"):
+        preset = CONF / kind / f"{choices.get(kind)}.yaml"
+        content = OmegaConf.to_container(OmegaConf.load(preset), resolve=False) if preset.is_file() else {}
+        if (
+            not isinstance(content, dict) or "defaults" not in content
+        ):  # a run's own, or one that sets nothing elsewhere
+            continue
+        for name, chosen in content.items():
+            group = str(name)
+            option = str(choices.get(group))
+            if group != "model" and isinstance(chosen, dict) and (CONF / group / f"{option}.yaml").is_file():
+                with open_dict(cfg[group]):
+                    for key in set(chosen) - settings(group, option):
+                        if f"{group}.{key}" not in typed and key in cfg[group]:
+                            del cfg[group][key]
 
 
 def _refuse_unknown(cfg: DictConfig, schema: type, command: str, prefix: str = "") -> None:
