@@ -25,6 +25,11 @@ def build(cfg: DictConfig, group: str, **more: Any) -> Any:
         UserError: a value is out of its range; the message is the constructor's.
     """
     check(cfg)  # here, so that nothing is built unchecked, wherever the configuration came from
+    return _build(cfg, group, **more)
+
+
+def _build(cfg: DictConfig, group: str, **more: Any) -> Any:
+    """As :func:`build`, of a configuration that has been checked: a check costs more than what is built."""
     try:
         return instantiate(cfg[group], _convert_="all", **more)
     except Exception as error:
@@ -36,9 +41,10 @@ def build(cfg: DictConfig, group: str, **more: Any) -> Any:
 
 def sized(cfg: DictConfig) -> DictConfig:
     """The configuration with as many output channels as the prediction has heads for, and the sizes of what the conditioning provides."""
+    check(cfg)
     cfg = cfg.copy()
-    cfg.space.out_channels = build(cfg, "prediction").heads * cfg.space.channels
-    for name, size in build(cfg, "conditioning").provides.items():
+    cfg.space.out_channels = _build(cfg, "prediction").heads * cfg.space.channels
+    for name, size in _build(cfg, "conditioning").provides.items():
         cfg.condition[name] = size
     return cfg
 
@@ -47,7 +53,7 @@ def build_model(cfg: DictConfig) -> Model:
     """The model, its weights drawn under the run's seed."""
     cfg = sized(cfg)
     torch.manual_seed(cfg.seed)
-    model: Model = build(cfg, "model")
+    model: Model = _build(cfg, "model")
     return model
 
 
@@ -66,7 +72,7 @@ def build_diffusion(cfg: DictConfig) -> DiffusionModel:
 def cost_of(cfg: DictConfig) -> str:
     """What the backbone is: its parameters, and the multiply-adds of one image, by torch's counter; in words."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        backbone = build(sized(cfg), "backbone").eval()
+        backbone = _build(sized(cfg), "backbone").eval()
         x = torch.empty(1, cfg.space.channels, cfg.space.image_size, cfg.space.image_size)
         with (
             FlopCounterMode(display=False) as counter,
@@ -106,14 +112,14 @@ def preflight(cfg: DictConfig) -> None:
     with torch.random.fork_rng(devices=[]):
         cfg = sized(cfg)
         looked_at = ("schedule", "prediction", "sampler", "dataset", "objective", "weighting", "time_sampling")
-        parts = {group: build(cfg, group) for group in (*looked_at, "conditioning", "guidance")}
-        parts |= {group: build(cfg, group) for group in ("metrics", "likelihood", "callbacks")}
+        parts = {group: _build(cfg, group) for group in (*looked_at, "conditioning", "guidance")}
+        parts |= {group: _build(cfg, group) for group in ("metrics", "likelihood", "callbacks")}
         try:
-            build(cfg, "optimizer")([torch.nn.Parameter(torch.zeros(1))])
+            _build(cfg, "optimizer")([torch.nn.Parameter(torch.zeros(1))])
         except ValueError as error:
             raise UserError(f"optimizer.lr={cfg.optimizer.get('lr')}, or another of its settings: {error}") from error
         with torch.device("meta"):  # shapes only: a large network costs nothing
-            parts["backbone"] = build(cfg, "backbone")
+            parts["backbone"] = _build(cfg, "backbone")
         parts["model"] = locate(cfg.model._target_, list(cfg.trust))  # its class
         parts["stages"] = stages_of(cfg)
     rules.apply(cfg, parts)
