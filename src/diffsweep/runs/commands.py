@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 from omegaconf import DictConfig
+from torch import Tensor
 
 from diffsweep import pictures
-from diffsweep.files import write_atomically
+from diffsweep.files import write_atomically, write_text
 from diffsweep.runs import report
 from diffsweep.runs.build import build, build_data
 from diffsweep.runs.errors import UserError
@@ -48,11 +49,15 @@ def sample(cfg: DictConfig) -> Path:
     task, data, model = build(cfg, "task"), build_data(cfg), load_sampled(cfg)
     drawn, done = task(Job(model, data, folder, cfg.num_samples, cfg.seed, cfg.batch_size))
     write_atomically(folder / "samples.npz", lambda file: np.savez(file, arr_0=pictures.to_uint8(drawn.x)))
+    if words := {name: drawn.asked[name] for name in ("label", "caption") if name in drawn.asked}:
+        columns = [values.tolist() if isinstance(values, Tensor) else values for values in words.values()]
+        lines = ["\t".join(map(str, row)) for row in zip(*columns, strict=True)]
+        write_text(folder / "asked.tsv", "\n".join(["\t".join(words), *lines]) + "\n")
     print(
         f"\n{done}\nby {cfg.choices.sampler} in {model.sampler.steps} steps, {drawn.evaluations:g} network evaluations each, "
         f"{len(drawn.x) / drawn.seconds:.0f} images/s"
     )
     for path in sorted(folder.glob("*")):
-        if path.suffix in (".npz", ".png", ".gif"):
+        if path.suffix in (".npz", ".png", ".gif", ".tsv"):
             print(f"  {report.shown(path)}")
     return folder
