@@ -255,5 +255,5 @@ def test_a_prompt_is_not_a_list_of_its_letters(compose):
 def test_options_of_pretrained_encoders_pass_the_check_of_keys_and_types(compose, option, width, length):
     cfg = compose(f"conditioning={option}")
     check(cfg)
-    assert (cfg.condition.context_dim, cfg.condition.vector_dim) == (width, None)
+    assert (cfg.conditioning.context_dim, cfg.conditioning.vector_dim) == (width, None)
     assert cfg.conditioning.encoder.max_length == length

@@ -6,8 +6,10 @@ import pytest
 
 from diffsweep.datasets import Digits
 from diffsweep.runs.build import build, build_metrics
+from diffsweep.runs.check import STAGE
 
-OPTIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf/metrics").glob("*.yaml"))
+FILES = sorted((Path(__file__).parents[2] / "conf/metrics").glob("*.yaml"))
+OPTIONS = [path.stem for path in FILES if STAGE not in path.read_text()]  # a stage would have to be trained
 
 pytestmark = pytest.mark.parametrize("option", OPTIONS)
 

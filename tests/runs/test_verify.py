@@ -174,7 +174,12 @@ def test_a_right_combination_passes(command, tmp_path):
     assert done.code == 0, done.err
     content = json.loads((out / "verify.json").read_text())
     assert content["passed"] is True
-    assert content["choices"] == {"schedule": "cosine", "prediction": "v", "sampler": "dpm_solver_pp"}
+    assert content["choices"] == {
+        "schedule": "cosine",
+        "prediction": "v",
+        "sampler": "dpm_solver_pp",
+        "guidance": "none",
+    }
     measured = next(check for check in content["checks"] if check["name"] == "order of convergence (2)")
     assert 1.8 <= measured["measured"] <= 2.3
     assert f"{measured['measured']:.3g}  pass  at least 1.8" in done.out

@@ -30,7 +30,8 @@ class SampleGrid(Callback):
             return
         sampler = pl_module.sampler if self.steps is None else pl_module.sampler.with_steps(self.steps)
         indices = torch.arange(self.num_samples)
-        _, cond = pl_module.request(indices, trainer.datamodule.split("val"))  # type: ignore[attr-defined]
+        data = getattr(trainer, "datamodule", None)
+        _, cond = pl_module.request(indices, None if data is None else data.split("val"))
         x = pl_module.sample(indices, self.seed, cond, sampler)
         image = pictures.grid(x)
         pictures.save_png(image, self.folder / f"step_{trainer.global_step:06d}.png")

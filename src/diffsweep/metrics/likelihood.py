@@ -2,13 +2,13 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from diffsweep.datasets import Batch, Samples
+from diffsweep.datasets import Batch, InMemory, Samples
 from diffsweep.diffusion import Condition, Denoiser, Noise, ode_log_likelihood, variational_bound
 from diffsweep.diffusion.bound import chain_times
 from diffsweep.diffusion.likelihood import Divergence, bits_per_dim, dequantised
@@ -16,6 +16,10 @@ from diffsweep.schedules import Schedule
 
 Encode = Callable[[Batch], tuple[Tensor, Condition | None]]
 Progress = Callable[[], object]
+
+
+def _as_samples(samples: Samples | Mapping[str, Any]) -> Samples:
+    return samples if isinstance(samples, Samples) else InMemory(samples)
 
 
 class Likelihood(ABC):
@@ -46,7 +50,7 @@ class Likelihood(ABC):
     def __call__(
         self,
         denoiser: Denoiser,
-        samples: Samples,
+        samples: Samples | Mapping[str, Any],
         encode: Encode,
         levels: int | None,
         progress: Progress | None = None,
@@ -55,11 +59,12 @@ class Likelihood(ABC):
 
         Args:
             denoiser: the model.
-            samples: the split, on the CPU.
+            samples: the split, on the CPU; or its parts.
             encode: a batch to the space of the denoiser, and its condition.
             levels: the number of values that the space's data take; None where they are continuous.
             progress: called after each network call.
         """
+        samples = _as_samples(samples)
         count = self.count(samples)
         measured: list[dict[str, Tensor]] = []
         for begin in range(0, count, self.batch_size):
@@ -74,9 +79,10 @@ class Likelihood(ABC):
             numbers[f"{name}_se"] = values.std().item() / math.sqrt(len(values))
         return numbers, None if terms is None else terms.mean(0)
 
-    def count(self, samples: Samples) -> int:
+    def count(self, samples: Samples | Mapping[str, Any]) -> int:
         """How many of the samples are measured."""
-        return min(len(samples), self.num_samples or len(samples))
+        there = len(_as_samples(samples))
+        return min(there, self.num_samples or there)
 
     def calls(self, schedule: Schedule, count: int) -> int | None:
         """Network calls for so many samples; None where a solver decides."""

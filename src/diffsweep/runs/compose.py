@@ -97,7 +97,8 @@ def finish(command: str, cfg: DictConfig, hydra: Any, run_dir: str) -> DictConfi
         choices.update({group: saved.get(group) for group in inherited})
     with open_dict(cfg):
         cfg.pop("hydra", None)
-    _drop_what_does_not_fit(cfg, choices, hydra.overrides.task)
+    typed: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # they may refer to other keys
+    _drop_what_does_not_fit(cfg, choices, typed)
     _refuse_unknown(cfg, SCHEMAS[command], command)
     directory = str(Path(run_dir).absolute())
     if selected is None:

@@ -77,7 +77,7 @@ def measure_diffusion(cfg: DictConfig, model: DiffusionModel, data: ImageData, f
     if metrics is not None:
         for warning in metrics.warnings():
             print(f"warning: {warning}")
-        drawn = draw(model, data, metrics.num_samples, cfg.seed, metrics.batch_size)
+        drawn = draw(model, metrics.num_samples, cfg.seed, metrics.batch_size, data)
         speed = {"images_per_second": len(drawn.x) / drawn.seconds, "network_evaluations": drawn.evaluations}
         numbers.update(metrics(drawn.x, data, drawn.asked), **speed)
         protocols["protocol"] = protocol(cfg, metrics, data)

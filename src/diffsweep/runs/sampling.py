@@ -59,10 +59,13 @@ class Drawn(NamedTuple):
     asked: Batch
 
 
-def draw(model: DiffusionModel, data: ImageData, num_samples: int, seed: int, batch_size: int) -> Drawn:
-    """``num_samples`` samples, in batches; sample i has the same noise, and is asked for the same, whatever the batch size."""
+def draw(model: DiffusionModel, num_samples: int, seed: int, batch_size: int, data: ImageData | None = None) -> Drawn:
+    """``num_samples`` samples, in batches; sample i has the same noise, and is asked for the same, whatever the batch size.
+
+    ``data`` is needed where the conditioning asks for what held-out data say.
+    """
     indices = torch.arange(num_samples)
-    asked = model.conditioning.request(indices, data.split("val"))
+    asked = model.conditioning.request(indices, None if data is None else data.split("val"))
     return drawn_in_batches(model, num_samples, batch_size, lambda rows: model.start(indices[rows], seed), asked)
 
 
