@@ -156,6 +156,7 @@ def mixture(positions):
     }
 
 
+@pytest.mark.slow
 def test_it_tends_to_the_bayes_classifier_of_a_mixture():
     """p(y | x_t) of Gaussians of equal weight is a softmax of squared distances; at t = 1 nothing is left but log K."""
     torch.manual_seed(1)

@@ -154,6 +154,7 @@ def test_a_run_alone_has_no_group_after_a_sweep(command, fast, configure, tmp_pa
     assert "sweep: null" in (Path("alone") / "config.yaml").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher"), reason="not installed")
 def test_joblib_runs_jobs_side_by_side(process, fast, tmp_path):
     done = process(
