@@ -6,9 +6,17 @@ import torch
 from scipy import stats
 
 from diffsweep.diffusion import Noise, Stream
-from diffsweep.diffusion.noise import philox_4x32
+from diffsweep.diffusion.noise import Words, draw_words, round_keys
 
 FULL = 0xFFFFFFFF
+
+
+def philox(counters, key):
+    """Of counters (B, 4) under a key, a pair of words, the four words of each."""
+    even, odd = (counters[:, part].T[..., None].contiguous() for part in ([0, 2], [1, 3]))  # (2, B, 1)
+    seed = torch.tensor([key[0] | (key[1] << 32)], dtype=torch.uint64).view(torch.int64)
+    words = draw_words(Words(even, odd), round_keys(seed))
+    return torch.stack([words.even[0], words.odd[0], words.even[1], words.odd[1]], dim=-1)[:, 0]
 
 
 @pytest.mark.parametrize(
@@ -24,8 +32,7 @@ FULL = 0xFFFFFFFF
     ],
 )
 def test_known_answers_of_random123(counter, key, expected):
-    words = philox_4x32(tuple(torch.tensor([word]) for word in counter), key)
-    assert tuple(int(word) for word in words) == expected
+    assert tuple(philox(torch.tensor([counter]), key)[0].tolist()) == expected
 
 
 def test_philox_equals_python_integers():
@@ -40,7 +47,7 @@ def test_philox_equals_python_integers():
 
     random = np.random.default_rng(0)
     counters, key = random.integers(0, 2**32, (20, 4)), tuple(map(int, random.integers(0, 2**32, 2)))
-    words = torch.stack(philox_4x32(tuple(torch.from_numpy(counters).unbind(1)), key), dim=1)
+    words = philox(torch.from_numpy(counters), key)
     assert words.tolist() == [list(rounds(tuple(map(int, counter)), key)) for counter in counters]
 
 
@@ -79,7 +86,7 @@ def test_uniforms_lie_strictly_between_0_and_1(monkeypatch, dtype, word):
     monkeypatch.setattr(
         Noise,
         "_words",
-        lambda self, *wanted: [[torch.full((len(self), (count + 3) // 4), word)] * 4 for _, count in wanted],
+        lambda self, *wanted: [Words(*[torch.full((2, len(self), (count + 3) // 4), word)] * 2) for _, count in wanted],
     )
     u = Noise(0, torch.arange(1)).uniform(4, stream=Stream.TIME, dtype=dtype)
     assert (u > 0).all()
@@ -92,7 +99,7 @@ def test_normals_are_finite_at_the_extreme_words(monkeypatch, dtype, word):
     monkeypatch.setattr(
         Noise,
         "_words",
-        lambda self, *wanted: [[torch.full((len(self), (count + 3) // 4), word)] * 4 for _, count in wanted],
+        lambda self, *wanted: [Words(*[torch.full((2, len(self), (count + 3) // 4), word)] * 2) for _, count in wanted],
     )
     z = Noise(0, torch.arange(1)).normal(4, stream=Stream.STEP, dtype=dtype)
     assert torch.isfinite(z).all()

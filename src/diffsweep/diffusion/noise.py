@@ -7,8 +7,9 @@ on the batch it is in, nor on the number of devices, nor on what was drawn befor
 
 import functools
 import math
+from collections.abc import Callable
 from enum import IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,19 +22,66 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 _AT_ONCE = 2**20  # at most so many numbers of several steps are drawn in one pass
 
 
-def philox_4x32(counter: tuple[Any, Any, Any, Any], key: tuple[Any, Any]) -> list[Any]:
-    """Ten rounds of Philox-4x32: four int64 arrays that hold unsigned 32-bit words, broadcast against each other; of torch, or of
-    numpy, whose operations on small arrays cost half as much."""
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
-    for _ in range(10):
-        product0 = c0 * _MULTIPLIERS[0]  # int64 wraps modulo 2^64, which keeps all 64 bits of the unsigned product
-        product1 = c2 * _MULTIPLIERS[1]
-        c0 = ((product1 >> 32) & _MASK) ^ c1 ^ k0
-        c2 = ((product0 >> 32) & _MASK) ^ c3 ^ k1
-        c1, c3 = product1 & _MASK, product0 & _MASK
-        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
-    return [c0, c1, c2, c3]
+def philox_4x32(even: Any, odd: Any, keys: Any, swapped: Callable[[Any], Any], multipliers: Any) -> tuple[Any, Any]:
+    """Philox-4x32 on int64 arrays that hold unsigned 32-bit words, of torch or of numpy.
+
+    Args:
+        even: words 0 and 2 of the counters, (2, B, N).
+        odd: words 1 and 3, (2, B, N).
+        keys: both words of each round's key, (rounds, 2, B or 1, 1).
+        swapped: exchanges the two halves of an array.
+        multipliers: of words 2 and 0, (2, 1, 1).
+
+    Returns:
+        words 0 and 2 of the results, and words 1 and 3.
+    """
+    for key in keys:
+        product = swapped(even) * multipliers  # wraps modulo 2^64, which keeps all bits of an unsigned product
+        even = product >> 32
+        even &= _MASK
+        even ^= odd
+        even ^= key
+        product &= _MASK
+        odd = product
+    return even, odd
+
+
+class Words(NamedTuple):
+    """Counters, or what is drawn of them, int64 in [0, 2^32): words 0 and 2 of each block of four, (2, B, N), and words 1 and 3."""
+
+    even: Tensor
+    odd: Tensor
+
+
+@functools.lru_cache(maxsize=8)
+@torch.inference_mode(False)
+def _constants(device: torch.device) -> tuple[Tensor, Tensor]:
+    """The multipliers of words 2 and 0, (2, 1, 1), and what is added to the key in each of ten rounds, (10, 2, 1, 1)."""
+    weyl = torch.arange(10, device="cpu")[:, None] * torch.tensor(_WEYL, device="cpu")
+    return torch.tensor(_MULTIPLIERS[::-1], device="cpu")[:, None, None].to(device), weyl[..., None, None].to(device)
+
+
+def round_keys(seed: Tensor) -> Tensor:
+    """The keys of ten rounds, (10, 2, B, 1), of seeds (B,) of 64 bits."""
+    _, weyl = _constants(seed.device)
+    return (torch.stack([seed & _MASK, (seed >> 32) & _MASK])[..., None] + weyl) & _MASK
+
+
+@functools.lru_cache(maxsize=32)
+@torch.inference_mode(False)
+def _keys_of_one(seed: int, device: torch.device) -> Tensor:
+    """Those of the low 64 bits of a seed, B = 1."""
+    return round_keys(torch.tensor([(seed + 2**63) % 2**64 - 2**63], device="cpu").to(device))
+
+
+def draw_words(counters: Words, keys: Tensor) -> Words:
+    """What counters give under the keys of rounds; on a CPU by numpy, whose operations on small arrays cost half as much."""
+    multipliers, _ = _constants(keys.device)
+    if keys.device.type != "cpu":
+        return Words(*philox_4x32(*counters, keys, lambda words: words.flip(0), multipliers))
+    even, odd, rounds, factors = (part.numpy() for part in (*counters, keys, multipliers))
+    drawn = philox_4x32(even, odd, rounds, lambda words: words[::-1], factors)
+    return Words(*(torch.from_numpy(words) for words in drawn))
 
 
 class Stream(IntEnum):
@@ -88,23 +136,17 @@ class Noise:
         """Independent ``z`` with what its frames share."""
         return self.clips.colour(z) if stream in OF_THE_PROCESS else z
 
-    def _words(self, *wanted: tuple[Stream, int]) -> list[list[Tensor]]:
-        """For each (stream, count), words enough for that many a sample: four tensors (B, N), int64 in [0, 2^32), of which the k-th
-        holds words k, 4 + k, 8 + k, ... One pass for all."""
-        blocks, streams, ends = _counters(wanted, self.indices.device)
-        index = self.indices[:, None]  # (B, 1)
-        step = self.step[:, None] if isinstance(self.step, Tensor) else torch.full_like(index, self.step & _MASK)
-        seed = self.seed[:, None] if isinstance(self.seed, Tensor) else self.seed
-        counter = (blocks, step, index & _MASK, (index >> 32) | streams)
-        key = (seed & _MASK, (seed >> 32) & _MASK)
-        if index.device.type == "cpu":
-            k0, k1 = (part.numpy() if isinstance(part, Tensor) else part for part in key)
-            b, s, low, high = (part.numpy() for part in counter)
-            words = [torch.from_numpy(word) for word in philox_4x32((b, s, low, high), (k0, k1))]
-        else:
-            words = philox_4x32(counter, key)
-        words = [word.expand(len(self), len(blocks)) for word in words]
-        return [[word[:, begin:end] for word in words] for begin, end in ends]
+    def _words(self, *wanted: tuple[Stream, int]) -> list[Words]:
+        """For each (stream, count), words enough for that many numbers of a sample, in one pass for all."""
+        device, index = self.indices.device, self.indices[:, None]
+        blocks, streams, ends = _counters(wanted, device)
+        even, odd = torch.empty(2, 2, len(self), len(blocks), dtype=torch.int64, device=device)
+        even[0], even[1] = blocks, index & _MASK
+        odd[0] = self.step[:, None] if isinstance(self.step, Tensor) else self.step & _MASK
+        torch.bitwise_or(index >> 32, streams, out=odd[1])
+        keys = round_keys(self.seed) if isinstance(self.seed, Tensor) else _keys_of_one(self.seed, device)
+        even, odd = draw_words(Words(even, odd), keys)
+        return [Words(even[..., begin:end], odd[..., begin:end]) for begin, end in ends]
 
     def uniform(self, *shape: int, stream: Stream, dtype: torch.dtype = torch.float32) -> Tensor:
         """Uniform in (0, 1), shape (B, *shape); 24 bits in float32, else 32."""
@@ -189,20 +231,32 @@ def _counters(
     return blocks.to(device), streams.to(device), ends
 
 
-def _uniform(words: list[Tensor], dtype: torch.dtype) -> Tensor:
-    """Four tensors (B, N) of words to (B, 4 N) uniform numbers."""
+def _uniform(words: Words, dtype: torch.dtype) -> Tensor:
+    """(B, 4 N) uniform numbers."""
     bits = 24 if dtype == torch.float32 else 32
     below_one = 1 - torch.finfo(dtype).eps / 2  # the largest word would round up to 1
-    flat = torch.stack(words, dim=-1).flatten(1)
-    return (((flat >> (32 - bits)).to(torch.float64) + 0.5) * 2.0**-bits).to(dtype).clamp(max=below_one)
+    numbers, into = _blocks(words, torch.float64)
+    for half, part in zip(words, into, strict=True):
+        part.copy_(half >> (32 - bits))
+    return numbers.add_(0.5).mul_(2.0**-bits).to(dtype).clamp_(max=below_one)
 
 
-def _normal(words: list[Tensor], dtype: torch.dtype) -> Tensor:
-    """Four tensors (B, N) of words to (B, 4 N) normal numbers, each pair of words by Box and Muller to two."""
-    work = torch.float64 if dtype == torch.float64 else torch.float32
-    parts = []
-    for u, v in (words[:2], words[2:]):
-        radius = (2 * u + 1).to(work).mul_(2.0**-33).log_().mul_(-2).sqrt_()  # of (u + 1/2) / 2^32, which is never 0
-        angle = v.to(work).mul_(2 * math.pi * 2.0**-32)
-        parts += [angle.cos().mul_(radius), angle.sin_().mul_(radius)]
-    return torch.stack(parts, dim=-1).flatten(1).to(dtype)
+def _normal(words: Words, dtype: torch.dtype) -> Tensor:
+    """(B, 4 N) normal numbers, each pair of words by Box and Muller to two."""
+    numbers, (cosines, sines) = _blocks(words, torch.float64 if dtype == torch.float64 else torch.float32)
+    radius = (
+        (2 * words.even).add_(1).to(numbers).mul_(2.0**-33).log_().mul_(-2).sqrt_()
+    )  # of (u + 1/2) / 2^32, which is never 0
+    angle = words.odd.to(numbers).mul_(2 * math.pi * 2.0**-32)
+    torch.mul(angle.cos(), radius, out=cosines)
+    torch.mul(angle.sin_(), radius, out=sines)
+    return numbers.to(dtype)
+
+
+def _blocks(words: Words, dtype: torch.dtype) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Room for numbers in the order of the words they are made of, (B, 4 N), and views of what becomes of the even words and of the odd
+    ones, each (2, B, N)."""
+    _, rows, blocks = words.even.shape
+    room = torch.empty(rows, blocks, 2, 2, dtype=dtype, device=words.even.device)
+    even, odd = room.permute(3, 2, 0, 1)
+    return room.flatten(1), (even, odd)

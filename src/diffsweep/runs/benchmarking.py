@@ -18,6 +18,7 @@ from diffsweep.datasets import ImageData
 from diffsweep.diffusion import Hybrid, Noise, Objective, Simple, variational_bound
 from diffsweep.diffusion import Stream as Draw
 from diffsweep.diffusion.bound import chain_times
+from diffsweep.diffusion.process import expand_to
 from diffsweep.files import write_text
 from diffsweep.guidance import ClassifierFreeGuidance
 from diffsweep.models import DiffusionModel
@@ -120,11 +121,12 @@ class Interleave(Callback):
 
 def bare_loop(model: DiffusionModel, data: ImageData, clip: float | None) -> Callable[[int], None]:
     """The loop that a paper's script has: the same network, batch, loss, clipping and optimizer, and nothing else; on random tensors
-    where the model works in latents."""
+    where the model works in latents, and told the same of every batch where the network is told something."""
     network = copy.deepcopy(model.denoiser.backbone)
     optimizer = model.make_optimizer(network.parameters())
     samples = data.split("train")
     x = samples["x"] if model.autoencoder.bounded else torch.randn(len(samples), *model.autoencoder.shape)
+    _, cond = model.request(torch.arange(data.batch_size), samples)
     steps = model.denoiser.schedule.num_steps or 1000
     grid = torch.arange(1, steps + 1, dtype=torch.float64) / steps
     alphas, sigmas = (value.float() for value in model.denoiser.schedule(grid))
@@ -134,9 +136,9 @@ def bare_loop(model: DiffusionModel, data: ImageData, clip: float | None) -> Cal
         for _ in range(count):
             x_0 = x[torch.randint(len(x), (data.batch_size,))].to(device)
             k = torch.randint(steps, (data.batch_size,))
-            alpha, sigma = (table[k].to(device)[:, None, None, None] for table in (alphas, sigmas))
+            alpha, sigma = (expand_to(table[k].to(device), x_0) for table in (alphas, sigmas))
             eps = torch.randn_like(x_0)
-            output = network(alpha * x_0 + sigma * eps, (1000 * k / steps).to(x_0), None)
+            output = network(alpha * x_0 + sigma * eps, (1000 * k / steps).to(x_0), cond)
             loss = (output - eps).square().mean()
             optimizer.zero_grad()
             loss.backward()
