@@ -103,6 +103,29 @@ def test_the_centre_of_mass_is_the_trajectory(size, frames):
     assert (mass / samples.digits.ink[samples.motion.glyph[:200, 0]].sum((1, 2))[:, None] - 1).abs().max() < 0.01
 
 
+def test_at_whole_pixels_every_frame_has_the_digit_itself_at_most_half_a_pixel_off():
+    samples = MovingDigits(num_train=50, num_val=1, subpixel=False).split("train")
+    batch = samples[torch.arange(50)]
+    glyph = samples.motion.glyph[:50, 0]
+    corner = batch["trajectory"][:, 0].double() - samples.digits.centre[glyph][:, None]  # (B, F, 2)
+    for clip in range(50):
+        for frame in range(8):
+            places = [
+                (x, y)
+                for x in range(9)
+                for y in range(9)
+                if torch.equal(batch["x"][clip, 0, frame, y : y + 8, x : x + 8], drawn(samples.digits.ink[glyph[clip]]))
+            ]
+            assert len(places) == 1
+            assert (torch.tensor(places[0]) - corner[clip, frame]).abs().max() <= 0.5 + 1e-5
+    assert torch.equal(batch["trajectory"], MovingDigits(num_train=50, num_val=1).split("train")["trajectory"])
+
+
+def drawn(ink):
+    """On the grid of 256 levels in [-1, 1]."""
+    return (ink * 255).round() * (2 / 255) - 1
+
+
 def test_no_digit_reaches_farther_than_the_margin():
     digits = glyphs("all")
     rows, columns = digits.ink.amax(2) > 0, digits.ink.amax(1) > 0
@@ -119,9 +142,8 @@ def test_two_digits_are_the_brighter_of_each_drawn_alone():
     assert torch.equal(batch["trajectory"][:, :1], first["trajectory"])  # the second changes nothing of the first
     assert torch.equal(batch["label"], first["label"])
     assert (batch["x"] >= first["x"]).all()
-    second = type(one)(type(one.motion)(*(part[:, 1:] for part in samples.motion)), samples.digits, 8, 16)[
-        torch.arange(50)
-    ]["x"]
+    of_second = type(one.motion)(*(part[:, 1:] for part in samples.motion))
+    second = type(one)(of_second, samples.digits, 8, 16, subpixel=True)[torch.arange(50)]["x"]
     assert torch.equal(torch.maximum(first["x"], second), batch["x"])
 
 
@@ -176,12 +198,12 @@ def test_the_fingerprint_is_of_all_that_pixels_depend_on():
     prints = [
         MovingDigits(**{**small, **change}).fingerprint
         for change in (
-            *({}, {"image_size": 17}, {"num_frames": 9}, {"num_digits": 2}, {"speed": [0.5, 1.9]}),
+            *({}, {"image_size": 17}, {"num_frames": 9}, {"num_digits": 2}, {"speed": [0.5, 1.9]}, {"subpixel": False}),
             *({"num_train": 101}, {"num_val": 51}, {"seed": 5}, {"batch_size": 3}),
         )
     ]
-    assert len(set(prints[:7])) == 7
-    assert set(prints[7:]) == {prints[0]}
+    assert len(set(prints[:8])) == 8
+    assert set(prints[8:]) == {prints[0]}
 
 
 def test_rendering_costs_training_little(samples):

@@ -93,8 +93,9 @@ class MovingDigitSamples(Samples):
     """Clips as samples: ``x``, ``label`` (the class of the first digit) and ``trajectory`` (the centres of mass of the digits in each frame,
     (N, K, F, 2) float32, x and y in pixels). Only what is asked for is rendered."""
 
-    def __init__(self, motion: Motion, digits: Glyphs, num_frames: int, image_size: int) -> None:
+    def __init__(self, motion: Motion, digits: Glyphs, num_frames: int, image_size: int, subpixel: bool) -> None:
         self.motion, self.digits, self.num_frames, self.image_size = motion, digits, num_frames, image_size
+        self.subpixel = subpixel
 
     def __len__(self) -> int:
         return len(self.motion.glyph)
@@ -107,6 +108,7 @@ class MovingDigitSamples(Samples):
     def rows(self, index: Tensor) -> Batch:
         glyph, path = self.motion.glyph[index], self._path(index)
         corner = path - self.digits.centre[glyph][:, :, None]  # (B, K, F, 2)
+        corner = corner if self.subpixel else corner.round()
         return {"x": render(self.digits.ink[glyph], corner, self.image_size), **self._told(glyph, path)}
 
     def told(self, index: Tensor) -> Batch:
@@ -134,6 +136,8 @@ class MovingDigits(ImageData):
         num_frames: F.
         num_digits: 1 or 2 in each clip.
         speed: the least and the most, pixels a frame.
+        subpixel: whether digits are drawn where they are, or at the nearest whole pixels, as in Moving MNIST: unblurred, and up to half a
+            pixel off the path.
         num_train, num_val: clips of the two splits.
         batch_size, num_workers, seed: see :class:`ImageData`.
     """
@@ -150,6 +154,7 @@ class MovingDigits(ImageData):
         class_names: Sequence[str] = NAMES,
         num_digits: int = 1,
         speed: Sequence[float] = (0.5, 2.0),
+        subpixel: bool = True,
         num_train: int = 20_000,
         num_val: int = 500,
         batch_size: int = 32,
@@ -176,7 +181,7 @@ class MovingDigits(ImageData):
         super().__init__(
             channels, image_size, num_classes, levels, batch_size, num_workers, seed, num_frames=num_frames
         )
-        self.num_digits, self.speed = num_digits, (float(speed[0]), float(speed[1]))
+        self.num_digits, self.subpixel, self.speed = num_digits, subpixel, (float(speed[0]), float(speed[1]))
         self.counts: dict[Split, int] = {"train": num_train, "val": num_val}
 
     @property
@@ -191,7 +196,7 @@ class MovingDigits(ImageData):
         train, held_out = glyphs("train"), glyphs("val")
         digits = Glyphs(*(torch.cat(pair) for pair in zip(train, held_out, strict=True)))
         motion = draw(index, val, self.num_digits, (len(train.ink), len(held_out.ink)), self.image_size, self.speed)
-        return MovingDigitSamples(motion, digits, self.num_frames, self.image_size)
+        return MovingDigitSamples(motion, digits, self.num_frames, self.image_size, self.subpixel)
 
     @property
     def fingerprint(self) -> str:
