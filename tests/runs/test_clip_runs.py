@@ -6,6 +6,7 @@ import math
 from diffsweep.runs.training import train
 
 TINY = (
+    "dataset.subpixel=true",
     *("model=video", "metrics=moving_digits", "metrics.num_samples=12", "metrics.kid_subset_size=8"),
     *("dataset.num_frames=4", "dataset.num_train=70", "dataset.num_val=20", "dataset.batch_size=4"),
 )
