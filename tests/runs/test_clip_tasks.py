@@ -297,7 +297,7 @@ def test_guidance_is_asked_for_before_anything_is_drawn(small):
     [
         (
             ["task=extend"],
-            "task=extend tells the walk .* use guidance=reconstruction, .* \\[rule task_suits_the_model\\]",
+            "task=extend tells the walk .* use guidance=reconstruction_free.* \\[rule task_suits_the_model\\]",
         ),
         (
             ["task=extend", "guidance=replacement", "num_frames=9"],
