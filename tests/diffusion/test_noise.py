@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from diffsweep.diffusion import Noise, Stream
+from diffsweep.diffusion import Noise, Stream, noise
 from diffsweep.diffusion.noise import Words, draw_words, round_keys
 
 FULL = 0xFFFFFFFF
@@ -49,6 +49,16 @@ def test_philox_equals_python_integers():
     counters, key = random.integers(0, 2**32, (20, 4)), tuple(map(int, random.integers(0, 2**32, 2)))
     words = philox(torch.from_numpy(counters), key)
     assert words.tolist() == [list(rounds(tuple(map(int, counter)), key)) for counter in counters]
+
+
+def test_the_arithmetic_of_a_gpu_gives_the_same_words():
+    even, odd = torch.randint(2**32, (2, 2, 5, 7))
+    keys = round_keys(torch.arange(5) * 12345678901)
+    by_torch = noise.philox_4x32(
+        even.clone(), odd.clone(), even.clone(), keys, noise._constants(keys.device)[0], noise._TORCH
+    )
+    for ours, theirs in zip(draw_words(Words(even, odd), keys), by_torch, strict=True):
+        assert torch.equal(ours, theirs)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -59,7 +59,7 @@ def test_metric_rows_put_real_data_beside_samples():
     assert rows == [
         ("FID", "1.235", "real against real 0.500"),
         ("IS", "2.000", "real 3.000"),
-        ("sampling", "100", "images/s, 50 network evaluations each"),
+        ("sampling", "100", "samples/s, 50 network evaluations each"),
     ]
     assert report.metric_rows({"fid": 1.0}) == [("FID", "1.000", "")]
     shares = {

@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 
 class TrainingProgress(ProgressBar):
-    """One bar over optimizer steps: time left, loss, images a second.
+    """One bar over optimizer steps: time left, loss, samples a second.
 
     Args:
         refresh_every: steps between updates; reading the loss waits for the device.
@@ -43,7 +43,7 @@ class TrainingProgress(ProgressBar):
         if self._bar.disable or trainer.global_step % self.refresh_every:
             return
         rate = self._seen / (time.perf_counter() - self._since)
-        self._bar.set_postfix_str(f"loss {outputs['loss'].item():.4f}, {rate:.0f} images/s", refresh=False)
+        self._bar.set_postfix_str(f"loss {outputs['loss'].item():.4f}, {rate:.0f} samples/s", refresh=False)
         self._bar.update(trainer.global_step - self._bar.n)
         self._seen, self._since = 0, time.perf_counter()
 

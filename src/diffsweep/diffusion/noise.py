@@ -11,6 +11,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,27 +23,40 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 _AT_ONCE = 2**20  # at most so many numbers of several steps are drawn in one pass
 
 
-def philox_4x32(even: Any, odd: Any, keys: Any, swapped: Callable[[Any], Any], multipliers: Any) -> tuple[Any, Any]:
-    """Philox-4x32 on int64 arrays that hold unsigned 32-bit words, of torch or of numpy.
+class _Arithmetic(NamedTuple):
+    """What differs between arrays of torch and of numpy: functions that write to ``out``, and one that exchanges the two halves."""
+
+    multiply: Callable[..., Any]
+    shift_right: Callable[..., Any]
+    swapped: Callable[[Any], Any]
+
+
+_TORCH = _Arithmetic(torch.mul, torch.bitwise_right_shift, lambda words: words.flip(0))
+_NUMPY = _Arithmetic(np.multiply, np.right_shift, lambda words: words[::-1])
+
+
+def philox_4x32(even: Any, odd: Any, spare: Any, keys: Any, multipliers: Any, of: _Arithmetic) -> tuple[Any, Any]:
+    """Philox-4x32 on int64 arrays that hold unsigned 32-bit words.
 
     Args:
-        even: words 0 and 2 of the counters, (2, B, N).
+        even: words 0 and 2 of the counters, (2, B, N); overwritten, as the next two are.
         odd: words 1 and 3, (2, B, N).
+        spare: room, (2, B, N).
         keys: both words of each round's key, (rounds, 2, B or 1, 1).
-        swapped: exchanges the two halves of an array.
         multipliers: of words 2 and 0, (2, 1, 1).
+        of: the arithmetic of these arrays.
 
     Returns:
         words 0 and 2 of the results, and words 1 and 3.
     """
     for key in keys:
-        product = swapped(even) * multipliers  # wraps modulo 2^64, which keeps all bits of an unsigned product
-        even = product >> 32
+        of.multiply(of.swapped(even), multipliers, out=spare)  # modulo 2^64, which keeps all bits
+        of.shift_right(spare, 32, out=even)
         even &= _MASK
         even ^= odd
         even ^= key
-        product &= _MASK
-        odd = product
+        spare &= _MASK
+        odd, spare = spare, odd
     return even, odd
 
 
@@ -75,12 +89,14 @@ def _keys_of_one(seed: int, device: torch.device) -> Tensor:
 
 
 def draw_words(counters: Words, keys: Tensor) -> Words:
-    """What counters give under the keys of rounds; on a CPU by numpy, whose operations on small arrays cost half as much."""
-    multipliers, _ = _constants(keys.device)
+    """What counters, which are overwritten, give under the keys of rounds; on a CPU by numpy, whose operations on small arrays cost half as
+    much."""
+    even, odd = counters
+    spare, multipliers = torch.empty_like(even), _constants(keys.device)[0]
     if keys.device.type != "cpu":
-        return Words(*philox_4x32(*counters, keys, lambda words: words.flip(0), multipliers))
-    even, odd, rounds, factors = (part.numpy() for part in (*counters, keys, multipliers))
-    drawn = philox_4x32(even, odd, rounds, lambda words: words[::-1], factors)
+        return Words(*philox_4x32(even, odd, spare, keys, multipliers, _TORCH))
+    arrays = [part.numpy() for part in (even, odd, spare, keys, multipliers)]
+    drawn = philox_4x32(*arrays, of=_NUMPY)  # type: ignore[arg-type]
     return Words(*(torch.from_numpy(words) for words in drawn))
 
 

@@ -97,7 +97,7 @@ def metric_rows(metrics: Mapping[str, float]) -> list[tuple[str, str, str]]:
         "images_per_second": (
             "sampling",
             "{:.0f}",
-            f"images/s, {metrics.get('network_evaluations', float('nan')):g} network evaluations each",
+            f"samples/s, {metrics.get('network_evaluations', float('nan')):g} network evaluations each",
         ),
     }
     return [
