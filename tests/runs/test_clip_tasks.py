@@ -303,6 +303,10 @@ def test_guidance_is_asked_for_before_anything_is_drawn(small):
             ["task=extend", "guidance=replacement", "num_frames=9"],
             "num_frames=9 .* use task.total_frames \\[rule frames_are_said_once\\]",
         ),
+        (
+            ["task=edit", "sampler.start=0.6", "num_frames=9"],
+            "num_frames=9 .* use task.source, whose clips keep .* \\[rule frames_are_said_once\\]",
+        ),
     ],
 )
 def test_rules_look_at_the_task(finished_clips, typed, said):

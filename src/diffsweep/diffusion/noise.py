@@ -35,16 +35,16 @@ _TORCH = _Arithmetic(torch.mul, torch.bitwise_right_shift, lambda words: words.f
 _NUMPY = _Arithmetic(np.multiply, np.right_shift, lambda words: words[::-1])
 
 
-def philox_4x32(even: Any, odd: Any, spare: Any, keys: Any, multipliers: Any, of: _Arithmetic) -> tuple[Any, Any]:
+def philox_4x32(of: _Arithmetic, even: Any, odd: Any, spare: Any, keys: Any, multipliers: Any) -> tuple[Any, Any]:
     """Philox-4x32 on int64 arrays that hold unsigned 32-bit words.
 
     Args:
+        of: the arithmetic of these arrays.
         even: words 0 and 2 of the counters, (2, B, N); overwritten, as the next two are.
         odd: words 1 and 3, (2, B, N).
         spare: room, (2, B, N).
         keys: both words of each round's key, (rounds, 2, B or 1, 1).
         multipliers: of words 2 and 0, (2, 1, 1).
-        of: the arithmetic of these arrays.
 
     Returns:
         words 0 and 2 of the results, and words 1 and 3.
@@ -92,11 +92,10 @@ def draw_words(counters: Words, keys: Tensor) -> Words:
     """What counters, which are overwritten, give under the keys of rounds; on a CPU by numpy, whose operations on small arrays cost half as
     much."""
     even, odd = counters
-    spare, multipliers = torch.empty_like(even), _constants(keys.device)[0]
+    parts = (even, odd, torch.empty_like(even), keys, _constants(keys.device)[0])
     if keys.device.type != "cpu":
-        return Words(*philox_4x32(even, odd, spare, keys, multipliers, _TORCH))
-    arrays = [part.numpy() for part in (even, odd, spare, keys, multipliers)]
-    drawn = philox_4x32(*arrays, of=_NUMPY)  # type: ignore[arg-type]
+        return Words(*philox_4x32(_TORCH, *parts))
+    drawn = philox_4x32(_NUMPY, *(part.numpy() for part in parts))
     return Words(*(torch.from_numpy(words) for words in drawn))
 
 

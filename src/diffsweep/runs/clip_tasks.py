@@ -19,7 +19,7 @@ from diffsweep.models import DiffusionModel
 from diffsweep.runs.errors import UserError
 from diffsweep.runs.sampling import Drawn, Job, drawn_by_walks
 from diffsweep.runs.sources import load_clips
-from diffsweep.runs.tasks import SHOWN, Task
+from diffsweep.runs.tasks import KEPT, SHOWN, Task
 from diffsweep.samplers import Callback, Sampler
 
 LONGER = 4  # a long clip has by default so many times the frames of training
@@ -261,7 +261,7 @@ class Upscale(Knowing):
         factor: f, the side of a square.
     """
 
-    length_key = "task.source, whose clips keep their frames"
+    length_key = KEPT
 
     def __init__(self, source: str = "data", factor: int = 2) -> None:
         super().__init__(source)

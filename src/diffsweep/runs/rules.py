@@ -328,12 +328,12 @@ def task_suits_the_model(cfg: DictConfig, parts: Mapping[str, Any]) -> str | Non
 
 
 def frames_are_said_once(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
-    """Windows have the frames of training; how many the clips have that they make is the task's."""
+    """How many frames clips have is the task's to say, where it draws them in windows or from clips that are there."""
     if parts["task"] is None or parts["task"].length_key is None or cfg.num_frames is None:
         return None
     return (
-        f"num_frames={cfg.num_frames} is of clips that are drawn at once, and task={cfg.choices.task} draws windows of as many frames as in "
-        f"training; leave it out, and use {parts['task'].length_key}"
+        f"num_frames={cfg.num_frames} is of clips that are drawn at once and from nothing; with task={cfg.choices.task} leave it out, and use "
+        f"{parts['task'].length_key}"
     )
 
 

@@ -17,6 +17,7 @@ from diffsweep.runs.sources import load_images
 from diffsweep.samplers import DDIM, Sampler
 
 SHOWN = 100  # of so many samples there is a picture
+KEPT = "task.source, whose clips keep their frames"
 
 
 class Task(ABC):
@@ -83,6 +84,8 @@ class Edit(Task):
         source: see :func:`load_images`.
     """
 
+    length_key = KEPT
+
     def __init__(self, source: str = "data") -> None:
         self.source = source
 
@@ -110,6 +113,8 @@ class Reconstruct(Task):
     Args:
         source: see :func:`load_images`.
     """
+
+    length_key = KEPT
 
     def __init__(self, source: str = "data") -> None:
         self.source = source
@@ -144,6 +149,7 @@ class Interpolate(Task):
         if frames < 2:
             raise ValueError(f"task.frames must be at least 2, the ends, not {frames}")
         self.source, self.frames = source, frames
+        self.length_key = None if source is None else KEPT
 
     def __call__(self, job: Job) -> tuple[Drawn, str]:
         pairs = max(1, job.num_samples // self.frames)
