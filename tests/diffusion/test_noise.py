@@ -55,7 +55,7 @@ def test_the_arithmetic_of_a_gpu_gives_the_same_words():
     even, odd = torch.randint(2**32, (2, 2, 5, 7))
     keys = round_keys(torch.arange(5) * 12345678901)
     factors = noise._constants(keys.device)[0]
-    by_torch = noise.philox_4x32(noise._TORCH, even.clone(), odd.clone(), torch.empty_like(even), keys, factors)
+    by_torch = noise.philox_4x32(even.clone(), odd.clone(), torch.empty_like(even), keys, factors)
     for ours, theirs in zip(draw_words(Words(even, odd), keys), by_torch, strict=True):
         assert torch.equal(ours, theirs)
 

@@ -7,11 +7,9 @@ on the batch it is in, nor on the number of devices, nor on what was drawn befor
 
 import functools
 import math
-from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,23 +21,11 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 _AT_ONCE = 2**20  # at most so many numbers of several steps are drawn in one pass
 
 
-class _Arithmetic(NamedTuple):
-    """What differs between arrays of torch and of numpy: functions that write to ``out``, and one that exchanges the two halves."""
-
-    multiply: Callable[..., Any]
-    shift_right: Callable[..., Any]
-    swapped: Callable[[Any], Any]
-
-
-_TORCH = _Arithmetic(torch.mul, torch.bitwise_right_shift, lambda words: words.flip(0))
-_NUMPY = _Arithmetic(np.multiply, np.right_shift, lambda words: words[::-1])
-
-
-def philox_4x32(of: _Arithmetic, even: Any, odd: Any, spare: Any, keys: Any, multipliers: Any) -> tuple[Any, Any]:
-    """Philox-4x32 on int64 arrays that hold unsigned 32-bit words.
+def philox_4x32(even: Any, odd: Any, spare: Any, keys: Any, multipliers: Any) -> tuple[Any, Any]:
+    """Philox-4x32 on int64 arrays that hold unsigned 32-bit words; of torch, or of numpy, whose operations on small arrays cost half as
+    much. All in place, since large arrays would come from the system each time.
 
     Args:
-        of: the arithmetic of these arrays.
         even: words 0 and 2 of the counters, (2, B, N); overwritten, as the next two are.
         odd: words 1 and 3, (2, B, N).
         spare: room, (2, B, N).
@@ -50,8 +36,10 @@ def philox_4x32(of: _Arithmetic, even: Any, odd: Any, spare: Any, keys: Any, mul
         words 0 and 2 of the results, and words 1 and 3.
     """
     for key in keys:
-        of.multiply(of.swapped(even), multipliers, out=spare)  # modulo 2^64, which keeps all bits
-        of.shift_right(spare, 32, out=even)
+        spare[0], spare[1] = even[1], even[0]
+        spare *= multipliers  # int64 wraps modulo 2^64, which keeps all 64 bits of the unsigned product
+        even[...] = spare
+        even >>= 32
         even &= _MASK
         even ^= odd
         even ^= key
@@ -89,13 +77,11 @@ def _keys_of_one(seed: int, device: torch.device) -> Tensor:
 
 
 def draw_words(counters: Words, keys: Tensor) -> Words:
-    """What counters, which are overwritten, give under the keys of rounds; on a CPU by numpy, whose operations on small arrays cost half as
-    much."""
-    even, odd = counters
-    parts = (even, odd, torch.empty_like(even), keys, _constants(keys.device)[0])
+    """What counters, which are overwritten, give under the keys of rounds."""
+    parts = (*counters, torch.empty_like(counters.even), keys, _constants(keys.device)[0])
     if keys.device.type != "cpu":
-        return Words(*philox_4x32(_TORCH, *parts))
-    drawn = philox_4x32(_NUMPY, *(part.numpy() for part in parts))
+        return Words(*philox_4x32(*parts))
+    drawn = philox_4x32(*(part.numpy() for part in parts))
     return Words(*(torch.from_numpy(words) for words in drawn))
 
 
