@@ -90,8 +90,8 @@ def render(ink: Tensor, corner: Tensor, image_size: int) -> Tensor:
 
 
 class MovingDigitSamples(Samples):
-    """Clips as samples: ``x``, ``label`` (the class of the first digit) and ``trajectory`` (the centres of mass of the digits in each frame,
-    (N, K, F, 2) float32, x and y in pixels). Only what is asked for is rendered."""
+    """Clips as samples: ``x``, ``label`` (the class of the first digit) and ``trajectory`` (the true paths of the digits' centres of mass,
+    (N, K, F, 2) float32, x and y in pixels; drawn at whole pixels they are up to half a pixel off). Only what is asked for is rendered."""
 
     def __init__(self, motion: Motion, digits: Glyphs, num_frames: int, image_size: int, subpixel: bool) -> None:
         self.motion, self.digits, self.num_frames, self.image_size = motion, digits, num_frames, image_size
