@@ -33,7 +33,9 @@ class ClassLabel(Conditioning):
     ) -> None:
         super().__init__(dropout, seed)
         if num_classes is None:
-            raise ValueError("these data have no classes; use a dataset with labels, or conditioning=none guidance=none")
+            raise ValueError(
+                "these data have no classes; use a dataset with labels, or conditioning=none guidance=none"
+            )
         self.num_classes, self.provides = num_classes, {"num_classes": num_classes}
         self.class_names = None if class_names is None else list(class_names)
         if self.class_names is not None and len(self.class_names) != num_classes:
