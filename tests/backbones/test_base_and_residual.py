@@ -9,7 +9,16 @@ from options import option
 from torch import nn
 
 from diffsweep.backbones import BaseAndResidual, UNet, UNet3D
-from diffsweep.diffusion import Condition, IndependentNoise, NetworkDenoiser, Noise, SharedNoise, Simple, Uniform
+from diffsweep.diffusion import (
+    Condition,
+    IndependentNoise,
+    NetworkDenoiser,
+    Noise,
+    SharedNoise,
+    Simple,
+    Stream,
+    Uniform,
+)
 from diffsweep.diffusion import Eps as EpsPrediction
 from diffsweep.runs import rules
 from diffsweep.schedules import Cosine
@@ -74,8 +83,8 @@ def test_one_loss_teaches_both(key_frame):
     network, schedule = make(key_frame=key_frame).float(), Cosine(100)
     denoiser = NetworkDenoiser(network, schedule, EpsPrediction(), network.noise)
     noise = Noise(0, torch.arange(2), clips=network.noise)
-    u, eps = noise.time_and_eps(x := torch.randn(2, 1, FRAMES, 8, 8))
-    t, _ = Uniform()(schedule, u)
+    eps = noise.like(x := torch.randn(2, 1, FRAMES, 8, 8), Stream.EPS)
+    t, _ = Uniform()(schedule, noise.uniform(stream=Stream.TIME))
     cond = Condition(vector=torch.tensor([0, 2]), is_null=torch.tensor([False, True]))
     loss = lambda: Simple()(denoiser, x, cond, t, eps).mean()  # noqa: E731
     (before := loss()).backward()

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from diffsweep.conditioning import ClassLabel, Unconditional
+from diffsweep.diffusion import Noise
 
 NAMES = ["zero", "one", "two", "three"]
 
@@ -36,25 +37,22 @@ def test_a_negative_class_goes_with_the_condition():
     assert ClassLabel(4)({"label": torch.tensor([1])}).opposite().is_null.tolist() == [True]
 
 
-def test_dropout_is_keyed_by_seed_and_position():
-    conditioning = ClassLabel(4, dropout=0.3, seed=1).train()
-    position = torch.arange(4000)
-    batch = {"label": torch.zeros(4000, dtype=torch.int64), "position": position}
-    dropped = conditioning(batch).is_null
+def test_dropout_is_keyed_by_the_noise_of_the_samples():
+    conditioning = ClassLabel(4, dropout=0.3).train()
+    noise, batch = Noise(1, torch.arange(4000)), {"label": torch.zeros(4000, dtype=torch.int64)}
+    dropped = conditioning(batch, noise).is_null
     assert dropped.double().mean().item() == pytest.approx(0.3, abs=0.03)
-    part = {"label": torch.zeros(50, dtype=torch.int64), "position": position[700:750]}
-    assert torch.equal(conditioning(part).is_null, dropped[700:750])
-    other = ClassLabel(4, dropout=0.3, seed=2).train()(batch).is_null
-    assert (other != dropped).any()
-    assert ClassLabel(4, dropout=1.0).train()(batch).is_null.all()
+    part = {"label": torch.zeros(50, dtype=torch.int64)}
+    assert torch.equal(conditioning(part, noise[700:750]).is_null, dropped[700:750])
+    assert (conditioning(batch, Noise(2, torch.arange(4000))).is_null != dropped).any()
+    assert ClassLabel(4, dropout=1.0).train()(batch, noise).is_null.all()
 
 
 @pytest.mark.parametrize("training", [False, True])
 def test_nothing_is_dropped_outside_training(training):
-    batch = {"label": torch.zeros(500, dtype=torch.int64)}  # no position: held-out data, or a request
-    assert ClassLabel(4, dropout=0.9).train(training)(batch).is_null is None
-    batch["position"] = torch.arange(500)
-    assert (ClassLabel(4, dropout=0.9).train(training)(batch).is_null is None) != training
+    conditioning, batch = ClassLabel(4, dropout=0.9).train(training), {"label": torch.zeros(500, dtype=torch.int64)}
+    assert conditioning(batch).is_null is None  # held-out data, or a request
+    assert (conditioning(batch, Noise(0, torch.arange(500))).is_null is None) != training
 
 
 @pytest.mark.parametrize(

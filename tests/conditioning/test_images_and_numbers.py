@@ -5,6 +5,7 @@ import torch
 
 from diffsweep.conditioning import ClassLabel, ImageConditioning, ImageFeatures, Joint, Scalars
 from diffsweep.datasets import InMemory
+from diffsweep.diffusion import Noise
 
 
 def samples(count=5, channels=3, size=8):
@@ -67,10 +68,11 @@ def test_parts_are_told_together_and_dropped_together():
     parts = {"class": ClassLabel(4, negative=3), "numbers": Scalars(["x", "y"])}
     conditioning = Joint(parts, dropout=0.5).train()
     assert conditioning.provides == {"num_classes": 4, "num_scalars": 2}
-    cond = conditioning({**data[torch.arange(5)], "position": torch.arange(5)})
+    noise = Noise(0, torch.arange(5))
+    cond = conditioning(data[torch.arange(5)], noise)
     assert torch.equal(cond.vector, data["label"])
     assert torch.equal(cond.scalars, data["scalars"])
-    alone = ClassLabel(4, dropout=0.5).train()({"label": data["label"], "position": torch.arange(5)})
+    alone = ClassLabel(4, dropout=0.5).train()({"label": data["label"]}, noise)
     assert torch.equal(cond.is_null, alone.is_null)
     cond = conditioning.eval()(conditioning.request(torch.arange(5), data))
     assert cond.negative.vector.tolist() == [3] * 5

@@ -10,6 +10,7 @@ import torch
 from diffsweep.conditioning import TextConditioning, WordEncoder
 from diffsweep.conditioning.text_encoder import Remembered, masked_mean
 from diffsweep.datasets.base import InMemory
+from diffsweep.diffusion import Noise
 from diffsweep.runs.build import build, sized
 from diffsweep.runs.check import check
 from diffsweep.runs.errors import UserError
@@ -226,12 +227,12 @@ def test_a_condition_and_its_negative_are_one_batch(encoder, text):
 
 
 def test_dropout_is_that_of_every_conditioning(text):
-    batch = {"caption": CAPTIONS * 100, "position": torch.arange(300)}
+    batch, noise = {"caption": CAPTIONS * 100}, Noise(0, torch.arange(300))
     conditioning = text(dropout=0.3)
-    told = conditioning.train()(batch)
+    told = conditioning.train()(batch, noise)
     assert 60 < told.is_null.sum() < 120
-    assert torch.equal(told.is_null, conditioning(batch).is_null)
-    assert conditioning.eval()(batch).is_null is None
+    assert torch.equal(told.is_null, conditioning(batch, noise).is_null)
+    assert conditioning.eval()(batch, noise).is_null is None
 
 
 def test_the_option_builds_and_its_mistakes_are_one_line(compose):

@@ -6,6 +6,7 @@ import pytest
 import torch
 import yaml
 
+from diffsweep.diffusion import BatchNoise
 from diffsweep.models import DiffusionModel
 from diffsweep.runs.build import _build, build_data, build_model
 from diffsweep.runs.check import locate
@@ -91,7 +92,7 @@ def test_positions_and_seeds_have_other_noise(make, batch_at):
     model, batch = make().eval(), batch_at(range(6))
     later = {**batch, "position": batch["position"] + 60_000}  # the same pictures, epochs on
     losses = [model.training_step(b, 0).item() for b in (batch, later)]
-    model.seed = 1
+    model.batch_noise = BatchNoise(1)
     losses.append(model.training_step(batch, 0).item())
     assert len(set(losses)) == 3
 

@@ -91,9 +91,6 @@ def test_the_draws_of_the_process_share_and_no_others(name):
         assert torch.equal(ours.like(x, stream), expected)
         assert torch.equal(ours.normal(2, F, 3, 3, stream=stream), expected)
         assert torch.equal(ours.uniform(2, F, stream=stream), white.uniform(2, F, stream=stream))
-    u, eps = ours.time_and_eps(x)
-    assert torch.equal(u, white.time_and_eps(x)[0])
-    assert torch.equal(eps, ours.like(x, Stream.EPS))
     walk = ours.ahead(0.5, steps=3)
     for step in range(7):
         drawn = ours.at(step).like(x)

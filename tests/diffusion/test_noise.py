@@ -5,13 +5,13 @@ import pytest
 import torch
 from scipy import stats
 
-from diffsweep.diffusion import Noise, Stream, noise
-from diffsweep.diffusion.noise import Words, draw_words, round_keys
+from diffsweep.diffusion import INDEPENDENT, BatchNoise, Noise, SharedNoise, Stream, noise, philox
+from diffsweep.diffusion.philox import Words, draw_words, round_keys
 
 FULL = 0xFFFFFFFF
 
 
-def philox(counters, key):
+def words_of(counters, key):
     """Of counters (B, 4) under a key, a pair of words, the four words of each."""
     even, odd = (counters[:, part].T[..., None].contiguous() for part in ([0, 2], [1, 3]))  # (2, B, 1)
     seed = torch.tensor([key[0] | (key[1] << 32)], dtype=torch.uint64).view(torch.int64)
@@ -32,7 +32,7 @@ def philox(counters, key):
     ],
 )
 def test_known_answers_of_random123(counter, key, expected):
-    assert tuple(philox(torch.tensor([counter]), key)[0].tolist()) == expected
+    assert tuple(words_of(torch.tensor([counter]), key)[0].tolist()) == expected
 
 
 def test_philox_equals_python_integers():
@@ -47,15 +47,15 @@ def test_philox_equals_python_integers():
 
     random = np.random.default_rng(0)
     counters, key = random.integers(0, 2**32, (20, 4)), tuple(map(int, random.integers(0, 2**32, 2)))
-    words = philox(torch.from_numpy(counters), key)
+    words = words_of(torch.from_numpy(counters), key)
     assert words.tolist() == [list(rounds(tuple(map(int, counter)), key)) for counter in counters]
 
 
 def test_the_arithmetic_of_a_gpu_gives_the_same_words():
     even, odd = torch.randint(2**32, (2, 2, 5, 7))
     keys = round_keys(torch.arange(5) * 12345678901)
-    factors = noise._constants(keys.device)[0]
-    by_torch = noise.philox_4x32(even.clone(), odd.clone(), torch.empty_like(even), keys, factors)
+    factors = philox.constants(keys.device)[0]
+    by_torch = philox.philox_4x32(even.clone(), odd.clone(), torch.empty_like(even), keys, factors)
     for ours, theirs in zip(draw_words(Words(even, odd), keys), by_torch, strict=True):
         assert torch.equal(ours, theirs)
 
@@ -165,12 +165,50 @@ def test_like_takes_shape_and_dtype():
     assert torch.equal(noise.like(x), noise.normal(1, 4, 4, stream=Stream.STEP, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("shape", [(5, 1, 4, 4), (5, 3), (5,)])
-def test_one_pass_for_time_and_eps_draws_what_two_draw(shape):
-    noise, x = Noise(11, torch.arange(2**33, 2**33 + 5)), torch.empty(shape)
-    u, eps = noise.time_and_eps(x)
-    assert torch.equal(u, noise.uniform(stream=Stream.TIME))
-    assert torch.equal(eps, noise.like(x, Stream.EPS))
+def batches(*firsts, size=4):
+    return [torch.arange(first, first + size) for first in firsts]
+
+
+STREAMS = {
+    "one device": batches(*range(2**33, 2**33 + 200, 4)),
+    "one of three devices": batches(*range(4, 400, 12)),
+    "begun anew": batches(*range(0, 60, 4), *range(400, 460, 4), 0, 0, 0),
+    "of several sizes": [*batches(0, 4, 8, 12), *batches(16, 22, 28, size=6), *batches(34, 38, 42, 46)],
+    "in no order": list(torch.randint(1000, (40, 4), generator=torch.Generator().manual_seed(0))),
+    "of one sample": batches(*range(40), size=1),
+}
+
+
+def ask(noise, batch):
+    """What a step may ask for: not always the same."""
+    x = torch.empty(len(noise), 2, 3, 2, 2, dtype=torch.float64 if batch > 20 else torch.float32)
+    asked = [noise.uniform(stream=Stream.TIME), noise.like(x, Stream.EPS), noise.like(x, Stream.POSTERIOR)]
+    asked.append(noise.at(1).like(x))
+    return asked + [noise.uniform(5, stream=Stream.DATA)] * (batch % 7 == 0)
+
+
+@pytest.mark.parametrize("clips", [INDEPENDENT, SharedNoise(0.5)], ids=["independent", "shared"])
+@pytest.mark.parametrize("kind", STREAMS)
+def test_the_noise_of_batches_is_that_of_their_samples(kind, clips):
+    """However they follow each other."""
+    batch_noise = BatchNoise(7, clips)
+    for batch, positions in enumerate(STREAMS[kind]):
+        ours, plain = batch_noise(positions), Noise(7, positions, clips=clips)
+        for drawn, expected in zip(ask(ours, batch), ask(plain, batch), strict=True):
+            assert torch.equal(drawn, expected)
+
+
+@pytest.mark.parametrize(("numbers", "passes"), [(16, 21), (2**14, 88), (2**16, 257)])
+def test_batches_that_follow_each_other_are_drawn_together(monkeypatch, numbers, passes):
+    """All that a step asks for in one pass, and where it is little that of 16 steps: the first ones are drawn by 1, 2, 4, 8."""
+    seen = []
+    draw = noise.draw_words
+    monkeypatch.setattr(noise, "draw_words", lambda *parts: seen.append(1) or draw(*parts))
+    batch_noise = BatchNoise(0)
+    for positions in batches(*range(4, 4 * 257, 4)):
+        drawn = batch_noise(positions)
+        drawn.uniform(stream=Stream.TIME), drawn.normal(numbers // 4, stream=Stream.EPS)
+    assert len(seen) <= passes
 
 
 @pytest.mark.parametrize("shape", [(4, 1, 4, 4), (4, 3), (4,)])

@@ -106,9 +106,10 @@ def test_frames_share_the_noise_of_every_draw_and_images_have_their_own(compose)
     plain, ours = make(compose), make(compose, "noise=shared", "noise.share=0.3")
     batch, law, index = batch_of(compose), SharedNoise(0.3), torch.arange(3)
     assert torch.equal(eps_of(ours, batch), law.colour(eps_of(plain, batch)))
-    for model in (plain, ours):
-        model.images_per_clip = 2
-    without, eps = eps_of(plain, batch), eps_of(ours, batch)
+    beside = "model.images_per_clip=2"
+    without, eps = (
+        eps_of(make(compose, beside, *shared), batch) for shared in ((), ("noise=shared", "noise.share=0.3"))
+    )
     assert torch.equal(eps[:, :, :4], law.colour(without[:, :, :4]))
     assert torch.equal(eps[:, :, 4:], without[:, :, 4:])
     for frames in (4, 10):

@@ -17,7 +17,6 @@ class Conditioning(nn.Module, ABC):
 
     Args:
         dropout: the share of training samples whose condition is not told, so that guidance has a null condition.
-        seed: keys the dropout, with the position of a sample in the training stream.
 
     Attributes:
         provides: the parts of the Condition, each with its size, under the names that backbones accept them by:
@@ -28,11 +27,11 @@ class Conditioning(nn.Module, ABC):
     provides: Mapping[str, int]
     needs_pixels = False
 
-    def __init__(self, dropout: float = 0.0, seed: int = 0) -> None:
+    def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()
         if not 0 <= dropout <= 1:
             raise ValueError(f"conditioning.dropout lies in [0, 1], not {dropout}")
-        self.dropout, self.seed = dropout, seed
+        self.dropout = dropout
 
     @abstractmethod
     def condition(self, batch: Batch) -> Condition | None:
@@ -48,13 +47,13 @@ class Conditioning(nn.Module, ABC):
             samples: held-out data, for conditions that are taken from data; None where there is none at hand.
         """
 
-    def forward(self, batch: Batch) -> Condition | None:
+    def forward(self, batch: Batch, noise: Noise | None = None) -> Condition | None:
+        """The conditions of a batch; in training, with the noise of its samples, some of them dropped."""
         cond = self.condition(batch)
         if cond is None:
             return None
         if "negative" in batch:
             cond = replace(cond, negative=self.condition(batch["negative"]))
-        if self.training and self.dropout > 0 and "position" in batch:
-            draw = Noise(self.seed, batch["position"]).uniform(1, stream=Stream.CONDITION)[:, 0]  # (B,)
-            cond = cond.null(draw < self.dropout)
+        if self.training and self.dropout > 0 and noise is not None:
+            cond = cond.null(noise.uniform(stream=Stream.CONDITION) < self.dropout)
         return cond

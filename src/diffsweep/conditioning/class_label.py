@@ -19,7 +19,7 @@ class ClassLabel(Conditioning):
         class_names: names of the classes, in their order, that ``labels`` may use; None for ids alone.
         labels: what is asked of samples: ids or names, in turn; None for every class in turn.
         negative: an id or a name that guidance leads away from, in place of the null condition.
-        dropout, seed: see :class:`Conditioning`.
+        dropout: see :class:`Conditioning`.
     """
 
     def __init__(
@@ -29,9 +29,8 @@ class ClassLabel(Conditioning):
         labels: Sequence[int | str] | None = None,
         negative: int | str | None = None,
         dropout: float = 0.0,
-        seed: int = 0,
     ) -> None:
-        super().__init__(dropout, seed)
+        super().__init__(dropout)
         if num_classes is None:
             raise ValueError(
                 "these data have no classes; use a dataset with labels, or conditioning=none guidance=none"

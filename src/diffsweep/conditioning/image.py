@@ -42,7 +42,7 @@ class ImageConditioning(Conditioning):
         channels, image_size: of the data.
         source: ``low_res``, ``grey`` or ``hole``: see the functions of these names.
         factor: of ``low_res`` and of ``hole``.
-        dropout, seed: see :class:`Conditioning`; the null condition is an image of zeros.
+        dropout: see :class:`Conditioning`; the null condition is an image of zeros.
     """
 
     needs_pixels = True
@@ -54,9 +54,8 @@ class ImageConditioning(Conditioning):
         source: Source = "low_res",
         factor: int = 2,
         dropout: float = 0.0,
-        seed: int = 0,
     ) -> None:
-        super().__init__(dropout, seed)
+        super().__init__(dropout)
         if source not in _SOURCES:
             raise ValueError(f"conditioning.source is one of {', '.join(_SOURCES)}, not {source}")
         if not 1 < factor <= image_size:
@@ -87,7 +86,7 @@ class ImageFeatures(ImageConditioning):
 
     Args:
         vector_dim: number of features.
-        channels, image_size, source, factor, dropout, seed: see :class:`ImageConditioning`.
+        channels, image_size, source, factor, dropout: see :class:`ImageConditioning`.
     """
 
     def __init__(
@@ -98,9 +97,8 @@ class ImageFeatures(ImageConditioning):
         source: Source = "low_res",
         factor: int = 2,
         dropout: float = 0.0,
-        seed: int = 0,
     ) -> None:
-        super().__init__(channels, image_size, source, factor, dropout, seed)
+        super().__init__(channels, image_size, source, factor, dropout)
         if vector_dim < 1:
             raise ValueError(f"conditioning.vector_dim must be at least 1, not {vector_dim}")
         self.provides = {"vector_dim": vector_dim}

@@ -18,7 +18,7 @@ class Scalars(Conditioning):
     Args:
         names: of the numbers of ``batch["scalars"]``, (B, S), in their order.
         values: what is asked of samples, a list of S numbers for each, in turn; None for those of the held-out samples.
-        dropout, seed: see :class:`Conditioning`.
+        dropout: see :class:`Conditioning`.
     """
 
     def __init__(
@@ -26,9 +26,8 @@ class Scalars(Conditioning):
         names: list[str] | None,
         values: list[list[float]] | None = None,
         dropout: float = 0.0,
-        seed: int = 0,
     ) -> None:
-        super().__init__(dropout, seed)
+        super().__init__(dropout)
         if not names:
             raise ValueError(
                 "these data say no numbers of their samples; use a dataset that does, such as dataset=shapes"
@@ -56,11 +55,11 @@ class Joint(Conditioning):
 
     Args:
         parts: by any name; each provides something else, and has no dropout of its own.
-        dropout, seed: see :class:`Conditioning`.
+        dropout: see :class:`Conditioning`.
     """
 
-    def __init__(self, parts: Mapping[str, Conditioning], dropout: float = 0.0, seed: int = 0) -> None:
-        super().__init__(dropout, seed)
+    def __init__(self, parts: Mapping[str, Conditioning], dropout: float = 0.0) -> None:
+        super().__init__(dropout)
         if not parts:
             raise ValueError("conditioning.parts is empty; use conditioning=none")
         if own := [name for name, part in parts.items() if part.dropout > 0]:

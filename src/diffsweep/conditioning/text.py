@@ -21,7 +21,7 @@ class TextConditioning(Conditioning):
         prompts: what is asked of samples, in turn; None for the captions of the held-out samples, in their order.
         negative: a text that guidance leads away from, in place of the null condition.
         vector_dim: D too, for the pooled text beside the tokens; None for tokens alone.
-        dropout, seed: see :class:`Conditioning`.
+        dropout: see :class:`Conditioning`.
 
     Raises:
         ValueError: a size is not the encoder's; a text is empty, or is none that the encoder takes.
@@ -35,9 +35,8 @@ class TextConditioning(Conditioning):
         negative: str | None = None,
         vector_dim: int | None = None,
         dropout: float = 0.0,
-        seed: int = 0,
     ) -> None:
-        super().__init__(dropout, seed)
+        super().__init__(dropout)
         sizes = {"context_dim": context_dim} | ({} if vector_dim is None else {"vector_dim": vector_dim})
         for key, size in sizes.items():
             if size != encoder.width:

@@ -7,7 +7,7 @@ from diffsweep.diffusion.denoiser import Denoised, Denoiser, NetworkDenoiser, Ne
 from diffsweep.diffusion.exact import AsPredicted, GaussianDenoiser, GaussianMixtureDenoiser, Impulses
 from diffsweep.diffusion.interpolation import slerp
 from diffsweep.diffusion.likelihood import LogLikelihood, ode_log_likelihood
-from diffsweep.diffusion.noise import Noise, Stream
+from diffsweep.diffusion.noise import BatchNoise, Noise, Stream
 from diffsweep.diffusion.objective import DSM, SSM, VLB, Hybrid, Objective, Simple, sums_by_quarter
 from diffsweep.diffusion.prediction import EDM, X0, Eps, Flow, Prediction, Score, V
 from diffsweep.diffusion.probability_flow import integrate, log_snr_of, velocity
@@ -56,6 +56,7 @@ __all__ = [
     "VLB",
     "X0",
     "AsPredicted",
+    "BatchNoise",
     "Bound",
     "ClipNoise",
     "Condition",

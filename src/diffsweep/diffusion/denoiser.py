@@ -50,11 +50,23 @@ class Denoiser(nn.Module, ABC):
     def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
         """x_t (B, ...), t () or (B,); of clips (B, C, F, H, W) also (B, F), a time of each frame."""
 
-    def output(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Tensor:
-        """The estimate in the units of the prediction, like x_t: what a training loss compares with its target."""
-        alpha, sigma = (expand_to(value, x_t) for value in self.schedule(t))
+    def output(
+        self, x_t: Tensor, t: Tensor, cond: Condition | None = None, levels: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """The estimate in the units of the prediction, like x_t: what a training loss compares with its target.
+
+        Args:
+            x_t, t, cond: those of :meth:`forward`.
+            levels: :meth:`levels` of t, where they are known.
+        """
+        alpha, sigma = self.levels(x_t, t) if levels is None else levels
         denoised = self(x_t, t, cond)
         return self.prediction.target(denoised.x0, denoised.eps, alpha, sigma)
+
+    def levels(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha and sigma at t, () or (B,) or (B, F), so that they multiply x (B, ...)."""
+        alpha, sigma = self.schedule(t)
+        return expand_to(alpha, x), expand_to(sigma, x)
 
 
 def _at_least_single(x: Tensor) -> torch.dtype:
@@ -81,7 +93,12 @@ Remembered = dict[float, tuple[float, float, float]]
 
 
 def network_input(
-    schedule: Schedule, prediction: Prediction, x_t: Tensor, t: Tensor, remembered: Remembered
+    schedule: Schedule,
+    prediction: Prediction,
+    x_t: Tensor,
+    t: Tensor,
+    remembered: Remembered,
+    levels: tuple[Tensor, Tensor] | None = None,
 ) -> NetworkInput:
     """What a network that belongs to a schedule and a prediction is given of ``x_t`` (B, ...) and ``t``, (), (B,) or (B, F).
 
@@ -91,6 +108,7 @@ def network_input(
         x_t: noisy samples.
         t: their times.
         remembered: alpha, sigma and c_noise of single times, which walks ask for again; it is filled.
+        levels: alpha and sigma of times (B,) or (B, F), where they are known: they broadcast with x_t.
     """
     alpha: Level
     sigma: Level
@@ -98,9 +116,9 @@ def network_input(
         alpha, sigma, time = _numbers(schedule, prediction, t, remembered)
         c_noise = torch.full((len(x_t),), time, device=x_t.device, dtype=_at_least_single(x_t))
     else:
-        alpha, sigma = (expand_to(value, x_t) for value in schedule(t))
+        alpha, sigma = levels if levels is not None else (expand_to(value, x_t) for value in schedule(t))
         c_noise = prediction.c_noise(schedule, t).to(x_t.device, _at_least_single(x_t)).expand(len(x_t), *t.shape[1:])
-    c_in = prediction.coefficients(alpha, sigma).c_in
+    c_in = prediction.c_in(alpha, sigma)
     scaled = x_t if isinstance(c_in, float) and c_in == 1 else c_in * x_t
     return NetworkInput(scaled, c_noise, alpha, sigma)
 
@@ -140,9 +158,11 @@ class NetworkDenoiser(Denoiser):
         self.backbone = backbone
         self._remembered: Remembered = {}
 
-    def _call(self, x_t: Tensor, t: Tensor, cond: Condition | None) -> tuple[Tensor, Tensor | float, Level, Level]:
+    def _call(
+        self, x_t: Tensor, t: Tensor, cond: Condition | None, levels: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor | float, Level, Level]:
         """The output, the variance's mix, and alpha and sigma that broadcast with the output."""
-        x, c_noise, alpha, sigma = network_input(self.schedule, self.prediction, x_t, t, self._remembered)
+        x, c_noise, alpha, sigma = network_input(self.schedule, self.prediction, x_t, t, self._remembered, levels)
         output = self.backbone(x, c_noise, cond)
         mix = self.prediction.variance_mix
         if mix is None:
@@ -155,8 +175,10 @@ class NetworkDenoiser(Denoiser):
         x0 = self.prediction.x0(output, x_t, alpha, sigma)
         return Denoised(x0, self.prediction.eps(output, x_t, alpha, sigma), mix)
 
-    def output(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Tensor:
-        return self._call(x_t, t, cond)[0]
+    def output(
+        self, x_t: Tensor, t: Tensor, cond: Condition | None = None, levels: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        return self._call(x_t, t, cond, levels)[0]
 
 
 @dataclass

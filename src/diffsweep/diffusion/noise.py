@@ -1,88 +1,24 @@
 """Counted randomness: the noise of a sample is a function of (seed, stream, index, step), not of a generator's history.
 
-A counter-based generator, Philox-4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), maps the
-counter ``(block, step, index)`` under the key ``(seed, stream)`` to four 32-bit words. So a sample's noise depends neither
-on the batch it is in, nor on the number of devices, nor on what was drawn before; resuming needs no generator state.
+A counter-based generator (:mod:`diffsweep.diffusion.philox`) maps the counter ``(block, step, index)`` under the key ``(seed, stream)`` to
+four 32-bit words. So a sample's noise depends neither on the batch it is in, nor on the number of devices, nor on what was drawn before;
+resuming needs no generator state.
 """
 
 import functools
 import math
+from collections.abc import Callable
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from diffsweep.diffusion.clip_noise import INDEPENDENT, ClipNoise
+from diffsweep.diffusion.philox import MASK, Words, draw_words, keys_of_one, round_keys
 
-_MASK = 0xFFFFFFFF
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
-_WEYL = (0x9E3779B9, 0xBB67AE85)
 _AT_ONCE = 2**20  # at most so many numbers of several steps are drawn in one pass
-
-
-def philox_4x32(even: Any, odd: Any, spare: Any, keys: Any, multipliers: Any) -> tuple[Any, Any]:
-    """Philox-4x32 on int64 arrays that hold unsigned 32-bit words; of torch, or of numpy, whose operations on small arrays cost half as
-    much. All in place, since large arrays would come from the system each time.
-
-    Args:
-        even: words 0 and 2 of the counters, (2, B, N); overwritten, as the next two are.
-        odd: words 1 and 3, (2, B, N).
-        spare: room, (2, B, N).
-        keys: both words of each round's key, (rounds, 2, B or 1, 1).
-        multipliers: of words 2 and 0, (2, 1, 1).
-
-    Returns:
-        words 0 and 2 of the results, and words 1 and 3.
-    """
-    for key in keys:
-        spare[0], spare[1] = even[1], even[0]
-        spare *= multipliers  # int64 wraps modulo 2^64, which keeps all 64 bits of the unsigned product
-        even[...] = spare
-        even >>= 32
-        even &= _MASK
-        even ^= odd
-        even ^= key
-        spare &= _MASK
-        odd, spare = spare, odd
-    return even, odd
-
-
-class Words(NamedTuple):
-    """Counters, or what is drawn of them, int64 in [0, 2^32): words 0 and 2 of each block of four, (2, B, N), and words 1 and 3."""
-
-    even: Tensor
-    odd: Tensor
-
-
-@functools.lru_cache(maxsize=8)
-@torch.inference_mode(False)
-def _constants(device: torch.device) -> tuple[Tensor, Tensor]:
-    """The multipliers of words 2 and 0, (2, 1, 1), and what is added to the key in each of ten rounds, (10, 2, 1, 1)."""
-    weyl = torch.arange(10, device="cpu")[:, None] * torch.tensor(_WEYL, device="cpu")
-    return torch.tensor(_MULTIPLIERS[::-1], device="cpu")[:, None, None].to(device), weyl[..., None, None].to(device)
-
-
-def round_keys(seed: Tensor) -> Tensor:
-    """The keys of ten rounds, (10, 2, B, 1), of seeds (B,) of 64 bits."""
-    _, weyl = _constants(seed.device)
-    return (torch.stack([seed & _MASK, (seed >> 32) & _MASK])[..., None] + weyl) & _MASK
-
-
-@functools.lru_cache(maxsize=32)
-@torch.inference_mode(False)
-def _keys_of_one(seed: int, device: torch.device) -> Tensor:
-    """Those of the low 64 bits of a seed, B = 1."""
-    return round_keys(torch.tensor([(seed + 2**63) % 2**64 - 2**63], device="cpu").to(device))
-
-
-def draw_words(counters: Words, keys: Tensor) -> Words:
-    """What counters, which are overwritten, give under the keys of rounds."""
-    parts = (*counters, torch.empty_like(counters.even), keys, _constants(keys.device)[0])
-    if keys.device.type != "cpu":
-        return Words(*philox_4x32(*parts))
-    drawn = philox_4x32(*(part.numpy() for part in parts))
-    return Words(*(torch.from_numpy(words) for words in drawn))
+_BATCHES, _BATCH_NUMBERS = 16, 2**16  # the same of several batches: of large ones one by one costs no more
 
 
 class Stream(IntEnum):
@@ -102,6 +38,15 @@ class Stream(IntEnum):
 
 
 OF_THE_PROCESS = frozenset({Stream.STEP, Stream.PRIOR, Stream.EPS, Stream.VALIDATION})  # noise that x_t is made of
+
+
+class Asked(NamedTuple):
+    """Numbers that are asked for of each sample: by which function of words, of which stream, their shape and type."""
+
+    numbers: Callable[[Words, torch.dtype], Tensor]
+    stream: Stream
+    shape: tuple[int, ...]
+    dtype: torch.dtype
 
 
 class Noise:
@@ -142,23 +87,32 @@ class Noise:
         device, index = self.indices.device, self.indices[:, None]
         blocks, streams, ends = _counters(wanted, device)
         even, odd = torch.empty(2, 2, len(self), len(blocks), dtype=torch.int64, device=device)
-        even[0], even[1] = blocks, index & _MASK
-        odd[0] = self.step[:, None] if isinstance(self.step, Tensor) else self.step & _MASK
+        even[0], even[1] = blocks, index & MASK
+        odd[0] = self.step[:, None] if isinstance(self.step, Tensor) else self.step & MASK
         torch.bitwise_or(index >> 32, streams, out=odd[1])
-        keys = round_keys(self.seed) if isinstance(self.seed, Tensor) else _keys_of_one(self.seed, device)
+        keys = round_keys(self.seed) if isinstance(self.seed, Tensor) else keys_of_one(self.seed, device)
         even, odd = draw_words(Words(even, odd), keys)
         return [Words(even[..., begin:end], odd[..., begin:end]) for begin, end in ends]
 
     def uniform(self, *shape: int, stream: Stream, dtype: torch.dtype = torch.float32) -> Tensor:
         """Uniform in (0, 1), shape (B, *shape); 24 bits in float32, else 32."""
-        (words,) = self._words((stream, math.prod(shape)))
-        return _uniform(words, dtype)[:, : math.prod(shape)].reshape(-1, *shape)
+        (drawn,) = self._draw(Asked(_uniform, stream, shape, dtype))
+        return drawn
 
     def normal(self, *shape: int, stream: Stream, dtype: torch.dtype = torch.float32) -> Tensor:
         """Standard normal, shape (B, *shape), by Box and Muller from pairs of 32-bit uniforms, so at most 6.7 in size; what frames share
         comes after."""
-        (words,) = self._words((stream, math.prod(shape)))
-        return self._shared(_normal(words, dtype)[:, : math.prod(shape)].reshape(-1, *shape), stream)
+        (drawn,) = self._draw(Asked(_normal, stream, shape, dtype))
+        return self._shared(drawn, stream)
+
+    def _draw(self, *wanted: Asked) -> list[Tensor]:
+        """The independent numbers of each, in one pass for all."""
+        counts = [math.prod(asked.shape) for asked in wanted]
+        words = self._words(*((asked.stream, count) for asked, count in zip(wanted, counts, strict=True)))
+        return [
+            asked.numbers(its, asked.dtype)[:, :count].reshape(-1, *asked.shape)
+            for asked, its, count in zip(wanted, words, counts, strict=True)
+        ]
 
     def like(self, x: Tensor, stream: Stream = Stream.STEP) -> Tensor:
         """Standard normal of the shape and dtype of ``x`` (B, ...), on its device."""
@@ -175,13 +129,6 @@ class Noise:
     def ahead(self, temperature: float = 1.0, steps: int = 8) -> "Noise":
         """The noise of a walk from here on: see :class:`WalkNoise`."""
         return WalkNoise(self, temperature, steps, {})
-
-    def time_and_eps(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What a training step draws, in one pass: ``uniform`` of the stream TIME, (B,), and ``like(x)`` of EPS."""
-        count = math.prod(x.shape[1:])
-        times, words = self._words((Stream.TIME, 1), (Stream.EPS, count))
-        eps = self._shared(_normal(words, x.dtype)[:, :count].reshape(x.shape), Stream.EPS)
-        return _uniform(times, torch.float32)[:, 0], eps.to(x.device)
 
 
 class WalkNoise(Noise):
@@ -216,6 +163,74 @@ class WalkNoise(Noise):
             self._blocks[begin] = self.like_over(x, range(begin, begin + size)) * self.temperature
         # A walk asks for a step once: what its last row was taken from is not needed any more.
         return (self._blocks.pop(begin) if row == size - 1 else self._blocks[begin])[row]
+
+
+Kept = dict[Asked, Tensor]  # numbers that have been drawn, independent
+
+
+class BatchNoise:
+    """The noise of the batches of a stream: ``batch_noise(positions)`` gives the numbers of ``Noise(seed, positions)``, at less cost. What
+    the last batch asked for is drawn of the next one in one pass; on a CPU, where batches are small, of several to come.
+
+    How far their positions lie apart is told by the last two that were seen; where it turns out another, only time is lost.
+
+    Args:
+        seed, clips: those of :class:`Noise`.
+    """
+
+    def __init__(self, seed: int, clips: ClipNoise = INDEPENDENT) -> None:
+        self.seed, self.clips = seed, clips
+        self._last = torch.zeros(0, dtype=torch.int64)  # positions of the last batch
+        self._asked: dict[Asked, None] = {}  # of it, in order
+        self._coming: list[tuple[Tensor, Kept]] = []  # positions and numbers of batches to come, the next one last
+        self._batches = 1
+
+    def __call__(self, positions: Tensor) -> Noise:
+        """The noise of the samples at positions, int64, (B,), of the stream."""
+        kept = self._kept(positions) if self._asked else {}
+        self._asked, self._last = {}, positions
+        return KeptNoise(Noise(self.seed, positions, clips=self.clips), kept, self._asked)
+
+    def _kept(self, positions: Tensor) -> Kept:
+        if positions.device.type != "cpu":  # comparing positions would wait for the device
+            return self._ahead(positions, positions.new_zeros(1))[0][1]
+        if self._coming:
+            expected, kept = self._coming.pop()
+            if torch.equal(expected, positions):
+                return kept
+            self._batches = 0
+        self._batches = min(2 * self._batches, _BATCHES) or 1
+        numbers = len(positions) * sum(math.prod(asked.shape) for asked in self._asked)
+        batches = min(self._batches, _BATCH_NUMBERS // numbers) or 1
+        self._coming = self._ahead(positions, (positions[0] - self._last[0]) * torch.arange(batches))[::-1]
+        return self._coming.pop()[1]
+
+    def _ahead(self, positions: Tensor, shifts: Tensor) -> list[tuple[Tensor, Kept]]:
+        """What the last batch asked for, at positions (B,) with each of the shifts (N,)."""
+        every = positions + shifts[:, None]  # (N, B)
+        drawn = Noise(self.seed, every.flatten())._draw(*self._asked)
+        parts = [numbers.unflatten(0, every.shape) for numbers in drawn]
+        return [(at, dict(zip(self._asked, [part[i] for part in parts], strict=True))) for i, at in enumerate(every)]
+
+
+class KeptNoise(Noise):
+    """A noise some of whose numbers have been drawn; it notes what it is asked for.
+
+    Args:
+        noise: the samples.
+        kept: what has been drawn of them.
+        asked: filled with what is asked for.
+    """
+
+    def __init__(self, noise: Noise, kept: Kept, asked: dict[Asked, None]) -> None:
+        super().__init__(noise.seed, noise.indices, noise.step, noise.clips)
+        self._kept, self._asked = kept, asked
+
+    def _draw(self, *wanted: Asked) -> list[Tensor]:
+        self._asked.update(dict.fromkeys(wanted))
+        if all(asked in self._kept for asked in wanted):
+            return [self._kept[asked] for asked in wanted]
+        return super()._draw(*wanted)
 
 
 @functools.lru_cache(maxsize=32)

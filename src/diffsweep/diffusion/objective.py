@@ -12,7 +12,7 @@ from torch.nn import functional
 from diffsweep.diffusion.bound import end_terms, grid_term
 from diffsweep.diffusion.condition import Condition
 from diffsweep.diffusion.denoiser import Denoiser
-from diffsweep.diffusion.process import expand_to, mean_at, mean_of_frames
+from diffsweep.diffusion.process import mean_at, mean_of_frames
 from diffsweep.diffusion.weighting import UniformWeighting, Weighting
 from diffsweep.schedules import Schedule
 
@@ -67,8 +67,8 @@ class Simple(Objective):
         self.weighting = weighting if weighting is not None else UniformWeighting()
 
     def __call__(self, denoiser: Denoiser, x_0: Tensor, cond: Condition | None, t: Tensor, eps: Tensor) -> Tensor:
-        alpha, sigma = (expand_to(value, x_0) for value in denoiser.schedule(t))
-        output = denoiser.output(alpha * x_0 + sigma * eps, t, cond)
+        alpha, sigma = denoiser.levels(x_0, t)
+        output = denoiser.output(alpha * x_0 + sigma * eps, t, cond, (alpha, sigma))
         losses = mean_at(self.distance(output, denoiser.prediction.target(x_0, eps, alpha, sigma)), t)
         return mean_of_frames(self.weighting.weigh(losses, denoiser, t))
 
@@ -103,7 +103,7 @@ class Hybrid(Simple):
 
     def __call__(self, denoiser: Denoiser, x_0: Tensor, cond: Condition | None, t: Tensor, eps: Tensor) -> Tensor:
         schedule, prediction = denoiser.schedule, denoiser.prediction
-        alpha, sigma = (expand_to(value, x_0) for value in schedule(t))
+        alpha, sigma = denoiser.levels(x_0, t)
         denoised = denoiser(alpha * x_0 + sigma * eps, t, cond)
         output = prediction.target(denoised.x0, denoised.eps, alpha, sigma)
         losses = mean_at(self.distance(output, prediction.target(x_0, eps, alpha, sigma)), t)
@@ -134,7 +134,7 @@ class VLB(Objective):
 
     def __call__(self, denoiser: Denoiser, x_0: Tensor, cond: Condition | None, t: Tensor, eps: Tensor) -> Tensor:
         schedule = denoiser.schedule
-        alpha, sigma = (expand_to(value, x_0) for value in schedule(t))
+        alpha, sigma = denoiser.levels(x_0, t)
         denoised = denoiser(alpha * x_0 + sigma * eps, t, cond)
         if schedule.num_steps is not None:
             return schedule.num_steps * grid_term(schedule, denoised, x_0, t, self.levels)
@@ -182,7 +182,7 @@ class DSM(Objective):
 
     def __call__(self, denoiser: Denoiser, x_0: Tensor, cond: Condition | None, t: Tensor, eps: Tensor) -> Tensor:
         schedule = denoiser.schedule
-        alpha, sigma = (expand_to(value, x_0) for value in schedule(t))
+        alpha, sigma = denoiser.levels(x_0, t)
         denoised = denoiser(alpha * x_0 + sigma * eps, t, cond)
         squares = mean_at((denoised.eps - eps).square(), t)  # sigma^2 times those of the score
         exact = t.double()
@@ -214,7 +214,7 @@ class SSM(Objective):
 
     def __call__(self, denoiser: Denoiser, x_0: Tensor, cond: Condition | None, t: Tensor, eps: Tensor) -> Tensor:
         schedule, keep = denoiser.schedule, torch.is_grad_enabled()
-        alpha, sigma = (expand_to(value, x_0) for value in schedule(t))
+        alpha, sigma = denoiser.levels(x_0, t)
         v = _signs(eps)
         with torch.enable_grad():
             x_t = (alpha * x_0 + sigma * eps).detach().requires_grad_()

@@ -55,6 +55,10 @@ class Prediction(ABC):
     def coefficients(self, alpha: Level, sigma: Level) -> Coefficients:
         """c_in, c_skip and c_out at a noise level."""
 
+    def c_in(self, alpha: Level, sigma: Level) -> Level:
+        """The c_in of :meth:`coefficients` alone: the number 1 where the network sees x_t as it is."""
+        return 1.0
+
     @abstractmethod
     def eps(self, output: Tensor, x_t: Tensor, alpha: Level, sigma: Level) -> Tensor:
         """eps from the output, in the form that stays accurate at small sigma; alpha and sigma broadcast with x_t."""
@@ -138,7 +142,10 @@ class Score(Prediction):
         return _like(sigma, 1.0) if self.scale_by_sigma else sigma
 
     def coefficients(self, alpha: Level, sigma: Level) -> Coefficients:
-        return Coefficients(1 / (alpha**2 + sigma**2) ** 0.5, 1 / alpha, sigma * self._unit(sigma) / alpha)
+        return Coefficients(self.c_in(alpha, sigma), 1 / alpha, sigma * self._unit(sigma) / alpha)
+
+    def c_in(self, alpha: Level, sigma: Level) -> Level:
+        return 1 / (alpha**2 + sigma**2) ** 0.5
 
     def eps(self, output: Tensor, x_t: Tensor, alpha: Level, sigma: Level) -> Tensor:
         return -self._unit(sigma) * output
@@ -187,7 +194,12 @@ class EDM(Prediction):
 
     def coefficients(self, alpha: Level, sigma: Level) -> Coefficients:
         norm = self._norm(alpha, sigma)
-        return Coefficients(1 / norm, alpha * self.sigma_data**2 / norm**2, sigma * self.sigma_data / norm)
+        return Coefficients(
+            self.c_in(alpha, sigma), alpha * self.sigma_data**2 / norm**2, sigma * self.sigma_data / norm
+        )
+
+    def c_in(self, alpha: Level, sigma: Level) -> Level:
+        return 1 / self._norm(alpha, sigma)
 
     def eps(self, output: Tensor, x_t: Tensor, alpha: Level, sigma: Level) -> Tensor:
         norm = self._norm(alpha, sigma)

@@ -109,7 +109,7 @@ class AutoencoderModel(Model, SelfMeasured):
         position = batch["position"].repeat_interleave(count) * count + torch.arange(count, device=x.device).repeat(
             len(x) // count
         )
-        noise = Noise(self.seed, position)
+        noise = self.batch_noise(position)
         x = x if self.augmentation is None else self.augmentation(x, noise)
         distance, told, made = self.distances(x, noise)
         losses = distance + self.weighted(told)

@@ -11,7 +11,7 @@ from lightning import LightningModule
 from torch import Tensor
 
 from diffsweep.datasets import ImageData
-from diffsweep.diffusion import TimeSampling, sums_by_quarter
+from diffsweep.diffusion import INDEPENDENT, BatchNoise, ClipNoise, TimeSampling, sums_by_quarter
 from diffsweep.layers import distributed
 from diffsweep.metrics import GenerationMetrics
 from diffsweep.schedules import Schedule
@@ -24,8 +24,10 @@ class Model(LightningModule):
         optimizer: parameters to an optimizer.
         lr_scheduler: an optimizer to its learning-rate scheduler, stepped every step.
         seed: keys all randomness.
+        noise: what frames of clips share of the noise of training.
 
     Attributes:
+        batch_noise: positions in the training stream to the noise of their samples.
         transfers: whether what it learned serves other data of as many channels.
         needs_pixels: whether it is trained on the pixels themselves, whatever its space.
         next_command: what a user would do with a trained one, up to the directory of its run.
@@ -40,9 +42,11 @@ class Model(LightningModule):
         optimizer: Callable[..., torch.optim.Optimizer],
         lr_scheduler: Callable[[torch.optim.Optimizer], Any],
         seed: int = 0,
+        noise: ClipNoise = INDEPENDENT,
     ) -> None:
         super().__init__()
         self.make_optimizer, self.make_lr_scheduler, self.seed = optimizer, lr_scheduler, seed
+        self.batch_noise = BatchNoise(seed, noise)
 
     def trained_parameters(self) -> list[torch.nn.Parameter]:
         """What the optimizer changes."""

@@ -106,11 +106,11 @@ class NoisyClassifier(TimedModel, SelfMeasured):
         return add_noise(self.schedule, x_0, t, eps) if self.noisy else x_0
 
     def losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        noise = Noise(self.seed, batch["position"])
+        noise = self.batch_noise(batch["position"])
         if self.augmentation is not None and self.needs_pixels:
             batch = {**batch, "x": self.augmentation(batch["x"], noise)}
         x_0 = self.autoencoder.of(batch, noise)
-        u, eps = noise.time_and_eps(x_0)
+        u, eps = noise.uniform(stream=Stream.TIME), noise.like(x_0, Stream.EPS)
         t, weight = self.time_sampling(self.schedule, u) if self.noisy else (torch.zeros_like(u), torch.ones_like(u))
         losses = self.cross_entropy(self.log_prob(self.noised(x_0, t, eps), t), batch["label"])
         self.tell_times(self.schedule, t, losses)

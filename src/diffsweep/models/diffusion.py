@@ -70,7 +70,7 @@ class DiffusionModel(TimedModel):
         val_repeats: int = 4,
         noise: ClipNoise = INDEPENDENT,
     ) -> None:
-        super().__init__(optimizer, lr_scheduler, seed)
+        super().__init__(optimizer, lr_scheduler, seed, noise)
         self.denoiser = NetworkDenoiser(backbone, schedule, prediction, noise)
         self.objective, self.time_sampling = objective, time_sampling
         self.conditioning = conditioning
@@ -79,11 +79,11 @@ class DiffusionModel(TimedModel):
         self.val_repeats, self.needs_pixels = val_repeats, conditioning.needs_pixels
 
     def losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        noise = Noise(self.seed, batch["position"], clips=self.denoiser.noise)
+        noise = self.batch_noise(batch["position"])
         x_0 = self.autoencoder.of(batch, noise)
-        u, eps = noise.time_and_eps(x_0)
-        t, weight = self.time_sampling(self.denoiser.schedule, u)
-        losses = self.objective(self.denoiser, x_0, self.conditioning(batch), t, eps)
+        t, weight = self.time_sampling(self.denoiser.schedule, noise.uniform(stream=Draw.TIME))
+        cond, eps = self.conditioning(batch, noise), noise.like(x_0, Draw.EPS)
+        losses = self.objective(self.denoiser, x_0, cond, t, eps)
         self.tell_times(self.denoiser.schedule, t, losses)
         return losses, t, weight
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffsweep.diffusion import Condition, Noise, mean_of_frames
+from diffsweep.diffusion import BatchNoise, Condition, Noise, mean_of_frames
 from diffsweep.diffusion import Stream as Draw
 from diffsweep.models.diffusion import DiffusionModel
 
@@ -37,14 +37,16 @@ class VideoModel(DiffusionModel):
             raise ValueError(
                 "times that are drawn by their losses are those of whole samples; use time_sampling=uniform or stratified"
             )
+        if images_per_clip or time_per_frame:
+            self.batch_noise = BatchNoise(self.seed)  # independent, for the images
         self.images_per_clip, self.time_per_frame = images_per_clip, time_per_frame
 
     def losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         if not self.images_per_clip and not self.time_per_frame:
             return super().losses(batch)
-        noise, schedule = Noise(self.seed, batch["position"]), self.denoiser.schedule  # independent, for the images
+        noise, schedule = self.batch_noise(batch["position"]), self.denoiser.schedule
         clips = self.autoencoder.of(batch, noise)  # (B, C, F, H, W)
-        x_0, cond = self.with_images(clips, self.conditioning(batch), noise)  # (B, C, F + K, H, W)
+        x_0, cond = self.with_images(clips, self.conditioning(batch, noise), noise)  # (B, C, F + K, H, W)
         u = noise.uniform(x_0.shape[2], stream=Draw.TIME)  # (B, F + K)
         if not self.time_per_frame:
             u = torch.cat([u[:, :1].expand(-1, clips.shape[2]), u[:, clips.shape[2] :]], 1)

@@ -213,8 +213,7 @@ def hybrid_ratio(cfg: DictConfig) -> dict[str, float]:
     samples = data.split("train")["x"]
     rows = torch.arange(data.batch_size) % len(samples)
     noise, x_0 = Noise(0, rows.to(model.device)), samples[rows].to(model.device)
-    u, eps = noise.time_and_eps(x_0)
-    t = model.denoiser.schedule.time_at(u)
+    t, eps = model.denoiser.schedule.time_at(noise.uniform(stream=Draw.TIME)), noise.like(x_0, Draw.EPS)
     hybrid, simple = Hybrid(levels=model.autoencoder.levels), Simple()
 
     def step(objective: Objective) -> float:

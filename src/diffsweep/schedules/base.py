@@ -99,13 +99,14 @@ class Schedule(nn.Module, ABC):
         return (t * self.num_steps - slack).ceil().clamp(1, self.num_steps) / self.num_steps
 
 
-class Tables(NamedTuple):
-    """Values of a discrete schedule at ``k = 0 .. T``, float64, shape (T + 1,)."""
+class Cell(NamedTuple):
+    """What a discrete schedule is at the grid point k before a time, float64, of the shape of the time; a table of it has k = 0 .. T."""
 
     alpha: Tensor
     sigma: Tensor
     log_snr: Tensor
     angle: Tensor
+    next_angle: Tensor  # at k + 1
 
 
 class DiscreteSchedule(Schedule):
@@ -129,43 +130,40 @@ class DiscreteSchedule(Schedule):
         log_alpha_bar = torch.cat([torch.zeros(1, dtype=torch.float64), log_alpha_bar.double()])  # (T + 1,)
         log_one_minus = torch.log(-torch.expm1(log_alpha_bar))
         alpha, sigma = torch.exp(log_alpha_bar / 2), torch.exp(log_one_minus / 2)
-        tables = Tables(alpha, sigma, log_alpha_bar - log_one_minus, torch.atan2(sigma, alpha))
-        # Not buffers: they are never trained, cast or saved, and samplers ask on the CPU while training asks on the GPU.
-        self._tables = {tables.alpha.device: tables}
+        angle = torch.atan2(sigma, alpha)
+        table = Cell(alpha, sigma, log_alpha_bar - log_one_minus, angle, torch.cat([angle[1:], angle[-1:]]))
+        # Not a buffer: it is never trained, cast or saved, and samplers ask on the CPU while training asks on the GPU.
+        self._tables = {angle.device: torch.stack(table, dim=1)}  # (T + 1, 5)
         self.t_min = 1 / self.num_steps
         self.t_max = 1 - 1 / self.num_steps if zero_terminal_snr else 1.0
 
-    def _on(self, device: torch.device) -> Tables:
+    def _on(self, device: torch.device) -> Tensor:
         if device not in self._tables:
-            self._tables[device] = Tables(*(table.to(device) for table in next(iter(self._tables.values()))))
+            self._tables[device] = next(iter(self._tables.values())).to(device)
         return self._tables[device]
 
-    def _cell(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """The cell ``k`` (int64, in [0, T]) and the fraction within it, of times ``t``."""
+    def _cell(self, t: Tensor) -> tuple[Cell, Tensor]:
+        """The cell of times ``t``, and the fraction within it, float64."""
         position = (t.double() * self.num_steps).clamp(0, self.num_steps)
         k = position.floor()
-        return k.long(), position - k
-
-    def _interpolated_angle(self, angle: Tensor, k: Tensor, fraction: Tensor) -> Tensor:
-        return torch.lerp(angle[k], angle[(k + 1).clamp(max=self.num_steps)], fraction)
+        return Cell(*self._on(t.device)[k.long()].unbind(-1)), position - k
 
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        tables = self._on(t.device)
-        k, fraction = self._cell(t)
-        angle = self._interpolated_angle(tables.angle, k, fraction)
+        cell, fraction = self._cell(t)
+        angle = torch.lerp(cell.angle, cell.next_angle, fraction)
         on_grid = fraction == 0
-        alpha = torch.where(on_grid, tables.alpha[k], angle.cos())
-        sigma = torch.where(on_grid, tables.sigma[k], angle.sin())
+        alpha = torch.where(on_grid, cell.alpha, angle.cos())
+        sigma = torch.where(on_grid, cell.sigma, angle.sin())
         return alpha.to(t.dtype), sigma.to(t.dtype)
 
     def log_snr(self, t: Tensor) -> Tensor:
-        tables = self._on(t.device)
-        k, fraction = self._cell(t)
-        between = -2 * self._interpolated_angle(tables.angle, k, fraction).tan().log()
-        return torch.where(fraction == 0, tables.log_snr[k], between).to(t.dtype)
+        cell, fraction = self._cell(t)
+        between = -2 * torch.lerp(cell.angle, cell.next_angle, fraction).tan().log()
+        return torch.where(fraction == 0, cell.log_snr, between).to(t.dtype)
 
     def time_of(self, log_snr: Tensor) -> Tensor:
-        angles = self._on(log_snr.device).angle
+        table = Cell(*self._on(log_snr.device).unbind(-1))
+        angles = table.angle.contiguous()
         angle = torch.atan(torch.exp(-log_snr.double() / 2)).clamp(max=angles[-1])
         k = (torch.searchsorted(angles, angle, right=True) - 1).clamp(0, self.num_steps - 1)
         fraction = (angle - angles[k]) / (angles[k + 1] - angles[k])
