@@ -6,6 +6,7 @@ resuming needs no generator state.
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from enum import IntEnum
@@ -18,7 +19,7 @@ from diffsweep.diffusion.clip_noise import INDEPENDENT, ClipNoise
 from diffsweep.diffusion.philox import MASK, Words, draw_words, keys_of_one, round_keys
 
 _AT_ONCE = 2**20  # at most so many numbers of several steps are drawn in one pass
-_BATCHES, _BATCH_NUMBERS = 16, 2**16  # the same of several batches: of large ones one by one costs no more
+_BATCHES, _BATCH_NUMBERS = 16, 2**15  # the same of several batches: of large ones one by one costs no more
 
 
 class Stream(IntEnum):
@@ -41,12 +42,11 @@ OF_THE_PROCESS = frozenset({Stream.STEP, Stream.PRIOR, Stream.EPS, Stream.VALIDA
 
 
 class Asked(NamedTuple):
-    """Numbers that are asked for of each sample: by which function of words, of which stream, their shape and type."""
+    """Numbers that are asked for of each sample: by which function of words and of which type, of which stream, their shape."""
 
-    numbers: Callable[[Words, torch.dtype], Tensor]
+    kind: tuple[Callable[[Words, torch.dtype], Tensor], torch.dtype]
     stream: Stream
     shape: tuple[int, ...]
-    dtype: torch.dtype
 
 
 class Noise:
@@ -82,37 +82,41 @@ class Noise:
         """Independent ``z`` with what its frames share."""
         return self.clips.colour(z) if stream in OF_THE_PROCESS else z
 
-    def _words(self, *wanted: tuple[Stream, int]) -> list[Words]:
-        """For each (stream, count), words enough for that many numbers of a sample, in one pass for all."""
+    def _words(self, *wanted: tuple[Stream, int]) -> Words:
+        """For each (stream, count) the blocks of words, one behind the other, that are enough for that many numbers of a sample."""
         device, index = self.indices.device, self.indices[:, None]
-        blocks, streams, ends = _counters(wanted, device)
+        blocks, streams = _counters(wanted, device)
         even, odd = torch.empty(2, 2, len(self), len(blocks), dtype=torch.int64, device=device)
         even[0], even[1] = blocks, index & MASK
         odd[0] = self.step[:, None] if isinstance(self.step, Tensor) else self.step & MASK
         torch.bitwise_or(index >> 32, streams, out=odd[1])
         keys = round_keys(self.seed) if isinstance(self.seed, Tensor) else keys_of_one(self.seed, device)
-        even, odd = draw_words(Words(even, odd), keys)
-        return [Words(even[..., begin:end], odd[..., begin:end]) for begin, end in ends]
+        return draw_words(Words(even, odd), keys)
 
     def uniform(self, *shape: int, stream: Stream, dtype: torch.dtype = torch.float32) -> Tensor:
         """Uniform in (0, 1), shape (B, *shape); 24 bits in float32, else 32."""
-        (drawn,) = self._draw(Asked(_uniform, stream, shape, dtype))
+        (drawn,) = self._draw(Asked((_uniform, dtype), stream, shape))
         return drawn
 
     def normal(self, *shape: int, stream: Stream, dtype: torch.dtype = torch.float32) -> Tensor:
         """Standard normal, shape (B, *shape), by Box and Muller from pairs of 32-bit uniforms, so at most 6.7 in size; what frames share
         comes after."""
-        (drawn,) = self._draw(Asked(_normal, stream, shape, dtype))
+        (drawn,) = self._draw(Asked((_normal, dtype), stream, shape))
         return self._shared(drawn, stream)
 
     def _draw(self, *wanted: Asked) -> list[Tensor]:
-        """The independent numbers of each, in one pass for all."""
+        """The independent numbers of each, in one pass for all; best with those of a kind side by side."""
         counts = [math.prod(asked.shape) for asked in wanted]
-        words = self._words(*((asked.stream, count) for asked, count in zip(wanted, counts, strict=True)))
-        return [
-            asked.numbers(its, asked.dtype)[:, :count].reshape(-1, *asked.shape)
-            for asked, its, count in zip(wanted, words, counts, strict=True)
-        ]
+        even, odd = self._words(*((asked.stream, count) for asked, count in zip(wanted, counts, strict=True)))
+        drawn, end = [], 0
+        for (numbers, dtype), alike in itertools.groupby(zip(wanted, counts, strict=True), lambda asked: asked[0].kind):
+            begin, places = end, []
+            for asked, count in alike:
+                places.append((asked.shape, 4 * (end - begin), count))
+                end += _blocks_of(count)
+            made = numbers(Words(even[..., begin:end], odd[..., begin:end]), dtype)  # (B, 4 N)
+            drawn += [made[:, first : first + count].reshape(-1, *shape) for shape, first, count in places]
+        return drawn
 
     def like(self, x: Tensor, stream: Stream = Stream.STEP) -> Tensor:
         """Standard normal of the shape and dtype of ``x`` (B, ...), on its device."""
@@ -193,7 +197,7 @@ class BatchNoise:
 
     def _kept(self, positions: Tensor) -> Kept:
         if positions.device.type != "cpu":  # comparing positions would wait for the device
-            return self._ahead(positions, positions.new_zeros(1))[0][1]
+            return self._drawn(positions)
         if self._coming:
             expected, kept = self._coming.pop()
             if torch.equal(expected, positions):
@@ -201,16 +205,18 @@ class BatchNoise:
             self._batches = 0
         self._batches = min(2 * self._batches, _BATCHES) or 1
         numbers = len(positions) * sum(math.prod(asked.shape) for asked in self._asked)
-        batches = min(self._batches, _BATCH_NUMBERS // numbers) or 1
-        self._coming = self._ahead(positions, (positions[0] - self._last[0]) * torch.arange(batches))[::-1]
+        batches = min(self._batches, _BATCH_NUMBERS // numbers)
+        if batches < 2:
+            return self._drawn(positions)
+        every = positions + (positions[0] - self._last[0]) * torch.arange(batches)[:, None]  # (N, B)
+        parts = {asked: part.unflatten(0, every.shape) for asked, part in self._drawn(every.flatten()).items()}
+        self._coming = [(at, {asked: part[i] for asked, part in parts.items()}) for i, at in enumerate(every)][::-1]
         return self._coming.pop()[1]
 
-    def _ahead(self, positions: Tensor, shifts: Tensor) -> list[tuple[Tensor, Kept]]:
-        """What the last batch asked for, at positions (B,) with each of the shifts (N,)."""
-        every = positions + shifts[:, None]  # (N, B)
-        drawn = Noise(self.seed, every.flatten())._draw(*self._asked)
-        parts = [numbers.unflatten(0, every.shape) for numbers in drawn]
-        return [(at, dict(zip(self._asked, [part[i] for part in parts], strict=True))) for i, at in enumerate(every)]
+    def _drawn(self, positions: Tensor) -> Kept:
+        """What the last batch asked for, at other positions."""
+        wanted = sorted(self._asked, key=lambda asked: asked.kind[0] is _normal)
+        return dict(zip(wanted, Noise(self.seed, positions)._draw(*wanted), strict=True))
 
 
 class KeptNoise(Noise):
@@ -233,18 +239,18 @@ class KeptNoise(Noise):
         return super()._draw(*wanted)
 
 
+def _blocks_of(count: int) -> int:
+    """How many blocks of four words so many numbers take."""
+    return (count + 3) // 4
+
+
 @functools.lru_cache(maxsize=32)
-def _counters(
-    wanted: tuple[tuple[Stream, int], ...], device: torch.device
-) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
-    """Block numbers and streams (shifted to their bits), each (N,), and where the blocks of each stream begin and end."""
-    sizes = [(count + 3) // 4 for _, count in wanted]
-    blocks = torch.cat([torch.arange(size) for size in sizes])
-    streams = torch.cat(
-        [torch.full((size,), int(stream) << 16) for (stream, _), size in zip(wanted, sizes, strict=True)]
-    )
-    ends = [(sum(sizes[:i]), sum(sizes[: i + 1])) for i in range(len(sizes))]
-    return blocks.to(device), streams.to(device), ends
+def _counters(wanted: tuple[tuple[Stream, int], ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Block numbers and streams (shifted to their bits), each (N,)."""
+    sizes = [(stream, _blocks_of(count)) for stream, count in wanted]
+    blocks = torch.cat([torch.arange(size) for _, size in sizes])
+    streams = torch.cat([torch.full((size,), int(stream) << 16) for stream, size in sizes])
+    return blocks.to(device), streams.to(device)
 
 
 def _uniform(words: Words, dtype: torch.dtype) -> Tensor:
