@@ -12,6 +12,7 @@ import torch
 import yaml
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, ListConfig
+from slower import each_once
 
 from diffsweep.models import AutoencoderModel, DiffusionModel
 from diffsweep.runs.build import build_data, build_model, preflight
@@ -320,7 +321,7 @@ def small(row):
     return (*SMALL, *(["autoencoder.network.channels=8"] if set(row) & set(LEARNED) else []))
 
 
-@pytest.mark.parametrize("row", ROWS, ids=",".join)
+@pytest.mark.parametrize("row", each_once(ROWS, ",".join))
 def test_every_pair_of_options_trains_and_samples_or_is_refused(compose, row):
     cfg = compose(*overrides(row), *small(row))
     assert all(

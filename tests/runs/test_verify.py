@@ -47,7 +47,7 @@ def failed(checks):
     return [check.name for check in checks if not check.passed]
 
 
-@pytest.mark.parametrize("option", some(SAMPLERS, fast=4))
+@pytest.mark.parametrize("option", some(SAMPLERS, fast=2))
 def test_every_sampler_is_proved_or_says_why_not(compose, option):
     sampler = build(compose(f"sampler={option}"), "sampler")
     if sampler.tolerance is None:
@@ -79,7 +79,7 @@ def test_a_sampler_that_keeps_some_noise_fails():
     assert failed(samples(Subject(Linear(1000), V(), Langevin(corrections=2, steps=500))))
 
 
-@pytest.mark.parametrize("option", some(SCHEDULES, fast=5))
+@pytest.mark.parametrize("option", some(SCHEDULES, fast=2))
 def test_every_schedule_is_proved(compose, option):
     """Conversions, the bound and the likelihood do not depend on the sampler."""
     torch.manual_seed(0)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from options import names, option
+from slower import crossed
 
 from diffsweep.diffusion import (
     X0,
@@ -246,8 +247,7 @@ def spacings(schedule):
     return [spacing for spacing in SPACINGS if schedule.num_steps is not None or spacing not in grid]
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize(("name", "sampler"), crossed(list(SCHEDULES), list(SAMPLERS)))
 def test_no_option_gives_nan(gaussian, name, sampler):
     """Every spacing, one step and several, every clip, either variance where it is asked for."""
     schedule = SCHEDULES[name]

@@ -12,6 +12,7 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 from options import names, option
+from slower import crossed
 
 from diffsweep.diffusion import Denoiser, Impulses, Noise, Stream, prior
 from diffsweep.diffusion.spacing import SPACINGS
@@ -125,8 +126,9 @@ def test_orders_of_convergence(mixture, name):
     assert errors[-1] < 5e-3
 
 
-@pytest.mark.parametrize("name", ["2M", "3M", "2S", "3S", "DPM-Solver-3", "UniPC-2 bh2", "DEIS-3"])
-@pytest.mark.parametrize("schedule", [SubVP(), Flow()], ids=["sub_vp", "flow"])
+@pytest.mark.parametrize(
+    ("name", "schedule"), crossed(["2M", "3M", "2S", "3S", "DPM-Solver-3", "UniPC-2 bh2", "DEIS-3"], [SubVP(), Flow()])
+)
 def test_orders_where_alpha_and_sigma_are_not_on_a_circle(mixture, schedule, name):
     order, _ = measured(SOLVERS[name], mixture(schedule))
     assert order >= ORDERS[name] - 0.2
@@ -362,8 +364,7 @@ SCHEDULES |= {
 }
 
 
-@pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(("schedule", "name"), crossed(list(SCHEDULES), list(ALL)))
 def test_no_schedule_gives_nan(mixture, schedule, name):
     schedule = SCHEDULES[schedule]
     denoiser, (x, noise) = mixture(schedule), draw(schedule, 3)

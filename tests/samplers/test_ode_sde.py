@@ -14,6 +14,7 @@ from diffusers import (
 )
 from diffusers.schedulers import scheduling_euler_ancestral_discrete
 from options import names, option
+from slower import crossed
 
 from diffsweep.diffusion import Denoiser, GaussianDenoiser, NetworkDenoiser, Noise, Stream, V, prior
 from diffsweep.samplers import (
@@ -86,23 +87,23 @@ FINE = [(100, 200, 400), (128, 256, 512)]  # where the error of a high order is 
 SMOOTH = {"vp": VP(0.1, 30.0), "flow": Flow(), "ve": VE(0.001, 200.0)}
 
 
-@pytest.mark.parametrize("name", SMOOTH)
-@pytest.mark.parametrize(
-    ("kind", "settings", "order", "grids"),
-    [
-        (Euler, {}, 1, GRIDS),
-        (EulerAncestral, {"eta": 0.0}, 1, GRIDS),
-        (Heun, {}, 2, GRIDS),
-        (LMS, {"order": 1}, 1, GRIDS),
-        (LMS, {"order": 2}, 2, GRIDS),
-        (LMS, {"order": 2, "warm_start": "euler"}, 2, GRIDS),
-        (LMS, {"order": 3}, 3, FINE),
-        (LMS, {"order": 4}, 4, FINE),
-        (PLMS, {}, 2, GRIDS),
-        (PLMS, {"public_form": True}, 2, GRIDS),
-    ],
-)
-def test_order_in_log_snr_on_a_finite_range(mixture, kind, settings, order, grids, name):
+CASES = [
+    (Euler, {}, 1, GRIDS),
+    (EulerAncestral, {"eta": 0.0}, 1, GRIDS),
+    (Heun, {}, 2, GRIDS),
+    (LMS, {"order": 1}, 1, GRIDS),
+    (LMS, {"order": 2}, 2, GRIDS),
+    (LMS, {"order": 2, "warm_start": "euler"}, 2, GRIDS),
+    (LMS, {"order": 3}, 3, FINE),
+    (LMS, {"order": 4}, 4, FINE),
+    (PLMS, {}, 2, GRIDS),
+    (PLMS, {"public_form": True}, 2, GRIDS),
+]
+
+
+@pytest.mark.parametrize(("name", "case"), crossed(list(SMOOTH), CASES))
+def test_order_in_log_snr_on_a_finite_range(mixture, name, case):
+    kind, settings, order, grids = case
     ends = finite_range(SMOOTH[name])
     sampler = kind(**settings, **ends)
     assert sampler.order == order
@@ -330,8 +331,7 @@ class Garbage(torch.nn.Module):
         return x.sin() + 0.5
 
 
-@pytest.mark.parametrize("sampler", OURS)
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize(("name", "sampler"), crossed(list(SCHEDULES), list(OURS)))
 def test_no_schedule_gives_nan_of_a_network(name, sampler):
     schedule = SCHEDULES[name]
     x, noise = draw(schedule, 3)
@@ -347,8 +347,7 @@ def test_no_schedule_gives_nan_of_a_network(name, sampler):
                     assert torch.isfinite(x0).all(), (spacing, steps, clip)
 
 
-@pytest.mark.parametrize("sampler", OURS)
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize(("name", "sampler"), crossed(list(SCHEDULES), list(OURS)))
 def test_data_that_are_one_point_are_reached_exactly(name, sampler):
     point = torch.tensor([0.3, -0.8], dtype=torch.float64)
     denoiser = GaussianDenoiser(SCHEDULES[name], point, torch.zeros(2, 2, dtype=torch.float64))
@@ -361,20 +360,22 @@ def test_data_that_are_one_point_are_reached_exactly(name, sampler):
 # (d) Moments, identities, settings
 
 
-@pytest.mark.parametrize("name", ["flow", "vp", "ve", "zero terminal", "cosine_continuous"])
 @pytest.mark.parametrize(
-    "sampler",
-    [
-        EulerAncestral(steps=300, clip="none"),
-        EulerMaruyama(steps=600, clip="none"),
-        PredictorCorrector(steps=300, clip="none", snr=0.1),
-        PredictorCorrector("ancestral", steps=300, clip="none", snr=0.1),
-        Heun(s_churn=30.0, steps=150, clip="none"),
-        Langevin(steps=150, clip="none"),
-    ],
-    ids=lambda sampler: type(sampler).__name__ + getattr(sampler, "predictor", ""),
+    ("name", "sampler"),
+    crossed(
+        ["flow", "vp", "ve", "zero terminal", "cosine_continuous"],
+        [
+            EulerAncestral(steps=300, clip="none"),
+            EulerMaruyama(steps=600, clip="none"),
+            PredictorCorrector(steps=300, clip="none", snr=0.1),
+            PredictorCorrector("ancestral", steps=300, clip="none", snr=0.1),
+            Heun(s_churn=30.0, steps=150, clip="none"),
+            Langevin(steps=150, clip="none"),
+        ],
+        ids=lambda value: value if isinstance(value, str) else type(value).__name__ + getattr(value, "predictor", ""),
+    ),
 )
-def test_mean_and_covariance_of_gaussian_data(gaussian, sampler, name):
+def test_mean_and_covariance_of_gaussian_data(gaussian, name, sampler):
     """Within five standard errors and 3 % of a variance for steps of this size."""
     denoiser, count = gaussian(SCHEDULES[name]), 4_000
     x, noise = draw(denoiser.schedule, count)

@@ -205,7 +205,7 @@ class BatchNoise:
             self._batches = 0
         self._batches = min(2 * self._batches, _BATCHES) or 1
         numbers = len(positions) * sum(math.prod(asked.shape) for asked in self._asked)
-        batches = min(self._batches, _BATCH_NUMBERS // numbers)
+        batches = min(self._batches, _BATCH_NUMBERS // max(1, numbers))
         if batches < 2:
             return self._drawn(positions)
         every = positions + (positions[0] - self._last[0]) * torch.arange(batches)[:, None]  # (N, B)
