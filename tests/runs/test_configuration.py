@@ -16,7 +16,20 @@ from diffsweep.runs.cli import reordered
 from diffsweep.runs.compose import compose, jobs, swept_keys
 from diffsweep.runs.errors import UserError
 from diffsweep.runs.resolvers import SWEPT, either, slug, sweep_name, swept
+from diffsweep.runs.run_source import load_config
 from diffsweep.runs.training import train
+
+
+def test_what_older_runs_saved_and_nothing_reads_any_more_is_left_out(finished, tmp_path):
+    old = OmegaConf.load(finished / "config.yaml")
+    parts = {"class": {"seed": "${seed}", "dropout": 0.0}}
+    old.conditioning = {"_target_": "diffsweep.conditioning.Joint", "seed": "${seed}", "parts": parts}
+    OmegaConf.save(old, tmp_path / "config.yaml")
+    loaded = load_config(tmp_path)
+    assert loaded.conditioning == {"_target_": "diffsweep.conditioning.Joint", "parts": {"class": {"dropout": 0.0}}}
+    assert loaded.seed == 5
+    del old["conditioning"], loaded["conditioning"]
+    assert loaded == old
 
 
 def test_a_saved_configuration_is_unresolved_and_says_all(finished):

@@ -24,6 +24,9 @@ PREFIX = "run/"
 CONFIG = "config.yaml"
 INHERITED = ("seed", "space")  # of the root; whatever else stands in a saved file is not passed on
 OWN = ("paths", "logger")  # groups that every command has its own of
+GONE = (
+    ("conditioning", "seed"),
+)  # what older runs have saved, and nothing reads any more: its value was another key's
 
 
 def load_config(directory: str | Path) -> DictConfig:
@@ -53,8 +56,16 @@ def written(file: Path) -> tuple[int, int, int]:
 
 @functools.lru_cache(maxsize=8)
 def _read(file: Path, state: tuple[int, int, int]) -> DictConfig | ListConfig:
-    """The content of a file, as it was written."""
-    return OmegaConf.load(file)
+    """The content of a file, without what is gone."""
+    content = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+    if isinstance(content, dict):
+        content |= {group: _without(content[group], key) for group, key in GONE if group in content}
+    return OmegaConf.create(content)
+
+
+def _without(node: Any, key: str) -> Any:
+    """A mapping without a key, nor have those within it one."""
+    return {name: _without(part, key) for name, part in node.items() if name != key} if isinstance(node, dict) else node
 
 
 class RunSource(ConfigSource):
