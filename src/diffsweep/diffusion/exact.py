@@ -152,7 +152,7 @@ class AsPredicted(Denoiser):
         self.denoiser = denoiser
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
-        alpha, sigma = (expand_to(value, x_t) for value in self.schedule(t))
+        alpha, sigma = self.levels(x_t, t)
         exact = self.denoiser(x_t, t, cond)
         output = self.prediction.target(exact.x0, exact.eps, alpha, sigma)
         x0, eps = (convert(output, x_t, alpha, sigma) for convert in (self.prediction.x0, self.prediction.eps))

@@ -63,7 +63,7 @@ class ClassifierGuidance(Guidance):
         denoised, scale = self.denoiser(x_t, t, cond), self.scale_on(x_t, t)
         if isinstance(scale, float) and scale == 0:
             return denoised
-        alpha, sigma = (expand_to(value, x_t) for value in self.schedule(t))
+        alpha, sigma = self.levels(x_t, t)
         gradient = self.noise.spread(self.gradient(x_t, t, cond), sigma)
         shift = (scale * sigma * (alpha != 0)).to(x_t) * gradient
         x0 = denoised.x0 + (sigma / torch.where(alpha == 0, 1, alpha)).to(x_t) * shift

@@ -24,9 +24,8 @@ PREFIX = "run/"
 CONFIG = "config.yaml"
 INHERITED = ("seed", "space")  # of the root; whatever else stands in a saved file is not passed on
 OWN = ("paths", "logger")  # groups that every command has its own of
-GONE = (
-    ("conditioning", "seed"),
-)  # what older runs have saved, and nothing reads any more: its value was another key's
+# What older runs have saved, and nothing reads any more: its value was another key's.
+GONE = (("conditioning", "seed"),)
 
 
 def load_config(directory: str | Path) -> DictConfig:

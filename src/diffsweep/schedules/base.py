@@ -133,7 +133,7 @@ class DiscreteSchedule(Schedule):
         angle = torch.atan2(sigma, alpha)
         table = Cell(alpha, sigma, log_alpha_bar - log_one_minus, angle, torch.cat([angle[1:], angle[-1:]]))
         # Not a buffer: it is never trained, cast or saved, and samplers ask on the CPU while training asks on the GPU.
-        self._tables = {angle.device: torch.stack(table, dim=1)}  # (T + 1, 5)
+        self._tables = {angle.device: torch.stack(table)}  # (5, T + 1)
         self.t_min = 1 / self.num_steps
         self.t_max = 1 - 1 / self.num_steps if zero_terminal_snr else 1.0
 
@@ -146,7 +146,7 @@ class DiscreteSchedule(Schedule):
         """The cell of times ``t``, and the fraction within it, float64."""
         position = (t.double() * self.num_steps).clamp(0, self.num_steps)
         k = position.floor()
-        return Cell(*self._on(t.device)[k.long()].unbind(-1)), position - k
+        return Cell(*self._on(t.device)[:, k.long()]), position - k
 
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
         cell, fraction = self._cell(t)
@@ -162,8 +162,7 @@ class DiscreteSchedule(Schedule):
         return torch.where(fraction == 0, cell.log_snr, between).to(t.dtype)
 
     def time_of(self, log_snr: Tensor) -> Tensor:
-        table = Cell(*self._on(log_snr.device).unbind(-1))
-        angles = table.angle.contiguous()
+        angles = Cell(*self._on(log_snr.device)).angle
         angle = torch.atan(torch.exp(-log_snr.double() / 2)).clamp(max=angles[-1])
         k = (torch.searchsorted(angles, angle, right=True) - 1).clamp(0, self.num_steps - 1)
         fraction = (angle - angles[k]) / (angles[k + 1] - angles[k])
