@@ -3,7 +3,16 @@
 from diffsweep.diffusion.bound import Bound, variational_bound
 from diffsweep.diffusion.clip_noise import INDEPENDENT, ClipNoise, IndependentNoise, ProgressiveNoise, SharedNoise
 from diffsweep.diffusion.condition import Condition
-from diffsweep.diffusion.denoiser import Denoised, Denoiser, NetworkDenoiser, NetworkInput, counting, network_input
+from diffsweep.diffusion.denoiser import (
+    Denoised,
+    Denoiser,
+    NetworkDenoiser,
+    NetworkInput,
+    PlainDenoiser,
+    as_denoiser,
+    counting,
+    network_input,
+)
 from diffsweep.diffusion.exact import AsPredicted, GaussianDenoiser, GaussianMixtureDenoiser, Impulses
 from diffsweep.diffusion.interpolation import slerp
 from diffsweep.diffusion.likelihood import LogLikelihood, ode_log_likelihood
@@ -79,6 +88,7 @@ __all__ = [
     "NetworkInput",
     "Noise",
     "Objective",
+    "PlainDenoiser",
     "Prediction",
     "ProgressiveNoise",
     "Score",
@@ -95,6 +105,7 @@ __all__ = [
     "V",
     "Weighting",
     "add_noise",
+    "as_denoiser",
     "counting",
     "expand_to",
     "factor",

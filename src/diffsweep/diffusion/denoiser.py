@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -67,6 +67,31 @@ class Denoiser(nn.Module, ABC):
         """alpha and sigma at t, () or (B,) or (B, F), so that they multiply x (B, ...)."""
         alpha, sigma = self.schedule(t)
         return expand_to(alpha, x), expand_to(sigma, x)
+
+
+class PlainDenoiser(Protocol):
+    """All that a denoiser of one's own needs: a schedule, and a call."""
+
+    schedule: Schedule
+
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Condition | None) -> Denoised:
+        """Return x0 and eps at ``x_t`` (B, ...) and t, () or (B,)."""
+
+
+class _Adapted(Denoiser):
+    """A plain denoiser, with what it does not say filled in: it predicts eps, and its noise is independent."""
+
+    def __init__(self, plain: PlainDenoiser) -> None:
+        super().__init__(plain.schedule)
+        self.plain = plain
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
+        return self.plain(x_t, t, cond)
+
+
+def as_denoiser(denoiser: Denoiser | PlainDenoiser) -> Denoiser:
+    """Return the denoiser itself, or a plain object with ``schedule`` and ``__call__`` as one that predicts eps under independent noise."""
+    return denoiser if isinstance(denoiser, Denoiser) else _Adapted(denoiser)
 
 
 def _at_least_single(x: Tensor) -> torch.dtype:
