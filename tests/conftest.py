@@ -93,7 +93,7 @@ def videos(tmp_path_factory):
 def compose(request):
     """The configuration of train.py under overrides, composed once for each set of them; not to be changed. Data that need a file
     have a small one."""
-    from diffsweep.runs.compose import compose
+    from diffsweep.configuration.compose import compose
 
     def with_file(option):
         fixture, *facts = OF_A_FILE[option]

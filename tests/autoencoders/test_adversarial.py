@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from diffsweep.autoencoders import AdversarialLoss, PatchDiscriminator, adaptive_weight
-from diffsweep.runs.check import check
+from diffsweep.configuration.check import check
 
 CONF = Path(__file__).parents[2] / "conf" / "discriminator"
 

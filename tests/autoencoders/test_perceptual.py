@@ -12,10 +12,10 @@ from torch import nn
 from diffsweep.autoencoders import LPIPS, ClassifierPerceptual, Identity, nothing
 from diffsweep.autoencoders.perceptual import URL, unit
 from diffsweep.backbones import EncoderUNet
+from diffsweep.configuration.check import check
+from diffsweep.configuration.stage_nodes import trainable_config
 from diffsweep.diffusion import Eps, Uniform
 from diffsweep.models import NoisyClassifier
-from diffsweep.runs.check import check
-from diffsweep.runs.stage_nodes import trainable_config
 from diffsweep.runs.stages import identity
 from diffsweep.schedules import Cosine
 

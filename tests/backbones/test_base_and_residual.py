@@ -9,6 +9,7 @@ from options import option
 from torch import nn
 
 from diffsweep.backbones import BaseAndResidual, UNet, UNet3D
+from diffsweep.configuration import rules
 from diffsweep.diffusion import (
     Condition,
     IndependentNoise,
@@ -20,7 +21,6 @@ from diffsweep.diffusion import (
     Uniform,
 )
 from diffsweep.diffusion import Eps as EpsPrediction
-from diffsweep.runs import rules
 from diffsweep.schedules import Cosine
 
 FRAMES, SMALL = 5, {"out_channels": 1, "image_size": 8, "channels": 8, "channel_mult": (1,), "num_res_blocks": 1}

@@ -8,8 +8,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diffsweep.backbones import DiT
 from diffsweep.backbones.dit import BLOCKS
+from diffsweep.configuration.build import build
 from diffsweep.diffusion import Condition
-from diffsweep.runs.build import build
 
 SWITCHES = ("qk_norm", "rope", "swiglu", "rms_norm")
 VARIANTS = [{"block": block} for block in BLOCKS] + [{switch: True} for switch in SWITCHES]

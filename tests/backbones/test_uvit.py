@@ -6,9 +6,9 @@ from slower import some
 from torch.nn import functional
 
 from diffsweep.backbones import UViT
+from diffsweep.configuration.build import build
 from diffsweep.diffusion import Condition
 from diffsweep.layers import SinusoidalEmbedding
-from diffsweep.runs.build import build
 
 VARIANTS = [{}, *({switch: True} for switch in ("qk_norm", "rope", "swiglu", "rms_norm"))]
 NAME = lambda variant: next(iter(variant), "plain")  # noqa: E731

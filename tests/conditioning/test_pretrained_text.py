@@ -10,7 +10,7 @@ import torch
 
 from diffsweep.conditioning import CLIPTextEncoder, T5TextEncoder, TextConditioning
 from diffsweep.conditioning.embedding_store import EmbeddingStore
-from diffsweep.runs.build import build
+from diffsweep.configuration.build import build
 
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")

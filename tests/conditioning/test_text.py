@@ -9,11 +9,11 @@ import torch
 
 from diffsweep.conditioning import TextConditioning, WordEncoder
 from diffsweep.conditioning.text_encoder import Remembered, masked_mean
+from diffsweep.configuration.build import build, sized
+from diffsweep.configuration.check import check
 from diffsweep.datasets.base import InMemory
 from diffsweep.diffusion import Noise
-from diffsweep.runs.build import build, sized
-from diffsweep.runs.check import check
-from diffsweep.runs.errors import UserError
+from diffsweep.errors import UserError
 
 WORDS = ["a", "small", "large", "red", "blue", "circle", "square", "at", "the", "top", "left"]
 CAPTIONS = ["a small red circle at the top left", "A large, blue SQUARE.", "the left circle"]

@@ -7,11 +7,11 @@ import torch
 import yaml
 
 from diffsweep.backbones import Encoder
+from diffsweep.configuration.build import build
+from diffsweep.configuration.check import locate
+from diffsweep.configuration.conf import CONF, options, parents, settings
 from diffsweep.diffusion import Condition
-from diffsweep.runs.build import build
-from diffsweep.runs.check import locate
-from diffsweep.runs.conf import CONF, options, parents, settings
-from diffsweep.runs.errors import UserError
+from diffsweep.errors import UserError
 
 
 def kind_of(option):

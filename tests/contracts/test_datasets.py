@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffsweep.runs.build import build
+from diffsweep.configuration.build import build
 
 OPTIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf/dataset").glob("*.yaml"))
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from hydra.utils import get_class
 
+from diffsweep.configuration.build import build, build_likelihood
 from diffsweep.diffusion import Eps, NetworkDenoiser, V
+from diffsweep.errors import UserError
 from diffsweep.metrics import Likelihood
-from diffsweep.runs.build import build, build_likelihood
-from diffsweep.runs.errors import UserError
 from diffsweep.schedules import VE, Cosine, Flow, Linear
 
 FILES = sorted((Path(__file__).parents[2] / "conf/likelihood").glob("*.yaml"))

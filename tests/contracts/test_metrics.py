@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from diffsweep.configuration.build import build, build_metrics
+from diffsweep.configuration.check import STAGE
 from diffsweep.datasets import Digits, MovingDigits
 from diffsweep.plots import DISTANCES
-from diffsweep.runs.build import build, build_metrics
-from diffsweep.runs.check import STAGE
 
 FILES = sorted((Path(__file__).parents[2] / "conf/metrics").glob("*.yaml"))
 ABROAD = {"fvd"}  # weights from elsewhere: see test_i3d

@@ -6,10 +6,10 @@ import pytest
 import torch
 import yaml
 
+from diffsweep.configuration.build import _build, build_data, build_model
+from diffsweep.configuration.check import locate
 from diffsweep.diffusion import BatchNoise
 from diffsweep.models import DiffusionModel
-from diffsweep.runs.build import _build, build_data, build_model
-from diffsweep.runs.check import locate
 from diffsweep.samplers import DDIM
 
 CONF = Path(__file__).parents[2] / "conf/model"
@@ -37,7 +37,7 @@ def make(compose, option, monkeypatch):
         def log_prob(x_t, t):
             return torch.cat([x_t.flatten(1)[:, :9], 0.5 * x_t.flatten(1)[:, -1:]], 1).log_softmax(1)
 
-    monkeypatch.setattr("diffsweep.runs.stages.trained", lambda **_: StandIn)
+    monkeypatch.setattr("diffsweep.configuration.loading.trained", lambda **_: StandIn)
     small = ["backbone.channels=8", "sampler.steps=3"]
     if "network" in compose(f"model={option}").autoencoder:
         small.append("autoencoder.network.channels=8")

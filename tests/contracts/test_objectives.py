@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 import torch
 
+from diffsweep.configuration import rules
+from diffsweep.configuration.build import build
 from diffsweep.diffusion import (
     EDM,
     X0,
@@ -26,8 +28,6 @@ from diffsweep.diffusion import (
     expand_to,
     variational_bound,
 )
-from diffsweep.runs import rules
-from diffsweep.runs.build import build
 from diffsweep.schedules import VE, VP, CosineContinuous, Learned, Linear
 from diffsweep.schedules import Flow as Straight
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffsweep.runs.build import build
+from diffsweep.configuration.build import build
 
 
 def options(group):

@@ -14,12 +14,13 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, ListConfig
 from slower import each_once
 
+from diffsweep.configuration.build import build_data, build_model
+from diffsweep.configuration.check import STAGE
+from diffsweep.configuration.conf import parents
+from diffsweep.configuration.preflight import preflight
+from diffsweep.errors import UserError
 from diffsweep.models import AutoencoderModel, DiffusionModel
-from diffsweep.runs.build import build_data, build_model, preflight
-from diffsweep.runs.check import STAGE
-from diffsweep.runs.conf import parents
-from diffsweep.runs.errors import UserError
-from diffsweep.runs.proofs import with_stand_ins
+from diffsweep.proofs import with_stand_ins
 
 CONF = Path(__file__).parents[2] / "conf"
 NULLABLE = {"debug", "experiment"}  # groups that choose nothing by default
@@ -250,7 +251,7 @@ def runs_or_is_refused(cfg):
     def untrained(**_):
         return instantiate(cfg.autoencoder.network)()
 
-    with mock.patch("diffsweep.runs.stages.trained", untrained):
+    with mock.patch("diffsweep.configuration.loading.trained", untrained):
         return runs(cfg)
 
 

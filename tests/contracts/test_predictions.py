@@ -9,8 +9,8 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from diffsweep import schedules
+from diffsweep.configuration.build import build
 from diffsweep.diffusion import Eps
-from diffsweep.runs.build import build
 
 OPTIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf/prediction").glob("*.yaml"))
 SCHEDULES = {

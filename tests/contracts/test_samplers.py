@@ -9,10 +9,10 @@ import torch
 from hydra.utils import get_class
 from slower import some
 
+from diffsweep.configuration.build import build
 from diffsweep.diffusion import Denoiser, Eps, GaussianDenoiser, NetworkDenoiser, Noise, Stream, prior
 from diffsweep.diffusion.spacing import SPACINGS
-from diffsweep.runs.build import build
-from diffsweep.runs.errors import UserError
+from diffsweep.errors import UserError
 from diffsweep.schedules import Cosine, Linear
 
 OPTIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf/sampler").glob("*.yaml"))

@@ -12,7 +12,7 @@ import yaml
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
-from diffsweep.runs.build import build
+from diffsweep.configuration.build import build
 
 FILES = (Path(__file__).parents[2] / "conf/schedule").glob("*.yaml")
 KEYS = {path.stem: yaml.safe_load(path.read_text()) for path in FILES}

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from diffsweep.configuration.build import build
 from diffsweep.datasets import load_digits
 from diffsweep.diffusion import Condition, Eps
-from diffsweep.runs.build import build
-from diffsweep.runs.proofs import StandIn, exact_mixture
+from diffsweep.proofs import StandIn, exact_mixture
 from diffsweep.schedules import Cosine
 
 ABROAD = {"text_clip", "text_t5"}  # frozen encoders from the hub: see test_pretrained_text
@@ -32,9 +32,9 @@ def test_space_has_the_stated_shape_and_range(compose, option, monkeypatch):
     small = ("autoencoder.network.channels=8",) if option != "identity" else ()
     cfg = compose(f"autoencoder={option}", *small)
     monkeypatch.setattr(
-        "diffsweep.runs.stages.trained", lambda **_: build(cfg.autoencoder, "network")()
+        "diffsweep.configuration.loading.trained", lambda **_: build(cfg.autoencoder, "network")()
     )  # an untrained one
-    monkeypatch.setattr("diffsweep.runs.build.check", lambda cfg: None)
+    monkeypatch.setattr("diffsweep.configuration.build.check", lambda cfg: None)
     autoencoder, x = build(cfg, "autoencoder"), load_digits("train")["x"][:16]
     z = autoencoder.encode(x)
     assert tuple(z.shape[1:]) == autoencoder.shape == (cfg.space.channels, cfg.space.image_size, cfg.space.image_size)
@@ -54,7 +54,7 @@ def test_space_has_the_stated_shape_and_range(compose, option, monkeypatch):
 def test_guided_denoiser_is_a_denoiser_over_the_same_schedule(compose, option, monkeypatch):
     denoiser, schedule = exact_mixture(Cosine(100)), Cosine(100)
     stand_in = StandIn(schedule, Eps())
-    monkeypatch.setattr("diffsweep.runs.stages.trained", lambda **_: stand_in)  # no run is trained for this
+    monkeypatch.setattr("diffsweep.configuration.loading.trained", lambda **_: stand_in)  # no run is trained for this
     guided = build(compose(f"guidance={option}"), "guidance")(denoiser)
     x, t = (
         torch.randn(4, 1, 2, 1, 1).double(),

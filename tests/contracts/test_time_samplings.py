@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffsweep.runs import rules
-from diffsweep.runs.build import build
+from diffsweep.configuration import rules
+from diffsweep.configuration.build import build
 from diffsweep.schedules import EDM, VE, VP, Flow, Linear
 
 OPTIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf/time_sampling").glob("*.yaml"))

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from diffsweep.configuration.build import build
 from diffsweep.diffusion import EDM, X0, Eps, Flow, NetworkDenoiser, Score, Simple, V
-from diffsweep.runs.build import build
 from diffsweep.schedules import VE, VP, Cosine, Linear
 from diffsweep.schedules import Flow as Straight
 

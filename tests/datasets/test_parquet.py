@@ -230,8 +230,8 @@ def cifar10(tmp_path_factory):
     """The first images of the file alone: decoding all of them takes long."""
     if not CIFAR10.is_file():
         pytest.skip("CIFAR-10's training file is not at hand")
-    from diffsweep.runs.build import build_data
-    from diffsweep.runs.compose import compose
+    from diffsweep.configuration.build import build_data
+    from diffsweep.configuration.compose import compose
 
     cache = tmp_path_factory.mktemp("cache")
     overrides = ("dataset=cifar10", f"dataset.path={CIFAR10}", f"dataset.cache_dir={cache}", "metrics=none")

@@ -7,7 +7,7 @@ import torch
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-import diffsweep.runs.resolvers  # noqa: F401  for what the files interpolate
+import diffsweep.configuration.resolvers  # noqa: F401  for what the files interpolate
 
 CONF = Path(__file__).parents[2] / "conf"
 

@@ -7,11 +7,12 @@ import pytest
 import scipy.linalg
 import torch
 
+from diffsweep.configuration.build import build
+from diffsweep.configuration.preflight import preflight
 from diffsweep.datasets import MovingDigits
+from diffsweep.errors import UserError
 from diffsweep.files import ContentError
 from diffsweep.metrics import ClipMetrics, PublicI3D
-from diffsweep.runs.build import build, preflight
-from diffsweep.runs.errors import UserError
 
 TRUST = ("torchscript",)
 

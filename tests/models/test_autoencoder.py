@@ -3,8 +3,8 @@
 import torch
 from lightning import Trainer
 
+from diffsweep.configuration.build import build_data, build_model
 from diffsweep.datasets import load_digits
-from diffsweep.runs.build import build_data, build_model
 
 SMALL = ("autoencoder.network.channels=8", "autoencoder.network.channel_mult=[1,1]")
 

@@ -9,11 +9,11 @@ from torch.nn import functional
 
 from diffsweep.autoencoders import Identity
 from diffsweep.backbones import Encoder, EncoderUNet
+from diffsweep.configuration.build import build_model
 from diffsweep.datasets import ImageData, InMemory, RandomShift, load_digits
 from diffsweep.diffusion import EDM, Eps, Importance, NetworkDenoiser, Noise, Stream, Uniform, add_noise
 from diffsweep.models import NoisyClassifier
 from diffsweep.models.classifier import LEVELS
-from diffsweep.runs.build import build_model
 from diffsweep.schedules import VE, Cosine, Learned
 
 

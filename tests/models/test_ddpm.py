@@ -4,9 +4,9 @@ import pytest
 import torch
 from lightning import Trainer
 
+from diffsweep.configuration.build import build_model
 from diffsweep.datasets import Digits, load_digits
 from diffsweep.diffusion import Noise, Stream, stratified
-from diffsweep.runs.build import build_model
 from diffsweep.schedules import Cosine
 
 

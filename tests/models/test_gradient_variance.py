@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from diffsweep.configuration.build import build_model
 from diffsweep.datasets import load_digits
-from diffsweep.runs.build import build_model
 
 
 def trained(compose, *overrides, steps):

@@ -7,9 +7,9 @@ import torch
 from lightning import Trainer
 from torch.utils.data import DataLoader
 
+from diffsweep.configuration.build import build_model
 from diffsweep.datasets import load_digits
 from diffsweep.models import DiffusionModel
-from diffsweep.runs.build import build_model
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from diffsweep.configuration import rules
+from diffsweep.configuration.build import build_data, build_model
 from diffsweep.diffusion import (
     DSM,
     INDEPENDENT,
@@ -19,9 +21,7 @@ from diffsweep.diffusion import (
     Simple,
     Stream,
 )
-from diffsweep.runs import rules
-from diffsweep.runs.build import build_data, build_model
-from diffsweep.runs.errors import UserError
+from diffsweep.errors import UserError
 
 SMALL = ("backbone.channels=8", "dataset.num_train=64", "dataset.num_val=8", "dataset.num_frames=4", "metrics=none")
 

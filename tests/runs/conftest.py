@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from diffsweep.runs.compose import compose as fresh_compose
+from diffsweep.configuration.compose import compose as fresh_compose
 from diffsweep.runs.training import train
 
 SRC = Path(__file__).parents[2] / "src"

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from diffsweep.runs.build import preflight
-from diffsweep.runs.compose import compose, nearest
-from diffsweep.runs.errors import UserError
+from diffsweep.configuration.compose import compose, nearest
+from diffsweep.configuration.preflight import preflight
+from diffsweep.errors import UserError
 
 FREE = "model=classifier_free"
 TEXT = (FREE, "dataset=shapes", "metrics=none", "conditioning=text")

@@ -5,10 +5,11 @@ import json
 import pytest
 import torch
 
-from diffsweep.runs import peers
-from diffsweep.runs.benchmarking import memory_of
-from diffsweep.runs.build import build_model, cost_of
-from diffsweep.runs.compose import compose as fresh_compose
+from diffsweep.benchmarks import peers
+from diffsweep.benchmarks.backbones import memory_of
+from diffsweep.configuration.build import build_model
+from diffsweep.configuration.compose import compose as fresh_compose
+from diffsweep.runs.cost import cost_of
 
 FEW = ("repeats=3", "train_steps=1", "sample_batch=2", "trainer=cpu", "dataset.batch_size=2")
 
@@ -49,7 +50,7 @@ def test_what_a_step_keeps_is_counted():
 def test_an_unknown_part_is_one_line(command):
     done = command("benchmark", "parts=[speed]")
     assert done.code == 2
-    assert "a benchmark has training, sampling, samplers" in done.err
+    assert "a benchmark has backbones, video, sampling" in done.err
 
 
 def test_the_cost_of_a_backbone_is_counted():

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from diffsweep.callbacks import LossIsNaN
+from diffsweep.callbacks.checkpoints import AtomicCheckpoints, read_checkpoint
+from diffsweep.errors import UserError
 from diffsweep.models import DiffusionModel
-from diffsweep.runs.checkpoints import AtomicCheckpoints, read_checkpoint
-from diffsweep.runs.errors import UserError
 from diffsweep.runs.training import train
 
 

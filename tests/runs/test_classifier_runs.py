@@ -6,10 +6,10 @@ import math
 import pytest
 import torch
 
-from diffsweep.runs.build import build_diffusion
-from diffsweep.runs.compose import compose
-from diffsweep.runs.errors import UserError
-from diffsweep.runs.loading import load_model
+from diffsweep.configuration.build import build_diffusion
+from diffsweep.configuration.compose import compose
+from diffsweep.configuration.loading import load_model
+from diffsweep.errors import UserError
 from diffsweep.runs.training import train
 
 TINY = ("model=noisy_classifier", "model.val_repeats=1", "dataset.batch_size=50", "backbone.channel_mult=[1]")

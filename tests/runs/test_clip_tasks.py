@@ -11,17 +11,18 @@ from PIL import Image
 from diffsweep import pictures
 from diffsweep.autoencoders import Identity
 from diffsweep.conditioning import Unconditional
+from diffsweep.configuration.build import build_data, build_diffusion
+from diffsweep.configuration.preflight import preflight
 from diffsweep.datasets import InMemory
 from diffsweep.diffusion import Eps, GaussianDenoiser
+from diffsweep.errors import UserError
 from diffsweep.guidance import ClassifierFreeGuidance, Reconstruction, Replacement, unguided
 from diffsweep.models import VideoModel
-from diffsweep.runs.build import build_data, build_diffusion, preflight
-from diffsweep.runs.clip_tasks import DoubleRate, Extend, Upscale
-from diffsweep.runs.errors import UserError
-from diffsweep.runs.sampling import Job
-from diffsweep.runs.tasks import Generate
 from diffsweep.samplers import DDIM, Heun
 from diffsweep.schedules import VP
+from diffsweep.tasks.clips import DoubleRate, Extend, Upscale
+from diffsweep.tasks.images import Generate
+from diffsweep.tasks.sampling import Job
 
 LENGTH = 4  # frames of a window
 
@@ -310,7 +311,7 @@ def test_guidance_is_asked_for_before_anything_is_drawn(small):
     ],
 )
 def test_rules_look_at_the_task(finished_clips, typed, said):
-    from diffsweep.runs.compose import compose
+    from diffsweep.configuration.compose import compose
 
     with pytest.raises(UserError, match=said):
         preflight(compose("sample", [f"run={finished_clips}", *typed]))

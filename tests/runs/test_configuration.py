@@ -9,14 +9,13 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from diffsweep.runs import remembered
-from diffsweep.runs.build import preflight
-from diffsweep.runs.check import check
+from diffsweep.configuration.check import check
+from diffsweep.configuration.compose import compose, jobs, swept_keys
+from diffsweep.configuration.preflight import preflight
+from diffsweep.configuration.resolvers import SWEPT, either, slug, sweep_name, swept
+from diffsweep.configuration.run_source import load_config
+from diffsweep.errors import UserError
 from diffsweep.runs.cli import reordered
-from diffsweep.runs.compose import compose, jobs, swept_keys
-from diffsweep.runs.errors import UserError
-from diffsweep.runs.resolvers import SWEPT, either, slug, sweep_name, swept
-from diffsweep.runs.run_source import load_config
 from diffsweep.runs.training import train
 
 
@@ -158,31 +157,6 @@ def test_keywords_that_a_class_hands_on_are_checked(compose):
         check(compose("backbone=unet3d", clips, "backbone.channels=wide"))
     with pytest.raises(UserError, match=r"backbone\.temporal_attention=some"):
         check(compose("backbone=unet3d", clips, "backbone.temporal_attention=some"))
-
-
-@pytest.mark.parametrize(
-    ("command", "overrides"),
-    [
-        ("train", ("model=ldm", "seed=3", "backbone.channels=8")),
-        ("train", ("model=ldm", "+space.x=1")),
-        ("sample", ("run={}", "sampler=heun", "sampler.steps=3")),
-    ],
-)
-def test_what_is_remembered_is_what_hydra_composes(finished, command, overrides):
-    """Mistakes too."""
-
-    def told():
-        try:
-            return compose(command, [*(override.format(finished) for override in overrides), "hydra.run.dir=run"])
-        except UserError as error:
-            return str(error)
-
-    known = [told(), told()]
-    remembered.forget()
-    try:
-        assert told() == known[0] == known[1]
-    finally:
-        remembered.remember()
 
 
 def test_a_run_that_is_written_anew_is_composed_anew(finished, tmp_path):

@@ -10,11 +10,11 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from diffsweep import pictures
+from diffsweep.configuration.compose import compose
+from diffsweep.configuration.loading import load_model
+from diffsweep.errors import UserError
 from diffsweep.runs.commands import evaluate, sample
-from diffsweep.runs.compose import compose
-from diffsweep.runs.errors import UserError
-from diffsweep.runs.loading import load_model
-from diffsweep.runs.sampling import draw
+from diffsweep.tasks.sampling import draw
 
 METRICS = ("metrics=digits", "metrics.kid_subset_size=8", "metrics.reference=train", "num_samples=8")
 

@@ -8,9 +8,10 @@ import torch
 
 import diffsweep.runs.training as training
 from diffsweep.autoencoders import FirstStage
-from diffsweep.runs.build import build_data, build_model, preflight
-from diffsweep.runs.compose import compose as fresh_compose
-from diffsweep.runs.errors import UserError
+from diffsweep.configuration.build import build_data, build_model
+from diffsweep.configuration.compose import compose as fresh_compose
+from diffsweep.configuration.preflight import preflight
+from diffsweep.errors import UserError
 from diffsweep.runs.latents import keep_latents
 from diffsweep.runs.stages import resolve_stages
 from diffsweep.runs.training import train

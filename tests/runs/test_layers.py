@@ -12,6 +12,8 @@ SRC = Path(__file__).parents[2] / "src"
 ROOT = SRC / "diffsweep"
 # Lower may not import higher.
 RANKS = {
+    "discovery": 0,
+    "errors": 0,
     "files": 0,
     "pictures": 0,
     "schedules": 1,
@@ -27,7 +29,11 @@ RANKS = {
     "metrics": 3,
     "models": 4,
     "callbacks": 4,
-    "runs": 5,
+    "configuration": 5,
+    "tasks": 6,
+    "proofs": 6,
+    "benchmarks": 6,
+    "runs": 7,
 }
 PURE = ("schedules", "diffusion", "layers", "samplers", "guidance", "backbones")
 HEAVY = ("torch", "lightning", "wandb", "matplotlib", "sklearn", "datasets", "torchmetrics", "numpy", "PIL", "scipy")

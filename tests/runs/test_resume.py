@@ -7,8 +7,8 @@ import signal
 import pytest
 import torch
 
+from diffsweep.errors import Stopped, UserError
 from diffsweep.models import DiffusionModel
-from diffsweep.runs.errors import Stopped, UserError
 from diffsweep.runs.training import train
 
 # 1500 training digits are 6 batches: step 4 is in the middle of an epoch, and step 8 in the middle of the next.

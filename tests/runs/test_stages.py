@@ -16,18 +16,20 @@ import torch
 from omegaconf import OmegaConf
 
 from diffsweep import files
+from diffsweep.configuration import rules
+from diffsweep.configuration.build import build
+from diffsweep.configuration.check import locate
+from diffsweep.configuration.compose import compose as fresh_compose
+from diffsweep.configuration.loading import load_model, trained
+from diffsweep.configuration.preflight import preflight, stages_of
+from diffsweep.configuration.stage_nodes import Stage, stage_nodes, trainable_config
 from diffsweep.diffusion import INDEPENDENT, Condition, ProgressiveNoise, SharedNoise
+from diffsweep.errors import Stopped, UserError
 from diffsweep.metrics import identify
 from diffsweep.models import DiffusionModel
-from diffsweep.runs import rules, stages
-from diffsweep.runs.build import build, preflight, stages_of
-from diffsweep.runs.check import locate
+from diffsweep.runs import stages
 from diffsweep.runs.commands import evaluate
-from diffsweep.runs.compose import compose as fresh_compose
-from diffsweep.runs.errors import Stopped, UserError
-from diffsweep.runs.loading import load_model
-from diffsweep.runs.stage_nodes import Stage, stage_nodes, trainable_config
-from diffsweep.runs.stages import identity, resolve_stages, stage_config, trained
+from diffsweep.runs.stages import identity, resolve_stages, stage_config
 from diffsweep.runs.training import train
 
 TRAIN = 'guidance.weak.train=["trainer.max_steps=3","metrics=none","callbacks=minimal"]'
@@ -455,11 +457,13 @@ def test_a_stage_from_anyone_runs_nothing(changed, payload, configure, tmp_path,
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("name", ["resolve_stages", "load_model", "write_text", "identity"])
+@pytest.mark.parametrize(
+    "name", ["runs.stages.identity", "configuration.loading.load_model", "configuration.loading.UserError"]
+)
 def test_only_the_one_function_of_stages_is_a_part_of_a_run(name):
-    assert locate("diffsweep.runs.stages.trained") is trained
+    assert locate("diffsweep.configuration.loading.trained") is trained
     with pytest.raises(UserError, match="not allowed"):
-        locate(f"diffsweep.runs.stages.{name}")
+        locate(f"diffsweep.{name}")
 
 
 @pytest.mark.slow

@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from diffsweep.errors import Stopped
 from diffsweep.models import DiffusionModel
-from diffsweep.runs.errors import Stopped
 from diffsweep.runs.stopping import StopSignals
 from diffsweep.runs.training import train
 

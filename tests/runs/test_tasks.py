@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from diffsweep import pictures
+from diffsweep.configuration.compose import compose
+from diffsweep.configuration.loading import load_model
 from diffsweep.datasets import load_digits
-from diffsweep.runs.compose import compose
-from diffsweep.runs.loading import load_model
 
 OPTIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf/task").glob("*.yaml"))
 SETTINGS = {"edit": ["sampler.start=0.5"], "generate": []}
@@ -162,9 +162,9 @@ def test_train_does_not_have_it(command):
 
 def test_samples_of_seeds_are_asked_for_what_the_first_sample_is(configure, tmp_path):
     """As they have its noise; and a row of an interpolation for what its first end is, which is a sample of that index."""
-    from diffsweep.runs.build import build_data, build_diffusion
-    from diffsweep.runs.sampling import Job
-    from diffsweep.runs.tasks import Generate, Interpolate
+    from diffsweep.configuration.build import build_data, build_diffusion
+    from diffsweep.tasks.images import Generate, Interpolate
+    from diffsweep.tasks.sampling import Job
 
     cfg = configure(tmp_path / "run", "model=classifier_free", "sampler=ddim", "sampler.steps=2")
     model = build_diffusion(cfg).eval()

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from diffsweep.errors import Stopped
 from diffsweep.models import DiffusionModel
 from diffsweep.runs import report
-from diffsweep.runs.errors import Stopped
 from diffsweep.runs.tracking import MetricsFile, run_id
 from diffsweep.runs.training import train
 

@@ -10,11 +10,11 @@ from types import SimpleNamespace
 import pytest
 from omegaconf import OmegaConf
 
-from diffsweep.runs.build import preflight
-from diffsweep.runs.check import locate
-from diffsweep.runs.compose import compose
-from diffsweep.runs.errors import UserError
-from diffsweep.runs.loading import load_model
+from diffsweep.configuration.check import locate
+from diffsweep.configuration.compose import compose
+from diffsweep.configuration.loading import load_model
+from diffsweep.configuration.preflight import preflight
+from diffsweep.errors import UserError
 from diffsweep.runs.training import train
 
 FORBIDDEN = (
@@ -30,12 +30,12 @@ FORBIDDEN = (
     "torch.optim.lr_scheduler.LambdaLR",
     "torch.optim.optimizer.torch.load",
     "torch.nn.Linear",
-    "diffsweep.runs.build.torch.load",
+    "diffsweep.configuration.build.torch.load",
     "diffsweep.runs.training.subprocess.run",
     "diffsweep.runs.training.os.system",
     "diffsweep.files.os.unlink",
     "diffsweep.models.DDPM.load_from_checkpoint",
-    "diffsweep.runs.build.instantiate",
+    "diffsweep.configuration.build.instantiate",
     "hydra.utils.instantiate",
     "hydra.utils.call",
     "lightning.Trainer.fit",

@@ -10,11 +10,11 @@ import torch
 from scipy import stats
 from slower import some
 
+from diffsweep import proofs
+from diffsweep.configuration.build import build
 from diffsweep.diffusion import SharedNoise, V
 from diffsweep.guidance import Reconstruction, Replacement, unguided
-from diffsweep.runs import proofs
-from diffsweep.runs.build import build
-from diffsweep.runs.proofs import (
+from diffsweep.proofs import (
     CLIP_COVARIANCE,
     CLIP_MEAN,
     COVARIANCE,

@@ -11,8 +11,8 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from diffsweep.errors import Failed, UserError
 from diffsweep.files import ContentError
-from diffsweep.runs.errors import Failed, UserError
 
 TASKS = {
     "train": "diffsweep.runs.training:train",
@@ -66,7 +66,7 @@ def help_text(command: str) -> str:
     """What ``--help`` prints: what the command does, every group with its options, examples. (Hydra's own takes seconds.)"""
     from omegaconf import OmegaConf
 
-    from diffsweep.runs.conf import CONF, groups, options
+    from diffsweep.configuration.conf import CONF, groups, options
 
     told = OmegaConf.load(CONF / f"{command}.yaml").hydra.help
     composed = [*OmegaConf.load(CONF / "base.yaml").defaults, *OmegaConf.load(CONF / f"{command}.yaml").defaults]
@@ -79,9 +79,9 @@ def _run(command: str) -> None:
     import hydra
     from hydra.core.hydra_config import HydraConfig
 
-    from diffsweep.runs.compose import explained, from_hydra, register, sweep_folder, swept_keys
-    from diffsweep.runs.conf import CONF
-    from diffsweep.runs.resolvers import SWEEP, SWEPT, sweep_name
+    from diffsweep.configuration.compose import explained, from_hydra, register, sweep_folder, swept_keys
+    from diffsweep.configuration.conf import CONF
+    from diffsweep.configuration.resolvers import SWEEP, SWEPT, sweep_name
 
     register()
     overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
@@ -121,12 +121,12 @@ def _function(name: str) -> Callable[..., Any]:
 
 def _preflight(command: str, overrides: Sequence[str], sweeping: bool) -> None:
     """Check every job before the first one starts and before a directory is made."""
-    from diffsweep.runs.compose import compose, jobs
+    from diffsweep.configuration.compose import compose, jobs
 
     every = jobs(overrides) if sweeping else [overrides]
     configs = [compose(command, job) for job in every]
 
-    from diffsweep.runs.build import preflight  # imports torch: not before the words are known to be right
+    from diffsweep.configuration.preflight import preflight  # imports torch: not before the words are known to be right
 
     for cfg in configs:
         preflight(cfg)

@@ -7,15 +7,15 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from diffsweep import pictures
+from diffsweep.configuration.build import build, build_data
+from diffsweep.configuration.loading import load_model, load_sampled
+from diffsweep.errors import UserError
 from diffsweep.files import write_atomically, write_text
 from diffsweep.runs import report
-from diffsweep.runs.build import build, build_data
-from diffsweep.runs.errors import UserError
 from diffsweep.runs.evaluation import headline, measure
-from diffsweep.runs.loading import load_model, load_sampled
-from diffsweep.runs.sampling import Job
 from diffsweep.runs.stages import resolve_stages
 from diffsweep.runs.training import train
+from diffsweep.tasks.sampling import Job
 
 
 def evaluate(cfg: DictConfig) -> float:

@@ -11,6 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from tqdm import tqdm
 
+from diffsweep.configuration.build import build_likelihood, build_metrics
+from diffsweep.configuration.stage_nodes import portable
 from diffsweep.datasets import Batch, ImageData
 from diffsweep.diffusion import Condition
 from diffsweep.files import write_text
@@ -18,9 +20,7 @@ from diffsweep.metrics import GenerationMetrics, Likelihood
 from diffsweep.models import DiffusionModel, Model, SelfMeasured
 from diffsweep.plots import DISTANCES, LABELS, plot_bound_terms, plot_by_evaluations, plot_tradeoff
 from diffsweep.runs import report
-from diffsweep.runs.build import build_likelihood, build_metrics
-from diffsweep.runs.sampling import Drawn, draw
-from diffsweep.runs.stage_nodes import portable
+from diffsweep.tasks.sampling import Drawn, draw
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

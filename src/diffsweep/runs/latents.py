@@ -9,12 +9,12 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from diffsweep.autoencoders import FirstStage
+from diffsweep.configuration.build import device_of
 from diffsweep.datasets import ImageData, Latents, Samples, Split, open_latents, write_latents
+from diffsweep.errors import UserError
 from diffsweep.files import ContentError, make_once
 from diffsweep.metrics import identify
 from diffsweep.models import Model
-from diffsweep.runs.build import device_of
-from diffsweep.runs.errors import UserError
 
 SPLITS: tuple[Split, ...] = ("train", "val")
 

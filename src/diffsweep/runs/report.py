@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from diffsweep.errors import UserError
 from diffsweep.files import write_text
 from diffsweep.metrics import identify
-from diffsweep.runs.errors import UserError
 
 
 def table(rows: Sequence[tuple[str, str, str]]) -> str:

@@ -1,7 +1,7 @@
 """Stages: trained models that another run needs. Each is given by path, found by its content, or trained now.
 
 The noisy classifier of classifier guidance, the weaker model of autoguidance, the autoencoder of latent diffusion: each is a run of
-``train.py`` like any other. :func:`resolve_stages` says which, before anything is built; :func:`trained` loads it where it is used.
+``train.py`` like any other. :func:`resolve_stages` says which, before anything is built; :func:`~diffsweep.configuration.loading.trained` loads it where it is used.
 """
 
 import json
@@ -11,31 +11,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-from lightning import LightningModule
 from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig, OmegaConf
 
 from diffsweep.callbacks import SampleGrid
-from diffsweep.files import alone, write_text
-from diffsweep.metrics import identify
-from diffsweep.runs import report
-from diffsweep.runs.build import build_data
-from diffsweep.runs.check import check, is_of_kind, locate
-from diffsweep.runs.checkpoints import FOLDER, LAST
-from diffsweep.runs.errors import Stopped, UserError
-from diffsweep.runs.loading import load_model
-from diffsweep.runs.stage_nodes import (
+from diffsweep.callbacks.checkpoints import FOLDER, LAST
+from diffsweep.configuration.build import build_data
+from diffsweep.configuration.check import check, is_of_kind, locate
+from diffsweep.configuration.stage_nodes import (
     given_config,
     portable,
     run_key,
-    saved_config,
     stage_config,
     stage_nodes,
     trainable_config,
 )
+from diffsweep.errors import Stopped, UserError
+from diffsweep.files import alone, write_text
+from diffsweep.metrics import identify
+from diffsweep.runs import report
 
-__all__ = ["is_rank_zero", "resolve_stages", "stage_config", "trained"]
+__all__ = ["is_rank_zero", "resolve_stages", "stage_config"]
 
 FINISHED = "stage.json"  # written when all else of a stage is, with or without metrics.json
 
@@ -47,45 +43,6 @@ TRAINER = (
     *("accelerator", "devices", "default_root_dir", "log_every_n_steps", "enable_model_summary"),
     *("val_check_interval", "limit_val_batches", "num_sanity_val_steps"),
 )
-
-
-def trained(
-    run: str | None = None,
-    train: list[str] | None = None,
-    inherit: list[str] | None = None,
-    kind: str | None = None,
-    trust: list[str] | None = None,
-) -> LightningModule:
-    """The model of a run with its averaged weights: in evaluation mode, its weights without gradients. Loaded once in a process.
-
-    Args:
-        run: the run's directory. Where it is null, :func:`resolve_stages` fills it in.
-        train: overrides of ``train.py`` that train the model; null where a run must be given.
-        inherit: groups that training takes from the run at hand, with all their values.
-        kind: the class that the model must be of, by its full name.
-        trust: packages beside diffsweep that the run may name classes of.
-
-    Raises:
-        UserError: there is no such run, or it is not what is needed.
-    """
-    if run is None:
-        raise UserError("a trained model is needed and none is given; give the directory of its run")
-    directory = Path(run).resolve()
-    checkpoint = directory / FOLDER / LAST
-    written = checkpoint.stat().st_mtime_ns if checkpoint.is_file() else 0
-    if directory not in _loaded or _loaded[directory][0] != written:
-        cfg = saved_config(run, trust or ())
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # weights are drawn before they are read: not from the caller's generator
-            _loaded[directory] = written, load_model(cfg)
-    model = _loaded[directory][1]
-    if kind is not None and not is_of_kind(type(model), locate(kind, trust or ())):
-        raise UserError(f"{run} is a {type(model).__name__}, and a {kind.rpartition('.')[2]} is needed")
-    return model
-
-
-_loaded: dict[Path, tuple[int, LightningModule]] = {}  # by directory, with the time at which its weights were written
 
 
 def resolve_stages(cfg: DictConfig, train: Callable[[DictConfig], float]) -> None:

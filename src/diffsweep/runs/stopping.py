@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from diffsweep.runs.errors import Stopped
+from diffsweep.errors import Stopped
 
 CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 

@@ -17,22 +17,22 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffsweep import pictures
 from diffsweep.callbacks import EMA, StopOnNaN, log_picture
+from diffsweep.callbacks.checkpoints import FOLDER, LAST, AtomicCheckpoints, KeepCheckpoints
+from diffsweep.configuration.build import build, build_data, build_model
+from diffsweep.configuration.run_source import CONFIG
 from diffsweep.datasets import ImageData
+from diffsweep.errors import Stopped, UserError
 from diffsweep.files import write_text
 from diffsweep.models import DiffusionModel, Model
 from diffsweep.runs import report
-from diffsweep.runs.build import build, build_data, build_model, cost_of
-from diffsweep.runs.checkpoints import FOLDER, LAST, AtomicCheckpoints
-from diffsweep.runs.errors import Stopped, UserError
+from diffsweep.runs.cost import cost_of
 from diffsweep.runs.evaluation import headline, measure
-from diffsweep.runs.keeping import KeepCheckpoints
 from diffsweep.runs.latents import keep_latents
-from diffsweep.runs.run_source import CONFIG
-from diffsweep.runs.sampling import trajectory
 from diffsweep.runs.stages import is_rank_zero, resolve_stages
 from diffsweep.runs.stopping import StopSignals
 from diffsweep.runs.tracking import finish_wandb, loggers
 from diffsweep.runs.verification import CERTIFICATE, certify, refuse
+from diffsweep.tasks.sampling import trajectory
 
 PACKAGES = ("diffsweep", "torch", "lightning", "hydra-core", "omegaconf", "torchmetrics", "numpy")
 
@@ -42,7 +42,7 @@ def train(cfg: DictConfig) -> float:
     dimension if they are measured, of a classifier the cross-entropy, else the validation loss.
 
     Args:
-        cfg: from :func:`~diffsweep.runs.compose.compose` or from the command line, checked.
+        cfg: from :func:`~diffsweep.configuration.compose.compose` or from the command line, checked.
     """
     directory = Path(cfg.paths.run_dir)
     if cfg.sweep is not None and cfg.resume_from is None and (finished := _already(cfg, directory)) is not None:

@@ -12,12 +12,12 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
+from diffsweep.configuration.build import build
+from diffsweep.errors import Failed
 from diffsweep.files import write_text
 from diffsweep.plots import plot_convergence, plot_errors
+from diffsweep.proofs import PROOFS, Check, Curve, Subject
 from diffsweep.runs import report
-from diffsweep.runs.build import build
-from diffsweep.runs.errors import Failed
-from diffsweep.runs.proofs import PROOFS, Check, Curve, Subject
 
 CERTIFICATE, PLOT = "verify.json", "verify.png"
 PARTS = ("schedule", "prediction", "sampler", "guidance", "noise")  # that are proved

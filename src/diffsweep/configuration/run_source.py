@@ -15,9 +15,9 @@ from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from diffsweep.runs import resolvers  # noqa: F401 - registers the resolvers wherever runs are read
-from diffsweep.runs.conf import groups
-from diffsweep.runs.errors import UserError
+from diffsweep.configuration import resolvers  # noqa: F401 - registers the resolvers wherever runs are read
+from diffsweep.configuration.conf import groups
+from diffsweep.errors import UserError
 
 SELECTORS = ("run", "resume")
 PREFIX = "run/"

@@ -22,22 +22,20 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from diffsweep.runs import remembered
-from diffsweep.runs.conf import CONF, content, dotted, groups, keys, options, parents, settings
-from diffsweep.runs.errors import UserError
-from diffsweep.runs.resolvers import SWEEP
-from diffsweep.runs.run_source import PREFIX, SELECTORS, RunSearchPath, RunSource, load_config
-from diffsweep.runs.schema import SCHEMAS
+from diffsweep.configuration.conf import CONF, content, dotted, groups, keys, options, parents, settings
+from diffsweep.configuration.resolvers import SWEEP
+from diffsweep.configuration.run_source import PREFIX, SELECTORS, RunSearchPath, RunSource, load_config
+from diffsweep.configuration.schema import SCHEMAS
+from diffsweep.errors import UserError
 
 
 @functools.cache
 def register() -> None:
-    """Tell Hydra of the schemas and of the runs that configuration can be read from, and to remember what it composed."""
+    """Tell Hydra of the schemas and of the runs that configuration can be read from."""
     for name, schema in SCHEMAS.items():
         ConfigStore.instance().store(name=f"{name}_schema", node=schema)
     for plugin in (RunSource, RunSearchPath):
         Plugins.instance().register(plugin)
-    remembered.remember()
 
 
 def compose(command: str, overrides: Sequence[str] = ()) -> DictConfig:

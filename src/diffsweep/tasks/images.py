@@ -10,11 +10,11 @@ from diffsweep import pictures
 from diffsweep.autoencoders import Autoencoder
 from diffsweep.datasets import Batch, rows_of
 from diffsweep.diffusion import slerp
+from diffsweep.errors import UserError
 from diffsweep.guidance import Guidance
-from diffsweep.runs.errors import UserError
-from diffsweep.runs.sampling import Drawn, Job, drawn_in_batches, trajectory
-from diffsweep.runs.sources import load_images
 from diffsweep.samplers import DDIM, Sampler
+from diffsweep.tasks.sampling import Drawn, Job, drawn_in_batches, trajectory
+from diffsweep.tasks.sources import load_images
 
 SHOWN = 100  # of so many samples there is a picture
 KEPT = "task.source, whose clips keep their frames"

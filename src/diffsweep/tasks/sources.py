@@ -10,7 +10,7 @@ from torch import Tensor
 from diffsweep import pictures
 from diffsweep.datasets import ImageData
 from diffsweep.datasets.video_files import UnusableError, find, frames
-from diffsweep.runs.errors import UserError
+from diffsweep.errors import UserError
 
 
 def load_images(source: str, data: ImageData, count: int) -> Tensor:

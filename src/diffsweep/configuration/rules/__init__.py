@@ -12,13 +12,13 @@ import torch
 from omegaconf import DictConfig
 
 from diffsweep.backbones import BaseAndResidual, Encoder
+from diffsweep.configuration.check import is_of_kind, locate
+from diffsweep.configuration.stage_nodes import run_key
 from diffsweep.diffusion import INDEPENDENT, Eps, NetworkDenoiser
+from diffsweep.errors import UserError
 from diffsweep.guidance import Guidance, chain
 from diffsweep.models import AutoencoderModel, DiffusionModel, NoisyClassifier
 from diffsweep.models.autoencoder import NOTHING
-from diffsweep.runs.check import is_of_kind, locate
-from diffsweep.runs.errors import UserError
-from diffsweep.runs.stage_nodes import run_key
 
 _TOLD = {  # the parts of a condition
     "num_classes": "classes",

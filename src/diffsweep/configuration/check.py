@@ -10,18 +10,18 @@ from typing import Any, get_type_hints
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from diffsweep.runs.compose import nearest
-from diffsweep.runs.errors import UserError
+from diffsweep.configuration.compose import nearest
+from diffsweep.errors import UserError
 
 # A configuration can come from a run that someone else made. Only these are built: what diffsweep itself defines,
 # torch's optimizers, and exact names.
 PACKAGES = (
     *("schedules", "diffusion", "layers", "samplers", "guidance", "conditioning", "backbones", "autoencoders"),
-    *("datasets", "metrics", "models", "callbacks", "runs.tasks", "runs.clip_tasks"),
+    *("datasets", "metrics", "models", "callbacks", "tasks"),
 )
 OURS = tuple(f"diffsweep.{package}" for package in PACKAGES)
 RESOLVERS = ("oc.env", "oc.select", "when", "divide")  # functions that a value may call; others can build or run things
-STAGE = "diffsweep.runs.stages.trained"  # a trained model, by the directory of its run
+STAGE = "diffsweep.configuration.loading.trained"  # a trained model, by the directory of its run
 NAMES = ("lightning.Trainer", STAGE)
 RESERVED = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 PASSED: deque[str] = deque(maxlen=32)  # the last configurations that were found right, as texts

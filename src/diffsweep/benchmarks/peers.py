@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from diffsweep.backbones import DiT, UNet
 from diffsweep.diffusion import Condition
-from diffsweep.runs.errors import UserError
+from diffsweep.errors import UserError
 
 Call = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 TIME, CLASSES = 500.0, 10

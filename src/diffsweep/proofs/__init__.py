@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from diffsweep.configuration.loading import trained
 from diffsweep.diffusion import (
     INDEPENDENT,
     AsPredicted,
@@ -37,7 +38,6 @@ from diffsweep.diffusion import (
 from diffsweep.diffusion.bound import chain, chain_times
 from diffsweep.guidance import Guidance, unguided
 from diffsweep.guidance import chain as guidances
-from diffsweep.runs.stages import trained
 from diffsweep.samplers import ODE, Sampler
 from diffsweep.schedules import Schedule
 

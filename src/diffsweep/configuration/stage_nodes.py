@@ -1,6 +1,6 @@
 """Stages in a configuration: where they are, and the configurations of the runs that they are or would be.
 
-A node ``{_target_: diffsweep.runs.stages.trained, _partial_: true, run: ..., train: ..., inherit: ..., kind: ..., trust: ${trust}}``
+A node ``{_target_: diffsweep.configuration.loading.trained, _partial_: true, run: ..., train: ..., inherit: ..., kind: ..., trust: ${trust}}``
 stands for a trained model. Rules and checks read it here; :mod:`diffsweep.runs.stages` finds, trains and loads the model.
 """
 
@@ -15,13 +15,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from diffsweep.autoencoders import Autoencoder
+from diffsweep.callbacks.checkpoints import FOLDER, LAST
+from diffsweep.configuration.check import STAGE, check, targets
+from diffsweep.configuration.compose import compose, explained
+from diffsweep.configuration.conf import groups, options
+from diffsweep.configuration.run_source import OWN, load_config
 from diffsweep.diffusion import ClipNoise
-from diffsweep.runs.check import STAGE, check, targets
-from diffsweep.runs.checkpoints import FOLDER, LAST
-from diffsweep.runs.compose import compose, explained
-from diffsweep.runs.conf import groups, options
-from diffsweep.runs.errors import UserError
-from diffsweep.runs.run_source import OWN, load_config
+from diffsweep.errors import UserError
 from diffsweep.schedules import Schedule
 
 CLOSED = ("trust", "paths", "run", "resume", "resume_from", "sweep", "choices", "hydra")  # not for a stage to set

@@ -14,13 +14,13 @@ from torch.nn import functional
 from diffsweep import pictures
 from diffsweep.autoencoders import Autoencoder
 from diffsweep.diffusion import Condition
+from diffsweep.errors import UserError
 from diffsweep.guidance import Guidance, Window, between, chain, filled, windows
 from diffsweep.models import DiffusionModel
-from diffsweep.runs.errors import UserError
-from diffsweep.runs.sampling import Drawn, Job, drawn_by_walks
-from diffsweep.runs.sources import load_clips
-from diffsweep.runs.tasks import KEPT, SHOWN, Task
 from diffsweep.samplers import Callback, Sampler
+from diffsweep.tasks.images import KEPT, SHOWN, Task
+from diffsweep.tasks.sampling import Drawn, Job, drawn_by_walks
+from diffsweep.tasks.sources import load_clips
 
 LONGER = 4  # a long clip has by default so many times the frames of training
 OWN = 2**32  # window w of clip i has the noise of sample i + 2^32 w: indices have 48 bits, so no two windows share any

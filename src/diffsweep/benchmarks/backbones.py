@@ -1,0 +1,87 @@
+"""Networks beside those of diffusers, and kinds of attention beside each other."""
+
+import time
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from diffsweep.benchmarks import peers
+from diffsweep.benchmarks.base import MEMORY, Bench, Results, compare, part, synchronize
+from diffsweep.configuration.build import build, device_of
+from diffsweep.configuration.compose import compose
+
+
+@part
+def backbones(bench: Bench) -> Results:
+    """Training steps of our backbones against those of diffusers' networks of the same sizes."""
+    cfg = bench.cfg
+    results = {}
+    for pair in peers.pairs():
+        sizes = f"{peers.parameters(pair.ours):,} against {peers.parameters(pair.theirs):,} parameters"
+        times = peers.step_times(pair, cfg.dataset.batch_size, cfg.repeats * cfg.train_steps, device_of(cfg))
+        results[f"{pair.name} step, against diffusers' ({sizes})"] = compare(*times)
+    return results
+
+
+@part
+def video(bench: Bench) -> Results:
+    """A training step of a DiT3D with factorised attention against one with full attention over space and time, of the same weights, on
+    clips of the space's size (of 16 frames, where data are images): its time and its memory.
+
+    Memory is the peak of a step, beyond what is there before it, on a GPU; on a CPU, where the allocator keeps no count, what a forward
+    pass keeps for the backward pass, which is most of that peak.
+    """
+    cfg = bench.cfg
+    frames = cfg.space.num_frames or 16
+    sizes = [
+        f"space.channels={cfg.space.channels}",
+        f"space.image_size={cfg.space.image_size}",
+        f"space.num_frames={frames}",
+    ]
+    networks = []
+    for kind in ("factorised", "full"):
+        node = compose("benchmark", ["backbone=dit3d", f"backbone.attention={kind}", *sizes])
+        networks.append(build(node, "backbone").to(device_of(cfg)))
+    networks[1].load_state_dict(networks[0].state_dict())
+    shape = (cfg.dataset.batch_size, cfg.space.channels, frames, cfg.space.image_size, cfg.space.image_size)
+    x, c_noise = torch.randn(shape, device=device_of(cfg)), torch.full(shape[:1], 500.0, device=device_of(cfg))
+
+    def step(network: nn.Module) -> float:
+        synchronize()
+        begin = time.perf_counter()
+        network(x, c_noise).square().mean().backward()
+        network.zero_grad()
+        synchronize()
+        return time.perf_counter() - begin
+
+    for network in networks * 2:
+        step(network)
+    pairs = [(step(networks[0]), step(networks[1])) for _ in tqdm(range(cfg.repeats), desc="video", dynamic_ncols=True)]
+    least, most = (memory_of(network, x, c_noise) for network in networks)
+    what, ratio = f"factorised attention, against full ({' x '.join(str(size) for size in shape)})", least / most
+    memory = {"ratio": ratio, "low": ratio, "high": ratio, "ours": least, "bare": most}
+    return {f"step with {what}": compare([a for a, _ in pairs], [b for _, b in pairs]), f"{MEMORY} of {what}": memory}
+
+
+def memory_of(network: nn.Module, *inputs: Tensor) -> int:
+    """Bytes that a training step takes: see :func:`video`."""
+    if next(network.parameters()).is_cuda:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        network(*inputs).square().mean().backward()
+        network.zero_grad()
+        return torch.cuda.max_memory_allocated() - before
+    own, kept = {weight.untyped_storage().data_ptr() for weight in network.parameters()}, {}
+
+    def keep(part: Tensor) -> Tensor:
+        storage = part.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return part
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda part: part):
+        output = network(*inputs)  # holds what is kept, so that no place is counted twice
+    del output
+    return sum(kept.values())

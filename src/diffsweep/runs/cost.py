@@ -1,0 +1,50 @@
+"""What a network is and costs, for the first line that training prints."""
+
+import functools
+import json
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from diffsweep.configuration.build import instantiated, sized
+from diffsweep.configuration.check import locate
+from diffsweep.models import AutoencoderModel
+
+
+def cost_of(cfg: DictConfig) -> str:
+    """What the network is that learns: its name, its parameters, and the multiply-adds of one image or clip, by torch's counter; in words."""
+    if issubclass(locate(cfg.model._target_, list(cfg.trust)), AutoencoderModel):  # type: ignore[arg-type]
+        name, node, size, frames = cfg.choices.autoencoder, cfg.autoencoder.network, cfg.dataset, None
+    else:
+        cfg = sized(cfg)
+        name, node, size, frames = cfg.choices.backbone, cfg.backbone, cfg.space, cfg.space.num_frames
+    told = json.dumps(OmegaConf.to_container(node, resolve=True) | {"_partial_": False})  # type: ignore[operator]
+    call = _once if node is cfg.backbone else _there_and_back
+    shape = (size.channels, *([] if frames is None else [frames]), size.image_size, size.image_size)
+    return f"{name}: {_cost(told, call, shape)} {'an image' if frames is None else 'a clip'}"
+
+
+def _once(backbone: Any, x: torch.Tensor) -> None:
+    backbone(x, torch.empty(1))
+
+
+def _there_and_back(autoencoder: Any, x: torch.Tensor) -> None:
+    autoencoder.decoder(autoencoder.encoder(x)[:, : autoencoder.shape[0]])
+
+
+@functools.lru_cache(maxsize=8)
+def _cost(node: str, call: Callable[[Any, torch.Tensor], None], shape: tuple[int, ...]) -> str:
+    """Of a network's node, as text, because the jobs of a sweep mostly have the same one."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        network = instantiated(OmegaConf.create({"network": json.loads(node)}), "network").eval()
+        with (
+            FlopCounterMode(display=False) as counter,
+            sdpa_kernel(SDPBackend.MATH),
+        ):  # others count as nothing on a CPU
+            call(network, torch.empty(1, *shape))
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return f"{parameters:,} parameters, {counter.get_total_flops() / 2e9:.3g} GMAC"
