@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from diffsweep.configuration.compose import compose, nearest
+from diffsweep.configuration.compose import compose
+from diffsweep.configuration.explain import nearest
 from diffsweep.configuration.preflight import preflight
 from diffsweep.errors import UserError
 

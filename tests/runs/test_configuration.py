@@ -10,10 +10,11 @@ import torch
 from omegaconf import OmegaConf
 
 from diffsweep.configuration.check import check
-from diffsweep.configuration.compose import compose, jobs, swept_keys
+from diffsweep.configuration.compose import compose
+from diffsweep.configuration.jobs import jobs, swept_keys
 from diffsweep.configuration.preflight import preflight
 from diffsweep.configuration.resolvers import SWEPT, either, slug, sweep_name, swept
-from diffsweep.configuration.run_source import load_config
+from diffsweep.configuration.saved import load_config
 from diffsweep.errors import UserError
 from diffsweep.runs.cli import reordered
 from diffsweep.runs.training import train

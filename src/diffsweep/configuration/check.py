@@ -10,7 +10,7 @@ from typing import Any, get_type_hints
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from diffsweep.configuration.compose import nearest
+from diffsweep.configuration.explain import nearest
 from diffsweep.errors import UserError
 
 # A configuration can come from a run that someone else made. Only these are built: what diffsweep itself defines,

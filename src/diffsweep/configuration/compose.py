@@ -1,30 +1,25 @@
 """Composes a command's configuration, from the command line or from Python."""
 
-import difflib
 import functools
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
 
-from diffsweep.configuration.conf import CONF, content, dotted, groups, keys, options, parents, settings
+from diffsweep.configuration.conf import CONF, content, dotted, keys, settings
+from diffsweep.configuration.explain import explained, nearest
 from diffsweep.configuration.resolvers import SWEEP
-from diffsweep.configuration.run_source import PREFIX, SELECTORS, RunSearchPath, RunSource, load_config
+from diffsweep.configuration.run_source import PREFIX, SELECTORS, RunSearchPath, RunSource
+from diffsweep.configuration.saved import load_config
 from diffsweep.configuration.schema import SCHEMAS
 from diffsweep.errors import UserError
 
@@ -38,55 +33,50 @@ def register() -> None:
         Plugins.instance().register(plugin)
 
 
-def compose(command: str, overrides: Sequence[str] = ()) -> DictConfig:
-    """The configuration of a command ("train", "evaluate", "sample") under overrides as on the command line.
+class Composed(NamedTuple):
+    """A job of a command, composed once and handed down.
 
-    The result needs nothing of Hydra: ``paths.run_dir`` and ``choices`` are filled in.
+    Attributes:
+        command: ``train``, ``evaluate``, ``sample``, ``benchmark`` or ``verify``.
+        cfg: its configuration, which needs nothing of Hydra: ``paths.run_dir`` and ``choices`` are filled in.
+        hydra: Hydra's own part of it, which Lightning reads when it starts the other processes of a run.
+        sweep_dir: the folder of the sweep that the job belongs to; of a job alone, the folder that it would be in.
+    """
+
+    command: str
+    cfg: DictConfig
+    hydra: DictConfig
+    sweep_dir: Path
+
+    @property
+    def name(self) -> str:
+        """The last part of the job's directory, which says what it varies."""
+        return Path(self.hydra.hydra.run.dir).name
+
+
+def compose(command: str, overrides: Sequence[str] = ()) -> DictConfig:
+    """Return the configuration of a command ("train", "evaluate", "sample") under overrides as on the command line.
 
     Raises:
         UserError: an option, key or value is wrong; the message is one line and names the nearest right one.
     """
+    return compose_job(command, overrides).cfg
+
+
+def compose_job(command: str, overrides: Sequence[str] = (), number: int | None = None) -> Composed:
+    """Compose a job: alone, or as the job of this number of a sweep, whose directory it gets. Errors as :func:`compose`."""
     register()
     GlobalHydra.instance().clear()
+    numbered = [] if number is None else [f"hydra.job.num={number}"]
     with explained(command, overrides), initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-        cfg = hydra_compose(command, overrides=list(overrides), return_hydra_config=True)
-        return finish(command, cfg, cfg.hydra, run_dir=str(cfg.hydra.run.dir))
-
-
-def jobs(overrides: Sequence[str]) -> list[list[str]]:
-    """The overrides of each job of a sweep, as Hydra's basic sweeper makes them; only the common ones of another's."""
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-    if any(override.key_or_group == "hydra/sweeper" for override in parsed):
-        return [[override.input_line or "" for override in parsed if not override.is_sweep_override()]]
-    own = [override for override in parsed if not override.key_or_group.startswith("hydra")]
-    return [job for batch in BasicSweeper.split_arguments(own, max_batch_size=None) for job in batch]
-
-
-def swept_keys(overrides: Sequence[str]) -> list[str]:
-    """The keys that a sweep varies."""
-    with explained("", overrides):
-        parsed = OverridesParser.create().parse_overrides(list(overrides))
-    return [override.get_key_element() for override in parsed if override.is_sweep_override()]
-
-
-def sweep_folder(command: str, overrides: Sequence[str]) -> Path:
-    """The folder of a sweep, which holds one of each job."""
-    with explained(command, overrides), initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
-        cfg = hydra_compose(command, overrides=jobs(overrides)[0], return_hydra_config=True)
-        return Path(cfg.hydra.sweep.dir).absolute()
-
-
-@contextmanager
-def explained(command: str, overrides: Sequence[str]) -> Iterator[None]:
-    """Hydra's errors become :class:`UserError`, within."""
-    try:
-        yield
-    except (HydraException, OmegaConfBaseException) as error:
-        raise explain(error, command) from error
-    except ValueError as error:
-        if match := re.search(r"Config group override must be a string or a list. Got (\w+)", str(error)):
-            raise UserError(f"the option of a group is a word, not of type {match[1]}: {_odd(overrides)}") from error
-        raise
+        cfg = hydra_compose(command, overrides=[*overrides, *numbered], return_hydra_config=True)
+        hydra, sweep_dir = cfg.hydra, Path()
+        if number is not None:
+            sweep_dir = Path(hydra.sweep.dir).absolute()
+        run_dir = str(hydra.run.dir) if number is None else str(sweep_dir / hydra.sweep.subdir)
+        hydra.run.dir = run_dir
+        own = OmegaConf.masked_copy(cfg, "hydra")
+        return Composed(command, finish(command, cfg, hydra, run_dir), own, sweep_dir)
 
 
 def finish(command: str, cfg: DictConfig, hydra: Any, run_dir: str) -> DictConfig:
@@ -168,61 +158,3 @@ def from_hydra(command: str, cfg: DictConfig) -> DictConfig:
     """The configuration that Hydra hands to a task, finished."""
     hydra = HydraConfig.get()
     return finish(command, cfg, hydra, run_dir=hydra.runtime.output_dir)
-
-
-def nearest(word: str, words: Sequence[str]) -> str:
-    """ ", did you mean X?" where some word is near, else nothing."""
-    found = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-    return f", did you mean {found[0]}?" if found else ""
-
-
-def explain(error: Exception, command: str) -> UserError:
-    """Hydra's error in one line, with the nearest right word."""
-    cause = error.__cause__
-    text = f"{error}\n{cause}" if cause is not None else str(error)
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, option = str(error.missing_cfg_file).partition("/")
-        if not option:
-            return UserError(f"there is no group or command {group}{nearest(group, groups())}")
-        near = nearest(option, options(group))
-        return UserError(f"{group}={option}: no such option{near or ';'} {group} has {', '.join(options(group))}")
-    if isinstance(error, OverrideParseException):
-        return UserError(f"cannot read {error.override!r}: {str(error).splitlines()[0]}")
-    if match := re.search(r"Ambiguous value for argument '(.+?)'", text):
-        return UserError(f"{match[1]} has several values; add -m to run each of them")
-    if match := re.search(r"You must specify '(\w+)'", text):
-        return UserError(f"{match[1]}= is missing: give the directory of a run, as training printed it")
-    if match := re.search(r"Could not (?:override|append|delete).*? '([^']+)'", text):
-        key = match[1]
-        if converted := re.search(r"Value '(.*?)'.* (?:could not be converted to|of type) (\w+)", text):
-            return UserError(f"{key}={converted[1]}: not of type {_spoken(converted[2])}")
-        return _no_such_key(key, command)
-    if match := re.search(r"full_key: (\S+)", text):
-        key = match[1]
-        if converted := re.search(r"Value '(.*?)'.* could not be converted to (\w+)", text):
-            return UserError(f"{key}={converted[1]}: not of type {_spoken(converted[2])}")
-        if "not in" in text:
-            return _no_such_key(key, command)
-    if isinstance(error, ConfigCompositionException):
-        return UserError(" ".join(text.split()))
-    return UserError(" ".join(str(error).split()))
-
-
-def _no_such_key(key: str, command: str) -> UserError:
-    """Where other options of the key's group have it: which; else the nearest key there is."""
-    group, _, name = key.partition(".")
-    having = [o for o in options(group) if name in settings(group, o) and not parents(group, o)] if name else []
-    if having:
-        return UserError(f"{key}: the chosen {group} has no such key; {', '.join(having)} have it")
-    return UserError(f"{key}: no such key{nearest(key, keys(command))}")
-
-
-def _odd(overrides: Sequence[str]) -> str:
-    """The overrides that give a group something other than a word."""
-    every = OverridesParser.create().parse_overrides(list(overrides))
-    odd = [o for o in every if o.key_or_group in groups() and not isinstance(o.value(), str)]
-    return ", ".join(f"{o.input_line} ({o.key_or_group} has {', '.join(options(o.key_or_group))})" for o in odd)
-
-
-def _spoken(kind: str) -> str:
-    return {"Integer": "int", "Float": "float", "Boolean": "bool"}.get(kind, kind)

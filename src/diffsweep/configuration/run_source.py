@@ -4,7 +4,6 @@
 choice on the command line (``sampler=ddim``) replaces the run's, and everything else stays as it was.
 """
 
-import functools
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -13,58 +12,16 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.object_type import ObjectType
 from hydra.plugins.config_source import ConfigResult, ConfigSource
 from hydra.plugins.search_path_plugin import SearchPathPlugin
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from diffsweep.configuration import resolvers  # noqa: F401 - registers the resolvers wherever runs are read
 from diffsweep.configuration.conf import groups
-from diffsweep.errors import UserError
+from diffsweep.configuration.saved import saved_of
 
 SELECTORS = ("run", "resume")
 PREFIX = "run/"
-CONFIG = "config.yaml"
 INHERITED = ("seed", "space")  # of the root; whatever else stands in a saved file is not passed on
 OWN = ("paths", "logger")  # groups that every command has its own of
-# What older runs have saved, and nothing reads any more: its value was another key's.
-GONE = (("conditioning", "seed"),)
-
-
-def load_config(directory: str | Path) -> DictConfig:
-    """The saved configuration of a run, unresolved. UserError, with what is missing, where it is none."""
-    return _saved(directory).copy()
-
-
-def _saved(directory: str | Path) -> DictConfig:
-    """As :func:`load_config`, not to be changed: Hydra asks for it once a group, and the file is read once."""
-    directory = Path(directory)
-    if not directory.is_dir():
-        raise UserError(f"{directory} is no run: there is no such folder")
-    file = directory / CONFIG
-    if not file.is_file():
-        raise UserError(f"{directory} is no run: it has no {CONFIG}; give the folder that training printed at its end")
-    config = _read(file, written(file))
-    if not isinstance(config, DictConfig) or "choices" not in config:
-        raise UserError(f"{directory} is no run: its {CONFIG} was not written by train.py")
-    return config
-
-
-def written(file: Path) -> tuple[int, int, int]:
-    """What changes when a file is written anew."""
-    state = file.stat()
-    return state.st_ino, state.st_mtime_ns, state.st_size
-
-
-@functools.lru_cache(maxsize=8)
-def _read(file: Path, state: tuple[int, int, int]) -> DictConfig | ListConfig:
-    """The content of a file, without what is gone."""
-    content = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-    if isinstance(content, dict):
-        content |= {group: _without(content[group], key) for group, key in GONE if group in content}
-    return OmegaConf.create(content)
-
-
-def _without(node: Any, key: str) -> Any:
-    """A mapping without a key, nor have those within it one."""
-    return {name: _without(part, key) for name, part in node.items() if name != key} if isinstance(node, dict) else node
 
 
 class RunSource(ConfigSource):
@@ -99,7 +56,7 @@ class RunSource(ConfigSource):
         parsed = self._parse(config_path)
         assert parsed is not None
         group, directory = parsed
-        saved = _saved(directory)
+        saved = saved_of(directory)
         if group in SELECTORS:
             content, package = self._selection(saved, directory, resume=group == "resume"), "_global_"
         else:

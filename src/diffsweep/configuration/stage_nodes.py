@@ -17,9 +17,11 @@ from omegaconf.errors import OmegaConfBaseException
 from diffsweep.autoencoders import Autoencoder
 from diffsweep.callbacks.checkpoints import FOLDER, LAST
 from diffsweep.configuration.check import STAGE, check, targets
-from diffsweep.configuration.compose import compose, explained
+from diffsweep.configuration.compose import compose
 from diffsweep.configuration.conf import groups, options
-from diffsweep.configuration.run_source import OWN, load_config
+from diffsweep.configuration.explain import explained
+from diffsweep.configuration.run_source import OWN
+from diffsweep.configuration.saved import load_config
 from diffsweep.diffusion import ClipNoise
 from diffsweep.errors import UserError
 from diffsweep.schedules import Schedule

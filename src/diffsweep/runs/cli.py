@@ -1,18 +1,21 @@
 """The command line: what all commands share. Imports Hydra only; torch is imported when a command really runs."""
 
-import contextlib
 import gc
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from textwrap import indent
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from diffsweep.errors import Failed, UserError
 from diffsweep.files import ContentError
+
+if TYPE_CHECKING:
+    from diffsweep.configuration.compose import Composed
 
 TASKS = {
     "train": "diffsweep.runs.training:train",
@@ -25,7 +28,6 @@ SUMMARIES = {  # of a sweep's folder, when all its jobs have run
     "evaluate": "diffsweep.runs.evaluation:summarise",
     "verify": "diffsweep.runs.verification:summarise",
 }
-SWITCHES = ("-m", "--multirun")
 FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
@@ -59,6 +61,8 @@ def _tell(error: Exception) -> int:
 
 def reordered(arguments: Sequence[str]) -> list[str]:
     """``-m`` first: argparse refuses it after overrides."""
+    from diffsweep.configuration.jobs import SWITCHES
+
     return sorted(arguments, key=lambda argument: argument not in SWITCHES)
 
 
@@ -76,40 +80,88 @@ def help_text(command: str) -> str:
 
 
 def _run(command: str) -> None:
-    import hydra
-    from hydra.core.hydra_config import HydraConfig
-
-    from diffsweep.configuration.compose import explained, from_hydra, register, sweep_folder, swept_keys
-    from diffsweep.configuration.conf import CONF
+    from diffsweep.configuration.compose import compose_job, register
+    from diffsweep.configuration.jobs import SWITCHES, jobs, run_by_hydra, swept_keys
     from diffsweep.configuration.resolvers import SWEEP, SWEPT, sweep_name
 
     register()
     overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
-    sweeping = any(argument in SWITCHES for argument in sys.argv[1:])
+    flags = {argument for argument in sys.argv[1:] if argument.startswith("-")}
+    if flags - set(SWITCHES):  # such as --cfg job: Hydra's own
+        _by_hydra(command, overrides)
+        return
+    sweeping = bool(flags)
     if sweeping:
         os.environ[SWEEP], os.environ[SWEPT] = sweep_name(command, overrides), ",".join(swept_keys(overrides))
-    runs = all(argument in SWITCHES for argument in sys.argv[1:] if argument.startswith("-"))  # not --help and the like
-    if runs and "LOCAL_RANK" not in os.environ:  # a rank that Lightning started runs what has been checked
-        _preflight(command, overrides, sweeping)
+    every = (
+        [compose_job(command, job, k) for k, job in enumerate(jobs(overrides))]
+        if sweeping
+        else [compose_job(command, overrides)]
+    )
+    if "LOCAL_RANK" not in os.environ:  # a rank that Lightning started runs what has been checked
+        from diffsweep.configuration.preflight import (
+            preflight,  # imports torch: not before the words are known to be right
+        )
 
-    wants_trace = os.environ.get(FULL_ERROR) == "1"
+        for job in every:
+            preflight(job.cfg)
+    if sweeping and run_by_hydra(overrides):
+        _by_hydra(command, overrides)
+    elif sweeping:
+        _in_turn(every)
+    else:
+        _start(every[0])
+    if sweeping and command in SUMMARIES:
+        _function(SUMMARIES[command])(every[0].sweep_dir)
+
+
+def _start(job: "Composed") -> Any:
+    """Run a job. Its configuration is all that it knows; Lightning asks Hydra for its directory when it starts other processes."""
+    from hydra.core.hydra_config import HydraConfig
+
+    HydraConfig.instance().set_config(job.hydra)
+    return _function(TASKS[job.command])(job.cfg)
+
+
+def _in_turn(every: "Sequence[Composed]") -> None:
+    """Run the jobs of a sweep, one after the other. One that fails does not stop the others.
+
+    Raises:
+        Failed: some have failed, or UserError where all have by mistakes; the message says why the first has.
+    """
+    failed: dict[str, Exception] = {}
+    for job in every:
+        try:
+            _start(job)
+        except Exception as error:
+            if not _is_users(error):
+                traceback.print_exc()
+            failed[job.name] = error
+            print(f"{job.name} failed: {error}", file=sys.stderr)
+    if failed:
+        name, first = next(iter(failed.items()))
+        kind = UserError if all(isinstance(error, UserError) for error in failed.values()) else Failed
+        raise kind(f"{len(failed)} of {len(every)} jobs failed; {name}: {first}") from first
+
+
+def _by_hydra(command: str, overrides: Sequence[str]) -> None:
+    """Have Hydra run the command line: it shows a configuration, or starts the jobs of a sweep elsewhere."""
+    import hydra
+
+    from diffsweep.configuration.compose import from_hydra
+    from diffsweep.configuration.conf import CONF
+    from diffsweep.configuration.explain import explained
 
     def task(cfg: DictConfig) -> Any:
-        try:
-            return _function(TASKS[command])(from_hydra(command, cfg))
-        except Exception as error:
-            if _is_users(error):
-                with contextlib.suppress(OSError):  # a directory that nothing was written to is not left behind
-                    os.removedirs(HydraConfig.get().runtime.output_dir)
-            if sweeping or wants_trace or not _is_users(error):
-                raise  # the sweep's other jobs go on
-            sys.exit(_tell(error))  # past Hydra, which would put a line of its own before it
+        from diffsweep.configuration.preflight import preflight
+
+        finished = from_hydra(command, cfg)
+        preflight(finished)
+        return _function(TASKS[command])(finished)
 
     os.environ[FULL_ERROR] = "1"  # Hydra hands its errors on, and main shows them
     with explained(command, overrides):
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(task)()
-    if sweeping and runs and command in SUMMARIES:
-        _function(SUMMARIES[command])(sweep_folder(command, overrides))
 
 
 def _function(name: str) -> Callable[..., Any]:
@@ -117,16 +169,3 @@ def _function(name: str) -> Callable[..., Any]:
     module, _, function = name.partition(":")
     found: Callable[..., Any] = getattr(importlib.import_module(module), function)
     return found
-
-
-def _preflight(command: str, overrides: Sequence[str], sweeping: bool) -> None:
-    """Check every job before the first one starts and before a directory is made."""
-    from diffsweep.configuration.compose import compose, jobs
-
-    every = jobs(overrides) if sweeping else [overrides]
-    configs = [compose(command, job) for job in every]
-
-    from diffsweep.configuration.preflight import preflight  # imports torch: not before the words are known to be right
-
-    for cfg in configs:
-        preflight(cfg)

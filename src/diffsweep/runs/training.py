@@ -19,7 +19,7 @@ from diffsweep import pictures
 from diffsweep.callbacks import EMA, StopOnNaN, log_picture
 from diffsweep.callbacks.checkpoints import FOLDER, LAST, AtomicCheckpoints, KeepCheckpoints
 from diffsweep.configuration.build import build, build_data, build_model
-from diffsweep.configuration.run_source import CONFIG
+from diffsweep.configuration.saved import CONFIG
 from diffsweep.datasets import ImageData
 from diffsweep.errors import Stopped, UserError
 from diffsweep.files import write_text

@@ -1,0 +1,61 @@
+"""The jobs of a sweep: every combination of the values that its overrides list."""
+
+import itertools
+from collections.abc import Sequence
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob, Override
+
+from diffsweep.configuration.conf import options
+from diffsweep.configuration.explain import explained
+from diffsweep.errors import UserError
+
+SWITCHES = ("-m", "--multirun")
+OTHERS = ("hydra/launcher", "hydra/sweeper")  # who chooses one of these has Hydra run the jobs
+
+
+def parsed(overrides: Sequence[str]) -> list[Override]:
+    """Return overrides as Hydra reads them.
+
+    Raises:
+        UserError: one of them is none.
+    """
+    with explained("", overrides):
+        return OverridesParser.create().parse_overrides(list(overrides))
+
+
+def jobs(overrides: Sequence[str]) -> list[list[str]]:
+    """Return the overrides of each job of a sweep, the last key varied first; of a search by another sweeper the one job of what all share.
+
+    Raises:
+        UserError: an override cannot be read, or lists a range of numbers that only a search can draw from.
+    """
+    every = parsed(overrides)
+    if any(override.key_or_group == "hydra/sweeper" for override in every):
+        return [[override.input_line or "" for override in every if not override.is_sweep_override()]]
+    own = [override for override in every if not override.key_or_group.startswith("hydra/")]
+    return [list(job) for job in itertools.product(*(_choices(override) for override in own))]
+
+
+def _choices(override: Override) -> list[str]:
+    """Return an override once for each of its values."""
+    if not override.is_sweep_override():
+        return [override.input_line or ""]
+    key, value = override.get_key_element(), override.value()
+    if isinstance(value, Glob):
+        return [f"{key}={option}" for option in value.filter(options(override.key_or_group))]
+    if not override.is_discrete_sweep():
+        raise UserError(
+            f"{override.input_line}: there is no list of values; give some, {key}=A,B,C, or use hydra/sweeper=optuna"
+        )
+    return [f"{key}={text}" for text in override.sweep_string_iterator()]
+
+
+def swept_keys(overrides: Sequence[str]) -> list[str]:
+    """Return the keys that a sweep varies."""
+    return [override.get_key_element() for override in parsed(overrides) if override.is_sweep_override()]
+
+
+def run_by_hydra(overrides: Sequence[str]) -> bool:
+    """Whether the jobs are started by one of Hydra's launchers, in processes or on machines of their own, or are searched."""
+    return any(override.key_or_group in OTHERS for override in parsed(overrides))

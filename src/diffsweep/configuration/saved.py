@@ -1,0 +1,67 @@
+"""The configuration that a run has saved, in today's words: what has moved since is read through one table."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from diffsweep.configuration import resolvers  # noqa: F401 - registers the resolvers wherever runs are read
+from diffsweep.errors import UserError
+
+CONFIG = "config.yaml"
+
+# The names of classes and functions that older runs have saved, and what they are called now.
+MOVED = {
+    "diffsweep.models.DDPM": "diffsweep.models.DiffusionModel",
+    "diffsweep.runs.stages.trained": "diffsweep.configuration.loading.trained",
+}
+# The keys that older runs have saved and nothing reads any more, each with the group that had it.
+GONE = (("conditioning", "seed"),)
+
+
+def load_config(directory: str | Path) -> DictConfig:
+    """The saved configuration of a run, unresolved. UserError, with what is missing, where it is none."""
+    return saved_of(directory).copy()
+
+
+def saved_of(directory: str | Path) -> DictConfig:
+    """As :func:`load_config`, not to be changed: Hydra asks for it once a group, and the file is read once."""
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise UserError(f"{directory} is no run: there is no such folder")
+    file = directory / CONFIG
+    if not file.is_file():
+        raise UserError(f"{directory} is no run: it has no {CONFIG}; give the folder that training printed at its end")
+    config = _read(file, written(file))
+    if not isinstance(config, DictConfig) or "choices" not in config:
+        raise UserError(f"{directory} is no run: its {CONFIG} was not written by train.py")
+    return config
+
+
+def written(file: Path) -> tuple[int, int, int]:
+    """What changes when a file is written anew."""
+    state = file.stat()
+    return state.st_ino, state.st_mtime_ns, state.st_size
+
+
+@functools.lru_cache(maxsize=8)  # Hydra asks once for each of 25 groups: 25 ms a time
+def _read(file: Path, state: tuple[int, int, int]) -> DictConfig | ListConfig:
+    """Return the content of a file in today's words."""
+    content = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
+    if isinstance(content, dict):
+        content |= {group: _without(content[group], key) for group, key in GONE if group in content}
+    return OmegaConf.create(renamed(content))
+
+
+def renamed(node: Any) -> Any:
+    """Return a plain configuration whose names of classes are today's."""
+    if isinstance(node, dict):
+        names = ("_target_", "kind")
+        return {key: MOVED.get(value, value) if key in names else renamed(value) for key, value in node.items()}
+    return [renamed(item) for item in node] if isinstance(node, list) else node
+
+
+def _without(node: Any, key: str) -> Any:
+    """Return a mapping without a key, at any depth."""
+    return {name: _without(part, key) for name, part in node.items() if name != key} if isinstance(node, dict) else node
