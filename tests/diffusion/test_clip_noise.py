@@ -266,7 +266,7 @@ def test_classifier_guidance_adds_the_gradient_to_the_score(name):
     exact = GaussianMixtureDenoiser(VP(), means, covariances, weights, None, classes, LAWS[name], SHAPE)
     y = torch.tensor([0, 1, 1, 0])
     plain = GaussianMixtureDenoiser(VP(), means, covariances, weights, noise=LAWS[name], shape=SHAPE)
-    ours = ClassifierGuidance(plain, exact, scale=1.5)(x_t, t, Condition(vector=y))
+    ours = ClassifierGuidance(plain, lambda: exact, scale=1.5)(x_t, t, Condition(vector=y))
     x = x_t.flatten(1).requires_grad_()
     parts = MultivariateNormal(alpha * means, alpha**2 * covariances + sigma**2 * of_all(name))
     joint = weights.log() + parts.log_prob(x[:, None])  # (B, K)

@@ -17,6 +17,10 @@ def blurred(schedule):
     return GaussianMixtureDenoiser(schedule, mean, covariance)
 
 
+def guided_by(main, weak, scale):
+    return AutoGuidance(main, lambda: SimpleNamespace(denoiser=weak), scale)
+
+
 @pytest.mark.parametrize("schedule", [Cosine(100), VP(), Flow()], ids=lambda schedule: type(schedule).__name__)
 @pytest.mark.parametrize("t", [0.05, 0.5, 0.95])
 @pytest.mark.parametrize("scale", [0.0, 0.5, 2.0, 3.5])
@@ -27,7 +31,7 @@ def test_the_score_is_that_of_the_densities_ratio(mixture, schedule, t, scale):
     x = torch.randn(16, 2).double().requires_grad_()
     tilted = scale * main.log_density(x, t) + (1 - scale) * weak.log_density(x, t)
     (score,) = torch.autograd.grad(tilted.sum(), x)
-    denoised = AutoGuidance(main, weak, scale)(x.detach(), t)
+    denoised = guided_by(main, weak, scale)(x.detach(), t)
     torch.testing.assert_close(-denoised.eps / sigma, score, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(alpha * denoised.x0 + sigma * denoised.eps, x.detach())
 
@@ -47,7 +51,7 @@ def test_the_weaker_model_is_called_once_a_step_after_the_main_one_with_the_same
     seen = []
     for name, denoiser in (("main", main), ("weak", weak)):
         denoiser.register_forward_pre_hook(lambda module, given, name=name: seen.append((name, *given)))
-    AutoGuidance(main, lambda: SimpleNamespace(denoiser=weak), scale=2)(torch.ones(3, 2).double(), torch.tensor(0.3))
+    guided_by(main, weak, 2)(torch.ones(3, 2).double(), torch.tensor(0.3))
     (first, x, t, cond), (second, *same) = seen
     assert (first, second) == ("main", "weak")
     assert same[0] is x
@@ -58,7 +62,7 @@ def test_the_weaker_model_is_called_once_a_step_after_the_main_one_with_the_same
 def test_variance_and_schedule_are_the_main_models(mixture):
     main = mixture(Cosine(100))
     main.forward = lambda x, t, cond=None: type(main).forward(main, x, t, cond)._replace(variance_mix=x)
-    guided, x = AutoGuidance(main, blurred(Cosine(100)), 2.0), torch.ones(3, 2).double()
+    guided, x = guided_by(main, blurred(Cosine(100)), 2.0), torch.ones(3, 2).double()
     assert guided(x, torch.tensor(0.3)).variance_mix is x
     assert guided.schedule is main.schedule
     assert guided.prediction is main.prediction

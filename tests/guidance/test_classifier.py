@@ -21,6 +21,10 @@ def exact(schedule):
     return GaussianMixtureDenoiser(schedule, MEANS, COVARIANCES, WEIGHTS, classes=CLASSES)
 
 
+def guided_by(denoiser, classifier, scale=1.0):
+    return ClassifierGuidance(denoiser, lambda: classifier, scale)
+
+
 def points(count=12):
     return torch.randn(count, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -47,7 +51,7 @@ def test_the_score_gets_the_gradient_of_the_log_posterior(schedule, scale):
     for t, label in itertools.product((0.05, 0.4, 0.95), (0, 1)):
         t = torch.tensor(t, dtype=torch.float64)
         alpha, sigma = schedule(t)
-        guided = ClassifierGuidance(denoiser, denoiser, scale=scale)(x, t, Condition(vector=torch.full((12,), label)))
+        guided = guided_by(denoiser, denoiser, scale)(x, t, Condition(vector=torch.full((12,), label)))
         # The perfect denoiser is told the class, too: its own answer is that of the class.
         plain = denoiser(x, t, Condition(vector=torch.full((12,), label)))
         expected = -plain.eps / sigma + scale * gradient(x, t, schedule, label)
@@ -60,7 +64,7 @@ def test_an_unconditional_model_led_by_the_perfect_classifier_is_the_conditional
     schedule, x, t = Cosine(1000), points(), torch.tensor(0.3, dtype=torch.float64)
     unconditional = GaussianMixtureDenoiser(schedule, MEANS, COVARIANCES, WEIGHTS)
     cond = Condition(vector=torch.ones(12, dtype=torch.int64))
-    guided = ClassifierGuidance(unconditional, exact(schedule), scale=1.0)(x, t, cond)
+    guided = guided_by(unconditional, exact(schedule), 1.0)(x, t, cond)
     torch.testing.assert_close(guided.x0, exact(schedule)(x, t, cond).x0, rtol=1e-7, atol=1e-9)
 
 
@@ -79,7 +83,7 @@ def test_it_is_adms_shift_of_the_mean_up_to_higher_order(steps):
 
         return sampler.step(d, x, t, s, None, fresh_noise(x), cond)[0]
 
-    ours = mean(ClassifierGuidance(denoiser, exact(schedule), scale=2.0)) - mean(denoiser)
+    ours = mean(guided_by(denoiser, exact(schedule), 2.0)) - mean(denoiser)
     beta = pair.var_ts
     theirs = 2.0 * beta * gradient(x, t, schedule, 1)
     torch.testing.assert_close(ours / theirs, (1 / (1 - beta).sqrt()).expand_as(ours), rtol=1e-6, atol=0)
@@ -90,7 +94,7 @@ def test_where_nothing_is_left_of_the_data_nothing_moves():
     schedule = Linear(1000, zero_terminal_snr=True)
     x, t = points(), torch.ones((), dtype=torch.float64)
     denoiser, cond = exact(schedule), Condition(vector=CLASSES.repeat(4))
-    guided, plain = ClassifierGuidance(denoiser, denoiser, scale=5)(x, t, cond), denoiser(x, t, cond)
+    guided, plain = guided_by(denoiser, denoiser, 5)(x, t, cond), denoiser(x, t, cond)
     assert torch.equal(guided.x0, plain.x0)
     assert torch.equal(guided.eps, plain.eps)
 
@@ -99,7 +103,7 @@ def test_rows_without_a_class_are_left_and_a_negative_class_is_left_behind():
     schedule, x, t = Cosine(1000), points(3), torch.tensor(0.3, dtype=torch.float64)
     denoiser = exact(schedule)
     cond = Condition(vector=torch.tensor([1, 1, 0]), is_null=torch.tensor([False, True, False]))
-    guidance = ClassifierGuidance(denoiser, denoiser)
+    guidance = guided_by(denoiser, denoiser)
     g = guidance.gradient(x, t, cond)
     assert not g[1].any()
     torch.testing.assert_close(g[0], gradient(x, t, schedule, 1)[0])
@@ -118,7 +122,7 @@ def test_the_gradient_is_computed_in_float32():
             return x_t.log_softmax(1)
 
     with torch.autocast("cpu", torch.bfloat16):
-        guided = ClassifierGuidance(exact(Flow()), Classifier(), scale=1.0)
+        guided = guided_by(exact(Flow()), Classifier())
         x = points(2).to(torch.bfloat16)
         denoised = guided(x, torch.tensor(0.5), Condition(vector=torch.tensor([0, 1])))
     assert seen == [(torch.float32, torch.float32)]
@@ -143,4 +147,4 @@ def test_the_classifier_is_asked_for_at_its_first_use():
 @pytest.mark.parametrize("cond", [None, Condition(), Condition(vector=torch.randn(2, 3))])
 def test_without_classes_there_is_nothing_to_lead_to(cond):
     with pytest.raises(ValueError, match="classifier guidance needs the class to lead to"):
-        ClassifierGuidance(exact(Flow()), exact(Flow())).gradient(points(2), torch.tensor(0.5), cond)
+        guided_by(exact(Flow()), exact(Flow())).gradient(points(2), torch.tensor(0.5), cond)

@@ -176,11 +176,11 @@ def test_guidance_of_guidance_adds_up():
     guided = composed(
         denoiser,
         inner=lambda d, times: ClassifierFreeGuidance(d, scale=2.0),
-        outer=lambda d, times: ClassifierGuidance(d, denoiser, scale=1.5),
+        outer=lambda d, times: ClassifierGuidance(d, lambda: denoiser, scale=1.5),
     )
     expected = 2 * towards - away + 1.5 * (towards - away)
     torch.testing.assert_close(-guided(x, t, cond).eps / schedule(t)[1], expected, rtol=1e-6, atol=1e-8)
-    other = ClassifierFreeGuidance(ClassifierGuidance(denoiser, denoiser, scale=1.5), scale=2.0)
+    other = ClassifierFreeGuidance(ClassifierGuidance(denoiser, lambda: denoiser, scale=1.5), scale=2.0)
     # The classifier leaves rows of the null condition as they are: s (c + a g) - (s - 1) u.
     expected = 2 * (towards + 1.5 * (towards - away)) - away
     torch.testing.assert_close(-other(x, t, cond).eps / schedule(t)[1], expected, rtol=1e-6, atol=1e-8)

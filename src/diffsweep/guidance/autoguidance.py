@@ -2,58 +2,63 @@
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from diffsweep.diffusion import Condition, Denoised, Denoiser, expand_to
-from diffsweep.guidance.base import Guidance, Shape
+from diffsweep.diffusion import Condition, Denoised, Denoiser, PlainDenoiser, as_denoiser, expand_to
+from diffsweep.guidance.base import ExactScore, Guidance
+
+
+class Trained(Protocol):
+    """A trained model, as far as autoguidance needs it."""
+
+    @property
+    def denoiser(self) -> Denoiser | PlainDenoiser:
+        """Its denoiser."""
 
 
 class AutoGuidance(Guidance):
-    r"""Autoguidance of Karras et al. 2024 (arXiv:2406.02507): away from what a weaker model says.
+    r"""Autoguidance of Karras et al. 2024 (arXiv:2406.02507): away from the estimate of a weaker model.
 
-    :math:`D = D_{weak} + s (D_{main} - D_{weak})` for x0, and so for eps and the score, since both models are told the same
+    :math:`D = D_{weak} + s (D_{main} - D_{weak})` for x0, and so for eps and the score, since both models see the same
     :math:`x_t = \alpha x_0 + \sigma \epsilon`. The weaker model is smaller, or trained for less time, on the same data, condition
     and schedule: it errs where the main model errs, and more. The variance's mix is the main model's.
 
     Args:
         denoiser: the main model's.
-        weak: the weaker model's denoiser, or what gives that model, called at the first use.
-        scale, shape, interval, times: see :class:`Guidance`; the scale is the paper's w, and 1 is no guidance, bit for bit.
+        weak: gives the weaker model; it is called at the first use.
+        scale: the paper's w; 1 is no guidance, bit for bit.
+        options: shape, interval and times of :class:`Guidance`.
     """
 
     needs_condition = False
 
     def __init__(
         self,
-        denoiser: Denoiser,
-        weak: Denoiser | Callable[[], Any],
+        denoiser: Denoiser | PlainDenoiser,
+        weak: Callable[[], Trained],
         scale: float | Sequence[float] = 2.0,
-        shape: Shape = "constant",
-        interval: Sequence[float] = (0.0, 1.0),
-        times: Tensor | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(denoiser, scale, shape, interval, times)
-        self._given = weak
+        super().__init__(denoiser, scale, **options)
+        self._weak_model = weak
 
-    @cached_property
+    @cached_property  # a run is read from its folder once, and is no submodule: not saved, moved or trained with this one
     def weak(self) -> Denoiser:
         """The weaker model's denoiser."""
-        return self._given if isinstance(self._given, Denoiser) else self._given().denoiser
+        return as_denoiser(self._weak_model().denoiser)
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
         strong, scale = self.denoiser(x_t, t, cond), self.scale_on(x_t, t)
         if isinstance(scale, float) and scale == 1:
             return strong
         weak = self.weak(x_t, t, cond)
-        x0, eps = torch.lerp(weak.x0, strong.x0, scale), torch.lerp(weak.eps, strong.eps, scale)
+        x0, eps = torch.lerp(weak.x0, strong.x0, scale), torch.lerp(weak.eps, strong.eps, scale)  # (B, ...)
         return Denoised(x0, eps, strong.variance_mix)
 
-    def score(
-        self, exact: Callable[[Tensor, Tensor, Condition | None], Tensor], x_t: Tensor, t: Tensor, cond: Condition
-    ) -> Tensor | None:
+    def score(self, exact: ExactScore, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor | None:
         strong = self.inner_score(exact, x_t, t, cond)
         if strong is None:
             return None

@@ -1,4 +1,4 @@
-"""What guidance is: a denoiser around a denoiser, with a scale that may change along the walk."""
+r"""Guidance is a denoiser around a denoiser, :math:`\tilde D(x_t, t, y) = D(x_t, t, y) + s(t) \, \Delta(x_t, t, y)`, whose scale s may change with t."""
 
 import math
 from bisect import bisect_left
@@ -8,9 +8,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from diffsweep.diffusion import Condition, Denoiser, expand_to
+from diffsweep.diffusion import Condition, Denoiser, PlainDenoiser, as_denoiser, expand_to
 
 Shape = Literal["constant", "linear", "cosine"]
+ExactScore = Callable[[Tensor, Tensor, Condition | None], Tensor]
 _SHAPES: dict[str, Callable[[Tensor], Tensor]] = {  # of mean 1 over t
     "constant": torch.ones_like,
     "linear": lambda t: 2 * (1 - t),
@@ -19,24 +20,24 @@ _SHAPES: dict[str, Callable[[Tensor], Tensor]] = {  # of mean 1 over t
 
 
 class Guidance(Denoiser):
-    r"""A denoiser around a denoiser, which may be guided itself.
+    r"""A denoiser that changes the estimates of another one, which may be guided itself.
 
     The scale at t is ``scale`` within ``interval`` and ``neutral`` outside. With a shape it is
     :math:`n + (s - n) w(t)` with the neutral scale n and weights w of mean 1 that grow towards the data: ``linear`` 2 (1 - t),
-    ``cosine`` 1 + cos(pi t) (Wang et al. 2024, arXiv:2404.13040). A list has one scale for each step of the walk, from noise to data.
+    ``cosine`` 1 + cos(pi t) (Wang et al. 2024, arXiv:2404.13040). A list has one scale for each step, from noise to data.
 
     Args:
-        denoiser: what is guided.
-        scale: s; or a list of scales.
-        shape: of s over t.
+        denoiser: the denoiser that is guided; a plain object with ``schedule`` and ``__call__`` will do.
+        scale: s, or a list of scales.
+        shape: the shape of s over t.
         interval: the times (least, most) that are guided (Kynkaanniemi et al. 2024, arXiv:2404.07724, in t instead of sigma).
-        times: of the walk, (steps + 1,), from its start down; only a list of scales needs them.
+        times: the times of the sampler's steps, (steps + 1,), from its start down; only a list of scales needs them.
 
     Attributes:
         neutral: the scale at which the denoiser is left as it is.
         uses: the parts of a condition that guidance itself uses, so that the network need not take them.
-        needs_condition: whether there is nothing to guide by without a condition.
-        needs_null: whether it asks the network for the null condition.
+        needs_condition: whether guidance is impossible without a condition.
+        needs_null: whether the network must take the null condition.
         knows_frames: whether it holds the known frames of clips, ``cond.known``.
         exact_on_gaussians: whether samples given known frames are those of the conditional Gaussian, where the data are Gaussian.
     """
@@ -50,12 +51,13 @@ class Guidance(Denoiser):
 
     def __init__(
         self,
-        denoiser: Denoiser,
+        denoiser: Denoiser | PlainDenoiser,
         scale: float | Sequence[float],
         shape: Shape = "constant",
         interval: Sequence[float] = (0.0, 1.0),
         times: Tensor | None = None,
     ) -> None:
+        denoiser = as_denoiser(denoiser)
         super().__init__(denoiser.schedule, denoiser.prediction, denoiser.noise)
         if shape not in _SHAPES:
             raise ValueError(f"guidance.shape is one of {', '.join(_SHAPES)}, not {shape}")
@@ -82,13 +84,13 @@ class Guidance(Denoiser):
             self._scales = scales[::-1]
 
     def scale_at(self, t: Tensor) -> float | Tensor:
-        """The scale at a time (), as a number; at times (B,), a tensor like them."""
+        """Return the scale at a time () as a number, at times (B,) as a tensor like them."""
         if t.ndim == 0 and t.device.type == "cpu":
             return float(self._scale_of(t.double()[None])[0]) if self._varies else self._scales[0]
         return self._scale_of(t)
 
     def scale_on(self, x_t: Tensor, t: Tensor) -> float | Tensor:
-        """As :meth:`scale_at`, as what multiplies ``x_t``."""
+        """Return :meth:`scale_at` so that it multiplies ``x_t``."""
         scale = self.scale_at(t)
         return expand_to(scale, x_t) if isinstance(scale, Tensor) else scale
 
@@ -104,10 +106,8 @@ class Guidance(Denoiser):
             scale = self.neutral + (self._scales[0] - self.neutral) * _SHAPES[self.shape](t)
         return torch.where((t >= self.least) & (t <= self.most), scale, self.neutral)
 
-    def score(
-        self, exact: Callable[[Tensor, Tensor, Condition | None], Tensor], x_t: Tensor, t: Tensor, cond: Condition
-    ) -> Tensor | None:
-        """The guided score by its formula, where the scores of the data are known; None where it has no such formula.
+    def score(self, exact: ExactScore, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor | None:
+        """Return the guided score by its formula, where the scores of the data are known; None where it has no such formula.
 
         Args:
             exact: the score of x_t at t (B,) under a condition; None for all data.
@@ -115,17 +115,15 @@ class Guidance(Denoiser):
         """
         return None
 
-    def inner_score(
-        self, exact: Callable[[Tensor, Tensor, Condition | None], Tensor], x_t: Tensor, t: Tensor, cond: Condition
-    ) -> Tensor | None:
-        """The score of what is guided."""
+    def inner_score(self, exact: ExactScore, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor | None:
+        """Return the score of the denoiser that is guided; the arguments are those of :meth:`score`."""
         if isinstance(self.denoiser, Guidance):
             return self.denoiser.score(exact, x_t, t, cond)
         return exact(x_t, t, cond)
 
 
 def chain(denoiser: Denoiser) -> list[Guidance]:
-    """The guidances around a denoiser, from the outermost in."""
+    """Return the guidances around a denoiser, from the outermost in."""
     found = []
     while isinstance(denoiser, Guidance):
         found.append(denoiser)

@@ -7,19 +7,19 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from diffsweep.diffusion import Condition, Denoised, Denoiser, expand_to
-from diffsweep.guidance.base import Guidance, Shape
+from diffsweep.diffusion import Condition, Denoised, Denoiser, PlainDenoiser, expand_to
+from diffsweep.guidance.base import ExactScore, Guidance
 
 
 class NoisyClassifier(Protocol):
     """A classifier of noisy samples."""
 
     def log_prob(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """log p(y | x_t), (B, K), of x_t (B, ...) at t, () or (B,)."""
+        """Return log p(y | x_t), (B, K), of x_t (B, ...) at t, () or (B,)."""
 
 
 class ClassifierGuidance(Guidance):
-    r"""Towards the class that a classifier of noisy samples should see (Dhariwal and Nichol 2021, arXiv:2105.05233).
+    r"""Guidance towards a class by a classifier of noisy samples (Dhariwal and Nichol 2021, arXiv:2105.05233).
 
     .. math:: \nabla \log \tilde p(x_t | y) = \nabla \log p(x_t) + s \nabla \log p(y | x_t)
 
@@ -31,12 +31,13 @@ class ClassifierGuidance(Guidance):
     Where frames of clips share noise of covariance :math:`\Sigma`, :math:`\Sigma g` takes the place of g.
 
     The network may be conditional too, or not. Rows without a condition are left as they are. A negative class is led away from:
-    g is the gradient of :math:`\log p(y | x_t) - \log p(\bar y | x_t)` then. Where alpha is 0 nothing is known of y, and nothing moves.
+    g is the gradient of :math:`\log p(y | x_t) - \log p(\bar y | x_t)` then. Where alpha is 0, x_t holds nothing of y, and nothing moves.
 
     Args:
-        denoiser: what is guided.
-        classifier: of the same data and schedule; or what gives it, called at the first use.
-        scale, shape, interval, times: see :class:`Guidance`; scale 0 leaves the denoiser as it is.
+        denoiser: the denoiser that is guided.
+        classifier: gives the classifier, of the same data and schedule; it is called at the first use.
+        scale: s; 0 leaves the denoiser as it is.
+        options: shape, interval and times of :class:`Guidance`.
     """
 
     neutral = 0.0
@@ -44,52 +45,49 @@ class ClassifierGuidance(Guidance):
 
     def __init__(
         self,
-        denoiser: Denoiser,
-        classifier: Callable[[], Any] | NoisyClassifier,
+        denoiser: Denoiser | PlainDenoiser,
+        classifier: Callable[[], NoisyClassifier],
         scale: float | Sequence[float] = 1.0,
-        shape: Shape = "constant",
-        interval: Sequence[float] = (0.0, 1.0),
-        times: Tensor | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(denoiser, scale, shape, interval, times)
-        self._given = classifier
+        super().__init__(denoiser, scale, **options)
+        self._trained_classifier = classifier
 
-    @cached_property
+    @cached_property  # a run is read from its folder once, and is no submodule: not saved, moved or trained with this one
     def classifier(self) -> NoisyClassifier:
-        given: Any = self._given
-        return given if hasattr(given, "log_prob") else given()
+        """The classifier of noisy samples."""
+        return self._trained_classifier()
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
         denoised, scale = self.denoiser(x_t, t, cond), self.scale_on(x_t, t)
         if isinstance(scale, float) and scale == 0:
             return denoised
         alpha, sigma = self.levels(x_t, t)
-        gradient = self.noise.spread(self.gradient(x_t, t, cond), sigma)
-        shift = (scale * sigma * (alpha != 0)).to(x_t) * gradient
+        gradient = self.noise.spread(self.gradient(x_t, t, cond), sigma)  # (B, ...)
+        shift = (scale * sigma * (alpha != 0)).to(x_t) * gradient  # (B, ...)
         x0 = denoised.x0 + (sigma / torch.where(alpha == 0, 1, alpha)).to(x_t) * shift
         return Denoised(x0, denoised.eps - shift, denoised.variance_mix)
 
     def gradient(self, x_t: Tensor, t: Tensor, cond: Condition | None) -> Tensor:
-        """g, like x_t; computed in float32 at least, whatever the network computes in."""
+        """Return g, like x_t; it is computed in float32 at least, whatever the network computes in."""
         if cond is None or cond.vector is None or cond.vector.is_floating_point():
             raise ValueError("classifier guidance needs the class to lead to; use conditioning=class")
         with torch.enable_grad(), torch.autocast(x_t.device.type, enabled=False):
             x = x_t.detach().to(torch.promote_types(x_t.dtype, torch.float32)).requires_grad_()
             log_prob = self.classifier.log_prob(x, t)  # (B, K)
-            wanted = log_prob.gather(1, cond.vector[:, None])
+            wanted = log_prob.gather(1, cond.vector[:, None])  # (B, 1)
             if cond.negative is not None and cond.negative.vector is not None:
                 wanted = wanted - log_prob.gather(1, cond.negative.vector[:, None])
             if cond.is_null is not None:
                 wanted = torch.where(cond.is_null[:, None], 0.0, wanted)
             return torch.autograd.grad(wanted.sum(), x)[0].to(x_t)
 
-    def score(
-        self, exact: Callable[[Tensor, Tensor, Condition | None], Tensor], x_t: Tensor, t: Tensor, cond: Condition
-    ) -> Tensor | None:
+    def score(self, exact: ExactScore, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor | None:
         inner = self.inner_score(exact, x_t, t, cond)
         if inner is None:
             return None
         scale = expand_to(self._scale_of(t), x_t)
-        away = None if cond.negative is None else cond.negative  # log p(y | x) = log p(x | y) - log p(x) + a constant
-        towards = Condition(vector=cond.vector, is_null=cond.is_null)
-        return inner + scale * (exact(x_t, t, towards) - exact(x_t, t, away))
+        towards = Condition(
+            vector=cond.vector, is_null=cond.is_null
+        )  # log p(y | x) = log p(x | y) - log p(x) + a constant
+        return inner + scale * (exact(x_t, t, towards) - exact(x_t, t, cond.negative))
