@@ -7,7 +7,7 @@ import torch
 
 from diffsweep.configuration.build import build
 from diffsweep.datasets import load_digits
-from diffsweep.diffusion import Condition, Eps
+from diffsweep.diffusion import Condition, Eps, Frames, Known
 from diffsweep.proofs import StandIn, exact_mixture
 from diffsweep.schedules import Cosine
 
@@ -52,21 +52,34 @@ def test_space_has_the_stated_shape_and_range(compose, option, monkeypatch):
 
 @pytest.mark.parametrize("option", options("guidance"))
 def test_guided_denoiser_is_a_denoiser_over_the_same_schedule(compose, option, monkeypatch):
+    """And a plain object, with a schedule and a call, is guided as a denoiser is."""
     denoiser, schedule = exact_mixture(Cosine(100)), Cosine(100)
     stand_in = StandIn(schedule, Eps())
     monkeypatch.setattr("diffsweep.configuration.loading.trained", lambda **_: stand_in)  # no run is trained for this
-    guided = build(compose(f"guidance={option}"), "guidance")(denoiser)
+    guidance = build(compose(f"guidance={option}"), "guidance")
+    guided = guidance(denoiser)
     x, t = (
         torch.randn(4, 1, 2, 1, 1).double(),
         torch.tensor(0.4).double(),
     )  # clips of two frames, of which one may be known
-    known = {"known": torch.randn_like(x), "known_mask": torch.tensor([True, False]).expand(4, 2)}
-    cond = Condition(vector=torch.tensor([0, 1, 1, 0]), **known)
+    known = Known(Frames(torch.tensor([True, False]).expand(4, 2)), torch.randn_like(x))
+    cond = Condition(vector=torch.tensor([0, 1, 1, 0]), known=known)
     denoised = guided(x, t, cond)
     alpha, sigma = guided.schedule(t)
     assert guided.schedule is denoiser.schedule
     torch.testing.assert_close(alpha * denoised.x0 + sigma * denoised.eps, x)
     assert torch.equal(denoised.x0, denoiser(x, t, cond).x0) == (option == "none")
+
+    class Plain:
+        def __init__(self):
+            self.schedule = schedule
+
+        def __call__(self, x_t, t, cond):
+            return denoiser(x_t, t, cond)
+
+    of_plain = guidance(Plain())(x, t, cond)
+    assert torch.equal(of_plain.x0, denoised.x0)
+    assert torch.equal(of_plain.eps, denoised.eps)
 
 
 @pytest.mark.parametrize("option", [option for option in options("conditioning") if option not in ABROAD])

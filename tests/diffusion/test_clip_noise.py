@@ -8,9 +8,11 @@ from torch.distributions import Categorical, MixtureSameFamily, MultivariateNorm
 from diffsweep.diffusion import (
     INDEPENDENT,
     Condition,
+    Frames,
     GaussianDenoiser,
     GaussianMixtureDenoiser,
     IndependentNoise,
+    Known,
     Noise,
     ProgressiveNoise,
     SharedNoise,
@@ -212,7 +214,7 @@ KNOWN = torch.tensor([True, False, True, False])
 
 def told(count):
     known = data()[0][1].reshape(1, *SHAPE).expand(count, *SHAPE)
-    return Condition(known=known, known_mask=KNOWN.expand(count, -1))
+    return Condition(known=Known(Frames(KNOWN.expand(count, -1)), known))
 
 
 def noisy(t, count=4):
@@ -233,7 +235,7 @@ def test_reconstruction_by_the_posterior_covariance_is_the_conditional_mean(name
     seen = torch.cat([torch.eye(SIZE)[a], alpha * torch.eye(SIZE).double()])  # of x_0: x^a, and x_t
     of_seen = seen @ covariance @ seen.T
     of_seen[int(a.sum()) :, int(a.sum()) :] += sigma**2 * of_all(name)
-    values = torch.cat([cond.known.flatten(1)[:, a], x_t.flatten(1)], 1)
+    values = torch.cat([cond.known.y.flatten(1)[:, a], x_t.flatten(1)], 1)
     expected = mean + (values - seen @ mean) @ torch.linalg.solve(of_seen, seen @ covariance)
     torch.testing.assert_close(ours.x0.flatten(1), expected, rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(alpha * ours.x0 + sigma * ours.eps, x_t)
@@ -250,12 +252,12 @@ def test_the_scalar_form_takes_the_widest_posterior_for_known_frames(name):
     of_known = (sigma / alpha) ** 2 * of_all(name)[a][:, a]
     moved = x_t.flatten() + h * torch.cat([torch.eye(SIZE), -torch.eye(SIZE)]).double()
     said = exact(moved.reshape(-1, *SHAPE), t).x0.flatten(1)[:, a]
-    log = MultivariateNormal(cond.known.flatten()[a], of_known).log_prob(said)
+    log = MultivariateNormal(cond.known.y.flatten()[a], of_known).log_prob(said)
     gradient = (log[:SIZE] - log[SIZE:]) / (2 * h)
     expected = exact(x_t, t).x0.flatten() + 2.0 * sigma**2 / alpha * of_all(name) @ gradient
     ours = Reconstruction(exact, scale=2.0)(x_t, t, cond).x0.flatten()
     torch.testing.assert_close(ours[~a], expected[~a], rtol=1e-6, atol=1e-7)
-    assert torch.equal(ours[a], cond.known.flatten()[a])
+    assert torch.equal(ours[a], cond.known.y.flatten()[a])
 
 
 @laws

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from diffsweep.diffusion import Condition
+from diffsweep.diffusion import Condition, Frames, Known
 
 
 def condition(rows=3, start=0):
@@ -14,8 +14,16 @@ def condition(rows=3, start=0):
     return Condition(vector=ids, tokens=tokens, token_mask=tokens[..., 0] > 0, image=ids[:, None, None, None].float())
 
 
+def parts(cond):
+    """The tensors of a condition, by name."""
+    found = dict(cond._parts())
+    if (known := found.pop("known", None)) is not None:
+        found |= {"y": known.y, "mask": known.measurement.mask}
+    return found
+
+
 def same(a, b):
-    parts_a, parts_b = dict(a._parts()), dict(b._parts())
+    parts_a, parts_b = parts(a), parts(b)
     return parts_a.keys() == parts_b.keys() and all(torch.equal(parts_a[name], parts_b[name]) for name in parts_a)
 
 
@@ -89,20 +97,20 @@ def of_clips(rows=3, frames=4):
     ids = torch.arange(rows * frames).reshape(rows, frames)
     independent = ids % frames >= frames - 1
     known = ids[:, None, :, None, None].float().expand(-1, 2, -1, 5, 5)
-    return Condition(vector=ids, independent=independent, known=known, known_mask=ids % 2 == 0)
+    return Condition(vector=ids, independent=independent, known=Known(Frames(ids % 2 == 0), known))
 
 
 def test_parts_of_clips_go_along():
     whole = of_clips()
     assert same(whole[:1].cat(whole[1:]), whole)
     part = whole[torch.tensor([2, 0])]
-    for name in ("vector", "independent", "known", "known_mask"):
-        assert torch.equal(getattr(part, name), getattr(whole, name)[[2, 0]])
+    for name in ("vector", "independent", "y", "mask"):
+        assert torch.equal(parts(part)[name], parts(whole)[name][[2, 0]])
     both = whole.cat(whole.opposite())
     assert both.is_null.tolist() == [False] * 3 + [True] * 3
     assert torch.equal(both.independent, whole.independent.repeat(2, 1))
-    assert torch.equal(both.known[3:], whole.known)
-    assert whole.to(torch.device("meta")).known_mask.device.type == "meta"
+    assert torch.equal(both.known[3:].y, whole.known.y)
+    assert parts(whole.to(torch.device("meta")))["mask"].device.type == "meta"
 
 
 def test_the_negative_condition_is_of_the_same_frames():
@@ -111,7 +119,7 @@ def test_the_negative_condition_is_of_the_same_frames():
     cond = replace(of_clips(), negative=negative)
     joined = cond.cat(cond.opposite())
     assert torch.equal(joined.independent, cond.independent.repeat(2, 1))
-    assert torch.equal(joined.known_mask[3:], cond.known_mask)
+    assert torch.equal(parts(joined)["mask"][3:], parts(cond)["mask"])
     assert (joined.vector[3:] == 9).all()
 
 

@@ -11,9 +11,12 @@ from diffsweep.diffusion import (
     Denoised,
     Denoiser,
     Eps,
+    Frames,
     GaussianDenoiser,
+    Known,
     NetworkDenoiser,
     Noise,
+    SquareMeans,
     V,
     counting,
 )
@@ -38,11 +41,12 @@ def exact(schedule, prediction=None):
     return GaussianDenoiser(schedule, MEAN, COVARIANCE, prediction)
 
 
-def told(mask, count=1, seed=1):
+def given(mask, count=1, seed=1, **parts):
     """Known frames: the same draw of the data for all rows, with nonsense in the frames that are not known."""
     draw = exact(VP()).sample(1, torch.Generator().manual_seed(seed)).expand(count, -1)
     mask = torch.tensor(mask).repeat(count, 1)
-    return Condition(known=torch.where(mask[:, None, :, None, None], clips(draw), torch.nan), known_mask=mask)
+    y = torch.where(mask[:, None, :, None, None], clips(draw), torch.nan)
+    return Condition(**parts, known=Known(Frames(mask), y))
 
 
 def conditional(mask, known, mean=MEAN, covariance=COVARIANCE):
@@ -65,21 +69,21 @@ TIMES = [0.02, 0.3, 0.7, 0.98]
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-@pytest.mark.parametrize("given", GIVEN)
-def test_weighed_by_the_posterior_covariance_it_is_the_conditional_mean(name, given):
+@pytest.mark.parametrize("place", GIVEN)
+def test_weighed_by_the_posterior_covariance_it_is_the_conditional_mean(name, place):
     """E[x_0 | x_t, x^a] = E[x_0 | x_t^b, x^a], from the joint Gaussian of x_0 and x_t, whatever x_t^a is."""
-    schedule, mask = SCHEDULES[name], GIVEN[given]
+    schedule, mask = SCHEDULES[name], GIVEN[place]
     a = torch.tensor(mask).repeat_interleave(SIDE)
     for t in torch.tensor(TIMES, dtype=torch.float64):
-        x_t, cond = noised(schedule, t), told(mask, 6)
+        x_t, cond = noised(schedule, t), given(mask, 6)
         guidance = Reconstruction(AsPredicted(exact(schedule), V()), weight="covariance", tolerance=1e-12)
         denoised = guidance(x_t, t, cond)
-        mean, covariance = conditional(mask, cond.known[0])  # of x_0^b; x_t^b adds noise to it
+        mean, covariance = conditional(mask, cond.known.y[0])  # of x_0^b; x_t^b adds noise to it
         alpha, sigma = schedule(t)
         marginal = alpha**2 * covariance + sigma**2 * torch.eye(len(covariance))
         expected = mean + alpha * (x_t.flatten(1)[:, ~a] - alpha * mean) @ torch.linalg.solve(marginal, covariance)
         torch.testing.assert_close(denoised.x0.flatten(1)[:, ~a], expected, rtol=1e-7, atol=1e-8)
-        assert torch.equal(denoised.x0.flatten(1)[:, a], cond.known.flatten(1)[:, a])
+        assert torch.equal(denoised.x0.flatten(1)[:, a], cond.known.y.flatten(1)[:, a])
         torch.testing.assert_close(alpha * denoised.x0 + sigma * denoised.eps, x_t, rtol=1e-9, atol=1e-9)
 
 
@@ -96,9 +100,9 @@ def test_frames_may_have_times_of_their_own():
 
     schedule, mask = VP(), GIVEN["past"]
     t = torch.tensor([0.05, 0.1, 0.6, 0.7, 0.8], dtype=torch.float64).expand(6, -1)
-    x_t, cond = noised(schedule, torch.tensor(0.5).double()), told(mask, 6)
+    x_t, cond = noised(schedule, torch.tensor(0.5).double()), given(mask, 6)
     ours = Reconstruction(Diagonal(schedule), weight="covariance", tolerance=1e-12)(x_t, t, cond)
-    mean, covariance = conditional(mask, cond.known[0])
+    mean, covariance = conditional(mask, cond.known.y[0])
     alpha, sigma = (level[2:].repeat_interleave(SIDE) for level in schedule(t[0]))
     marginal = alpha[:, None] * covariance * alpha + torch.diag(sigma**2)
     unknown = x_t[:, :, 2:].flatten(1)
@@ -114,12 +118,12 @@ def test_the_published_form_is_alpha_over_two_times_the_gradient(name, scale):
     """By central differences of the squared error, with no automatic differentiation."""
     schedule, mask = SCHEDULES[name], GIVEN["ends"]
     denoiser, t, h = exact(schedule), torch.tensor(0.4, dtype=torch.float64), 1e-4
-    x_t, cond, (alpha, _) = noised(schedule, t, 1), told(mask), schedule(t)
-    a = cond.known_mask[:, None, :, None, None]
+    x_t, cond, (alpha, _) = noised(schedule, t, 1), given(mask), schedule(t)
+    a = cond.known.measurement.mask[:, None, :, None, None]
     moved = clips((x_t.flatten() + h * torch.cat([torch.eye(SIZE), -torch.eye(SIZE)])).double())
-    errors = torch.where(a, cond.known - denoiser(moved, t).x0, 0).square().flatten(1).sum(1)
+    errors = torch.where(a, cond.known.y - denoiser(moved, t).x0, 0).square().flatten(1).sum(1)
     gradient = clips(((errors[:SIZE] - errors[SIZE:]) / (2 * h))[None])
-    expected = torch.where(a, cond.known, denoiser(x_t, t).x0 - scale * alpha / 2 * gradient)
+    expected = torch.where(a, cond.known.y, denoiser(x_t, t).x0 - scale * alpha / 2 * gradient)
     ours = Reconstruction(denoiser, scale)(x_t, t, cond)
     torch.testing.assert_close(ours.x0, expected, rtol=1e-6, atol=1e-7)
 
@@ -128,10 +132,10 @@ def moments(sampler, guided, mask, schedule):
     """Mean and covariance of the samples' unknown numbers, exactly: a deterministic walk on Gaussian data is affine in its start."""
     start = schedule(torch.ones((), dtype=torch.float64))[1] * torch.eye(SIZE, dtype=torch.float64)
     x = clips(torch.cat([torch.zeros(1, SIZE).double(), start]))
-    cond = told(mask, len(x))
+    cond = given(mask, len(x))
     ends = sampler(guided, x, cond)
     a = torch.tensor(mask).repeat_interleave(SIDE)
-    torch.testing.assert_close(ends.flatten(1)[:, a], cond.known.flatten(1)[:, a], rtol=0, atol=1e-9)
+    torch.testing.assert_close(ends.flatten(1)[:, a], cond.known.y.flatten(1)[:, a], rtol=0, atol=1e-9)
     unknown = ends.flatten(1)[:, ~a]
     response = unknown[1:] - unknown[0]
     return unknown[0], response.T @ response
@@ -140,7 +144,7 @@ def moments(sampler, guided, mask, schedule):
 def errors(sampler, guided, mask, schedule):
     """Of the mean over the standard deviation, and of the covariance relative to it."""
     mean, covariance = moments(sampler, guided, mask, schedule)
-    truth, spread = conditional(mask, told(mask).known)
+    truth, spread = conditional(mask, given(mask).known.y)
     return (
         float((mean - truth).norm() / spread.trace().sqrt()),
         float((covariance - spread).norm() / spread.norm()),
@@ -160,88 +164,30 @@ WALK = Heun(steps=40, clip="none", spacing="quadratic")
     ],
     ids=["heun", "heun_flow", "dpm_solver_pp", "ddim"],
 )
-@pytest.mark.parametrize("given", GIVEN)
-def test_samples_are_those_of_the_conditional_gaussian(sampler, schedule, given):
+@pytest.mark.parametrize("place", GIVEN)
+def test_samples_are_those_of_the_conditional_gaussian(sampler, schedule, place):
     guided = Reconstruction(exact(schedule), weight="covariance")
     assert guided.exact_on_gaussians
-    assert max(errors(sampler, guided, GIVEN[given], schedule)) < 0.02
-
-
-SQUARE = 2  # clips of 3 frames of 2 x 2 pixels, of which means are known: of the frame, 4 pixels
-WIDE = torch.kron(0.8 ** GAPS[:3, :3], torch.kron(WITHIN, torch.tensor([[1.0, 0.4], [0.4, 0.7]], dtype=torch.float64)))
-POOL = torch.kron(torch.eye(3), torch.full((1, 4), 0.25)).double()
-
-
-def squares(x):
-    return x.reshape(len(x), 1, 3, SQUARE, SQUARE)
-
-
-def low_resolution(mask, count=1):
-    """Means of squares of a draw, with nonsense in frames that are not known."""
-    draw = torch.linalg.cholesky(WIDE) @ torch.randn(12, generator=torch.Generator().manual_seed(1)).double()
-    y = (POOL @ draw).reshape(1, 1, 3, 1, 1).expand(count, -1, -1, -1, -1)
-    mask = torch.tensor(mask).repeat(count, 1)
-    return Condition(known=torch.where(mask[:, None, :, None, None], y, torch.nan), known_mask=mask)
-
-
-def given_means(mask, cond):
-    """Mean and covariance of a clip of mean 0 given the means of squares, from the joint Gaussian of both."""
-    pool = POOL[torch.tensor(mask)]
-    gain = torch.linalg.solve(pool @ WIDE @ pool.T, pool @ WIDE).T
-    return gain @ cond.known[0].flatten()[torch.tensor(mask)], WIDE - gain @ pool @ WIDE
-
-
-@pytest.mark.parametrize("name", SCHEDULES)
-@pytest.mark.parametrize("mask", [[True, True, True], [False, True, False]], ids=["all", "one"])
-def test_a_low_resolution_is_known_as_a_measurement(name, mask):
-    """E[x_0 | x_t, y] by the other order: first given y, then given x_t."""
-    schedule, cond = SCHEDULES[name], low_resolution(mask, 6)
-    denoiser = GaussianDenoiser(schedule, torch.zeros(12).double(), WIDE)
-    for t in torch.tensor(TIMES, dtype=torch.float64):
-        alpha, sigma = schedule(t)
-        x_t = squares(
-            torch.randn(6, 12, generator=torch.Generator().manual_seed(3)).double() * (alpha**2 + sigma**2).sqrt()
-        )
-        denoised = Reconstruction(denoiser, weight="covariance", tolerance=1e-12)(x_t, t, cond)
-        mean, covariance = given_means(mask, cond)
-        marginal = alpha**2 * covariance + sigma**2 * torch.eye(12)
-        expected = mean + alpha * (x_t.flatten(1) - alpha * mean) @ torch.linalg.solve(marginal, covariance)
-        torch.testing.assert_close(denoised.x0.flatten(1), expected, rtol=1e-7, atol=1e-8)
-        torch.testing.assert_close(alpha * denoised.x0 + sigma * denoised.eps, x_t, rtol=1e-9, atol=1e-9)
+    assert max(errors(sampler, guided, GIVEN[place], schedule)) < 0.02
 
 
 def test_samples_of_a_low_resolution_are_those_of_the_conditional_gaussian():
-    schedule, mask = VP(), [True, True, False]
-    guided = Reconstruction(GaussianDenoiser(schedule, torch.zeros(12).double(), WIDE), weight="covariance")
+    """Clips of 3 frames of 2 x 2 pixels, of which the means of two frames are known."""
+    wide = torch.kron(COVARIANCE[: 3 * SIDE, : 3 * SIDE], torch.tensor([[1.0, 0.4], [0.4, 0.7]], dtype=torch.float64))
+    pool = torch.kron(torch.eye(3)[:2], torch.full((1, 4), 0.25)).double()
+    y = pool @ torch.linalg.cholesky(wide) @ torch.randn(12, generator=torch.Generator().manual_seed(1)).double()
+    means = torch.cat([y, y.new_full((1,), torch.nan)]).reshape(1, 1, 3, 1, 1).expand(13, -1, -1, -1, -1)
+    known = Known(Frames(torch.tensor([True, True, False]).expand(13, -1)) @ SquareMeans(2), means)
+    schedule = VP()
+    guided = Reconstruction(GaussianDenoiser(schedule, torch.zeros(12).double(), wide), weight="covariance")
     start = torch.cat([torch.zeros(1, 12), torch.eye(12)]).double() * schedule(torch.ones(()).double())[1]
-    cond = low_resolution(mask, 13)
-    ends = WALK(guided, squares(start), cond).flatten(1)
-    mean, covariance = given_means(mask, cond)
+    ends = WALK(guided, start.reshape(13, 1, 3, 2, 2), Condition(known=known)).flatten(1)
+    gain = torch.linalg.solve(pool @ wide @ pool.T, pool @ wide).T
+    covariance = wide - gain @ pool @ wide
     response = ends[1:] - ends[0]  # a deterministic walk is affine in its start
-    assert (ends[0] - mean).norm() < 0.02 * covariance.trace().sqrt()
+    assert (ends[0] - gain @ y).norm() < 0.02 * covariance.trace().sqrt()
     assert (response.T @ response - covariance).norm() < 0.02 * covariance.norm()
-    torch.testing.assert_close(ends[:, :8] @ POOL[:2, :8].T, cond.known.flatten(1)[:, :2], rtol=0, atol=1e-9)
-
-
-def test_of_a_low_resolution_the_published_gradient_and_the_projection():
-    """By central differences of the squared error of means; then x0 is moved to the nearest clip that has the known means."""
-    schedule, mask, t, h = Flow(), [True, False, True], torch.tensor(0.4, dtype=torch.float64), 1e-4
-    denoiser, cond, (alpha, _) = (
-        GaussianDenoiser(schedule, torch.zeros(12).double(), WIDE),
-        low_resolution(mask),
-        schedule(t),
-    )
-    x_t, rows = torch.linspace(-1, 1, 12).double()[None], torch.tensor(mask)
-    moved = squares(x_t + h * torch.cat([torch.eye(12), -torch.eye(12)]).double())
-    y = cond.known.flatten()[rows]
-    errors = (denoiser(moved, t).x0.flatten(1) @ POOL[rows].T - y).square().sum(1)
-    plain = denoiser(squares(x_t), t).x0.flatten(1)
-    for guided, x0 in (
-        (Replacement(denoiser), plain),
-        (Reconstruction(denoiser, 3.0), plain - 3.0 * alpha / 2 * (errors[:12] - errors[12:]) / (2 * h)),
-    ):
-        nearest = x0 + (y - x0 @ POOL[rows].T) @ torch.linalg.pinv(POOL[rows]).T
-        torch.testing.assert_close(guided(squares(x_t), t, cond).x0.flatten(1), nearest, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(ends @ pool.T, y.expand(13, -1), rtol=0, atol=1e-9)
 
 
 def test_the_published_form_and_replacement_are_biased(record_property):
@@ -258,19 +204,19 @@ def test_the_published_form_and_replacement_are_biased(record_property):
     ==================  ================  ================
     """
     schedule, measured = VP(), {}
-    for given, mask in GIVEN.items():
+    for place, mask in GIVEN.items():
         for name, guided in {
             "replacement": Replacement(exact(schedule)),
             **{f"scalar, scale {s:g}": Reconstruction(exact(schedule), s) for s in (1.0, 2.0, 4.0)},
             "covariance": Reconstruction(exact(schedule), weight="covariance"),
         }.items():
-            measured[given, name] = errors(WALK, guided, mask, schedule)
-            record_property(f"{given}, {name}", measured[given, name])
-    print(*(f"{given:5} {name:16} {mean:.4f} {c:.4f}" for (given, name), (mean, c) in measured.items()), sep="\n")
-    for given in GIVEN:
-        assert max(measured[given, "covariance"]) < 0.02
-        assert measured[given, "scalar, scale 1"][0] < measured[given, "replacement"][0]
-        assert all(max(measured[given, name]) > 0.05 for name in ("replacement", "scalar, scale 1"))
+            measured[place, name] = errors(WALK, guided, mask, schedule)
+            record_property(f"{place}, {name}", measured[place, name])
+    print(*(f"{place:5} {name:16} {mean:.4f} {c:.4f}" for (place, name), (mean, c) in measured.items()), sep="\n")
+    for place in GIVEN:
+        assert max(measured[place, "covariance"]) < 0.02
+        assert measured[place, "scalar, scale 1"][0] < measured[place, "replacement"][0]
+        assert all(max(measured[place, name]) > 0.05 for name in ("replacement", "scalar, scale 1"))
 
 
 @pytest.mark.parametrize("sampler", [DDIM(steps=9), Heun(steps=5), Ancestral(steps=9)], ids=lambda s: type(s).__name__)
@@ -280,14 +226,14 @@ def test_known_frames_carry_the_noise_of_their_time(sampler):
     denoiser, seen = exact(schedule), []
     denoiser.register_forward_pre_hook(lambda module, given: seen.append(given[:2]))
     x = clips(torch.randn(count, SIZE, dtype=torch.float64))
-    cond = told(mask, count)
+    cond = given(mask, count)
     x = x * schedule(torch.ones(()).double())[1]
     ends = sampler(Replacement(denoiser), x, cond, Noise(0, torch.arange(count)))
-    torch.testing.assert_close(ends[:, :, :2], cond.known[:, :, :2], rtol=0, atol=1e-12)
+    torch.testing.assert_close(ends[:, :, :2], cond.known.y[:, :, :2], rtol=0, atol=1e-12)
     eps = []
     for x_t, t in seen:
         alpha, sigma = schedule(t)
-        eps.append(((x_t - alpha * cond.known) / sigma)[:, :, :2])
+        eps.append(((x_t - alpha * cond.known.y) / sigma)[:, :, :2])
     for later in eps[1:]:
         if sampler.order is not None:
             torch.testing.assert_close(later, eps[0], rtol=1e-8, atol=1e-8)
@@ -298,13 +244,13 @@ def test_known_frames_carry_the_noise_of_their_time(sampler):
 
 def test_replacement_leaves_unknown_frames_to_the_denoiser():
     schedule, t = VP(), torch.tensor(0.4, dtype=torch.float64)
-    x_t, cond, denoiser = noised(schedule, t), told(GIVEN["past"], 6), exact(schedule)
+    x_t, cond, denoiser = noised(schedule, t), given(GIVEN["past"], 6), exact(schedule)
     plain, ours = denoiser(x_t, t), Replacement(denoiser)(x_t, t, cond)
     alpha, sigma = schedule(t)
     for part in ("x0", "eps"):
         assert torch.equal(getattr(ours, part)[:, :, 2:], getattr(plain, part)[:, :, 2:])
-    assert torch.equal(ours.x0[:, :, :2], cond.known[:, :, :2])
-    expected = (x_t - alpha * cond.known)[:, :, :2] / sigma
+    assert torch.equal(ours.x0[:, :, :2], cond.known.y[:, :, :2])
+    expected = (x_t - alpha * cond.known.y)[:, :, :2] / sigma
     torch.testing.assert_close(ours.eps[:, :, :2], expected, rtol=1e-9, atol=1e-9)
     of_scale_zero = Reconstruction(denoiser, 0.0)(x_t, t, cond)
     assert all(torch.equal(getattr(of_scale_zero, part), getattr(ours, part)) for part in ("x0", "eps"))
@@ -323,10 +269,15 @@ def test_where_nothing_is_known_it_is_the_denoiser_bit_for_bit(make):
     schedule, t = VP(), torch.tensor(0.4, dtype=torch.float64)
     x_t, denoiser = noised(schedule, t), exact(schedule)
     plain = denoiser(x_t, t)
-    nothing, cond = told([False] * FRAMES, 6), told(GIVEN["past"], 6)
-    cond.known_mask[3] = False
-    for given, rows in ((None, slice(None)), (Condition(), slice(None)), (nothing, slice(None)), (cond, slice(3, 4))):
-        ours = make(denoiser)(x_t, t, given)
+    nothing, cond = given([False] * FRAMES, 6), given(GIVEN["past"], 6)
+    cond.known.measurement.mask[3] = False
+    for condition, rows in (
+        (None, slice(None)),
+        (Condition(), slice(None)),
+        (nothing, slice(None)),
+        (cond, slice(3, 4)),
+    ):
+        ours = make(denoiser)(x_t, t, condition)
         assert torch.equal(ours.x0[rows], plain.x0[rows])
         assert torch.equal(ours.eps[rows], plain.eps[rows])
 
@@ -337,7 +288,7 @@ def test_each_sample_is_guided_by_itself(make):
     schedule, t = VP(), torch.tensor(0.3, dtype=torch.float64)
     x_t, denoiser = noised(schedule, t), exact(schedule)
     mask = torch.tensor([[True, True, False, False, False], [False] * 5, [True, False, True, False, True]]).repeat(2, 1)
-    cond = Condition(known=noised(schedule, torch.tensor(0.01).double()), known_mask=mask)
+    cond = Condition(known=Known(Frames(mask), noised(schedule, torch.tensor(0.01).double())))
     together = make(denoiser)(x_t, t, cond)
     for row in range(6):
         one = slice(row, row + 1)
@@ -370,8 +321,8 @@ def guided_x0(x_t, t, labels, network, scale):
 def test_it_goes_around_classifier_free_guidance():
     """The gradient is that of the guided x0, by torch's dense Jacobian."""
     schedule, t, network, mask = VP(), torch.tensor(0.4, dtype=torch.float64), Tiny(), GIVEN["past"]
-    x_t, cond, labels = noised(schedule, t, 1), told(mask), torch.tensor([1])
-    cond = Condition(vector=labels, known=cond.known, known_mask=cond.known_mask)
+    labels = torch.tensor([1])
+    x_t, cond = noised(schedule, t, 1), given(mask, vector=labels)
     guided = composed(
         NetworkDenoiser(network, schedule, V()),
         inner=lambda denoiser, times: ClassifierFreeGuidance(denoiser, 3.0, times=times),
@@ -382,7 +333,7 @@ def test_it_goes_around_classifier_free_guidance():
     assert (count.calls, count.rows) == (1, 2)
     x0 = guided_x0(x_t, t, labels, network, 3.0)
     jacobian = torch.autograd.functional.jacobian(lambda x: guided_x0(x, t, labels, network, 3.0).flatten(), x_t)
-    residual = torch.where(cond.known_mask[:, None, :, None, None], cond.known - x0, 0).flatten()
+    residual = cond.known.residual(x0).flatten()
     expected = x0 + 1.5 * schedule(t)[0] * torch.tensordot(residual, jacobian, dims=1)
     torch.testing.assert_close(ours.x0[:, :, 2:], expected[:, :, 2:].detach(), rtol=1e-9, atol=1e-9)
     assert not ours.x0.requires_grad
@@ -397,15 +348,13 @@ def test_a_jacobian_that_is_no_covariance_ends_the_iterations():
             return 2 * x
 
     schedule, t = VP(), torch.tensor(0.4, dtype=torch.float64)
-    x_t, cond = noised(schedule, t), told(GIVEN["past"], 6)
+    x_t, cond = noised(schedule, t), given(GIVEN["past"], 6)
     denoiser = NetworkDenoiser(Negative(), schedule, Eps())  # x0 = (1 - 2 sigma) x / alpha
     assert 2 * schedule(t)[1] > 1
     ours = Reconstruction(denoiser, weight="covariance")(x_t, t, cond)
     torch.testing.assert_close(ours.x0, Replacement(denoiser)(x_t, t, cond).x0)
     of_network = Reconstruction(NetworkDenoiser(Tiny(), schedule, V()), weight="covariance")
-    assert torch.isfinite(
-        of_network(x_t, t, Condition(vector=torch.ones(6), known=cond.known, known_mask=cond.known_mask)).x0
-    ).all()
+    assert torch.isfinite(of_network(x_t, t, given(GIVEN["past"], 6, vector=torch.ones(6))).x0).all()
 
 
 def test_iterations_end_where_enough_is_solved(monkeypatch):
@@ -413,7 +362,7 @@ def test_iterations_end_where_enough_is_solved(monkeypatch):
     schedule, t = VP(), torch.tensor(0.4, dtype=torch.float64)
     calls, grad = [], torch.autograd.grad
     monkeypatch.setattr(torch.autograd, "grad", lambda *given, **more: calls.append(1) or grad(*given, **more))
-    x_t, cond = noised(schedule, t), told(GIVEN["past"], 6)
+    x_t, cond = noised(schedule, t), given(GIVEN["past"], 6)
     for covariance, settings, expected in (
         (0.3 * torch.eye(SIZE).double(), {"tolerance": 1e-6}, 1),
         (COVARIANCE, {"iterations": 2, "tolerance": 0.0}, 2),
@@ -427,7 +376,7 @@ def test_iterations_end_where_enough_is_solved(monkeypatch):
 @guidances
 def test_where_no_data_are_left_nothing_moves(make):
     """alpha is 0 at the start of a zero terminal SNR; sigma is 0 where frames are clean."""
-    schedule, cond = Linear(1000, zero_terminal_snr=True), told(GIVEN["past"], 6)
+    schedule, cond = Linear(1000, zero_terminal_snr=True), given(GIVEN["past"], 6)
     denoiser, t = exact(schedule, V()), torch.ones((), dtype=torch.float64)
     x_t = noised(schedule, t)
     ours, plain = make(denoiser)(x_t, t, cond), denoiser(x_t, t)
@@ -437,11 +386,11 @@ def test_where_no_data_are_left_nothing_moves(make):
 
 def test_single_precision_is_near_double():
     schedule, t = VP(), torch.tensor(0.5, dtype=torch.float64)
-    x_t, cond = noised(schedule, t), told(GIVEN["ends"], 6)
+    x_t, cond = noised(schedule, t), given(GIVEN["ends"], 6)
     network = Tiny()
     precise = Reconstruction(exact(schedule), weight="covariance")(x_t, t, cond).x0
     single = GaussianDenoiser(schedule, MEAN.float(), COVARIANCE.float())
-    cond = Condition(known=cond.known.float(), known_mask=cond.known_mask)
+    cond = Condition(known=cond.known.each(lambda part: part.float() if part.is_floating_point() else part))
     ours = Reconstruction(single, weight="covariance")(x_t.float(), t, cond).x0
     assert ours.dtype == torch.float32
     torch.testing.assert_close(ours.double(), precise, rtol=0, atol=2e-3)
@@ -465,15 +414,8 @@ def test_bad_settings_are_named(settings, said):
 
 
 @guidances
-def test_known_frames_that_do_not_fit_are_refused(make):
-    x_t, t, cond = torch.zeros(6, 1, FRAMES, 1, SIDE), torch.tensor(0.5), told(GIVEN["past"], 6)
-    for x, known, mask in (
-        (x_t, cond.known, None),
-        (x_t, None, cond.known_mask),
-        (x_t, cond.known[:, :, 1:], cond.known_mask[:, 1:]),
-        (x_t, cond.known, cond.known_mask[:, 1:]),
-        (x_t[:, :, 0], cond.known[:, :, 0], cond.known_mask),
-        (x_t, cond.known[..., :1], cond.known_mask),  # half as wide, but as high
-    ):
-        with pytest.raises(ValueError, match="known frames"):
-            make(exact(VP()))(x, t, Condition(known=known, known_mask=mask))
+def test_what_is_known_must_fit_the_samples(make):
+    x_t, known = torch.zeros(6, 1, FRAMES, 1, SIDE), given(GIVEN["past"], 6).known
+    for measurement, y in ((Frames(known.measurement.mask[:, 1:]), known.y), (known.measurement, known.y[..., :1])):
+        with pytest.raises(ValueError, match=r"fit|known frames"):
+            make(exact(VP()))(x_t, torch.tensor(0.5), Condition(known=Known(measurement, y)))

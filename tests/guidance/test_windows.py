@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diffsweep.diffusion import Condition, GaussianDenoiser
+from diffsweep.diffusion import Condition, Frames, GaussianDenoiser, Known
 from diffsweep.guidance import Reconstruction, between, filled, windows
 from diffsweep.samplers import Heun
 from diffsweep.schedules import VP
@@ -157,7 +157,7 @@ def test_guided_walks_extend_a_clip_as_exact_samplers_do():
     def sample_window(known, mask, index):
         x = torch.zeros(3 * length, length, dtype=torch.float64)
         x[length * index : length * (index + 1)] = sigma * torch.eye(length)
-        return sampler(guided, x.reshape(known.shape), Condition(known=known, known_mask=mask))
+        return sampler(guided, x.reshape(known.shape), Condition(known=Known(Frames(mask), known)))
 
     nothing = torch.zeros(3 * length, 1, total, 1, 1).double()
     clip = filled(sample_window, nothing, windows(total, length, overlap=2))

@@ -2,7 +2,7 @@
 
 from diffsweep.diffusion.bound import Bound, variational_bound
 from diffsweep.diffusion.clip_noise import INDEPENDENT, ClipNoise, IndependentNoise, ProgressiveNoise, SharedNoise
-from diffsweep.diffusion.condition import Condition
+from diffsweep.diffusion.condition import Condition, Known
 from diffsweep.diffusion.denoiser import (
     Denoised,
     Denoiser,
@@ -16,6 +16,7 @@ from diffsweep.diffusion.denoiser import (
 from diffsweep.diffusion.exact import AsPredicted, GaussianDenoiser, GaussianMixtureDenoiser, Impulses
 from diffsweep.diffusion.interpolation import slerp
 from diffsweep.diffusion.likelihood import LogLikelihood, ode_log_likelihood
+from diffsweep.diffusion.measurement import Frames, Grey, Measurement, PixelMask, Product, SquareMeans
 from diffsweep.diffusion.noise import BatchNoise, Noise, Stream
 from diffsweep.diffusion.objective import DSM, SSM, VLB, Hybrid, Objective, Simple, sums_by_quarter
 from diffsweep.diffusion.prediction import EDM, X0, Eps, Flow, Prediction, Score, V
@@ -74,27 +75,34 @@ __all__ = [
     "EDMWeighting",
     "Eps",
     "Flow",
+    "Frames",
     "GaussianDenoiser",
     "GaussianMixtureDenoiser",
+    "Grey",
     "Hybrid",
     "Importance",
     "Impulses",
     "IndependentNoise",
+    "Known",
     "LogLikelihood",
     "LogNormal",
     "LogitNormal",
+    "Measurement",
     "MinSNR",
     "NetworkDenoiser",
     "NetworkInput",
     "Noise",
     "Objective",
+    "PixelMask",
     "PlainDenoiser",
     "Prediction",
+    "Product",
     "ProgressiveNoise",
     "Score",
     "SharedNoise",
     "SigmoidWeighting",
     "Simple",
+    "SquareMeans",
     "Step",
     "Stratified",
     "Stream",

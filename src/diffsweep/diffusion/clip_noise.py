@@ -15,6 +15,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from diffsweep.diffusion.measurement import Measurement
+
 
 class ClipNoise(ABC):
     r"""The covariance :math:`\Sigma` over frames of the noise of clips, for any number of frames F.
@@ -48,13 +50,21 @@ class ClipNoise(ABC):
         covariance = self.covariance(x.shape[2]).to(x)
         return _between(sigma, x, lambda y: torch.einsum("fg,bcghw->bcfhw", covariance, y))
 
-    def weigh(self, x: Tensor, ratio: Tensor, mask: Tensor) -> Tensor:
-        r""":math:`D (\Sigma^{aa})^{-1} D^{-1} x` on the frames a of ``mask`` (B, 1, F, 1, 1), for x that is 0 elsewhere; D the frames'
-        ``ratio``, sigma over alpha, which broadcasts with x: with one for all, :math:`(\Sigma^{aa})^{-1} x`."""
-        covariance = self.covariance(x.shape[2]).to(x)
-        known = mask[:, 0, :, 0, 0].to(x)  # (B, F)
+    def whiten(self, u: Tensor, ratio: Tensor, measurement: Measurement) -> Tensor:
+        r"""Return :math:`D (\Sigma^{aa})^{-1} D^{-1} u` on the frames a that are measured.
+
+        Args:
+            u: like measurements y of clips, (B, C, F, H, W), 0 in other frames.
+            ratio: D, sigma over alpha of each frame, which broadcasts with u; with one for all it is :math:`(\Sigma^{aa})^{-1} u`.
+            measurement: of each frame by itself.
+
+        Raises:
+            ValueError: the measurement does not act on each frame by itself.
+        """
+        covariance = self.covariance(u.shape[2]).to(u)
+        known = measurement.frames(u).to(u)  # (B, F)
         inverse = torch.linalg.inv(torch.diag_embed(1 - known) + known[:, :, None] * covariance * known[:, None])
-        return _between(1 / ratio, x, lambda y: torch.einsum("bfg,bcghw->bcfhw", inverse, y))
+        return _between(1 / ratio, u, lambda scaled: torch.einsum("bfg,bcghw->bcfhw", inverse, scaled))
 
 
 def _between(scale: Tensor, x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
@@ -79,8 +89,8 @@ class IndependentNoise(ClipNoise):
     def spread(self, x: Tensor, sigma: Tensor) -> Tensor:
         return x
 
-    def weigh(self, x: Tensor, ratio: Tensor, mask: Tensor) -> Tensor:
-        return x
+    def whiten(self, u: Tensor, ratio: Tensor, measurement: Measurement) -> Tensor:
+        return u
 
 
 INDEPENDENT = IndependentNoise()

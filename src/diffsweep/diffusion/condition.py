@@ -1,18 +1,66 @@
 """What a denoiser is conditioned on, beside ``x_t`` and ``t``."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-_OF_X = ("independent", "known", "known_mask")  # said of x itself, whatever it is conditioned on
+from diffsweep.diffusion.measurement import Measurement
+
+_OF_X = ("independent", "known")  # about x itself, whatever it is conditioned on
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """What is known of a batch of samples: the value of a measurement of each.
+
+    Args:
+        measurement: A.
+        y: A x_0, (B, ...).
+    """
+
+    measurement: Measurement
+    y: Tensor
+
+    def residual(self, x: Tensor) -> Tensor:
+        """Return y - A x, of samples x (B, ...)."""
+        return self.measurement.residual(self.y.to(x), x)
+
+    def project(self, x: Tensor) -> Tensor:
+        """Return the point nearest to x whose measurement is y."""
+        return self.measurement.project(self.y.to(x), x)
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, rows: slice | Tensor) -> "Known":
+        """Return what is known of some of the samples."""
+        return self.each(lambda part: part[rows])
+
+    @property
+    def device(self) -> torch.device:
+        return self.y.device
+
+    def to(self, device: torch.device) -> "Known":
+        """Return the same on another device."""
+        return self.each(lambda part: part.to(device))
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "Known":
+        """Return the same with every tensor changed; all of them have the batch first."""
+        return Known(self.measurement.each(change), change(self.y))
+
+    def cat(self, others: Sequence["Known"]) -> "Known":
+        """Return what is known of several batches in one."""
+        return Known(
+            self.measurement.cat([other.measurement for other in others]), torch.cat([self.y, *(o.y for o in others)])
+        )
 
 
 @dataclass(frozen=True)
 class Condition:
-    """A batch of conditions; a part that a model does not use is None. Every tensor has the batch first.
+    """A batch of conditions; a part that a model does not use is None. Every part has the batch first.
 
     Attributes:
         vector: class ids, int64 of shape (B,), or of each frame (B, F) (embedded by the backbone), or features, float of shape (B, D).
@@ -25,9 +73,7 @@ class Condition:
         scalars: plain numbers such as sizes, (B, S), of which the backbone takes Fourier features.
         independent: of clips, bool, (B, F): True for frames that are images of their own, which see no other frame and which no
             other frame sees (joint training, arXiv:2204.03458).
-        known: frames that are given, (B, C, F, H, W), or the means of their squares of f x f pixels, (B, C, F, H / f, W / f); for
-            guidance.
-        known_mask: True for the frames of ``known`` that are given, (B, F).
+        known: a measurement of x_0 and its value y = A x_0, which guidance holds samples to; networks do not read it.
         negative: what guidance leads away from, in place of the null condition; as long as this one.
     """
 
@@ -39,18 +85,18 @@ class Condition:
     is_null: Tensor | None = None
     scalars: Tensor | None = None
     independent: Tensor | None = None
-    known: Tensor | None = None
-    known_mask: Tensor | None = None
+    known: Known | None = None
     negative: "Condition | None" = None
 
-    def _parts(self) -> Iterator[tuple[str, Tensor]]:
+    def _parts(self) -> Iterator[tuple[str, Any]]:
+        """The parts that are there but the negative condition: tensors, and what is known."""
         for field in fields(self):
             value = getattr(self, field.name)
             if value is not None and field.name != "negative":
                 yield field.name, value
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "Condition":
-        """Every tensor changed, those of the negative condition too."""
+    def _each(self, change: Callable[[Any], Any]) -> "Condition":
+        """Every part changed, those of the negative condition too."""
         negative = None if self.negative is None else self.negative._each(change)
         parts: dict[str, Any] = {name: change(part) for name, part in self._parts()}
         return Condition(**parts, negative=negative)
@@ -105,5 +151,8 @@ class Condition:
         for other in every[1:]:
             if [name for name, _ in other._parts()] != names:
                 raise ValueError(f"conditions with different parts cannot be joined: {names} and {other}")
-        joined: dict[str, Any] = {name: torch.cat([getattr(c, name) for c in every]) for name in names}
-        return Condition(**joined)
+        joined: dict[str, Any] = {
+            name: torch.cat([getattr(c, name) for c in every]) for name in names if name != "known"
+        }
+        known = [condition.known for condition in every if condition.known is not None]
+        return Condition(**joined, known=known[0].cat(known[1:]) if known else None)

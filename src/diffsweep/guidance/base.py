@@ -38,15 +38,15 @@ class Guidance(Denoiser):
         uses: the parts of a condition that guidance itself uses, so that the network need not take them.
         needs_condition: whether guidance is impossible without a condition.
         needs_null: whether the network must take the null condition.
-        knows_frames: whether it holds the known frames of clips, ``cond.known``.
-        exact_on_gaussians: whether samples given known frames are those of the conditional Gaussian, where the data are Gaussian.
+        takes_measurement: whether samples are held to a measurement, ``cond.known``.
+        exact_on_gaussians: whether samples given a measurement are those of the conditional Gaussian, where the data are Gaussian.
     """
 
     neutral: float = 1.0
     uses: frozenset[str] = frozenset()
     needs_condition: bool = True
     needs_null: bool = False
-    knows_frames: bool = False
+    takes_measurement: bool = False
     exact_on_gaussians: bool = False
 
     def __init__(

@@ -22,9 +22,11 @@ from diffsweep.diffusion import (
     Condition,
     Denoised,
     Denoiser,
+    Frames,
     GaussianDenoiser,
     GaussianMixtureDenoiser,
     Impulses,
+    Known,
     Noise,
     Prediction,
     Step,
@@ -406,7 +408,7 @@ def completed(subject: Subject) -> Iterator[Check]:
     the others, against the conditional Gaussian. Where guidance is exact on Gaussian data, and the solver above order 1, they must be
     right; else the error is told."""
     guidance = subject.guided
-    if not isinstance(guidance, Guidance) or not guidance.knows_frames or len(guidances(guidance)) > 1:
+    if not isinstance(guidance, Guidance) or not guidance.takes_measurement or len(guidances(guidance)) > 1:
         return
     sampler, a = subject.sampler, CLIP_KNOWN
     steps = sampler.steps if sampler.tolerance is not None or not subject.exists(MANY) else max(MANY, sampler.steps)
@@ -454,7 +456,7 @@ class OfClip(Denoiser):
         x = x_t[:, None, :, None, None]  # (B, 1, F, 1, 1)
         known = CLIP_VALUES[:, None, None].expand_as(x)
         mask = CLIP_KNOWN.expand(len(x), -1)
-        x0, eps, mix = self.denoiser(x, t, Condition(known=known, known_mask=mask))
+        x0, eps, mix = self.denoiser(x, t, Condition(known=Known(Frames(mask), known)))
         return Denoised(x0[:, 0, :, 0, 0], eps[:, 0, :, 0, 0], mix)
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from diffsweep import pictures
 from diffsweep.autoencoders import Autoencoder
-from diffsweep.diffusion import Condition
+from diffsweep.diffusion import Condition, Frames, Known, SquareMeans
 from diffsweep.errors import UserError
 from diffsweep.guidance import Guidance, Window, between, chain, filled, windows
 from diffsweep.models import DiffusionModel
@@ -56,7 +56,7 @@ class Knowing(Task):
             return "is of clips, and this model makes images; use a run of model=video"
         if sampler.start < 1:
             return f"starts its walks with noise alone, and sampler.start={sampler.start:g} has something of the data; use sampler.start=1"
-        if not any(guidance.knows_frames for guidance in guidances):
+        if not any(guidance.takes_measurement for guidance in guidances):
             free = any(guidance.needs_null for guidance in guidances)
             fix = "guidance=reconstruction_free" if free else "guidance=reconstruction, or replacement"
             return f"tells the walk what is known of a clip, and this guidance does not hold it; use {fix}"
@@ -144,8 +144,8 @@ class Windowed(Knowing):
 
             def sample_window(there: Tensor, mask: Tensor, index: int) -> Tensor:
                 x, noise = model.start(rows + index * OWN, job.seed, num_frames=there.shape[2])
-                told = _knowing(cond, there, mask) if layout.plan[index].known.any() else cond
-                return model.walk_in_space(x, noise, told, callback=callback)
+                held = Known(Frames(mask), there) if layout.plan[index].known.any() else None
+                return model.walk_in_space(x, noise, _given(cond, held), callback=callback)
 
             x = model.autoencoder.decode(filled(sample_window, clip, layout.plan)).cpu()
             if known is not None:
@@ -267,7 +267,7 @@ class Upscale(Knowing):
         super().__init__(source)
         if factor < 2:
             raise ValueError(f"task.factor must be at least 2, not {factor}")
-        self.factor = factor
+        self.factor, self.measurement = factor, SquareMeans(factor)
 
     def unfit(self, space: Autoencoder, sampler: Sampler, guidances: Sequence[Guidance]) -> str | None:
         if told := super().unfit(space, sampler, guidances):
@@ -284,22 +284,20 @@ class Upscale(Knowing):
         self.require_fit(model := job.model)
         assert self.source is not None
         clips = load_clips(self.source, job.data, job.num_samples, 1 if self.source == "data" else self.factor)
-        low = self.means(clips) if self.source == "data" else clips
+        low = self.measurement.apply(clips) if self.source == "data" else clips
 
         def make(rows: Tensor, cond: Condition | None, callback: Callback) -> Tensor:
             known = low[rows].to(model.device, model.float_type)
             x, noise = model.start(rows, job.seed, num_frames=known.shape[2])
-            mask = torch.ones(len(rows), known.shape[2], dtype=torch.bool, device=known.device)
-            return model.walk(x, noise, _knowing(cond, known, mask), callback=callback)
+            return model.walk(x, noise, _given(cond, Known(self.measurement, known)), callback=callback)
 
         asked = job.asked(torch.arange(len(low)), self.source)
         drawn = drawn_by_walks(model, len(low), job.batch_size, make, asked)
         size = drawn.x.shape[-1]
-        coarse = low.repeat_interleave(self.factor, 3).repeat_interleave(self.factor, 4)
-        shown = [coarse, drawn.x, *([clips] if self.source == "data" else [])]
+        shown = [self.measurement.pseudo_inverse(low), drawn.x, *([clips] if self.source == "data" else [])]
         pictures.save_shown(pictures.rows, shown, job.folder / "upscaled", fps=RATE)
         pictures.save_png(pictures.strips(*shown, most=4), job.folder / "strip.png")
-        apart = _distance(self.means(drawn.x), low)
+        apart = _distance(self.measurement.apply(drawn.x), low)
         said = f"{len(low)} clips of {low.shape[2]} frames from {low.shape[-1]} to {size} pixels, off from what is known by {apart:.1e}"
         if self.source == "data":
             smooth = functional.interpolate(low, size=drawn.x.shape[2:], mode="trilinear")
@@ -307,13 +305,10 @@ class Upscale(Knowing):
             said += f"\nroot mean square error {error:.4f} on [-1, 1], of bilinear enlargement {plain:.4f}"
         return drawn, said
 
-    def means(self, clips: Tensor) -> Tensor:
-        """Of squares of f x f pixels."""
-        return functional.avg_pool3d(clips, (1, self.factor, self.factor))
 
-
-def _knowing(cond: Condition | None, known: Tensor, mask: Tensor) -> Condition:
-    return replace(Condition() if cond is None else cond, known=known, known_mask=mask)
+def _given(cond: Condition | None, known: Known | None) -> Condition | None:
+    """Return the condition with what is known of its samples, where anything is."""
+    return cond if known is None else replace(Condition() if cond is None else cond, known=known)
 
 
 def _told(plan: Sequence[Window]) -> str:
