@@ -28,7 +28,7 @@ class Window(NamedTuple):
 
 
 def windows(total_frames: int, length: int, overlap: int, given: int = 0) -> list[Window]:
-    """The windows that extend a clip to ``total_frames``, block by block.
+    """Return the windows that extend a clip to ``total_frames``, block by block.
 
     Each has ``length`` frames and knows the last ``overlap`` of those before; the last one ends with the clip and may know more.
 
@@ -51,8 +51,8 @@ def windows(total_frames: int, length: int, overlap: int, given: int = 0) -> lis
 
 
 def between(count: int, length: int, overlap: int = 1) -> list[Window]:
-    """The windows that double the frame rate of a clip of ``count`` frames: of 2 count - 1 frames, every other one is known from the
-    start.
+    """Return the windows that double the frame rate of a clip of ``count`` frames: of 2 count - 1 frames, every other one is known from
+    the start.
 
     A frame is kept where a window knows a frame behind it, too: an unknown frame at a window's end is drawn anew with the next.
 
@@ -73,8 +73,8 @@ def between(count: int, length: int, overlap: int = 1) -> list[Window]:
 
 
 def _planned(total: int, length: int, overlap: int, step: int, made: int = 0) -> list[Window]:
-    """Windows over ``total`` frames, of which ``made`` are there, and with step 2 every other one; what a window keeps ends with one of the
-    step."""
+    """Return windows over ``total`` frames, of which ``made`` are there, and with step 2 every other one; what a window keeps ends with one
+    of the step."""
     plan: list[Window] = []
     while made < total:
         start = max(0, min(made - overlap, total - length))
@@ -86,7 +86,7 @@ def _planned(total: int, length: int, overlap: int, step: int, made: int = 0) ->
 
 
 def filled(sample_window: SampleWindow, clip: Tensor, plan: Sequence[Window]) -> Tensor:
-    """A clip whose unknown frames are drawn, window by window.
+    """Return a clip whose unknown frames are drawn, window by window.
 
     Args:
         sample_window: ``sample_window(known, mask, index)``, the frames of a window (B, C, F, H, W), for known frames like them and their mask
