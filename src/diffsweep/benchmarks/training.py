@@ -24,16 +24,19 @@ class Interleave(Callback):
     A block runs from the start of one step to the start of another: it has the data, the hooks and the logging in it.
 
     Args:
-        bare: runs a number of steps of the other loop.
+        bare: the other loop over a copy of the model's network: it runs a number of steps.
         steps: of a block.
         bar: advanced by a block each.
     """
 
-    def __init__(self, bare: Callable[[int], None], steps: int, bar: Any) -> None:
-        self.bare, self.steps, self.bar = bare, steps, bar
+    def __init__(self, bare: Callable[[Any], Callable[[int], None]], steps: int, bar: Any) -> None:
+        self.make_bare, self.steps, self.bar = bare, steps, bar
         self.ours_seconds: list[float] = []
         self.bare_seconds: list[float] = []
         self._begin: float | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.bare = self.make_bare(pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if batch_idx % self.steps:
@@ -91,10 +94,9 @@ def training(bench: Bench) -> Results:
     settings.trainer.limit_val_batches = 0
     callbacks = [callback for name, callback in build(cfg, "callbacks").items() if name != "progress"]
     with tqdm(total=cfg.repeats + warm_up, desc="training loops", unit="block", dynamic_ncols=True) as bar:
-        trainer = bench.trainer(settings, callbacks)
-        bare = bare_loop(model.to(trainer.strategy.root_device), data, cfg.trainer.gradient_clip_val)
-        interleave = Interleave(bare, cfg.train_steps, bar)
-        trainer.callbacks.insert(0, interleave)  # type: ignore[attr-defined]
+        clip = cfg.trainer.gradient_clip_val
+        interleave = Interleave(lambda there: bare_loop(there, data, clip), cfg.train_steps, bar)
+        trainer = bench.trainer(settings, [interleave, *callbacks])
         trainer.fit(model, data)
     ratio = compare(interleave.ours_seconds[warm_up:], interleave.bare_seconds[warm_up:])
     return {"training step, against a bare loop": ratio}
