@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from diffsweep.layers import SelfAttention2d, SinusoidalEmbedding, group_norm, zero_conv, zero_init
+from diffsweep.layers import SelfAttention2d, SinusoidalEmbedding, evaluating, group_norm, zero_conv, zero_init
 
 
 @pytest.fixture(params=[1, 2, 4])
@@ -98,3 +98,13 @@ def test_a_zero_convolution_adds_nothing_at_first_and_learns_at_once():
     (x + conv(h)).square().sum().backward()
     assert conv.weight.grad.any()
     assert not h.grad.any()
+
+
+def test_evaluation_mode_ends_with_each_parts_own_mode_also_after_an_error():
+    network = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Sequential(torch.nn.Dropout()), torch.nn.Dropout())
+    network[1].eval()
+    modes = [part.training for part in network.modules()]
+    with pytest.raises(KeyError), evaluating(network):
+        assert not any(part.training for part in network.modules())
+        raise KeyError
+    assert [part.training for part in network.modules()] == modes

@@ -329,7 +329,7 @@ WRONG = [
     (
         {"run": "{stage}", "kind": "diffsweep.models.VDM"},
         {},
-        ["is a DDPM", "a VDM is needed", "[rule stages_are_of_their_kind]"],
+        ["is a DiffusionModel", "a VDM is needed", "[rule stages_are_of_their_kind]"],
     ),
     (
         {"run": "{stage}"},

@@ -34,7 +34,7 @@ FORBIDDEN = (
     "diffsweep.runs.training.subprocess.run",
     "diffsweep.runs.training.os.system",
     "diffsweep.files.os.unlink",
-    "diffsweep.models.DDPM.load_from_checkpoint",
+    "diffsweep.models.DiffusionModel.load_from_checkpoint",
     "diffsweep.configuration.build.instantiate",
     "hydra.utils.instantiate",
     "hydra.utils.call",

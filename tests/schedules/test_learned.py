@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from diffsweep.schedules import Learned
+from diffsweep.schedules import Learned, minimise_variance
 
 T = torch.linspace(0, 1, 301, dtype=torch.float64)
 
@@ -156,11 +156,9 @@ def test_one_backward_pass_trains_the_ends_on_the_loss_and_the_shape_on_its_squa
     of_square = torch.autograd.grad((losses**2).mean(), shape, retain_graph=True)
     of_mean = torch.autograd.grad(losses.mean(), ends, allow_unused=True, materialize_grads=True)
 
-    known = torch.zeros(6)
-    schedule.minimise_variance(known)
-    losses = toy(schedule, t)
-    schedule.minimise_variance(None)
-    known.copy_(losses.detach())
+    with schedule.shape_values() as values:
+        losses = toy(schedule, t)
+    minimise_variance(values, losses)
     losses.mean().backward()
 
     for parameter, expected in zip(shape, of_square, strict=True):
@@ -177,10 +175,9 @@ def test_a_network_beside_the_schedule_keeps_its_plain_gradient():
     schedule, t = bent(0), tensor(0.05, 0.2, 0.4, 0.6, 0.8, 0.99)
     network = tensor(0.7).requires_grad_()
     (plain,) = torch.autograd.grad((network * of_everything(schedule, t)).mean(), network)
-    known = torch.zeros(6, dtype=torch.float64)
-    schedule.minimise_variance(known)
-    losses = network * of_everything(schedule, t)
-    known.copy_(losses.detach())
+    with schedule.shape_values() as values:
+        losses = network * of_everything(schedule, t)
+    minimise_variance(values, losses)
     torch.testing.assert_close(torch.autograd.grad(losses.mean(), network)[0], plain, rtol=1e-13, atol=0)
 
 
@@ -189,10 +186,9 @@ def test_weights_of_samples_are_those_of_the_square_too():
     schedule, t, weight = bent(1), tensor(0.1, 0.3, 0.5, 0.7, 0.8, 0.9), tensor(1.0, 0.5, 2.0, 0.1, 3.0, 1.0)
     _, shape = ends_and_shape(schedule)
     expected = torch.autograd.grad((weight * of_levels(schedule, t) ** 2).mean(), shape)
-    known = torch.zeros(6, dtype=torch.float64)
-    schedule.minimise_variance(known)
-    losses = of_levels(schedule, t)
-    known.copy_(losses.detach())
+    with schedule.shape_values() as values:
+        losses = of_levels(schedule, t)
+    minimise_variance(values, losses)
     for ours, theirs in zip(torch.autograd.grad((weight * losses).mean(), shape), expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-14)
 
@@ -202,9 +198,10 @@ def test_values_are_the_same_while_the_variance_is_minimised_and_gradients_plain
     _, shape = ends_and_shape(schedule)
     before = of_everything(schedule, t)
     plain = torch.autograd.grad(before.mean(), shape)
-    schedule.minimise_variance(torch.full((6,), 7.0))
-    assert torch.equal(of_everything(schedule, t), before)
-    schedule.minimise_variance(None)
+    with schedule.shape_values() as values:
+        losses = of_everything(schedule, t)
+    assert torch.equal(losses, before)
+    minimise_variance(values, losses)
     for ours, theirs in zip(torch.autograd.grad(of_everything(schedule, t).mean(), shape), plain, strict=True):
         assert torch.equal(ours, theirs)
 

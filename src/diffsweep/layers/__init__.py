@@ -4,6 +4,7 @@ from diffsweep.layers.attention import Attend, AttentionPool2d, SelfAttention2d,
 from diffsweep.layers.conditions import ClassEmbedding, ConditionEmbedding, TokenContext, accepted, with_image
 from diffsweep.layers.distributed import distributed
 from diffsweep.layers.embeddings import SinusoidalEmbedding
+from diffsweep.layers.modes import evaluating
 from diffsweep.layers.norms import group_norm, zero_conv, zero_init
 from diffsweep.layers.patches import PatchEmbedding, axial_rotation, patch_grid, rotate, sincos_positions, unpatchify
 from diffsweep.layers.resample import Downsample, Upsample, enlarge, pool
@@ -76,6 +77,7 @@ __all__ = [
     "clips_of",
     "distributed",
     "enlarge",
+    "evaluating",
     "group_norm",
     "linear_attention",
     "mlp",

@@ -14,7 +14,7 @@ from diffsweep.autoencoders import AdversarialLoss, LearnedAutoencoder, Perceptu
 from diffsweep.datasets import Batch, ImageData, RandomShift
 from diffsweep.diffusion import Noise
 from diffsweep.files import write_text
-from diffsweep.layers import distributed
+from diffsweep.layers import distributed, evaluating
 from diffsweep.metrics import GenerationMetrics, psnr, ssim
 from diffsweep.models.base import Model, SelfMeasured
 from diffsweep.models.optimizers import Together
@@ -158,27 +158,26 @@ class AutoencoderModel(Model, SelfMeasured):
     def measure(self, data: ImageData, folder: Path, metrics: GenerationMetrics | None = None) -> dict[str, float]:
         """On held-out images: PSNR of the mean squared error and SSIM, the terms of the latents, with metrics the FID of the
         reconstructions, of a codebook its use; the latents' statistics over the training set. ``reconstructions.png``, ``latents.csv``."""
-        samples, training, autoencoder = data.split("val"), self.training, self.autoencoder
-        self.eval()
+        samples, autoencoder = data.split("val"), self.autoencoder
         sums: dict[str, float] = {}
         images = 0
         made_all, counts = [], torch.zeros(autoencoder.num_codes or 0, dtype=torch.int64)
-        for index in tqdm(
-            torch.arange(len(samples)).split(256), desc="reconstructing", unit="batch", dynamic_ncols=True
-        ):
-            given = samples[index]["x"]
-            x = frames_of(given).to(self.device, self.float_type)
-            reconstructed, told, codes = autoencoder.reconstruct(x)
-            made, x = reconstructed.clamp(-1, 1).float(), x.float()
-            parts = {"error": (made - x).square().flatten(1).mean(1), "ssim": ssim(made, x), **told}
-            for name, values in parts.items():
-                sums[name] = sums.get(name, 0.0) + float(values.double().sum())
-            if codes is not None:
-                counts += torch.bincount(codes.flatten().cpu(), minlength=len(counts))
-            again = made if given.ndim == 4 else made.unflatten(0, (len(given), -1)).transpose(1, 2)
-            made_all.append(again.cpu())
-            images += len(x)
-        self.train(training)
+        with evaluating(self):
+            for index in tqdm(
+                torch.arange(len(samples)).split(256), desc="reconstructing", unit="batch", dynamic_ncols=True
+            ):
+                given = samples[index]["x"]
+                x = frames_of(given).to(self.device, self.float_type)
+                reconstructed, told, codes = autoencoder.reconstruct(x)
+                made, x = reconstructed.clamp(-1, 1).float(), x.float()
+                parts = {"error": (made - x).square().flatten(1).mean(1), "ssim": ssim(made, x), **told}
+                for name, values in parts.items():
+                    sums[name] = sums.get(name, 0.0) + float(values.double().sum())
+                if codes is not None:
+                    counts += torch.bincount(codes.flatten().cpu(), minlength=len(counts))
+                again = made if given.ndim == 4 else made.unflatten(0, (len(given), -1)).transpose(1, 2)
+                made_all.append(again.cpu())
+                images += len(x)
         means = {name: total / images for name, total in sums.items()}
         numbers = {"psnr": psnr(means.pop("error")), **means}
         made = torch.cat(made_all)

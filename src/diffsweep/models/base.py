@@ -4,7 +4,7 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning import LightningModule
@@ -122,6 +122,20 @@ class SelfMeasured(ABC):
         """The numbers of the trained model, with progress; pictures go into the folder. ``metrics`` has features of images."""
 
 
+class Losses(NamedTuple):
+    """The losses of a training batch, and the times at which they were taken.
+
+    Attributes:
+        losses: the loss of each sample, (B,), unweighted.
+        t: the time of each sample, (B,).
+        weight: the importance weight of each time, (B,), by which the mean over the batch is that over uniform times.
+    """
+
+    losses: Tensor
+    t: Tensor
+    weight: Tensor
+
+
 class TimedModel(Model):
     """A model that learns at drawn times: its losses are logged by quarter of t too.
 
@@ -140,8 +154,8 @@ class TimedModel(Model):
         self._val_sums: dict[str, Tensor] = {}
 
     @abstractmethod
-    def losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """The losses of a training batch, unweighted, their times, and the weights of these times, each (B,)."""
+    def losses(self, batch: dict[str, Tensor]) -> Losses:
+        """Return the losses of a training batch, their times and the weights of these."""
 
     def tell_times(self, schedule: Schedule, t: Tensor, losses: Tensor) -> None:
         """The time sampling hears of the losses (B,) at times ``t`` (B,), of all ranks, where it learns from them."""

@@ -15,8 +15,9 @@ from diffsweep.backbones import Encoder
 from diffsweep.datasets import ImageData, RandomShift
 from diffsweep.diffusion import Noise, Prediction, Stream, TimeSampling, add_noise, network_input, stratified
 from diffsweep.files import write_text
+from diffsweep.layers import evaluating
 from diffsweep.metrics import GenerationMetrics
-from diffsweep.models.base import SelfMeasured, TimedModel
+from diffsweep.models.base import Losses, SelfMeasured, TimedModel
 from diffsweep.plots import plot_accuracy
 from diffsweep.schedules import Schedule
 
@@ -105,7 +106,7 @@ class NoisyClassifier(TimedModel, SelfMeasured):
         """x_t; x_0 itself where the classifier is one of clean data."""
         return add_noise(self.schedule, x_0, t, eps) if self.noisy else x_0
 
-    def losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def losses(self, batch: dict[str, Tensor]) -> Losses:
         noise = self.batch_noise(batch["position"])
         if self.augmentation is not None and self.needs_pixels:
             batch = {**batch, "x": self.augmentation(batch["x"], noise)}
@@ -114,7 +115,7 @@ class NoisyClassifier(TimedModel, SelfMeasured):
         t, weight = self.time_sampling(self.schedule, u) if self.noisy else (torch.zeros_like(u), torch.ones_like(u))
         losses = self.cross_entropy(self.log_prob(self.noised(x_0, t, eps), t), batch["label"])
         self.tell_times(self.schedule, t, losses)
-        return losses, t, weight
+        return Losses(losses, t, weight)
 
     @staticmethod
     def cross_entropy(log_prob: Tensor, label: Tensor) -> Tensor:
@@ -139,13 +140,15 @@ class NoisyClassifier(TimedModel, SelfMeasured):
     def measure(self, data: ImageData, folder: Path, metrics: GenerationMetrics | None = None) -> dict[str, float]:
         """Accuracy on the held-out data at t = 0 and ten noise levels, whose mean is the accuracy over all t; ``accuracy.csv`` and,
         with matplotlib, ``accuracy.png``."""
-        samples, training = data.split("val"), self.training
+        samples = data.split("val")
         batches = torch.arange(len(samples)).split(256)
         asked = (CLEAN, *LEVELS) if self.noisy else (CLEAN,)
         times = [CLEAN, *self.schedule.on_grid(torch.tensor(asked[1:], dtype=torch.float64)).tolist()]
         measured: list[tuple[float, float]] = []  # accuracy and cross-entropy of each level
-        self.eval()
-        with tqdm(total=len(times) * len(batches), desc="accuracy", unit="batch", dynamic_ncols=True) as bar:
+        with (
+            evaluating(self),
+            tqdm(total=len(times) * len(batches), desc="accuracy", unit="batch", dynamic_ncols=True) as bar,
+        ):
             for level, t in enumerate(times):
                 sums = torch.zeros(2, dtype=torch.float64)
                 for index in batches:
@@ -159,7 +162,6 @@ class NoisyClassifier(TimedModel, SelfMeasured):
                 draws = self.val_repeats if level > 0 else 1
                 hit, entropy = (sums / (draws * len(samples))).tolist()
                 measured.append((hit, entropy))
-        self.train(training)
         over_all = measured[1:] if self.noisy else measured
         accuracy, cross_entropy = (sum(column) / len(over_all) for column in zip(*over_all, strict=True))
         self._report(folder, times, measured)

@@ -26,7 +26,7 @@ from diffsweep.diffusion import (
     stratified,
 )
 from diffsweep.diffusion import Stream as Draw
-from diffsweep.models.base import TimedModel
+from diffsweep.models.base import Losses, TimedModel
 from diffsweep.samplers import DDIM, Callback, Sampler
 from diffsweep.schedules import Schedule
 
@@ -78,14 +78,14 @@ class DiffusionModel(TimedModel):
         self.sampler, self.guidance = sampler, guidance
         self.val_repeats, self.needs_pixels = val_repeats, conditioning.needs_pixels
 
-    def losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def losses(self, batch: dict[str, Tensor]) -> Losses:
         noise = self.batch_noise(batch["position"])
         x_0 = self.autoencoder.of(batch, noise)
         t, weight = self.time_sampling(self.denoiser.schedule, noise.uniform(stream=Draw.TIME))
         cond, eps = self.conditioning(batch, noise), noise.like(x_0, Draw.EPS)
         losses = self.objective(self.denoiser, x_0, cond, t, eps)
         self.tell_times(self.denoiser.schedule, t, losses)
-        return losses, t, weight
+        return Losses(losses, t, weight)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """The loss at fixed (x, t, eps), stratified over t, and the errors in x0 and eps units, which are comparable

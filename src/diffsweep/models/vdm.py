@@ -1,9 +1,10 @@
 """Variational diffusion models."""
 
-import torch
 from torch import Tensor
 
+from diffsweep.models.base import Losses
 from diffsweep.models.diffusion import DiffusionModel
+from diffsweep.schedules import Learned, minimise_variance
 
 
 class VDM(DiffusionModel):
@@ -12,17 +13,11 @@ class VDM(DiffusionModel):
     Its own step: the endpoints of the schedule minimise the loss, its shape the variance of the loss, in one backward pass.
     """
 
-    def losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def losses(self, batch: dict[str, Tensor]) -> Losses:
         schedule = self.denoiser.schedule
-        if not schedule.learned:
+        if not isinstance(schedule, Learned):
             return super().losses(batch)
-        known = torch.zeros(
-            len(batch["position"]), device=self.device, dtype=torch.float64
-        )  # filled before gradients flow back
-        schedule.minimise_variance(known)  # type: ignore[operator]
-        try:
-            losses, t, weight = super().losses(batch)
-        finally:
-            schedule.minimise_variance(None)  # type: ignore[operator]
-        known.copy_(losses.detach())
-        return losses, t, weight
+        with schedule.shape_values() as shape_values:
+            found = super().losses(batch)
+        minimise_variance(shape_values, found.losses)
+        return found

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from diffsweep.diffusion import BatchNoise, Condition, Noise, mean_of_frames
 from diffsweep.diffusion import Stream as Draw
+from diffsweep.models.base import Losses
 from diffsweep.models.diffusion import DiffusionModel
 
 
@@ -41,7 +42,7 @@ class VideoModel(DiffusionModel):
             self.batch_noise = BatchNoise(self.seed)  # independent, for the images
         self.images_per_clip, self.time_per_frame = images_per_clip, time_per_frame
 
-    def losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def losses(self, batch: dict[str, Tensor]) -> Losses:
         if not self.images_per_clip and not self.time_per_frame:
             return super().losses(batch)
         noise, schedule = self.batch_noise(batch["position"]), self.denoiser.schedule
@@ -54,7 +55,7 @@ class VideoModel(DiffusionModel):
         of_clips, of_images = noise.like(x_0, Draw.EPS).split([clips.shape[2], self.images_per_clip], dim=2)
         eps = torch.cat([self.denoiser.noise.colour(of_clips), of_images], dim=2)
         losses = self.objective(self.denoiser, x_0, cond, t, eps)
-        return losses, t[:, 0], mean_of_frames(weight)
+        return Losses(losses, t[:, 0], mean_of_frames(weight))
 
     def with_images(self, clips: Tensor, cond: Condition | None, noise: Noise) -> tuple[Tensor, Condition | None]:
         """Clips (B, C, F, H, W) with K images behind their frames, and the condition that says so: image k of clip b is a frame, drawn by

@@ -4,7 +4,7 @@ from diffsweep.schedules.alpha_bar import Cosine, SigmoidAlphaBar
 from diffsweep.schedules.base import DiscreteSchedule, Located, Schedule
 from diffsweep.schedules.beta import Constant, Exponential, Linear, Quadratic, ScaledLinear, Sigmoid
 from diffsweep.schedules.continuous import EDM, VE, VP, CosineContinuous, Flow, LogSNRSchedule, SubVP
-from diffsweep.schedules.learned import Learned
+from diffsweep.schedules.learned import Learned, minimise_variance
 
 __all__ = [
     "EDM",
@@ -26,4 +26,5 @@ __all__ = [
     "Sigmoid",
     "SigmoidAlphaBar",
     "SubVP",
+    "minimise_variance",
 ]

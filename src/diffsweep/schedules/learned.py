@@ -1,5 +1,8 @@
 """The learned noise schedule of variational diffusion models."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -14,7 +17,7 @@ class Learned(LogSNRSchedule):
 
     The endpoints :math:`\gamma_0, \gamma_1` minimise the bound. In continuous time the bound does not depend on the shape in
     between; only the variance of its estimate does, so the shape is trained on the squared loss: see
-    :meth:`minimise_variance`.
+    :func:`minimise_variance`.
 
     Args:
         log_snr_min: the log-SNR at t = 1 at first.
@@ -35,7 +38,7 @@ class Learned(LogSNRSchedule):
         self.l1 = _Positive(1, 1, weight=log_snr_max - log_snr_min, bias=-log_snr_max)
         self.l2 = _Positive(1, width, weight=None, bias=0.0)
         self.l3 = _Positive(width, 1, weight=None, bias=None)
-        self._losses: Tensor | None = None
+        self.shape_value = nn.Identity()  # all uses of the shape pass it, so that a forward hook sees them
 
     def _network(self, t: Tensor) -> Tensor:
         straight = self.l1(t)  # (..., 1)
@@ -48,16 +51,9 @@ class Learned(LogSNRSchedule):
         ends = self._network(torch.arange(2, dtype=t.dtype, device=t.device)[:, None])  # (2, 1)
         return (self._network(t[..., None])[..., 0] - ends[0, 0]) / (ends[1, 0] - ends[0, 0])  # (...)
 
-    def _on_squares(self, value: Tensor) -> Tensor:
-        """``value``, whose gradients are those of the squared loss where :meth:`minimise_variance` is in force."""
-        if value.requires_grad and self._losses is not None and value.shape == self._losses.shape:
-            losses = self._losses  # known when gradients flow back, not yet here
-            value.register_hook(lambda gradient: 2 * losses.to(gradient) * gradient)
-        return value
-
     def exact_log_snr(self, t: Tensor) -> Tensor:
         gamma_0, gamma_1 = self.gamma_0.to(t.dtype), self.gamma_1.to(t.dtype)
-        return -(gamma_0 + (gamma_1 - gamma_0) * self._on_squares(self._shape(t))).to(t.device)
+        return -(gamma_0 + (gamma_1 - gamma_0) * self.shape_value(self._shape(t))).to(t.device)
 
     def log_snr_rate(self, t: Tensor) -> Tensor:
         with torch.enable_grad():
@@ -65,22 +61,19 @@ class Learned(LogSNRSchedule):
             (rate,) = torch.autograd.grad(self._shape(t.double()).sum(), t, create_graph=True)
         if not torch.is_grad_enabled():
             rate = rate.detach()
-        return -(self.gamma_1 - self.gamma_0).to(rate) * self._on_squares(rate)
+        return -(self.gamma_1 - self.gamma_0).to(rate) * self.shape_value(rate)
 
     def embedded_time(self, t: Tensor) -> Tensor:
         """The network is told the noise level, 1000 times the log-SNR's way from one end to the other: what it has learned
         of a level stays right when the shape changes."""
-        return (1000 * self._on_squares(self._shape(t.double()))).to(t)
+        return (1000 * self.shape_value(self._shape(t.double()))).to(t)
 
-    def minimise_variance(self, losses: Tensor | None) -> None:
-        r"""From here on gradients through the *shape* are those of the squared loss: times :math:`2 L_i`, sample by sample
-        (app. I.2 of the paper: :math:`\nabla \mathbb{E}[L^2] = \mathbb{E}[2 L \nabla L]`; the mean of the estimate does not depend on
-        the shape, so its second moment is its variance plus a constant). Those of the endpoints and of the network stay.
-
-        Args:
-            losses: a buffer (B,) that holds the losses of the samples when gradients flow back; None for plain gradients.
-        """
-        self._losses = losses
+    @contextmanager
+    def shape_values(self) -> Iterator[list[Tensor]]:
+        """Collect every value of the shape, and of its rate in t, that is computed within the ``with``."""
+        values: list[Tensor] = []
+        with self.shape_value.register_forward_hook(lambda _module, _inputs, value: values.append(value)):
+            yield values
 
     @torch.no_grad()
     def exact_time_of(self, log_snr: Tensor) -> Tensor:
@@ -90,6 +83,24 @@ class Learned(LogSNRSchedule):
             above = self.exact_log_snr(middle) > log_snr
             low, high = torch.where(above, middle, low), torch.where(above, high, middle)
         return (low + high) / 2
+
+
+def minimise_variance(shape_values: Iterable[Tensor], losses: Tensor) -> None:
+    r"""Make the gradients that flow back from the losses through the *shape* those of the squared losses.
+
+    They are multiplied by :math:`2 L_i`, sample by sample (app. I.2 of the paper:
+    :math:`\nabla \mathbb{E}[L^2] = \mathbb{E}[2 L \nabla L]`; the mean of the estimate does not depend on the shape, so its second
+    moment is its variance plus a constant). The gradients of the endpoints and of the network stay as they are, and one backward pass
+    gives all of them.
+
+    Args:
+        shape_values: what :meth:`Learned.shape_values` collected while the losses were computed.
+        losses: L_i of each sample, (B,).
+    """
+    twice = 2 * losses.detach()
+    for value in shape_values:
+        if value.requires_grad and value.shape == losses.shape:  # else of all samples at once, such as at the ends
+            value.register_hook(lambda gradient: twice.to(gradient) * gradient)
 
 
 class _Positive(nn.Module):
