@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from diffsweep.backbones import EncoderUNet, UNet
-from diffsweep.layers import AttentionPool2d
+from diffsweep.backbones.unet_blocks import AttentionPool2d
 
 
 def numbers(module):

@@ -7,7 +7,7 @@ import torch
 from slower import some
 
 from diffsweep.backbones import UNet
-from diffsweep.backbones.unet import Stage
+from diffsweep.backbones.unet_blocks import Stage
 from diffsweep.datasets import load_digits
 from diffsweep.diffusion import Condition, Eps, NetworkDenoiser, Noise, Simple, Stream
 from diffsweep.layers import Downsample, ResidualBlock, Upsample

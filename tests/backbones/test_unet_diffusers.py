@@ -7,7 +7,7 @@ import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
 
 from diffsweep.backbones import UNet
-from diffsweep.backbones.unet import Stage
+from diffsweep.backbones.unet_blocks import Stage
 from diffsweep.diffusion import Condition
 
 

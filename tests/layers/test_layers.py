@@ -104,7 +104,12 @@ def test_evaluation_mode_ends_with_each_parts_own_mode_also_after_an_error():
     network = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Sequential(torch.nn.Dropout()), torch.nn.Dropout())
     network[1].eval()
     modes = [part.training for part in network.modules()]
-    with pytest.raises(KeyError), evaluating(network):
-        assert not any(part.training for part in network.modules())
-        raise KeyError
+
+    def fail():
+        with evaluating(network):
+            assert not any(part.training for part in network.modules())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
     assert [part.training for part in network.modules()] == modes

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from weights import drawn, normal
 
 from diffsweep.layers import (
     RelativeBias,
@@ -15,17 +16,6 @@ from diffsweep.layers import (
     t5_bucket,
     temporal_rotation,
 )
-
-
-def drawn(module):
-    """The module in float64 with every parameter at random."""
-    for parameter in module.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return module.double()
-
-
-def normal(*shape):
-    return torch.randn(*shape, dtype=torch.float64)
 
 
 def test_buckets_are_those_of_t5():

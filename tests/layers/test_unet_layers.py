@@ -2,14 +2,14 @@
 
 import pytest
 import torch
+from weights import drawn, normal
 
+from diffsweep.backbones.unet_blocks import ConvNeXtBlock, SpatialTransformer
 from diffsweep.layers import (
     ClassEmbedding,
-    ConvNeXtBlock,
     Downsample,
     ResidualBlock,
     SelfAttention2d,
-    SpatialTransformer,
     TokenContext,
     Upsample,
     enlarge,
@@ -19,17 +19,6 @@ from diffsweep.layers import (
 )
 
 functional = torch.nn.functional
-
-
-def drawn(module):
-    """The module in float64 with every parameter at random."""
-    for parameter in module.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    return module.double()
-
-
-def normal(*shape):
-    return torch.randn(*shape, dtype=torch.float64)
 
 
 def test_linear_attention_is_a_mean_over_positions_with_weights_of_a_product():

@@ -4,12 +4,13 @@ import functools
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from diffsweep.backbones.base import Backbone
 from diffsweep.diffusion import ClipNoise, Condition, SharedNoise
 
 
-class BaseAndResidual(nn.Module):
+class BaseAndResidual(Backbone):
     r"""A network of images says the base of a clip's noise, a network of clips the residuals (VideoFusion, arXiv:2303.08320):
 
     .. math:: \hat\epsilon^i = \sqrt{\lambda_i} \, \hat b(x_t^k) + \sqrt{1 - \lambda_i} \, \hat r^i(x_t, \hat b), \qquad k = \lfloor F / 2 \rfloor
@@ -38,8 +39,8 @@ class BaseAndResidual(nn.Module):
 
     def __init__(
         self,
-        base: nn.Module,
-        residual: Callable[..., nn.Module],
+        base: Backbone,
+        residual: Callable[..., Backbone],
         noise: ClipNoise,
         in_channels: int,
         out_channels: int,
@@ -49,12 +50,12 @@ class BaseAndResidual(nn.Module):
             raise ValueError(
                 "backbone.noise: a base is of noise that all frames share, and this is not; use noise=shared, or one network (backbone=unet3d)"
             )
-        if getattr(base, "frames", False):
+        if base.frames:
             raise ValueError("backbone.base is a network of clips, and it sees one frame; use unet, dit or uvit")
         self.base, self.residual, self.noise = base, residual(in_channels=in_channels + out_channels), noise
-        if not getattr(self.residual, "frames", False):
+        if not self.residual.frames:
             raise ValueError("backbone.residual is a network of images, and it sees the clip; use unet3d or dit3d")
-        self.accepts: dict[str, int] = {**base.accepts, **self.residual.accepts}  # type: ignore[dict-item]
+        self.accepts = {**base.accepts, **self.residual.accepts}
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition | None = None) -> Tensor:
         if cond is not None and cond.independent is not None:

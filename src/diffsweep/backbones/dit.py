@@ -1,11 +1,13 @@
 """Diffusion transformers: DiT (Peebles and Xie 2023, arXiv:2212.09748) and PixArt-alpha (Chen et al. 2024, arXiv:2310.00426)."""
 
-from typing import Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diffsweep.backbones.base import Backbone, TokenSizes, TransformerOptions
 from diffsweep.diffusion import Condition
 from diffsweep.layers import (
     AcrossFrames,
@@ -18,11 +20,9 @@ from diffsweep.layers import (
     ModulationTable,
     PatchEmbedding,
     SinusoidalEmbedding,
-    accepted,
     axial_rotation,
     modulated,
     patch_grid,
-    rotary_channels,
     run_block,
     sincos_positions,
     token_norm,
@@ -62,97 +62,67 @@ BLOCKS = {
 }
 
 
-class DiT(nn.Module):
+@dataclass(frozen=True, kw_only=True)
+class DiTOptions(TransformerOptions, TokenSizes):
+    """The options of a DiT: those of its blocks and of the condition."""
+
+
+class DiT(Backbone):
     """A transformer over patches of the image, which the condition enters in one of five ways.
 
-    Any image that the patch divides can be given: positions are sines and cosines of the grid at hand.
+    Any image that the patch divides can be given: positions are sines and cosines of the grid at hand. Every block attends to the
+    condition's tokens, where there are some (``context_dim``).
 
     Args:
         in_channels: channels of x.
         out_channels: channels of the output.
         image_size: side of x, which the patch must divide.
-        patch_size: side of a patch.
-        channels: width of the tokens.
-        depth: number of blocks.
-        num_heads: attention heads.
-        mlp_ratio: hidden width of the MLPs over ``channels``.
         block: the type of the blocks. ``in_context``: time and class are tokens of the sequence; ``cross_attention``: tokens that blocks
             attend to; ``adaln``: they shift and scale what norms give; ``adaln_zero``: and gate both branches, all from 0;
             ``adaln_single``: this is computed once for all blocks (PixArt-alpha).
-        num_classes: classes of ``cond.vector``; None for none.
-        vector_dim: features of ``cond.vector``; None for none.
-        num_scalars: numbers of ``cond.scalars``; None for none.
-        context_dim: width of ``cond.tokens``, which every block attends to; None for no tokens.
-        image_channels: channels of ``cond.image``, which stand beside those of x; 0 for no image.
-        qk_norm: RMSNorm of queries and keys.
-        rope: rotary positions in the attention too.
-        swiglu: SwiGLU in place of GELU.
-        rms_norm: RMSNorm in place of LayerNorm.
-        checkpointing: compute blocks again in the backward pass instead of keeping what they computed.
+        options: those of :class:`DiTOptions`.
     """
+
+    Options = DiTOptions
 
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
         image_size: int,
-        patch_size: int = 2,
-        channels: int = 96,
-        depth: int = 4,
-        num_heads: int = 4,
-        mlp_ratio: float = 4.0,
+        *,
         block: Literal["in_context", "cross_attention", "adaln", "adaln_zero", "adaln_single"] = "adaln_zero",
-        num_classes: int | None = None,
-        vector_dim: int | None = None,
-        num_scalars: int | None = None,
-        context_dim: int | None = None,
-        image_channels: int = 0,
-        qk_norm: bool = False,
-        rope: bool = False,
-        swiglu: bool = False,
-        rms_norm: bool = False,
-        checkpointing: bool = False,
+        **options: Any,
     ) -> None:
         super().__init__()
-        patch_grid(image_size, image_size, patch_size)
+        self.options, self.kind = DiTOptions(**options), BLOCKS[block]
+        parts, kind, channels, context_dim = self.options, self.kind, self.options.channels, self.options.context_dim
+        patch_grid(image_size, image_size, parts.patch_size)
         if channels % 4 or channels < 4:
             raise ValueError(
                 f"backbone.channels must be a multiple of 4, for the sines of rows and columns, not {channels}"
             )
-        if depth < 1:
-            raise ValueError(f"backbone.depth must be at least 1, not {depth}")
-        self.kind = kind = BLOCKS[block]
-        self.channels, self.patch_size, self.checkpointing = channels, patch_size, checkpointing
-        self.image_channels = image_channels
-        told = {"num_classes": num_classes, "vector_dim": vector_dim, "num_scalars": num_scalars}
-        self.accepts = accepted(**told, context_dim=context_dim, image_channels=image_channels)
-        self.rope = rotary_channels(channels, num_heads) if rope else None
-        self.embed_patches = PatchEmbedding(in_channels + image_channels, channels, patch_size)
+        if parts.depth < 1:
+            raise ValueError(f"backbone.depth must be at least 1, not {parts.depth}")
+        self.checkpointing, self.rope, self.accepts = parts.checkpointing, parts.rotary, parts.accepts
+        self.embed_patches = PatchEmbedding(in_channels + parts.image_channels, channels, parts.patch_size)
         self.sinusoids = SinusoidalEmbedding(256)
         self.embed_time = nn.Sequential(nn.Linear(256, channels), nn.SiLU(), nn.Linear(channels, channels))
-        self.embed_condition = ConditionEmbedding(channels, **told)
+        self.embed_condition = ConditionEmbedding(channels, **parts.of_vectors)
         self.embed_context = None if context_dim is None else ContextEmbedding(context_dim, channels)
         self.embed_shared = nn.Linear(channels, kind.modulations * channels) if kind.shared else None
 
         def modulation(count: int) -> nn.Module | None:
             return (ModulationTable if kind.shared else Modulation)(channels, count) if kind.modulations else None
 
+        attends_to_context = kind.in_context or context_dim is not None
         self.blocks = nn.ModuleList(
-            Block(
-                channels,
-                num_heads,
-                mlp_ratio,
-                modulation(kind.modulations),
-                cross=kind.in_context or context_dim is not None,
-                qk_norm=qk_norm,
-                swiglu=swiglu,
-                rms_norm=rms_norm,
-            )
-            for _ in range(depth)
+            Block(**parts.block, modulation=modulation(kind.modulations), cross=attends_to_context)
+            for _ in range(parts.depth)
         )
         self.modulation_out = modulation(2)
-        self.norm_out = token_norm(channels, rms_norm, affine=not kind.modulations)
-        self.head = nn.Linear(channels, patch_size**2 * out_channels)
+        self.norm_out = token_norm(channels, parts.rms_norm, affine=not kind.modulations)
+        self.head = nn.Linear(channels, parts.patch_size**2 * out_channels)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -184,9 +154,9 @@ class DiT(nn.Module):
 
     def _images(self, x: Tensor, tokens: Tensor, cond: Condition, clips: Clips | None = None) -> Tensor:
         """The output for images (B, C, H, W), or for the frames of clips, of which ``tokens`` tell."""
-        kind, grid = self.kind, patch_grid(x.shape[2], x.shape[3], self.patch_size)
-        h = self.embed_patches(with_image(x, cond, self.image_channels))
-        h = h + sincos_positions(grid, self.channels, x.device, x.dtype)  # (B, N, C)
+        kind, grid = self.kind, patch_grid(x.shape[2], x.shape[3], self.options.patch_size)
+        h = self.embed_patches(with_image(x, cond, self.options.image_channels))
+        h = h + sincos_positions(grid, self.options.channels, x.device, x.dtype)  # (B, N, C)
         if kind.in_sequence:
             h = torch.cat([tokens, h], dim=1)
         extras = h.shape[1] - grid[0] * grid[1]
@@ -197,7 +167,7 @@ class DiT(nn.Module):
         h = h[:, extras:]
         modulation = () if self.modulation_out is None else self.modulation_out(emb_out)
         h = self.head(modulated(self.norm_out(h), modulation))  # (B, N, p p out_channels)
-        return unpatchify(h, grid, self.patch_size)  # (B, out_channels, H, W)
+        return unpatchify(h, grid, self.options.patch_size)  # (B, out_channels, H, W)
 
     def _attentions(self, grid: tuple[int, int], extras: int, h: Tensor, clips: Clips | None) -> list[Attention]:
         """Of each block, how its tokens are turned, and which of them attend to each other."""

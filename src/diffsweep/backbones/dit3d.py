@@ -7,8 +7,8 @@ from typing import Any, Literal
 from einops import rearrange, reduce
 from torch import Tensor
 
+from diffsweep.backbones.base import at_least_1, one_of
 from diffsweep.backbones.dit import Attention, DiT
-from diffsweep.backbones.unet_parts import at_least_1, one_of
 from diffsweep.diffusion import Condition
 from diffsweep.layers import (
     Clips,
@@ -40,11 +40,8 @@ class DiT3D(DiT):
         frames_per_patch: length of a patch in time.
         attention: ``factorised`` or ``full``.
         image_channels: channels of ``cond.image``, which stand beside those of x; 0 for no image.
-        num_heads: attention heads.
-        channels: width of the tokens.
-        depth: number of blocks.
-        rope: rotary places in space too; in ``full`` attention they have half of the channels then.
-        dit: all else that a :class:`DiT` has.
+        dit: all else that a :class:`DiT` has. With ``rope`` there are rotary places in space too; in ``full`` attention they have half of
+            the channels then.
     """
 
     frames = True
@@ -57,11 +54,7 @@ class DiT3D(DiT):
         num_frames: int | None = None,
         frames_per_patch: int = 1,
         attention: SpaceTime = "factorised",
-        channels: int = 96,
-        depth: int = 4,
-        num_heads: int = 4,
         image_channels: int = 0,
-        rope: bool = False,
         **dit: Any,
     ) -> None:
         at_least_1(num_frames=num_frames, frames_per_patch=frames_per_patch)
@@ -72,23 +65,20 @@ class DiT3D(DiT):
             in_channels=frames_per_patch * in_channels,
             out_channels=frames_per_patch * out_channels,
             image_channels=frames_per_patch * image_channels,
-            channels=channels,
-            depth=depth,
-            num_heads=num_heads,
-            rope=rope,
             **dit,
         )
+        parts = self.options
         if image_channels:
-            self.accepts["image_channels"] = image_channels
-        if attention == "factorised" and depth < 2:
+            self.accepts = {**self.accepts, "image_channels": image_channels}
+        if attention == "factorised" and parts.depth < 2:
             raise ValueError(
-                f"backbone.depth={depth} leaves no block for attention over time; use 2, or backbone.attention=full"
+                f"backbone.depth={parts.depth} leaves no block for attention over time; use 2, or backbone.attention=full"
             )
-        self.head_channels = channels // num_heads
-        turned = 8 if rope and attention == "full" else 2
+        self.head_channels = parts.channels // parts.num_heads
+        turned = 8 if parts.rope and attention == "full" else 2
         if self.head_channels % turned:
             raise ValueError(
-                f"backbone.num_heads={num_heads} gives heads of {self.head_channels} channels, and rotary places in time need a "
+                f"backbone.num_heads={parts.num_heads} gives heads of {self.head_channels} channels, and rotary places in time need a "
                 f"multiple of {turned}"
             )
         self.frames_per_patch, self.attention = frames_per_patch, attention

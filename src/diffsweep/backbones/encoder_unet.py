@@ -2,15 +2,19 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffsweep.backbones.unet_parts import Block, Parts, Stage
-from diffsweep.layers import AttentionPool2d, SinusoidalEmbedding, TimeEmbedding, zero_init
+from diffsweep.backbones.base import Backbone
+from diffsweep.backbones.unet_blocks import AttentionPool2d, Stage
+from diffsweep.backbones.unet_options import AttentionKind, BlockKind, LevelOptions, ResampleOrder
+from diffsweep.layers import SinusoidalEmbedding, TimeEmbedding, zero_init
 
 
-class Encoder(nn.Module, ABC):
+class Encoder(Backbone, ABC):
     """``features, logits = encoder(x, c_noise)``.
 
     Attributes:
@@ -30,6 +34,27 @@ class Encoder(nn.Module, ABC):
         """The maps at the end of each level, from the largest, each (B, C', H', W'), of what :meth:`forward` takes."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class EncoderOptions(LevelOptions):
+    """The options of an encoder: those of its levels, with the published classifiers' as defaults, and this.
+
+    Attributes:
+        feature_dropout: dropout rate of the features before the last layer.
+    """
+
+    block: BlockKind = "biggan"
+    time_embedding: TimeEmbedding = "scale_shift"
+    num_res_blocks: int = 1
+    attention_resolutions: Sequence[int] = ()
+    attention_factors: Sequence[int] = (2,)
+    feature_dropout: float = 0.0
+    # No options of the published classifiers, nor of these:
+    attention: AttentionKind = field(default="full", init=False)
+    resample_order: ResampleOrder = field(default="after", init=False)
+    residual_scale: float = field(default=1.0, init=False)
+    norm_eps: float = field(default=1e-5, init=False)
+
+
 class EncoderUNet(Encoder):
     """The way down and the middle of a U-Net, attention pooling, and a linear layer to logits, zero at first (ADM, Dhariwal and Nichol
     2021, arXiv:2105.05233, section 4.1).
@@ -41,59 +66,29 @@ class EncoderUNet(Encoder):
         in_channels: channels of x.
         num_classes: K.
         image_size: side of x; the pooling learns positions, so no other size works.
-        channels, channel_mult, num_res_blocks, block, time_embedding, attention_resolutions, attention_factors, num_heads,
-            head_channels, norm_groups, dropout: those of :class:`~diffsweep.backbones.UNet`. The middle always attends; the pooling
-            has heads as a level of its width has.
-        feature_dropout: dropout rate of the features before the last layer.
+        options: those of :class:`EncoderOptions`. The middle always attends; the pooling has heads as a level of its width has.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        num_classes: int | None,
-        image_size: int,
-        channels: int = 32,
-        channel_mult: Sequence[int] = (1, 2),
-        num_res_blocks: int = 1,
-        block: Block = "biggan",
-        time_embedding: TimeEmbedding = "scale_shift",
-        attention_resolutions: Sequence[int] = (),
-        attention_factors: Sequence[int] = (2,),
-        num_heads: int = 1,
-        head_channels: int | None = None,
-        norm_groups: int = 32,
-        dropout: float = 0.0,
-        feature_dropout: float = 0.0,
-    ) -> None:
+    Options = EncoderOptions
+
+    def __init__(self, in_channels: int, num_classes: int | None, image_size: int, **options: Any) -> None:
         super().__init__()
         if num_classes is None or num_classes < 2:
             raise ValueError(
                 f"a classifier needs at least 2 classes to tell apart, and this dataset has {num_classes or 'no labels'}; choose a "
                 "dataset with labels (dataset.num_classes)"
             )
-        parts = Parts(
-            image_size=image_size,
-            channels=channels,
-            channel_mult=channel_mult,
-            num_res_blocks=num_res_blocks,
-            block=block,
-            time_embedding=time_embedding,
-            attention_resolutions=attention_resolutions,
-            attention_factors=attention_factors,
-            num_heads=num_heads,
-            head_channels=head_channels,
-            norm_groups=norm_groups,
-            dropout=dropout,
-        )
-        self.sinusoids = SinusoidalEmbedding(channels)
+        parts = EncoderOptions(**options)
+        levels = parts.levels(image_size)
+        self.sinusoids = SinusoidalEmbedding(parts.channels)
         self.embed_time = parts.embed_time()
-        self.conv_in = nn.Conv2d(in_channels, channels, 3, padding=1)
-        self.down, widths = parts.down()
+        self.conv_in = nn.Conv2d(in_channels, parts.channels, 3, padding=1)
+        self.down, widths = parts.down(levels)
         self.num_classes, self.num_features = num_classes, widths[-1]
-        self.middle = parts.middle(self.num_features, attend=True)
+        self.middle = parts.middle(self.num_features, attends=True)
         self.norm_out = parts.norm(self.num_features)
-        self.pool = AttentionPool2d(self.num_features, parts.size, parts.heads(self.num_features))
-        self.dropout = nn.Dropout(feature_dropout)
+        self.pool = AttentionPool2d(self.num_features, levels[-1].size, parts.heads(self.num_features))
+        self.dropout = nn.Dropout(parts.feature_dropout)
         self.to_logits = zero_init(nn.Linear(self.num_features, num_classes))
 
     def forward(self, x: Tensor, c_noise: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,8 +7,8 @@ from typing import Any, Literal
 from einops import rearrange
 from torch import Tensor
 
+from diffsweep.backbones.base import one_of
 from diffsweep.backbones.unet import UNet
-from diffsweep.backbones.unet_parts import one_of
 from diffsweep.diffusion import Condition
 from diffsweep.layers import (
     PositionBias,
@@ -70,10 +70,10 @@ class UNet3D(UNet):
                 "set backbone.attention_factors, or use temporal_attention=all"
             )
         for stage in attending:
-            heads = self.parts.heads(stage.width)
-            stage.temporal = TemporalAttention(stage.width, heads, self.parts.norm, position_bias, num_frames)
+            heads = self.options.heads(stage.width)
+            stage.temporal = TemporalAttention(stage.width, heads, self.options.norm, position_bias, num_frames)
         for stage in self.stages() if convolution else ():
-            steps = [TemporalConvolution(stage.width, self.parts.norm), stage.temporal]
+            steps = [TemporalConvolution(stage.width, self.options.norm), stage.temporal]
             stage.temporal = TemporalSteps(*(step for step in steps if step is not None))
 
     @classmethod

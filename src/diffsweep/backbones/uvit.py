@@ -1,5 +1,6 @@
 """U-ViT (Bao et al. 2023, arXiv:2209.12152): everything is a token, and long skips join early blocks to late ones."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -7,16 +8,15 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diffsweep.backbones.base import Backbone, ConditionSizes, TransformerOptions
 from diffsweep.diffusion import Condition
 from diffsweep.layers import (
     Block,
     ConditionEmbedding,
     PatchEmbedding,
     SinusoidalEmbedding,
-    accepted,
     axial_rotation,
     patch_grid,
-    rotary_channels,
     run_block,
     token_norm,
     unpatchify,
@@ -37,7 +37,20 @@ class SkipBlock(Block):
         return super().forward(self.merge(torch.cat([x, skip], dim=-1)), rotation=rotation)
 
 
-class UViT(nn.Module):
+@dataclass(frozen=True, kw_only=True)
+class UViTOptions(TransformerOptions, ConditionSizes):
+    """The options of a U-ViT: those of its blocks and of the condition, and this. The depth is odd: as many blocks are before the
+    middle one as after it.
+
+    Attributes:
+        conv: a 3x3 convolution of the output at last.
+    """
+
+    depth: int = 5
+    conv: bool = True
+
+
+class UViT(Backbone):
     """A transformer over time, class and patches, whose blocks of the second half see those of the first.
 
     Any image that the patch divides can be given: the learned positions are interpolated bicubically to other grids than that
@@ -47,69 +60,35 @@ class UViT(nn.Module):
         in_channels: channels of x.
         out_channels: channels of the output.
         image_size: side of x, which the patch must divide.
-        patch_size: side of a patch.
-        channels: width of the tokens.
-        depth: number of blocks, odd: as many before the middle one as after it.
-        num_heads: attention heads.
-        mlp_ratio: hidden width of the MLPs over ``channels``.
-        conv: a 3x3 convolution of the output at last.
-        num_classes: classes of ``cond.vector``; None for none.
-        vector_dim: features of ``cond.vector``; None for none.
-        num_scalars: numbers of ``cond.scalars``; None for none.
-        image_channels: channels of ``cond.image``, which stand beside those of x; 0 for no image.
-        qk_norm: RMSNorm of queries and keys.
-        rope: rotary positions in the attention too.
-        swiglu: SwiGLU in place of GELU.
-        rms_norm: RMSNorm in place of LayerNorm.
-        checkpointing: compute blocks again in the backward pass instead of keeping what they computed.
+        options: those of :class:`UViTOptions`.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        image_size: int,
-        patch_size: int = 2,
-        channels: int = 96,
-        depth: int = 5,
-        num_heads: int = 4,
-        mlp_ratio: float = 4.0,
-        conv: bool = True,
-        num_classes: int | None = None,
-        vector_dim: int | None = None,
-        num_scalars: int | None = None,
-        image_channels: int = 0,
-        qk_norm: bool = False,
-        rope: bool = False,
-        swiglu: bool = False,
-        rms_norm: bool = False,
-        checkpointing: bool = False,
-    ) -> None:
+    Options = UViTOptions
+
+    def __init__(self, in_channels: int, out_channels: int, image_size: int, **options: Any) -> None:
         super().__init__()
-        self.grid = patch_grid(image_size, image_size, patch_size)
+        self.options = parts = UViTOptions(**options)
+        self.grid = patch_grid(image_size, image_size, parts.patch_size)
+        channels, depth = parts.channels, parts.depth
         if channels % 2 or channels < 2:
             raise ValueError(f"backbone.channels must be even, for the sines and cosines of the time, not {channels}")
         if depth < 1 or depth % 2 == 0:
             raise ValueError(
                 f"backbone.depth={depth} has no middle block; use {max(1, depth - 1)} or {max(3, depth + 1)}"
             )
-        self.patch_size, self.checkpointing, self.image_channels = patch_size, checkpointing, image_channels
-        told = {"num_classes": num_classes, "vector_dim": vector_dim, "num_scalars": num_scalars}
-        self.accepts = accepted(**told, image_channels=image_channels)
-        self.rope = rotary_channels(channels, num_heads) if rope else None
-        self.embed_patches = PatchEmbedding(in_channels + image_channels, channels, patch_size)
+        self.checkpointing, self.rope, self.accepts = parts.checkpointing, parts.rotary, parts.accepts
+        self.embed_patches = PatchEmbedding(in_channels + parts.image_channels, channels, parts.patch_size)
         self.embed_time = SinusoidalEmbedding(channels)
-        self.embed_condition = ConditionEmbedding(channels, **told)
+        self.embed_condition = ConditionEmbedding(channels, **parts.of_vectors)
         self.extras = 1 + self.embed_condition.count
         self.positions = nn.Parameter(torch.empty(self.extras + self.grid[0] * self.grid[1], channels))
-        settings: dict[str, Any] = {"mlp_ratio": mlp_ratio, "qk_norm": qk_norm, "swiglu": swiglu, "rms_norm": rms_norm}
-        settings |= {"qkv_bias": False, "gelu": "none", "eps": 1e-5}  # as published
-        self.early = nn.ModuleList(Block(channels, num_heads, **settings) for _ in range(depth // 2))
-        self.middle = Block(channels, num_heads, **settings)
-        self.late = nn.ModuleList(SkipBlock(channels, num_heads, **settings) for _ in range(depth // 2))
-        self.norm_out = token_norm(channels, rms_norm, eps=1e-5)
-        self.head = nn.Linear(channels, patch_size**2 * out_channels)
-        self.conv_out = nn.Conv2d(out_channels, out_channels, 3, padding=1) if conv else nn.Identity()
+        block = parts.block | {"qkv_bias": False, "gelu": "none", "eps": 1e-5}  # as published
+        self.early = nn.ModuleList(Block(**block) for _ in range(depth // 2))
+        self.middle = Block(**block)
+        self.late = nn.ModuleList(SkipBlock(**block) for _ in range(depth // 2))
+        self.norm_out = token_norm(channels, parts.rms_norm, eps=1e-5)
+        self.head = nn.Linear(channels, parts.patch_size**2 * out_channels)
+        self.conv_out = nn.Conv2d(out_channels, out_channels, 3, padding=1) if parts.conv else nn.Identity()
         self._initialise()
 
     def _initialise(self) -> None:
@@ -124,9 +103,9 @@ class UViT(nn.Module):
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition | None = None) -> Tensor:
         cond = Condition() if cond is None else cond
-        grid = patch_grid(x.shape[2], x.shape[3], self.patch_size)
+        grid = patch_grid(x.shape[2], x.shape[3], self.options.patch_size)
         extras = [*self.embed_condition(cond, len(x)), self.embed_time(c_noise).to(x.dtype)]
-        patches = self.embed_patches(with_image(x, cond, self.image_channels))
+        patches = self.embed_patches(with_image(x, cond, self.options.image_channels))
         h = torch.cat([torch.stack(extras, dim=1), patches], dim=1) + self._positions(grid)  # (B, extras + N, C)
         rotation = None if self.rope is None else axial_rotation(grid, self.rope, self.extras, x.device, x.dtype)
         skips = []
@@ -137,7 +116,7 @@ class UViT(nn.Module):
         for block in self.late:
             h = run_block(block, self.checkpointing, h, skips.pop(), rotation=rotation)
         h = self.head(self.norm_out(h[:, self.extras :]))  # (B, N, p p out_channels)
-        return self.conv_out(unpatchify(h, grid, self.patch_size))  # (B, out_channels, H, W)
+        return self.conv_out(unpatchify(h, grid, self.options.patch_size))  # (B, out_channels, H, W)
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
         """The learned positions, interpolated where the grid is another than that of ``image_size``."""

@@ -49,7 +49,9 @@ def pairs() -> list[Pair]:
     def unet(name: str, size: int, channels: int, attends: bool, blocks: int) -> Pair:
         down, up = ("AttnDownBlock2D", "AttnUpBlock2D") if attends else ("DownBlock2D", "UpBlock2D")
         settings: dict[str, Any] = {"num_res_blocks": blocks, "attention_resolutions": [], "norm_groups": 8}
-        ours = UNet(3, 3, size, channels, **settings, attention_factors=[2] if attends else [], head_channels=8)
+        ours = UNet(
+            3, 3, size, channels=channels, **settings, attention_factors=[2] if attends else [], head_channels=8
+        )
         theirs = UNet2DModel(
             size, 3, 3, down_block_types=("DownBlock2D", down), up_block_types=(up, "UpBlock2D"),
             block_out_channels=(channels, 2 * channels), layers_per_block=blocks, norm_num_groups=8,

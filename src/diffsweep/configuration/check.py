@@ -118,7 +118,7 @@ def _texts(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _check_node(path: str, node: DictConfig, target: Callable[..., Any]) -> None:
-    parameters, anything = _parameters(target)
+    parameters, anything = keywords_of(target)
     named = list(parameters)
     hints = _hints(target)
     for key in node:
@@ -152,19 +152,22 @@ def _own_parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
 
 def _makers(target: Callable[..., Any]) -> list[Callable[..., Any]]:
     """What takes the keywords: the function itself, or the constructor of a class and, where that hands on what it does not name
-    (``**settings``), that of the class it comes from, and so on."""
+    (``**settings``), the dataclass of its ``Options``, or the constructor of the class it comes from, and so on."""
     if not inspect.isclass(target):
         return [target]
     makers: list[Callable[..., Any]] = []
     for kind in target.__mro__[:-1]:
         if "__init__" in vars(kind):
             makers.append(vars(kind)["__init__"])
+            if inspect.isclass(options := vars(kind).get("Options")):
+                makers.append(options.__init__)
+                break
             if all(p.kind is not p.VAR_KEYWORD for p in _own_parameters(makers[-1]).values()):
                 break
     return makers or [target]
 
 
-def _parameters(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
+def keywords_of(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
     """The keywords that a target takes, and whether it takes any others."""
     makers = _makers(target)
     every = {name: p for maker in reversed(makers) for name, p in _own_parameters(maker).items()}

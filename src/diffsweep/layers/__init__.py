@@ -1,15 +1,22 @@
 """What backbones and autoencoders share."""
 
-from diffsweep.layers.attention import Attend, AttentionPool2d, SelfAttention2d, linear_attention
-from diffsweep.layers.conditions import ClassEmbedding, ConditionEmbedding, TokenContext, accepted, with_image
+from diffsweep.layers.attention import Attend, Pointwise, SelfAttention2d, linear_attention
+from diffsweep.layers.conditions import ClassEmbedding, ConditionEmbedding, TokenContext, with_image
 from diffsweep.layers.distributed import distributed
 from diffsweep.layers.embeddings import SinusoidalEmbedding
 from diffsweep.layers.modes import evaluating
 from diffsweep.layers.norms import group_norm, zero_conv, zero_init
 from diffsweep.layers.patches import PatchEmbedding, axial_rotation, patch_grid, rotate, sincos_positions, unpatchify
 from diffsweep.layers.resample import Downsample, Upsample, enlarge, pool
-from diffsweep.layers.residual import TIME_EMBEDDINGS, ConvNeXtBlock, ResidualBlock, TimeEmbedding
-from diffsweep.layers.spatial_transformer import SpatialTransformer
+from diffsweep.layers.residual import (
+    TIME_EMBEDDINGS,
+    Norm,
+    ResidualBlock,
+    TimeEmbedding,
+    embedded_norm,
+    residual_sum,
+    shortcut,
+)
 from diffsweep.layers.temporal import (
     AcrossFrames,
     Clips,
@@ -46,25 +53,24 @@ __all__ = [
     "TIME_EMBEDDINGS",
     "AcrossFrames",
     "Attend",
-    "AttentionPool2d",
     "Block",
     "ClassEmbedding",
     "Clips",
     "ConditionEmbedding",
     "ContextEmbedding",
-    "ConvNeXtBlock",
     "CrossAttention",
     "Downsample",
     "Modulation",
     "ModulationTable",
+    "Norm",
     "PatchEmbedding",
+    "Pointwise",
     "PositionBias",
     "RelativeBias",
     "ResidualBlock",
     "SelfAttention",
     "SelfAttention2d",
     "SinusoidalEmbedding",
-    "SpatialTransformer",
     "SwiGLU",
     "TemporalAttention",
     "TemporalConvolution",
@@ -72,10 +78,10 @@ __all__ = [
     "TimeEmbedding",
     "TokenContext",
     "Upsample",
-    "accepted",
     "axial_rotation",
     "clips_of",
     "distributed",
+    "embedded_norm",
     "enlarge",
     "evaluating",
     "group_norm",
@@ -86,10 +92,12 @@ __all__ = [
     "over_time",
     "patch_grid",
     "pool",
+    "residual_sum",
     "rotary_channels",
     "rotate",
     "rows_of_frames",
     "run_block",
+    "shortcut",
     "sincos_positions",
     "space_time_rotation",
     "t5_bucket",

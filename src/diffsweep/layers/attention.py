@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
@@ -68,37 +67,3 @@ class SelfAttention2d(nn.Module):
         out = self.attend(q, k, v)  # (B, N, H W, D)
         out = self.to_out(rearrange(out, "b n l d -> b l (n d)"))
         return residual_sum(x, rearrange(out, "b (h w) c -> b c h w", h=x.shape[2]), self.residual_scale)
-
-
-class AttentionPool2d(nn.Module):
-    """The mean of a feature map attends to the map and itself: maps to vectors, (B, C, S, S) to (B, C) (CLIP, Radford et al. 2021,
-    arXiv:2103.00020, section 2.4; ADM, arXiv:2105.05233).
-
-    Only the mean asks, since nothing else is read of what attention puts out.
-
-    Args:
-        channels: C, divisible by ``heads``.
-        size: S, which the learned positions belong to.
-        heads: number of heads.
-    """
-
-    def __init__(self, channels: int, size: int, heads: int) -> None:
-        super().__init__()
-        if channels % heads:
-            raise ValueError(f"{channels} channels cannot be split into {heads} attention heads")
-        self.heads, self.size = heads, size
-        self.positions = nn.Parameter(torch.randn(1 + size**2, channels) / channels**0.5)
-        self.to_q = nn.Linear(channels, channels)
-        self.to_kv = nn.Linear(channels, 2 * channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.shape[2:] != (self.size, self.size):
-            raise ValueError(
-                f"maps of {tuple(x.shape[2:])} to pool, where positions are learned for a side of {self.size}"
-            )
-        x = rearrange(x, "b c h w -> b (h w) c")
-        x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1) + self.positions  # (B, 1 + S S, C)
-        q = rearrange(self.to_q(x[:, :1]), "b l (n d) -> b n l d", n=self.heads)
-        k, v = rearrange(self.to_kv(x), "b l (two n d) -> two b n l d", two=2, n=self.heads)
-        out = functional.scaled_dot_product_attention(q, k, v)  # (B, N, 1, D)
-        return rearrange(out, "b n 1 d -> b (n d)")

@@ -111,11 +111,6 @@ def with_image(x: Tensor, cond: Condition, channels: int) -> Tensor:
     return torch.cat([x, image], dim=1)  # (B, C + channels, H, W)
 
 
-def accepted(**sizes: int | None) -> dict[str, int]:
-    """The parts of a condition that a network takes, with their sizes: those that are there."""
-    return {name: size for name, size in sizes.items() if size}
-
-
 class TokenContext(nn.Module):
     """Tokens to attend to, with a learned null token in place of all tokens of a sample of which none counts.
 

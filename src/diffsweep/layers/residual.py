@@ -30,7 +30,8 @@ def embedded_norm(norm: nn.Module, h: Tensor, emb: Tensor) -> Tensor:
     return torch.addcmul(shift, norm(h), 1 + scale)
 
 
-def _shortcut(in_channels: int, out_channels: int) -> nn.Module:
+def shortcut(in_channels: int, out_channels: int) -> nn.Module:
+    """Return what carries the input of a residual block to its output: a 1 x 1 convolution where channels differ."""
     return nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
 
@@ -73,7 +74,7 @@ class ResidualBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
         conv_out = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.conv_out = zero_init(conv_out) if zero else conv_out
-        self.skip = _shortcut(in_channels, out_channels)
+        self.skip = shortcut(in_channels, out_channels)
 
     def forward(self, x: Tensor, emb: Tensor | None = None, size: Size | None = None) -> Tensor:
         h = functional.silu(self.norm_in(x))  # (B, C, H, W)
@@ -82,37 +83,4 @@ class ResidualBlock(nn.Module):
         h = self.conv_in(h)  # (B, C', H', W')
         h = self.norm_out(h) if self.embed is None else embedded_norm(self.norm_out, h, self.embed(emb))
         h = self.conv_out(self.dropout(functional.silu(h)))
-        return residual_sum(self.skip(x), h, self.residual_scale)
-
-
-class ConvNeXtBlock(nn.Module):
-    """Depthwise 7 x 7 convolution; the time's embedding; norm; 1 x 1 convolution to 4 C', GELU, dropout, 1 x 1 convolution
-    (zero at first); plus the input (Liu et al. 2022, arXiv:2201.03545, told the time where it has its norm).
-
-    Args: those of :class:`ResidualBlock`.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        embedding: int,
-        dropout: float = 0.0,
-        time_embedding: TimeEmbedding = "additive",
-        norm: Norm = group_norm,
-        residual_scale: float = 1.0,
-    ) -> None:
-        super().__init__()
-        self.residual_scale = residual_scale
-        self.depthwise = nn.Conv2d(in_channels, in_channels, 7, padding=3, groups=in_channels)
-        self.embed = nn.Linear(embedding, TIME_EMBEDDINGS[time_embedding] * in_channels)
-        self.norm = norm(in_channels)
-        self.conv_in = nn.Conv2d(in_channels, 4 * out_channels, 1)
-        self.dropout = nn.Dropout(dropout)
-        self.conv_out = zero_init(nn.Conv2d(4 * out_channels, out_channels, 1))
-        self.skip = _shortcut(in_channels, out_channels)
-
-    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
-        h = embedded_norm(self.norm, self.depthwise(x), self.embed(emb))  # (B, C, H, W)
-        h = self.conv_out(self.dropout(functional.gelu(self.conv_in(h))))  # (B, C', H, W)
         return residual_sum(self.skip(x), h, self.residual_scale)

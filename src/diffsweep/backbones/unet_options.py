@@ -1,0 +1,234 @@
+"""The options of U-Nets in groups, each of which makes the modules that it decides on: blocks, stages, levels."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, NamedTuple
+
+from torch import nn
+from torch.nn import functional
+
+from diffsweep.backbones.base import at_least_1, one_of
+from diffsweep.backbones.unet_blocks import ConvNeXtBlock, Stage
+from diffsweep.layers import (
+    TIME_EMBEDDINGS,
+    Attend,
+    Downsample,
+    ResidualBlock,
+    SelfAttention2d,
+    TimeEmbedding,
+    Upsample,
+    enlarge,
+    group_norm,
+    linear_attention,
+    pool,
+)
+
+BlockKind = Literal["ddpm", "biggan", "convnext"]
+AttentionKind = Literal["full", "linear"]
+ResampleOrder = Literal["after", "before"]
+Resampling = Callable[[int, int], nn.Module]  # widths to what halves or doubles maps
+
+# The block of a level, and whether it resamples between levels too, where else convolutions do.
+_BLOCKS: dict[BlockKind, tuple[Callable[..., nn.Module], bool]] = {
+    "ddpm": (ResidualBlock, False),
+    "biggan": (ResidualBlock, True),
+    "convnext": (ConvNeXtBlock, False),
+}
+ATTENTIONS: dict[AttentionKind, Attend] = {"full": functional.scaled_dot_product_attention, "linear": linear_attention}
+_ORDERS: dict[ResampleOrder, int] = {"after": 0, "before": 1}  # how often maps have been halved before the first level
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockOptions:
+    """Residual blocks, and what halves and doubles maps.
+
+    Attributes:
+        channels: width of the first level; the time's embedding has four times as many numbers.
+        block: ``ddpm``; ``biggan``: the same, and resampling between levels happens inside such blocks (ADM, Dhariwal and
+            Nichol 2021, arXiv:2105.05233); ``convnext``: see :class:`~diffsweep.backbones.unet_blocks.ConvNeXtBlock`.
+        time_embedding: ``additive`` as in DDPM; ``scale_shift`` as in improved DDPM (arXiv:2102.09672) and ADM, which call
+            it adaptive group normalisation.
+        residual_scale: what sums of residual branches are multiplied by; 2^-1/2 in NCSN++ (arXiv:2011.13456).
+        norm_groups: groups of the norms, at most; none has less than 4 channels.
+        norm_eps: what the norms add to the variance.
+        dropout: dropout rate inside residual blocks.
+    """
+
+    channels: int = 32
+    block: BlockKind = "ddpm"
+    time_embedding: TimeEmbedding = "additive"
+    residual_scale: float = 1.0
+    norm_groups: int = 32
+    norm_eps: float = 1e-5
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        one_of("block", self.block, _BLOCKS)
+        one_of("time_embedding", self.time_embedding, TIME_EMBEDDINGS)
+        at_least_1(norm_groups=self.norm_groups)
+        if self.channels % 2 or self.channels < 2:
+            raise ValueError(
+                f"backbone.channels must be even, for the sines and cosines of the time, not {self.channels}"
+            )
+
+    @property
+    def embedding(self) -> int:
+        """The size of the time's embedding."""
+        return 4 * self.channels
+
+    def embed_time(self) -> nn.Sequential:
+        """Return the network of the sinusoids of the time."""
+        return nn.Sequential(
+            nn.Linear(self.channels, self.embedding), nn.SiLU(), nn.Linear(self.embedding, self.embedding)
+        )
+
+    def norm(self, width: int) -> nn.Module:
+        return group_norm(width, self.norm_groups, self.norm_eps)
+
+    def residual(self) -> Callable[..., nn.Module]:
+        """Return what makes the residual block between two widths."""
+        return partial(
+            _BLOCKS[self.block][0],
+            embedding=self.embedding,
+            dropout=self.dropout,
+            time_embedding=self.time_embedding,
+            norm=self.norm,
+            residual_scale=self.residual_scale,
+        )
+
+    def halve(self) -> Resampling:
+        return partial(self.residual(), resample=pool) if _BLOCKS[self.block][1] else Downsample
+
+    def double(self) -> Resampling:
+        return partial(self.residual(), resample=enlarge) if _BLOCKS[self.block][1] else Upsample
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageOptions(BlockOptions):
+    """Stages: blocks, and the attention that may follow them.
+
+    Attributes:
+        attention: ``full``, or ``linear`` in the number of pixels (arXiv:1812.01243).
+        num_heads: attention heads.
+        head_channels: channels of a head, in place of ``num_heads``; a level of fewer channels has one head.
+    """
+
+    attention: AttentionKind = "full"
+    num_heads: int = 1
+    head_channels: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("attention", self.attention, ATTENTIONS)
+        at_least_1(num_heads=self.num_heads, head_channels=self.head_channels)
+
+    def heads(self, width: int) -> int:
+        """Return the number of attention heads of maps of a width."""
+        if self.head_channels is not None:
+            if width % min(width, self.head_channels):
+                raise ValueError(
+                    f"backbone.head_channels={self.head_channels} does not divide a level's {width} channels"
+                )
+            return max(1, width // self.head_channels)
+        if width % self.num_heads:
+            raise ValueError(
+                f"backbone.num_heads={self.num_heads}: {width} channels cannot be split into {self.num_heads} heads"
+            )
+        return self.num_heads
+
+    def attend(self, width: int) -> nn.Module:
+        """Return the attention over maps of a width."""
+        return SelfAttention2d(width, self.heads(width), ATTENTIONS[self.attention], self.norm, self.residual_scale)
+
+    def stage(self, width_in: int, width_out: int, attends: bool) -> Stage:
+        attention = self.attend(width_out) if attends else None
+        return Stage(self.residual()(width_in, width_out), attention, width_out)
+
+
+class Level(NamedTuple):
+    """A level of a U-Net.
+
+    Attributes:
+        width: channels of its maps.
+        size: side of its maps, of an image of ``image_size``.
+        attends: whether its stages have attention.
+        halved: whether the maps before it are halved.
+    """
+
+    width: int
+    size: int
+    attends: bool
+    halved: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelOptions(StageOptions):
+    """Levels: stages at one size of maps, and halved or doubled maps between them.
+
+    Attributes:
+        channel_mult: width of each level, as multiples of ``channels``.
+        num_res_blocks: residual blocks of each level on the way down (one more on the way up).
+        attention_resolutions: feature-map sizes that get attention.
+        attention_factors: the same as downsampling factors, which do not depend on ``image_size``; a level in either has it.
+        resample_order: ``after``: a level's maps are halved after its blocks on the way down, and doubled before them on the
+            way up; ``before``: the other way round, so that no block works at full size, which the first convolution alone
+            passes to the last (the efficient U-Net, Saharia et al. 2022, arXiv:2205.11487, appendix B).
+    """
+
+    channel_mult: Sequence[int] = (1, 2)
+    num_res_blocks: int = 2
+    attention_resolutions: Sequence[int] = (4,)
+    attention_factors: Sequence[int] = ()
+    resample_order: ResampleOrder = "after"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("resample_order", self.resample_order, _ORDERS)
+        at_least_1(num_res_blocks=self.num_res_blocks, channel_mult=min(self.channel_mult, default=0))
+
+    def levels(self, image_size: int) -> list[Level]:
+        """Return the levels of images of a size, from the largest maps to the smallest."""
+        first, count = _ORDERS[self.resample_order], len(self.channel_mult)
+        sizes = [image_size]
+        for _ in range(count - 1 + first):
+            sizes.append((sizes[-1] + 1) // 2)
+        if sizes.count(1) > 1:
+            raise ValueError(
+                f"backbone.channel_mult has {count} levels, but a {image_size}-pixel image is down to 1 pixel after "
+                f"{sizes.index(1) + 1 - first}; use fewer"
+            )
+        sizes, factors = sizes[first:], [2**level for level in range(first, count + first)]
+        if unknown := sorted(set(self.attention_resolutions) - set(sizes)):
+            raise ValueError(
+                f"backbone.attention_resolutions has {unknown}, but the levels of a {image_size}-pixel image are {sizes}"
+            )
+        if unknown := sorted(set(self.attention_factors) - set(factors)):
+            raise ValueError(f"backbone.attention_factors has {unknown}, but the levels have the factors {factors}")
+        return [
+            Level(
+                width=mult * self.channels,
+                size=size,
+                attends=size in self.attention_resolutions or factor in self.attention_factors,
+                halved=factor > 1,
+            )
+            for mult, size, factor in zip(self.channel_mult, sizes, factors, strict=True)
+        ]
+
+    def down(self, levels: Sequence[Level]) -> tuple[nn.ModuleList, list[int]]:
+        """Return the way from the first convolution to the smallest maps, and the widths of all maps on it, the first convolution's
+        too."""
+        down, widths = nn.ModuleList(), [self.channels]
+        for level in levels:
+            if level.halved:
+                width = level.width if self.resample_order == "before" else widths[-1]
+                down.append(self.halve()(widths[-1], width))
+                widths.append(width)
+            for _ in range(self.num_res_blocks):
+                down.append(self.stage(widths[-1], level.width, level.attends))
+                widths.append(level.width)
+        return down, widths
+
+    def middle(self, width: int, attends: bool) -> nn.ModuleList:
+        """Return two stages at the smallest maps."""
+        return nn.ModuleList([self.stage(width, width, attends), self.stage(width, width, False)])
