@@ -3,6 +3,11 @@
 import pytest
 import torch
 from diffusers import DiTTransformer2DModel, PixArtTransformer2DModel
+from networks import (
+    assert_computing_blocks_again_changes_no_gradient,
+    assert_every_parameter_learns,
+    assert_it_compiles_as_one_graph,
+)
 from slower import some
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -279,30 +284,19 @@ def test_other_sizes_have_positions_of_their_own(block, shape):
 
 @variants
 def test_every_parameter_learns(variant):
-    """From initialisation; what is behind a layer of zeros waits until that layer has moved."""
     network = DiT(2, 4, 8, channels=16, depth=2, num_heads=2, num_classes=3, context_dim=6, **variant)
     x, c_noise, cond = inputs()
     cond = Condition(
         cond.vector, cond.tokens, torch.tensor([[True, True, False]] * 2), is_null=torch.tensor([True, False])
     )
-    optimizer, target = torch.optim.Adam(network.parameters(), lr=1e-2), torch.randn(2, 4, 8, 8)
-    for _ in range(4):
-        optimizer.zero_grad()
-        (network(x, c_noise, cond) - target).square().mean().backward()
-        optimizer.step()
-    assert not [name for name, parameter in network.named_parameters() if not parameter.grad.any()]
+    assert_every_parameter_learns(network, (x, c_noise, cond), steps=4)
 
 
 @variants
 def test_computing_blocks_again_changes_no_gradient(variant):
-    gradients, (x, c_noise, cond) = [], inputs()
-    network, cond = small(**variant), cond.null(torch.tensor([True, False]))
-    for network.checkpointing in (False, True):
-        network.zero_grad()
-        network(x, c_noise, cond).square().sum().backward()
-        gradients.append([parameter.grad.clone() for parameter in network.parameters()])
-    for plain, again in zip(*gradients, strict=True):
-        torch.testing.assert_close(again, plain, rtol=0, atol=0)
+    x, c_noise, cond = inputs()
+    half = torch.tensor([True, False])
+    assert_computing_blocks_again_changes_no_gradient(small(**variant), (x, c_noise, cond.null(half)))
 
 
 @pytest.mark.parametrize("variant", some(VARIANTS, 3, NAME))
@@ -312,9 +306,7 @@ def test_it_compiles_as_one_graph(variant):
     network.checkpointing = (
         VARIANTS.index(variant) % 2 == 1
     )  # with and without, not each variant with both: it takes seconds
-    torch._dynamo.reset()
-    compiled = torch.compile(network, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(x, c_noise, cond), network(x, c_noise, cond))
+    assert_it_compiles_as_one_graph(network, (x, c_noise, cond))
 
 
 @variants

@@ -2,6 +2,11 @@
 
 import pytest
 import torch
+from networks import (
+    assert_computing_blocks_again_changes_no_gradient,
+    assert_every_parameter_learns,
+    assert_it_compiles_as_one_graph,
+)
 from slower import some
 from torch.nn import functional
 
@@ -174,34 +179,19 @@ def test_positions_of_other_grids_are_those_of_the_own_grid_interpolated():
 @variants
 def test_every_parameter_learns(variant):
     network = UViT(2, 4, 8, channels=16, depth=5, num_heads=2, num_classes=3, **variant)
-    x, c_noise, cond = inputs()
-    optimizer, target = torch.optim.Adam(network.parameters(), lr=1e-2), torch.randn(2, 4, 8, 8)
-    for _ in range(3):
-        optimizer.zero_grad()
-        (network(x, c_noise, cond) - target).square().mean().backward()
-        optimizer.step()
-    assert not [name for name, parameter in network.named_parameters() if not parameter.grad.any()]
+    assert_every_parameter_learns(network, inputs(), steps=3)
 
 
 @variants
 def test_computing_blocks_again_changes_no_gradient(variant):
-    gradients, (x, c_noise, cond) = [], inputs()
-    network = small(**variant)
-    for network.checkpointing in (False, True):
-        network.zero_grad()
-        network(x, c_noise, cond).square().sum().backward()
-        gradients.append([parameter.grad.clone() for parameter in network.parameters()])
-    for plain, again in zip(*gradients, strict=True):
-        torch.testing.assert_close(again, plain, rtol=0, atol=0)
+    assert_computing_blocks_again_changes_no_gradient(small(**variant), inputs())
 
 
 @pytest.mark.parametrize("variant", some(VARIANTS, 1, NAME))
 def test_it_compiles_as_one_graph(variant):
-    network, (x, c_noise, cond) = small(**variant), inputs()
+    network = small(**variant)
     network.checkpointing = True  # which has the other graph in it
-    torch._dynamo.reset()
-    compiled = torch.compile(network, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(x, c_noise, cond), network(x, c_noise, cond))
+    assert_it_compiles_as_one_graph(network, inputs())
 
 
 @variants

@@ -7,6 +7,7 @@ import pytest
 import torch
 from lightning import LightningModule, Trainer
 from torch.utils.data import DataLoader, IterableDataset
+from trainers import QUIET
 
 
 class Toy(LightningModule):
@@ -53,16 +54,12 @@ def fit(tmp_path):
             warnings.simplefilter("ignore")
             validation = {} if validate_every is None else {"val_dataloaders": DataLoader([0.0])}
             trainer = Trainer(
-                accelerator="cpu",
+                **QUIET,
                 max_steps=steps or len(data) // settings.get("accumulate_grad_batches", 1),
                 callbacks=callbacks,
                 val_check_interval=validate_every,
                 check_val_every_n_epoch=None,
                 num_sanity_val_steps=0,
-                logger=False,
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
                 inference_mode=False,
                 default_root_dir=tmp_path,
                 **settings,

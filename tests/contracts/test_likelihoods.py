@@ -1,6 +1,5 @@
 """What every option of conf/likelihood promises."""
 
-import inspect
 import json
 import math
 from pathlib import Path
@@ -10,6 +9,7 @@ import torch
 from hydra.utils import get_class
 
 from diffsweep.configuration.build import build, build_likelihood
+from diffsweep.configuration.check import keywords_of
 from diffsweep.diffusion import Eps, NetworkDenoiser, V
 from diffsweep.errors import UserError
 from diffsweep.metrics import Likelihood
@@ -158,7 +158,7 @@ def test_the_protocol_can_be_written_down(make):
 @each_option
 def test_its_keys_are_its_arguments(settings):
     assert {"split", "num_samples", "batch_size", "seed"} <= set(settings)
-    assert set(settings) - {"_target_"} == set(inspect.signature(get_class(settings["_target_"])).parameters)
+    assert set(settings) - {"_target_"} == set(keywords_of(get_class(settings["_target_"]))[0])
 
 
 @each_option

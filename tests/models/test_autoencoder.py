@@ -2,6 +2,7 @@
 
 import torch
 from lightning import Trainer
+from trainers import QUIET
 
 from diffsweep.configuration.build import build_data, build_model
 from diffsweep.datasets import load_digits
@@ -99,10 +100,7 @@ def test_two_optimizers_go_on_exactly(compose, tmp_path):
     overrides = ("discriminator=patch", "discriminator.start=3", "model.statistics=64", "dataset.batch_size=16")
 
     def trainer(steps):
-        return Trainer(
-            max_steps=steps, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-            enable_model_summary=False, limit_val_batches=0, gradient_clip_val=0.1,
-        )  # fmt: skip
+        return Trainer(**QUIET, max_steps=steps, limit_val_batches=0, gradient_clip_val=0.1)
 
     def fit(steps, path=None):
         model, data = make(compose, *overrides), build_data(compose("model=autoencoder_kl", *overrides))

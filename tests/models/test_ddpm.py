@@ -3,6 +3,7 @@
 import pytest
 import torch
 from lightning import Trainer
+from trainers import QUIET
 
 from diffsweep.configuration.build import build_model
 from diffsweep.datasets import Digits, load_digits
@@ -32,15 +33,7 @@ def test_validation_is_over_fixed_strata_and_noise(model, tmp_path):
     """At initialisation the output is 0: the loss is the mean of eps^2, and x0 the clipped x_t / alpha."""
     for seed in (3, 11):  # runs of other seeds share their validation
         model.seed = seed
-        trainer = Trainer(
-            accelerator="cpu",
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            default_root_dir=tmp_path,
-            enable_model_summary=False,
-            inference_mode=False,
-        )
+        trainer = Trainer(**QUIET, default_root_dir=tmp_path, inference_mode=False)
         (logged,) = trainer.validate(model, Digits(), verbose=False)
         x_0 = load_digits("val")["x"].repeat(4, 1, 1, 1)
         index = torch.arange(4 * 297)

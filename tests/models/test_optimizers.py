@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
+from trainers import QUIET
 
 from diffsweep.models.base import Model
 from diffsweep.models.lr_schedulers import cosine
@@ -222,9 +223,8 @@ class Counted(torch.utils.data.Dataset):
 
 def fitted(steps, tmp_path, resume=None, first=0, **settings):
     model = Toy(fused=settings.pop("fused", False))
-    quiet = dict.fromkeys(("logger", "enable_progress_bar", "enable_checkpointing", "enable_model_summary"), False)
     settings = {"accumulate_grad_batches": 2, "gradient_clip_val": 0.3, "max_steps": steps, "max_epochs": 9, **settings}
-    trainer = lightning.Trainer(accelerator="cpu", devices=1, default_root_dir=tmp_path, **quiet, **settings)
+    trainer = lightning.Trainer(**QUIET, devices=1, default_root_dir=tmp_path, **settings)
     loader = torch.utils.data.DataLoader(Counted(first), batch_size=4)
     trainer.fit(model, loader, ckpt_path=resume)
     return trainer, model

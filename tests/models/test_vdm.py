@@ -6,6 +6,7 @@ import pytest
 import torch
 from lightning import Trainer
 from torch.utils.data import DataLoader
+from trainers import QUIET
 
 from diffsweep.configuration.build import build_model
 from diffsweep.datasets import load_digits
@@ -133,16 +134,7 @@ def test_training_moves_the_ends_and_the_shape(compose, tmp_path):
     """And the schedule stays one: the log-SNR falls."""
     model = build_model(compose("model=vdm", "backbone.channels=8", "schedule.width=8", "optimizer.lr=0.01"))
     before = copy.deepcopy(model.denoiser.schedule)
-    trainer = Trainer(
-        max_steps=5,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=tmp_path,
-        log_every_n_steps=5,
-    )
+    trainer = Trainer(**QUIET, max_steps=5, default_root_dir=tmp_path, log_every_n_steps=5)
     data = load_digits("train")["x"][:40]
     rows = [{"x": x, "position": torch.tensor(i)} for i, x in enumerate(data)]
     trainer.fit(model, DataLoader(rows, batch_size=8))

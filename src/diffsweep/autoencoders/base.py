@@ -120,6 +120,11 @@ class LearnedAutoencoder(Autoencoder):
         self.register_buffer("shift", torch.zeros(channels, 1, 1))
         self.register_buffer("scale", torch.ones(()))
 
+    @property
+    def autoencoder(self) -> "LearnedAutoencoder":
+        """Itself, under the name that models of an autoencoder have it by."""
+        return self
+
     @abstractmethod
     def reconstruct(self, x: Tensor, noise: Noise | None = None) -> Reconstruction:
         """Images to latents and back, as in training: with noise from a draw of the posterior, else from its mean."""

@@ -1,8 +1,10 @@
 """The convolutional encoder and decoder of latent diffusion (Rombach et al. 2022, arXiv:2112.10752, appendix G)."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -28,57 +30,68 @@ class Level(nn.Module):
         return h if self.resample is None else self.resample(h)
 
 
-class Parts:
-    """Makes the modules of an encoder and of its decoder. See :class:`ConvolutionalAutoencoder` for the options.
+@dataclass(frozen=True, kw_only=True)
+class ConvolutionalOptions:
+    """The options of an encoder and of its decoder, which makes their modules.
 
     Attributes:
-        norm: makes the norms.
-        widths: channels of each level, from the largest maps to the smallest.
-        attends: whether each level has attention.
+        channels: width that ``channel_mult`` multiplies.
+        channel_mult: width of each of the m + 1 levels, from the largest maps to the smallest; levels beyond the last that is given
+            are as wide as it.
+        num_res_blocks: residual blocks of each level of the encoder; the decoder has one more.
+        attention_factors: downsampling factors of the levels that attend, after each block.
+        middle_attention: whether the middle attends.
+        norm_groups: groups of the norms, at most; none has less than 4 channels.
+        dropout: dropout rate inside residual blocks.
     """
 
-    def __init__(
-        self,
-        factor: int,
-        channels: int,
-        channel_mult: Sequence[int],
-        num_res_blocks: int,
-        attention_factors: Sequence[int],
-        middle_attention: bool,
-        norm_groups: int,
-        dropout: float,
-    ) -> None:
-        for key, value in {"channels": channels, "num_res_blocks": num_res_blocks, "norm_groups": norm_groups}.items():
+    channels: int = 32
+    channel_mult: Sequence[int] = (1, 2)
+    num_res_blocks: int = 1
+    attention_factors: Sequence[int] = ()
+    middle_attention: bool = True
+    norm_groups: int = 32
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        counts = {"channels": self.channels, "num_res_blocks": self.num_res_blocks, "norm_groups": self.norm_groups}
+        for key, value in counts.items():
             if value < 1:
                 raise ValueError(f"autoencoder.network.{key} must be at least 1, not {value}")
-        if not 0 <= dropout < 1:
-            raise ValueError(f"autoencoder.network.dropout lies in [0, 1), not {dropout}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"autoencoder.network.dropout lies in [0, 1), not {self.dropout}")
+
+    def levels(self, factor: int) -> list[tuple[int, bool]]:
+        """Return the width of each level, from the largest maps to the smallest, and whether it attends."""
         factors = [2**level for level in range(factor.bit_length())]
-        self.widths = [channels * mult for mult in _multipliers(channel_mult, factor)]
-        if unknown := sorted(set(attention_factors) - set(factors)):
+        widths = [self.channels * mult for mult in _multipliers(self.channel_mult, factor)]
+        if unknown := sorted(set(self.attention_factors) - set(factors)):
             raise ValueError(
                 f"autoencoder.network.attention_factors has {unknown}, but the levels of autoencoder.factor={factor} have the factors {factors}"
             )
-        self.attends = [level in attention_factors for level in factors]
-        self.num_res_blocks, self.middle_attends = num_res_blocks, middle_attention
-        self.norm = partial(group_norm, groups=norm_groups, eps=EPS)
-        self._block = partial(ResidualBlock, embedding=None, dropout=dropout, norm=self.norm, zero=False)
-        self._attention = partial(SelfAttention2d, norm=self.norm, zero=False)
+        return [(width, level in self.attention_factors) for width, level in zip(widths, factors, strict=True)]
+
+    def norm(self, width: int) -> nn.Module:
+        return group_norm(width, self.norm_groups, EPS)
+
+    def block(self, width_in: int, width: int) -> nn.Module:
+        return ResidualBlock(width_in, width, embedding=None, dropout=self.dropout, norm=self.norm, zero=False)
+
+    def attention(self, width: int) -> nn.Module:
+        return SelfAttention2d(width, norm=self.norm, zero=False)
 
     def level(
         self, width_in: int, width: int, count: int, attends: bool, resample: Callable[[int, int], nn.Module] | None
     ) -> Level:
-        """``count`` blocks of a width, and what changes the size of the maps after them."""
-        blocks: list[nn.Module] = [self._block(width_in if i == 0 else width, width) for i in range(count)]
-        attentions: list[nn.Module] = [self._attention(width) for _ in range(count if attends else 0)]
+        """Return ``count`` blocks of a width, and what changes the size of the maps after them."""
+        blocks = [self.block(width_in if i == 0 else width, width) for i in range(count)]
+        attentions = [self.attention(width) for _ in range(count if attends else 0)]
         return Level(blocks, attentions, None if resample is None else resample(width, width))
 
-    def middle(self) -> Level:
-        """Block, attention, block at the smallest maps."""
-        width = self.widths[-1]
-        return Level(
-            [self._block(width, width) for _ in range(2)], [self._attention(width)] if self.middle_attends else []
-        )
+    def middle(self, width: int) -> Level:
+        """Return block, attention, block at the smallest maps."""
+        blocks = [self.block(width, width) for _ in range(2)]
+        return Level(blocks, [self.attention(width)] if self.middle_attention else [])
 
 
 def _multipliers(channel_mult: Sequence[int], factor: int) -> list[int]:
@@ -103,15 +116,16 @@ class Encoder(nn.Module):
     block; norm, SiLU, convolution; a 1 x 1 convolution.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, parts: Parts) -> None:
+    def __init__(self, in_channels: int, out_channels: int, factor: int, parts: ConvolutionalOptions) -> None:
         super().__init__()
-        widths, count = parts.widths, parts.num_res_blocks
+        levels = parts.levels(factor)
+        widths = [width for width, _ in levels]
         self.conv_in = nn.Conv2d(in_channels, widths[0], 3, padding=1)
         self.down = nn.ModuleList()
-        for i, (width, attends) in enumerate(zip(widths, parts.attends, strict=True)):
+        for i, (width, attends) in enumerate(levels):
             halve = partial(Downsample, pad_end=True) if i < len(widths) - 1 else None
-            self.down.append(parts.level(widths[max(i - 1, 0)], width, count, attends, halve))
-        self.middle = parts.middle()
+            self.down.append(parts.level(widths[max(i - 1, 0)], width, parts.num_res_blocks, attends, halve))
+        self.middle = parts.middle(widths[-1])
         self.norm_out = parts.norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
         self.quant_conv = nn.Conv2d(out_channels, out_channels, 1)
@@ -127,16 +141,17 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latents (B, C', h, w) to images (B, C, f h, f w): the encoder's way back, of one residual block more in each level."""
 
-    def __init__(self, in_channels: int, out_channels: int, parts: Parts) -> None:
+    def __init__(self, in_channels: int, out_channels: int, factor: int, parts: ConvolutionalOptions) -> None:
         super().__init__()
-        widths, count = parts.widths[::-1], parts.num_res_blocks + 1
+        levels = parts.levels(factor)[::-1]
+        widths = [width for width, _ in levels]
         self.post_quant_conv = nn.Conv2d(in_channels, in_channels, 1)
         self.conv_in = nn.Conv2d(in_channels, widths[0], 3, padding=1)
-        self.middle = parts.middle()
+        self.middle = parts.middle(widths[0])
         self.up = nn.ModuleList()
-        for i, (width, attends) in enumerate(zip(widths, parts.attends[::-1], strict=True)):
+        for i, (width, attends) in enumerate(levels):
             double = Upsample if i < len(widths) - 1 else None
-            self.up.append(parts.level(widths[max(i - 1, 0)], width, count, attends, double))
+            self.up.append(parts.level(widths[max(i - 1, 0)], width, parts.num_res_blocks + 1, attends, double))
         self.norm_out = parts.norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], out_channels, 3, padding=1)
 
@@ -157,14 +172,7 @@ class ConvolutionalAutoencoder(LearnedAutoencoder):
         in_channels: of the images.
         latent_channels: C' of the latents, (C', image_size / factor, image_size / factor).
         factor: f = 2^m.
-        channels: width that ``channel_mult`` multiplies.
-        channel_mult: width of each of the m + 1 levels, from the largest maps to the smallest; levels beyond the last that is given
-            are as wide as it.
-        num_res_blocks: residual blocks of each level of the encoder; the decoder has one more.
-        attention_factors: downsampling factors of the levels that attend, after each block.
-        middle_attention: whether the middle attends.
-        norm_groups: groups of the norms, at most; none has less than 4 channels.
-        dropout: dropout rate inside residual blocks.
+        options: those of :class:`ConvolutionalOptions`.
 
     Attributes:
         num_moments: tensors of latent size that the encoder puts out.
@@ -172,38 +180,20 @@ class ConvolutionalAutoencoder(LearnedAutoencoder):
 
     num_moments: int
 
+    Options = ConvolutionalOptions
+
     def __init__(
-        self,
-        image_size: int,
-        in_channels: int,
-        latent_channels: int,
-        factor: int = 2,
-        channels: int = 32,
-        channel_mult: Sequence[int] = (1, 2),
-        num_res_blocks: int = 1,
-        attention_factors: Sequence[int] = (),
-        middle_attention: bool = True,
-        norm_groups: int = 32,
-        dropout: float = 0.0,
+        self, image_size: int, in_channels: int, latent_channels: int, factor: int = 2, **options: Any
     ) -> None:
         if latent_channels < 1:
             raise ValueError(f"autoencoder.channels must be at least 1, not {latent_channels}")
         _check_factor(factor, image_size)
         super().__init__(latent_channels)
-        parts = Parts(
-            factor=factor,
-            channels=channels,
-            channel_mult=channel_mult,
-            num_res_blocks=num_res_blocks,
-            attention_factors=attention_factors,
-            middle_attention=middle_attention,
-            norm_groups=norm_groups,
-            dropout=dropout,
-        )
+        parts = ConvolutionalOptions(**options)
         self.in_channels, self.factor = in_channels, factor
         self.shape = (latent_channels, image_size // factor, image_size // factor)
-        self.encoder = Encoder(in_channels, self.num_moments * latent_channels, parts)
-        self.decoder = Decoder(latent_channels, in_channels, parts)
+        self.encoder = Encoder(in_channels, self.num_moments * latent_channels, factor, parts)
+        self.decoder = Decoder(latent_channels, in_channels, factor, parts)
 
     @property
     def last_layer(self) -> Tensor:

@@ -2,17 +2,26 @@
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from diffsweep.autoencoders.base import Autoencoder, LearnedAutoencoder, by_frame
+from diffsweep.autoencoders.public import PublicAutoencoder
 from diffsweep.autoencoders.tiling import decode_in_tiles, in_slices
 from diffsweep.diffusion import Noise
 from diffsweep.layers import weights_hash
 
 Kept = Literal["mean", "posterior"]
+
+
+class HasAutoencoder(Protocol):
+    """A trained autoencoder, or a model of one."""
+
+    @property
+    def autoencoder(self) -> LearnedAutoencoder:
+        """The autoencoder."""
 
 
 class FirstStage(Autoencoder):
@@ -45,7 +54,7 @@ class FirstStage(Autoencoder):
         image_size: int,
         factor: int,
         network: Callable[[], LearnedAutoencoder],
-        model: Callable[[], Any] | None,
+        model: Callable[[], HasAutoencoder] | None,
         run: str | None = None,
         latents: Kept = "mean",
         cache: bool = True,
@@ -80,8 +89,8 @@ class FirstStage(Autoencoder):
         self.in_channels, self.factor = untrained.in_channels, factor
         frames = () if num_frames is None else (num_frames,)
         self.shape, self.levels, self.bounded = (channels, *frames, image_size, image_size), levels, bounded
-        theirs = getattr(model, "sizes", None)  # said by weights from elsewhere before they are read
-        if theirs is not None and tuple(theirs) != (self.in_channels, channels, factor):
+        if isinstance(model, PublicAutoencoder) and model.sizes != (self.in_channels, channels, factor):
+            theirs = model.sizes  # known before the weights are read
             raise ValueError(
                 f"the weights of autoencoder.model take {theirs[0]} channels to {theirs[1]} with f = {theirs[2]}; use "
                 f"autoencoder.channels={theirs[1]} autoencoder.factor={theirs[2]}, and a dataset of {theirs[0]} channels"
@@ -97,8 +106,7 @@ class FirstStage(Autoencoder):
             raise ValueError(
                 "autoencoder.model is missing: latent diffusion needs a trained autoencoder, or overrides that train one"
             )
-        given = self._model()
-        trained: LearnedAutoencoder = getattr(given, "autoencoder", given)
+        trained = self._model().autoencoder
         if told := self.differs_from(trained):
             raise ValueError(f"the trained autoencoder does not fit: {told}")
         return trained.to("cpu", torch.float32).eval().requires_grad_(False)

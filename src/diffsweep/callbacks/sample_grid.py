@@ -29,7 +29,8 @@ class SampleGrid(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        shown = pl_module.show(self.num_samples, getattr(trainer, "datamodule", None), self.seed, self.steps)
+        data = trainer.datamodule  # type: ignore[attr-defined]  # None where loaders were given
+        shown = pl_module.show(self.num_samples, data, self.seed, self.steps)
         path = self.folder / f"step_{trainer.global_step:06d}"
         log_picture(trainer.loggers, "samples", pictures.save_shown(pl_module.draw_shown, shown, path)[0])
 

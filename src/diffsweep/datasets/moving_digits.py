@@ -1,6 +1,5 @@
 """Clips of real handwritten digits that move and bounce, rendered when they are asked for: works offline, any length and size."""
 
-import hashlib
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -8,9 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from diffsweep.datasets.base import Batch, ImageData, Samples, Split
+from diffsweep.datasets.base import Batch, Samples, Split
 from diffsweep.datasets.bouncing import MARGIN, Physics, trajectory, walls
 from diffsweep.datasets.digits import NAMES, load_digits
+from diffsweep.datasets.made import MadeData
 from diffsweep.diffusion import Noise, Stream
 
 SIDE = 8  # pixels of a digit
@@ -122,7 +122,7 @@ class MovingDigitSamples(Samples):
         return {"label": self.digits.label[glyph[:, 0]], "trajectory": path.float()}
 
 
-class MovingDigits(ImageData):
+class MovingDigits(MadeData):
     """scikit-learn's 8x8 digits, one or two a clip, each moving with constant speed and reflected at the walls, as in Moving MNIST
     (Srivastava et al. 2015, arXiv:1502.04681). Digits pass through each other.
 
@@ -139,7 +139,7 @@ class MovingDigits(ImageData):
         subpixel: whether digits are drawn where they are, or at the nearest whole pixels, as in Moving MNIST: unblurred, and up to half a
             pixel off the path.
         num_train, num_val: clips of the two splits.
-        batch_size, num_workers, seed: see :class:`ImageData`.
+        batch_size, settings: those of :class:`~diffsweep.datasets.made.MadeData`.
     """
 
     num_frames: int
@@ -158,8 +158,7 @@ class MovingDigits(ImageData):
         num_train: int = 20_000,
         num_val: int = 500,
         batch_size: int = 32,
-        num_workers: int = 0,
-        seed: int = 0,
+        **settings: Any,
     ) -> None:
         if (channels, num_classes, levels) != (1, 10, LEVELS):
             raise ValueError(f"moving digits have 1 channel, 10 classes and {LEVELS} levels; these cannot be changed")
@@ -167,9 +166,8 @@ class MovingDigits(ImageData):
             raise ValueError(f"dataset.class_names of moving_digits is [{', '.join(NAMES)}]; it cannot be changed")
         if num_digits not in (1, 2):
             raise ValueError(f"dataset.num_digits must be 1 or 2, not {num_digits}")
-        for key, count in (("num_frames", num_frames), ("num_train", num_train), ("num_val", num_val)):
-            if count < 1:
-                raise ValueError(f"dataset.{key} must be at least 1, not {count}")
+        if num_frames < 1:
+            raise ValueError(f"dataset.num_frames must be at least 1, not {num_frames}")
         if len(speed) != 2 or not 0 <= speed[0] <= speed[1]:
             raise ValueError(f"dataset.speed is [least, most] in pixels a frame, such as [0.5, 2.0], not {list(speed)}")
         low, high = walls(image_size)
@@ -178,21 +176,22 @@ class MovingDigits(ImageData):
                 f"dataset.image_size={image_size} leaves a digit {max(0.0, high - low)} pixels to move, and it moves up to {speed[1]} a frame; use "
                 f"an image_size above {2 * MARGIN + speed[1]}, or a lower dataset.speed"
             )
-        super().__init__(
-            channels, image_size, num_classes, levels, batch_size, num_workers, seed, num_frames=num_frames
-        )
+        facts = {
+            "channels": channels,
+            "image_size": image_size,
+            "num_classes": num_classes,
+            "levels": levels,
+            "num_frames": num_frames,
+        }
+        super().__init__(num_train=num_train, num_val=num_val, batch_size=batch_size, **facts, **settings)
         self.num_digits, self.subpixel, self.speed = num_digits, subpixel, (float(speed[0]), float(speed[1]))
-        self.counts: dict[Split, int] = {"train": num_train, "val": num_val}
 
     @property
     def physics(self) -> Physics | None:
         """Of one digit a clip, and three frames at least, which show a change of velocity."""
         return Physics(self.speed) if self.num_digits == 1 and self.num_frames >= 3 else None
 
-    def load(self, split: Split) -> Samples:
-        names: tuple[Split, ...] = ("train", "val") if split == "all" else (split,)
-        index = torch.cat([torch.arange(self.counts[name]) for name in names])
-        val = torch.cat([torch.full((self.counts[name],), name == "val") for name in names])
+    def made(self, index: Tensor, val: Tensor) -> Samples:
         train, held_out = glyphs("train"), glyphs("val")
         digits = Glyphs(*(torch.cat(pair) for pair in zip(train, held_out, strict=True)))
         motion = draw(index, val, self.num_digits, (len(train.ink), len(held_out.ink)), self.image_size, self.speed)
@@ -200,9 +199,5 @@ class MovingDigits(ImageData):
 
     @property
     def fingerprint(self) -> str:
-        """Sizes, and a hash of the first clips, so of how these move and are drawn too."""
-        digest = hashlib.sha256(repr(self.speed).encode())
-        for name, count in self.counts.items():
-            digest.update(self.split(name).rows(torch.arange(min(count, 64)))["x"].numpy().tobytes())
-        size = f"{self.num_frames}x{self.image_size}-{self.num_digits}"
-        return f"moving-digits-{size}-{self.counts['train']}-{self.counts['val']}-{digest.hexdigest()[:12]}"
+        """Return sizes, and a hash of the first clips, so of how these move and are drawn too."""
+        return self.identified(f"moving-digits-{self.num_frames}x{self.image_size}-{self.num_digits}", self.speed)

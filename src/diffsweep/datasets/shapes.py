@@ -1,13 +1,13 @@
 """Coloured shapes with class labels and captions, rendered when they are asked for: works offline, at any size."""
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffsweep.datasets.base import Batch, ImageData, Samples, Split
+from diffsweep.datasets.base import Batch, Samples
+from diffsweep.datasets.made import MadeData
 from diffsweep.datasets.shapes_checker import read
 from diffsweep.datasets.shapes_scene import (
     COLOURS,
@@ -58,7 +58,7 @@ class ShapeSamples(Samples):
         return {"label": scene.shape, "caption": captions(scene), "scalars": self._parts["scalars"][index]}
 
 
-class Shapes(ImageData):
+class Shapes(MadeData):
     """One of 4 shapes in one of 8 colours, in 9 positions and 2 sizes, on one of 3 backgrounds, each a little off its place and size.
 
     Sample i of a split is a function of i, so it is the same on any machine, in any batch and whatever the seed. Training never shows the
@@ -71,7 +71,7 @@ class Shapes(ImageData):
         image_size: at least 16.
         held_out: pairs [colour, shape].
         num_train, num_val: samples of the two splits.
-        batch_size, num_workers, seed: see :class:`ImageData`.
+        batch_size, settings: those of :class:`~diffsweep.datasets.made.MadeData`.
     """
 
     def __init__(
@@ -87,8 +87,7 @@ class Shapes(ImageData):
         num_train: int = 20_000,
         num_val: int = 2_000,
         batch_size: int = 128,
-        num_workers: int = 0,
-        seed: int = 0,
+        **settings: Any,
     ) -> None:
         if (channels, num_classes, levels) != (3, len(SHAPES), LEVELS):
             raise ValueError(
@@ -104,26 +103,17 @@ class Shapes(ImageData):
                 raise ValueError(f"dataset.{key} of shapes is [{', '.join(fact)}]; it cannot be changed")
         if image_size < SMALLEST:
             raise ValueError(f"dataset.image_size of shapes must be at least {SMALLEST}, not {image_size}")
-        for key, count in (("num_train", num_train), ("num_val", num_val)):
-            if count < 1:
-                raise ValueError(f"dataset.{key} must be at least 1, not {count}")
-        super().__init__(channels, image_size, num_classes, levels, batch_size, num_workers, seed)
-        self.counts: dict[Split, int] = {"train": num_train, "val": num_val}
+        facts = {"channels": channels, "image_size": image_size, "num_classes": num_classes, "levels": levels}
+        super().__init__(num_train=num_train, num_val=num_val, batch_size=batch_size, **facts, **settings)
         self.held_out = _pairs(held_out)
 
-    def load(self, split: Split) -> Samples:
-        names: tuple[Split, ...] = ("train", "val") if split == "all" else (split,)
-        index = torch.cat([torch.arange(self.counts[name]) for name in names])
-        val = torch.cat([torch.full((self.counts[name],), name == "val") for name in names])
+    def made(self, index: Tensor, val: Tensor) -> Samples:
         return ShapeSamples(draw(index, val, self.held_out), self.image_size)
 
     @property
     def fingerprint(self) -> str:
-        """Sizes, and a hash of the held-out pairs and of the first pictures, so of how these are drawn too."""
-        digest = hashlib.sha256(repr(self.held_out.tolist()).encode())
-        for name, count in self.counts.items():
-            digest.update(self.split(name).rows(torch.arange(min(count, 64)))["x"].numpy().tobytes())
-        return f"shapes-{self.image_size}-{self.counts['train']}-{self.counts['val']}-{digest.hexdigest()[:12]}"
+        """Return sizes, and a hash of the held-out pairs and of the first pictures, so of how these are drawn too."""
+        return self.identified(f"shapes-{self.image_size}", self.held_out.tolist())
 
     def aligned(self, x: Tensor, batch: Batch) -> dict[str, Tensor] | None:
         """See :meth:`ImageData.aligned`. What was not asked for is right, but nothing is right where no shape was found. None where

@@ -3,28 +3,27 @@
 Train it again with ``python -m diffsweep.metrics.train_digits_classifier``.
 """
 
-import hashlib
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
+
+from diffsweep.metrics.shipped import ShippedClassifier
 
 WEIGHTS = Path(__file__).with_name("digits_classifier.pt")
 
 
-class DigitsClassifier(nn.Module):
+class DigitsClassifier(ShippedClassifier):
     """A small convolutional network on 8x8 digits: ``features, logits = classifier(x)``.
 
     Attributes:
         num_features: 64, the width of the layer before the logits.
-        levels: grey levels of the data; inputs are rounded to them, as saving an image would.
     """
 
     name = "digits-classifier"
     num_features = 64
     num_classes = 10
     levels = 17
-    weights_hash = "untrained"
+    weights = WEIGHTS
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,14 +42,10 @@ class DigitsClassifier(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Features (N, 64) and logits (N, 10) of digits in [-1, 1], (N, 1, 8, 8)."""
-        scale = (self.levels - 1) / 2
-        features = self.body(((x.clamp(-1, 1) + 1) * scale).round() / scale - 1)
+        features = self.body(self.rounded(x))
         return features, self.head(features)
 
 
 def load_digits_classifier() -> DigitsClassifier:
-    """The classifier with the repository's weights, in evaluation mode."""
-    classifier = DigitsClassifier()
-    classifier.load_state_dict(torch.load(WEIGHTS, weights_only=True))
-    classifier.weights_hash = hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
-    return classifier.eval().requires_grad_(False)
+    """Return the classifier with the repository's weights, in evaluation mode."""
+    return DigitsClassifier.trained()

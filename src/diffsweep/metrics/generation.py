@@ -102,7 +102,7 @@ class GenerationMetrics(Extraction[FeatureExtractor]):
 
         Args:
             samples: the images.
-            data: what they are compared with. Where it has ``aligned(samples, asked)``, that says of each sample what of
+            data: what they are compared with. Its ``aligned(samples, asked)`` may say of each sample what of
                 its caption is right; see :func:`diffsweep.metrics.accuracy.caption_accuracies`.
             asked: what was asked of them: ``label`` (N,), ``caption``, a list of N, or nothing.
 
@@ -128,8 +128,7 @@ class GenerationMetrics(Extraction[FeatureExtractor]):
             numbers["class_accuracy"] = class_accuracy(fake_logits, asked["label"].cpu())
             held_out_logits = self.real(data, "val")[1]
             numbers["class_accuracy_real"] = class_accuracy(held_out_logits, data.split("val")["label"])
-        aligned = getattr(data, "aligned", None)
-        if "caption" in asked and aligned is not None and (right := aligned(samples, asked)) is not None:
+        if "caption" in asked and (right := data.aligned(samples, asked)) is not None:
             numbers |= caption_accuracies(right)
         return numbers
 

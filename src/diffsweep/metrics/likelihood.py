@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +22,22 @@ def _as_samples(samples: Samples | Mapping[str, Any]) -> Samples:
     return samples if isinstance(samples, Samples) else InMemory(samples)
 
 
+class EncodedBatch(NamedTuple):
+    """A batch of data whose likelihood is measured.
+
+    Attributes:
+        x_0: the data in the space of the denoiser, (B, ...).
+        cond: their condition.
+        noise: that of the samples.
+        levels: the number of values that the space's data take; None where they are continuous.
+    """
+
+    x_0: Tensor
+    cond: Condition | None
+    noise: Noise
+    levels: int | None
+
+
 class Likelihood(ABC):
     """Bits per dimension of a model's data. A subclass defines :meth:`measure`, on one batch.
 
@@ -38,7 +54,11 @@ class Likelihood(ABC):
     name: str
 
     def __init__(
-        self, split: Literal["train", "val", "all"], num_samples: int | None, batch_size: int, seed: int
+        self,
+        split: Literal["train", "val", "all"] = "val",
+        num_samples: int | None = None,
+        batch_size: int = 512,
+        seed: int = 0,
     ) -> None:
         if batch_size < 1 or (num_samples is not None and num_samples < 2):
             raise ValueError(
@@ -70,7 +90,8 @@ class Likelihood(ABC):
         for begin in range(0, count, self.batch_size):
             rows = torch.arange(begin, min(begin + self.batch_size, count))
             x_0, cond = encode(samples[rows])
-            measured.append(self.measure(denoiser, x_0, cond, Noise(self.seed, rows.to(x_0.device)), levels, progress))
+            batch = EncodedBatch(x_0, cond, Noise(self.seed, rows.to(x_0.device)), levels)
+            measured.append(self.measure(denoiser, batch, progress))
         columns = {name: torch.cat([part[name] for part in measured]).double().cpu() for name in measured[0]}
         terms = columns.pop("terms", None)
         numbers: dict[str, float] = {}
@@ -89,15 +110,7 @@ class Likelihood(ABC):
         return None
 
     @abstractmethod
-    def measure(
-        self,
-        denoiser: Denoiser,
-        x_0: Tensor,
-        cond: Condition | None,
-        noise: Noise,
-        levels: int | None,
-        progress: Progress | None,
-    ) -> dict[str, Tensor]:
+    def measure(self, denoiser: Denoiser, batch: EncodedBatch, progress: Progress | None) -> dict[str, Tensor]:
         """Numbers of each sample, (B,), by name; ``terms`` (B, K) is kept as a curve."""
 
     @abstractmethod
@@ -114,21 +127,13 @@ class BoundLikelihood(Likelihood):
     Args:
         steps: of the chain, on the schedule's grid where it has one; None for all of it, 1000 on a continuous one.
         clip: hold the predicted x0 in [-1, 1] where the space is bounded so, as improved-diffusion does.
-        split, num_samples, batch_size, seed: see :class:`Likelihood`.
+        settings: those of :class:`Likelihood`.
     """
 
     name = "bits_per_dim"
 
-    def __init__(
-        self,
-        split: Literal["train", "val", "all"] = "val",
-        num_samples: int | None = None,
-        steps: int | None = None,
-        clip: bool = True,
-        batch_size: int = 512,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(split, num_samples, batch_size, seed)
+    def __init__(self, *, steps: int | None = None, clip: bool = True, **settings: Any) -> None:
+        super().__init__(**settings)
         if steps is not None and steps < 1:
             raise ValueError(f"likelihood.steps must be at least 1, not {steps}")
         self.steps, self.clip = steps, clip
@@ -136,19 +141,11 @@ class BoundLikelihood(Likelihood):
     def calls(self, schedule: Schedule, count: int) -> int | None:
         return -(-count // self.batch_size) * (len(chain_times(schedule, self.steps)) - 1)
 
-    def measure(
-        self,
-        denoiser: Denoiser,
-        x_0: Tensor,
-        cond: Condition | None,
-        noise: Noise,
-        levels: int | None,
-        progress: Progress | None,
-    ) -> dict[str, Tensor]:
+    def measure(self, denoiser: Denoiser, batch: EncodedBatch, progress: Progress | None) -> dict[str, Tensor]:
         times = chain_times(denoiser.schedule, self.steps)
         tell = None if progress is None else lambda k: progress()
-        clip = self.clip and levels is not None
-        bound = variational_bound(denoiser, x_0, times, noise, levels, cond, clip, tell)
+        clip = self.clip and batch.levels is not None
+        bound = variational_bound(denoiser, batch.x_0, times, batch.noise, batch.levels, batch.cond, clip, tell)
         return {"bits_per_dim": bound.total, "bits_per_dim_prior": bound.prior, "terms": bound.terms}
 
     def protocol(self) -> dict[str, Any]:
@@ -161,35 +158,20 @@ class ODELikelihood(Likelihood):
     Args:
         divergence: ``exact``, a backward pass a dimension, or ``hutchinson``, an unbiased estimate from one.
         tolerance: of the adaptive solver.
-        split, num_samples, batch_size, seed: see :class:`Likelihood`.
+        settings: those of :class:`Likelihood`.
     """
 
     name = "bits_per_dim_ode"
 
-    def __init__(
-        self,
-        split: Literal["train", "val", "all"] = "val",
-        num_samples: int | None = None,
-        divergence: Divergence = "hutchinson",
-        tolerance: float = 1e-4,
-        batch_size: int = 512,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(split, num_samples, batch_size, seed)
+    def __init__(self, *, divergence: Divergence = "hutchinson", tolerance: float = 1e-4, **settings: Any) -> None:
+        super().__init__(**settings)
         if tolerance <= 0:
             raise ValueError(f"likelihood.tolerance must be positive, not {tolerance}")
         self.divergence, self.tolerance = divergence, tolerance
 
-    def measure(
-        self,
-        denoiser: Denoiser,
-        x_0: Tensor,
-        cond: Condition | None,
-        noise: Noise,
-        levels: int | None,
-        progress: Progress | None,
-    ) -> dict[str, Tensor]:
+    def measure(self, denoiser: Denoiser, batch: EncodedBatch, progress: Progress | None) -> dict[str, Tensor]:
         tell = None if progress is None else lambda calls: progress()
+        x_0, cond, noise, levels = batch
         x = x_0 if levels is None else dequantised(x_0, levels, noise)
         found = ode_log_likelihood(denoiser, x, cond, self.divergence, noise, self.tolerance, progress=tell)
         return {self.name: bits_per_dim(found.nats, x_0[0].numel(), levels)}

@@ -6,13 +6,14 @@ which a single frame often tells, and its distance hardly sees motion (Ge et al.
 Train it again with ``python -m diffsweep.metrics.train_moving_digits_classifier``.
 """
 
-import hashlib
 import math
 from pathlib import Path
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+
+from diffsweep.metrics.shipped import ShippedClassifier
 
 WEIGHTS = Path(__file__).with_name("moving_digits_classifier.pt")
 SPEEDS = (1.0, 1.5)  # pixels a frame, between the three kinds of speed
@@ -30,13 +31,12 @@ def kind_of_motion(velocity: Tensor) -> Tensor:
     return 3 * speed + direction
 
 
-class MovingDigitsClassifier(nn.Module):
+class MovingDigitsClassifier(ShippedClassifier):
     """A small network, convolutions over space and then over time: ``features, logits = classifier(x)``.
 
     Attributes:
         num_features: 64, the width of the layer before the logits.
         distance: what the Frechet distance of these features is called. It is no FVD: that is of I3D, and comparable with published numbers.
-        levels: grey levels of the data; inputs are rounded to them, as saving a clip would.
         motion_head: of features (N, 64) the logits (N, 9) of :func:`kind_of_motion`.
     """
 
@@ -47,7 +47,7 @@ class MovingDigitsClassifier(nn.Module):
     num_motions = 9
     least_frames = 4
     levels = 256
-    weights_hash = "untrained"
+    weights = WEIGHTS
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,8 +76,7 @@ class MovingDigitsClassifier(nn.Module):
         """
         if x.shape[2] < self.least_frames:
             raise ValueError(f"a motion is told by at least {self.least_frames} frames, not {x.shape[2]}")
-        scale = (self.levels - 1) / 2
-        x = ((x.clamp(-1, 1) + 1) * scale).round() / scale - 1
+        x = self.rounded(x)
         pairs = torch.cat([x[:, :, :-1], x.diff(dim=2)], dim=1)  # (N, 2, F - 1, 16, 16)
         told = self.pair(rearrange(pairs, "n c f h w -> (n f) c h w"))  # (N (F - 1), 112)
         told = rearrange(told, "(n f) d -> n d f", n=len(x))  # (N, 112, F - 1)
@@ -86,8 +85,5 @@ class MovingDigitsClassifier(nn.Module):
 
 
 def load_moving_digits_classifier() -> MovingDigitsClassifier:
-    """The classifier with the repository's weights, in evaluation mode."""
-    classifier = MovingDigitsClassifier()
-    classifier.load_state_dict(torch.load(WEIGHTS, weights_only=True))
-    classifier.weights_hash = hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
-    return classifier.eval().requires_grad_(False)
+    """Return the classifier with the repository's weights, in evaluation mode."""
+    return MovingDigitsClassifier.trained()

@@ -183,22 +183,12 @@ class DiffusionModel(TimedModel):
         cond: Condition | None = None,
         sampler: Sampler | None = None,
         callback: Callback | None = None,
+        decode: bool = True,
     ) -> Tensor:
-        """From x in the space, at the start of a walk, to pixels."""
-        return self.autoencoder.decode(self.walk_in_space(x, noise, cond, sampler, callback))
-
-    @torch.no_grad()
-    def walk_in_space(
-        self,
-        x: Tensor,
-        noise: Noise,
-        cond: Condition | None = None,
-        sampler: Sampler | None = None,
-        callback: Callback | None = None,
-    ) -> Tensor:
-        """From x in the space, at the start of a walk, to its end there."""
+        """Return the end of the walk that starts at x in the space, in pixels; without ``decode`` in the space."""
         sampler = self.sampler if sampler is None else sampler
-        return sampler(self.guided(sampler), x.to(self.device), cond, noise, callback)
+        x_0 = sampler(self.guided(sampler), x.to(self.device), cond, noise, callback)
+        return self.autoencoder.decode(x_0) if decode else x_0
 
     def show(self, count: int, data: ImageData | None, seed: int, steps: int | None) -> tuple[Tensor]:
         """The first samples of a seed, in so many steps; by default the sampler's own."""

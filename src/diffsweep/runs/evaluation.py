@@ -16,6 +16,7 @@ from diffsweep.configuration.stage_nodes import portable
 from diffsweep.datasets import Batch, ImageData
 from diffsweep.diffusion import Condition
 from diffsweep.files import write_text
+from diffsweep.layers import evaluating
 from diffsweep.metrics import GenerationMetrics, Likelihood
 from diffsweep.models import DiffusionModel, Model, SelfMeasured
 from diffsweep.plots import DISTANCES, LABELS, plot_bound_terms, plot_by_evaluations, plot_tradeoff
@@ -122,12 +123,10 @@ def measure_likelihood(
     def encode(batch: Batch) -> tuple[Tensor, Condition | None]:
         return model.autoencoder.encode(batch["x"].to(model.device)), model.told(batch)
 
-    schedule, training = model.denoiser.schedule, model.training
+    schedule = model.denoiser.schedule
     total = likelihood.calls(schedule, likelihood.count(samples))
-    model.eval()
-    with tqdm(total=total, desc="likelihood", unit="call", dynamic_ncols=True) as bar:
+    with evaluating(model), tqdm(total=total, desc="likelihood", unit="call", dynamic_ncols=True) as bar:
         numbers, terms = likelihood(model.denoiser, samples, encode, model.autoencoder.levels, bar.update)
-    model.train(training)
     if terms is not None:
         rows = [f"{k},{bits:.8g}" for k, bits in enumerate(terms.tolist())]
         write_text(folder / f"{TERMS}.csv", "\n".join(["k,bits_per_dim", *rows]) + "\n")

@@ -145,7 +145,7 @@ class Windowed(Knowing):
             def sample_window(there: Tensor, mask: Tensor, index: int) -> Tensor:
                 x, noise = model.start(rows + index * OWN, job.seed, num_frames=there.shape[2])
                 held = Known(Frames(mask), there) if layout.plan[index].known.any() else None
-                return model.walk_in_space(x, noise, _given(cond, held), callback=callback)
+                return model.walk(x, noise, _given(cond, held), callback=callback, decode=False)
 
             x = model.autoencoder.decode(filled(sample_window, clip, layout.plan)).cpu()
             if known is not None:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from diffsweep import pictures
 from diffsweep.datasets import Batch, ImageData, rows_of
 from diffsweep.diffusion import Condition, Denoised, Noise, counting
+from diffsweep.layers import evaluating
 from diffsweep.models import DiffusionModel
 from diffsweep.samplers import Callback
 
@@ -108,11 +109,10 @@ def drawn_by_walks(
         make: the samples of given rows under their condition; its walks call back after each step.
         walks: how many of them a batch takes.
     """
-    training = model.training
-    model.eval()
     batches = torch.arange(count).split(batch_size)
     begin = time.perf_counter()
     with (
+        evaluating(model),
         tqdm(total=len(batches) * walks * model.sampler.steps, desc="sampling", unit="step", dynamic_ncols=True) as bar,
         counting(model.denoiser) as evaluations,
     ):
@@ -121,7 +121,6 @@ def drawn_by_walks(
             bar.update()
 
         parts = [make(rows, model.told(rows_of(asked, rows)), advance).cpu() for rows in batches]
-    model.train(training)
     return Drawn(torch.cat(parts), time.perf_counter() - begin, evaluations.rows / count, asked)
 
 
@@ -144,10 +143,8 @@ def trajectory(
         if step % every == 0 or step == model.sampler.steps - 1:
             kept.append(torch.stack([model.autoencoder.decode(part).cpu() for part in (x, denoised.x0)]))
 
-    training = model.training
-    model.eval()
-    model.walk(*model.start(indices, seed), cond, callback=keep)
-    model.train(training)
+    with evaluating(model):
+        model.walk(*model.start(indices, seed), cond, callback=keep)
     if kept[0].ndim > 5:
         kept = [each[:, :, :, 0] for each in kept]  # of clips the first frame
     side = [pictures.beside(pictures.grid(x_t.clamp(-2, 2) / 2), pictures.grid(x_0)) for x_t, x_0 in kept]
