@@ -63,10 +63,11 @@ def frames_seen(network, x, cond=None, row=0):
 
 
 @pytest.mark.parametrize(("place", "convolution"), [("spatial", False), ("all", False), ("spatial", True)])
-def test_a_2d_network_inflated_says_the_same_of_each_frame(place, convolution):
+def test_a_fresh_network_with_the_weights_of_a_2d_one_says_the_same_of_each_frame(place, convolution):
     """Of one frame, and of many, each with its own time and class."""
     unet = randomised(UNet(**SIZES, **PLAIN, num_classes=3))
-    network = UNet3D.inflate(unet, num_frames=FRAMES, temporal_attention=place, temporal_convolution=convolution)
+    network = unet3d(temporal_attention=place, temporal_convolution=convolution, num_classes=3).double().eval()
+    network.load_state_dict(unet.state_dict(), strict=False)
     t, ids = torch.rand(2, FRAMES).double() * 999, torch.randint(3, (2, FRAMES))
     is_null = torch.tensor([False, True])
     x = clip()
@@ -78,20 +79,6 @@ def test_a_2d_network_inflated_says_the_same_of_each_frame(place, convolution):
             cond = Condition(vector=ids[:, frame], is_null=is_null)
             torch.testing.assert_close(every[:, :, frame], unet(x[:, :, frame], t[:, frame], cond), rtol=0, atol=1e-12)
     assert {name for name in network.state_dict() if ".temporal." not in name} == set(unet.state_dict())
-    assert not any(stage.temporal for stage in unet.stages())  # it is a copy
-
-
-@pytest.mark.parametrize("convolution", [False, True])
-def test_weights_of_a_2d_network_are_loaded(convolution):
-    """Also into a network whose steps over time have moved."""
-    unet, network = randomised(UNet(**SIZES, **PLAIN)), randomised(unet3d(temporal_convolution=convolution))
-    x, t = clip(), torch.tensor([3.0, 800.0]).double()
-    network.load_images(unet.state_dict())
-    with torch.no_grad():
-        for frame in range(FRAMES):
-            torch.testing.assert_close(network(x, t)[:, :, frame], unet(x[:, :, frame], t), rtol=0, atol=1e-12)
-    with pytest.raises(RuntimeError, match=r"conv_in\.weight"):
-        network.load_images(UNet(**{**SIZES, "in_channels": 2}, **PLAIN).state_dict())
 
 
 def test_a_seed_gives_both_networks_the_same_weights():

@@ -99,7 +99,7 @@ class FirstStage(Autoencoder):
         self.batch_size, self.tile, self.overlap = batch_size, tile, round(overlap * tile) if tile else 0
         self._model = model
 
-    @cached_property
+    @cached_property  # read when it is first used
     def trained(self) -> LearnedAutoencoder:
         """The autoencoder, on the CPU at first."""
         if self._model is None:
@@ -111,7 +111,7 @@ class FirstStage(Autoencoder):
             raise ValueError(f"the trained autoencoder does not fit: {told}")
         return trained.to("cpu", torch.float32).eval().requires_grad_(False)
 
-    @cached_property
+    @property
     def weights_hash(self) -> str:
         """What identifies the autoencoder, its standardisation too."""
         return weights_hash(self.trained)

@@ -64,7 +64,7 @@ class Perceptual(ABC):
     def embed(self, x: Tensor) -> list[Tensor]:
         """w_l times the features of length 1 of images (B, C, H, W), (B, C_l, H_l, W_l) for each level l."""
 
-    @cached_property
+    @cached_property  # read when it is first used
     def network(self) -> Any:
         # What a validation loads, training uses too; the weights that are drawn before they are read are not drawn from a run's numbers.
         with torch.inference_mode(False), torch.random.fork_rng(devices=[]):

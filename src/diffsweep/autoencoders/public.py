@@ -184,7 +184,7 @@ class PublicAutoencoder:
             f"{self._name} is neither a folder with {' or '.join(names)} nor a model of the hub that can be read ({why})"
         ) from errors[0]
 
-    @cached_property
+    @cached_property  # the hub is asked once
     def weights_file(self) -> Path:
         """The weights, which are downloaded where they are of the hub and not on this machine yet."""
         return self._find(*WEIGHTS)

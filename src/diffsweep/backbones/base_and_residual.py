@@ -1,6 +1,5 @@
 """Two networks for the noise that frames share and the noise that each has of its own (VideoFusion, Luo et al. 2023, arXiv:2303.08320)."""
 
-import functools
 from collections.abc import Callable
 
 import torch
@@ -68,13 +67,5 @@ class BaseAndResidual(Backbone):
         base = self.base(x[:, :, k], c_noise if c_noise.ndim == 1 else c_noise[:, k], of_frame)
         base = base[:, :, None].expand(-1, -1, frames, -1, -1)  # (B, out_channels, F, H, W)
         residual = self.residual(torch.cat([x, base], dim=1), c_noise, cond)
-        of_base, of_residual = _weights(self.noise, frames, x.device, x.dtype)
+        of_base, of_residual = (part[:, None, None].to(x.device, x.dtype) for part in self.noise.weights(frames))
         return of_base * base + of_residual * residual
-
-
-@functools.lru_cache(maxsize=16)
-@torch.inference_mode(False)
-def _weights(noise: SharedNoise, frames: int, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Of base and residual, (F, 1, 1)."""
-    base, residual = (weight[:, None, None].to(device, dtype) for weight in noise.weights(frames))
-    return base, residual

@@ -1,7 +1,5 @@
 """The 3D U-Net of video diffusion, factorised over space and time (Ho et al. 2022, arXiv:2204.03458)."""
 
-import copy
-from collections.abc import Mapping
 from typing import Any, Literal
 
 from einops import rearrange
@@ -31,7 +29,8 @@ class UNet3D(UNet):
     """The 2D U-Net applied to each frame, with attention over time between: its 3x3 convolutions are 1x3x3 ones, its attention is over
     space, its norms are those of each frame.
 
-    What sees time starts as the identity, so that at first the network is the 2D one on each frame. Time is relative: any
+    What sees time starts as the identity, so that at first the network is the 2D one on each frame: the weights of a :class:`UNet`
+    can be loaded with ``strict=False``. Time is relative: any
     number of frames can be given. Each frame may have its own time and its own class; frames that are ``independent`` (see
     :class:`~diffsweep.diffusion.Condition`) are images beside the clip.
 
@@ -56,14 +55,8 @@ class UNet3D(UNet):
         **unet: Any,
     ) -> None:
         super().__init__(**unet)
-        self._see_time(num_frames, temporal_attention, position_bias, temporal_convolution)
-
-    def _see_time(
-        self, num_frames: int | None, place: TemporalPlace, position_bias: PositionBias, convolution: bool
-    ) -> None:
-        """Adds attention over time, and convolution. All else has been made before, and is what it is in the 2D network."""
-        one_of("temporal_attention", place, _PLACES)
-        attending = [stage for stage in self.stages() if _PLACES[place] or stage.attention is not None]
+        one_of("temporal_attention", temporal_attention, _PLACES)
+        attending = [stage for stage in self.stages() if _PLACES[temporal_attention] or stage.attention is not None]
         if not attending:
             raise ValueError(
                 "backbone.temporal_attention=spatial follows attention over space, which no level has: no frame would see another; "
@@ -72,33 +65,9 @@ class UNet3D(UNet):
         for stage in attending:
             heads = self.options.heads(stage.width)
             stage.temporal = TemporalAttention(stage.width, heads, self.options.norm, position_bias, num_frames)
-        for stage in self.stages() if convolution else ():
+        for stage in self.stages() if temporal_convolution else ():
             steps = [TemporalConvolution(stage.width, self.options.norm), stage.temporal]
             stage.temporal = TemporalSteps(*(step for step in steps if step is not None))
-
-    @classmethod
-    def inflate(
-        cls,
-        unet: UNet,
-        num_frames: int | None = None,
-        temporal_attention: TemporalPlace = "spatial",
-        position_bias: PositionBias = "buckets",
-        temporal_convolution: bool = False,
-    ) -> "UNet3D":
-        """The 3D network of a 2D one, with a copy of its weights: of each frame it says the same."""
-        network = cls.__new__(cls)
-        network.__dict__ = copy.deepcopy(unet).__dict__
-        network._see_time(num_frames, temporal_attention, position_bias, temporal_convolution)
-        example = next(unet.parameters())
-        return network.to(example.device, example.dtype).train(unet.training)
-
-    def load_images(self, state: Mapping[str, Tensor]) -> None:
-        """The weights of a 2D U-Net of the same options, its ``state_dict()``; what sees time becomes the identity."""
-        own = {name: weight for name, weight in self.state_dict().items() if ".temporal." in name}
-        self.load_state_dict({**own, **state})
-        for stage in self.stages():
-            if stage.temporal is not None:
-                stage.temporal.become_identity()  # type: ignore[operator]
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition | None = None) -> Tensor:
         cond, frames = Condition() if cond is None else cond, x.shape[2]

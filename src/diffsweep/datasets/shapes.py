@@ -103,8 +103,8 @@ class Shapes(MadeData):
                 raise ValueError(f"dataset.{key} of shapes is [{', '.join(fact)}]; it cannot be changed")
         if image_size < SMALLEST:
             raise ValueError(f"dataset.image_size of shapes must be at least {SMALLEST}, not {image_size}")
-        facts = {"channels": channels, "image_size": image_size, "num_classes": num_classes, "levels": levels}
-        super().__init__(num_train=num_train, num_val=num_val, batch_size=batch_size, **facts, **settings)
+        sizes = {"channels": channels, "image_size": image_size, "num_classes": num_classes, "levels": levels}
+        super().__init__(num_train=num_train, num_val=num_val, batch_size=batch_size, **sizes, **settings)
         self.held_out = _pairs(held_out)
 
     def made(self, index: Tensor, val: Tensor) -> Samples:

@@ -3,7 +3,6 @@
 Lengths are fractions of the image's side; x goes right and y down, from the top left corner. So a scene looks the same at any size.
 """
 
-import functools
 import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -158,7 +157,6 @@ def asked(captions: Sequence[str]) -> Attributes:
     return Attributes(*numbers.reshape(-1, 4).unbind(1))
 
 
-@functools.lru_cache(maxsize=4096)
 def _asked(caption: str) -> tuple[int, int, int, int]:
     words = re.findall(r"[a-z]+", caption.lower())
     place = frozenset(words) & frozenset[str]().union(*_PLACES)

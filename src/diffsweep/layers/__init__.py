@@ -5,7 +5,7 @@ from diffsweep.layers.conditions import ClassEmbedding, ConditionEmbedding, Toke
 from diffsweep.layers.distributed import distributed
 from diffsweep.layers.embeddings import SinusoidalEmbedding
 from diffsweep.layers.modes import evaluating
-from diffsweep.layers.norms import group_norm, zero_conv, zero_init
+from diffsweep.layers.norms import group_norm, zero_init
 from diffsweep.layers.patches import PatchEmbedding, axial_rotation, patch_grid, rotate, sincos_positions, unpatchify
 from diffsweep.layers.resample import Downsample, Upsample, enlarge, pool
 from diffsweep.layers.residual import (
@@ -106,6 +106,5 @@ __all__ = [
     "unpatchify",
     "weights_hash",
     "with_image",
-    "zero_conv",
     "zero_init",
 ]

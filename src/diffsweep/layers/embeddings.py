@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=16)  # 10 us of a call on a CPU, half a percent of a small network; six launches on a GPU
 def _frequencies(count: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     place = torch.device("cpu") if device.type == "mps" else device  # which has no float64
     omega = torch.exp(-math.log(10000) * torch.arange(count, dtype=torch.float64, device=place) / count)

@@ -15,12 +15,6 @@ def group_norm(channels: int, groups: int = 32, eps: float = 1e-5) -> nn.GroupNo
     return nn.GroupNorm(next((g for g in halved if channels // g >= MIN_CHANNELS_PER_GROUP), 1), channels, eps)
 
 
-def zero_conv(channels: int) -> nn.Module:
-    """A 1 x 1 convolution of zeros: what joins a control network to a trained one, which it leaves as it is at first (Zhang et al. 2023,
-    arXiv:2302.05543)."""
-    return zero_init(nn.Conv2d(channels, channels, 1))
-
-
 def zero_init(module: nn.Module) -> nn.Module:
     """The same module with its parameters at 0, so that a residual branch starts as nothing."""
     for parameter in module.parameters():

