@@ -9,6 +9,8 @@ import torch
 
 from diffsweep.diffusion import GaussianDenoiser, GaussianMixtureDenoiser
 
+pytest_plugins = ["run_fixtures"]
+
 
 def pytest_configure(config):
     torch.set_num_threads(1)

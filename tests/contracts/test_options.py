@@ -19,7 +19,7 @@ from diffsweep.configuration.conf import parents
 from diffsweep.configuration.preflight import preflight
 from diffsweep.errors import UserError
 from diffsweep.models import AutoencoderModel, DiffusionModel
-from diffsweep.proofs import with_stand_ins
+from diffsweep.proofs.data import with_stand_ins
 
 CONF = Path(__file__).parents[2] / "conf"
 NULLABLE = {"debug", "experiment"}  # groups that choose nothing by default

@@ -8,7 +8,7 @@ import torch
 from diffsweep.configuration.build import build
 from diffsweep.datasets import load_digits
 from diffsweep.diffusion import Condition, Eps, Frames, Known
-from diffsweep.proofs import StandIn, exact_mixture
+from diffsweep.proofs.data import StandIn, exact_mixture
 from diffsweep.schedules import Cosine
 
 ABROAD = {"text_clip", "text_t5"}  # frozen encoders from the hub: see test_pretrained_text

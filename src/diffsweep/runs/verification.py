@@ -1,4 +1,4 @@
-"""The command ``verify.py``: proves a combination, writes its certificate and says what failed."""
+"""The command ``verify.py``: proves a combination, writes its certificate and names the checks that failed."""
 
 import importlib.util
 import json
@@ -12,15 +12,20 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from tqdm import tqdm
 
+from diffsweep import proofs
 from diffsweep.configuration.build import build
+from diffsweep.configuration.check import import_trusted
+from diffsweep.discovery import import_all
 from diffsweep.errors import Failed
 from diffsweep.files import write_text
 from diffsweep.plots import plot_convergence, plot_errors
-from diffsweep.proofs import PROOFS, Check, Curve, Subject
+from diffsweep.proofs import Check, Curve, Subject
+from diffsweep.proofs.base import proofs_of
 from diffsweep.runs import report
 
 CERTIFICATE, PLOT = "verify.json", "verify.png"
 PARTS = ("schedule", "prediction", "sampler", "guidance", "noise")  # that are proved
+OURS = "diffsweep"
 EVALUATIONS = (10, 20, 50, 100)  # the columns of a sweep's table
 
 
@@ -47,13 +52,15 @@ def verify(cfg: DictConfig) -> float:
 
 
 def certify(cfg: DictConfig, folder: Path) -> list[Check]:
-    """Run all proofs of a configuration's parts, with progress, and write their certificate into a folder."""
+    """Run all proofs of a configuration's parts, those of trusted packages too, and write their certificate into a folder."""
+    import_all(proofs)
+    import_trusted(cfg.trust)
     torch.manual_seed(cfg.seed)
     subject = Subject(*(build(cfg, group) for group in PARTS))
     checks: list[Check] = []
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # tensors are tiny here
-    with tqdm(PROOFS, desc="proving", unit="proof", dynamic_ncols=True) as bar:
+    with tqdm(proofs_of((OURS, *cfg.trust)), desc="proving", unit="proof", dynamic_ncols=True) as bar:
         for proof in bar:
             bar.set_postfix_str(proof.__name__)
             checks += proof(subject)
@@ -75,9 +82,9 @@ def certify(cfg: DictConfig, folder: Path) -> list[Check]:
 def refuse(failed: Sequence[Check]) -> None:
     """Raise where something failed."""
     if failed:
-        told = "; ".join(f"{check.name} {check.measured:.3g}, asked for {_asked(check)}" for check in failed)
+        names = "; ".join(f"{check.name} {check.measured:.3g}, asked for {_bounds(check)}" for check in failed)
         raise Failed(
-            f"{len(failed)} of the checks failed: {told}. Another sampler.spacing, more steps or another sampler may mend it"
+            f"{len(failed)} of the checks failed: {names}. Another sampler.spacing, more steps or another sampler may mend it"
         )
 
 
@@ -85,12 +92,13 @@ def rows(checks: Sequence[Check]) -> list[tuple[str, str, str]]:
     """A row of a table for each check."""
     states = {True: "pass", False: "FAIL"}
     return [
-        (check.name, f"{check.measured:.3g}", f"{states[check.passed]}  {_asked(check)}" if check.asked else "")
+        (check.name, f"{check.measured:.3g}", f"{states[check.passed]}  {_bounds(check)}" if check.required else "")
         for check in checks
     ]
 
 
-def _asked(check: Check) -> str:
+def _bounds(check: Check) -> str:
+    """Return the bounds of a check in words."""
     least, most = (
         f"at {word} {value:.3g}" if value is not None else ""
         for word, value in (("least", check.least), ("most", check.most))

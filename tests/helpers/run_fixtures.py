@@ -1,4 +1,5 @@
-"""Tiny runs, the command line within this process, and processes of their own."""
+"""Fixtures of all tests: tiny runs, the command line within this process, and processes of their own. Heavy packages are imported where a
+fixture is used."""
 
 import csv
 import os
@@ -8,10 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
-
-from diffsweep.configuration.compose import compose as fresh_compose
-from diffsweep.runs.training import train
 
 SRC = Path(__file__).parents[2] / "src"
 SMALL = ("dataset.batch_size=32", "model.val_repeats=1", "trainer.limit_val_batches=1")
@@ -36,12 +33,13 @@ def fast():
 @pytest.fixture(scope="session")
 def configure():
     """``cfg = configure(directory, *overrides)``: a new configuration of a tiny run in ``directory``."""
+    from diffsweep.configuration.compose import compose
 
     def configure(directory, *overrides):
         places = (f"hydra.run.dir={directory}", f"paths.output_dir={Path(directory).parent}")
         learns_times = not any(override.startswith("model=autoencoder") for override in overrides)
         fast = [override for override in FAST if learns_times or override != "model.val_repeats=1"]
-        return fresh_compose("train", [*fast, *places, *overrides])
+        return compose("train", [*fast, *places, *overrides])
 
     return configure
 
@@ -49,12 +47,16 @@ def configure():
 @pytest.fixture(scope="session")
 def resume():
     """``cfg = resume(directory, *overrides)``: the configuration that goes on with a run."""
-    return lambda directory, *overrides: fresh_compose("train", [f"resume={directory}", *overrides])
+    from diffsweep.configuration.compose import compose
+
+    return lambda directory, *overrides: compose("train", [f"resume={directory}", *overrides])
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory, configure):
     """A finished run of four steps, of other choices than the defaults; not to be changed."""
+    from diffsweep.runs.training import train
+
     directory = tmp_path_factory.mktemp("runs") / "finished"
     overrides = ("schedule=linear", "schedule.num_steps=500", "prediction=v", "seed=5", "optimizer.lr=0.02")
     train(configure(directory, *overrides, "lr_scheduler.warmup_steps=0"))
@@ -64,6 +66,8 @@ def finished(tmp_path_factory, configure):
 @pytest.fixture(scope="session")
 def finished_clips(tmp_path_factory, configure):
     """A finished run on clips of four frames, told classes; not to be changed."""
+    from diffsweep.runs.training import train
+
     directory = tmp_path_factory.mktemp("runs") / "clips"
     sizes = ("dataset.num_frames=4", "dataset.num_train=32", "dataset.num_val=6", "dataset.batch_size=4")
     train(configure(directory, "model=video", "conditioning=class", "backbone.channels=8", "metrics=none", *sizes))
@@ -73,6 +77,8 @@ def finished_clips(tmp_path_factory, configure):
 @pytest.fixture(scope="session")
 def checkpoint():
     """``checkpoint(directory, name="last")``: a checkpoint of a run."""
+    import torch
+
     return lambda directory, name="last": torch.load(
         Path(directory) / "checkpoints" / f"{name}.ckpt", weights_only=True
     )

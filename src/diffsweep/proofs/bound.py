@@ -1,0 +1,79 @@
+"""The variational bound of Gaussian data against their entropy."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from diffsweep.diffusion import (
+    AsPredicted,
+    Condition,
+    Denoised,
+    Denoiser,
+    GaussianDenoiser,
+    Noise,
+    Step,
+    Stream,
+    variational_bound,
+    walk,
+)
+from diffsweep.diffusion.bound import chain, chain_times
+from diffsweep.proofs.base import Check, Subject, proof
+from diffsweep.proofs.data import COVARIANCE, MEAN
+
+SIGNS = torch.tensor([[1, 1], [1, -1], [-1, 1], [-1, -1]], dtype=torch.float64)
+
+
+class Signs(Noise):
+    """Replaces noise by all signs of two numbers. Under them the mean of a quadratic is its Gaussian expectation, exactly."""
+
+    def __init__(self) -> None:
+        super().__init__(0, torch.empty(0, dtype=torch.int64))
+
+    def like_over(self, x: Tensor, steps: range, stream: Stream = Stream.STEP) -> Tensor:
+        return SIGNS.repeat(len(x) // len(SIGNS), 1).expand(len(steps), -1, -1)
+
+
+@proof(place=40)
+def bound(subject: Subject) -> Iterator[Check]:
+    """Compare the bound's expectation with the data's entropy: it is never below, and equal, up to what the prior does not know, where
+    each reverse step has the variance that it should have."""
+    schedule, variances = subject.schedule, COVARIANCE.diagonal()
+    exact = AsPredicted(GaussianDenoiser(schedule, MEAN, torch.diag(variances)), subject.prediction)
+    entropy = float(0.5 * (2 * math.pi * math.e * variances).log2().mean())
+    x_0 = (MEAN + variances.sqrt() * SIGNS).repeat_interleave(4, 0)  # (16, 2)
+    times = chain_times(schedule)
+    for name, data in (("chosen", exact), ("best", BestVariance(exact, variances, times))):
+        measured = variational_bound(data, x_0, times, Signs())
+        gap, mismatch = float(measured.total.mean()) - entropy, float(measured.prior.mean())
+        most = mismatch + 1e-3 if name == "best" else None
+        yield Check(f"bound - entropy, {name} variance, {len(times) - 1} steps, bits/dim", gap, least=-1e-4, most=most)
+
+
+class BestVariance(Denoiser):
+    """A denoiser of independent Gaussian numbers that names the variance which a reverse step really has: the posterior's, and that of
+    x_0 given x_t."""
+
+    def __init__(self, denoiser: Denoiser, variances: Tensor, times: Tensor) -> None:
+        super().__init__(denoiser.schedule, denoiser.prediction, denoiser.noise)
+        self.denoiser, up = denoiser, times.flip(0)
+        step = Step(*(value.flip(0) for value in walk(self.schedule, times)))
+        link = chain(self.schedule, step, torch.arange(len(up) - 1) == 0, up[1], up[min(2, len(up) - 1)])
+        alpha_s, sigma_s, alpha_t, sigma_t, small, large, var_ts = (
+            value[:, None]
+            for value in (
+                *(step.alpha_s, step.sigma_s, step.alpha_t, step.sigma_t),
+                *(link.log_small, link.log_large, step.var_ts),
+            )
+        )
+        unknown = (
+            variances * sigma_t**2 / (alpha_t**2 * variances + sigma_t**2)
+        )  # (K, D): the variance of x_0 given x_t
+        gain = torch.where(sigma_s > 0, alpha_s * var_ts / sigma_t**2, 1.0)
+        best = step.var_post[:, None] + gain**2 * unknown
+        mix = torch.where(large > small, (best.log() - small) / (large - small), 0.0)
+        self.mix = dict(zip(up[1:].tolist(), mix, strict=True))
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
+        return self.denoiser(x_t, t, cond)._replace(variance_mix=self.mix[float(t)].expand_as(x_t))

@@ -1,0 +1,72 @@
+"""Clips of Gaussian data: completed from known frames, and under noise that frames share."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from diffsweep.diffusion import Condition, Denoised, Denoiser, Frames, Known
+from diffsweep.guidance import Guidance
+from diffsweep.guidance import chain as guidances
+from diffsweep.proofs.base import Check, Subject, proof
+from diffsweep.proofs.data import CLIP_COVARIANCE, CLIP_KNOWN, CLIP_MEAN, CLIP_VALUES
+from diffsweep.proofs.moments import moments
+
+
+@proof(place=70)
+def completed(subject: Subject) -> Iterator[Check]:
+    """Compare clips whose ends are known with the conditional Gaussian: mean and covariance of the other frames.
+
+    Guidance must hold known frames and do nothing beside it. Where it is exact on Gaussian data, and the solver above order 1, samples of
+    many steps must be right; else the error is reported.
+    """
+    guidance = subject.guided
+    if not isinstance(guidance, Guidance) or not guidance.takes_measurement or len(guidances(guidance)) > 1:
+        return
+    trial, a = subject.walks(clip="none")[-1], CLIP_KNOWN
+    gain = torch.linalg.solve(CLIP_COVARIANCE[a][:, a], CLIP_COVARIANCE[a][:, ~a]).T
+    mean = torch.where(a, CLIP_VALUES, CLIP_MEAN)
+    mean[~a] += gain @ (CLIP_VALUES - CLIP_MEAN)[a]
+    covariance = torch.zeros_like(CLIP_COVARIANCE)
+    covariance[torch.outer(~a, ~a)] = (CLIP_COVARIANCE[~a][:, ~a] - gain @ CLIP_COVARIANCE[a][:, ~a]).flatten()
+    of_noise = subject.noise.covariance(len(mean))
+    denoiser = subject.guidance(subject.clips, times=subject.times(trial.sampler))
+    ours = moments(OfClip(denoiser), trial.sampler, mean, covariance, of_noise)
+    exact = guidance.exact_on_gaussians and (trial.sampler.order or 0) > 1
+    most = 0.02 if exact and trial.required else None
+    label = f"{trial.label}known frames: "
+    size = math.sqrt(float(covariance.trace()))
+    yield Check(f"{label}mean, error / std", float((ours[0] - mean).norm()) / size, most=most)
+    error = float((ours[1] - covariance).norm() / covariance.norm())
+    yield Check(f"{label}covariance, relative error", error, most=most)
+
+
+@proof(place=75)
+def clips_of_shared_noise(subject: Subject) -> Iterator[Check]:
+    """Compare samples of Gaussian clips under noise that frames share with the data: mean and covariance, exact."""
+    if not subject.noise.correlated:
+        return
+    of_noise, size = subject.noise.covariance(len(CLIP_MEAN)), math.sqrt(float(CLIP_COVARIANCE.trace()))
+    for trial in subject.walks(clip="none"):
+        most = 0.03 if trial.required else None
+        label = f"{trial.label}clips of shared noise: "
+        mean, covariance = moments(subject.clips, trial.sampler, CLIP_MEAN, CLIP_COVARIANCE, of_noise)
+        yield Check(f"{label}mean, error / std", float((mean - CLIP_MEAN).norm()) / size, most=most)
+        error = float((covariance - CLIP_COVARIANCE).norm() / CLIP_COVARIANCE.norm())
+        yield Check(f"{label}covariance, relative error", error, most=None if most is None else 2 * most)
+
+
+class OfClip(Denoiser):
+    """A denoiser of clips with known frames, on vectors (B, F) of a number a frame."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__(denoiser.schedule, denoiser.prediction, denoiser.noise)
+        self.denoiser = denoiser
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
+        x = x_t[:, None, :, None, None]  # (B, 1, F, 1, 1)
+        known = CLIP_VALUES[:, None, None].expand_as(x)
+        mask = CLIP_KNOWN.expand(len(x), -1)
+        x0, eps, mix = self.denoiser(x, t, Condition(known=Known(Frames(mask), known)))
+        return Denoised(x0[:, 0, :, 0, 0], eps[:, 0, :, 0, 0], mix)

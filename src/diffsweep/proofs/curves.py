@@ -1,0 +1,47 @@
+"""Errors by network evaluations, the plot that papers have."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from diffsweep.diffusion import Noise, counting
+from diffsweep.proofs.base import Check, Curve, Subject, proof
+from diffsweep.proofs.data import COVARIANCE, MEAN, mixture_at_start
+from diffsweep.proofs.distances import wasserstein
+from diffsweep.proofs.moments import moments
+from diffsweep.samplers import ODE
+
+COUNTS = (4, 6, 8, 10, 14, 20, 30, 50, 100, 200)  # steps of the walks
+
+
+@proof(place=90)
+def curves(subject: Subject) -> Iterator[Check]:
+    """Measure the chosen walk's errors for other numbers of steps, into the subject's curves; there is nothing to check."""
+    sampler = subject.sampler
+    if sampler.tolerance is not None:
+        settings: list[dict[str, Any]] = [{"tolerance": 10.0**-k} for k in range(2, 8)]
+    else:
+        counts = [steps for steps in COUNTS if subject.exists(steps)] or [sampler.steps]
+        settings = [{"steps": steps} for steps in counts]
+    x, denoiser = mixture_at_start(subject.schedule, 64, sampler.start), subject.mixture
+    size = math.sqrt(float(COVARIANCE.trace()))
+    reference = ODE(tolerance=1e-9, start=sampler.start, stop=sampler.stop, clip="none")
+    exact = reference(denoiser, x) if sampler.order is not None else None
+    of_data, of_solution = Curve([], []), Curve([], [])
+    for changes in settings:
+        changed = subject.sampler_with(**changes, clip="none")
+        with counting(denoiser) as count:
+            ours = changed(denoiser, x, noise=Noise(2, torch.arange(len(x))))
+        of_data.evaluations.append(count.rows / len(x))
+        of_data.errors.append(
+            wasserstein(*moments(subject.gaussian, changed, MEAN, COVARIANCE), MEAN, COVARIANCE) / size
+        )
+        if exact is not None:
+            of_solution.evaluations.append(count.rows / len(x))
+            of_solution.errors.append(float((ours - exact).norm(dim=1).mean()))
+    subject.curves["wasserstein"] = of_data
+    if exact is not None:
+        subject.curves["solution"] = of_solution
+    yield from ()

@@ -1,0 +1,71 @@
+"""Data whose exact denoiser is known: a Gaussian and a mixture in the plane, Gaussian clips, and what stands in for trained models."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from diffsweep.configuration.loading import trained
+from diffsweep.diffusion import AsPredicted, Denoiser, GaussianMixtureDenoiser, Noise, Prediction, Stream, add_noise
+from diffsweep.schedules import Schedule
+
+MEAN = torch.tensor([0.2, -0.1], dtype=torch.float64)
+COVARIANCE = torch.tensor([[0.08, 0.03], [0.03, 0.05]], dtype=torch.float64)
+MEANS = torch.tensor([[0.45, 0.35], [-0.45, 0.15], [0.05, -0.5]], dtype=torch.float64)
+ROOTS = torch.tensor(
+    [[[0.15, 0.0], [0.05, 0.1]], [[0.1, 0.0], [-0.05, 0.12]], [[0.12, 0.0], [0.0, 0.08]]], dtype=torch.float64
+)
+WEIGHTS = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+CLASSES = torch.tensor([0, 1, 0])  # of the components, for guidance
+CLIP_MEAN = torch.tensor([0.2, 0.1, 0.0, -0.1], dtype=torch.float64)  # of clips of four frames, a number each
+CLIP_COVARIANCE = 0.08 * 0.8 ** (torch.arange(4)[:, None] - torch.arange(4)).abs().double()
+CLIP_KNOWN = torch.tensor([True, False, False, True])
+CLIP_VALUES = torch.tensor([0.5, 0.0, 0.0, -0.4], dtype=torch.float64)
+
+
+def exact_mixture(schedule: Schedule) -> GaussianMixtureDenoiser:
+    """Return the denoiser of the mixture, as it is before any prediction."""
+    return GaussianMixtureDenoiser(schedule, MEANS, ROOTS @ ROOTS.mT, WEIGHTS, classes=CLASSES)
+
+
+class StandIn:
+    """Replaces the trained models that guidance uses: the perfect classifier, and a model that knows less of the data."""
+
+    def __init__(self, schedule: Schedule, prediction: Prediction) -> None:
+        self.log_prob = exact_mixture(schedule).log_prob
+        wide = GaussianMixtureDenoiser(schedule, MEANS, 2 * ROOTS @ ROOTS.mT, WEIGHTS, classes=CLASSES)
+        self.denoiser = AsPredicted(wide, prediction)
+
+
+def with_stand_ins(guidance: Callable[..., Denoiser], stand_in: StandIn) -> Callable[..., Denoiser]:
+    """Return guidance with a stand-in for each of its trained models."""
+    if not isinstance(guidance, partial):
+        return guidance
+    if guidance.func is trained:
+        return lambda: stand_in  # type: ignore[return-value]
+    keywords = {
+        name: with_stand_ins(value, stand_in) if isinstance(value, partial) else value
+        for name, value in guidance.keywords.items()
+    }
+    return partial(guidance.func, *guidance.args, **keywords)
+
+
+def mixture_at_start(schedule: Schedule, count: int, start: float) -> Tensor:
+    """Return x (count, 2) where a walk starts: from the prior at t = 1, else data of the mixture with noise."""
+    noise = Noise(0, torch.arange(count)).normal(2, stream=Stream.PRIOR, dtype=torch.float64)
+    t = torch.tensor(start, dtype=torch.float64)
+    with torch.no_grad():
+        if start == 1:
+            return schedule(t)[1] * noise
+        data = exact_mixture(schedule).sample(count, torch.Generator().manual_seed(2))
+        return add_noise(schedule, data, t, noise)
+
+
+def mixture_at_stop(schedule: Schedule, x_0: Tensor, stop: float) -> Tensor:
+    """Return data x_0 (B, 2) as they are where a walk stops: with noise, where that is above t = 0."""
+    if stop == 0:
+        return x_0
+    eps = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(3), dtype=x_0.dtype)
+    with torch.no_grad():
+        return add_noise(schedule, x_0, torch.tensor(stop, dtype=torch.float64), eps)

@@ -1,0 +1,172 @@
+"""Proofs before training: right parts pass, wrong ones fail, and the certificate says what was measured."""
+
+import math
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from slower import some
+
+from diffsweep.configuration.build import build
+from diffsweep.diffusion import Eps, SharedNoise, V
+from diffsweep.guidance import ClassifierFreeGuidance, Reconstruction, unguided
+from diffsweep.proofs import Check, Subject, base
+from diffsweep.proofs.base import MANY
+from diffsweep.proofs.bound import bound
+from diffsweep.proofs.clips import clips_of_shared_noise, completed
+from diffsweep.proofs.conversions import round_trips
+from diffsweep.proofs.curves import curves
+from diffsweep.proofs.guidance import guided
+from diffsweep.proofs.likelihood import likelihood
+from diffsweep.proofs.order import order
+from diffsweep.proofs.samples import samples
+from diffsweep.samplers import DDIM, ODE, Ancestral, DPMSolverPP, Heun, Langevin
+from diffsweep.schedules import EDM, VE, Cosine, Linear, Schedule
+
+CONF = Path(__file__).parents[2] / "conf"
+SAMPLERS = sorted(path.stem for path in (CONF / "sampler").glob("*.yaml"))
+SCHEDULES = sorted(path.stem for path in (CONF / "schedule").glob("*.yaml"))
+BIASED = {"langevin"}  # no predictor takes its noise away: it never comes to the data, and verify says so
+
+
+def failed(checks):
+    return [check.name for check in checks if not check.passed]
+
+
+@pytest.mark.parametrize("option", some(SAMPLERS, fast=2))
+def test_every_sampler_is_proved_or_says_why_not(compose, option):
+    sampler = build(compose(f"sampler={option}"), "sampler")
+    if sampler.tolerance is None:
+        sampler = sampler.with_steps(MANY)  # of fewer nothing is asked
+    subject = Subject(Cosine(1000), V(), sampler)
+    proofs = (order,) if option in BIASED else (order, samples)
+    checks = [check for proof in proofs for check in proof(subject)]
+    assert not failed(checks)
+    assert (sampler.order is None) == ("order" not in subject.curves) or sampler.tolerance is not None
+
+
+def test_a_sampler_that_keeps_some_noise_fails():
+    assert failed(samples(Subject(Linear(1000), V(), Langevin(corrections=2, steps=500))))
+
+
+@pytest.mark.parametrize("option", some(SCHEDULES, fast=2))
+def test_every_schedule_is_proved(compose, option):
+    """Conversions, the bound and the likelihood do not depend on the sampler."""
+    torch.manual_seed(0)
+    cfg = compose(f"schedule={option}", *(["objective=vlb", "schedule.width=8"] if option == "learned" else []))
+    subject = Subject(build(cfg, "schedule"), V(), DDIM())
+    with torch.no_grad():
+        assert not failed([check for proof in (round_trips, bound, likelihood) for check in proof(subject)])
+
+
+def trailing(make, steps, **settings):
+    return make(steps=steps, spacing="trailing", **settings)
+
+
+WALKS = {  # parts, and the numbers of steps of the walks that are compared with the data
+    "a grid of 10": ((Linear(10), V(), Ancestral(steps=7, spacing="leading")), (7, 10)),
+    "as many as the grid has": (
+        (Linear(30), V(), trailing(Heun, 30), partial(ClassifierFreeGuidance, scale=3.0)),
+        (30,),
+    ),
+    "a part of a grid": ((Linear(100), V(), trailing(DPMSolverPP, 5, start=0.6, stop=0.1)), (5, 40)),
+    "no grid": ((VE(), Eps(), Ancestral(steps=50)), (50,)),
+    "known frames": ((Linear(30), V(), trailing(DDIM, 5), partial(Reconstruction, weight="covariance")), (5, 30)),
+    "shared noise": ((Linear(30), V(), trailing(Ancestral, 5), unguided, SharedNoise(0.6)), (5, 30)),
+    "adaptive": ((Linear(30), V(), ODE(tolerance=1e-3), partial(ClassifierFreeGuidance, scale=3.0)), ()),
+}
+
+
+@pytest.mark.parametrize("case", WALKS)
+def test_walks_that_exist_are_compared_and_nothing_is_required_of_few_steps(monkeypatch, case):
+    """Whatever the grid, the spacing and the ends of a walk: every proof of samples has something to report."""
+    monkeypatch.setattr(base, "MANY", 40)
+    monkeypatch.setattr("diffsweep.proofs.curves.COUNTS", (4, 200))
+    parts, counts = WALKS[case]
+    subject = Subject(*parts)
+    proofs = (samples, guided, completed, clips_of_shared_noise, curves)
+    checks = [check for proof in proofs for check in proof(subject)]
+    found = {int(check.name.split()[0]): check for check in checks if " steps: " in check.name}
+    assert tuple(sorted(found)) == counts
+    assert all(check.required == (n >= 40) for n, check in found.items())
+    assert all(math.isfinite(check.measured) for check in checks)
+    assert max(subject.curves["wasserstein"].evaluations) > 0
+
+
+class SaysThree(DPMSolverPP):
+    """A solver of order 2 that claims 3."""
+
+    def __init__(self):
+        super().__init__()
+        self.order = 3
+
+
+class Shifted(Schedule):
+    """A schedule whose inverse is off."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.num_steps, self.t_min = Cosine(1000), 1000, 1e-3
+
+    def forward(self, t):
+        return self.inner(t)
+
+    def log_snr(self, t):
+        return self.inner.log_snr(t)
+
+    def time_of(self, log_snr):
+        return self.inner.time_of(log_snr + 0.01)
+
+
+class WrongSign(V):
+    """A prediction whose eps does not go with its target."""
+
+    def eps(self, output, x_t, alpha, sigma):
+        return sigma * x_t - alpha * output
+
+
+class TooLoud(Ancestral):
+    """Draws a tenth more than it should."""
+
+    def __init__(self):
+        super().__init__(steps=500, temperature=1.1)
+
+
+@pytest.mark.parametrize(
+    ("subject", "proof", "said"),
+    [
+        (Subject(Cosine(1000), V(), SaysThree()), order, "order of convergence (3)"),
+        (Subject(Shifted(), V(), DDIM()), round_trips, "round trip of t and log-SNR"),
+        (Subject(Cosine(1000), WrongSign(), DDIM()), round_trips, "round trip of the prediction: eps"),
+        (Subject(Cosine(1000), V(), TooLoud()), samples, "500 steps: covariance, relative error"),
+        (Subject(EDM(), V(), Heun(spacing="uniform")), samples, "500 steps: Wasserstein distance, Gaussian / std"),
+    ],
+    ids=["order", "inverse", "conversion", "noise", "spacing"],
+)
+def test_what_is_wrong_fails_and_is_named(subject, proof, said):
+    assert said in failed(proof(subject))
+
+
+def test_nan_fails():
+    assert not Check("x", math.nan).passed
+    assert not Check("x", math.nan, most=1.0).passed
+    assert Check("x", 1.0).passed
+    assert not Check("x", 1.0).required
+
+
+def test_a_walk_that_stops_above_0_is_compared_with_the_data_there():
+    assert not failed(samples(Subject(Cosine(1000), V(), DPMSolverPP(stop=0.05, steps=600))))
+
+
+def test_the_bound_is_below_by_what_the_variance_costs():
+    """The best variance leaves nothing; a fixed one something."""
+    chosen, best = bound(Subject(Linear(100), V(), DDIM()))
+    assert chosen.measured > 0.05 > 10 * abs(best.measured)
+
+
+def test_adaptive_solvers_are_proved_by_their_tolerance():
+    subject = Subject(Cosine(1000), V(), ODE(tolerance=1e-6))
+    checks = list(order(subject)) + list(samples(subject))
+    assert not failed(checks)
+    assert checks[0].name == "error follows the tolerance: slope"
