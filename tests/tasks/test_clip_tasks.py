@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from diffsweep.tasks.images import Generate
 from PIL import Image
 
 from diffsweep import pictures
@@ -21,7 +22,6 @@ from diffsweep.models import VideoModel
 from diffsweep.samplers import DDIM, Heun
 from diffsweep.schedules import VP
 from diffsweep.tasks.clips import DoubleRate, Extend, Upscale
-from diffsweep.tasks.images import Generate
 from diffsweep.tasks.sampling import Job
 
 LENGTH = 4  # frames of a window

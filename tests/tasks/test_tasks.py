@@ -162,8 +162,9 @@ def test_train_does_not_have_it(command):
 
 def test_samples_of_seeds_are_asked_for_what_the_first_sample_is(configure, tmp_path):
     """As they have its noise; and a row of an interpolation for what its first end is, which is a sample of that index."""
-    from diffsweep.configuration.build import build_data, build_diffusion
     from diffsweep.tasks.images import Generate, Interpolate
+
+    from diffsweep.configuration.build import build_data, build_diffusion
     from diffsweep.tasks.sampling import Job
 
     cfg = configure(tmp_path / "run", "model=classifier_free", "sampler=ddim", "sampler.steps=2")

@@ -65,23 +65,6 @@ def locate(name: str, trust: Sequence[str] = ()) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
-def import_trusted(packages: Sequence[str]) -> None:
-    """Import the packages that the user trusts, so that what decorators collect there, such as proofs, is found.
-
-    Raises:
-        UserError: there is no such package, or it needs one that is not there.
-    """
-    from diffsweep.metrics.i3d import TRUSTED
-
-    for name in packages:
-        if name == TRUSTED:  # a kind of file
-            continue
-        try:
-            importlib.import_module(name)
-        except ImportError as error:
-            raise UserError(f"trust=[{name}]: {error}; put the folder that holds it on PYTHONPATH") from error
-
-
 def is_of_kind(found: Any, kind: Any) -> bool:
     """Whether what a ``_target_`` names is a class, and one of a kind, or of one of several."""
     return inspect.isclass(found) and issubclass(found, kind)

@@ -27,7 +27,7 @@ from diffsweep.diffusion import (
 )
 from diffsweep.diffusion import Stream as Draw
 from diffsweep.models.base import Losses, TimedModel
-from diffsweep.samplers import DDIM, Callback, Sampler
+from diffsweep.samplers import Callback, Sampler
 from diffsweep.schedules import Schedule
 
 
@@ -201,8 +201,6 @@ class DiffusionModel(TimedModel):
 
     @torch.no_grad()
     def invert(self, images: Tensor, cond: Condition | None = None) -> Tensor:
-        """x in the space whose walk ends near images (B, C, H, W): see :meth:`~diffsweep.samplers.DDIM.invert`."""
-        if not isinstance(self.sampler, DDIM):
-            raise ValueError("only DDIM's deterministic walk is inverted; use sampler=ddim")
+        """x in the space whose walk ends near images (B, C, H, W): see :meth:`~diffsweep.samplers.Sampler.invert`."""
         x_0 = self.autoencoder.encode(images.to(self.device, self.float_type))
         return self.sampler.invert(self.guided(self.sampler), x_0, cond)

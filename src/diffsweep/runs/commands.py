@@ -54,7 +54,7 @@ def sample(cfg: DictConfig) -> Path:
             raise UserError(str(error)) from error
     drawn, done = task(Job(model, data, folder, cfg.num_samples, cfg.seed, cfg.batch_size))
     write_atomically(folder / "samples.npz", lambda file: np.savez(file, arr_0=pictures.to_uint8(drawn.x)))
-    if words := {name: drawn.asked[name] for name in ("label", "caption") if name in drawn.asked}:
+    if words := {name: drawn.request[name] for name in ("label", "caption") if name in drawn.request}:
         columns = [values.tolist() if isinstance(values, Tensor) else values for values in words.values()]
         lines = ["\t".join(map(str, row)) for row in zip(*columns, strict=True)]
         write_text(folder / "asked.tsv", "\n".join(["\t".join(words), *lines]) + "\n")

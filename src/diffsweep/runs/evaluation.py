@@ -104,7 +104,7 @@ def measure_diffusion(cfg: DictConfig, model: DiffusionModel, data: ImageData, f
             print(f"warning: {warning}")
         drawn = draw(model, metrics.num_samples, cfg.seed, metrics.batch_size, data)
         speed = {"images_per_second": len(drawn.x) / drawn.seconds, "network_evaluations": drawn.evaluations}
-        numbers.update(metrics(drawn.x, data, drawn.asked), **speed)
+        numbers.update(metrics(drawn.x, data, drawn.request), **speed)
         protocols["protocol"] = protocol(cfg, metrics, data)
     if likelihood is not None:
         numbers.update(measure_likelihood(likelihood, model, data, folder))

@@ -96,6 +96,21 @@ class Sampler(ABC):
         self.steps, self.spacing, self.start, self.stop, self.clip = steps, spacing, start, stop, clip
         self.temperature = temperature
 
+    @property
+    def invertible(self) -> bool:
+        """Whether the walk can be taken backwards, from data to their noise: see :meth:`invert`."""
+        return False
+
+    def invert(
+        self, denoiser: Denoiser, x: Tensor, cond: Condition | None = None, callback: Callback | None = None
+    ) -> Tensor:
+        """Return the x at t = start whose walk ends near ``x``, where the sampler is invertible.
+
+        Raises:
+            ValueError: it is not.
+        """
+        raise ValueError("only DDIM's deterministic walk is inverted; use sampler=ddim with sampler.eta=0")
+
     def with_steps(self, steps: int) -> Self:
         """The same sampler with another number of steps."""
         if steps < 1:

@@ -56,6 +56,10 @@ class DDIM(Sampler):
             x = x.add_(noise.like(x), alpha=math.sqrt(variance))
         return x, State(denoised)
 
+    @property
+    def invertible(self) -> bool:
+        return self.eta == 0
+
     @torch.no_grad()
     def invert(
         self, denoiser: Denoiser, x: Tensor, cond: Condition | None = None, callback: Callback | None = None
@@ -76,7 +80,7 @@ class DDIM(Sampler):
         Raises:
             ValueError: eta is above 0, and what a step drew cannot be known.
         """
-        if self.eta > 0:
+        if not self.invertible:
             raise ValueError(f"only a deterministic walk can be inverted; use sampler.eta=0, not {self.eta}")
         schedule, times = denoiser.schedule, self.times(denoiser.schedule)
         lowest = torch.tensor(schedule.t_min, dtype=torch.float64)

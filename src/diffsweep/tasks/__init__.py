@@ -1,6 +1,24 @@
-"""What ``sample.py`` does with a trained model; ``conf/task/`` has an option for each."""
+"""Tasks of ``sample.py``: what it does with a trained model; ``conf/task/`` has an option for each."""
 
-from diffsweep.tasks.clips import DoubleRate, Extend, Upscale
-from diffsweep.tasks.images import Edit, Generate, Interpolate, Reconstruct, Task
+from diffsweep.tasks.base import Task
+from diffsweep.tasks.double_rate import DoubleRate
+from diffsweep.tasks.edit import Edit
+from diffsweep.tasks.extend import Extend
+from diffsweep.tasks.generate import Generate
+from diffsweep.tasks.interpolate import Interpolate
+from diffsweep.tasks.reconstruct import Reconstruct
+from diffsweep.tasks.sampling import Drawn, Job
+from diffsweep.tasks.upscale import Upscale
 
-__all__ = ["DoubleRate", "Edit", "Extend", "Generate", "Interpolate", "Reconstruct", "Task", "Upscale"]
+__all__ = [
+    "DoubleRate",
+    "Drawn",
+    "Edit",
+    "Extend",
+    "Generate",
+    "Interpolate",
+    "Job",
+    "Reconstruct",
+    "Task",
+    "Upscale",
+]

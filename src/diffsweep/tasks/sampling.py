@@ -18,7 +18,7 @@ from diffsweep.samplers import Callback
 
 
 class Job(NamedTuple):
-    """What a task has to do with.
+    """A model, its data and what is to be drawn of it: what a task gets.
 
     Attributes:
         model: trained, with its sampler.
@@ -36,39 +36,47 @@ class Job(NamedTuple):
     seed: int
     batch_size: int
 
-    def asked(self, indices: Tensor, source: str | None = None) -> Batch:
-        """What is asked of the samples of given indices; where they come from the ``data``, what the data say of them."""
+    def request(self, indices: Tensor, source: str | None = None) -> Batch:
+        """Return the request of the samples of given indices, with the annotations of held-out data where they come from ``data``."""
         samples = self.data.split("val")
-        asked = self.model.conditioning.request(indices, samples)
+        request = self.model.conditioning.request(indices, samples)
         if source == "data":
-            asked |= {name: part for name, part in samples[indices].items() if name in asked}
-        return asked
+            request |= {name: part for name, part in samples[indices].items() if name in request}
+        return request
+
+    def draw(self, count: int, start: Callable[[Tensor], tuple[Tensor, Noise]], request: Batch) -> "Drawn":
+        """Return samples of one walk each: see :func:`drawn_in_batches`."""
+        return drawn_in_batches(self.model, count, self.batch_size, start, request)
+
+    def draw_from(self, x: Tensor, request: Batch) -> "Drawn":
+        """Return the samples of walks that start at x (N, ...) in the space."""
+        return self.draw(len(x), lambda rows: (x[rows], self.model.noise_of(rows, self.seed)), request)
 
 
 class Drawn(NamedTuple):
-    """What was drawn.
+    """Samples, and what they took.
 
     Attributes:
         x: samples (N, C, H, W), clips (N, C, F, H, W), in [-1, 1] on the CPU.
         seconds: that they took.
         evaluations: of the network, for each of them.
-        asked: what was asked of them, a batch without ``x``; empty where nothing was.
+        request: their conditions as a batch without ``x``; empty where there are none.
     """
 
     x: Tensor
     seconds: float
     evaluations: float
-    asked: Batch
+    request: Batch
 
 
 def draw(model: DiffusionModel, num_samples: int, seed: int, batch_size: int, data: ImageData | None = None) -> Drawn:
-    """``num_samples`` samples, in batches; sample i has the same noise, and is asked for the same, whatever the batch size.
+    """Return ``num_samples`` samples, drawn in batches; sample i has the same noise and condition whatever the batch size.
 
-    ``data`` is needed where the conditioning asks for what held-out data say.
+    ``data`` is needed where conditions are those of held-out data.
     """
     indices = torch.arange(num_samples)
-    asked = model.conditioning.request(indices, None if data is None else data.split("val"))
-    return drawn_in_batches(model, num_samples, batch_size, lambda rows: model.start(indices[rows], seed), asked)
+    request = model.conditioning.request(indices, None if data is None else data.split("val"))
+    return drawn_in_batches(model, num_samples, batch_size, lambda rows: model.start(indices[rows], seed), request)
 
 
 def drawn_in_batches(
@@ -76,22 +84,22 @@ def drawn_in_batches(
     count: int,
     batch_size: int,
     start: Callable[[Tensor], tuple[Tensor, Noise]],
-    asked: Batch,
+    request: Batch,
 ) -> Drawn:
-    """Samples of one walk each, in batches, with progress.
+    """Return samples of one walk each, drawn in batches, with progress.
 
     Args:
         model: whose sampler walks.
         count: how many.
         batch_size: how many at once.
         start: of given rows, x where their walk starts, and their noise.
-        asked: of all of them, see :meth:`~diffsweep.conditioning.Conditioning.request`.
+        request: of all of them, see :meth:`~diffsweep.conditioning.Conditioning.request`.
     """
 
     def walk(rows: Tensor, cond: Condition | None, callback: Callback) -> Tensor:
         return model.walk(*start(rows), cond, callback=callback)
 
-    return drawn_by_walks(model, count, batch_size, walk, asked)
+    return drawn_by_walks(model, count, batch_size, walk, request)
 
 
 def drawn_by_walks(
@@ -99,13 +107,13 @@ def drawn_by_walks(
     count: int,
     batch_size: int,
     make: Callable[[Tensor, Condition | None, Callback], Tensor],
-    asked: Batch,
+    request: Batch,
     walks: int = 1,
 ) -> Drawn:
-    """Samples that are made of one or several walks, in batches, with progress over the steps of all of them.
+    """Return samples that are made of one or several walks, drawn in batches, with progress over the steps of all of them.
 
     Args:
-        model, count, batch_size, asked: see :func:`drawn_in_batches`.
+        model, count, batch_size, request: see :func:`drawn_in_batches`.
         make: the samples of given rows under their condition; its walks call back after each step.
         walks: how many of them a batch takes.
     """
@@ -120,8 +128,8 @@ def drawn_by_walks(
         def advance(step: int, t: Tensor, denoised: Denoised, x: Tensor) -> None:
             bar.update()
 
-        parts = [make(rows, model.told(rows_of(asked, rows)), advance).cpu() for rows in batches]
-    return Drawn(torch.cat(parts), time.perf_counter() - begin, evaluations.rows / count, asked)
+        parts = [make(rows, model.told(rows_of(request, rows)), advance).cpu() for rows in batches]
+    return Drawn(torch.cat(parts), time.perf_counter() - begin, evaluations.rows / count, request)
 
 
 def trajectory(
@@ -132,7 +140,7 @@ def trajectory(
     indices: Tensor | None = None,
     frames: int = 40,
 ) -> None:
-    """A GIF of the walk: x_t on the left, the predicted x_0 on the right, of the samples of given indices, by default the first
+    """Write a GIF of the walk: x_t on the left, the predicted x_0 on the right, of the samples of given indices, by default the first
     sixteen."""
     indices = indices if indices is not None else torch.arange(16)
     _, cond = model.request(indices, data.split("val"))

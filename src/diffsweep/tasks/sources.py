@@ -13,8 +13,32 @@ from diffsweep.datasets.video_files import UnusableError, find, frames
 from diffsweep.errors import UserError
 
 
+def images_missing_because(source: str) -> str | None:
+    """Return a sentence why there are no images at a source, as far as its path shows; None where there are, or for ``data``."""
+    if reason := _absent_because(source, "an image, a folder of images, an .npz file, or data"):
+        return reason
+    if source != "data" and (path := Path(source)).is_dir() and not _images_in(path):
+        return f"task.source={source}: the folder has no images ({', '.join(sorted(pictures.SUFFIXES))})"
+    return None
+
+
+def clips_missing_because(source: str) -> str | None:
+    """Return a sentence why there are no clips at a source, as far as its path shows; None where there are, or for ``data``."""
+    if reason := _absent_because(source, "a video, a folder of videos, an .npz file, or data"):
+        return reason
+    if source == "data" or (path := Path(source)).suffix == ".npz":
+        return None
+    videos = _videos_at(path)
+    if not videos:
+        return f"task.source={source}: the folder has no videos, and no folders of frames"
+    files = [video.name for video in videos if not video.is_dir()]
+    if files and importlib.util.find_spec("av") is None:
+        return f"task.source: {files[0]} needs av to be read; pip install 'diffsweep[video]'"
+    return None
+
+
 def load_images(source: str, data: ImageData, count: int) -> Tensor:
-    """At most ``count`` images as the data has them: (N, C, H, W) in [-1, 1].
+    """Return at most ``count`` images as the data has them: (N, C, H, W) in [-1, 1].
 
     Args:
         source: ``data``, the held-out ones; an image or a folder of images, cut to a square and resized; or an .npz file with images
@@ -23,11 +47,11 @@ def load_images(source: str, data: ImageData, count: int) -> Tensor:
         count: how many.
 
     Raises:
-        UserError: there is no such file, or it holds no such images.
+        UserError: the file holds images of another shape.
     """
     if source == "data":
         return data.split("val")["x"][:count]
-    path = _existing(source, "an image, a folder of images, an .npz file, or data")
+    path = Path(source)
     if path.suffix == ".npz":
         images = pictures.load_npz(path)[:count]
         if images.shape[1:] != (data.channels, data.image_size, data.image_size):
@@ -35,14 +59,12 @@ def load_images(source: str, data: ImageData, count: int) -> Tensor:
                 f"{source} holds images of shape {tuple(images.shape[1:])}, the model's have ({data.channels}, {data.image_size}, {data.image_size})"
             )
         return images
-    paths = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.suffix.lower() in pictures.SUFFIXES)
-    if not paths:
-        raise UserError(f"task.source={source}: the folder has no images ({', '.join(sorted(pictures.SUFFIXES))})")
+    paths = [path] if path.is_file() else _images_in(path)
     return torch.stack([pictures.load_image(each, data.channels, data.image_size) for each in paths[:count]])
 
 
 def load_clips(source: str, data: ImageData, count: int, factor: int = 1) -> Tensor:
-    """At most ``count`` clips: (N, C, F, H, W) in [-1, 1], with all their frames.
+    """Return at most ``count`` clips: (N, C, F, H, W) in [-1, 1], with all their frames.
 
     Args:
         source: ``data``, the held-out ones; a video file, a folder of frames, or a folder of such videos, whose frames are cut to a square and
@@ -52,14 +74,14 @@ def load_clips(source: str, data: ImageData, count: int, factor: int = 1) -> Ten
         factor: how many times smaller than the data's their frames are, in files.
 
     Raises:
-        UserError: there is no such file, it holds no such clips, or they have several lengths.
+        UserError: the file holds clips of another shape, some cannot be read, or they have several lengths.
     """
     side = data.image_size // factor
     if source == "data":
         samples = data.split("val")
         x: Tensor = samples[torch.arange(min(count, len(samples)))]["x"]
         return x
-    path = _existing(source, "a video, a folder of videos, an .npz file, or data")
+    path = Path(source)
     if path.suffix == ".npz":
         clips = pictures.load_npz(path)[:count]
         if clips.ndim != 5 or (clips.shape[1], *clips.shape[3:]) != (data.channels, side, side):
@@ -67,10 +89,8 @@ def load_clips(source: str, data: ImageData, count: int, factor: int = 1) -> Ten
                 f"{source} holds samples of shape {tuple(clips.shape[1:])}, and clips of ({data.channels}, frames, {side}, {side}) are needed"
             )
         return clips
-    videos = find(path) if path.is_dir() else [path]
-    if not videos:
-        raise UserError(f"task.source={source}: the folder has no videos, and no folders of frames")
-    read = [_load_video(video, data.channels, side) for video in videos[:count]]
+    videos = _videos_at(path)[:count]
+    read = [_load_video(video, data.channels, side) for video in videos]
     lengths = [clip.shape[1] for clip in read]
     if len(set(lengths)) > 1:
         shortest, longest = (lengths.index(most) for most in (min(lengths), max(lengths)))
@@ -82,9 +102,7 @@ def load_clips(source: str, data: ImageData, count: int, factor: int = 1) -> Ten
 
 
 def _load_video(video: Path, channels: int, image_size: int) -> Tensor:
-    """All frames of a video, (C, F, H, W) in [-1, 1]."""
-    if not video.is_dir() and importlib.util.find_spec("av") is None:
-        raise UserError(f"task.source: {video.name} needs av to be read; pip install 'diffsweep[video]'")
+    """Return all frames of a video, (C, F, H, W) in [-1, 1]."""
     try:
         pixels = [frame.pixels for frame in frames(video, None, channels, image_size)]
     except UnusableError as error:
@@ -92,9 +110,15 @@ def _load_video(video: Path, channels: int, image_size: int) -> Tensor:
     return torch.from_numpy(np.stack(pixels, 1)).float() / 127.5 - 1
 
 
-def _existing(source: str, kinds: str) -> Path:
-    """A file or folder that is there."""
-    path = Path(source)
-    if not path.exists():
-        raise UserError(f"task.source={source}: there is no such file; give {kinds}")
-    return path
+def _images_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in pictures.SUFFIXES)
+
+
+def _videos_at(path: Path) -> list[Path]:
+    return find(path) if path.is_dir() else [path]
+
+
+def _absent_because(source: str, kinds: str) -> str | None:
+    if source == "data" or Path(source).exists():
+        return None
+    return f"task.source={source}: there is no such file; give {kinds}"

@@ -320,11 +320,11 @@ def guidance_fits(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
 
 
 def task_suits_the_model(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:
-    """What is known is of clips, and is held by guidance."""
+    """Every task knows what it needs of the space, the sampler and guidance."""
     if parts["task"] is None:
         return None
-    told: str | None = parts["task"].unfit(parts["autoencoder"], parts["sampler"], guidances(parts))
-    return f"task={cfg.choices.task} {told}" if told else None
+    reason = parts["task"].incompatible_because(parts["autoencoder"], parts["sampler"], guidances(parts))
+    return f"task={cfg.choices.task}: {reason}" if reason else None
 
 
 def frames_are_said_once(cfg: DictConfig, parts: Mapping[str, Any]) -> str | None:

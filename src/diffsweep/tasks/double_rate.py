@@ -1,0 +1,66 @@
+"""Clips of twice the frame rate."""
+
+import torch
+from torch import Tensor
+
+from diffsweep import pictures
+from diffsweep.guidance import Window, between
+from diffsweep.tasks.clips import RATE, distance
+from diffsweep.tasks.sampling import Job
+from diffsweep.tasks.windows import Layout, Windowed, described
+
+
+class DoubleRate(Windowed):
+    """Clips of twice the frame rate: frames 0, 2, 4, ... are known, those between them are drawn. ``double_rate.gif`` (and ``.mp4`` where
+    PyAV is installed): what is known above, each frame for two, and all frames below, at twice the rate; ``strip.png``: the same of the
+    first clips, frame by frame, with gray where nothing is known.
+
+    A model knows motion at the rate of its data. So held-out clips, every other frame of which is known, come out at that rate, and the
+    frames between are compared with the truth and with the mean of their neighbours. Clips that are given, or sampled, at that rate come out at
+    twice the rate, and move half as far a frame as the data: whether the model draws that well depends on what it has seen.
+
+    Args:
+        source: None: clips as long as those of training are sampled first; ``data``: every other frame of held-out clips; else clips, all of
+            whose frames are known: see :func:`~diffsweep.tasks.sources.load_clips`.
+        overlap: frames that a window shares with those made before it.
+    """
+
+    length_key = "task.source, clips of N frames, which become 2 N - 1"
+
+    def __init__(self, source: str | None = None, overlap: int = 1) -> None:
+        super().__init__(source, overlap)
+        self.overlap: int = overlap
+
+    def layout(self, num_frames: int, given: int) -> Layout:
+        count = given or num_frames
+        if count < 2:
+            raise ValueError(
+                f"a clip with {count} known frame has nothing between its frames; from 2 known frames on there is"
+            )
+        try:
+            plan = between(count, num_frames, self.overlap)
+        except ValueError as error:
+            raise ValueError(f"task.{error}") from error
+        places = torch.arange(0, 2 * count - 1, 2)
+        if not given:  # the slow clip is a window of its own, of every other frame
+            plan = [Window(places, torch.zeros(count, dtype=torch.bool)), *plan]
+        return Layout(2 * count - 1, places[:given], plan)
+
+    def given(self, clips: Tensor) -> Tensor:
+        return clips[:, :, ::2] if self.source == "data" else clips
+
+    def show(self, job: Job, x: Tensor, layout: Layout, clips: Tensor | None) -> str:
+        slow, total = x[:, :, ::2], x.shape[2]
+        held = slow.repeat_interleave(2, 2)[:, :, :total]
+        gaps = torch.zeros_like(x)
+        gaps[:, :, ::2] = slow
+        truth = [clips[:, :, :total]] if clips is not None and self.source == "data" else []
+        pictures.save_shown(pictures.rows, [held, x, *truth], job.folder / "double_rate", fps=2 * RATE)
+        pictures.save_png(pictures.strips(gaps, x, *truth, most=4), job.folder / "strip.png")
+        line = f"{len(x)} clips of {slow.shape[2]} frames to {total}, in {described(layout.plan)}"
+        if truth:
+            drawn, mean = (
+                distance(new, truth[0][:, :, 1::2]) for new in (x[:, :, 1::2], (slow[:, :, :-1] + slow[:, :, 1:]) / 2)
+            )
+            line += f"\nroot mean square error of the new frames {drawn:.4f} on [-1, 1], of the mean of their neighbours {mean:.4f}"
+        return line

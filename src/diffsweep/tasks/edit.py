@@ -1,0 +1,34 @@
+"""Images that get some noise and are walked back."""
+
+from collections.abc import Sequence
+
+import torch
+
+from diffsweep import pictures
+from diffsweep.autoencoders import Autoencoder
+from diffsweep.guidance import Guidance
+from diffsweep.samplers import Sampler
+from diffsweep.tasks.base import FromImages
+from diffsweep.tasks.sampling import Drawn, Job
+from diffsweep.tasks.sources import load_images
+
+
+class Edit(FromImages):
+    """SDEdit (Meng et al. 2022, arXiv:2108.01073): images get the noise of ``sampler.start`` and are walked back. The less noise, the nearer
+    to the image. ``edit.png``: images above, what became of them below.
+
+    Args:
+        source: see :func:`~diffsweep.tasks.sources.load_images`.
+    """
+
+    def incompatible_because(self, space: Autoencoder, sampler: Sampler, guidances: Sequence[Guidance]) -> str | None:
+        if sampler.start == 1:
+            return "from sampler.start=1 nothing of an image is left; use sampler.start=0.6, or another time below 1"
+        return super().incompatible_because(space, sampler, guidances)
+
+    def run(self, job: Job) -> tuple[Drawn, str]:
+        images = load_images(self.source, job.data, job.num_samples)
+        request = job.request(torch.arange(len(images)))
+        drawn = job.draw(len(images), lambda rows: job.model.start(rows, job.seed, source=images[rows]), request)
+        pictures.save_shown(pictures.rows, [images, drawn.x], job.folder / "edit")
+        return drawn, f"{len(images)} images edited from t = {job.model.sampler.start:g}"

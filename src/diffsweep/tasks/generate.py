@@ -1,0 +1,47 @@
+"""New samples from noise."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from diffsweep import pictures
+from diffsweep.autoencoders import Autoencoder
+from diffsweep.diffusion import Noise
+from diffsweep.guidance import Guidance
+from diffsweep.samplers import Sampler
+from diffsweep.tasks.base import SHOWN, Task
+from diffsweep.tasks.sampling import Drawn, Job, trajectory
+
+
+class Generate(Task):
+    """New samples from noise: ``grid.png`` and the walk as ``trajectory.gif``.
+
+    Args:
+        seeds: one sample of each seed, in place of ``num_samples`` under one; it is the one that ``num_samples=1`` has.
+    """
+
+    def __init__(self, seeds: list[int] | None = None) -> None:
+        if seeds is not None and not seeds:
+            raise ValueError("task.seeds has no seeds; give some, as in task.seeds=[3,17], or null")
+        self.seeds = seeds
+
+    def incompatible_because(self, space: Autoencoder, sampler: Sampler, guidances: Sequence[Guidance]) -> str | None:
+        if sampler.start < 1:
+            return f"a walk from sampler.start={sampler.start:g} begins with images and some noise; use task=edit, or sampler.start=1"
+        return None
+
+    def run(self, job: Job) -> tuple[Drawn, str]:
+        seeds = None if self.seeds is None else torch.tensor(self.seeds)
+        indices = torch.arange(job.num_samples) if seeds is None else torch.zeros_like(seeds)
+
+        def seed_of(rows: slice | Tensor) -> int | Tensor:
+            return job.seed if seeds is None else seeds[rows]
+
+        def start(rows: Tensor) -> tuple[Tensor, Noise]:
+            return job.model.start(indices[rows], seed_of(rows))
+
+        drawn = job.draw(len(indices), start, job.request(indices))
+        pictures.save_shown(pictures.grid, [drawn.x[:SHOWN]], job.folder / "grid")
+        trajectory(job.model, job.data, job.folder / "trajectory.gif", seed_of(slice(16)), indices[:16])
+        return drawn, f"{len(drawn.x)} samples"

@@ -1,0 +1,61 @@
+"""Samples between two noises."""
+
+from collections.abc import Sequence
+
+import torch
+
+from diffsweep import pictures
+from diffsweep.autoencoders import Autoencoder
+from diffsweep.datasets import rows_of
+from diffsweep.diffusion import slerp
+from diffsweep.errors import UserError
+from diffsweep.guidance import Guidance
+from diffsweep.samplers import Sampler
+from diffsweep.tasks.base import KEPT, Task
+from diffsweep.tasks.inversion import inverted, not_invertible_because
+from diffsweep.tasks.sampling import Drawn, Job
+from diffsweep.tasks.sources import images_missing_because, load_images
+
+
+class Interpolate(Task):
+    """A row of samples on the great circle between two noises, or between the noises of two images by DDIM's inversion
+    (arXiv:2010.02502, section 5.3). ``interpolation.png``: a row for each pair; ``interpolation.gif``: all of them, to and fro.
+
+    Args:
+        source: None for noises; else images, see :func:`~diffsweep.tasks.sources.load_images`, the first with the second, the third with the
+            fourth.
+        frames: samples of a row, ends included.
+    """
+
+    def __init__(self, source: str | None = None, frames: int = 9) -> None:
+        if frames < 2:
+            raise ValueError(f"task.frames must be at least 2, the ends, not {frames}")
+        self.source, self.frames = source, frames
+        self.length_key = None if source is None else KEPT
+
+    def incompatible_because(self, space: Autoencoder, sampler: Sampler, guidances: Sequence[Guidance]) -> str | None:
+        if self.source is None:
+            return "noises are those of t = 1; use sampler.start=1, or task.source=data" if sampler.start < 1 else None
+        return not_invertible_because(sampler) or images_missing_because(self.source)
+
+    def run(self, job: Job) -> tuple[Drawn, str]:
+        pairs = max(1, job.num_samples // self.frames)
+        request = job.request(2 * torch.arange(pairs), self.source)  # the condition of a row is that of its first end
+        if self.source is None:
+            ends = job.model.start(torch.arange(2 * pairs), job.seed)[0].cpu()
+        else:
+            images = load_images(self.source, job.data, 2 * pairs)
+            if len(images) < 2:
+                raise UserError(f"{self.source} has one image; an interpolation needs two")
+            images = images[: len(images) // 2 * 2]
+            ends = inverted(job, images, rows_of(request, torch.arange(len(images)) // 2))
+        circle = slerp(ends[::2], ends[1::2], torch.linspace(0, 1, self.frames))  # (frames, pairs, ...)
+        x = circle.transpose(0, 1).flatten(0, 1)
+        drawn = job.draw_from(x, rows_of(request, torch.arange(len(x)) // self.frames))
+        frames = drawn.x.unflatten(0, (-1, self.frames))  # (pairs, frames, C, H, W)
+        if frames.ndim > 5:
+            frames = frames[:, :, :, 0]  # of clips the first frame
+        pictures.save_png(pictures.rows(*frames.transpose(0, 1), across=True), job.folder / "interpolation.png")
+        there = [pictures.grid(frames[:, i]) for i in range(self.frames)]
+        pictures.save_gif(there + there[-2:0:-1], job.folder / "interpolation.gif", milliseconds=120, hold=120)
+        return drawn, f"{len(frames)} interpolations of {self.frames} samples"

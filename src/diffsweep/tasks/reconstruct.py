@@ -1,0 +1,36 @@
+"""Images to their noise and back."""
+
+from collections.abc import Sequence
+
+import torch
+
+from diffsweep import pictures
+from diffsweep.autoencoders import Autoencoder
+from diffsweep.guidance import Guidance
+from diffsweep.samplers import Sampler
+from diffsweep.tasks.base import SHOWN, FromImages
+from diffsweep.tasks.inversion import inverted, not_invertible_because
+from diffsweep.tasks.sampling import Drawn, Job
+from diffsweep.tasks.sources import load_images
+
+
+class Reconstruct(FromImages):
+    """DDIM's inversion of images to their noise, and the walk back (arXiv:2010.02502, section 5.4). ``reconstruction.png``: images, their
+    noise, and what comes back.
+
+    Args:
+        source: see :func:`~diffsweep.tasks.sources.load_images`.
+    """
+
+    def incompatible_because(self, space: Autoencoder, sampler: Sampler, guidances: Sequence[Guidance]) -> str | None:
+        return not_invertible_because(sampler) or super().incompatible_because(space, sampler, guidances)
+
+    def run(self, job: Job) -> tuple[Drawn, str]:
+        images = load_images(self.source, job.data, job.num_samples)
+        request = job.request(torch.arange(len(images)), self.source)
+        noises = inverted(job, images, request)
+        drawn = job.draw_from(noises, request)
+        shown = job.model.autoencoder.decode(noises[:SHOWN].to(job.model.device)).cpu() / 2
+        pictures.save_shown(pictures.rows, [images, shown, drawn.x], job.folder / "reconstruction")
+        error = (drawn.x - images).square().mean().sqrt()
+        return drawn, f"{len(images)} images inverted and reconstructed, root mean square error {error:.4f} on [-1, 1]"

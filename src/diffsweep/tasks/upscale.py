@@ -1,0 +1,73 @@
+"""Clips of a higher resolution."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from diffsweep import pictures
+from diffsweep.autoencoders import Autoencoder
+from diffsweep.diffusion import Condition, Known, SquareMeans
+from diffsweep.guidance import Guidance
+from diffsweep.samplers import Callback, Sampler
+from diffsweep.tasks.base import KEPT
+from diffsweep.tasks.clips import RATE, ClipTask, distance, with_known
+from diffsweep.tasks.sampling import Drawn, Job, drawn_by_walks
+from diffsweep.tasks.sources import load_clips
+
+
+class Upscale(ClipTask):
+    """Clips of a higher resolution: what is known of each frame is the means of its squares of pixels. ``upscaled.gif`` (and ``.mp4`` where PyAV
+    is installed): what is known above, what became of it below; ``strip.png``: the same of the first clips, frame by frame.
+
+    Args:
+        source: ``data``: means of held-out clips, which the clips are compared with; else clips of the low resolution: see
+            :func:`~diffsweep.tasks.sources.load_clips`.
+        factor: f, the side of a square.
+    """
+
+    length_key = KEPT
+
+    def __init__(self, source: str = "data", factor: int = 2) -> None:
+        super().__init__(source)
+        if factor < 2:
+            raise ValueError(f"task.factor must be at least 2, not {factor}")
+        self.factor, self.measurement = factor, SquareMeans(factor)
+
+    def incompatible_because(self, space: Autoencoder, sampler: Sampler, guidances: Sequence[Guidance]) -> str | None:
+        if reason := super().incompatible_because(space, sampler, guidances):
+            return reason
+        if not space.bounded:
+            return (
+                "means of pixels are known, and this model draws latents, whose means are others; use a run in pixels"
+            )
+        if space.shape[-1] % self.factor:
+            side = space.shape[-1]
+            return f"task.factor={self.factor} does not divide the {side} pixels of a frame's side; use a divisor of {side}"
+        return None
+
+    def run(self, job: Job) -> tuple[Drawn, str]:
+        model = job.model
+        assert self.source is not None
+        clips = load_clips(self.source, job.data, job.num_samples, 1 if self.source == "data" else self.factor)
+        low = self.measurement.apply(clips) if self.source == "data" else clips
+
+        def make(rows: Tensor, cond: Condition | None, callback: Callback) -> Tensor:
+            known = low[rows].to(model.device, model.float_type)
+            x, noise = model.start(rows, job.seed, num_frames=known.shape[2])
+            return model.walk(x, noise, with_known(cond, Known(self.measurement, known)), callback=callback)
+
+        request = job.request(torch.arange(len(low)), self.source)
+        drawn = drawn_by_walks(model, len(low), job.batch_size, make, request)
+        size = drawn.x.shape[-1]
+        shown = [self.measurement.pseudo_inverse(low), drawn.x, *([clips] if self.source == "data" else [])]
+        pictures.save_shown(pictures.rows, shown, job.folder / "upscaled", fps=RATE)
+        pictures.save_png(pictures.strips(*shown, most=4), job.folder / "strip.png")
+        apart = distance(self.measurement.apply(drawn.x), low)
+        line = f"{len(low)} clips of {low.shape[2]} frames from {low.shape[-1]} to {size} pixels, off from what is known by {apart:.1e}"
+        if self.source == "data":
+            smooth = functional.interpolate(low, size=drawn.x.shape[2:], mode="trilinear")
+            error, plain = distance(drawn.x, clips), distance(smooth, clips)
+            line += f"\nroot mean square error {error:.4f} on [-1, 1], of bilinear enlargement {plain:.4f}"
+        return drawn, line
