@@ -89,7 +89,7 @@ def content_hash(files: Sequence[Path]) -> str:
     return hashlib.sha256(repr(hashes).encode()).hexdigest()
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=4096)  # a fingerprint is asked for some ten times in a run, and reads up to a gigabyte
 def _hash(path: str, size: int, changed: int, most: int) -> str:
     """Of a file's size and content. Read once in a process, unless the file is ``changed``."""
     digest = hashlib.blake2b(str(size).encode(), digest_size=16)

@@ -24,7 +24,7 @@ from diffsweep.configuration.schema import SCHEMAS
 from diffsweep.errors import UserError
 
 
-@functools.cache
+@functools.cache  # Hydra keeps what it is given: once is enough
 def register() -> None:
     """Tell Hydra of the schemas and of the runs that configuration can be read from."""
     for name, schema in SCHEMAS.items():
