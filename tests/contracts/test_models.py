@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from diffsweep.configuration.build import _build, build_data, build_model
+from diffsweep.configuration.build import build_data, build_model, instantiated
 from diffsweep.configuration.check import locate
 from diffsweep.diffusion import BatchNoise
 from diffsweep.models import DiffusionModel
@@ -42,7 +42,7 @@ def make(compose, option, monkeypatch):
     if "network" in compose(f"model={option}").autoencoder:
         small.append("autoencoder.network.channels=8")
         torch.manual_seed(0)
-        StandIn.autoencoder = _build(compose(f"model={option}", *small).autoencoder, "network")()
+        StandIn.autoencoder = instantiated(compose(f"model={option}", *small).autoencoder, "network")()
 
     def make(*overrides):
         model = build_model(compose(f"model={option}", *small, *overrides))
