@@ -72,7 +72,10 @@ WALKS = {  # parts, and the numbers of steps of the walks that are compared with
     ),
     "a part of a grid": ((Linear(100), V(), trailing(DPMSolverPP, 5, start=0.6, stop=0.1)), (5, 40)),
     "no grid": ((VE(), Eps(), Ancestral(steps=50)), (50,)),
-    "known frames": ((Linear(30), V(), trailing(DDIM, 5), partial(Reconstruction, weight="covariance")), (5, 30)),
+    "known frames": (
+        (Linear(30), V(), trailing(DDIM, 5), partial(Reconstruction, weight="covariance", scale=[1, 1, 1, 2, 2])),
+        (5, 30),
+    ),
     "shared noise": ((Linear(30), V(), trailing(Ancestral, 5), unguided, SharedNoise(0.6)), (5, 30)),
     "adaptive": ((Linear(30), V(), ODE(tolerance=1e-3), partial(ClassifierFreeGuidance, scale=3.0)), ()),
 }

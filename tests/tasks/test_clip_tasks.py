@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from diffsweep.tasks.images import Generate
 from PIL import Image
 
 from diffsweep import pictures
@@ -21,8 +20,7 @@ from diffsweep.guidance import ClassifierFreeGuidance, Reconstruction, Replaceme
 from diffsweep.models import VideoModel
 from diffsweep.samplers import DDIM, Heun
 from diffsweep.schedules import VP
-from diffsweep.tasks.clips import DoubleRate, Extend, Upscale
-from diffsweep.tasks.sampling import Job
+from diffsweep.tasks import DoubleRate, Extend, Generate, Job, Upscale
 
 LENGTH = 4  # frames of a window
 
@@ -136,7 +134,7 @@ def test_held_out_clips_get_their_missing_frames_back(small):
     """Every other frame is theirs to the bit, the classes are theirs, and the line says how far the others are off."""
     drawn, said = DoubleRate(source="data")(small(99, 2))
     truth = small(1, 1).data.split("val")[torch.arange(5)]
-    assert drawn.asked["label"].tolist() == truth["label"].tolist()
+    assert drawn.request["label"].tolist() == truth["label"].tolist()
     assert drawn.x.shape == (5, 1, 3, 16, 16)
     assert torch.equal(drawn.x[:, :, ::2], truth["x"][:, :, :3:2])
     error = (drawn.x[:, :, 1] - truth["x"][:, :, 1]).square().mean().sqrt()
@@ -158,7 +156,7 @@ def test_clips_are_upscaled_to_what_is_known_of_them(small, tmp_path):
     means = truth["x"].unflatten(4, (8, 2)).unflatten(3, (8, 2)).mean((4, 6))
     drawn, said = Upscale()(job)
     torch.testing.assert_close(drawn.x.unflatten(4, (8, 2)).unflatten(3, (8, 2)).mean((4, 6)), means, rtol=0, atol=1e-5)
-    assert drawn.asked["label"].tolist() == truth["label"].tolist()
+    assert drawn.request["label"].tolist() == truth["label"].tolist()
     error = (drawn.x - truth["x"]).square().mean().sqrt()
     assert said.startswith("3 clips of 4 frames from 8 to 16 pixels, off from what is known by ")
     assert f"root mean square error {error:.4f} on [-1, 1], of bilinear enlargement 0." in said
@@ -203,9 +201,9 @@ UNFIT = [
     (
         Extend(),
         (clips_of(None), DDIM(), [Replacement]),
-        "is of clips, and this model makes images; use a run of model=video",
+        "clips are needed, and this model makes images; use a run of model=video",
     ),
-    (Extend(), (clips_of(1), DDIM(), [Replacement]), "does not suit clips of 1 frames"),
+    (Extend(), (clips_of(1), DDIM(), [Replacement]), "windows of the 1 frames of a clip do not fit"),
     (Extend(), (clips_of(8), DDIM(start=0.5), [Replacement]), "sampler.start=0.5"),
     (Upscale(), (clips_of(8), DDIM(), []), "guidance does not hold it; use guidance=reconstruction, or replacement"),
     (Extend(), (clips_of(8), DDIM(), [free]), "use guidance=reconstruction_free"),
@@ -224,7 +222,7 @@ UNFIT = [
         (clips_of(8), DDIM(), [Replacement]),
         "task.overlap=7: windows of 8 frames overlap in 1 to 6",
     ),
-    (Upscale(factor=3), (clips_of(8), DDIM(), [Replacement]), "task.factor=3, which does not divide the 16 pixels"),
+    (Upscale(factor=3), (clips_of(8), DDIM(), [Replacement]), "task.factor=3 does not divide the 16 pixels"),
     (Upscale(), (clips_of(8, bounded=False), DDIM(), [Replacement]), "this model draws latents"),
     (Upscale(factor=4), (clips_of(1), DDIM(), [Replacement]), None),
     (Extend(), (clips_of(8), DDIM(), [Replacement]), None),
@@ -235,7 +233,7 @@ UNFIT = [
 @pytest.mark.parametrize(("task", "facts", "said"), UNFIT, ids=[str(row[2])[:40] for row in UNFIT])
 def test_what_does_not_suit_the_model_is_told(gaussian, task, facts, said):
     space, sampler, guidances = facts
-    told = task.unfit(space, sampler, [make(gaussian(VP())) for make in guidances])
+    told = task.incompatible_because(space, sampler, [make(gaussian(VP())) for make in guidances])
     assert told is None if said is None else said in told
 
 
@@ -298,7 +296,7 @@ def test_guidance_is_asked_for_before_anything_is_drawn(small):
     [
         (
             ["task=extend"],
-            "task=extend tells the walk .* use guidance=reconstruction_free.* \\[rule task_suits_the_model\\]",
+            "task=extend: something is known .* use guidance=reconstruction_free.* \\[rule task_suits_the_model\\]",
         ),
         (
             ["task=extend", "guidance=replacement", "num_frames=9"],

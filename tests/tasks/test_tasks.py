@@ -114,14 +114,73 @@ def test_an_interpolation_begins_and_ends_with_the_samples_of_its_ends(command, 
         assert animation.n_frames == 8  # to and fro, each end once
 
 
+OUTSIDE = """
+import torch
+from diffsweep import pictures
+from diffsweep.tasks import Task
+
+class Stamp(Task):
+    '''Samples with a bright square of a given size in their corner.'''
+
+    def __init__(self, size: int = 2):
+        self.size = size
+
+    def incompatible_because(self, space, sampler, guidances):
+        if self.size > space.shape[-1]:
+            return f"task.size={self.size} is more than the {space.shape[-1]} pixels of a side; use at most these"
+
+    def run(self, job):
+        drawn = job.draw(job.num_samples, lambda rows: job.model.start(rows, job.seed), job.request(torch.arange(job.num_samples)))
+        drawn.x[..., : self.size, : self.size] = 1
+        pictures.save_shown(pictures.grid, [drawn.x], job.folder / "stamped")
+        return drawn, f"{len(drawn.x)} samples stamped"
+"""
+
+
+@pytest.fixture
+def unloaded(monkeypatch):
+    """No model can be loaded."""
+
+    def load(cfg):
+        raise AssertionError("a model is loaded")
+
+    monkeypatch.setattr("diffsweep.runs.commands.load_sampled", load)
+
+
+def test_a_task_of_a_file_outside_the_package(command, finished, tmp_path, monkeypatch, request):
+    """It takes the place of an option, whose settings it does not take, and refuses what cannot be done before a model is loaded."""
+    (tmp_path / "tasks_for_tests.py").write_text(OUTSIDE)
+    monkeypatch.syspath_prepend(tmp_path)
+    chosen = ["sample", f"run={finished}", "task._target_=tasks_for_tests.Stamp", "sampler.steps=3", "num_samples=4"]
+    done = command(*chosen, "trust=[tasks_for_tests]", "+task.size=3", f"output={tmp_path / 'out'}")
+    assert done.code == 0, done.err
+    assert "4 samples stamped" in done.out
+    assert (images_of(tmp_path / "out")[:, :, :3, :3] == 1).all()
+    assert (tmp_path / "out" / "stamped.png").is_file()
+    request.getfixturevalue("unloaded")
+    for more, said in (
+        (["trust=[tasks_for_tests]", "+task.size=9"], "task.size=9 is more than the 8 pixels"),
+        (["trust=[tasks_for_tests]", "task.seeds=[1]"], "task.seeds: no such key"),
+        ([], "trust=[tasks_for_tests]"),
+    ):
+        done = command(*chosen, *more)
+        assert done.code == 2
+        assert said in done.err.strip().splitlines()[-1]
+
+
 BAD = [
     (["sampler.start=0.6"], "task=edit"),
+    (["task.seeds=[]"], "task.seeds has no seeds"),
     (["task=edit"], "sampler.start=0.6"),
+    (["task=edit", "sampler.start=0"], "sampler.start"),
     (["task=edit", "sampler.start=0.5", "task.source=nowhere.png"], "there is no such file"),
+    (["task=edit", "sampler.start=0.5", "task.source=empty"], "has no images"),
     (["task=reconstruct", "sampler=heun"], "use sampler=ddim"),
     (["task=reconstruct", "sampler=ddim", "sampler.eta=0.3"], "sampler.eta=0"),
     (["task=interpolate", "task.frames=1"], "task.frames must be at least 2"),
     (["task=interpolate", "sampler=ddim", "sampler.start=0.5"], "use sampler.start=1"),
+    (["task=interpolate", "task.source=data"], "use sampler=ddim"),
+    (["task=extend"], "use a run of model=video"),
     (["task=paint"], "task has double_rate, edit, extend, generate, interpolate, reconstruct, upscale"),
     (["task.frames=4"], "task.frames"),
     (["num_samples=0"], "at least 1"),
@@ -131,7 +190,8 @@ BAD = [
 @pytest.mark.parametrize(
     ("overrides", "said"), BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
 )
-def test_bad_input_is_one_line(command, finished, overrides, said):
+def test_bad_input_is_one_line_and_loads_no_model(command, finished, unloaded, overrides, said):
+    Path("empty").mkdir()
     done = command("sample", f"run={finished}", *overrides)
     assert done.code == 2
     line = done.err.strip().splitlines()[-1]
@@ -140,11 +200,9 @@ def test_bad_input_is_one_line(command, finished, overrides, said):
 
 
 def test_files_that_do_not_fit_are_one_line(command, finished, tmp_path):
-    (tmp_path / "empty").mkdir()
     np.savez(tmp_path / "large.npz", np.zeros((2, 16, 16, 3), dtype=np.uint8))
     Image.new("RGB", (20, 10)).save(tmp_path / "one.png")
     for arguments, said in (
-        (["task=edit", f"task.source={tmp_path / 'empty'}"], "has no images"),
         (["task=edit", f"task.source={tmp_path / 'large.npz'}"], "the model's have (1, 8, 8)"),
         (["task=interpolate", "sampler=ddim", f"task.source={tmp_path / 'one.png'}"], "needs two"),
     ):
@@ -162,10 +220,8 @@ def test_train_does_not_have_it(command):
 
 def test_samples_of_seeds_are_asked_for_what_the_first_sample_is(configure, tmp_path):
     """As they have its noise; and a row of an interpolation for what its first end is, which is a sample of that index."""
-    from diffsweep.tasks.images import Generate, Interpolate
-
     from diffsweep.configuration.build import build_data, build_diffusion
-    from diffsweep.tasks.sampling import Job
+    from diffsweep.tasks import Generate, Interpolate, Job
 
     cfg = configure(tmp_path / "run", "model=classifier_free", "sampler=ddim", "sampler.steps=2")
     model = build_diffusion(cfg).eval()
@@ -174,9 +230,9 @@ def test_samples_of_seeds_are_asked_for_what_the_first_sample_is(configure, tmp_
             torch.nn.init.normal_(parameter, std=0.1)
     job = Job(model, build_data(cfg), tmp_path, 6, 0, 4)
     drawn, _ = Generate(seeds=[5, 7])(job)
-    assert drawn.asked["label"].tolist() == [0, 0]
+    assert drawn.request["label"].tolist() == [0, 0]
     alone = [model.sample(torch.tensor([0]), seed) for seed in (5, 7)]
     torch.testing.assert_close(drawn.x, torch.cat(alone), rtol=0, atol=1e-4)
     rows, _ = Interpolate(frames=3)(job)
-    assert rows.asked["label"].tolist() == [0, 0, 0, 2, 2, 2]
+    assert rows.request["label"].tolist() == [0, 0, 0, 2, 2, 2]
     torch.testing.assert_close(rows.x[::3], model.sample(torch.tensor([0, 2]), 0), rtol=0, atol=1e-3)

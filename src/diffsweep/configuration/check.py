@@ -65,6 +65,22 @@ def locate(name: str, trust: Sequence[str] = ()) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
+def import_trusted(package: str) -> None:
+    """Import a package that the user trusts, so that what it adds by decorators (rules, proofs) is there.
+
+    Raises:
+        UserError: it cannot be imported.
+    """
+    from diffsweep.metrics.i3d import TRUSTED as FILES  # a word that trusts files, and no package
+
+    if package == FILES:
+        return
+    try:
+        importlib.import_module(package)
+    except Exception as error:  # whatever a package's own code raises
+        raise UserError(f"trust=[{package}]: it cannot be imported: {type(error).__name__}: {error}") from error
+
+
 def is_of_kind(found: Any, kind: Any) -> bool:
     """Whether what a ``_target_`` names is a class, and one of a kind, or of one of several."""
     return inspect.isclass(found) and issubclass(found, kind)
@@ -88,6 +104,8 @@ def check(cfg: DictConfig) -> None:
     Raises:
         UserError: with the key's full path.
     """
+    for package in cfg.trust:
+        import_trusted(package)
     content = OmegaConf.to_container(cfg, resolve=False)
     if (seen := repr(content)) in PASSED:  # a run builds part after part of one configuration
         return
@@ -173,6 +191,15 @@ def keywords_of(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter
     every = {name: p for maker in reversed(makers) for name, p in _own_parameters(maker).items()}
     anything = any(p.kind is p.VAR_KEYWORD for p in _own_parameters(makers[-1]).values())
     return {name: p for name, p in every.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}, anything
+
+
+def keywords(name: str, trust: Sequence[str] = ()) -> set[str] | None:
+    """Return the keywords that a ``_target_`` takes; None where it takes any, or may not be built."""
+    try:
+        parameters, anything = _parameters(locate(name, trust))
+    except UserError:
+        return None
+    return None if anything else {*parameters, *RESERVED}
 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:

@@ -91,6 +91,7 @@ def finish(command: str, cfg: DictConfig, hydra: Any, run_dir: str) -> DictConfi
         cfg.pop("hydra", None)
     typed: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # they may refer to other keys
     _drop_what_does_not_fit(cfg, choices, typed)
+    _drop_what_another_class_does_not_take(cfg, typed)
     _take_what_runs_say(cfg, choices, typed)
     _refuse_unknown(cfg, SCHEMAS[command], command)
     directory = str(Path(run_dir).absolute())
@@ -121,6 +122,22 @@ def _drop_what_does_not_fit(cfg: DictConfig, choices: Mapping[str, Any], overrid
                         node = OmegaConf.select(cfg[group], above) if above else cfg[group]
                         if f"{group}.{key}" not in typed and OmegaConf.is_dict(node) and last in node:
                             del node[last]
+
+
+def _drop_what_another_class_does_not_take(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Where the user typed a class of their own in place of an option's (``task._target_=mine.Stamp``), take back the option's settings that
+    it does not take. What the user typed stays, and is refused if it is wrong."""
+    typed = {override.lstrip("+~").partition("=")[0] for override in overrides}
+    for path in [key.removesuffix("._target_") for key in typed if key.endswith("._target_")]:
+        from diffsweep.configuration.check import keywords  # imports torch
+
+        node = OmegaConf.select(cfg, path)
+        if not isinstance(node, DictConfig) or (taken := keywords(str(node.get("_target_")), cfg.trust)) is None:
+            continue
+        with open_dict(node):
+            for name in [str(key) for key in node if str(key) not in taken]:
+                if not any(f"{key}.".startswith(f"{path}.{name}.") for key in typed):
+                    del node[name]
 
 
 def _take_what_runs_say(cfg: DictConfig, choices: dict[str, Any], overrides: Sequence[str]) -> None:

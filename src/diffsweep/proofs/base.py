@@ -107,12 +107,8 @@ class Subject:
     @property
     def guided(self) -> Denoiser:
         """The mixture's denoiser under guidance for the chosen walk."""
-        stand_in = StandIn(self.schedule, self.prediction)
-        return with_stand_ins(self.guidance, stand_in)(self.mixture, times=self.times(self.sampler))
-
-    def times(self, sampler: Sampler) -> Any:
-        """Return the times of a sampler's walk on this schedule; None for an adaptive solver, which finds its own."""
-        return None if sampler.tolerance is not None else sampler.times(self.schedule)
+        guidance = with_stand_ins(self.guidance, StandIn(self.schedule, self.prediction))
+        return guidance(self.mixture, times=self.sampler.times(self.schedule))
 
     def walks(self, **changes: Any) -> list[Trial]:
         """Return the walks whose samples are compared with the data: the chosen one, and one of :data:`MANY` steps, which must be right.

@@ -31,7 +31,7 @@ def completed(subject: Subject) -> Iterator[Check]:
     covariance = torch.zeros_like(CLIP_COVARIANCE)
     covariance[torch.outer(~a, ~a)] = (CLIP_COVARIANCE[~a][:, ~a] - gain @ CLIP_COVARIANCE[a][:, ~a]).flatten()
     of_noise = subject.noise.covariance(len(mean))
-    denoiser = subject.guidance(subject.clips, times=subject.times(trial.sampler))
+    denoiser = subject.guidance(subject.clips, times=subject.sampler.times(subject.schedule))
     ours = moments(OfClip(denoiser), trial.sampler, mean, covariance, of_noise)
     exact = guidance.exact_on_gaussians and (trial.sampler.order or 0) > 1
     most = 0.02 if exact and trial.required else None
