@@ -12,11 +12,10 @@ from diffsweep import pictures
 from diffsweep.autoencoders import Identity
 from diffsweep.conditioning import Unconditional
 from diffsweep.configuration.build import build_data, build_diffusion
-from diffsweep.configuration.preflight import preflight
 from diffsweep.datasets import InMemory
 from diffsweep.diffusion import Eps, GaussianDenoiser
 from diffsweep.errors import UserError
-from diffsweep.guidance import ClassifierFreeGuidance, Reconstruction, Replacement, unguided
+from diffsweep.guidance import Reconstruction, unguided
 from diffsweep.models import VideoModel
 from diffsweep.samplers import DDIM, Heun
 from diffsweep.schedules import VP
@@ -189,68 +188,6 @@ def test_clips_of_files_are_continued(small, tmp_path):
     assert len(ends[0].unique()) > 100
 
 
-def clips_of(frames, **facts):
-    return Identity(1, 16, num_frames=frames, **facts)
-
-
-def free(denoiser):
-    return ClassifierFreeGuidance(denoiser, 2.0)
-
-
-UNFIT = [
-    (
-        Extend(),
-        (clips_of(None), DDIM(), [Replacement]),
-        "clips are needed, and this model makes images; use a run of model=video",
-    ),
-    (Extend(), (clips_of(1), DDIM(), [Replacement]), "windows of the 1 frames of a clip do not fit"),
-    (Extend(), (clips_of(8), DDIM(start=0.5), [Replacement]), "sampler.start=0.5"),
-    (Upscale(), (clips_of(8), DDIM(), []), "guidance does not hold it; use guidance=reconstruction, or replacement"),
-    (Extend(), (clips_of(8), DDIM(), [free]), "use guidance=reconstruction_free"),
-    (
-        Extend(total_frames=7),
-        (clips_of(8), DDIM(), [Replacement]),
-        "task.total_frames=7: the clip is shorter than a window of 8",
-    ),
-    (
-        Extend(total_frames=8, overlap=8),
-        (clips_of(8), DDIM(), [Replacement]),
-        "task.overlap=8: windows of 8 frames overlap in 1 to 7",
-    ),
-    (
-        DoubleRate(overlap=7),
-        (clips_of(8), DDIM(), [Replacement]),
-        "task.overlap=7: windows of 8 frames overlap in 1 to 6",
-    ),
-    (Upscale(factor=3), (clips_of(8), DDIM(), [Replacement]), "task.factor=3 does not divide the 16 pixels"),
-    (Upscale(), (clips_of(8, bounded=False), DDIM(), [Replacement]), "this model draws latents"),
-    (Upscale(factor=4), (clips_of(1), DDIM(), [Replacement]), None),
-    (Extend(), (clips_of(8), DDIM(), [Replacement]), None),
-    (DoubleRate(), (clips_of(8), DDIM(), [free, Reconstruction]), None),
-]
-
-
-@pytest.mark.parametrize(("task", "facts", "said"), UNFIT, ids=[str(row[2])[:40] for row in UNFIT])
-def test_what_does_not_suit_the_model_is_told(gaussian, task, facts, said):
-    space, sampler, guidances = facts
-    told = task.incompatible_because(space, sampler, [make(gaussian(VP())) for make in guidances])
-    assert told is None if said is None else said in told
-
-
-@pytest.mark.parametrize(
-    ("make", "said"),
-    [
-        (lambda: Extend(total_frames=1), "task.total_frames must be at least 2"),
-        (lambda: Extend(overlap=0), "task.overlap must be at least 1"),
-        (lambda: DoubleRate(overlap=-1), "task.overlap must be at least 1"),
-        (lambda: Upscale(factor=1), "task.factor must be at least 2"),
-    ],
-)
-def test_settings_out_of_range(make, said):
-    with pytest.raises(ValueError, match=said):
-        make()
-
-
 def test_sources_that_do_not_fit_are_told(small, tmp_path):
     (tmp_path / "empty").mkdir()
     np.savez(tmp_path / "images.npz", np.zeros((2, 16, 16, 1), dtype=np.uint8))
@@ -289,27 +226,3 @@ def test_guidance_is_asked_for_before_anything_is_drawn(small):
             Extend()(job)
     finally:
         job.model.guidance = guidance
-
-
-@pytest.mark.parametrize(
-    ("typed", "said"),
-    [
-        (
-            ["task=extend"],
-            "task=extend: something is known .* use guidance=reconstruction_free.* \\[rule task_suits_the_model\\]",
-        ),
-        (
-            ["task=extend", "guidance=replacement", "num_frames=9"],
-            "num_frames=9 .* use task.total_frames \\[rule frames_are_said_once\\]",
-        ),
-        (
-            ["task=edit", "sampler.start=0.6", "num_frames=9"],
-            "num_frames=9 .* use task.source, whose clips keep .* \\[rule frames_are_said_once\\]",
-        ),
-    ],
-)
-def test_rules_look_at_the_task(finished_clips, typed, said):
-    from diffsweep.configuration.compose import compose
-
-    with pytest.raises(UserError, match=said):
-        preflight(compose("sample", [f"run={finished_clips}", *typed]))

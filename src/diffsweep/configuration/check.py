@@ -24,7 +24,9 @@ RESOLVERS = ("oc.env", "oc.select", "when", "divide")  # functions that a value 
 STAGE = "diffsweep.configuration.loading.trained"  # a trained model, by the directory of its run
 NAMES = ("lightning.Trainer", STAGE)
 RESERVED = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
-PASSED: deque[str] = deque(maxlen=32)  # the last configurations found right, as texts: 1 ms in place of 80, ten times a run
+PASSED: deque[str] = deque(
+    maxlen=32
+)  # the last configurations found right, as texts: 1 ms in place of 80, ten times a run
 
 
 def targets(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
@@ -191,15 +193,6 @@ def keywords_of(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter
     every = {name: p for maker in reversed(makers) for name, p in _own_parameters(maker).items()}
     anything = any(p.kind is p.VAR_KEYWORD for p in _own_parameters(makers[-1]).values())
     return {name: p for name, p in every.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}, anything
-
-
-def keywords(name: str, trust: Sequence[str] = ()) -> set[str] | None:
-    """Return the keywords that a ``_target_`` takes; None where it takes any, or may not be built."""
-    try:
-        parameters, anything = _parameters(locate(name, trust))
-    except UserError:
-        return None
-    return None if anything else {*parameters, *RESERVED}
 
 
 def _hints(target: Callable[..., Any]) -> dict[str, Any]:

@@ -129,13 +129,17 @@ def _drop_what_another_class_does_not_take(cfg: DictConfig, overrides: Sequence[
     it does not take. What the user typed stays, and is refused if it is wrong."""
     typed = {override.lstrip("+~").partition("=")[0] for override in overrides}
     for path in [key.removesuffix("._target_") for key in typed if key.endswith("._target_")]:
-        from diffsweep.configuration.check import keywords  # imports torch
+        from diffsweep.configuration.check import RESERVED, keywords_of, locate  # imports torch
 
         node = OmegaConf.select(cfg, path)
-        if not isinstance(node, DictConfig) or (taken := keywords(str(node.get("_target_")), cfg.trust)) is None:
+        if not isinstance(node, DictConfig):
+            continue
+        try:
+            taken, anything = keywords_of(locate(str(node.get("_target_")), cfg.trust))
+        except UserError:  # the check says so
             continue
         with open_dict(node):
-            for name in [str(key) for key in node if str(key) not in taken]:
+            for name in [str(key) for key in node if str(key) not in (*taken, *RESERVED) and not anything]:
                 if not any(f"{key}.".startswith(f"{path}.{name}.") for key in typed):
                     del node[name]
 
