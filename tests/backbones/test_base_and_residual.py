@@ -1,15 +1,18 @@
 """Two networks: what each sees, what becomes of what they say, and that the base is a network of images."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
 from omegaconf import OmegaConf
 from options import option
+from parts import parts_of
 from torch import nn
 
 from diffsweep.backbones import BaseAndResidual, UNet, UNet3D
-from diffsweep.configuration import rules
+from diffsweep.configuration.rules.network import images_beside_clips_have_noise_of_their_own
+from diffsweep.configuration.rules.requirements import what_a_part_requires_is_provided
 from diffsweep.diffusion import (
     Condition,
     IndependentNoise,
@@ -129,8 +132,9 @@ def test_images_beside_a_clip_are_refused():
     ],
 )
 def test_the_output_is_noise_and_of_clips(prediction, images, told):
-    cfg = OmegaConf.create({"choices": {"prediction": prediction}, "model": {"images_per_clip": images}})
-    message = rules.two_networks_say_the_noise(
-        cfg, {"backbone": make(), "prediction": option("prediction", prediction)}
-    )
+    choices = {"backbone": "base_and_residual", "prediction": prediction}
+    cfg = OmegaConf.create({"choices": choices, "model": {"images_per_clip": images}})
+    data = SimpleNamespace(provides={"clips"})
+    parts = parts_of(backbone=make(), prediction=option("prediction", prediction), dataset=data)
+    message = what_a_part_requires_is_provided(cfg, parts) or images_beside_clips_have_noise_of_their_own(cfg, parts)
     assert message is None if told is None else told in message

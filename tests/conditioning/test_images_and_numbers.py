@@ -49,7 +49,7 @@ def test_features_tell_images_apart_and_are_trained():
     conditioning = ImageFeatures(3, 8, vector_dim=6)
     vector = conditioning({"x": samples()["x"]}).vector
     assert vector.shape == (5, 6)
-    assert conditioning.provides == {"vector_dim": 6}
+    assert conditioning.sizes == {"vector_dim": 6}
     assert torch.cdist(vector, vector).add(torch.eye(5)).min() > 1e-4
     vector.square().sum().backward()
     assert all(parameter.grad.any() for parameter in conditioning.parameters())
@@ -67,7 +67,7 @@ def test_parts_are_told_together_and_dropped_together():
     data = samples()
     parts = {"class": ClassLabel(4, negative=3), "numbers": Scalars(["x", "y"])}
     conditioning = Joint(parts, dropout=0.5).train()
-    assert conditioning.provides == {"num_classes": 4, "num_scalars": 2}
+    assert conditioning.sizes == {"num_classes": 4, "num_scalars": 2}
     noise = Noise(0, torch.arange(5))
     cond = conditioning(data[torch.arange(5)], noise)
     assert torch.equal(cond.vector, data["label"])

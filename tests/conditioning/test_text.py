@@ -190,12 +190,12 @@ def test_sizes_are_those_of_the_encoder(encoder):
 def test_a_condition_is_what_the_encoder_says(encoder, text):
     tokens, mask, pooled = encoder(CAPTIONS)
     cond = text()({"caption": CAPTIONS})
-    assert text().provides == {"context_dim": 16}
+    assert text().sizes == {"context_dim": 16}
     assert torch.equal(cond.tokens, tokens)
     assert torch.equal(cond.token_mask, mask)
     assert cond.vector is None
     assert cond.is_null is None
-    assert text(vector_dim=16).provides == {"context_dim": 16, "vector_dim": 16}
+    assert text(vector_dim=16).sizes == {"context_dim": 16, "vector_dim": 16}
     assert torch.equal(text(vector_dim=16)({"caption": CAPTIONS}).vector, pooled)
 
 
@@ -239,7 +239,7 @@ def test_the_option_builds_and_its_mistakes_are_one_line(compose):
     words = f"conditioning.encoder.vocabulary=[{','.join(WORDS)}]"
     cfg = compose("conditioning=text", words, "conditioning.vector_dim=${conditioning.context_dim}")
     conditioning = build(cfg, "conditioning")
-    assert conditioning.provides == {"context_dim": 64, "vector_dim": 64}
+    assert conditioning.sizes == {"context_dim": 64, "vector_dim": 64}
     cfg = sized(cfg)
     assert (cfg.condition.context_dim, cfg.condition.vector_dim) == (64, 64)
     assert conditioning({"caption": CAPTIONS}).tokens.shape == (3, 16, 64)

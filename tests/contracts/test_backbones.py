@@ -31,7 +31,7 @@ FRAMES = 3
 
 def shape_of(option, *sides):
     """Of a sample: an image, or for a network of clips a clip."""
-    return (*sides[:-2], *([FRAMES] if getattr(kind_of(option), "frames", False) else []), *sides[-2:])
+    return (*sides[:-2], *([FRAMES] if "clips" in kind_of(option).supports else []), *sides[-2:])
 
 
 NETWORKS = {"base_and_residual": ("base.", "residual.")}  # of options that are made of several
@@ -39,7 +39,7 @@ NETWORKS = {"base_and_residual": ("base.", "residual.")}  # of options that are 
 
 def space_of(option):
     shared = ["noise=shared"] if option in NETWORKS else []
-    return [f"space.num_frames={FRAMES}", *shared] if getattr(kind_of(option), "frames", False) else []
+    return [f"space.num_frames={FRAMES}", *shared] if "clips" in kind_of(option).supports else []
 
 
 @pytest.fixture

@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from parts import parts_of
 
-from diffsweep.configuration import rules
 from diffsweep.configuration.build import build
+from diffsweep.configuration.rules.requirements import what_a_part_requires_is_provided as unprovided
 from diffsweep.diffusion import (
     EDM,
+    INDEPENDENT,
     X0,
     Denoised,
     Denoiser,
@@ -24,6 +26,7 @@ from diffsweep.diffusion import (
     Noise,
     Score,
     Stream,
+    Uniform,
     V,
     expand_to,
     variational_bound,
@@ -61,7 +64,7 @@ def objective(make, option):
 
 def cases(objective):
     """Schedules that the objective is defined on, with times."""
-    continuous = [] if objective.needs_grid else [(schedule, INSIDE) for schedule in CONTINUOUS]
+    continuous = [] if "grid" in objective.requires else [(schedule, INSIDE) for schedule in CONTINUOUS]
     return [(GRID, T), *continuous]
 
 
@@ -174,7 +177,7 @@ def test_only_one_that_trains_the_variance_has_a_gradient_for_it(objective):
     mix = torch.full((4, 1, 3, 3), 0.4, dtype=torch.float64, requires_grad=True)
     losses = objective(Shifted(GRID, Eps(), mix=mix), pictures(), None, T, torch.randn(4, 1, 3, 3).double())
     (gradient,) = torch.autograd.grad(losses.sum(), mix, allow_unused=True)
-    if objective.trains_variance:
+    if "learned_variance" in objective.supports:
         assert (gradient != 0).all()
     else:
         assert gradient is None
@@ -182,7 +185,7 @@ def test_only_one_that_trains_the_variance_has_a_gradient_for_it(objective):
 
 def test_a_bound_averages_to_the_bound_of_the_chain(make, option, objective):
     """Over all times of the grid, with the same noise; whatever the variance and whether the data have levels or not."""
-    if not objective.is_bound:
+    if "bound" not in objective.provides:
         pytest.skip("is no bound")
     schedule, noise = Linear(20), Noise(0, torch.arange(3))
     x_0, mix = (pictures(3) * 8).round().clamp(-8, 8) / 8, torch.rand(3, 1, 3, 3).double()
@@ -200,7 +203,7 @@ def test_a_bound_averages_to_the_bound_of_the_chain(make, option, objective):
 
 
 def test_a_bound_does_not_depend_on_what_is_predicted(objective):
-    if not objective.is_bound:
+    if "bound" not in objective.provides:
         pytest.skip("is no bound")
     for schedule, t in cases(objective):
         x_0, eps = pictures(), torch.randn(4, 1, 3, 3).double()
@@ -210,7 +213,7 @@ def test_a_bound_does_not_depend_on_what_is_predicted(objective):
 
 def test_one_that_trains_the_schedule_has_its_derivatives(objective):
     """Of the losses at given (x_0, t, eps), by central differences in every parameter."""
-    if not objective.trains_schedule:
+    if "learned_schedule" not in objective.supports:
         pytest.skip("does not train the schedule")
     schedule = Learned(width=3).double()
     x_0, eps = pictures(), torch.randn(4, 1, 3, 3).double()
@@ -238,5 +241,7 @@ def test_one_that_trains_the_schedule_has_its_derivatives(objective):
 def test_a_rule_keeps_it_to_its_schedules(compose, option, objective):
     cfg = compose(f"objective={option}")
     for schedule in (GRID, *CONTINUOUS):
-        refused = rules.objective_has_its_grid(cfg, {"objective": objective, "schedule": schedule}) is not None
-        assert refused == (objective.needs_grid and schedule.num_steps is None)
+        refused = unprovided(
+            cfg, parts_of(objective=objective, schedule=schedule, noise=INDEPENDENT, time_sampling=Uniform())
+        )
+        assert (refused is not None) == ("grid" in objective.requires and schedule.num_steps is None)

@@ -96,7 +96,7 @@ def test_a_batch_becomes_one_condition_a_row_or_none(compose, option):
         assert isinstance(cond, Condition)
         assert len(cond) == 6
         assert {name: size(cond) for name, size in SIZES.items() if size(cond)} == {
-            name: size for name, size in conditioning.provides.items() if name != "num_classes"
+            name: size for name, size in conditioning.sizes.items() if name != "num_classes"
         }
         assert ("num_classes" in conditioning.provides) == (
             cond.vector is not None and cond.vector.dtype == torch.int64

@@ -5,12 +5,14 @@ import functools
 import itertools
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from parts import parts_of
 
-from diffsweep.configuration import rules
 from diffsweep.configuration.build import build
+from diffsweep.configuration.rules.requirements import what_a_part_requires_is_provided as unprovided
 from diffsweep.schedules import EDM, VE, VP, Flow, Linear
 
 OPTIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf/time_sampling").glob("*.yaml"))
@@ -31,7 +33,7 @@ def make(built, option):
 
     def make(num_steps, heard=True):
         sampling = copy.deepcopy(built(f"time_sampling={option}", f"schedule.num_steps={num_steps}"))
-        if heard and sampling.needs_bound:
+        if heard and "bound" in sampling.requires:
             hear(sampling, num_steps)
         return sampling
 
@@ -40,7 +42,7 @@ def make(built, option):
 
 @pytest.fixture
 def on_continuous(built, option, make):
-    if make(1).needs_grid:
+    if "grid" in make(1).requires:
         pytest.skip("needs a discrete schedule")
     return built(f"time_sampling={option}", "schedule=edm")
 
@@ -59,7 +61,7 @@ def midpoints(count):
 def test_unbiased_weighted_times_are_uniform_over_the_grid(make, num_steps, heard):
     """The importance weights undo the density: the weighted mean of any function of k is its plain mean."""
     sampling, u = make(num_steps, heard), midpoints(100 * num_steps)
-    if not sampling.unbiased:
+    if "uniform_times" not in sampling.provides:
         pytest.skip("its density is part of the loss")
     t, weight = sampling(Linear(num_steps), u)
     k, grid = (t * num_steps).round(), torch.arange(1, num_steps + 1, dtype=torch.float64)
@@ -71,7 +73,7 @@ def test_unbiased_weighted_times_are_uniform_over_the_grid(make, num_steps, hear
 def test_biased_times_have_no_weights(make):
     """Weights would undo what the density is for."""
     sampling = make(10)
-    if sampling.unbiased:
+    if "uniform_times" in sampling.provides:
         pytest.skip("its weights undo its density")
     assert (sampling(Linear(10), midpoints(100))[1] == 1).all()
 
@@ -116,7 +118,7 @@ def test_times_lie_where_the_noise_level_is_finite(on_continuous):
 
 
 def test_unbiased_times_are_uniform_on_a_continuous_schedule(on_continuous):
-    if not on_continuous.unbiased:
+    if "uniform_times" not in on_continuous.provides:
         pytest.skip("its density is part of the loss")
     for schedule in CONTINUOUS:
         t, weight = on_continuous(schedule, midpoints(10_000))
@@ -128,14 +130,16 @@ def test_unbiased_times_are_uniform_on_a_continuous_schedule(on_continuous):
 def test_a_rule_keeps_it_to_its_schedules(compose, built, option):
     cfg, sampling = compose(f"time_sampling={option}", "schedule=edm"), built(f"time_sampling={option}", "schedule=edm")
     for schedule in (Linear(10), *CONTINUOUS):
-        refused = rules.times_have_their_grid(cfg, {"time_sampling": sampling, "schedule": schedule}) is not None
-        assert refused == (sampling.needs_grid and schedule.num_steps is None)
+        refused = unprovided(
+            cfg, parts_of(time_sampling=sampling, schedule=schedule, objective=SimpleNamespace(provides={"bound"}))
+        )
+        assert (refused is not None) == ("grid" in sampling.requires and schedule.num_steps is None)
 
 
 def test_what_it_learns_is_in_its_state(make):
     """A resumed run draws what the uninterrupted one would have drawn."""
     sampling, fresh, u = make(10), make(10, heard=False), midpoints(1000)
-    if sampling.needs_bound:
+    if "bound" in sampling.requires:
         assert not torch.equal(sampling(Linear(10), u)[0], fresh(Linear(10), u)[0])
     fresh.load_state_dict(sampling.state_dict())
     hear(sampling, 10)
@@ -146,7 +150,7 @@ def test_what_it_learns_is_in_its_state(make):
 
 def test_one_that_does_not_learn_has_no_state(make):
     sampling, u = make(10, heard=False), midpoints(1000)
-    if sampling.needs_bound:
+    if "bound" in sampling.requires:
         pytest.skip("learns of losses")
     before = sampling(Linear(10), u)
     hear(sampling, 10)

@@ -46,7 +46,7 @@ def losses_of_one_error(weighting, schedule, prediction):
 
 def test_one_error_in_x0_costs_the_same_for_every_prediction(weighting):
     """And that is the weight in x0 units times its square."""
-    if weighting.is_uniform:
+    if not weighting.provides:
         pytest.skip("is in the units of the output")
     for schedule, prediction in CASES:
         losses, squares = losses_of_one_error(weighting, schedule, prediction)
@@ -61,7 +61,7 @@ def test_only_the_uniform_one_changes_nothing(weighting):
         weight = weighting(NetworkDenoiser(Fixed(None), schedule, prediction), T)
         torch.testing.assert_close(weight * plain, losses, rtol=1e-12, atol=0)
         largest = max(largest, float((losses / plain - 1).abs().max()))
-    assert largest == 0 if weighting.is_uniform else largest > 0.1
+    assert largest == 0 if not weighting.provides else largest > 0.1
 
 
 def test_weights_are_positive_at_every_training_time(weighting):

@@ -1,13 +1,17 @@
 """Video diffusion models: what is appended to clips, and what times frames have."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 from omegaconf import OmegaConf
+from parts import parts_of
 
-from diffsweep.configuration import rules
+from diffsweep.autoencoders import Identity
 from diffsweep.configuration.build import build_data, build_model
+from diffsweep.configuration.rules.noise import shared_noise_reaches_the_model
+from diffsweep.configuration.rules.requirements import what_a_part_requires_is_provided as unprovided
 from diffsweep.diffusion import (
     DSM,
     INDEPENDENT,
@@ -20,8 +24,11 @@ from diffsweep.diffusion import (
     SharedNoise,
     Simple,
     Stream,
+    Uniform,
 )
 from diffsweep.errors import UserError
+from diffsweep.metrics import BoundLikelihood
+from diffsweep.models import DiffusionModel
 
 SMALL = ("backbone.channels=8", "dataset.num_train=64", "dataset.num_val=8", "dataset.num_frames=4", "metrics=none")
 
@@ -135,27 +142,26 @@ def test_held_out_clips_have_the_noise_of_training(compose):
 
 def test_what_is_known_of_independent_noise_alone_is_refused():
     """Images, models without diffusion, likelihoods, bounds and scores; of independent noise nothing is."""
-    choices = dict.fromkeys(("noise", "model", "dataset", "objective", "likelihood"), "chosen")
-    bound = {"_target_": "diffsweep.metrics.BoundLikelihood"}
-    of_images, of_clips, measured = (
-        OmegaConf.create(
-            {"choices": choices, "space": {"num_frames": frames}, "likelihood": likelihood, "model": {"noise": {}}}
-        )
-        for frames, likelihood in ((None, {}), (4, {}), (4, bound))
-    )
+    cfg = OmegaConf.create({"choices": dict.fromkeys(("noise", "model"), "chosen"), "model": {"noise": {}}})
+    without = OmegaConf.merge(cfg, {"model": {"noise": None}})
+    images, clips = (Identity(1, 8, num_frames=frames) for frames in (None, 4))
+    schedule = SimpleNamespace(provides={"grid", "rate"})  # of which an objective may need either
     wrong = [VLB(), Hybrid(), SSM(), DSM("likelihood")]
     for noise in (SharedNoise(), ProgressiveNoise(), INDEPENDENT):
-        parts = {"noise": noise}
-        assert rules.frames_share_noise(of_clips, parts) is rules.likelihood_knows_the_noise(of_clips, parts) is None
-        said = [
-            rules.frames_share_noise(of_images, parts),
-            rules.frames_share_noise(OmegaConf.merge(of_clips, {"model": {"noise": None}}), parts),
-            rules.likelihood_knows_the_noise(measured, parts),
-            *(rules.objective_knows_the_noise(of_clips, {**parts, "objective": objective}) for objective in wrong),
+        of_clips = parts_of(
+            noise=noise, autoencoder=clips, time_sampling=Uniform(), schedule=schedule, model=DiffusionModel
+        )
+        refusals = [
+            unprovided(cfg, replace(of_clips, autoencoder=images)),
+            unprovided(cfg, replace(of_clips, likelihood=BoundLikelihood())),
+            shared_noise_reaches_the_model(without, of_clips),
+            *(unprovided(cfg, replace(of_clips, objective=objective)) for objective in wrong),
         ]
-        assert all(message is None if noise is INDEPENDENT else "use" in message for message in said)
+        assert all(message is None if noise is INDEPENDENT else "noise" in message for message in refusals)
+        assert all(message is None or "; use " in message for message in refusals)
         for objective in (Simple(), DSM()):
-            assert rules.objective_knows_the_noise(of_clips, {**parts, "objective": objective}) is None
+            assert unprovided(cfg, replace(of_clips, objective=objective)) is None
+        assert shared_noise_reaches_the_model(cfg, of_clips) is None
 
 
 @pytest.mark.parametrize(

@@ -140,11 +140,14 @@ def test_either():
 
 def test_networks_of_clips_are_for_clips_and_those_of_images_for_images(compose):
     for option in ("unet3d", "dit3d"):
-        with pytest.raises(UserError, match=rf"backbone={option} is a network of clips, and dataset=digits has images"):
+        with pytest.raises(
+            UserError,
+            match=rf"backbone={option} needs clips .*dataset=digits does not .* use dataset=moving_digits, .* or backbone=unet",
+        ):
             preflight(compose(f"backbone={option}"))
         preflight(compose(f"backbone={option}", "space.num_frames=4"))
     with pytest.raises(
-        UserError, match=r"clips of 4 frames, and backbone=unet is a network of images; use backbone=unet3d"
+        UserError, match=r"brings clips .* and backbone=unet does not support that; use backbone=.*unet3d"
     ):
         preflight(compose("space.num_frames=4"))
 

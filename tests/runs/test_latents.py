@@ -46,7 +46,9 @@ def test_a_given_run_says_what_its_autoencoder_is(configure, tmp_path, first_sta
     cfg = configure(tmp_path / "run", "model=ldm", "backbone.channels=8", f"autoencoder.run={first_stage}")
     assert cfg.autoencoder.network.channels == 8
     preflight(cfg)
-    with pytest.raises(UserError, match=r"autoencoder.run=.*autoencoder.channels=2.*autoencoder.channels=4"):
+    with pytest.raises(
+        UserError, match=r"autoencoder.run=.*autoencoder.channels=2.*autoencoder.channels=4.*stages_share_the_space"
+    ):
         preflight(configure(tmp_path / "run", "model=ldm", f"autoencoder.run={first_stage}", "autoencoder.channels=4"))
 
 
@@ -152,14 +154,17 @@ def test_an_unfinished_first_stage_is_refused(configure, tmp_path, first_stage):
     [
         (("model=ldm", "autoencoder.factor=3"), "autoencoder.factor"),
         (("model=ldm", "autoencoder.factor=16"), "autoencoder.factor"),
-        (("model=ldm", "sampler.clip=static"), "clip_has_a_range"),
-        (("model=ldm", "likelihood=bound"), "likelihood_is_of_pixels"),
-        (("model=ldm", "conditioning=image"), "image_has_the_spaces_size"),
+        (("model=ldm", "sampler.clip=static"), "use autoencoder=identity, or sampler.clip=none"),
+        (("model=ldm", "likelihood=bound"), "use autoencoder=identity, or likelihood=none"),
+        (("model=ldm", "conditioning=image"), "use autoencoder=identity, or conditioning="),
         (("model=ldm", "autoencoder.run=nowhere"), "autoencoder.run=nowhere"),
-        (("model=autoencoder_kl", "autoencoder.run=nowhere"), "resume=RUN"),
-        (("discriminator=patch",), "losses_have_their_autoencoder"),
+        (
+            ("model=autoencoder_kl", "autoencoder.run=nowhere"),
+            "resume=RUN.*an_autoencoder_to_train_is_not_a_trained_one",
+        ),
+        (("discriminator=patch",), "use model=ldm, or model=autoencoder_kl"),
         (("autoencoder=public",), "autoencoder.model.path"),
-        (("model=autoencoder_kl", "autoencoder=identity"), "nothing to learn"),
+        (("model=autoencoder_kl", "autoencoder=identity"), "nothing to learn.*an_autoencoder_to_train_has_a_network"),
     ],
 )
 def test_what_does_not_go_together_is_refused_in_a_line(overrides, told):

@@ -12,6 +12,7 @@ SRC = Path(__file__).parents[2] / "src"
 ROOT = SRC / "diffsweep"
 # Lower may not import higher.
 RANKS = {
+    "capabilities": 0,
     "discovery": 0,
     "errors": 0,
     "files": 0,

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import OmegaConf
+from parts import parts_of
 
 from diffsweep import files
 from diffsweep.configuration import rules
@@ -22,6 +23,7 @@ from diffsweep.configuration.check import locate
 from diffsweep.configuration.compose import compose as fresh_compose
 from diffsweep.configuration.loading import load_model, trained
 from diffsweep.configuration.preflight import preflight, stages_of
+from diffsweep.configuration.rules.stages import stages_know_the_noise
 from diffsweep.configuration.stage_nodes import Stage, stage_nodes, trainable_config
 from diffsweep.diffusion import INDEPENDENT, Condition, ProgressiveNoise, SharedNoise
 from diffsweep.errors import Stopped, UserError
@@ -368,16 +370,12 @@ def test_a_mistake_is_told_before_anything_starts(node, more, said, compose, sta
     for key, value in {**{f"guidance.weak.{key}": value for key, value in node.items()}, **more}.items():
         known = value.format(stage=stage, bare=bare) if key.endswith(".run") else value
         OmegaConf.update(cfg, key, known)
-    monkeypatch.setattr(rules, "RULES", [rule for rule in rules.RULES if rule.__name__.startswith("stages_")])
-    monkeypatch.setattr(rules, "NOTES", ())
+    of_stages = {name: rule for name, rule in rules.RULES.items() if name.startswith("stages_")}
+    monkeypatch.setattr(rules.base, "RULES", of_stages)
+    monkeypatch.setattr(rules.base, "NOTES", {})
+    built = {group: build(cfg, group) for group in ("dataset", "schedule", "autoencoder")}
     with pytest.raises(UserError) as refused:
-        rules.apply(
-            cfg,
-            {
-                **{group: build(cfg, group) for group in ("dataset", "schedule", "autoencoder")},
-                "stages": stages_of(cfg),
-            },
-        )
+        rules.apply(cfg, parts_of(**built, stages=stages_of(cfg)))
     for part in said:
         assert part in str(refused.value)
     assert "\n" not in str(refused.value)
@@ -497,7 +495,7 @@ def test_a_stage_knows_the_noise_that_frames_share():
     def said(theirs, ours, inherit=("schedule",)):
         node = OmegaConf.create({"inherit": list(inherit), "run": "there", "train": None})
         stage = Stage(node, cfg, noise=theirs)
-        return rules.stages_know_the_noise(cfg, {"noise": ours, "stages": {"guidance.weak": stage}})
+        return stages_know_the_noise(cfg, parts_of(noise=ours, stages={"guidance.weak": stage}))
 
     for theirs, ours in ((None, INDEPENDENT), (None, SharedNoise(0)), (SharedNoise(0.5), SharedNoise(0.5))):
         assert said(theirs, ours) is None

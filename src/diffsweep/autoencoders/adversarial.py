@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
+from diffsweep.capabilities import Part
 from diffsweep.layers import group_norm
 
 AdversarialLossKind = Literal["hinge", "vanilla", "least_squares"]
@@ -80,7 +81,7 @@ class PatchDiscriminator(nn.Module):
         return logits
 
 
-class AdversarialLoss(nn.Module):
+class AdversarialLoss(nn.Module, Part):
     r"""What a discriminator D and the decoder, whose images are :math:`\hat x`, learn from each other; means over patches.
 
     ============== ================================================================== ===============================
@@ -103,6 +104,8 @@ class AdversarialLoss(nn.Module):
         weight: of the decoder's loss, beside :func:`adaptive_weight`.
         lr: D's learning rate.
     """
+
+    requires = frozenset({"reconstructions"})
 
     def __init__(
         self,

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from diffsweep.capabilities import Part
 from diffsweep.diffusion import Noise
 
 
@@ -22,7 +23,7 @@ def frames_of(x: Tensor) -> Tensor:
     return x if x.ndim == 4 else x.transpose(1, 2).flatten(0, 1)
 
 
-class Autoencoder(nn.Module, ABC):
+class Autoencoder(nn.Module, Part, ABC):
     """Maps pixels to the space where diffusion happens, and back.
 
     Attributes:
@@ -38,6 +39,11 @@ class Autoencoder(nn.Module, ABC):
     factor: int
     bounded: bool
     levels: int | None
+
+    @property
+    def provides(self) -> frozenset[str]:  # type: ignore[override]
+        """The range of its values, where they have one; clips, where its points are clips."""
+        return frozenset({"range"} if self.bounded else ()) | frozenset({"clips"} if len(self.shape) == 4 else ())
 
     @abstractmethod
     def posterior(self, x: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffsweep.capabilities import Part
+
 URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
 STAGES = (
     (64, 2),
@@ -29,7 +31,7 @@ def unit(features: Tensor, eps: float = 1e-8) -> Tensor:
     return features * (features.square().sum(dim=1, keepdim=True) + eps).rsqrt()
 
 
-class Perceptual(ABC):
+class Perceptual(Part, ABC):
     r"""A distance of images in the feature maps of a frozen network (Zhang et al. 2018, arXiv:1801.03924, equation 1).
 
     .. math:: d(x, y) = \sum_l \frac{1}{H_l W_l} \sum_{h, w} \lVert w_l \odot (\hat x^l_{hw} - \hat y^l_{hw}) \rVert^2
@@ -42,6 +44,8 @@ class Perceptual(ABC):
     Args:
         weight: of the distance, beside the error of pixels.
     """
+
+    requires = frozenset({"reconstructions"})
 
     def __init__(self, weight: float = 1.0) -> None:
         if weight <= 0:

@@ -7,19 +7,19 @@ from typing import Any, ClassVar
 
 from torch import nn
 
+from diffsweep.capabilities import Part
 from diffsweep.layers import rotary_channels
 
 
-class Backbone(nn.Module):
+class Backbone(nn.Module, Part):
     """A network, ``output = backbone(x, c_noise, cond)``.
 
     Attributes:
-        frames: whether x is a clip, (B, C, F, H, W), and not an image, (B, C, H, W).
+        requires, supports: ``clips`` where x is a clip, (B, C, F, H, W), and not an image, (B, C, H, W).
         accepts: the parts of a condition that it takes, with their sizes.
         Options: the dataclass of the keywords that its constructor takes as ``**options``; None where it names all of them itself.
     """
 
-    frames: bool = False
     accepts: Mapping[str, int] = MappingProxyType({})
     Options: ClassVar[type[Any] | None] = None
 

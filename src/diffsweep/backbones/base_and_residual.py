@@ -34,7 +34,8 @@ class BaseAndResidual(Backbone):
         accepts: the parts of a condition that either takes, with their sizes.
     """
 
-    frames = True
+    requires = frozenset({"clips", "eps_output"})
+    supports = frozenset({"clips"})
 
     def __init__(
         self,
@@ -49,10 +50,10 @@ class BaseAndResidual(Backbone):
             raise ValueError(
                 "backbone.noise: a base is of noise that all frames share, and this is not; use noise=shared, or one network (backbone=unet3d)"
             )
-        if base.frames:
+        if "clips" in base.supports:
             raise ValueError("backbone.base is a network of clips, and it sees one frame; use unet, dit or uvit")
         self.base, self.residual, self.noise = base, residual(in_channels=in_channels + out_channels), noise
-        if not self.residual.frames:
+        if "clips" not in self.residual.supports:
             raise ValueError("backbone.residual is a network of images, and it sees the clip; use unet3d or dit3d")
         self.accepts = {**base.accepts, **self.residual.accepts}
 

@@ -44,7 +44,8 @@ class DiT3D(DiT):
             the channels then.
     """
 
-    frames = True
+    requires = frozenset({"clips"})
+    supports = frozenset({"clips"})
 
     def __init__(
         self,

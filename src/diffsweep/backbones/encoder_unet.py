@@ -22,6 +22,7 @@ class Encoder(Backbone, ABC):
         num_classes: K.
     """
 
+    provides = frozenset({"class_output"})
     num_features: int
     num_classes: int
 

@@ -43,7 +43,8 @@ class UNet3D(UNet):
         unet: all that a :class:`UNet` has.
     """
 
-    frames = True
+    requires = frozenset({"clips"})
+    supports = frozenset({"clips"})
 
     def __init__(
         self,

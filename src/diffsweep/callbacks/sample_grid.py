@@ -8,9 +8,10 @@ from lightning import Callback, Trainer
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from diffsweep import pictures
+from diffsweep.capabilities import Part
 
 
-class SampleGrid(Callback):
+class SampleGrid(Callback, Part):
     """After each validation, with its weights (the average), saves what the model shows as ``samples/step_*.png``, of clips ``.gif`` and
     ``.mp4``: samples of the same noise, of an autoencoder reconstructions.
 
@@ -21,7 +22,7 @@ class SampleGrid(Callback):
         steps: sampler steps; fewer than the sampler's own keep training short. None for the sampler's own.
     """
 
-    shows = True  # so that the model must have something to show
+    requires = frozenset({"samples"})
 
     def __init__(self, folder: str, num_samples: int = 36, seed: int = 0, steps: int | None = 25) -> None:
         self.folder, self.num_samples, self.seed, self.steps = Path(folder), num_samples, seed, steps

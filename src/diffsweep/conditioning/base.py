@@ -3,14 +3,16 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor, nn
 
+from diffsweep.capabilities import Part
 from diffsweep.datasets import Batch, Samples
 from diffsweep.diffusion import Condition, Noise, Stream
 
 
-class Conditioning(nn.Module, ABC):
+class Conditioning(nn.Module, Part, ABC):
     """``cond = conditioning(batch)``. Dropout to the null condition happens here and nowhere else.
 
     A batch comes from the data, or is a *request*: what is asked of samples, made by :meth:`request`.
@@ -19,12 +21,14 @@ class Conditioning(nn.Module, ABC):
         dropout: the share of training samples whose condition is not told, so that guidance has a null condition.
 
     Attributes:
-        provides: the parts of the Condition, each with its size, under the names that backbones accept them by:
+        sizes: of the parts of the Condition, under the names that backbones accept them by:
             ``num_classes``, ``vector_dim``, ``num_scalars``, ``context_dim``, ``image_channels``.
+        negative: what is asked for in place of the null condition, None for nothing.
         needs_pixels: whether it reads the condition off the images themselves.
     """
 
-    provides: Mapping[str, int]
+    sizes: Mapping[str, int]
+    negative: Any = None
     needs_pixels = False
 
     def __init__(self, dropout: float = 0.0) -> None:
@@ -32,6 +36,12 @@ class Conditioning(nn.Module, ABC):
         if not 0 <= dropout <= 1:
             raise ValueError(f"conditioning.dropout lies in [0, 1], not {dropout}")
         self.dropout = dropout
+
+    @property
+    def provides(self) -> frozenset[str]:  # type: ignore[override]
+        """A condition of its parts; and a null condition, where some are dropped in training or something is asked for in its place."""
+        null = self.dropout > 0 or self.negative is not None
+        return frozenset({*self.sizes, "condition", *(["null_condition"] if null else [])} if self.sizes else ())
 
     @abstractmethod
     def condition(self, batch: Batch) -> Condition | None:

@@ -35,7 +35,7 @@ class ClassLabel(Conditioning):
             raise ValueError(
                 "these data have no classes; use a dataset with labels, or conditioning=none guidance=none"
             )
-        self.num_classes, self.provides = num_classes, {"num_classes": num_classes}
+        self.num_classes, self.sizes = num_classes, {"num_classes": num_classes}
         self.class_names = None if class_names is None else list(class_names)
         if self.class_names is not None and len(self.class_names) != num_classes:
             raise ValueError(f"conditioning.class_names has {len(self.class_names)} names for {num_classes} classes")

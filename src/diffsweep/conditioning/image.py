@@ -46,6 +46,7 @@ class ImageConditioning(Conditioning):
     """
 
     needs_pixels = True
+    requires = frozenset({"range"})  # of pixels, beside which the image stands
 
     def __init__(
         self,
@@ -63,7 +64,7 @@ class ImageConditioning(Conditioning):
         if source == "low_res" and image_size % factor:
             raise ValueError(f"conditioning.factor={factor} does not divide the image's {image_size} pixels")
         self.source, self.factor = source, factor
-        self.provides = {"image_channels": channels}
+        self.sizes = {"image_channels": channels}
 
     def image(self, batch: Batch) -> Tensor:
         """What is told of the images of a batch, (B, C, H, W)."""
@@ -89,6 +90,8 @@ class ImageFeatures(ImageConditioning):
         channels, image_size, source, factor, dropout: see :class:`ImageConditioning`.
     """
 
+    requires = frozenset()
+
     def __init__(
         self,
         channels: int,
@@ -101,7 +104,7 @@ class ImageFeatures(ImageConditioning):
         super().__init__(channels, image_size, source, factor, dropout)
         if vector_dim < 1:
             raise ValueError(f"conditioning.vector_dim must be at least 1, not {vector_dim}")
-        self.provides = {"vector_dim": vector_dim}
+        self.sizes = {"vector_dim": vector_dim}
         self.encoder = nn.Sequential(
             nn.Conv2d(channels, 32, 3, padding=1),
             nn.SiLU(),

@@ -12,7 +12,7 @@ from diffsweep.datasets import Batch, Samples
 class Unconditional(Conditioning):
     """Every batch has no condition."""
 
-    provides: Mapping[str, int] = MappingProxyType({})
+    sizes: Mapping[str, int] = MappingProxyType({})
 
     def condition(self, batch: Batch) -> None:
         return None

@@ -35,7 +35,7 @@ class Scalars(Conditioning):
         if values is not None and (not values or any(len(row) != len(names) for row in values)):
             raise ValueError(f"conditioning.values needs {len(names)} numbers for each sample: {', '.join(names)}")
         self.values = None if values is None else torch.tensor(values)
-        self.provides = {"num_scalars": len(names)}
+        self.sizes = {"num_scalars": len(names)}
 
     def condition(self, batch: Batch) -> Condition:
         return Condition(scalars=batch["scalars"])
@@ -66,14 +66,15 @@ class Joint(Conditioning):
             raise ValueError(
                 f"conditioning.parts.{own[0]}.dropout: parts are dropped together; set conditioning.dropout"
             )
-        provided = [name for part in parts.values() for name in part.provides]
+        provided = [name for part in parts.values() for name in part.sizes]
         if twice := {name for name in provided if provided.count(name) > 1}:
             raise ValueError(f"conditioning.parts: {', '.join(sorted(twice))} is provided twice")
         if {"num_classes", "vector_dim"} <= set(provided):
             raise ValueError("conditioning.parts: the condition's vector is either a class or features, not both")
         self._parts = list(parts.values())
         self.parts = nn.ModuleDict(parts)  # for their parameters
-        self.provides = {name: size for part in parts.values() for name, size in part.provides.items()}
+        self.sizes = {name: size for part in parts.values() for name, size in part.sizes.items()}
+        self.requires = frozenset().union(*(part.requires for part in parts.values()))
 
     def condition(self, batch: Batch) -> Condition:
         told = [part.condition(batch) for part in self._parts]

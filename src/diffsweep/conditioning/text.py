@@ -48,7 +48,7 @@ class TextConditioning(Conditioning):
             raise ValueError(
                 "conditioning.prompts is empty; give texts, or null for the captions of the held-out samples in turn"
             )
-        self.encoder, self.provides = encoder, sizes
+        self.encoder, self.sizes = encoder, sizes
         self.prompts, self.negative = None if prompts is None else list(prompts), negative
         for prompt in self.prompts or ():
             self._check("prompts", prompt, "null for the captions of the held-out samples in turn")
@@ -66,7 +66,7 @@ class TextConditioning(Conditioning):
     def condition(self, batch: Batch) -> Condition:
         texts: Sequence[str] = batch["caption"]
         tokens, mask, pooled = self.encoder(texts)
-        cond = Condition(vector=pooled if "vector_dim" in self.provides else None, tokens=tokens, token_mask=mask)
+        cond = Condition(vector=pooled if "vector_dim" in self.sizes else None, tokens=tokens, token_mask=mask)
         empty = [not text.strip() for text in texts]
         return cond.null(torch.tensor(empty, device=tokens.device)) if any(empty) else cond
 

@@ -36,11 +36,11 @@ def instantiated(cfg: DictConfig, group: str, **more: Any) -> Any:
 
 
 def sized(cfg: DictConfig) -> DictConfig:
-    """The configuration with as many output channels as the prediction has heads for, and the sizes of what the conditioning provides."""
+    """The configuration with as many output channels as the prediction has heads for, and the sizes of the condition."""
     check(cfg)
     cfg = cfg.copy()
     cfg.space.out_channels = instantiated(cfg, "prediction").heads * cfg.space.channels
-    for name, size in instantiated(cfg, "conditioning").provides.items():
+    for name, size in instantiated(cfg, "conditioning").sizes.items():
         cfg.condition[name] = size
     return cfg
 

@@ -29,6 +29,27 @@ def settings(group: str, option: str) -> set[str]:
     return own.union(*(settings(group, name) for name in parents(group, option)))
 
 
+def defaults() -> dict[str, str]:
+    """Return the option of each group that every command starts from."""
+    entries = _read(CONF / "base.yaml")["defaults"]
+    return {group: option for entry in entries if isinstance(entry, Mapping) for group, option in entry.items()}
+
+
+def targets(group: str, option: str) -> list[str]:
+    """Return what an option builds, by its ``_target_``: its own or that of the option that it starts from, and those of the options of
+    the group that it is made of (``classifier_free@inner``); of a group of several things (callbacks) theirs."""
+    content_of, entries = content(group, option), [str(entry) for entry in content(group, option).get("defaults", [])]
+    own = [
+        node["_target_"]
+        for node in (content_of, content_of.get(group))
+        if isinstance(node, Mapping) and "_target_" in node
+    ]
+    several = [node["_target_"] for node in content_of.values() if isinstance(node, Mapping) and "_target_" in node]
+    inner = [entry for entry in entries if "@" in entry and not entry.startswith("/")]
+    bases = (entry.removeprefix(f"/{group}/").partition("@")[0] for entry in (inner if own else entries))
+    return (own or several) + [target for name in bases if name in options(group) for target in targets(group, name)]
+
+
 def content(group: str, option: str) -> Mapping[Any, Any]:
     """What an option's file says, as it stands there: nothing where there is no such file, or no mapping in it."""
     return _read(CONF / group / f"{option}.yaml")

@@ -1,5 +1,8 @@
 """Everything that can be known to be wrong before a run starts: keys, types, values and combinations."""
 
+from dataclasses import fields
+from typing import Any
+
 import torch
 from omegaconf import DictConfig
 
@@ -7,7 +10,11 @@ from diffsweep.configuration import rules
 from diffsweep.configuration.build import build_data, instantiated, sized
 from diffsweep.configuration.check import check, locate
 from diffsweep.configuration.stage_nodes import Stage, given_config, stage_nodes, trainable_config
+from diffsweep.diffusion import NetworkDenoiser
 from diffsweep.errors import UserError
+from diffsweep.guidance import chain
+
+APART = ("model", "backbone", "guidance", "stages", "task")  # not built as they stand in the configuration
 
 
 def preflight(cfg: DictConfig) -> None:
@@ -18,22 +25,36 @@ def preflight(cfg: DictConfig) -> None:
     """
     with torch.random.fork_rng(devices=[]):
         cfg = sized(cfg)
-        looked_at = ("schedule", "noise", "prediction", "sampler", "dataset", "objective", "weighting", "time_sampling")
-        parts = {group: instantiated(cfg, group) for group in (*looked_at, "conditioning", "guidance", "autoencoder")}
-        parts |= {
-            group: instantiated(cfg, group)
-            for group in ("metrics", "likelihood", "callbacks", "perceptual", "discriminator")
-        }
         try:
             instantiated(cfg, "optimizer")([torch.nn.Parameter(torch.zeros(1))])
         except ValueError as error:
             raise UserError(f"optimizer.lr={cfg.optimizer.get('lr')}, or another of its settings: {error}") from error
-        with torch.device("meta"):  # shapes only: a large network costs nothing
-            parts["backbone"] = instantiated(cfg, "backbone")
-        parts["model"] = locate(cfg.model._target_, list(cfg.trust))  # its class
-        parts["stages"] = stages_of(cfg)
-        parts["task"] = instantiated(cfg, "task") if "task" in cfg else None
+        parts = parts_of(cfg)
     rules.apply(cfg, parts)
+
+
+def parts_of(cfg: DictConfig) -> rules.Parts:
+    """Return what the groups of a checked configuration build.
+
+    Raises:
+        UserError: a value is out of its range, or a stage would be wrong as a run of its own.
+    """
+    built: dict[str, Any] = {}
+    for group in (field.name for field in fields(rules.Parts) if field.name not in APART):
+        empty = group != "callbacks" and "_target_" not in cfg[group]  # metrics=none and likelihood=none
+        built[group] = None if empty else instantiated(cfg, group)
+    with torch.device("meta"):  # shapes only: a large network costs nothing
+        backbone = instantiated(cfg, "backbone")
+    denoiser = NetworkDenoiser(backbone, built["schedule"], built["prediction"], built["noise"])
+    try:
+        with torch.no_grad():
+            times = built["sampler"].times(built["schedule"])
+            guidance = chain(instantiated(cfg, "guidance")(denoiser, times=times))
+    except ValueError as error:  # times that the schedule does not have, scales that are not one for each step
+        raise UserError(str(error)) from error
+    model = locate(cfg.model._target_, list(cfg.trust))
+    task = instantiated(cfg, "task") if "task" in cfg else None
+    return rules.Parts(backbone=backbone, guidance=guidance, model=model, stages=stages_of(cfg), task=task, **built)  # type: ignore[arg-type]
 
 
 def stages_of(cfg: DictConfig) -> dict[str, Stage]:

@@ -49,6 +49,11 @@ class Stage(NamedTuple):
     space: Autoencoder | None = None
     noise: ClipNoise | None = None
 
+    @property
+    def provides(self) -> frozenset[str]:
+        """An autoencoder that is trained under the losses of reconstructions that it inherits."""
+        return frozenset({"reconstructions"} if "perceptual" in (self.node.get("inherit") or ()) else ())
+
 
 def stage_nodes(cfg: DictConfig) -> list[tuple[str, DictConfig]]:
     """The nodes that stand for trained models, with their full paths."""

@@ -9,6 +9,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from diffsweep.capabilities import Part
 from diffsweep.datasets.bouncing import Physics
 
 Split = Literal["train", "val", "all"]
@@ -145,7 +146,7 @@ class HeldOut(Dataset[Batch]):
         return {**self.samples[index], "index": index}
 
 
-class ImageData(LightningDataModule):
+class ImageData(LightningDataModule, Part):
     """A dataset of images, or of clips. A subclass defines :meth:`load`.
 
     A batch is a dict: ``x`` (B, C, H, W), of clips (B, C, F, H, W), in [-1, 1], ``label`` (B,) int64 where there are labels, ``caption`` (a list of B

@@ -142,6 +142,8 @@ class MovingDigits(MadeData):
         batch_size, settings: those of :class:`~diffsweep.datasets.made.MadeData`.
     """
 
+    provides = frozenset({"clips"})
+
     num_frames: int
 
     def __init__(

@@ -60,6 +60,8 @@ class VideoFolder(ImageData):
         ValueError: a setting is out of its range, or the folder is not as it says.
     """
 
+    provides = frozenset({"clips"})
+
     num_frames: int
 
     def __init__(

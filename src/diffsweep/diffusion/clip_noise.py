@@ -15,10 +15,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from diffsweep.capabilities import Part
 from diffsweep.diffusion.measurement import Measurement
 
 
-class ClipNoise(ABC):
+class ClipNoise(Part, ABC):
     r"""The covariance :math:`\Sigma` over frames of the noise of clips, for any number of frames F.
 
     Attributes:
@@ -26,6 +27,7 @@ class ClipNoise(ABC):
     """
 
     correlated = True
+    requires = frozenset({"clips"})
 
     @abstractmethod
     def covariance(self, frames: int) -> Tensor:
@@ -77,6 +79,8 @@ class IndependentNoise(ClipNoise):
     r"""Every number has noise of its own, :math:`\Sigma = I`: that of images, and of video diffusion as Ho et al. 2022 (arXiv:2204.03458) have it."""
 
     correlated = False
+    requires = frozenset()
+    provides = frozenset({"independent_noise"})
 
     def covariance(self, frames: int) -> Tensor:
         return torch.eye(frames, dtype=torch.float64)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from diffsweep.capabilities import Part
 from diffsweep.diffusion.bound import end_terms, grid_term
 from diffsweep.diffusion.condition import Condition
 from diffsweep.diffusion.denoiser import Denoiser
@@ -23,26 +24,13 @@ _DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-class Objective(ABC):
+class Objective(Part, ABC):
     """``loss = objective(denoiser, x_0, cond, t, eps)``. Time and noise are drawn outside, so losses compare.
 
-    Attributes:
-        is_bound: whether its mean over uniform times is a variational bound: times may then be drawn by importance.
-        needs_grid: whether it is defined on a discrete schedule only.
-        trains_variance: whether it has a gradient for a learned variance.
-        trains_schedule: whether it has a right gradient for a learned schedule.
-        takes_weighting: whether the weighting is a part of it; else it has weights of its own.
-        needs_rate: whether it asks for the rate of the log-SNR in continuous time.
-        needs_independent_noise: whether it is what it is only where frames of clips share no noise: bounds, and what has the score in it.
+    What of other parts it declares, as a :class:`~diffsweep.capabilities.Part`: it provides a ``bound`` where its mean over uniform times
+    is one; it supports ``weights`` where the weighting is a part of it, and a ``learned_variance`` or a ``learned_schedule`` where it has
+    a right gradient for them; it requires ``independent_noise`` where it is a bound, or has the score in it.
     """
-
-    is_bound = False
-    needs_grid = False
-    trains_variance = False
-    trains_schedule = False
-    takes_weighting = False
-    needs_rate = False
-    needs_independent_noise = False
 
     @abstractmethod
     def __call__(self, denoiser: Denoiser, x_0: Tensor, cond: Condition | None, t: Tensor, eps: Tensor) -> Tensor:
@@ -58,7 +46,7 @@ class Simple(Objective):
         weighting: of noise levels; made for squared errors.
     """
 
-    takes_weighting = True
+    supports = frozenset({"weights"})
 
     def __init__(self, loss: Literal["l2", "l1", "huber"] = "l2", weighting: Weighting | None = None) -> None:
         if loss not in _DISTANCES:
@@ -85,9 +73,8 @@ class Hybrid(Simple):
         levels: the number of values that the data take; None where they are continuous.
     """
 
-    needs_grid = True
-    trains_variance = True
-    needs_independent_noise = True
+    requires = frozenset({"grid", "independent_noise"})
+    supports = frozenset({"weights", "learned_variance"})
 
     def __init__(
         self,
@@ -124,10 +111,9 @@ class VLB(Objective):
         levels: the number of values that the data take; None where they are continuous.
     """
 
-    is_bound = True
-    trains_variance = True
-    trains_schedule = True
-    needs_independent_noise = True
+    requires = frozenset({"uniform_times", "independent_noise"})
+    supports = frozenset({"learned_variance", "learned_schedule"})
+    provides = frozenset({"bound"})
 
     def __init__(self, levels: int | None = None) -> None:
         self.levels = levels
@@ -178,7 +164,8 @@ class DSM(Objective):
 
     def __init__(self, weight: Literal["sigma2", "likelihood", "one"] | Lambda = "sigma2") -> None:
         self.weight = _lambda(weight)
-        self.needs_rate = self.needs_independent_noise = self.weight is _likelihood
+        if self.weight is _likelihood:
+            self.requires = frozenset({"rate", "independent_noise"})
 
     def __call__(self, denoiser: Denoiser, x_0: Tensor, cond: Condition | None, t: Tensor, eps: Tensor) -> Tensor:
         schedule = denoiser.schedule
@@ -206,11 +193,12 @@ class SSM(Objective):
         weight: lambda(t), see :class:`DSM`.
     """
 
-    needs_independent_noise = True
+    requires = frozenset({"independent_noise"})
 
     def __init__(self, weight: Literal["sigma2", "likelihood", "one"] | Lambda = "sigma2") -> None:
         self.weight = _lambda(weight)
-        self.needs_rate = self.weight is _likelihood
+        if self.weight is _likelihood:
+            self.requires = frozenset({"rate", "independent_noise"})
 
     def __call__(self, denoiser: Denoiser, x_0: Tensor, cond: Condition | None, t: Tensor, eps: Tensor) -> Tensor:
         schedule, keep = denoiser.schedule, torch.is_grad_enabled()

@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from diffsweep.capabilities import Part
 from diffsweep.schedules import Schedule
 
 Variance = Literal["fixed_small", "fixed_large", "learned_range"]
@@ -31,7 +32,7 @@ class Coefficients(NamedTuple):
     c_out: Level
 
 
-class Prediction(ABC):
+class Prediction(Part, ABC):
     """The meaning of a network's output.
 
     Args:
@@ -50,6 +51,8 @@ class Prediction(ABC):
             raise ValueError(f"prediction.variance is one of {', '.join(_MIXES)}, not {variance}")
         self.variance_mix = _MIXES[variance]
         self.heads = 2 if self.variance_mix is None else 1
+        if self.heads == 2:
+            self.provides = self.provides | {"learned_variance"}
 
     @abstractmethod
     def coefficients(self, alpha: Level, sigma: Level) -> Coefficients:
@@ -81,6 +84,8 @@ class Prediction(ABC):
 
 class Eps(Prediction):
     """The output is the noise (DDPM, arXiv:2006.11239)."""
+
+    provides = frozenset({"eps_output"})
 
     def coefficients(self, alpha: Level, sigma: Level) -> Coefficients:
         return Coefficients(_like(alpha, 1.0), 1 / alpha, -sigma / alpha)

@@ -5,28 +5,24 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from diffsweep.capabilities import Part
 from diffsweep.schedules import Schedule
 
 
-class TimeSampling(nn.Module, ABC):
+class TimeSampling(nn.Module, Part, ABC):
     """A density over training times. What it learns of the losses lies in buffers, so checkpoints have it.
 
-    Attributes:
-        needs_bound: whether it is made for the terms of a variational bound.
-        needs_grid: whether it needs a discrete schedule.
-        unbiased: whether weighted losses average to those of uniform times; else the density is part of the loss.
+    It provides ``uniform_times`` where weighted losses average to those of uniform times; else the density is part of the loss.
     """
 
-    needs_bound = False
-    needs_grid = False
-    unbiased = True
+    provides = frozenset({"uniform_times"})
 
     @abstractmethod
     def forward(self, schedule: Schedule, u: Tensor) -> tuple[Tensor, Tensor]:
         """Times and importance weights, like ``u``, (B,) or of each frame (B, F), uniform in [0, 1); the mean weight is 1."""
 
     def update(self, schedule: Schedule, t: Tensor, losses: Tensor) -> None:
-        """Hear of the losses (N,), unweighted, at times ``t`` (N,), of all ranks; only where ``needs_bound``."""
+        """Hear of the losses (N,), unweighted, at times ``t`` (N,), of all ranks; only where it requires a ``bound``."""
 
 
 class Uniform(TimeSampling):
@@ -57,8 +53,7 @@ class Importance(TimeSampling):
         uniform: probability that is spread over all times alike.
     """
 
-    needs_bound = True
-    needs_grid = True
+    requires = frozenset({"grid", "bound"})
     losses: Tensor
     counts: Tensor
 
@@ -108,7 +103,7 @@ class LogNormal(TimeSampling):
         std: P_std.
     """
 
-    unbiased = False
+    provides = frozenset()
 
     def __init__(self, mean: float = -1.2, std: float = 1.2) -> None:
         super().__init__()
@@ -130,7 +125,7 @@ class LogitNormal(TimeSampling):
         std: s.
     """
 
-    unbiased = False
+    provides = frozenset()
 
     def __init__(self, mean: float = 0.0, std: float = 1.0) -> None:
         super().__init__()

@@ -11,17 +11,14 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from diffsweep.capabilities import Part
 from diffsweep.diffusion.denoiser import Denoiser
 
 
-class Weighting(ABC):
-    """A weight for each sample.
+class Weighting(Part, ABC):
+    """A weight for each sample."""
 
-    Attributes:
-        is_uniform: whether nothing is weighted.
-    """
-
-    is_uniform = False
+    provides = frozenset({"weights"})
 
     @abstractmethod
     def __call__(self, denoiser: Denoiser, t: Tensor) -> Tensor:
@@ -49,7 +46,7 @@ class X0Weighting(Weighting):
 class UniformWeighting(Weighting):
     """1 in the units of the network's output: the simple loss of DDPM for eps."""
 
-    is_uniform = True
+    provides = frozenset()  # nothing is weighted
 
     def __call__(self, denoiser: Denoiser, t: Tensor) -> Tensor:
         return torch.ones_like(t, dtype=torch.float64)

@@ -33,7 +33,7 @@ class AutoGuidance(Guidance):
         options: shape, interval and times of :class:`Guidance`.
     """
 
-    needs_condition = False
+    requires = frozenset()
 
     def __init__(
         self,

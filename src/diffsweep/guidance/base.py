@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from diffsweep.capabilities import Part
 from diffsweep.diffusion import Condition, Denoiser, PlainDenoiser, as_denoiser, expand_to
 
 Shape = Literal["constant", "linear", "cosine"]
@@ -19,7 +20,7 @@ _SHAPES: dict[str, Callable[[Tensor], Tensor]] = {  # of mean 1 over t
 }
 
 
-class Guidance(Denoiser):
+class Guidance(Denoiser, Part):
     r"""A denoiser that changes the estimates of another one, which may be guided itself.
 
     The scale at t is ``scale`` within ``interval`` and ``neutral`` outside. With a shape it is
@@ -35,18 +36,13 @@ class Guidance(Denoiser):
 
     Attributes:
         neutral: the scale at which the denoiser is left as it is.
-        uses: the parts of a condition that guidance itself uses, so that the network need not take them.
-        needs_condition: whether guidance is impossible without a condition.
-        needs_null: whether the network must take the null condition.
-        takes_measurement: whether samples are held to a measurement, ``cond.known``.
+        requires: a ``condition`` to guide by; the parts of it that guidance itself uses, so that the network need not take them; a
+            ``null_condition`` where it asks the network for that.
         exact_on_gaussians: whether samples given a measurement are those of the conditional Gaussian, where the data are Gaussian.
     """
 
     neutral: float = 1.0
-    uses: frozenset[str] = frozenset()
-    needs_condition: bool = True
-    needs_null: bool = False
-    takes_measurement: bool = False
+    requires = frozenset({"condition"})
     exact_on_gaussians: bool = False
 
     def __init__(

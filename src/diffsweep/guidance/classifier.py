@@ -41,7 +41,7 @@ class ClassifierGuidance(Guidance):
     """
 
     neutral = 0.0
-    uses = frozenset({"num_classes"})
+    requires = frozenset({"condition", "num_classes"})
 
     def __init__(
         self,

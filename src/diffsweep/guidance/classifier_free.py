@@ -30,7 +30,7 @@ class ClassifierFreeGuidance(Guidance):
         options: shape, interval and times of :class:`Guidance`.
     """
 
-    needs_null = True
+    requires = frozenset({"condition", "null_condition"})
 
     def __init__(
         self,

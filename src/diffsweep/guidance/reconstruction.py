@@ -58,8 +58,8 @@ class Reconstruction(Guidance):
     """
 
     neutral = 0.0
-    needs_condition = False
-    takes_measurement = True
+    requires = frozenset()
+    provides = frozenset({"measurement"})
 
     def __init__(
         self,

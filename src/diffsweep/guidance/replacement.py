@@ -34,8 +34,8 @@ class Replacement(Guidance):
     """
 
     neutral = 0.0
-    needs_condition = False
-    takes_measurement = True
+    requires = frozenset()
+    provides = frozenset({"measurement"})
 
     def __init__(self, denoiser: Denoiser | PlainDenoiser, times: Tensor | None = None) -> None:
         super().__init__(denoiser, scale=1.0)

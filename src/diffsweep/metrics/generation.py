@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from diffsweep.capabilities import Part
 from diffsweep.datasets import Batch, ImageData, Split
 from diffsweep.metrics.accuracy import caption_accuracies, class_accuracy
 from diffsweep.metrics.distances import frechet_distance, inception_score, kernel_distance
@@ -20,7 +21,7 @@ from diffsweep.metrics.neighbours import manifold, nearest_distances, precision_
 Reference = Literal["train", "all", "halves"]
 
 
-class GenerationMetrics(Extraction[FeatureExtractor]):
+class GenerationMetrics(Extraction[FeatureExtractor], Part):
     """Compares samples with the real data under one protocol.
 
     Args:
@@ -36,6 +37,9 @@ class GenerationMetrics(Extraction[FeatureExtractor]):
         batch_size: images per call of the feature extractor and of the sampler.
         cache_dir: where features of real data are kept.
     """
+
+    requires = frozenset({"samples"})
+    least_frames = 0  # of clips
 
     compared = 50, 1000  # the fewest and most images whose nearest training image is looked for
     multiplications = 10**12  # that this may cost between the two, minutes on one core

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from diffsweep.capabilities import Part
 from diffsweep.datasets import Batch, InMemory, Samples
 from diffsweep.diffusion import Condition, Denoiser, Noise, ode_log_likelihood, variational_bound
 from diffsweep.diffusion.bound import chain_times
@@ -38,7 +39,7 @@ class EncodedBatch(NamedTuple):
     levels: int | None
 
 
-class Likelihood(ABC):
+class Likelihood(Part, ABC):
     """Bits per dimension of a model's data. A subclass defines :meth:`measure`, on one batch.
 
     Args:
@@ -50,6 +51,8 @@ class Likelihood(ABC):
     Attributes:
         name: of the estimate, in ``metrics.json``.
     """
+
+    requires = frozenset({"likelihood", "range", "independent_noise"})
 
     name: str
 

@@ -44,7 +44,8 @@ class AutoencoderModel(Model, SelfMeasured):
         seed: keys all randomness.
     """
 
-    transfers = True
+    supports = frozenset({"clips", "other_data"})  # it has a network of its own, and sees frames one by one
+    provides = frozenset({"samples", "reconstructions"})
     next_command = "train.py model=ldm autoencoder.run"
 
     def __init__(

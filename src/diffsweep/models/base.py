@@ -10,6 +10,7 @@ import torch
 from lightning import LightningModule
 from torch import Tensor
 
+from diffsweep.capabilities import Part
 from diffsweep.datasets import ImageData
 from diffsweep.diffusion import INDEPENDENT, BatchNoise, ClipNoise, TimeSampling, sums_by_quarter
 from diffsweep.layers import distributed
@@ -17,7 +18,7 @@ from diffsweep.metrics import GenerationMetrics
 from diffsweep.schedules import Schedule
 
 
-class Model(LightningModule):
+class Model(LightningModule, Part):
     """A LightningModule whose step is counted: what it draws follows from the seed and the step alone.
 
     Args:
@@ -28,12 +29,10 @@ class Model(LightningModule):
 
     Attributes:
         batch_noise: positions in the training stream to the noise of their samples.
-        transfers: whether what it learned serves other data of as many channels.
         needs_pixels: whether it is trained on the pixels themselves, whatever its space.
         next_command: what a user would do with a trained one, up to the directory of its run.
     """
 
-    transfers = False
     needs_pixels = False
     next_command = "evaluate.py run"
 
@@ -159,7 +158,7 @@ class TimedModel(Model):
 
     def tell_times(self, schedule: Schedule, t: Tensor, losses: Tensor) -> None:
         """The time sampling hears of the losses (B,) at times ``t`` (B,), of all ranks, where it learns from them."""
-        if self.time_sampling.needs_bound:
+        if "bound" in self.time_sampling.requires:
             heard = [t, losses.detach()]
             if distributed():
                 heard = [self.all_gather(part).flatten() for part in heard]  # type: ignore[union-attr]

@@ -47,6 +47,9 @@ class NoisyClassifier(TimedModel, SelfMeasured):
         val_repeats: draws of (t, eps) for each held-out sample; of eps at each level, where it is measured.
     """
 
+    requires = frozenset({"class_output"})
+    supports = frozenset({"class_output"})
+
     def __init__(
         self,
         backbone: Encoder,

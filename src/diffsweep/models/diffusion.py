@@ -51,6 +51,7 @@ class DiffusionModel(TimedModel):
         noise: what frames of clips share of the noise.
     """
 
+    provides = frozenset({"samples", "likelihood"})
     next_command = "sample.py run"
 
     def __init__(

@@ -29,12 +29,12 @@ class VideoModel(DiffusionModel):
         super().__init__(*parts, **settings)
         if images_per_clip < 0:
             raise ValueError(f"model.images_per_clip must be at least 0, not {images_per_clip}")
-        if images_per_clip and (told := set(self.conditioning.provides) - {"num_classes"}):
+        if images_per_clip and (told := set(self.conditioning.sizes) - {"num_classes"}):
             raise ValueError(
                 f"model.images_per_clip={images_per_clip}: images of other clips have classes of their own, but no {', '.join(told)}; use "
                 "conditioning=class or none"
             )
-        if (images_per_clip or time_per_frame) and self.time_sampling.needs_bound:
+        if (images_per_clip or time_per_frame) and "bound" in self.time_sampling.requires:
             raise ValueError(
                 "times that are drawn by their losses are those of whole samples; use time_sampling=uniform or stratified"
             )

@@ -22,7 +22,7 @@ def completed(subject: Subject) -> Iterator[Check]:
     many steps must be right; else the error is reported.
     """
     guidance = subject.guided
-    if not isinstance(guidance, Guidance) or not guidance.takes_measurement or len(guidances(guidance)) > 1:
+    if not isinstance(guidance, Guidance) or "measurement" not in guidance.provides or len(guidances(guidance)) > 1:
         return
     trial, a = subject.walks(clip="none")[-1], CLIP_KNOWN
     gain = torch.linalg.solve(CLIP_COVARIANCE[a][:, a], CLIP_COVARIANCE[a][:, ~a]).T

@@ -67,16 +67,22 @@ def reordered(arguments: Sequence[str]) -> list[str]:
 
 
 def help_text(command: str) -> str:
-    """What ``--help`` prints: what the command does, every group with its options, examples. (Hydra's own takes seconds.)"""
+    """What ``--help`` prints: what the command does, every group with its options, what options require of each other, examples. (Hydra's
+    own takes seconds.)"""
     from omegaconf import OmegaConf
 
     from diffsweep.configuration.conf import CONF, groups, options
+    from diffsweep.configuration.declarations import requirements
 
     told = OmegaConf.load(CONF / f"{command}.yaml").hydra.help
     composed = [*OmegaConf.load(CONF / "base.yaml").defaults, *OmegaConf.load(CONF / f"{command}.yaml").defaults]
     names = {str(key) for entry in composed if not isinstance(entry, str) for key in entry}
     listed = "\n".join(f"  {group:<14} {', '.join(options(group))}" for group in groups() if group in names)
-    return f"{told.header}\n\nGroups and their options:\n{listed}\n\nExamples:\n{indent(told.footer, '  ')}"
+    needs = indent("\n".join(requirements()), "  ")
+    return (
+        f"{told.header}\n\nGroups and their options:\n{listed}\n\nWhat goes only with what:\n{needs}\n\n"
+        f"Examples:\n{indent(told.footer, '  ')}"
+    )
 
 
 def _run(command: str) -> None:

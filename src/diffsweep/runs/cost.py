@@ -36,7 +36,9 @@ def _there_and_back(autoencoder: Any, x: torch.Tensor) -> None:
     autoencoder.decoder(autoencoder.encoder(x)[:, : autoencoder.shape[0]])
 
 
-@functools.lru_cache(maxsize=8)  # 0.1 s of the default network, 2 s of the largest: the jobs of a sweep mostly have the same one
+@functools.lru_cache(
+    maxsize=8
+)  # 0.1 s of the default network, 2 s of the largest: the jobs of a sweep mostly have the same one
 def _cost(node: str, call: Callable[[Any, torch.Tensor], None], shape: tuple[int, ...]) -> str:
     """Of a network's node, as text, because the jobs of a sweep mostly have the same one."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from diffsweep.capabilities import Part
 from diffsweep.diffusion import (
     INDEPENDENT,
     SPACINGS,
@@ -43,7 +44,7 @@ class State(NamedTuple):
     history: Any = None
 
 
-class Sampler(ABC):
+class Sampler(Part, ABC):
     """Walks t from ``start`` to ``stop`` over any denoiser. A subclass defines :meth:`advance`, one step.
 
     Args:
@@ -95,6 +96,11 @@ class Sampler(ABC):
             )
         self.steps, self.spacing, self.start, self.stop, self.clip = steps, spacing, start, stop, clip
         self.temperature = temperature
+
+    @property
+    def requires(self) -> frozenset[str]:  # type: ignore[override]
+        """The range that a clip holds x0 in."""
+        return frozenset() if self.clip == "none" else frozenset({"range"})
 
     @property
     def invertible(self) -> bool:

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from diffsweep.capabilities import Part
+
 
 class Located(NamedTuple):
     """A time, a float64 scalar on the CPU, and what the schedule is there, as numbers."""
@@ -20,7 +22,7 @@ class Located(NamedTuple):
     sigma: float
 
 
-class Schedule(nn.Module, ABC):
+class Schedule(nn.Module, Part, ABC):
     """The pair ``alpha_t, sigma_t``. A subclass defines :meth:`forward`, :meth:`log_snr` and :meth:`time_of`.
 
     Attributes:
@@ -120,6 +122,8 @@ class DiscreteSchedule(Schedule):
         log_alpha_bar: float64, shape (T,), the log of the squared signal level at k = 1 .. T, strictly decreasing.
         zero_terminal_snr: rescale it so that alpha is exactly 0 at k = T (:func:`zero_terminal`).
     """
+
+    provides = frozenset({"grid"})
 
     def __init__(self, log_alpha_bar: Tensor, zero_terminal_snr: bool = False) -> None:
         super().__init__()

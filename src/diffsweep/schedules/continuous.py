@@ -16,6 +16,8 @@ from diffsweep.schedules.base import Schedule
 class ContinuousSchedule(Schedule, ABC):
     """A schedule without a grid. A subclass defines the functions below, on float64, whatever dtype is asked in."""
 
+    provides = frozenset({"rate"})
+
     @abstractmethod
     def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """alpha and sigma at ``t``, float64."""

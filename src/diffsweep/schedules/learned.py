@@ -26,6 +26,7 @@ class Learned(LogSNRSchedule):
     """
 
     learned = True
+    provides = frozenset({"rate", "learned_schedule"})
 
     def __init__(self, log_snr_min: float = -5.0, log_snr_max: float = 13.3, width: int = 1024) -> None:
         super().__init__()

@@ -31,8 +31,8 @@ class ClipTask(Task):
             return "clips are needed, and this model makes images; use a run of model=video"
         if sampler.start < 1:
             return f"clips are drawn from noise alone, and a walk from sampler.start={sampler.start:g} is not; use sampler.start=1"
-        if not any(guidance.takes_measurement for guidance in guidances):
-            free = any(guidance.needs_null for guidance in guidances)
+        if not any("measurement" in guidance.provides for guidance in guidances):
+            free = any("null_condition" in guidance.requires for guidance in guidances)
             fix = "guidance=reconstruction_free" if free else "guidance=reconstruction, or replacement"
             return f"something is known of each clip, and this guidance does not hold it; use {fix}"
         return None if self.source is None else clips_missing_because(self.source)

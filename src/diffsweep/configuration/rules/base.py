@@ -1,0 +1,114 @@
+"""What rules read, the decorators that collect them, and how they are applied."""
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from lightning import Callback
+from omegaconf import DictConfig
+from torch import nn
+
+from diffsweep.autoencoders import AdversarialLoss, Autoencoder, Perceptual
+from diffsweep.conditioning import Conditioning
+from diffsweep.datasets import ImageData
+from diffsweep.diffusion import ClipNoise, Objective, Prediction, TimeSampling, Weighting
+from diffsweep.discovery import import_all
+from diffsweep.errors import UserError
+from diffsweep.guidance import Guidance
+from diffsweep.metrics import GenerationMetrics, Likelihood
+from diffsweep.models import Model
+from diffsweep.samplers import Sampler
+from diffsweep.schedules import Schedule
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the groups of a configuration build, each under its group's name; None, or nothing, where a group is left out.
+
+    Attributes:
+        model: its class.
+        backbone: on the meta device.
+        guidance: from the outermost in, around a network that does not compute.
+        callbacks: by name.
+        stages: by path in the configuration, each a :class:`~diffsweep.configuration.stage_nodes.Stage`.
+        task: of ``sample.py``, a :class:`~diffsweep.tasks.Task`.
+    """
+
+    model: type[Model]
+    dataset: ImageData
+    autoencoder: Autoencoder
+    backbone: nn.Module
+    noise: ClipNoise
+    schedule: Schedule
+    objective: Objective
+    weighting: Weighting
+    time_sampling: TimeSampling
+    prediction: Prediction
+    conditioning: Conditioning
+    guidance: Sequence[Guidance]
+    sampler: Sampler
+    metrics: GenerationMetrics | None
+    likelihood: Likelihood | None
+    callbacks: Mapping[str, Callback]
+    perceptual: Perceptual | None
+    discriminator: AdversarialLoss | None
+    stages: Mapping[str, Any]
+    task: Any
+
+    def of(self, group: str) -> list[Any]:
+        """Return the parts of a group: one, several, or none."""
+        found = getattr(self, group)
+        if isinstance(found, Mapping):
+            return list(found.values())
+        return list(found) if isinstance(found, Sequence) else [found]
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        """Yield every part with its group."""
+        return ((field.name, part) for field in fields(self) for part in self.of(field.name))
+
+    @property
+    def accepted(self) -> Mapping[str, int]:
+        """The sizes of the parts of a condition that the network takes."""
+        return getattr(self.backbone, "accepts", {})
+
+
+Rule = Callable[[DictConfig, Parts], str | None]
+RULES: dict[str, Rule] = {}
+NOTES: dict[str, Rule] = {}  # of what works, but may not be what was meant
+
+
+def rule(function: Rule) -> Rule:
+    """Make a function a rule: what it returns is why a configuration is refused, and what to type instead; None where it holds."""
+    RULES[function.__name__] = function
+    return function
+
+
+def note(function: Rule) -> Rule:
+    """Make a function a note: what it returns is a warning."""
+    NOTES[function.__name__] = function
+    return function
+
+
+def apply(cfg: DictConfig, parts: Parts) -> None:
+    """Apply every rule of diffsweep and of the packages that ``cfg`` trusts: raise at the first one broken, then print what notes say.
+
+    Raises:
+        UserError: in one line, which ends with the rule's name.
+    """
+    import_all(importlib.import_module("diffsweep.configuration.rules"))
+    with torch.no_grad():
+        for name, function in _trusted(RULES, cfg):
+            if message := function(cfg, parts):
+                raise UserError(f"{message} [rule {name}]")
+        for name, function in _trusted(NOTES, cfg):
+            if message := function(cfg, parts):
+                print(f"warning: {message} [{name}]", file=sys.stderr)
+
+
+def _trusted(rules: Mapping[str, Rule], cfg: DictConfig) -> list[tuple[str, Rule]]:
+    """The rules of diffsweep and of trusted packages: one that another command of the process has imported is not for this one."""
+    homes = ("diffsweep", *cfg.trust)
+    return [(name, function) for name, function in rules.items() if function.__module__.partition(".")[0] in homes]

@@ -1,0 +1,33 @@
+"""Metrics, whose features are of images or clips of certain sizes."""
+
+from omegaconf import DictConfig
+
+from diffsweep.configuration.rules.base import Parts, rule
+
+
+@rule
+def metrics_see_the_data(cfg: DictConfig, parts: Parts) -> str | None:
+    """Features of one kind of image say nothing of another, and nothing of clips."""
+    shape, data = None if parts.metrics is None else parts.metrics.shape, parts.dataset
+    if shape is None or (
+        len(shape) == len(data.shape) and all(n in (None, m) for n, m in zip(shape, data.shape, strict=True))
+    ):
+        return None
+    of_images = "metrics=classifier, features of a classifier of the data themselves"
+    fitting = of_images if data.num_frames is None else "metrics=fvd, which sees any clips"
+    return (
+        f"metrics={cfg.choices.metrics} sees {'clips' if len(shape) == 4 else 'images'} of shape {shape}, and "
+        f"dataset={cfg.choices.dataset} has {data.shape}; use {fitting}, or metrics=none"
+    )
+
+
+@rule
+def metrics_see_enough_frames(cfg: DictConfig, parts: Parts) -> str | None:
+    """A network over time needs some."""
+    frames = parts.dataset.num_frames
+    if parts.metrics is None or frames is None or frames >= (least := parts.metrics.least_frames):
+        return None
+    return (
+        f"metrics={cfg.choices.metrics} needs clips of {least} frames at least, and these have {frames}; use "
+        f"dataset.num_frames={least}, or metrics=none"
+    )

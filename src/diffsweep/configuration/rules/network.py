@@ -1,0 +1,26 @@
+"""What networks take and put out."""
+
+from omegaconf import DictConfig
+
+from diffsweep.configuration.rules.base import Parts, rule
+
+
+@rule
+def classifiers_see_images(cfg: DictConfig, parts: Parts) -> str | None:
+    if "class_output" not in parts.model.requires or cfg.space.num_frames is None:
+        return None
+    return (
+        f"dataset={cfg.choices.dataset} has clips, and classifiers are of images; use what needs none, such as "
+        "metrics=moving_digits, fvd or none"
+    )
+
+
+@rule
+def images_beside_clips_have_noise_of_their_own(cfg: DictConfig, parts: Parts) -> str | None:
+    """What is split into base and residual is the noise of a clip, of which images beside it have no part."""
+    if cfg.model.get("images_per_clip") and "eps_output" in getattr(parts.backbone, "requires", ()):
+        return (
+            f"images beside clips have no part in the noise that backbone={cfg.choices.backbone} splits; use "
+            "model.images_per_clip=0, or one network (backbone=unet3d)"
+        )
+    return None

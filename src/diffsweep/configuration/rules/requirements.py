@@ -1,0 +1,72 @@
+"""What parts declare: what one requires, another provides; and what one brings, another supports."""
+
+from collections.abc import Iterable
+
+from omegaconf import DictConfig
+
+from diffsweep.capabilities import CAPABILITIES, Declared, declared_by
+from diffsweep.configuration.declarations import declared, families, listed
+from diffsweep.configuration.explain import nearest
+from diffsweep.configuration.rules.base import Parts, rule
+from diffsweep.errors import UserError
+
+
+@rule
+def what_a_part_requires_is_provided(cfg: DictConfig, parts: Parts) -> str | None:
+    for group, part in parts:
+        for name in _known(declared_by(part).requires):
+            needed = CAPABILITIES[name]
+            if any(name in declared_by(other).provides for giver in needed.givers for other in parts.of(giver)):
+                continue
+            giver, without = needed.givers[0], needed.settings.get(group)
+            fixes = (
+                needed.choice,
+                _options(cfg, parts, giver, "provides", name),
+                without or _options(cfg, parts, group, "requires", name, having=False),
+            )
+            return _sentence(cfg, group, f"needs {needed.noun}", giver, "does not provide that", fixes)
+    return None
+
+
+@rule
+def what_a_part_brings_is_supported(cfg: DictConfig, parts: Parts) -> str | None:
+    for group, part in parts:
+        for name in _known(declared_by(part).provides):
+            brought = CAPABILITIES[name]
+            others = [other for user in brought.users for other in parts.of(user)]
+            if not others or any(name in declared_by(other).supports for other in others):
+                continue
+            user, without = brought.users[0], brought.settings.get(group)
+            fixes = (
+                _options(cfg, parts, user, "supports", name),
+                without or _options(cfg, parts, group, "provides", name, having=False),
+            )
+            return _sentence(cfg, group, f"brings {brought.noun}", user, "does not support that", fixes)
+    return None
+
+
+def _known(names: Iterable[str]) -> list[str]:
+    """Capabilities in the order of the vocabulary."""
+    if unknown := sorted(set(names) - CAPABILITIES.keys()):
+        raise UserError(f"a part declares {unknown[0]}: no such capability{nearest(unknown[0], list(CAPABILITIES))}")
+    return [name for name in CAPABILITIES if name in names]
+
+
+def _options(cfg: DictConfig, parts: Parts, group: str, field: str, name: str, having: bool = True) -> str:
+    """The options of a group that declare a capability, or do not, as a user types them: those that the rest of the run goes with."""
+    _, supported, given = (
+        frozenset().union(*sets) for sets in zip(*(declared_by(part) for _, part in parts), strict=True)
+    )
+    used = declared(group, str(cfg.choices.get(group))).supports & given
+
+    def goes(one: Declared) -> bool:
+        brought = {name for name in one.provides if CAPABILITIES[name].users}
+        return one.requires <= given | one.provides and used <= one.supports and brought <= supported | one.supports
+
+    found = {option: declared(group, option) for option in families(group)}
+    return listed(group, [o for o, one in found.items() if (name in getattr(one, field)) == having and goes(one)])
+
+
+def _sentence(cfg: DictConfig, group: str, has: str, other: str, lacks: str, fixes: Iterable[str]) -> str:
+    use = ", or ".join(filter(None, fixes)) or f"another {group}"
+    return f"{group}={cfg.choices.get(group)} {has}, and {other}={cfg.choices.get(other)} {lacks}; use {use}"

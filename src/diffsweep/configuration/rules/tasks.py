@@ -1,0 +1,25 @@
+"""The tasks of ``sample.py``."""
+
+from omegaconf import DictConfig
+
+from diffsweep.configuration.rules.base import Parts, rule
+
+
+@rule
+def a_task_suits_the_model(cfg: DictConfig, parts: Parts) -> str | None:
+    """Every task knows what it needs of the space, the sampler and guidance."""
+    if parts.task is None:
+        return None
+    reason = parts.task.incompatible_because(parts.autoencoder, parts.sampler, parts.guidance)
+    return f"task={cfg.choices.task}: {reason}" if reason else None
+
+
+@rule
+def frames_are_counted_once(cfg: DictConfig, parts: Parts) -> str | None:
+    """How many frames clips have is the task's to say, where it draws them in windows or from clips that are there."""
+    if parts.task is None or parts.task.length_key is None or cfg.num_frames is None:
+        return None
+    return (
+        f"num_frames={cfg.num_frames} is of clips that are drawn at once and from nothing; with task={cfg.choices.task} leave it "
+        f"out, and use {parts.task.length_key}"
+    )

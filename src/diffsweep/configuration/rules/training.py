@@ -1,0 +1,43 @@
+"""Schedules, outputs and losses."""
+
+import math
+
+import torch
+from omegaconf import DictConfig
+
+from diffsweep.configuration.rules.base import Parts, rule
+
+
+@rule
+def x0_follows_from_the_output(cfg: DictConfig, parts: Parts) -> str | None:
+    """Where alpha is 0 at t = 1, x0 = (x_t - sigma eps) / alpha has no value."""
+    coefficients = parts.prediction.coefficients(*parts.schedule(torch.ones((), dtype=torch.float64)))
+    if all(math.isfinite(value) for value in coefficients):
+        return None
+    return (
+        f"at t = 1 schedule={cfg.choices.schedule} has no signal left, so x0 does not follow from "
+        f"prediction={cfg.choices.prediction}; use prediction=v, x0, flow or edm"
+    )
+
+
+@rule
+def a_learned_variance_has_a_chain(cfg: DictConfig, parts: Parts) -> str | None:
+    """The bound depends on the variance of steps, of which there are none in continuous time."""
+    if "learned_variance" in parts.prediction.provides and parts.schedule.num_steps is None:
+        return (
+            f"schedule={cfg.choices.schedule} is continuous, where no loss depends on a variance to train; use "
+            "prediction.variance=fixed_small, or a discrete schedule (schedule=cosine)"
+        )
+    return None
+
+
+@rule
+def the_bound_of_a_chain_has_its_variance(cfg: DictConfig, parts: Parts) -> str | None:
+    """The hybrid loss trains nothing but the variance by the bound, and the bound of a chain is loose without a right one."""
+    trains, chain = "learned_variance" in parts.objective.supports, parts.schedule.num_steps is not None
+    if trains and chain and "learned_variance" not in parts.prediction.provides:
+        return (
+            f"objective={cfg.choices.objective} is about the variance of a chain too, and it is fixed; use "
+            "prediction.variance=learned_range, or objective=simple"
+        )
+    return None

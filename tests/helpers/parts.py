@@ -1,0 +1,10 @@
+"""Parts of a run for rules to read, of which only some are there."""
+
+from dataclasses import fields
+
+from diffsweep.configuration.rules import Parts
+
+
+def parts_of(**known):
+    """``parts_of(noise=..., objective=...)``: the others are left out."""
+    return Parts(**(dict.fromkeys((field.name for field in fields(Parts)), ()) | known))

@@ -1,0 +1,158 @@
+"""What options declare of each other, and rules: each is found, fires, and names what to type instead."""
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from omegaconf import OmegaConf
+from parts import parts_of
+
+from diffsweep.capabilities import CAPABILITIES, Declared, declared_by
+from diffsweep.configuration import rules
+from diffsweep.configuration.build import build
+from diffsweep.configuration.check import locate
+from diffsweep.configuration.conf import defaults, options, targets
+from diffsweep.configuration.declarations import declared, requirements
+from diffsweep.configuration.preflight import parts_of as built_parts_of
+from diffsweep.configuration.preflight import preflight
+from diffsweep.configuration.rules.stages import stages_are_known_to_transfer
+from diffsweep.configuration.stage_nodes import Stage
+from diffsweep.errors import UserError
+
+FREE = ("model=classifier_free",)
+WRONG = [  # what is typed, the rule that it breaks, and what to type instead; see test_bad_input for others
+    ((*FREE, "guidance=composed", "backbone.num_classes=null"), "guidance_asks_a_conditional_network", "classifier"),
+    (
+        ("trainer.precision=16-mixed", "optimizer.fused=true", "trainer.gradient_clip_val=1"),
+        "scaled_gradients_are_not_clipped_when_fused",
+        "use optimizer.fused=false",
+    ),
+]
+
+
+@pytest.mark.parametrize(("typed", "name", "fix"), WRONG, ids=[f"{name} {typed}" for typed, name, _ in WRONG])
+def test_a_rule_fires_and_says_what_to_type(compose, typed, name, fix):
+    with pytest.raises(UserError) as refused:
+        preflight(compose(*typed))
+    message = str(refused.value)
+    assert message.endswith(f"[rule {name}]")
+    assert fix in message
+    assert "\n" not in message
+
+
+def test_a_stage_of_other_data_is_a_note():
+    """A first stage that was given, whose latents are standardised by its own data."""
+    cfg = OmegaConf.create({"choices": {"dataset": "shapes"}})
+    data = SimpleNamespace(fingerprint="ours", provides=frozenset())
+
+    def noted(inherit, fingerprint):
+        node = OmegaConf.create({"inherit": inherit, "run": "there", "train": []})
+        stage = Stage(node, OmegaConf.create({"choices": {"dataset": "digits"}}), fingerprint)
+        return stages_are_known_to_transfer(cfg, parts_of(dataset=data, stages={"autoencoder.model": stage}))
+
+    assert "knows dataset=digits (theirs), and this run has dataset=shapes" in noted(["dataset"], "theirs")
+    assert noted(["dataset"], "ours") is noted([], "theirs") is None
+
+
+def test_every_rule_has_a_test():
+    tests = "\n".join(path.read_text() for path in Path(__file__).parents[1].rglob("test_*.py"))
+    assert len(rules.RULES) > 20
+    assert [name for name in {**rules.RULES, **rules.NOTES} if name not in tests] == []
+
+
+@pytest.mark.parametrize("group", sorted(defaults()))
+def test_what_is_read_from_the_source_is_what_the_class_declares(group):
+    """But for properties, which no class answers."""
+    for option in options(group):
+        found = [declared_by(locate(target)) for target in targets(group, option) if target.startswith("diffsweep.")]
+        for field, read in declared(group, option)._asdict().items():
+            of_classes = [getattr(one, field) for one in found]
+            assert read == frozenset().union(*(names for names in of_classes if isinstance(names, frozenset)))
+            assert read <= CAPABILITIES.keys()
+
+
+def test_help_lists_what_goes_only_with_what():
+    lines = requirements()
+    assert any(
+        line.startswith("objective=hybrid; time_sampling=importance only with schedule=cosine") for line in lines
+    )
+    assert any(line.startswith("schedule=learned only with objective=vlb") for line in lines)
+    assert len(lines) < 30
+
+
+RULE = """
+from diffsweep.configuration.rules import Parts, rule
+from diffsweep.diffusion import Simple
+
+
+class Ours(Simple):
+    requires = frozenset({{"{needs}"}})
+
+
+@rule
+def ten_steps_are_enough(cfg, parts: Parts):
+    if parts.sampler.steps > 10:
+        return f"sampler.steps={{parts.sampler.steps}} are too many; use sampler.steps=10"
+"""
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """``package(needs)``: a user's own file with a rule in it, and an objective that requires a capability."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(rules.base, "RULES", dict(rules.RULES))
+
+    def package(needs):
+        (tmp_path / "rules_for_tests.py").write_text(RULE.format(needs=needs))
+        return "rules_for_tests"
+
+    yield package
+    sys.modules.pop("rules_for_tests", None)
+
+
+def test_a_trusted_package_brings_rules_and_needs_of_its_own(compose, package):
+    name = package("rate")
+    with pytest.raises(UserError, match=r"use sampler.steps=10 \[rule ten_steps_are_enough\]"):
+        preflight(compose(f"trust=[{name}]", "sampler.steps=11"))
+    preflight(compose("sampler.steps=11"))  # a command that does not trust it has no such rule
+    ours = (f"trust=[{name}]", "sampler.steps=4", f"objective._target_={name}.Ours")
+    with pytest.raises(UserError, match=r"objective=simple needs the rate of .*, and schedule=cosine does not"):
+        preflight(compose(*ours))
+    preflight(compose(*ours, "schedule=vp"))
+
+
+def test_a_need_that_nothing_means_is_told(compose, package):
+    name = package("gridd")
+    with pytest.raises(UserError, match="a part declares gridd: no such capability, did you mean grid"):
+        preflight(compose(f"trust=[{name}]", "sampler.steps=4", f"objective._target_={name}.Ours"))
+
+
+def test_a_trusted_package_that_cannot_be_imported_is_told(compose):
+    with pytest.raises(UserError, match=r"trust=\[nowhere_at_all\]: it cannot be imported: ModuleNotFoundError"):
+        preflight(compose("trust=[nowhere_at_all]"))
+
+
+def test_what_depends_on_settings_is_declared_by_the_part(compose):
+    for overrides, group, expected in (
+        (("sampler.clip=none",), "sampler", Declared()),
+        ((), "sampler", Declared(requires=frozenset({"range"}))),
+        (
+            ("prediction.variance=learned_range",),
+            "prediction",
+            Declared(provides=frozenset({"eps_output", "learned_variance"})),
+        ),
+        ((), "autoencoder", Declared(provides=frozenset({"range"}))),
+        (("dataset=moving_digits",), "autoencoder", Declared(provides=frozenset({"range", "clips"}))),
+        (("conditioning=class",), "conditioning", Declared(provides=frozenset({"condition", "num_classes"}))),
+        (FREE, "conditioning", Declared(provides=frozenset({"condition", "num_classes", "null_condition"}))),
+    ):
+        assert declared_by(build(compose(*overrides), group)) == expected
+
+
+def test_parts_are_found_by_group(compose):
+    parts = built_parts_of(compose(*FREE))
+    groups = [group for group, _ in parts]
+    assert groups.count("guidance") == 1
+    assert groups.count("callbacks") == 3
+    assert parts.of("metrics") == [parts.metrics]
