@@ -1,8 +1,9 @@
-"""Shared fixtures: one thread, and exact denoisers to test against."""
+"""Shared fixtures: the number of threads, and exact denoisers to test against."""
 
 import functools
 import io
 import json
+import os
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ pytest_plugins = ["run_fixtures"]
 
 
 def pytest_configure(config):
-    torch.set_num_threads(1)
+    """Set the threads of torch: 1, or DIFFSWEEP_TEST_THREADS, since sums and products round otherwise over more of them."""
+    torch.set_num_threads(int(os.environ.get("DIFFSWEEP_TEST_THREADS", "1")))
 
 
 @pytest.fixture(autouse=True)

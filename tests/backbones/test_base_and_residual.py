@@ -69,15 +69,17 @@ def test_with_a_key_frame_an_image_network_is_the_base_as_it_is():
     images = copy.deepcopy(network.base)
     classes = Condition(vector=torch.tensor([[0, 1, 2, 0, 1], [1, 1, 0, 2, 2]]))
     expected = images(x[:, :, 2], c_noise, Condition(vector=torch.tensor([2, 0])))
-    assert torch.equal(network(x, c_noise, classes)[:, :, 2], expected)
+    torch.testing.assert_close(network(x, c_noise, classes)[:, :, 2], expected, rtol=0, atol=1e-12)
     still = network(x[:, :, :1], c_noise, Condition(vector=torch.tensor([2, 0])))
-    assert torch.equal(still[:, :, 0], images(x[:, :, 0], c_noise, Condition(vector=torch.tensor([2, 0]))))
+    expected = images(x[:, :, 0], c_noise, Condition(vector=torch.tensor([2, 0])))
+    torch.testing.assert_close(still[:, :, 0], expected, rtol=0, atol=1e-12)
 
 
 def test_frames_may_have_times_of_their_own():
     network, (x, _) = make(key_frame=True), inputs()
     times = torch.tensor([[10.0, 200.0, 500.0, 700.0, 900.0], [0.0, 1.0, 2.0, 3.0, 4.0]]).double()
-    assert torch.equal(network(x, times)[:, :, 2], network.base(x[:, :, 2], times[:, 2]))
+    expected = network.base(x[:, :, 2], times[:, 2])
+    torch.testing.assert_close(network(x, times)[:, :, 2], expected, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("key_frame", [False, True])

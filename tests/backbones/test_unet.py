@@ -357,7 +357,7 @@ def test_masked_tokens_do_not_matter_and_others_do():
         outputs = [network(x.double(), c_noise, condition(tokens=t)) for t in (cond.tokens, tokens)]
         changes.append((outputs[0] - outputs[1]).flatten(1).abs().amax(dim=1))
     assert (changes[0] > 1e-4).tolist() == [True, False, True]
-    assert not changes[1].any()
+    assert changes[1].max() < 1e-12
 
 
 def test_without_a_mask_every_token_counts():

