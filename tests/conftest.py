@@ -95,9 +95,9 @@ def videos(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def compose(request):
-    """The configuration of train.py under overrides, composed once for each set of them; not to be changed. Data that need a file
-    have a small one."""
-    from diffsweep.configuration.compose import compose
+    """The configuration of train.py under overrides, made once for each set of them; not to be changed. Data that need a file have a
+    small one."""
+    from composing import composed
 
     def with_file(option):
         fixture, *facts = OF_A_FILE[option]
@@ -106,12 +106,12 @@ def compose(request):
         return [f"dataset.{key}" for key in told]
 
     @functools.cache
-    def composed(*overrides):
+    def compose(*overrides):
         named = any(override.startswith("logger=") for override in overrides)
         files = [more for option in OF_A_FILE if option in overrides for more in with_file(option)]
-        return compose("train", [*files, *overrides, *([] if named else ["logger=csv"])])
+        return composed("train", *files, *overrides, *([] if named else ["logger=csv"]))
 
-    return composed
+    return compose
 
 
 @pytest.fixture(scope="session")

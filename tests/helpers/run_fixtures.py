@@ -33,13 +33,13 @@ def fast():
 @pytest.fixture(scope="session")
 def configure():
     """``cfg = configure(directory, *overrides)``: a new configuration of a tiny run in ``directory``."""
-    from diffsweep.configuration.compose import compose
+    from composing import composed
 
     def configure(directory, *overrides):
         places = (f"hydra.run.dir={directory}", f"paths.output_dir={Path(directory).parent}")
         learns_times = not any(override.startswith("model=autoencoder") for override in overrides)
         fast = [override for override in FAST if learns_times or override != "model.val_repeats=1"]
-        return compose("train", [*fast, *places, *overrides])
+        return composed("train", *fast, *places, *overrides)
 
     return configure
 

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from composing import composed
 
 from diffsweep.configuration.compose import compose
 from diffsweep.configuration.explain import nearest
@@ -180,8 +181,44 @@ def line_of(done):
     return line
 
 
-@pytest.mark.parametrize(("typed", "said"), TYPED, ids=[" ".join(typed) for typed, _ in TYPED])
-def test_one_line_and_nothing_left_behind(typed, said, command, fast):
+# One of each kind: a word that cannot be read, an option, a key, a new key, a type, a target, a value, a file, a part, a rule, a reference.
+KINDS = (
+    "seed=[1",
+    "schedule=lineer",
+    "backbone.chanels=8",
+    "+callbacks.ema.dekay=0.9",
+    "trainer.max_steps=abc",
+    "schedule._target_=os.system",
+    "sampler.steps=0",
+    "dataset=cifar10 dataset.path=nowhere.parquet",
+    "backbone=dit_s_2 backbone.patch_size=3",
+    "guidance=classifier_free",
+    "backbone.channels=${nowhere}",
+    "schedule=linear,cosine",
+)
+MISTAKES = {" ".join(typed): (typed, said) for typed, said in TYPED}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_named_and_how_to_mend_it(mistake, fast, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    typed, said = MISTAKES[mistake]
+    with pytest.raises(UserError) as error:
+        preflight(composed("train", *fast, *typed))
+    line = str(error.value)
+    assert "\n" not in line
+    for part in said:
+        assert part.lower() in line.lower()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [pytest.param(m, marks=() if m in KINDS else pytest.mark.slow) for m in sorted(MISTAKES | dict.fromkeys(KINDS))],
+)
+def test_one_line_and_nothing_left_behind(mistake, command, fast):
+    """What the command says of it is that line."""
+    typed, said = MISTAKES[mistake]
     line = line_of(command("train", *fast, *typed))
     for part in said:
         assert part.lower() in line.lower()

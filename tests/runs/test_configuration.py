@@ -7,6 +7,7 @@ from pathlib import Path
 import lightning
 import pytest
 import torch
+from composing import composed
 from omegaconf import OmegaConf
 
 from diffsweep.configuration.check import check
@@ -18,6 +19,24 @@ from diffsweep.configuration.saved import load_config
 from diffsweep.errors import UserError
 from diffsweep.runs.cli import reordered
 from diffsweep.runs.training import train
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("schedule=linear", "schedule.num_steps=7", "paths.output_dir=all"),
+        ("model=improved_ddpm", "schedule=vp", "seed=3", "backbone.channels=${dataset.image_size}"),
+        ("model=ldm", "autoencoder.network.channels=8", "backbone.channel_mult=[1]", "callbacks=minimal", "debug=fast"),
+        ("guidance=autoguidance", 'guidance.weak.train=["trainer.max_steps=3","metrics=none"]', "trainer=cpu"),
+        ("experiment=shapes_text", "trainer.max_steps=3", "conditioning.prompts=['a red circle']", "+trust=[mine]"),
+    ],
+)
+def test_configurations_of_tests_are_those_of_users(overrides, tmp_path):
+    """They are made of fewer compositions."""
+    overrides = (f"hydra.run.dir={tmp_path}", *overrides)
+    for _ in range(2):
+        ours, users = composed("train", *overrides), compose("train", overrides)
+        assert OmegaConf.to_yaml(ours) == OmegaConf.to_yaml(users)
 
 
 def test_what_older_runs_saved_and_nothing_reads_any_more_is_left_out(finished, tmp_path):
