@@ -47,16 +47,6 @@ def test_each_job_has_its_directory_and_returns_a_number(command, fast, results)
     assert len(set(results)) == 4
 
 
-def test_m_at_the_end_is_the_same_sweep(command, fast, monkeypatch):
-    monkeypatch.setattr(training, "train", lambda cfg: (training.claim(cfg), 0.0)[1])
-    for place in (0, -1):
-        arguments = ["schedule=linear,cosine", *fast]
-        arguments.insert(place if place >= 0 else len(arguments), "-m")
-        done = command("train", *arguments)
-        assert done.code == (0 if place == 0 else 2)  # the directories are claimed already: they are the same ones
-    assert [path.name for path in directories()] == ["0_schedule-linear", "1_schedule-cosine"]
-
-
 def test_the_same_sweep_again_reuses_what_has_finished(command, fast, results):
     measured = ("metrics=digits", "metrics.num_samples=8", "metrics.kid_subset_size=8", "metrics.reference=train")
     arguments = ("-m", "seed=0,1", *fast, *FEW, *measured)
@@ -73,13 +63,32 @@ def test_the_same_sweep_again_reuses_what_has_finished(command, fast, results):
     assert numbers == first
 
 
-def test_the_same_sweep_again_without_metrics(command, fast, results):
-    """A job without metrics.json has finished too: its result stands."""
+def test_a_sweep_without_metrics_again(command, fast, results):
+    """A job without metrics.json has finished too: its result stands. One that never saved begins again."""
     arguments = ("-m", "seed=0,1", *fast, *FEW)
     assert command("train", *arguments).code == 0
+    (directories()[0] / "metrics.json").write_text('{"metrics": {"fid": 1.0}}')
+    for path in (directories()[1] / "checkpoints").iterdir():
+        path.unlink()
     done = command("train", *arguments)
     assert done.code == 0, done.err
-    assert results[2:] == pytest.approx(results[:2], rel=1e-6)
+    assert (directories()[1] / "checkpoints" / "last.ckpt").exists()
+    (directories()[0] / "metrics.json").unlink()
+    done = command("train", *arguments)
+    assert done.code == 0, done.err
+    assert results[2] == 1.0
+    assert results[3:] == pytest.approx([results[1], *results[:2]], rel=1e-6)
+
+
+def test_m_at_the_end_is_the_same_sweep_and_a_run_alone_has_no_group_after_it(command, fast, monkeypatch):
+    monkeypatch.setattr(training, "train", lambda cfg: (training.claim(cfg), 0.0)[1])
+    assert command("train", "-m", "schedule=linear,cosine", *fast, *FEW).code == 0
+    # The directories are claimed already: they are the same ones.
+    assert command("train", "schedule=linear,cosine", *fast, *FEW, "-m").code == 2
+    assert [path.name for path in directories()] == ["0_schedule-linear", "1_schedule-cosine"]
+    assert command("train", *fast, *FEW, "hydra.run.dir=alone").code == 0
+    assert all("sweep: train_" in (folder / "config.yaml").read_text() for folder in directories())
+    assert "sweep: null" in (Path("alone") / "config.yaml").read_text()
 
 
 def test_a_stopped_sweep_goes_on_where_it_stopped(command, fast, monkeypatch, results):
@@ -110,18 +119,6 @@ def test_a_stopped_sweep_goes_on_where_it_stopped(command, fast, monkeypatch, re
     assert results[2] == 1.5
 
 
-def test_a_job_that_never_saved_begins_again(command, fast):
-    arguments = ("-m", "seed=0,1", *fast, *FEW)
-    assert command("train", *arguments).code == 0
-    for folder in directories():
-        (folder / "metrics.json").write_text('{"metrics": {"fid": 1.0}}')
-    for path in (directories()[1] / "metrics.json", *(directories()[1] / "checkpoints").iterdir()):
-        path.unlink()
-    done = command("train", *arguments)
-    assert done.code == 0, done.err
-    assert (directories()[1] / "checkpoints" / "last.ckpt").exists()
-
-
 def test_one_failing_job_does_not_stop_the_others(command, fast):
     done = command(
         "train", "-m", "optimizer.lr=0.001,1e30,0.002", "lr_scheduler.warmup_steps=0", *fast, "trainer.max_steps=2"
@@ -148,14 +145,6 @@ def test_jobs_share_a_group_and_are_finished_one_by_one(command, fast, monkeypat
     assert [event["config"]["seed"] for event in (first, second)] == [0, 1]
     for folder in directories():
         assert len(list((folder / "wandb").glob("offline-run-*"))) == 1
-
-
-def test_a_run_alone_has_no_group_after_a_sweep(command, fast, monkeypatch):
-    monkeypatch.setattr(training, "train", lambda cfg: (training.claim(cfg), 0.0)[1])
-    assert command("train", "-m", "seed=0,1", *fast, *FEW).code == 0
-    assert command("train", *fast, *FEW, "hydra.run.dir=alone").code == 0
-    assert all("sweep: train_" in (folder / "config.yaml").read_text() for folder in directories())
-    assert "sweep: null" in (Path("alone") / "config.yaml").read_text()
 
 
 @pytest.mark.slow
