@@ -42,8 +42,8 @@ def enough(sampler):
 
 @pytest.mark.parametrize("schedule", some([Linear(1000), Cosine(1000)], 1, lambda schedule: type(schedule).__name__))
 def test_gaussian_data_are_recovered(make, gaussian, schedule):
-    """Mean and covariance of 5,000 samples within five standard errors, and 1 % for the solver."""
-    denoiser, count = gaussian(schedule), 5_000
+    """Mean and covariance of 2,500 samples within five standard errors, and 1 % for the solver."""
+    denoiser, count = gaussian(schedule), 2_500
     x, noise = start(denoiser, count)
     x = make(steps=enough(make()), clip="none")(denoiser, x, noise=noise)
     mean = denoiser.means[0]
@@ -59,12 +59,12 @@ def test_gaussian_data_are_recovered(make, gaussian, schedule):
 def known(mixture):
     """The mixture, and many samples of it."""
     denoiser = mixture(Cosine(1000))
-    return denoiser, denoiser.sample(200_000, torch.Generator().manual_seed(0))
+    return denoiser, denoiser.sample(50_000, torch.Generator().manual_seed(0))
 
 
 def test_a_mixture_is_recovered(make, known):
     """Shares, means and variances of the three components."""
-    (denoiser, truth), count = known, 4_000
+    (denoiser, truth), count = known, 2_500
     x, noise = start(denoiser, count, seed=1)
     x = make(steps=enough(make()), clip="none")(denoiser, x, noise=noise)
     for function in (
@@ -86,7 +86,7 @@ def test_data_that_are_one_point_are_reached_exactly(make):
     point = torch.tensor([0.3, -0.8], dtype=torch.float64)
     denoiser = GaussianDenoiser(Linear(100), point, torch.zeros(2, 2, dtype=torch.float64))
     x, noise = start(denoiser, 4)
-    for steps in (1, 3, 100):
+    for steps in (1, 3, 30):
         x0 = make(steps=steps)(denoiser, x, noise=noise)
         torch.testing.assert_close(x0, point.expand(4, 2), rtol=0, atol=1e-12)
 

@@ -107,12 +107,12 @@ REFERENCES = {}
 
 
 def measured(make, denoiser, begin=-5.0, end=4.0, counts=COUNTS):
-    """Slope of the mean error over 64 samples against 3S in 2,000 steps, and the errors."""
+    """Slope of the mean error over 64 samples against 3S in 1,200 steps, and the errors."""
     schedule = denoiser.schedule
     settings, (x, _) = between(schedule, begin, end), draw(schedule, 64)
     key = type(schedule), begin, end  # of the one mixture there is
     if key not in REFERENCES:
-        REFERENCES[key] = SOLVERS["3S"](steps=2_000, **settings)(denoiser, x)
+        REFERENCES[key] = SOLVERS["3S"](steps=1_200, **settings)(denoiser, x)
     exact = REFERENCES[key]
     errors = [float((make(steps=steps, **settings)(denoiser, x) - exact).norm(dim=1).mean()) for steps in counts]
     return slope(counts, errors), errors
