@@ -41,12 +41,13 @@ def known_frames(sampler=None, **settings):
 
 @pytest.mark.parametrize("sampler", [None, DDIM(eta=0.5)], ids=["deterministic", "stochastic"])
 def test_known_frames_are_proved(sampler, monkeypatch):
-    """By a solver of order 2 to 2 %; a stochastic one is told of, and is near."""
-    monkeypatch.setattr(base, "MANY", 150)
+    """By a solver of order 2 to 2 %; a stochastic one of 500 steps is reported, and is near."""
+    if sampler is None:
+        monkeypatch.setattr(base, "MANY", 150)
     checks = known_frames(sampler)
     assert not failed(checks)
     assert [check.required for check in checks] == [sampler is None] * 2
-    assert all(check.measured < (0.05 if sampler is None else 0.1) for check in checks)
+    assert all(check.measured < 0.05 for check in checks)
 
 
 def test_what_is_not_exact_with_known_frames_fails_or_is_told(monkeypatch):
