@@ -339,7 +339,7 @@ def test_nearest_names_only_what_is_near():
             "no use for the learned variance; sampler=ancestral has [a_learned_variance_is_used]",
         ),
         (("sampler.start=0.6",), "task=edit starts from images [a_walk_from_noise_starts_at_its_beginning]"),
-        (("sampler.clip=none", "sampler=ddim"), "use prediction=v"),
+        (("sampler.clip=none", "sampler=ddim"), "(schedule=linear, scaled_linear) [x0_is_clipped_or_steady]"),
         (("backbone.num_classes=10",), "which the conditioning does not give [a_network_is_told_what_it_takes]"),
         (("model=improved_ddpm",), ""),
         ((), ""),
