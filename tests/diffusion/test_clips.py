@@ -136,10 +136,10 @@ def test_predictions_convert_each_frame_at_its_level(prediction):
 @pytest.mark.parametrize("prediction", [Eps(), V(), Score(), EDM()], ids=lambda p: type(p).__name__)
 def test_a_network_is_told_the_time_of_each_frame(prediction):
     x_t, t = clip(), times()
-    given = network_input(SCHEDULE, prediction, x_t, t, {})
+    given = network_input(SCHEDULE, prediction, x_t, t)
     assert given.c_noise.shape == (B, F)
     for f in range(F):
-        alone = network_input(SCHEDULE, prediction, x_t[:, :, f], t[:, f], {})
+        alone = network_input(SCHEDULE, prediction, x_t[:, :, f], t[:, f])
         torch.testing.assert_close(given.x[:, :, f], alone.x, rtol=1e-12, atol=1e-12)
         torch.testing.assert_close(given.c_noise[:, f], alone.c_noise, rtol=1e-12, atol=1e-12)
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from diffsweep.diffusion import add_noise, posterior, prior, step_between, transition, walk
+from diffsweep.diffusion import add_noise, in_numbers, posterior, prior, step_between, transition, walk
 from diffsweep.schedules import EDM, VE, VP, Cosine, CosineContinuous, Flow, Learned, Linear, SubVP
 
 ROWS = torch.tensor([-1.3, 0.2, 2.0], dtype=torch.float64)
@@ -161,12 +161,13 @@ WALKED = {
 def test_a_walk_is_its_steps_one_by_one(name):
     schedule = WALKED[name]
     times = torch.tensor([1.0, 0.7, 0.31, 0.02, 0.01], dtype=torch.float64)
-    steps = walk(schedule, times)
+    steps = in_numbers(walk(schedule, times))
+    assert len(steps) == 4
     for i in range(4):
-        one = step_between(schedule, times[i + 1], times[i])
-        for ours, expected in zip(steps, one, strict=True):
-            assert ours.shape == (4,)
-            torch.testing.assert_close(ours[i], expected, rtol=1e-12, atol=0)
+        (one,) = in_numbers(step_between(schedule, times[i + 1, None], times[i, None]))
+        torch.testing.assert_close(steps[i], one, rtol=1e-12, atol=0)
+        assert (steps[i].here.t, steps[i].there.t) == (times[i], times[i + 1])
+        assert all(type(value) is float for value in (*steps[i].here[1:], *steps[i].there[1:], *steps[i][2:]))
 
 
 @pytest.mark.parametrize("name", WALKED)
@@ -175,12 +176,12 @@ def test_a_walk_to_0_ends_at_clean_data(name):
     schedule = WALKED[name]
     times = torch.tensor([1.0, 0.5, 0.2, 0.0], dtype=torch.float64)
     steps = walk(schedule, times)
-    assert steps.alpha_s[-1] == 1
-    assert steps.sigma_s[-1] == 0
+    assert steps.there.alpha[-1] == 1
+    assert steps.there.sigma[-1] == 0
     assert steps.var_post[-1] == 0
     torch.testing.assert_close(steps.var_ts[-1], schedule(times[-2])[1] ** 2, rtol=1e-12, atol=0)
     torch.testing.assert_close(steps.alpha_ts[-1], schedule(times[-2])[0], rtol=1e-12, atol=0)
-    assert (steps.sigma_s[:-1] > 0).all()
+    assert (steps.there.sigma[:-1] > 0).all()
     assert (steps.var_post[:-1] > 0).all()
 
 
@@ -190,25 +191,23 @@ def test_a_walk_with_0_twice_steps_there_and_then_to_clean_data(name):
     times = torch.tensor([1.0, 0.4, 0.0, 0.0], dtype=torch.float64)
     steps, (alpha, sigma) = walk(schedule, times), schedule(torch.zeros((), dtype=torch.float64))
     for ours, expected in (
-        (steps.alpha_s[1:], torch.stack([alpha, torch.ones_like(alpha)])),
-        (steps.sigma_s[1:], torch.stack([sigma, torch.zeros_like(sigma)])),
-        (torch.stack([steps.alpha_t[2], steps.sigma_t[2]]), torch.stack([alpha, sigma])),
+        (steps.there.alpha[1:], torch.stack([alpha, torch.ones_like(alpha)])),
+        (steps.there.sigma[1:], torch.stack([sigma, torch.zeros_like(sigma)])),
+        (torch.stack([steps.here.alpha[2], steps.here.sigma[2]]), torch.stack([alpha, sigma])),
     ):
         torch.testing.assert_close(ours, expected, rtol=1e-14, atol=0)
     torch.testing.assert_close(steps.var_ts[2], sigma**2, rtol=1e-14, atol=0)
     assert steps.var_post[1] > 0
     assert steps.var_post[2] == 0
-    assert all(torch.isfinite(value).all() for value in steps)
+    assert all(torch.isfinite(value).all() for value in (*steps.here, *steps.there, steps.var_ts, steps.var_post))
 
 
 @pytest.mark.parametrize("name", ["linear", "zero terminal", "vp", "sub_vp", "flow", "edm"])
 def test_where_time_0_is_clean_it_need_not_be_said(name):
     schedule = WALKED[name]
     s, t = torch.zeros(2, dtype=torch.float64), torch.tensor([0.3, 1.0], dtype=torch.float64)
-    for said, unsaid in zip(
-        step_between(schedule, s, t, torch.ones(2, dtype=torch.bool)), step_between(schedule, s, t), strict=True
-    ):
-        torch.testing.assert_close(said, unsaid, rtol=1e-14, atol=0)
+    said, unsaid = step_between(schedule, s, t, torch.ones(2, dtype=torch.bool)), step_between(schedule, s, t)
+    torch.testing.assert_close(said, unsaid, rtol=1e-14, atol=0)
 
 
 def test_to_clean_is_said_row_by_row():
@@ -216,9 +215,9 @@ def test_to_clean_is_said_row_by_row():
     s, t = torch.tensor([0.0, 0.0, 0.2], dtype=torch.float64), torch.tensor([0.0, 0.5, 0.9], dtype=torch.float64)
     to_clean = torch.tensor([True, False, False])
     rows, plain = step_between(schedule, s, t, to_clean), step_between(schedule, s, t)
-    for ours, expected in zip(rows, plain, strict=True):
-        torch.testing.assert_close(ours[1:], expected[1:], rtol=1e-14, atol=0)
-    assert (rows.sigma_s[0], rows.var_post[0]) == (0, 0)
+    for ours, expected in zip(in_numbers(rows)[1:], in_numbers(plain)[1:], strict=True):
+        assert ours == pytest.approx(expected, rel=1e-14, abs=0)
+    assert (rows.there.sigma[0], rows.var_post[0]) == (0, 0)
     torch.testing.assert_close(rows.var_ts[0], schedule(t[0])[1] ** 2, rtol=1e-14, atol=0)
 
 
@@ -235,4 +234,5 @@ def test_forward_variances_of_every_schedule_are_the_difference_of_levels(name):
 
 def test_a_walk_is_on_the_cpu_in_float64():
     steps = walk(Linear(10), torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64))
-    assert all(value.dtype == torch.float64 for value in steps)
+    for value in (*steps.here, *steps.there, steps.var_ts, steps.var_post):
+        assert (value.dtype, value.device.type) == (torch.float64, "cpu")

@@ -158,8 +158,8 @@ def test_one_step_over_the_times_is_the_walk_of_one_step(mixture, name):
 def assert_stepwise_is_whole(denoiser, sampler):
     x, noise = draw(denoiser.schedule, 3)
     whole, state, times = sampler(denoiser, x, noise=noise), None, sampler.times(denoiser.schedule)
-    for i in range(len(times) - 1):
-        x, state = sampler.step(denoiser, x, times[i], times[i + 1], state, noise.at(i))
+    for i in range(steps := len(times) - 1):
+        x, state = sampler.step(denoiser, x, *times[i : i + 2], state, noise.at(i), to_clean=i == steps - 1)
     torch.testing.assert_close(x, whole, rtol=1e-11, atol=1e-11)
 
 
@@ -270,10 +270,11 @@ def test_no_number_of_steps_makes_a_variance_vanish_above_clean_data(name):
         for steps in (1, 2, 49, 1000) if spacing in ("trailing", "leading") else (1, 2, 49, 1000, 4000):
             with torch.no_grad():
                 pairs = walk(schedule, DDIM(steps=steps, spacing=spacing).times(schedule))
-            assert all(torch.isfinite(value).all() for value in pairs)
+            values = (*pairs.here, *pairs.there, pairs.var_ts, pairs.var_post)
+            assert all(torch.isfinite(value).all() for value in values)
             assert (pairs.var_post[:-1] > 0).all()
-            assert (pairs.sigma_t > 0).all()
-            assert pairs.sigma_s[-1] == 0
+            assert (pairs.here.sigma > 0).all()
+            assert pairs.there.sigma[-1] == 0
 
 
 class Perfect(torch.nn.Module):

@@ -84,7 +84,7 @@ def test_ddim_is_ddim(mixture, schedule, steps, spacing, prediction, eta, clip):
     schedule = SCHEDULES[schedule]
     denoiser = mixture(schedule, PREDICTIONS[prediction]())
     start, noise = draw()
-    ours = DDIM(eta, steps, spacing, clip="static" if clip else "none")(denoiser, start, noise=noise)
+    ours = DDIM(eta=eta, steps=steps, spacing=spacing, clip="static" if clip else "none")(denoiser, start, noise=noise)
     theirs = theirs_of(
         DDIMScheduler, schedule, steps, spacing, prediction_type=prediction, clip_sample=clip, set_alpha_to_one=True
     )

@@ -305,7 +305,7 @@ def test_walks_are_those_of_diffusers(mixture, schedule, name, kind, order, pred
 def test_both_forms_of_unipc_are_those_of_diffusers(mixture, order, variant):
     schedule = Cosine(1000)
     denoiser, (x, _) = mixture(schedule), draw(schedule, 16)
-    ours = UniPC(order, variant, warm_start="euler", steps=12, start=0.95, stop=0.05, clip="none")
+    ours = UniPC(order=order, variant=variant, warm_start="euler", steps=12, start=0.95, stop=0.05, clip="none")
     times = ours.times(schedule)
     theirs = theirs_of(
         UniPCMultistepScheduler, schedule, times, solver_order=order, solver_type=variant, prediction_type="sample"

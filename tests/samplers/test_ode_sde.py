@@ -128,8 +128,8 @@ def test_a_walk_that_starts_late_keeps_its_order_by_its_first_steps(mixture, ord
     ends["start"] = SMOOTH["vp"].time_of(torch.tensor(-1.0, dtype=torch.float64)).item()
     reference = ODE(tolerance=1e-12, **{**ends, "spacing": "uniform"})
     denoiser, grid = mixture(SMOOTH["vp"]), FINE[0]
-    assert slope(grid, errors_of(LMS(order, **ends), denoiser, grid, reference, "late")) >= order - 0.2
-    assert slope(grid, errors_of(LMS(order, "euler", **ends), denoiser, grid, reference, "late")) < 2.5
+    assert slope(grid, errors_of(LMS(order=order, **ends), denoiser, grid, reference, "late")) >= order - 0.2
+    assert slope(grid, errors_of(LMS(order=order, warm_start="euler", **ends), denoiser, grid, reference, "late")) < 2.5
 
 
 class Truth:
@@ -170,7 +170,7 @@ def test_the_adaptive_walk_ends_at_the_truth_within_its_tolerance(gaussian, name
     with torch.no_grad():
         truth = Truth()(denoiser, x)
     for tolerance in (1e-3, 1e-5):
-        assert error(ODE(tolerance, clip="none")(denoiser, x, noise=noise), truth) < 20 * tolerance
+        assert error(ODE(tolerance=tolerance, clip="none")(denoiser, x, noise=noise), truth) < 20 * tolerance
 
 
 @pytest.mark.parametrize("name", ["flow", "vp", "linear", "zero terminal", "ve"])
@@ -181,7 +181,7 @@ def test_the_adaptive_walk_is_heuns_of_many_steps(mixture, name):
     ends = {"stop": 0.02, "clip": "none"}
     heun = Heun(steps=1000, **ends)(denoiser, x, noise=noise)
     for steps in (1, 7):
-        ours = ODE(1e-7, steps, **ends)(denoiser, x, noise=noise)
+        ours = ODE(tolerance=1e-7, steps=steps, **ends)(denoiser, x, noise=noise)
         torch.testing.assert_close(ours, heun, rtol=0, atol=1e-4)
 
 
@@ -236,7 +236,7 @@ def test_euler_is_diffusers(mixture, name, steps, spacing):
     schedule = SCHEDULES[name]
     denoiser = mixture(schedule)
     x, noise, alpha = begin(schedule, steps, spacing)
-    ours = Euler(steps, spacing, clip="none")(denoiser, x, noise=noise)
+    ours = Euler(steps=steps, spacing=spacing, clip="none")(denoiser, x, noise=noise)
     theirs = walked(theirs_of(EulerDiscreteScheduler, schedule, steps, spacing), denoiser, x / alpha)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
 
@@ -260,7 +260,7 @@ def test_lms_is_diffusers(mixture, name, steps, spacing, order):
     schedule = SCHEDULES[name]
     denoiser = mixture(schedule)
     x, noise, alpha = begin(schedule, steps, spacing)
-    ours = LMS(order, "euler", steps, spacing, clip="none")(denoiser, x, noise=noise)
+    ours = LMS(order=order, warm_start="euler", steps=steps, spacing=spacing, clip="none")(denoiser, x, noise=noise)
     theirs = theirs_of(LMSDiscreteScheduler, schedule, steps, spacing)
     step = theirs.step
     theirs.step = lambda output, timestep, x: step(output, timestep, x, order=order)
@@ -300,7 +300,7 @@ def test_plms_is_diffusers(mixture, name, steps, spacing):
     schedule = SCHEDULES[name]
     denoiser = mixture(schedule)
     x, noise, _ = begin(schedule, steps, spacing)
-    ours = PLMS(True, steps, spacing, clip="none")(denoiser, x, noise=noise)
+    ours = PLMS(public_form=True, steps=steps, spacing=spacing, clip="none")(denoiser, x, noise=noise)
     theirs = walked(
         theirs_of(PNDMScheduler, schedule, steps, spacing, skip_prk_steps=True, set_alpha_to_one=True), denoiser, x
     )
@@ -312,7 +312,9 @@ def test_heun_is_edms_algorithm_2(mixture):
     steps, s_churn, s_min, s_max, s_noise = 18, 40.0, 0.05, 50.0, 1.003
     denoiser = mixture(EDM())
     x, noise = draw(denoiser.schedule, 8)
-    sampler = Heun(s_churn, s_min, s_max, steps, "karras", clip="none", temperature=s_noise)
+    sampler = Heun(
+        s_churn=s_churn, s_min=s_min, s_max=s_max, steps=steps, spacing="karras", clip="none", temperature=s_noise
+    )
     ours = sampler(denoiser, x, noise=noise)
     assert sampler.order is None
     ends = 80.0 ** (1 / 7), 0.002 ** (1 / 7)
@@ -376,7 +378,7 @@ def test_data_that_are_one_point_are_reached_exactly(name, sampler):
             EulerAncestral(steps=300, clip="none"),
             EulerMaruyama(steps=600, clip="none"),
             PredictorCorrector(steps=300, clip="none", snr=0.1),
-            PredictorCorrector("ancestral", steps=300, clip="none", snr=0.1),
+            PredictorCorrector(predictor="ancestral", steps=300, clip="none", snr=0.1),
             Heun(s_churn=30.0, steps=150, clip="none"),
             Langevin(steps=150, clip="none"),
         ],
@@ -405,11 +407,11 @@ def test_names_for_one_walk(mixture, name):
         return sampler(denoiser, x, noise=noise)
 
     euler = sample(Euler(steps=12))
-    for other in (DDIM(steps=12), EulerAncestral(0.0, steps=12), LMS(1, steps=12)):
+    for other in (DDIM(steps=12), EulerAncestral(eta=0.0, steps=12), LMS(order=1, steps=12)):
         torch.testing.assert_close(sample(other), euler, rtol=0, atol=1e-12)
     for eta in (0.4, 1.0):
         torch.testing.assert_close(
-            sample(EulerAncestral(eta, steps=12)), sample(DDIM(eta, steps=12)), rtol=0, atol=1e-12
+            sample(EulerAncestral(eta=eta, steps=12)), sample(DDIM(eta=eta, steps=12)), rtol=0, atol=1e-12
         )
     torch.testing.assert_close(sample(EulerAncestral(steps=12)), sample(Ancestral(steps=12)), rtol=0, atol=1e-12)
     assert (sample(EulerAncestral(steps=12)) - euler).abs().max() > 0.1
@@ -421,9 +423,9 @@ def test_churn_of_0_is_deterministic_and_more_is_not(mixture):
     x, noise = draw(denoiser.schedule, 8)
     other = Noise(1, torch.arange(8))
     for churn in (0.0, 5.0):
-        first, second = (Heun(churn, steps=10)(denoiser, x, noise=each) for each in (noise, other))
+        first, second = (Heun(s_churn=churn, steps=10)(denoiser, x, noise=each) for each in (noise, other))
         assert torch.equal(first, second) == (churn == 0)
-    beyond = Heun(5.0, s_min=1e3, steps=10)(denoiser, x, noise=noise)
+    beyond = Heun(s_churn=5.0, s_min=1e3, steps=10)(denoiser, x, noise=noise)
     assert torch.equal(beyond, Heun(steps=10)(denoiser, x, noise=noise))
 
 
@@ -448,13 +450,13 @@ class Counting(Denoiser):
 @pytest.mark.parametrize(
     ("sampler", "calls"),
     [
-        (Euler(10), 10),
+        (Euler(steps=10), 10),
         (Heun(steps=10), 19),
         (EulerAncestral(steps=10), 10),
-        (LMS(4, steps=10), 10 + 3 * 3),
-        (LMS(4, "euler", steps=10), 10),
+        (LMS(order=4, steps=10), 10 + 3 * 3),
+        (LMS(order=4, warm_start="euler", steps=10), 10),
         (PLMS(steps=10), 11),
-        (EulerMaruyama(10), 10),
+        (EulerMaruyama(steps=10), 10),
         (PredictorCorrector(steps=10), 20),
         (Langevin(corrections=3, steps=10), 31),
     ],

@@ -17,7 +17,7 @@ from diffsweep.diffusion import (
     walk_times,
 )
 from diffsweep.samplers import DDIM, ODE, Ancestral, DPMSolverPP, Euler, EulerMaruyama, Heun, Langevin
-from diffsweep.samplers.base import WalkIsNotFinite
+from diffsweep.samplers.watch import WalkIsNotFinite
 from diffsweep.schedules import EDM, VE, VP, Cosine, Flow, Linear
 
 DRAWING = {

@@ -18,9 +18,9 @@ from torch import Tensor
 from diffsweep.diffusion.condition import Condition
 from diffsweep.diffusion.denoiser import Denoised, Denoiser
 from diffsweep.diffusion.noise import Noise, Stream
-from diffsweep.diffusion.process import Step, expand_to, factor, mean_at, mean_of_frames, step_between, walk
+from diffsweep.diffusion.process import Step, expand_to, factor, mean_at, mean_of_frames, step_between
 from diffsweep.diffusion.spacing import walk_times
-from diffsweep.schedules import Schedule
+from diffsweep.schedules import Level, Schedule
 
 Progress = Callable[[int], object]
 
@@ -78,6 +78,12 @@ class Chain(NamedTuple):
     log_large: Tensor
     first: Tensor
 
+    def at(self, k: int) -> "Chain":
+        """Return the k-th of several steps."""
+        here, there = (Level(*(value[k] for value in level)) for level in (self.step.here, self.step.there))
+        step = Step(here, there, self.step.var_ts[k], self.step.var_post[k])
+        return Chain(step, *(value[k] for value in self[1:]))
+
 
 def chain(schedule: Schedule, step: Step[Tensor], first: Tensor, t_1: Tensor, t_2: Tensor) -> Chain:
     r"""Steps with their ranges of log-variances.
@@ -94,7 +100,7 @@ def chain(schedule: Schedule, step: Step[Tensor], first: Tensor, t_1: Tensor, t_
     """
     if schedule.num_steps is not None:
         pair = step_between(schedule, t_1, t_2)
-        log_first = (pair.var_post if t_2 > t_1 else pair.sigma_t**2).log()
+        log_first = (pair.var_post if t_2 > t_1 else pair.here.sigma**2).log()
         log_large = step.var_ts.log()
     else:
         log_first = -schedule.log_snr(t_1)
@@ -146,7 +152,7 @@ def _code(x_0: Tensor, mean: Tensor, log_variance: Tensor, levels: int | None, t
 def _divergence(link: Chain, log_variance: Tensor, x_0: Tensor, x0: Tensor) -> Tensor:
     """The divergence of the reverse step from the posterior; the log-variance like x_0, or of the shape of the times."""
     step = link.step
-    gain = step.alpha_s * step.var_ts / step.sigma_t**2  # of x0 in the posterior's mean
+    gain = step.from_x_0
     if log_variance.ndim < x_0.ndim:  # one variance for all numbers of a sample
         error = mean_at((x_0 - x0).square(), gain)  # (B,) or (B, F)
         offset, slope = _excess(link.log_small - log_variance), gain**2 * torch.exp(-log_variance)
@@ -245,16 +251,14 @@ def variational_bound(
     """
     schedule, up = denoiser.schedule, times.flip(0)  # (K + 1,)
     first = torch.arange(len(up) - 1) == 0
-    links = chain(
-        schedule, Step(*(value.flip(0) for value in walk(schedule, times))), first, up[1], up[min(2, len(up) - 1)]
-    )
+    step = step_between(schedule, up[:-1], up[1:], to_clean=first)
+    links = chain(schedule, step, first, up[1], up[min(2, len(up) - 1)])
     terms = torch.empty(len(up) - 1, len(x_0), dtype=x_0.dtype, device=x_0.device)
     for k, t in enumerate(up[1:]):
         if k % _BLOCK == 0:
             block = noise.like_over(x_0, range(k, min(k + _BLOCK, len(up) - 1)), Stream.VALIDATION)  # (_BLOCK, B, ...)
-        link = Chain(Step(*(value[k] for value in links.step)), *(value[k] for value in links[1:]))
-        eps = block[k % _BLOCK]
-        x_t = factor(link.step.alpha_t, x_0) * x_0 + factor(link.step.sigma_t, x_0) * eps
+        link, eps = links.at(k), block[k % _BLOCK]
+        x_t = factor(link.step.here.alpha, x_0) * x_0 + factor(link.step.here.sigma, x_0) * eps
         denoised = denoiser(x_t, t, cond)
         if clip:
             denoised = denoised._replace(x0=denoised.x0.clamp(-1, 1))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from diffsweep.diffusion.clip_noise import INDEPENDENT, ClipNoise
 from diffsweep.diffusion.condition import Condition
-from diffsweep.diffusion.prediction import Eps, Level, Prediction
+from diffsweep.diffusion.prediction import Eps, Prediction, Scale
 from diffsweep.diffusion.process import expand_to
 from diffsweep.schedules import Schedule
 
@@ -110,11 +110,8 @@ class NetworkInput(NamedTuple):
 
     x: Tensor
     c_noise: Tensor
-    alpha: Level
-    sigma: Level
-
-
-Remembered = dict[float, tuple[float, float, float]]
+    alpha: Scale
+    sigma: Scale
 
 
 def network_input(
@@ -122,24 +119,24 @@ def network_input(
     prediction: Prediction,
     x_t: Tensor,
     t: Tensor,
-    remembered: Remembered,
     levels: tuple[Tensor, Tensor] | None = None,
 ) -> NetworkInput:
-    """What a network that belongs to a schedule and a prediction is given of ``x_t`` (B, ...) and ``t``, (), (B,) or (B, F).
+    """Return what a network that belongs to a schedule and a prediction is given of ``x_t`` (B, ...) and ``t``, (), (B,) or (B, F).
 
     Args:
         schedule: alpha_t and sigma_t.
         prediction: c_in and c_noise.
         x_t: noisy samples.
         t: their times.
-        remembered: alpha, sigma and c_noise of single times, which walks ask for again; it is filled.
         levels: alpha and sigma of times (B,) or (B, F), where they are known: they broadcast with x_t.
     """
-    alpha: Level
-    sigma: Level
+    alpha: Scale
+    sigma: Scale
     if t.ndim == 0 and t.device.type == "cpu":  # a walk: one time for the batch, filled in on the device
-        alpha, sigma, time = _numbers(schedule, prediction, t, remembered)
-        c_noise = torch.full((len(x_t),), time, device=x_t.device, dtype=_at_least_single(x_t))
+        alpha, sigma, told = schedule.remembered(
+            (prediction.c_noise, t.item()), lambda: _numbers(schedule, prediction, t.double())
+        )
+        c_noise = torch.full((len(x_t),), told, device=x_t.device, dtype=_at_least_single(x_t))
     else:
         alpha, sigma = levels if levels is not None else (expand_to(value, x_t) for value in schedule(t))
         c_noise = prediction.c_noise(schedule, t).to(x_t.device, _at_least_single(x_t)).expand(len(x_t), *t.shape[1:])
@@ -148,21 +145,10 @@ def network_input(
     return NetworkInput(scaled, c_noise, alpha, sigma)
 
 
-def _numbers(
-    schedule: Schedule, prediction: Prediction, t: Tensor, remembered: Remembered
-) -> tuple[float, float, float]:
-    """alpha, sigma and c_noise at one time. Walks ask for the same times again: remembered, where they stay the same."""
-    key = t.item()
-    if key in remembered:
-        return remembered[key]
-    exact = t.double()
-    alpha, sigma = schedule(exact)
-    numbers = (alpha.item(), sigma.item(), prediction.c_noise(schedule, exact).item())
-    if not schedule.learned:
-        if len(remembered) >= 10_000:
-            remembered.clear()
-        remembered[key] = numbers
-    return numbers
+def _numbers(schedule: Schedule, prediction: Prediction, t: Tensor) -> tuple[float, float, float]:
+    """Return alpha, sigma and c_noise at one time."""
+    alpha, sigma = schedule(t)
+    return alpha.item(), sigma.item(), prediction.c_noise(schedule, t).item()
 
 
 class NetworkDenoiser(Denoiser):
@@ -181,13 +167,12 @@ class NetworkDenoiser(Denoiser):
     ) -> None:
         super().__init__(schedule, prediction, noise)
         self.backbone = backbone
-        self._remembered: Remembered = {}
 
     def _call(
         self, x_t: Tensor, t: Tensor, cond: Condition | None, levels: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, Tensor | float, Level, Level]:
+    ) -> tuple[Tensor, Tensor | float, Scale, Scale]:
         """The output, the variance's mix, and alpha and sigma that broadcast with the output."""
-        x, c_noise, alpha, sigma = network_input(self.schedule, self.prediction, x_t, t, self._remembered, levels)
+        x, c_noise, alpha, sigma = network_input(self.schedule, self.prediction, x_t, t, levels)
         output = self.backbone(x, c_noise, cond)
         mix = self.prediction.variance_mix
         if mix is None:

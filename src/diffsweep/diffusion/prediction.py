@@ -14,22 +14,22 @@ from diffsweep.capabilities import Part
 from diffsweep.schedules import Schedule
 
 Variance = Literal["fixed_small", "fixed_large", "learned_range"]
-Level = Tensor | float  # alpha or sigma: a tensor that broadcasts with x_t, or one number for the batch
+Scale = Tensor | float  # alpha or sigma: a tensor that broadcasts with x_t, or one number for the batch
 
 
 _MIXES: dict[str, float | None] = {"fixed_small": 0.0, "fixed_large": 1.0, "learned_range": None}
 
 
-def _like(level: Level, value: float) -> Level:
-    return torch.full_like(level, value) if isinstance(level, Tensor) else value
+def _like(scale: Scale, value: float) -> Scale:
+    return torch.full_like(scale, value) if isinstance(scale, Tensor) else value
 
 
 class Coefficients(NamedTuple):
     """``x0 = c_skip x_t + c_out F(c_in x_t)``, each of the shape of ``alpha``."""
 
-    c_in: Level
-    c_skip: Level
-    c_out: Level
+    c_in: Scale
+    c_skip: Scale
+    c_out: Scale
 
 
 class Prediction(Part, ABC):
@@ -55,22 +55,22 @@ class Prediction(Part, ABC):
             self.provides = self.provides | {"learned_variance"}
 
     @abstractmethod
-    def coefficients(self, alpha: Level, sigma: Level) -> Coefficients:
+    def coefficients(self, alpha: Scale, sigma: Scale) -> Coefficients:
         """c_in, c_skip and c_out at a noise level."""
 
-    def c_in(self, alpha: Level, sigma: Level) -> Level:
+    def c_in(self, alpha: Scale, sigma: Scale) -> Scale:
         """The c_in of :meth:`coefficients` alone: the number 1 where the network sees x_t as it is."""
         return 1.0
 
     @abstractmethod
-    def eps(self, output: Tensor, x_t: Tensor, alpha: Level, sigma: Level) -> Tensor:
+    def eps(self, output: Tensor, x_t: Tensor, alpha: Scale, sigma: Scale) -> Tensor:
         """eps from the output, in the form that stays accurate at small sigma; alpha and sigma broadcast with x_t."""
 
     @abstractmethod
-    def target(self, x_0: Tensor, eps: Tensor, alpha: Level, sigma: Level) -> Tensor:
+    def target(self, x_0: Tensor, eps: Tensor, alpha: Scale, sigma: Scale) -> Tensor:
         """The output of a perfect network: the inverse of the conversion."""
 
-    def x0(self, output: Tensor, x_t: Tensor, alpha: Level, sigma: Level) -> Tensor:
+    def x0(self, output: Tensor, x_t: Tensor, alpha: Scale, sigma: Scale) -> Tensor:
         """x0 from the output; alpha and sigma broadcast with x_t."""
         _, c_skip, c_out = self.coefficients(alpha, sigma)
         if isinstance(c_out, float):  # of a walk: one pass less
@@ -87,26 +87,26 @@ class Eps(Prediction):
 
     provides = frozenset({"eps_output"})
 
-    def coefficients(self, alpha: Level, sigma: Level) -> Coefficients:
+    def coefficients(self, alpha: Scale, sigma: Scale) -> Coefficients:
         return Coefficients(_like(alpha, 1.0), 1 / alpha, -sigma / alpha)
 
-    def eps(self, output: Tensor, x_t: Tensor, alpha: Level, sigma: Level) -> Tensor:
+    def eps(self, output: Tensor, x_t: Tensor, alpha: Scale, sigma: Scale) -> Tensor:
         return output
 
-    def target(self, x_0: Tensor, eps: Tensor, alpha: Level, sigma: Level) -> Tensor:
+    def target(self, x_0: Tensor, eps: Tensor, alpha: Scale, sigma: Scale) -> Tensor:
         return eps
 
 
 class X0(Prediction):
     """The output is the clean sample."""
 
-    def coefficients(self, alpha: Level, sigma: Level) -> Coefficients:
+    def coefficients(self, alpha: Scale, sigma: Scale) -> Coefficients:
         return Coefficients(_like(alpha, 1.0), _like(alpha, 0.0), _like(alpha, 1.0))
 
-    def eps(self, output: Tensor, x_t: Tensor, alpha: Level, sigma: Level) -> Tensor:
+    def eps(self, output: Tensor, x_t: Tensor, alpha: Scale, sigma: Scale) -> Tensor:
         return (x_t - alpha * output) / sigma
 
-    def target(self, x_0: Tensor, eps: Tensor, alpha: Level, sigma: Level) -> Tensor:
+    def target(self, x_0: Tensor, eps: Tensor, alpha: Scale, sigma: Scale) -> Tensor:
         return x_0
 
 
@@ -116,15 +116,15 @@ class V(Prediction):
     The norm is 1 on a variance-preserving schedule; with it, v is a rotation of (x0, eps) on every schedule.
     """
 
-    def coefficients(self, alpha: Level, sigma: Level) -> Coefficients:
+    def coefficients(self, alpha: Scale, sigma: Scale) -> Coefficients:
         square = alpha**2 + sigma**2
         return Coefficients(_like(alpha, 1.0), alpha / square, -sigma / square**0.5)
 
-    def eps(self, output: Tensor, x_t: Tensor, alpha: Level, sigma: Level) -> Tensor:
+    def eps(self, output: Tensor, x_t: Tensor, alpha: Scale, sigma: Scale) -> Tensor:
         square = alpha**2 + sigma**2
         return sigma / square * x_t + alpha / square**0.5 * output
 
-    def target(self, x_0: Tensor, eps: Tensor, alpha: Level, sigma: Level) -> Tensor:
+    def target(self, x_0: Tensor, eps: Tensor, alpha: Scale, sigma: Scale) -> Tensor:
         return (alpha * eps - sigma * x_0) / (alpha**2 + sigma**2) ** 0.5
 
 
@@ -142,20 +142,20 @@ class Score(Prediction):
         super().__init__(variance)
         self.scale_by_sigma = scale_by_sigma
 
-    def _unit(self, sigma: Level) -> Level:
+    def _unit(self, sigma: Scale) -> Scale:
         """What eps is a multiple of the output by, up to its sign."""
         return _like(sigma, 1.0) if self.scale_by_sigma else sigma
 
-    def coefficients(self, alpha: Level, sigma: Level) -> Coefficients:
+    def coefficients(self, alpha: Scale, sigma: Scale) -> Coefficients:
         return Coefficients(self.c_in(alpha, sigma), 1 / alpha, sigma * self._unit(sigma) / alpha)
 
-    def c_in(self, alpha: Level, sigma: Level) -> Level:
+    def c_in(self, alpha: Scale, sigma: Scale) -> Scale:
         return 1 / (alpha**2 + sigma**2) ** 0.5
 
-    def eps(self, output: Tensor, x_t: Tensor, alpha: Level, sigma: Level) -> Tensor:
+    def eps(self, output: Tensor, x_t: Tensor, alpha: Scale, sigma: Scale) -> Tensor:
         return -self._unit(sigma) * output
 
-    def target(self, x_0: Tensor, eps: Tensor, alpha: Level, sigma: Level) -> Tensor:
+    def target(self, x_0: Tensor, eps: Tensor, alpha: Scale, sigma: Scale) -> Tensor:
         return -eps / self._unit(sigma)
 
 
@@ -163,14 +163,14 @@ class Flow(Prediction):
     r"""The output is the velocity :math:`\epsilon - x_0` of the straight path (flow matching, arXiv:2210.02747; rectified flow,
     arXiv:2209.03003), on any schedule."""
 
-    def coefficients(self, alpha: Level, sigma: Level) -> Coefficients:
+    def coefficients(self, alpha: Scale, sigma: Scale) -> Coefficients:
         total = alpha + sigma
         return Coefficients(_like(alpha, 1.0), 1 / total, -sigma / total)
 
-    def eps(self, output: Tensor, x_t: Tensor, alpha: Level, sigma: Level) -> Tensor:
+    def eps(self, output: Tensor, x_t: Tensor, alpha: Scale, sigma: Scale) -> Tensor:
         return (x_t + alpha * output) / (alpha + sigma)
 
-    def target(self, x_0: Tensor, eps: Tensor, alpha: Level, sigma: Level) -> Tensor:
+    def target(self, x_0: Tensor, eps: Tensor, alpha: Scale, sigma: Scale) -> Tensor:
         return eps - x_0
 
 
@@ -194,23 +194,23 @@ class EDM(Prediction):
             raise ValueError(f"prediction.sigma_data must be positive, not {sigma_data}")
         self.sigma_data = sigma_data
 
-    def _norm(self, alpha: Level, sigma: Level) -> Level:
+    def _norm(self, alpha: Scale, sigma: Scale) -> Scale:
         return (sigma**2 + (alpha * self.sigma_data) ** 2) ** 0.5
 
-    def coefficients(self, alpha: Level, sigma: Level) -> Coefficients:
+    def coefficients(self, alpha: Scale, sigma: Scale) -> Coefficients:
         norm = self._norm(alpha, sigma)
         return Coefficients(
             self.c_in(alpha, sigma), alpha * self.sigma_data**2 / norm**2, sigma * self.sigma_data / norm
         )
 
-    def c_in(self, alpha: Level, sigma: Level) -> Level:
+    def c_in(self, alpha: Scale, sigma: Scale) -> Scale:
         return 1 / self._norm(alpha, sigma)
 
-    def eps(self, output: Tensor, x_t: Tensor, alpha: Level, sigma: Level) -> Tensor:
+    def eps(self, output: Tensor, x_t: Tensor, alpha: Scale, sigma: Scale) -> Tensor:
         norm = self._norm(alpha, sigma)
         return sigma / norm**2 * x_t - alpha * self.sigma_data / norm * output
 
-    def target(self, x_0: Tensor, eps: Tensor, alpha: Level, sigma: Level) -> Tensor:
+    def target(self, x_0: Tensor, eps: Tensor, alpha: Scale, sigma: Scale) -> Tensor:
         return (sigma / self.sigma_data * x_0 - alpha * self.sigma_data * eps) / self._norm(alpha, sigma)
 
     def c_noise(self, schedule: Schedule, t: Tensor) -> Tensor:

@@ -4,13 +4,14 @@ For :math:`s < t`: :math:`x_t = \alpha_{ts} x_s + \sqrt{v_{ts}} z` with :math:`\
 :math:`v_{ts} = \sigma_t^2 - \alpha_{ts}^2 \sigma_s^2`. One formula serves the full chain, a strided one and any pair.
 """
 
-from typing import Generic, TypeVar
+from typing import Generic
 
 import torch
 from torch import Tensor
 from typing_extensions import NamedTuple
 
-from diffsweep.schedules import Schedule
+from diffsweep.schedules import Level, Schedule
+from diffsweep.schedules.base import Value
 
 
 def expand_to(value: Tensor, x: Tensor) -> Tensor:
@@ -57,33 +58,38 @@ def prior(schedule: Schedule, noise: Tensor, t: Tensor | None = None) -> Tensor:
     return expand_to(sigma, noise) * noise
 
 
-Value = TypeVar("Value", Tensor, float)
-
-
 class Step(NamedTuple, Generic[Value]):
-    r"""The pair of times s < t of one step, each value a tensor of the shape of the times; within a walk, which has one time
-    for the batch, a number.
+    r"""One step, from the level at t to that at s < t: tensors of the shape of the times; within a walk numbers.
 
     Attributes:
-        alpha_t, sigma_t, alpha_s, sigma_s: the schedule at both.
+        here: the level at t, where the step begins.
+        there: the level at s, where it ends; sigma is 0 where that is clean data.
         var_ts: variance of the forward step, :math:`-\sigma_t^2 \, \mathrm{expm1}(\lambda_t - \lambda_s)`, lambda the log-SNR.
         var_post: variance of its posterior given x_0, :math:`v_{ts} \sigma_s^2 / \sigma_t^2`; 0 where s is clean.
     """
 
-    alpha_t: Value
-    sigma_t: Value
-    alpha_s: Value
-    sigma_s: Value
+    here: Level[Value]
+    there: Level[Value]
     var_ts: Value
     var_post: Value
 
     @property
     def alpha_ts(self) -> Value:
-        return self.alpha_t / self.alpha_s
+        return self.here.alpha / self.there.alpha
+
+    @property
+    def from_x_t(self) -> Value:
+        r"""What the posterior's mean takes of x_t, :math:`\alpha_{ts} \sigma_s^2 / \sigma_t^2`."""
+        return self.alpha_ts * self.there.sigma**2 / self.here.sigma**2
+
+    @property
+    def from_x_0(self) -> Value:
+        r"""What the posterior's mean takes of x_0, :math:`\alpha_s v_{ts} / \sigma_t^2`."""
+        return self.there.alpha * self.var_ts / self.here.sigma**2
 
 
 def step_between(schedule: Schedule, s: Tensor, t: Tensor, to_clean: Tensor | None = None) -> Step[Tensor]:
-    """The transition from s to t and its posterior; s < t elementwise, float64 for exact tables.
+    """Return the step from t to s < t (elementwise), float64 for exact tables.
 
     Args:
         schedule: the schedule.
@@ -98,15 +104,24 @@ def step_between(schedule: Schedule, s: Tensor, t: Tensor, to_clean: Tensor | No
         alpha_s, sigma_s = alpha_s.masked_fill(to_clean, 1.0), sigma_s.masked_fill(to_clean, 0.0)
         log_snr_s = log_snr_s.masked_fill(to_clean, float("inf"))
     var_ts = -(sigma_t**2) * torch.expm1(schedule.log_snr(t) - log_snr_s)
-    return Step(alpha_t, sigma_t, alpha_s, sigma_s, var_ts, var_ts * sigma_s**2 / sigma_t**2)
+    here, there = Level(t, alpha_t, sigma_t), Level(s, alpha_s, sigma_s)
+    return Step(here, there, var_ts, var_ts * sigma_s**2 / sigma_t**2)
 
 
 def walk(schedule: Schedule, times: Tensor) -> Step[Tensor]:
-    """The steps of a walk over decreasing ``times`` (K + 1,), each value (K,): the last one goes to clean data where the
-    walk ends at 0."""
+    """Return the steps of a walk over decreasing ``times`` (K + 1,), each value (K,): the last one goes to clean data where
+    the walk ends at 0."""
     last = torch.zeros(len(times) - 1, dtype=torch.bool)
     last[-1] = times[-1] == 0
     return step_between(schedule, times[1:], times[:-1], last)
+
+
+def in_numbers(steps: Step[Tensor]) -> list[Step[float]]:
+    """Return several steps, each value (K,), one by one as numbers."""
+    here, there = (
+        map(Level, level.t.unbind(), level.alpha.tolist(), level.sigma.tolist()) for level in (steps.here, steps.there)
+    )
+    return [Step(*each) for each in zip(here, there, steps.var_ts.tolist(), steps.var_post.tolist(), strict=True)]
 
 
 def transition(schedule: Schedule, x_s: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -119,6 +134,5 @@ def posterior(schedule: Schedule, x_0: Tensor, x_t: Tensor, s: Tensor, t: Tensor
     r"""Mean and variance of x_s given x_t and x_0, for s < t (DDPM eq. 7, for any two times):
     mean :math:`= \alpha_{ts} \frac{\sigma_s^2}{\sigma_t^2} x_t + \alpha_s \frac{v_{ts}}{\sigma_t^2} x_0`."""
     step = step_between(schedule, s, t)
-    from_x_t = step.alpha_ts * step.sigma_s**2 / step.sigma_t**2
-    from_x_0 = step.alpha_s * step.var_ts / step.sigma_t**2
-    return expand_to(from_x_t, x_t) * x_t + expand_to(from_x_0, x_0) * x_0, expand_to(step.var_post, x_t)
+    mean = expand_to(step.from_x_t, x_t) * x_t + expand_to(step.from_x_0, x_0) * x_0
+    return mean, expand_to(step.var_post, x_t)

@@ -57,18 +57,17 @@ SPACINGS: dict[str, Callable[[Schedule, int, float, float], Tensor]] = {
 
 
 def walk_times(schedule: Schedule, spacing: str, steps: int, start: float = 1.0, stop: float = 0.0) -> Tensor:
-    """The times of a walk, decreasing from start to stop: float64 on the CPU, shape (steps + 1,).
+    """Return the times of a walk, decreasing from start to stop: float64 on the CPU, shape (steps + 1,).
 
-    Where sigma(0) is not 0 (VE, learned) a walk to 0 has one step more to go, from there to clean data: the last time is
-    -0.0, after 0.0.
+    Where sigma(0) is not 0 (VE, learned) a walk to 0 has one step more to go, from there to clean data: its times end with two zeros.
     """
     spaced = SPACINGS[spacing]
     if schedule.clean_at_zero or stop > 0:
         return spaced(schedule, steps, start, stop)
     if steps == 1:
-        return torch.tensor([start, -0.0], dtype=torch.float64)
+        return torch.tensor([start, 0.0], dtype=torch.float64)
     times = spaced(schedule, steps - 1, start, 0.0)
-    return torch.cat([times, -times.new_zeros(1)])
+    return torch.cat([times, times.new_zeros(1)])
 
 
 def _grid_steps(schedule: Schedule, name: str, steps: int, start: float, stop: float) -> int:

@@ -73,7 +73,6 @@ class NoisyClassifier(TimedModel, SelfMeasured):
         self.augmentation, self.val_repeats = augmentation, val_repeats
         self.noisy = self.by_quarter = noisy
         self.needs_pixels = augmentation is not None and augmentation.pixels > 0
-        self._remembered: dict[float, tuple[float, float, float]] = {}
 
     def forward(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, D) and logits (B, K) of x_t (B, C, H, W), in the space, and t, () or (B,)."""
@@ -84,7 +83,7 @@ class NoisyClassifier(TimedModel, SelfMeasured):
         """What a network says when it is given c_in x_t and told c_noise."""
         x_t = x_t.to(torch.promote_types(self.float_type, torch.float32))
         with torch.autocast(x_t.device.type, enabled=False):
-            x, c_noise, _, _ = network_input(self.schedule, self.prediction, x_t, t, self._remembered)
+            x, c_noise, _, _ = network_input(self.schedule, self.prediction, x_t, t)
             return network(x.to(self.float_type), c_noise)
 
     def log_prob(self, x_t: Tensor, t: Tensor) -> Tensor:

@@ -13,10 +13,9 @@ from diffsweep.diffusion import (
     Denoiser,
     GaussianDenoiser,
     Noise,
-    Step,
     Stream,
+    step_between,
     variational_bound,
-    walk,
 )
 from diffsweep.diffusion.bound import chain, chain_times
 from diffsweep.proofs.base import Check, Subject, proof
@@ -58,20 +57,15 @@ class BestVariance(Denoiser):
     def __init__(self, denoiser: Denoiser, variances: Tensor, times: Tensor) -> None:
         super().__init__(denoiser.schedule, denoiser.prediction, denoiser.noise)
         self.denoiser, up = denoiser, times.flip(0)
-        step = Step(*(value.flip(0) for value in walk(self.schedule, times)))
-        link = chain(self.schedule, step, torch.arange(len(up) - 1) == 0, up[1], up[min(2, len(up) - 1)])
-        alpha_s, sigma_s, alpha_t, sigma_t, small, large, var_ts = (
-            value[:, None]
-            for value in (
-                *(step.alpha_s, step.sigma_s, step.alpha_t, step.sigma_t),
-                *(link.log_small, link.log_large, step.var_ts),
-            )
+        first = torch.arange(len(up) - 1) == 0
+        step = step_between(self.schedule, up[:-1], up[1:], to_clean=first)
+        link = chain(self.schedule, step, first, up[1], up[min(2, len(up) - 1)])
+        gain = torch.where(step.there.sigma > 0, step.from_x_0, 1.0)
+        alpha, sigma, small, large, gain, var_post = (
+            value[:, None] for value in (*step.here[1:], link.log_small, link.log_large, gain, step.var_post)
         )
-        unknown = (
-            variances * sigma_t**2 / (alpha_t**2 * variances + sigma_t**2)
-        )  # (K, D): the variance of x_0 given x_t
-        gain = torch.where(sigma_s > 0, alpha_s * var_ts / sigma_t**2, 1.0)
-        best = step.var_post[:, None] + gain**2 * unknown
+        unknown = variances * sigma**2 / (alpha**2 * variances + sigma**2)  # (K, D): the variance of x_0 given x_t
+        best = var_post + gain**2 * unknown
         mix = torch.where(large > small, (best.log() - small) / (large - small), 0.0)
         self.mix = dict(zip(up[1:].tolist(), mix, strict=True))
 

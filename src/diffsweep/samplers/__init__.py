@@ -2,16 +2,15 @@
 
 from diffsweep.samplers.ancestral import Ancestral
 from diffsweep.samplers.base import Callback, Sampler, State
-from diffsweep.samplers.ddim import DDIM
+from diffsweep.samplers.ddim import DDIM, Euler, EulerAncestral
 from diffsweep.samplers.deis import DEIS
 from diffsweep.samplers.dpm_solver import DPMSolver
 from diffsweep.samplers.dpm_solver_pp import DPMSolverPP
-from diffsweep.samplers.euler import Euler
-from diffsweep.samplers.euler_ancestral import EulerAncestral
 from diffsweep.samplers.euler_maruyama import EulerMaruyama
 from diffsweep.samplers.heun import Heun
 from diffsweep.samplers.langevin import Langevin
 from diffsweep.samplers.lms import LMS
+from diffsweep.samplers.look import Look
 from diffsweep.samplers.ode import ODE
 from diffsweep.samplers.plms import PLMS
 from diffsweep.samplers.predictor_corrector import PredictorCorrector
@@ -32,6 +31,7 @@ __all__ = [
     "EulerMaruyama",
     "Heun",
     "Langevin",
+    "Look",
     "PredictorCorrector",
     "Sampler",
     "State",

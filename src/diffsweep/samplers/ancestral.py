@@ -1,13 +1,16 @@
 """Ancestral sampling: DDPM's reverse chain, full or strided."""
 
 import math
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from diffsweep.diffusion import Condition, Denoiser, Noise, Step
+from diffsweep.diffusion import Noise, Step
 from diffsweep.samplers.base import Sampler, State, euler_step
+from diffsweep.samplers.look import Look
 
 
+@dataclass(kw_only=True, eq=False)
 class Ancestral(Sampler):
     r"""Draws :math:`x_s \sim N(\mu(x_0, x_t), v)` with the posterior's mean for the predicted x_0 (DDPM, arXiv:2006.11239, alg. 2).
 
@@ -18,20 +21,12 @@ class Ancestral(Sampler):
     uses_variance = True
 
     def advance(
-        self,
-        denoiser: Denoiser,
-        x: Tensor,
-        t: Tensor,
-        pair: Step[float],
-        state: State | None,
-        noise: Noise,
-        cond: Condition | None,
+        self, look: Look, x: Tensor, step: Step[float], state: State | None, noise: Noise
     ) -> tuple[Tensor, State]:
-        denoised = self.denoise(denoiser, x, t, pair, cond)
-        towards_eps = math.sqrt(max(0.0, pair.sigma_s**2 - pair.var_post))
-        x = euler_step(denoised, pair.alpha_s, towards_eps)
-        if pair.sigma_s > 0:
-            log_small, log_large = math.log(pair.var_post), math.log(pair.var_ts)
+        denoised, there = look(x, step.here), step.there
+        x = euler_step(denoised, there.alpha, math.sqrt(max(0.0, there.sigma**2 - step.var_post)))
+        if there.sigma > 0:
+            log_small, log_large = math.log(step.var_post), math.log(step.var_ts)
             log_variance = log_small + (log_large - log_small) * denoised.variance_mix
             z = noise.like(x)
             if isinstance(log_variance, Tensor):

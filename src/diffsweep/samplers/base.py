@@ -1,34 +1,32 @@
-"""What samplers share: the walk over times from t = 1 to t = 0, its spacing, clipping and callback."""
+"""What samplers share: the walk over times from t = 1 to t = 0, and its steps."""
 
-import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
-from typing_extensions import Self
 
 from diffsweep.capabilities import Part
 from diffsweep.diffusion import (
     INDEPENDENT,
-    SPACINGS,
     ClipNoise,
     Condition,
     Denoised,
-    Denoiser,
     Noise,
+    PlainDenoiser,
     Step,
-    expand_to,
+    as_denoiser,
+    in_numbers,
     step_between,
     walk,
-    walk_times,
 )
-from diffsweep.schedules import Located, Schedule
+from diffsweep.samplers.look import Look
+from diffsweep.samplers.options import WalkOptions
+from diffsweep.samplers.watch import Watch
 
-Spacing = Literal["uniform", "trailing", "leading", "quadratic", "log_snr", "karras"]
-Clip = Literal["none", "static", "dynamic"]
 Callback = Callable[[int, Tensor, Denoised, Tensor], None]
 
 
@@ -44,95 +42,38 @@ class State(NamedTuple):
     history: Any = None
 
 
-class Sampler(Part, ABC):
-    """Walks t from ``start`` to ``stop`` over any denoiser. A subclass defines :meth:`advance`, one step.
-
-    Args:
-        steps: intervals of the walk, at least 1.
-        spacing: how the times lie. ``uniform``: equal steps in t; ``trailing`` and ``leading``: on the grid of a
-            discrete schedule, counted from its end or its start, as diffusers does; ``quadratic``: t as a square;
-            ``log_snr``: equal steps in log-SNR; ``karras``: EDM's rho = 7 in sigma / alpha.
-        start: the time to start at, 1 for pure noise.
-        stop: the time to stop at, 0 for clean data.
-        clip: how x0 is held in the data's range [-1, 1], eps following from it: ``none``; ``static`` clamps;
-            ``dynamic`` scales each sample by its 99.5th percentile of |x0| where above 1 (Imagen, arXiv:2205.11487).
-        temperature: the size of the noise that steps draw, 1 for as much as the process asks for. A deterministic solver draws none
-            and refuses another.
+@dataclass(kw_only=True, eq=False)
+class Sampler(Part, WalkOptions, ABC):
+    """Walks t from ``start`` to ``stop`` over any denoiser. A subclass defines :meth:`advance`, one step, and is a dataclass of its options.
 
     Attributes:
-        order: order of convergence of a deterministic solver, None for a stochastic one. Where it depends on an option it is set
-            before this constructor is called.
+        order: order of convergence of a deterministic solver, None for a stochastic one. Where it depends on an option, a subclass sets it
+            before it calls this ``__post_init__``.
         uses_variance: whether the denoiser's ``variance_mix`` changes the samples.
         tolerance: of an adaptive solver, which chooses its steps for a batch at once; None for all others.
     """
 
-    order: int | None = None
-    uses_variance: bool = False
-    tolerance: float | None = None
+    order: int | None = field(default=None, init=False)
+    tolerance: float | None = field(default=None, init=False)
+    uses_variance: ClassVar[bool] = False
 
-    def __init__(
-        self,
-        steps: int = 100,
-        spacing: Spacing = "uniform",
-        start: float = 1.0,
-        stop: float = 0.0,
-        clip: Clip = "static",
-        temperature: float = 1.0,
-    ) -> None:
-        if steps < 1:
-            raise ValueError(f"sampler.steps must be at least 1, not {steps}")
-        if not 0 <= stop < start <= 1:
-            raise ValueError(f"a walk needs 0 <= sampler.stop < sampler.start <= 1, not {stop} and {start}")
-        if spacing not in SPACINGS:
-            raise ValueError(f"sampler.spacing is one of {', '.join(SPACINGS)}, not {spacing}")
-        if clip not in _CLIPS:
-            raise ValueError(f"sampler.clip is one of {', '.join(_CLIPS)}, not {clip}")
-        if not 0 <= temperature < math.inf:
-            raise ValueError(f"sampler.temperature is at least 0 and finite, not {temperature}")
-        if temperature != 1 and self.order is not None:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.temperature != 1 and self.order is not None:
             raise ValueError(
-                f"sampler.temperature={temperature} has nothing to act on: this solver draws no noise; leave it at 1, or use "
+                f"sampler.temperature={self.temperature} has nothing to act on: this solver draws no noise; leave it at 1, or use "
                 "sampler=ancestral, or ddim with sampler.eta above 0"
             )
-        self.steps, self.spacing, self.start, self.stop, self.clip = steps, spacing, start, stop, clip
-        self.temperature = temperature
 
     @property
     def requires(self) -> frozenset[str]:  # type: ignore[override]
         """The range that a clip holds x0 in."""
         return frozenset() if self.clip == "none" else frozenset({"range"})
 
-    @property
-    def invertible(self) -> bool:
-        """Whether the walk can be taken backwards, from data to their noise: see :meth:`invert`."""
-        return False
-
-    def invert(
-        self, denoiser: Denoiser, x: Tensor, cond: Condition | None = None, callback: Callback | None = None
-    ) -> Tensor:
-        """Return the x at t = start whose walk ends near ``x``, where the sampler is invertible.
-
-        Raises:
-            ValueError: it is not.
-        """
-        raise ValueError("only DDIM's deterministic walk is inverted; use sampler=ddim with sampler.eta=0")
-
-    def with_steps(self, steps: int) -> Self:
-        """The same sampler with another number of steps."""
-        if steps < 1:
-            raise ValueError(f"sampler.steps must be at least 1, not {steps}")
-        other = copy.copy(self)
-        other.steps = steps
-        return other
-
-    def times(self, schedule: Schedule) -> Tensor:
-        """The times of the walk: see :func:`~diffsweep.diffusion.spacing.walk_times`."""
-        return walk_times(schedule, self.spacing, self.steps, self.start, self.stop)
-
     @torch.no_grad()
     def __call__(
         self,
-        denoiser: Denoiser,
+        denoiser: PlainDenoiser,
         x: Tensor,
         cond: Condition | None = None,
         noise: Noise | None = None,
@@ -141,135 +82,85 @@ class Sampler(Part, ABC):
         """Walk from ``x`` at t = start to the sample at t = stop.
 
         Args:
-            denoiser: any denoiser; guided or not.
+            denoiser: any denoiser; guided or not, or an object with ``schedule`` and ``__call__`` alone.
             x: (B, ...), for start = 1 from :func:`~diffsweep.diffusion.prior`.
             cond: condition of each sample.
             noise: keyed noise of the samples; by default drawn from a seed of torch's global generator.
             callback: called after each step as ``callback(step, t, denoised, x)``, with the time the step began at,
                 what the denoiser said there and the new x.
         """
-        times = self.times(denoiser.schedule)
-        noise = fresh_noise(x, denoiser.noise) if noise is None else noise
-        noise = noise.ahead(self.temperature, _evenly(len(times) - 1))
-        state, watch = None, Watch(times, pairs := steps_of(denoiser.schedule, times))
-        for i, (t, pair) in enumerate(zip(times[:-1], pairs, strict=True)):
-            x, state = self.advance(denoiser, x, t, pair, state, noise.at(i), cond)
+        look = Look(as_denoiser(denoiser), cond, self.clip)
+        steps = in_numbers(walk(look.schedule, self.times(look.schedule)))
+        noise = fresh_noise(x, look.denoiser.noise) if noise is None else noise
+        noise = noise.ahead(self.temperature, _evenly(len(steps)))
+        state, watch = None, Watch([(step.here, step.there) for step in steps])
+        for i, step in enumerate(steps):
+            x, state = self.advance(look, x, step, state, noise.at(i))
             watch(x)
             if callback is not None:
-                callback(i, t, state.denoised, x)
+                callback(i, step.here.t, state.denoised, x)
         return x
 
     @torch.no_grad()
     def step(
         self,
-        denoiser: Denoiser,
+        denoiser: PlainDenoiser,
         x: Tensor,
         t: Tensor,
         s: Tensor,
         state: State | None,
         noise: Noise,
         cond: Condition | None = None,
+        to_clean: bool = False,
     ) -> tuple[Tensor, State]:
-        """One step from t to s < t (each a float64 scalar tensor); ``state`` is None at first. Returns x at s, and the state.
+        """Take one step from t to s < t (each a float64 scalar tensor); ``state`` is None at first. Return x at s, and the state.
 
-        A step to -0.0, or from 0 to 0, goes to clean data, where sigma(0) is not 0.
+        With ``to_clean`` it goes to clean data, where sigma(0) is not 0: a walk to s = 0 ends so. From t = 0 there is no other step.
         """
-        pair = step_between(denoiser.schedule, s, t, to_clean=s.signbit() | ((s == 0) & (t == 0)))
-        numbers = Step(*(value.item() for value in pair))
-        return self.advance(denoiser, x, t, numbers, state, noise.ahead(self.temperature, steps=1), cond)
+        look, clean = Look(as_denoiser(denoiser), cond, self.clip), torch.tensor([to_clean or bool(s == t == 0)])
+        (step,) = in_numbers(step_between(look.schedule, s[None], t[None], clean))
+        return self.advance(look, x, step, state, noise.ahead(self.temperature, steps=1))
+
+    @property
+    def invertible(self) -> bool:
+        """Whether the walk can be taken backwards, from data to their noise: see :meth:`invert`."""
+        return False
+
+    def invert(
+        self, denoiser: PlainDenoiser, x: Tensor, cond: Condition | None = None, callback: Callback | None = None
+    ) -> Tensor:
+        """Return the x at t = start whose walk ends near ``x``, where the sampler is invertible.
+
+        Raises:
+            ValueError: it is not.
+        """
+        raise ValueError("only DDIM's deterministic walk is inverted; use sampler=ddim with sampler.eta=0")
 
     @abstractmethod
     def advance(
-        self,
-        denoiser: Denoiser,
-        x: Tensor,
-        t: Tensor,
-        pair: Step[float],
-        state: State | None,
-        noise: Noise,
-        cond: Condition | None,
+        self, look: Look, x: Tensor, step: Step[float], state: State | None, noise: Noise
     ) -> tuple[Tensor, State]:
-        """One step over a pair of times whose process coefficients are known, as numbers."""
+        """Return x at the step's end, and what the next step needs of this one.
 
-    def denoise(self, denoiser: Denoiser, x: Tensor, t: Tensor, pair: Step[float], cond: Condition | None) -> Denoised:
-        """What the denoiser says at t, clipped; eps is recomputed so that ``x = alpha x0 + sigma eps`` still holds."""
-        return self._clipped(denoiser(x, t, cond), x, pair.alpha_t, pair.sigma_t)
-
-    def denoise_at(self, denoiser: Denoiser, x: Tensor, at: Located, cond: Condition | None) -> Denoised:
-        """As :meth:`denoise`, at a time between two of the walk."""
-        return self._clipped(denoiser(x, at.t, cond), x, at.alpha, at.sigma)
-
-    def _clipped(self, denoised: Denoised, x: Tensor, alpha: float, sigma: float) -> Denoised:
-        clip = _CLIPS[self.clip]
-        if clip is None:
-            return denoised
-        x0 = clip(denoised.x0)
-        return Denoised(x0, torch.add(x, x0, alpha=-alpha).div_(sigma), denoised.variance_mix)
+        Args:
+            look: the denoiser, its condition and its clip: ``look(x, step.here)``.
+            x: (B, ...), at the level ``step.here``.
+            step: from which level to which, in numbers.
+            state: what the step before has left; None at first.
+            noise: of this step.
+        """
 
 
 def euler_step(denoised: Denoised, alpha: float, sigma: float) -> Tensor:
-    r"""Where Euler's method on the sampling ODE arrives at (alpha, sigma): :math:`\alpha x_0 + \sigma \epsilon`, finite at both ends."""
+    r"""Return where Euler's method on the sampling ODE arrives at (alpha, sigma): :math:`\alpha x_0 + \sigma \epsilon`, finite at both ends."""
     return (denoised.x0 * alpha).add_(denoised.eps, alpha=sigma)
 
 
-def steps_of(schedule: Schedule, times: Tensor) -> list[Step[float]]:
-    """The steps of a walk, as numbers."""
-    return [Step(*pair) for pair in zip(*(value.tolist() for value in walk(schedule, times)), strict=True)]
-
-
-class WalkIsNotFinite(FloatingPointError):  # noqa: N818 - says what happened
-    """A walk has come to a NaN or an infinity."""
-
-
-class Watch:
-    """Stops a walk that is not finite any more. It looks every few steps: each look waits for the device.
-
-    Args:
-        times: of the walk, up or down.
-        pairs: its steps, in the order in which they are taken.
-    """
-
-    EVERY = 16
-
-    def __init__(self, times: Tensor, pairs: list[Step[float]]) -> None:
-        self.times, self.pairs = times, pairs
-        self.sums: list[Tensor] = []  # a sum is finite where all terms are, unless they are beyond 1e30
-
-    def __call__(self, x: Tensor) -> None:
-        self.sums.append(x.sum(dtype=torch.promote_types(x.dtype, torch.float32)))
-        count = len(self.sums)
-        if count % self.EVERY and count < len(self.pairs):
-            return
-        first = count - (count - 1) % self.EVERY - 1
-        bad = [not math.isfinite(value) for value in torch.stack(self.sums[first:]).tolist()]
-        if any(bad):
-            i = first + bad.index(True)
-            (begin, end), pair = self.times[i : i + 2].abs().tolist(), self.pairs[i]
-            sigma = pair.sigma_t if begin > end else pair.sigma_s
-            raise WalkIsNotFinite(
-                f"the walk is not finite after step {i + 1} of {len(self.pairs)}, from t = {begin:.4g} (sigma = {sigma:.4g}) to "
-                f"{end:.4g}: look at the denoiser's output there (weights, precision), or use sampler.clip=static or more steps"
-            )
-
-
 def _evenly(steps: int) -> int:
-    """Of how many steps noise is drawn at once: at most 32, the same number each time."""
+    """Return of how many steps noise is drawn at once: at most 32, the same number each time."""
     return math.ceil(steps / math.ceil(steps / 32))
 
 
 def fresh_noise(x: Tensor, clips: ClipNoise = INDEPENDENT) -> Noise:
-    """Noise for the rows of ``x`` under a seed from torch's global generator, so that ``manual_seed`` governs it."""
+    """Return noise for the rows of ``x`` under a seed from torch's global generator, so that ``manual_seed`` governs it."""
     return Noise(int(torch.randint(2**62, ())), torch.arange(len(x), device=x.device), clips=clips)
-
-
-def _static(x0: Tensor) -> Tensor:
-    return x0.clamp(-1, 1)
-
-
-def _dynamic(x0: Tensor) -> Tensor:
-    scale = torch.quantile(x0.flatten(1).abs().float(), 0.995, dim=1).clamp(min=1).to(x0)
-    scale = expand_to(scale, x0)
-    return torch.maximum(torch.minimum(x0, scale), -scale) / scale
-
-
-_CLIPS: dict[str, Callable[[Tensor], Tensor] | None] = {"none": None, "static": _static, "dynamic": _dynamic}

@@ -1,14 +1,18 @@
-"""DDIM: the deterministic walk, and the family between it and the ancestral one."""
+"""DDIM: the deterministic walk, the family between it and the ancestral one, and their other published names."""
 
 import math
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from diffsweep.diffusion import Condition, Denoiser, Noise, Step
-from diffsweep.samplers.base import Callback, Clip, Sampler, Spacing, State, Watch, euler_step, steps_of
+from diffsweep.diffusion import Condition, Noise, PlainDenoiser, Step, as_denoiser, in_numbers, walk
+from diffsweep.samplers.base import Callback, Sampler, State, euler_step
+from diffsweep.samplers.look import Look
+from diffsweep.samplers.watch import Watch
 
 
+@dataclass(kw_only=True, eq=False)
 class DDIM(Sampler):
     r""":math:`x_s = \alpha_s x_0 + \sqrt{\sigma_s^2 - v} \, \epsilon + \sqrt v z`, :math:`v = \eta^2 v_{post}` (Song et al. 2021, arXiv:2010.02502, eq. 12, 16).
 
@@ -19,41 +23,23 @@ class DDIM(Sampler):
 
     Args:
         eta: in [0, 1], the share of the posterior's standard deviation that is drawn anew.
-        steps, spacing, start, stop, clip, temperature: see :class:`~diffsweep.samplers.base.Sampler`.
     """
 
-    def __init__(
-        self,
-        eta: float = 0.0,
-        steps: int = 50,
-        spacing: Spacing = "uniform",
-        start: float = 1.0,
-        stop: float = 0.0,
-        clip: Clip = "static",
-        temperature: float = 1.0,
-    ) -> None:
-        if not 0 <= eta <= 1:
-            raise ValueError(f"sampler.eta lies between 0 and 1, not {eta}")
-        self.eta = eta
-        self.order = 1 if eta == 0 else None
-        super().__init__(steps, spacing, start, stop, clip, temperature)
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"sampler.eta lies between 0 and 1, not {self.eta}")
+        self.order = 1 if self.eta == 0 else None
+        super().__post_init__()
 
     def advance(
-        self,
-        denoiser: Denoiser,
-        x: Tensor,
-        t: Tensor,
-        pair: Step[float],
-        state: State | None,
-        noise: Noise,
-        cond: Condition | None,
+        self, look: Look, x: Tensor, step: Step[float], state: State | None, noise: Noise
     ) -> tuple[Tensor, State]:
-        denoised = self.denoise(denoiser, x, t, pair, cond)
-        variance = self.eta**2 * pair.var_post
-        towards_eps = math.sqrt(max(0.0, pair.sigma_s**2 - variance))
-        x = euler_step(denoised, pair.alpha_s, towards_eps)
+        denoised, there, variance = look(x, step.here), step.there, self.eta**2 * step.var_post
+        x = euler_step(denoised, there.alpha, math.sqrt(max(0.0, there.sigma**2 - variance)))
         if variance > 0:
-            x = x.add_(noise.like(x), alpha=math.sqrt(variance))
+            x.add_(noise.like(x), alpha=math.sqrt(variance))
         return x, State(denoised)
 
     @property
@@ -62,10 +48,10 @@ class DDIM(Sampler):
 
     @torch.no_grad()
     def invert(
-        self, denoiser: Denoiser, x: Tensor, cond: Condition | None = None, callback: Callback | None = None
+        self, denoiser: PlainDenoiser, x: Tensor, cond: Condition | None = None, callback: Callback | None = None
     ) -> Tensor:
-        r"""The x at t = start whose walk ends near ``x``: the same times upwards, :math:`x_t = \alpha_t x_0 + \sigma_t \epsilon` with what the
-        denoiser says at the step's *lower* end (arXiv:2010.02502, section 5.4; arXiv:2105.05233, app. F).
+        r"""Return the x at t = start whose walk ends near ``x``: the same times upwards, :math:`x_t = \alpha_t x_0 + \sigma_t \epsilon` with what
+        the denoiser says at the step's *lower* end (arXiv:2010.02502, section 5.4; arXiv:2105.05233, app. F).
 
         Walked down again it gives x back to first order in the steps: Euler's method on the same ODE in both directions. It does not
         clip: eps could not follow where sigma is 0. From clean data the step begins at ``schedule.t_min``, the lowest time that the
@@ -82,14 +68,46 @@ class DDIM(Sampler):
         """
         if not self.invertible:
             raise ValueError(f"only a deterministic walk can be inverted; use sampler.eta=0, not {self.eta}")
-        schedule, times = denoiser.schedule, self.times(denoiser.schedule)
-        lowest = torch.tensor(schedule.t_min, dtype=torch.float64)
-        watch = Watch(up := times.flip(0), pairs := steps_of(schedule, times)[::-1])
-        for i, (s, pair) in enumerate(zip(up[:-1], pairs, strict=True)):
-            at = torch.maximum(s, lowest) if pair.sigma_s == 0 else s
-            denoised = denoiser(x, at, cond)
-            x = euler_step(denoised, pair.alpha_t, pair.sigma_t)
+        look = Look(as_denoiser(denoiser), cond)
+        steps = in_numbers(walk(look.schedule, self.times(look.schedule)))
+        ways = [(step.there, step.here) for step in reversed(steps)]
+        lowest, watch = look.schedule.at(torch.tensor(look.schedule.t_min, dtype=torch.float64)), Watch(ways)
+        for i, (low, high) in enumerate(ways):
+            begin = lowest if low.sigma == 0 else low
+            denoised = look(x, begin)
+            x = euler_step(denoised, high.alpha, high.sigma)
             watch(x)
             if callback is not None:
-                callback(i, at, denoised, x)
+                callback(i, begin.t, denoised, x)
         return x
+
+
+@dataclass(kw_only=True, eq=False)
+class Euler(DDIM):
+    r""":math:`x_s = x_t + x_0 (\alpha_s - \alpha_t) + \epsilon (\sigma_s - \sigma_t) = \alpha_s x_0 + \sigma_s \epsilon` (EDM, arXiv:2206.00364, alg. 1 without
+    its correction; k-diffusion's ``sample_euler``).
+
+    It is Euler's method in :math:`\sigma / \alpha` too, for any alpha, and so the very walk of
+    :class:`~diffsweep.samplers.DDIM` with eta = 0: two published names of one solver. As in k-diffusion and diffusers the final
+    step goes to sigma = 0. Their option to add noise (churn) is kept to :class:`~diffsweep.samplers.Heun`.
+    """
+
+    eta: float = field(default=0.0, init=False)
+
+
+@dataclass(kw_only=True, eq=False)
+class EulerAncestral(DDIM):
+    r"""Euler's step down to less noise than s has, and new noise up to s (k-diffusion's ``sample_euler_ancestral``). With :math:`r = \sigma / \alpha`:
+
+    .. math:: x_s = \alpha_s (x_0 + r_{down} \epsilon + r_{up} z), \quad
+        r_{up} = \eta \, \frac{r_s}{r_t} \sqrt{r_t^2 - r_s^2}, \quad r_{down} = \sqrt{r_s^2 - r_{up}^2}.
+
+    :math:`\alpha_s r_{up}` is eta times the posterior's standard deviation, so this is the walk of
+    :class:`~diffsweep.samplers.DDIM` of the same eta (arXiv:2010.02502, eq. 16): eta = 1 is DDPM's step with the small variance, eta = 0 Euler's.
+    Kept on purpose: k-diffusion takes any eta and caps :math:`r_{up}` at :math:`r_s`; here eta is at most 1. Its s_noise is our ``temperature``.
+
+    Args:
+        eta: in [0, 1], the share of the posterior's standard deviation that is drawn anew; 0 is deterministic.
+    """
+
+    eta: float = 1.0

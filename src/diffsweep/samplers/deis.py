@@ -1,9 +1,11 @@
 """DEIS: exponential Adams-Bashforth in eps."""
 
-from diffsweep.samplers.base import Clip, Spacing
-from diffsweep.samplers.exponential import InEps, MultistepSampler, WarmStart, one_of
+from dataclasses import dataclass
+
+from diffsweep.samplers.exponential import InEps, MultistepSampler
 
 
+@dataclass(kw_only=True, eq=False)
 class DEIS(InEps, MultistepSampler):
     r"""DEIS, multistep (Zhang and Chen 2022, arXiv:2204.13902, eq. 15): the integral of the eps of the last steps, interpolated.
 
@@ -18,19 +20,4 @@ class DEIS(InEps, MultistepSampler):
         order: how many eps are interpolated, 1, 2 or 3.
         warm_start: the first order - 1 steps are ``singlestep``, DPM-Solver-2 or 3, so a walk of order 2 makes 1 network call more
             than it has steps and one of order 3 makes 4 more; or ``euler``: at the orders 1, ..., order - 1, with none more.
-        steps, spacing, start, stop, clip, temperature: see :class:`~diffsweep.samplers.base.Sampler`.
     """
-
-    def __init__(
-        self,
-        order: int = 2,
-        warm_start: WarmStart = "singlestep",
-        steps: int = 20,
-        spacing: Spacing = "log_snr",
-        start: float = 1.0,
-        stop: float = 0.0,
-        clip: Clip = "static",
-        temperature: float = 1.0,
-    ) -> None:
-        self.order = one_of("order", order, (1, 2, 3))
-        super().__init__(order, warm_start, steps, spacing, start, stop, clip, temperature)

@@ -1,15 +1,18 @@
 """DPM-Solver: single-step solvers of the ODE in eps."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from diffsweep.diffusion import Condition, Denoised, Denoiser
-from diffsweep.samplers.base import Clip, Spacing
-from diffsweep.samplers.exponential import InEps, Level, Point, one_of
+from diffsweep.diffusion import Denoised, Step
+from diffsweep.samplers.exponential import ExponentialSampler, InEps
+from diffsweep.samplers.look import Look
+from diffsweep.samplers.options import one_of
 
 
-class DPMSolver(InEps):
+@dataclass(kw_only=True, eq=False)
+class DPMSolver(InEps, ExponentialSampler):
     r"""DPM-Solver-1, 2 and 3 (Lu et al. 2022, arXiv:2206.00927, alg. 1 and 2), with :math:`\lambda = \log(\alpha / \sigma)`, :math:`h = \lambda_s - \lambda_t`.
 
     Order 1 is DDIM. Order 2 looks at the middle of the step in lambda:
@@ -23,31 +26,13 @@ class DPMSolver(InEps):
 
     Args:
         order: 1, 2 or 3.
-        steps, spacing, start, stop, clip, temperature: see :class:`~diffsweep.samplers.base.Sampler`.
     """
 
-    def __init__(
-        self,
-        order: int = 2,
-        steps: int = 20,
-        spacing: Spacing = "log_snr",
-        start: float = 1.0,
-        stop: float = 0.0,
-        clip: Clip = "static",
-        temperature: float = 1.0,
-    ) -> None:
-        self.order: int = one_of("order", order, (1, 2, 3))
-        super().__init__(steps, spacing, start, stop, clip, temperature)
+    order: int = 2
 
-    def solve(
-        self,
-        denoiser: Denoiser,
-        x: Tensor,
-        here: Level,
-        there: Level,
-        denoised: Denoised,
-        history: Any,
-        cond: Condition | None,
-    ) -> tuple[Tensor, Any]:
-        first = Point(here.half_log_snr, denoised.eps)
-        return self.single_step(self.order, denoiser, x, here, there, first, cond), None
+    def __post_init__(self) -> None:
+        one_of("order", self.order, (1, 2, 3))
+        super().__post_init__()
+
+    def solve(self, look: Look, x: Tensor, step: Step[float], denoised: Denoised, history: Any) -> tuple[Tensor, Any]:
+        return self.single_step(self.order, look, x, step, denoised), None

@@ -1,30 +1,28 @@
 """DPM-Solver++: multistep and single-step solvers of the ODE in x0, and a multistep one of the SDE."""
 
 import math
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from torch import Tensor
 
-from diffsweep.diffusion import Condition, Denoised, Denoiser, Noise, Step
-from diffsweep.samplers.base import Clip, Spacing, State
+from diffsweep.diffusion import Denoised, Noise, Step
+from diffsweep.samplers.base import State
 from diffsweep.samplers.exponential import (
     InX0,
-    Level,
     MultistepSampler,
-    Point,
-    WarmStart,
     combine,
     exact_moments,
+    middle_moments,
     nodes_of,
-    one_of,
-    phi,
     quadrature,
     usable,
 )
+from diffsweep.samplers.look import Look
+from diffsweep.samplers.options import one_of
 
-Variant = Literal["multistep", "singlestep", "sde"]
 
-
+@dataclass(kw_only=True, eq=False)
 class DPMSolverPP(InX0, MultistepSampler):
     r"""DPM-Solver++ (Lu et al. 2022, arXiv:2211.01095), with :math:`\lambda = \log(\alpha / \sigma)`, :math:`h = \lambda_s - \lambda_t`.
 
@@ -49,81 +47,52 @@ class DPMSolverPP(InX0, MultistepSampler):
         public_form: the third-order multistep update as it is published, of order 2.
         warm_start: of ``multistep``: its first order - 1 steps are ``singlestep``, 2S or 3S, so a 2M walk makes 1 network call
             more than it has steps and a 3M walk 4 more; or ``euler``: 1M, then 2M, as the public codes, with none more.
-        steps, spacing, start, stop, clip, temperature: see :class:`~diffsweep.samplers.base.Sampler`.
     """
 
-    def __init__(
-        self,
-        order: int = 2,
-        variant: Variant = "multistep",
-        public_form: bool = False,
-        warm_start: WarmStart = "singlestep",
-        steps: int = 20,
-        spacing: Spacing = "log_snr",
-        start: float = 1.0,
-        stop: float = 0.0,
-        clip: Clip = "static",
-        temperature: float = 1.0,
-    ) -> None:
-        self.variant = one_of("variant", variant, ("multistep", "singlestep", "sde"))
-        one_of("order", order, (2, 3))
-        if variant == "sde" and order != 2:
-            raise ValueError(f"sampler.order is 2 where sampler.variant=sde, not {order}")
-        if public_form and (variant, order) != ("multistep", 3):
+    orders = (2, 3)
+    variant: Literal["multistep", "singlestep", "sde"] = "multistep"
+    public_form: bool = False
+
+    def __post_init__(self) -> None:
+        one_of("variant", self.variant, ("multistep", "singlestep", "sde"))
+        super().__post_init__()
+        if self.variant == "sde" and self.solver_order != 2:
+            raise ValueError(f"sampler.order is 2 where sampler.variant=sde, not {self.solver_order}")
+        if self.public_form and (self.variant, self.solver_order) != ("multistep", 3):
             raise ValueError(
                 "sampler.public_form=true is a form of sampler.variant=multistep with sampler.order=3, "
-                f"not of {variant} with {order}"
+                f"not of {self.variant} with {self.solver_order}"
             )
-        self.public_form = public_form
-        self.order = None if variant == "sde" else 2 if public_form else order
-        super().__init__(order, warm_start, steps, spacing, start, stop, clip, temperature)
+
+    def convergence(self) -> int | None:
+        return None if self.variant == "sde" else 2 if self.public_form else self.solver_order
 
     def advance(
-        self,
-        denoiser: Denoiser,
-        x: Tensor,
-        t: Tensor,
-        pair: Step[float],
-        state: State | None,
-        noise: Noise,
-        cond: Condition | None,
+        self, look: Look, x: Tensor, step: Step[float], state: State | None, noise: Noise
     ) -> tuple[Tensor, State]:
         if self.variant != "sde":
-            return super().advance(denoiser, x, t, pair, state, noise, cond)
-        denoised = self.denoise(denoiser, x, t, pair, cond)
-        here, there = Level(pair.alpha_t, pair.sigma_t), Level(pair.alpha_s, pair.sigma_s)
-        points: tuple[Point, ...] = (Point(here.half_log_snr, denoised.x0),)
-        weights = [1.0]
+            return super().advance(look, x, step, state, noise)
+        here, there, denoised = step.here, step.there, look(x, step.here)
+        points, weights = (self.point(here, denoised),), [1.0]
         if state is not None and math.isfinite(there.half_log_snr) and here.half_log_snr != there.half_log_snr:
-            points = usable((points[0], *(state.history or ()))[: self.solver_order], there.half_log_snr)
+            points = usable((*points, *(state.history or ()))[: self.solver_order], there.half_log_snr)
             weights = quadrature(nodes_of(points, here, there), [1.0, 0.5][: len(points)])
-        decay = pair.sigma_s / pair.alpha_s * pair.alpha_t / pair.sigma_t  # e^-h, finite at either end
+        decay = there.sigma / there.alpha * here.alpha / here.sigma  # e^-h, finite at either end
         fresh = 1 - decay**2
-        terms = [(pair.alpha_s * fresh * w, point.output) for w, point in zip(weights, points, strict=True)]
-        if pair.sigma_s > 0:
-            terms.append((pair.sigma_s * math.sqrt(max(0.0, fresh)), noise.like(x)))
-        history = points[:1] if math.isfinite(here.half_log_snr) else ()
-        return combine(x, pair.sigma_s / pair.sigma_t * decay, terms), State(denoised, history)
+        x = combine(x, there.sigma / here.sigma * decay, points, [there.alpha * fresh * w for w in weights])
+        if there.sigma > 0:
+            x.add_(noise.like(x), alpha=there.sigma * math.sqrt(max(0.0, fresh)))
+        return x, State(denoised, points[:1] if math.isfinite(here.half_log_snr) else ())
 
-    def solve(
-        self,
-        denoiser: Denoiser,
-        x: Tensor,
-        here: Level,
-        there: Level,
-        denoised: Denoised,
-        history: Any,
-        cond: Condition | None,
-    ) -> tuple[Tensor, Any]:
+    def solve(self, look: Look, x: Tensor, step: Step[float], denoised: Denoised, history: Any) -> tuple[Tensor, Any]:
         if self.variant == "singlestep":
-            first = Point(here.half_log_snr, denoised.x0)
-            return self.single_step(self.solver_order, denoiser, x, here, there, first, cond), None
-        return super().solve(denoiser, x, here, there, denoised, history, cond)
+            return self.single_step(self.solver_order, look, x, step, denoised), None
+        return super().solve(look, x, step, denoised, history)
 
-    def moments(self, order: int, z: float) -> list[float]:
-        if order == 2:
-            return [phi(1, z), phi(1, z) / 2]
-        moments = exact_moments(order, z)
-        if self.public_form and order == 3:
+    def moments(self, count: int, z: float) -> list[float]:
+        if count == 2:
+            return middle_moments(count, z)
+        moments = exact_moments(count, z)
+        if self.public_form and count == 3:
             moments[2] /= 2
         return moments

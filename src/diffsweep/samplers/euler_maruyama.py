@@ -1,13 +1,16 @@
 """Euler and Maruyama's method on the reverse SDE."""
 
 import math
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from diffsweep.diffusion import Condition, Denoiser, Noise, Step
-from diffsweep.samplers.base import Clip, Sampler, Spacing, State, euler_step
+from diffsweep.diffusion import Noise, Step
+from diffsweep.samplers.base import Sampler, State, euler_step
+from diffsweep.samplers.look import Look
 
 
+@dataclass(kw_only=True, eq=False)
 class EulerMaruyama(Sampler):
     r"""Euler and Maruyama's method on the reverse SDE (Song et al. 2021, arXiv:2011.13456, eq. 6): the sampling ODE, the score's other half
     and noise,
@@ -19,34 +22,15 @@ class EulerMaruyama(Sampler):
 
     Differences from score_sde's code, kept on purpose: it takes the rates beta(t) or d sigma^2 / dt at the step's start times dt, which
     are infinite where no signal is left; here they are the increments of alpha, sigma and G over the step, the same to first order and finite on any schedule.
-
-    Args:
-        steps, spacing, start, stop, clip, temperature: see :class:`~diffsweep.samplers.base.Sampler`; hundreds of steps are usual.
     """
 
-    def __init__(
-        self,
-        steps: int = 500,
-        spacing: Spacing = "uniform",
-        start: float = 1.0,
-        stop: float = 0.0,
-        clip: Clip = "static",
-        temperature: float = 1.0,
-    ) -> None:
-        super().__init__(steps, spacing, start, stop, clip, temperature)
+    steps: int = 500
 
     def advance(
-        self,
-        denoiser: Denoiser,
-        x: Tensor,
-        t: Tensor,
-        pair: Step[float],
-        state: State | None,
-        noise: Noise,
-        cond: Condition | None,
+        self, look: Look, x: Tensor, step: Step[float], state: State | None, noise: Noise
     ) -> tuple[Tensor, State]:
-        denoised = self.denoise(denoiser, x, t, pair, cond)
-        if pair.sigma_s == 0:
-            return euler_step(denoised, pair.alpha_s, 0.0), State(denoised)
-        x = euler_step(denoised, pair.alpha_s, pair.sigma_s - pair.var_ts / (2 * pair.sigma_t))
-        return x.add_(noise.like(x), alpha=math.sqrt(pair.var_ts)), State(denoised)
+        denoised, here, there = look(x, step.here), step.here, step.there
+        if there.sigma == 0:
+            return euler_step(denoised, there.alpha, 0.0), State(denoised)
+        x = euler_step(denoised, there.alpha, there.sigma - step.var_ts / (2 * here.sigma))
+        return x.add_(noise.like(x), alpha=math.sqrt(step.var_ts)), State(denoised)

@@ -13,17 +13,21 @@ where :math:`\mu_i = i! \, \varphi_{i+1}(z)`, the integral of :math:`\theta^i`; 
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, TypeVar
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
 from torch import Tensor
 
-from diffsweep.diffusion import Condition, Denoised, Denoiser, Noise, Step
-from diffsweep.samplers.base import Clip, Sampler, Spacing, State, euler_step
+from diffsweep.diffusion import Denoised, Noise, Step
+from diffsweep.samplers.base import Sampler, State, euler_step
+from diffsweep.samplers.look import Look
+from diffsweep.samplers.options import Spacing, one_of
+from diffsweep.schedules import Level
 
 WarmStart = Literal["singlestep", "euler"]
-Choice = TypeVar("Choice", int, str)
-Located = TypeVar("Located", bound=tuple[Any, ...])
+Moments = Callable[[int, float], list[float]]  # of how many outputs, at z
+Placed = TypeVar("Placed", bound=tuple[Any, ...])
 
 
 class Point(NamedTuple):
@@ -33,27 +37,7 @@ class Point(NamedTuple):
     output: Tensor
 
 
-class Level(NamedTuple):
-    """alpha and sigma of one time."""
-
-    alpha: float
-    sigma: float
-
-    @property
-    def half_log_snr(self) -> float:
-        if self.sigma == 0:
-            return math.inf
-        return math.log(self.alpha / self.sigma) if self.alpha > 0 else -math.inf
-
-
-def one_of(key: str, value: Choice, allowed: Sequence[Choice]) -> Choice:
-    """``value``, if allowed."""
-    if value not in allowed:
-        raise ValueError(f"sampler.{key} is one of {', '.join(map(str, allowed))}, not {value}")
-    return value
-
-
-def usable(points: tuple[Located, ...], there: float) -> tuple[Located, ...]:
+def usable(points: tuple[Placed, ...], there: float) -> tuple[Placed, ...]:
     """Of points, newest first, each of which starts with its place: those up to the first that does not lie before the one
     after it, on the way to ``there``. A walk may have gone back in t."""
     for count in range(1, len(points)):
@@ -78,6 +62,11 @@ def exact_moments(count: int, z: float) -> list[float]:
     return [math.factorial(i) * phi(i + 1, z) for i in range(count)]
 
 
+def middle_moments(count: int, z: float) -> list[float]:
+    r"""Return :math:`\varphi_1, \varphi_1 / 2` for the two outputs of a step through its middle."""
+    return [phi(1, z), phi(1, z) / 2][:count]
+
+
 def quadrature(nodes: Sequence[float], moments: Sequence[float]) -> list[float]:
     r"""The weights of distinct nodes with :math:`\sum_k w_k \theta_k^i = \mu_i`: each Lagrange polynomial under the moments."""
     weights = []
@@ -93,169 +82,155 @@ def quadrature(nodes: Sequence[float], moments: Sequence[float]) -> list[float]:
     return weights
 
 
-def combine(x: Tensor, scale: float, terms: Sequence[tuple[float, Tensor]]) -> Tensor:
-    """``scale x + sum of factor * tensor``."""
+def combine(x: Tensor, scale: float, points: Sequence[Point], weights: Sequence[float]) -> Tensor:
+    """Return ``scale x`` and the weighted outputs of points."""
     result = x * scale
-    for factor, tensor in terms:
-        result.add_(tensor, alpha=factor)
+    for point, weight in zip(points, weights, strict=True):
+        result.add_(point.output, alpha=weight)
     return result
 
 
+def nodes_of(points: Sequence[Point], here: Level[float], there: Level[float]) -> list[float]:
+    """Return where points lie on the way: 0 here, 1 there, below 0 before."""
+    h = there.half_log_snr - here.half_log_snr
+    return [(point.half_log_snr - here.half_log_snr) / h for point in points]
+
+
+@dataclass(kw_only=True, eq=False)
 class ExponentialSampler(Sampler):
-    """A solver in log-SNR. A subclass says which output it integrates, and how it takes a step between finite log-SNRs.
+    """A solver in log-SNR. A subclass takes a step between finite log-SNRs, and integrates x0 (:class:`InX0`) or eps (:class:`InEps`).
 
     A step from or to an infinite log-SNR (clean data; t = 1 of a schedule of zero terminal SNR) is DDIM's,
     ``x_s = alpha_s x0 + sigma_s eps``, and leaves no history.
     """
 
+    steps: int = 20
+    spacing: Spacing = "log_snr"
+
     def advance(
-        self,
-        denoiser: Denoiser,
-        x: Tensor,
-        t: Tensor,
-        pair: Step[float],
-        state: State | None,
-        noise: Noise,
-        cond: Condition | None,
+        self, look: Look, x: Tensor, step: Step[float], state: State | None, noise: Noise
     ) -> tuple[Tensor, State]:
-        denoised = self.denoise(denoiser, x, t, pair, cond)
-        here, there = Level(pair.alpha_t, pair.sigma_t), Level(pair.alpha_s, pair.sigma_s)
-        if here.half_log_snr == there.half_log_snr or math.isinf(there.half_log_snr - here.half_log_snr):
-            return euler_step(denoised, pair.alpha_s, pair.sigma_s), State(denoised)
-        history = state.history if state is not None else None
-        x, history = self.solve(denoiser, x, here, there, denoised, history, cond)
+        denoised, there = look(x, step.here), step.there
+        h = there.half_log_snr - step.here.half_log_snr
+        if h == 0 or not math.isfinite(h):
+            return euler_step(denoised, there.alpha, there.sigma), State(denoised)
+        x, history = self.solve(look, x, step, denoised, state.history if state is not None else None)
         return x, State(denoised, history)
 
     @abstractmethod
-    def solve(
-        self,
-        denoiser: Denoiser,
-        x: Tensor,
-        here: Level,
-        there: Level,
-        denoised: Denoised,
-        history: Any,
-        cond: Condition | None,
-    ) -> tuple[Tensor, Any]:
-        """One step between distinct finite log-SNRs: x there, and the history for the next step; None for none."""
+    def solve(self, look: Look, x: Tensor, step: Step[float], denoised: Denoised, history: Any) -> tuple[Tensor, Any]:
+        """Take a step between distinct finite log-SNRs: return x there, and the history for the next step; None for none."""
 
     @abstractmethod
     def output(self, denoised: Denoised) -> Tensor:
-        """What is integrated: the x0 or the eps."""
+        """Return what is integrated: the x0 or the eps."""
 
     @abstractmethod
-    def linear_part(self, here: Level, there: Level) -> tuple[float, float, float]:
-        """rho, c and z of the formula."""
+    def linear_part(self, here: Level[float], there: Level[float]) -> tuple[float, float, float]:
+        """Return rho, c and z of the formula."""
+
+    def point(self, at: Level[float], denoised: Denoised) -> Point:
+        """Return what is integrated, at its place."""
+        return Point(at.half_log_snr, self.output(denoised))
+
+    def weights(
+        self, here: Level[float], there: Level[float], points: Sequence[Point], moments: Moments = exact_moments
+    ) -> list[float]:
+        """Return what the quadrature multiplies each output by, :math:`-c z w_k`."""
+        _, c, z = self.linear_part(here, there)
+        return [-c * z * w for w in quadrature(nodes_of(points, here, there), moments(len(points), z))]
 
     def moved(
         self,
         x: Tensor,
-        here: Level,
-        there: Level,
+        here: Level[float],
+        there: Level[float],
         points: Sequence[Point],
-        moments: Sequence[float] | None = None,
+        moments: Moments = exact_moments,
     ) -> Tensor:
-        """x there, by the quadrature over ``points``, with exact moments by default."""
-        scale, c, z = self.linear_part(here, there)
-        moments = moments if moments is not None else exact_moments(len(points), z)
-        weights = quadrature(nodes_of(points, here, there), moments)
-        return combine(x, scale, [(-c * z * w, point.output) for w, point in zip(weights, points, strict=True)])
+        """Return x there, by the quadrature over ``points``."""
+        return combine(x, self.linear_part(here, there)[0], points, self.weights(here, there, points, moments))
 
-    def single_step(
-        self, order: int, denoiser: Denoiser, x: Tensor, here: Level, there: Level, first: Point, cond: Condition | None
-    ) -> Tensor:
-        r"""A step of order 1, 2 or 3 that needs no history, of as many network calls, one of which is ``first``.
+    def single_step(self, order: int, look: Look, x: Tensor, step: Step[float], denoised: Denoised) -> Tensor:
+        r"""Take a step of order 1, 2 or 3 that needs no history, of as many network calls, one of which is ``denoised``.
 
-        Order 2 goes through the middle, with moments :math:`\varphi_1, \varphi_1 / 2`; order 3 through a third and two thirds of the step,
+        Order 2 goes through the middle, with :func:`middle_moments`; order 3 through a third and two thirds of the step,
         with exact moments: the published DPM-Solver-2 and 3, DPM-Solver++ 2S and 3S.
         """
+        here, there, first = step.here, step.there, self.point(step.here, denoised)
+
+        def inner(share: float, *points: Point) -> Point:
+            between = look.schedule.at_log_snr(
+                2 * (here.half_log_snr + share * (there.half_log_snr - here.half_log_snr))
+            )
+            return self.point(between, look(self.moved(x, here, between, points), between))
+
         if order == 1:
             return self.moved(x, here, there, [first])
-
-        def look(share: float, *points: Point) -> Point:
-            log_snr = 2 * (here.half_log_snr + share * (there.half_log_snr - here.half_log_snr))
-            located = denoiser.schedule.at_log_snr(log_snr)
-            between = Level(located.alpha, located.sigma)
-            denoised = self.denoise_at(denoiser, self.moved(x, here, between, points), located, cond)
-            return Point(between.half_log_snr, self.output(denoised))
-
         if order == 2:
-            *_, z = self.linear_part(here, there)
-            return self.moved(x, here, there, [first, look(1 / 2, first)], [phi(1, z), phi(1, z) / 2])
-        return self.moved(x, here, there, [first, look(2 / 3, first, look(1 / 3, first))])
+            return self.moved(x, here, there, [first, inner(1 / 2, first)], middle_moments)
+        return self.moved(x, here, there, [first, inner(2 / 3, first, inner(1 / 3, first))])
 
 
-class InX0(ExponentialSampler):
+class InX0:
     """Integrates x0, over x / sigma."""
 
     def output(self, denoised: Denoised) -> Tensor:
         return denoised.x0
 
-    def linear_part(self, here: Level, there: Level) -> tuple[float, float, float]:
+    def linear_part(self, here: Level[float], there: Level[float]) -> tuple[float, float, float]:
         return there.sigma / here.sigma, there.alpha, here.half_log_snr - there.half_log_snr
 
 
-class InEps(ExponentialSampler):
+class InEps:
     """Integrates eps, over x / alpha."""
 
     def output(self, denoised: Denoised) -> Tensor:
         return denoised.eps
 
-    def linear_part(self, here: Level, there: Level) -> tuple[float, float, float]:
+    def linear_part(self, here: Level[float], there: Level[float]) -> tuple[float, float, float]:
         return there.alpha / here.alpha, there.sigma, there.half_log_snr - here.half_log_snr
 
 
+@dataclass(kw_only=True, eq=False)
 class MultistepSampler(ExponentialSampler):
     """A solver whose step of order p uses p - 1 outputs of the steps before: one network call a step.
 
     Args:
-        order: p.
+        order: p; ``.order`` is then the order of convergence, see :meth:`convergence`.
         warm_start: how a walk takes its first p - 1 steps, where outputs are missing (and again after a step from infinite
             log-SNR). ``singlestep``: by single steps of order p, each of p network calls in place of one, so p (p - 1) calls in
             place of p - 1; ``euler``: at the orders 1, ..., p - 1, as the public codes do, with no further call but at
             the price of the order of convergence where p is 3 and the log-SNR begins late.
-        steps, spacing, start, stop, clip, temperature: see :class:`~diffsweep.samplers.base.Sampler`.
+
+    Attributes:
+        orders: those that there are.
+        solver_order: p.
     """
 
-    def __init__(
-        self,
-        order: int,
-        warm_start: WarmStart,
-        steps: int,
-        spacing: Spacing,
-        start: float,
-        stop: float,
-        clip: Clip,
-        temperature: float,
-    ) -> None:
-        super().__init__(steps, spacing, start, stop, clip, temperature)
-        self.solver_order, self.warm_start = order, one_of("warm_start", warm_start, ("singlestep", "euler"))
+    orders: ClassVar[Sequence[int]] = (1, 2, 3)
+    order: int | None = 2
+    warm_start: WarmStart = "singlestep"
 
-    def solve(
-        self,
-        denoiser: Denoiser,
-        x: Tensor,
-        here: Level,
-        there: Level,
-        denoised: Denoised,
-        history: Any,
-        cond: Condition | None,
-    ) -> tuple[Tensor, Any]:
-        first = Point(here.half_log_snr, self.output(denoised))
-        points = usable((first, *(history or ()))[: self.solver_order], there.half_log_snr)
+    def __post_init__(self) -> None:
+        self.solver_order = one_of("order", self.order, self.orders)
+        one_of("warm_start", self.warm_start, ("singlestep", "euler"))
+        self.order = self.convergence()
+        super().__post_init__()
+
+    def convergence(self) -> int | None:
+        """Return the order of convergence; None for a stochastic solver."""
+        return self.solver_order
+
+    def solve(self, look: Look, x: Tensor, step: Step[float], denoised: Denoised, history: Any) -> tuple[Tensor, Any]:
+        here, there = step.here, step.there
+        points = usable((self.point(here, denoised), *(history or ()))[: self.solver_order], there.half_log_snr)
         if len(points) < self.solver_order and self.warm_start == "singlestep":
-            x = self.single_step(self.solver_order, denoiser, x, here, there, first, cond)
+            x = self.single_step(self.solver_order, look, x, step, denoised)
         else:
-            *_, z = self.linear_part(here, there)
-            x = self.moved(x, here, there, points, self.moments(len(points), z))
+            x = self.moved(x, here, there, points, self.moments)
         return x, points[: self.solver_order - 1]
 
-    def moments(self, order: int, z: float) -> list[float]:
-        """Of the multistep update of this order; exact by default."""
-        return exact_moments(order, z)
-
-
-def nodes_of(points: Sequence[Point], here: Level, there: Level) -> list[float]:
-    """Where points lie on the way: 0 here, 1 there, below 0 before."""
-    h = there.half_log_snr - here.half_log_snr
-    return [(point.half_log_snr - here.half_log_snr) / h for point in points]
+    def moments(self, count: int, z: float) -> list[float]:
+        """Return those of the multistep update of ``count`` outputs; exact by default."""
+        return exact_moments(count, z)

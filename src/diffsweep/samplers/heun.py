@@ -1,15 +1,18 @@
 """Heun's method on the sampling ODE, with EDM's churn."""
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from diffsweep.diffusion import Condition, Denoised, Denoiser, Noise, Step
-from diffsweep.samplers.base import Clip, Sampler, Spacing, State, euler_step
-from diffsweep.schedules import Located, Schedule
+from diffsweep.diffusion import Denoised, Noise, Step
+from diffsweep.samplers.base import Sampler, State, euler_step
+from diffsweep.samplers.look import Look
+from diffsweep.schedules import Level, Schedule
 
 
+@dataclass(kw_only=True, eq=False)
 class Heun(Sampler):
     r"""The trapezoid rule on the ODE ``dx = x0 d alpha + eps d sigma`` (EDM, Karras et al. 2022, arXiv:2206.00364, alg. 1 and 2), of order 2:
 
@@ -32,65 +35,45 @@ class Heun(Sampler):
     Args:
         s_churn: how much noise is added over the walk, at least 0; 0 is deterministic.
         s_min, s_max: the range of sigma / alpha with churn.
-        steps, spacing, start, stop, clip, temperature: see :class:`~diffsweep.samplers.base.Sampler`; EDM's own spacing is ``karras``.
     """
 
-    def __init__(
-        self,
-        s_churn: float = 0.0,
-        s_min: float = 0.0,
-        s_max: float = math.inf,
-        steps: int = 25,
-        spacing: Spacing = "uniform",
-        start: float = 1.0,
-        stop: float = 0.0,
-        clip: Clip = "static",
-        temperature: float = 1.0,
-    ) -> None:
-        if not 0 <= s_churn < math.inf:
-            raise ValueError(f"sampler.s_churn is at least 0 and finite, not {s_churn}")
-        if not 0 <= s_min <= s_max:
-            raise ValueError(f"churn needs 0 <= sampler.s_min <= sampler.s_max, not {s_min} and {s_max}")
-        if s_churn == 0 and (s_min > 0 or s_max < math.inf):
+    steps: int = 25
+    s_churn: float = 0.0
+    s_min: float = 0.0
+    s_max: float = math.inf
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.s_churn < math.inf:
+            raise ValueError(f"sampler.s_churn is at least 0 and finite, not {self.s_churn}")
+        if not 0 <= self.s_min <= self.s_max:
+            raise ValueError(f"churn needs 0 <= sampler.s_min <= sampler.s_max, not {self.s_min} and {self.s_max}")
+        if self.s_churn == 0 and (self.s_min > 0 or self.s_max < math.inf):
             raise ValueError(
                 "sampler.s_min and sampler.s_max have nothing to act on: there is no churn; set sampler.s_churn above 0"
             )
-        self.s_churn, self.s_min, self.s_max = s_churn, s_min, s_max
-        self.order = 2 if s_churn == 0 else None
-        super().__init__(steps, spacing, start, stop, clip, temperature)
+        self.order = 2 if self.s_churn == 0 else None
+        super().__post_init__()
 
     def advance(
-        self,
-        denoiser: Denoiser,
-        x: Tensor,
-        t: Tensor,
-        pair: Step[float],
-        state: State | None,
-        noise: Noise,
-        cond: Condition | None,
+        self, look: Look, x: Tensor, step: Step[float], state: State | None, noise: Noise
     ) -> tuple[Tensor, State]:
-        x, at = self._churned(denoiser.schedule, x, Located(t, pair.alpha_t, pair.sigma_t), noise)
-        denoised = self.denoise_at(denoiser, x, at, cond)
-        moved = euler_step(denoised, pair.alpha_s, pair.sigma_s)
-        if pair.sigma_s > 0:
-            s = denoiser.schedule.at_log_snr(2 * math.log(pair.alpha_s / pair.sigma_s))
-            there = self.denoise_at(denoiser, moved, s, cond)
-            moved = trapezoid(moved, denoised, there, pair.alpha_s - at.alpha, pair.sigma_s - at.sigma)
-        return moved, State(denoised)
+        x, here = self._churned(look.schedule, x, step.here, noise)
+        denoised, there = look(x, here), step.there
+        x = euler_step(denoised, there.alpha, there.sigma)
+        if there.sigma > 0:
+            x = trapezoid(x, denoised, look(x, there), there.alpha - here.alpha, there.sigma - here.sigma)
+        return x, State(denoised)
 
-    def _churned(self, schedule: Schedule, x: Tensor, at: Located, noise: Noise) -> tuple[Tensor, Located]:
-        """x with more noise, and where it is then; as they are where there is no churn."""
-        if self.s_churn == 0 or at.alpha == 0:
-            return x, at
-        ratio = at.sigma / at.alpha
-        if not self.s_min <= ratio <= self.s_max:
-            return x, at
+    def _churned(self, schedule: Schedule, x: Tensor, here: Level[float], noise: Noise) -> tuple[Tensor, Level[float]]:
+        """Return x with more noise, and its level then; both as they are where there is no churn."""
+        if self.s_churn == 0 or here.alpha == 0 or not self.s_min <= here.ratio <= self.s_max:
+            return x, here
         gamma = min(self.s_churn / self.steps, math.sqrt(2) - 1)
-        raised = schedule.at_log_snr(-2 * math.log(ratio * (1 + gamma)))
-        if raised.alpha == 0 or raised.sigma / raised.alpha <= ratio:  # t = 1 has no noise above it
-            return x, at
-        added = raised.alpha * math.sqrt((raised.sigma / raised.alpha) ** 2 - ratio**2)
-        return torch.add(x * (raised.alpha / at.alpha), noise.like(x), alpha=added), raised
+        raised = schedule.at_log_snr(-2 * math.log(here.ratio * (1 + gamma)))
+        if raised.alpha == 0 or raised.ratio <= here.ratio:  # t = 1 has no noise above it
+            return x, here
+        added = raised.alpha * math.sqrt(raised.ratio**2 - here.ratio**2)
+        return torch.add(x * (raised.alpha / here.alpha), noise.like(x), alpha=added), raised
 
 
 def trapezoid(moved: Tensor, here: Denoised, there: Denoised, d_alpha: float, d_sigma: float) -> Tensor:

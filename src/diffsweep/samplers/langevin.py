@@ -1,14 +1,17 @@
 """Annealed Langevin dynamics, and the Langevin steps that a predictor-corrector takes too."""
 
-import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from diffsweep.diffusion import Condition, Denoised, Denoiser, Noise, Step
-from diffsweep.samplers.base import Clip, Sampler, Spacing, State, euler_step
+from diffsweep.diffusion import Denoised, Noise, Step
+from diffsweep.samplers.base import Sampler, State, euler_step
+from diffsweep.samplers.look import Look
+from diffsweep.schedules import Level
 
 
+@dataclass(kw_only=True, eq=False)
 class LangevinSampler(Sampler):
     r"""A sampler that takes Langevin steps at a noise level: :math:`x \leftarrow x + \frac\delta2 \nabla \log p_t(x) + \sqrt\delta z`,
     :math:`\delta = (2 \, \mathrm{snr} \, \sigma_t)^2`.
@@ -23,55 +26,37 @@ class LangevinSampler(Sampler):
     Args:
         snr: the signal-to-noise ratio of a Langevin step, above 0 and below 1.
         corrections: Langevin steps at each level, at least 1.
-        steps, spacing, start, stop, clip, temperature: see :class:`~diffsweep.samplers.base.Sampler`.
 
     Attributes:
         other_draws: how often a step draws noise before its Langevin steps do.
     """
 
     other_draws = 0
+    snr: float
+    corrections: int
 
-    def __init__(
-        self,
-        snr: float,
-        corrections: int,
-        steps: int,
-        spacing: Spacing,
-        start: float,
-        stop: float,
-        clip: Clip,
-        temperature: float,
-    ) -> None:
-        super().__init__(steps, spacing, start, stop, clip, temperature)
-        if not 0 < snr < 1:
-            raise ValueError(f"sampler.snr lies between 0 and 1, both excluded, not {snr}")
-        if not 1 <= corrections < 2**12:
-            raise ValueError(f"sampler.corrections lies between 1 and {2**12 - 1}, not {corrections}")
-        self.snr, self.corrections = snr, corrections
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.snr < 1:
+            raise ValueError(f"sampler.snr lies between 0 and 1, both excluded, not {self.snr}")
+        if not 1 <= self.corrections < 2**12:
+            raise ValueError(f"sampler.corrections lies between 1 and {2**12 - 1}, not {self.corrections}")
 
-    def corrected(
-        self,
-        denoiser: Denoiser,
-        x: Tensor,
-        t: Tensor,
-        pair: Step[float],
-        denoised: Denoised,
-        noise: Noise,
-        cond: Condition | None,
-    ) -> Tensor:
-        """x after the Langevin steps at t, the first of which uses ``denoised``."""
-        std = 2 * self.snr * pair.sigma_t
+    def corrected(self, look: Look, x: Tensor, at: Level[float], denoised: Denoised, noise: Noise) -> Tensor:
+        """Return x after the Langevin steps at a level, the first of which uses ``denoised``."""
+        std = 2 * self.snr * at.sigma
         for k in range(self.corrections):
-            at_x = self.denoise(denoiser, x, t, pair, cond) if k > 0 else denoised
-            x = torch.add(x, at_x.eps, alpha=-(std**2) / (2 * pair.sigma_t))
+            eps = (look(x, at) if k > 0 else denoised).eps
+            x = torch.add(x, eps, alpha=-(std**2) / (2 * at.sigma))
             x = x.add_(self.drawn(noise, self.other_draws + k).like(x), alpha=std)
         return x
 
     def drawn(self, noise: Noise, k: int) -> Noise:
-        """The noise of the k-th draw within a walk's step."""
+        """Return the noise of the k-th draw within a walk's step."""
         return noise.at(noise.step * (self.other_draws + self.corrections) + k)
 
 
+@dataclass(kw_only=True, eq=False)
 class Langevin(LangevinSampler):
     r"""Annealed Langevin dynamics (Song & Ermon 2019, arXiv:1907.05600, alg. 1): at each level ``corrections`` steps of
 
@@ -91,34 +76,17 @@ class Langevin(LangevinSampler):
     Args:
         snr: the signal-to-noise ratio of a Langevin step, above 0 and below 1.
         corrections: Langevin steps at each level, at least 1, each of a network call.
-        steps, spacing, start, stop, clip, temperature: see :class:`~diffsweep.samplers.base.Sampler`.
     """
 
-    def __init__(
-        self,
-        snr: float = 0.25,
-        corrections: int = 10,
-        steps: int = 100,
-        spacing: Spacing = "uniform",
-        start: float = 1.0,
-        stop: float = 0.0,
-        clip: Clip = "static",
-        temperature: float = 1.0,
-    ) -> None:
-        super().__init__(snr, corrections, steps, spacing, start, stop, clip, temperature)
+    steps: int = 100
+    snr: float = 0.25
+    corrections: int = 10
 
     def advance(
-        self,
-        denoiser: Denoiser,
-        x: Tensor,
-        t: Tensor,
-        pair: Step[float],
-        state: State | None,
-        noise: Noise,
-        cond: Condition | None,
+        self, look: Look, x: Tensor, step: Step[float], state: State | None, noise: Noise
     ) -> tuple[Tensor, State]:
-        denoised = self.denoise(denoiser, x, t, pair, cond)
-        x = self.corrected(denoiser, x, t, pair, denoised, noise, cond)
-        if pair.sigma_s == 0:
-            return euler_step(self.denoise(denoiser, x, t, pair, cond), pair.alpha_s, 0.0), State(denoised)
-        return x * (math.hypot(pair.alpha_s, pair.sigma_s) / math.hypot(pair.alpha_t, pair.sigma_t)), State(denoised)
+        denoised, here, there = look(x, step.here), step.here, step.there
+        x = self.corrected(look, x, here, denoised, noise)
+        if there.sigma == 0:
+            return euler_step(look(x, here), there.alpha, 0.0), State(denoised)
+        return x * (there.norm / here.norm), State(denoised)

@@ -1,16 +1,18 @@
 """Linear multistep solvers in sigma / alpha, and the one whose coefficients fit the steps as they lie."""
 
-import math
 from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from torch import Tensor
 
-from diffsweep.diffusion import Condition, Denoised, Denoiser, Noise, Step, velocity
-from diffsweep.samplers.base import Clip, Sampler, Spacing, State, euler_step
-from diffsweep.samplers.exponential import WarmStart, one_of, quadrature, usable
-from diffsweep.samplers.ode import AngleSampler
+from diffsweep.diffusion import Denoised, Noise, Step, velocity
+from diffsweep.samplers.base import Sampler, State, euler_step
+from diffsweep.samplers.exponential import WarmStart, quadrature, usable
+from diffsweep.samplers.look import Look
+from diffsweep.samplers.options import one_of
+from diffsweep.schedules import Level
 
 
 class Slope(NamedTuple):
@@ -34,59 +36,43 @@ class LinearMultistepSampler(Sampler):
     memory: int  # how many eps a step uses
 
     def advance(
-        self,
-        denoiser: Denoiser,
-        x: Tensor,
-        t: Tensor,
-        pair: Step[float],
-        state: State | None,
-        noise: Noise,
-        cond: Condition | None,
+        self, look: Look, x: Tensor, step: Step[float], state: State | None, noise: Noise
     ) -> tuple[Tensor, State]:
-        denoised = self.denoise(denoiser, x, t, pair, cond)
+        denoised, here, there = look(x, step.here), step.here, step.there
         slopes: tuple[Slope, ...] = ()
-        if pair.alpha_t > 0:
-            first = Slope(pair.sigma_t / pair.alpha_t, denoised.eps)
+        if here.alpha > 0:
             past = state.history if state is not None else ()
-            slopes = usable((first, *past)[: self.memory], pair.sigma_s / pair.alpha_s)
-        if pair.sigma_s == 0 and self.clip != "none":
-            x = euler_step(denoised, pair.alpha_s, pair.sigma_s)
-        elif len(slopes) < self.memory and pair.sigma_s > 0:
-            x = self.begin(denoiser, x, denoised, slopes, pair, cond)
+            slopes = usable((Slope(here.ratio, denoised.eps), *past)[: self.memory], there.ratio)
+        if there.sigma == 0 and self.clip != "none":
+            x = euler_step(denoised, there.alpha, there.sigma)
+        elif len(slopes) < self.memory and there.sigma > 0:
+            x = self.begin(look, x, step, denoised, slopes)
         else:
-            x = self.multistep(denoised, slopes, pair)
+            x = self.multistep(denoised, slopes, there)
         return x, State(denoised, slopes[: self.memory - 1])
 
     @abstractmethod
-    def begin(
-        self,
-        denoiser: Denoiser,
-        x: Tensor,
-        denoised: Denoised,
-        slopes: Sequence[Slope],
-        pair: Step[float],
-        cond: Condition | None,
-    ) -> Tensor:
-        """A step, not to clean data, for which some history is missing; ``slopes`` is empty where no signal is left."""
+    def begin(self, look: Look, x: Tensor, step: Step[float], denoised: Denoised, slopes: Sequence[Slope]) -> Tensor:
+        """Take a step, not to clean data, for which some history is missing; ``slopes`` is empty where no signal is left."""
 
     @abstractmethod
     def weights(self, slopes: Sequence[Slope], ratio: float) -> list[float]:
-        """The weights of the newest slope and of those before it, for a step to ``ratio``."""
+        """Return the weights of the newest slope and of those before it, for a step to ``ratio``."""
 
-    def multistep(self, denoised: Denoised, slopes: Sequence[Slope], pair: Step[float]) -> Tensor:
-        """x at s by the slopes there are, the newest first; Euler's step for none."""
+    def multistep(self, denoised: Denoised, slopes: Sequence[Slope], there: Level[float]) -> Tensor:
+        """Return x there by the slopes there are, the newest first; by Euler's step for none."""
         if len(slopes) < 2:
-            return euler_step(denoised, pair.alpha_s, pair.sigma_s)
-        ratio = pair.sigma_s / pair.alpha_s
-        change = pair.alpha_s * (ratio - slopes[0].ratio)
-        newest, *older = self.weights(slopes, ratio)
-        x = euler_step(denoised, pair.alpha_s, pair.sigma_s + change * (newest - 1))
+            return euler_step(denoised, there.alpha, there.sigma)
+        change = there.alpha * (there.ratio - slopes[0].ratio)
+        newest, *older = self.weights(slopes, there.ratio)
+        x = euler_step(denoised, there.alpha, there.sigma + change * (newest - 1))
         for weight, slope in zip(older, slopes[1:], strict=True):
             x.add_(slope.eps, alpha=change * weight)
         return x
 
 
-class LMS(LinearMultistepSampler, AngleSampler):
+@dataclass(kw_only=True, eq=False)
+class LMS(LinearMultistepSampler):
     r"""Linear multistep of order p (k-diffusion's ``sample_lms``; Adams and Bashforth's method for steps of any size): the weights are those
     of the polynomial through the last p eps, :math:`w_k = \frac{1}{r_s - r_t} \int_{r_t}^{r_s} \prod_{j \ne k} \frac{r - r_j}{r_k - r_j} \, dr`.
     One network call a step.
@@ -102,44 +88,28 @@ class LMS(LinearMultistepSampler, AngleSampler):
         order: p, 1 to 4.
         warm_start: how the steps that lack history are taken. ``singlestep``: by Runge and Kutta's, of 4 network calls each in
             place of 1, p - 1 of them (p where the walk begins with no signal); ``euler``: at the orders 1, ..., p - 1.
-        steps, spacing, start, stop, clip, temperature: see :class:`~diffsweep.samplers.base.Sampler`.
     """
 
-    def __init__(
-        self,
-        order: int = 4,
-        warm_start: WarmStart = "singlestep",
-        steps: int = 20,
-        spacing: Spacing = "uniform",
-        start: float = 1.0,
-        stop: float = 0.0,
-        clip: Clip = "static",
-        temperature: float = 1.0,
-    ) -> None:
-        self.order = self.memory = one_of("order", order, (1, 2, 3, 4))
-        super().__init__(steps, spacing, start, stop, clip, temperature)
-        self.warm_start = one_of("warm_start", warm_start, ("singlestep", "euler"))
+    steps: int = 20
+    order: int = 4
+    warm_start: WarmStart = "singlestep"
 
-    def begin(
-        self,
-        denoiser: Denoiser,
-        x: Tensor,
-        denoised: Denoised,
-        slopes: Sequence[Slope],
-        pair: Step[float],
-        cond: Condition | None,
-    ) -> Tensor:
+    def __post_init__(self) -> None:
+        self.memory = one_of("order", self.order, (1, 2, 3, 4))
+        one_of("warm_start", self.warm_start, ("singlestep", "euler"))
+        super().__post_init__()
+
+    def begin(self, look: Look, x: Tensor, step: Step[float], denoised: Denoised, slopes: Sequence[Slope]) -> Tensor:
         if self.warm_start == "euler" or self.memory == 1:
-            return self.multistep(denoised, slopes, pair)
-        here, there = math.atan2(pair.sigma_t, pair.alpha_t), math.atan2(pair.sigma_s, pair.alpha_s)
-        h, middle = there - here, (here + there) / 2
-        u = x / math.hypot(pair.alpha_t, pair.sigma_t)
+            return self.multistep(denoised, slopes, step.there)
+        here, there = step.here.angle, step.there.angle
+        h, middle, u = there - here, (here + there) / 2, x / step.here.norm
         k1 = velocity(denoised, here)
-        k2 = self.rate(denoiser, u.add(k1, alpha=h / 2), middle, cond)
-        k3 = self.rate(denoiser, u.add(k2, alpha=h / 2), middle, cond)
-        k4 = self.rate(denoiser, u.add(k3, alpha=h), there, cond)
+        k2 = look.velocity(u.add(k1, alpha=h / 2), middle)
+        k3 = look.velocity(u.add(k2, alpha=h / 2), middle)
+        k4 = look.velocity(u.add(k3, alpha=h), there)
         u = u.add_(k1.add_(k2, alpha=2).add_(k3, alpha=2).add_(k4), alpha=h / 6)
-        return u * math.hypot(pair.alpha_s, pair.sigma_s)
+        return u * step.there.norm
 
     def weights(self, slopes: Sequence[Slope], ratio: float) -> list[float]:
         here = slopes[0].ratio

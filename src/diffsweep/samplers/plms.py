@@ -1,14 +1,15 @@
 """PLMS: the pseudo linear multistep solver of PNDM."""
 
-import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from diffsweep.diffusion import Condition, Denoised, Denoiser, Step
-from diffsweep.samplers.base import Clip, Spacing, euler_step
+from diffsweep.diffusion import Denoised, Step
+from diffsweep.samplers.base import euler_step
 from diffsweep.samplers.heun import trapezoid
 from diffsweep.samplers.lms import LinearMultistepSampler, Slope
+from diffsweep.samplers.look import Look
 
 _WEIGHTS = {
     2: [3 / 2, -1 / 2],
@@ -17,6 +18,7 @@ _WEIGHTS = {
 }
 
 
+@dataclass(kw_only=True, eq=False)
 class PLMS(LinearMultistepSampler):
     r"""PLMS (Liu et al. 2022, arXiv:2202.09778): DDIM's step with the eps of Adams and Bashforth's method for *equal* steps,
 
@@ -34,43 +36,22 @@ class PLMS(LinearMultistepSampler):
 
     Args:
         public_form: the first step as it is published.
-        steps, spacing, start, stop, clip, temperature: see :class:`~diffsweep.samplers.base.Sampler`.
     """
 
     order = 2
     memory = 4
+    public_form: bool = False
 
-    def __init__(
-        self,
-        public_form: bool = False,
-        steps: int = 50,
-        spacing: Spacing = "uniform",
-        start: float = 1.0,
-        stop: float = 0.0,
-        clip: Clip = "static",
-        temperature: float = 1.0,
-    ) -> None:
-        super().__init__(steps, spacing, start, stop, clip, temperature)
-        self.public_form = public_form
-
-    def begin(
-        self,
-        denoiser: Denoiser,
-        x: Tensor,
-        denoised: Denoised,
-        slopes: Sequence[Slope],
-        pair: Step[float],
-        cond: Condition | None,
-    ) -> Tensor:
+    def begin(self, look: Look, x: Tensor, step: Step[float], denoised: Denoised, slopes: Sequence[Slope]) -> Tensor:
+        here, there = step.here, step.there
         if len(slopes) > 1:
-            return self.multistep(denoised, slopes, pair)
-        moved = euler_step(denoised, pair.alpha_s, pair.sigma_s)
-        s = denoiser.schedule.at_log_snr(2 * math.log(pair.alpha_s / pair.sigma_s))
-        there = self.denoise_at(denoiser, moved, s, cond)
+            return self.multistep(denoised, slopes, there)
+        moved = euler_step(denoised, there.alpha, there.sigma)
+        at_end = look(moved, there)
         if not self.public_form or not slopes:
-            return trapezoid(moved, denoised, there, pair.alpha_s - pair.alpha_t, pair.sigma_s - pair.sigma_t)
-        change = pair.sigma_s - pair.alpha_s * slopes[0].ratio
-        return moved.add_(there.eps - denoised.eps, alpha=change / 2)
+            return trapezoid(moved, denoised, at_end, there.alpha - here.alpha, there.sigma - here.sigma)
+        change = there.sigma - there.alpha * slopes[0].ratio
+        return moved.add_(at_end.eps - denoised.eps, alpha=change / 2)
 
     def weights(self, slopes: Sequence[Slope], ratio: float) -> list[float]:
         return _WEIGHTS[len(slopes)]

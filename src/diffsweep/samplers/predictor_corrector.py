@@ -1,18 +1,19 @@
 """Predictor-corrector sampling of the reverse SDE."""
 
 import math
+from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
-from diffsweep.diffusion import Condition, Denoiser, Noise, Step
-from diffsweep.samplers.base import Clip, Spacing, State, euler_step
-from diffsweep.samplers.exponential import one_of
+from diffsweep.diffusion import Noise, Step
+from diffsweep.samplers.base import State, euler_step
 from diffsweep.samplers.langevin import LangevinSampler
+from diffsweep.samplers.look import Look
+from diffsweep.samplers.options import one_of
 
-Predictor = Literal["reverse_diffusion", "ancestral"]
 
-
+@dataclass(kw_only=True, eq=False)
 class PredictorCorrector(LangevinSampler):
     r"""A predictor's step from level to level, with Langevin steps at each (Song et al. 2021, arXiv:2011.13456, alg. 2 and 3, app. G).
 
@@ -33,42 +34,25 @@ class PredictorCorrector(LangevinSampler):
         predictor: ``reverse_diffusion`` or ``ancestral``.
         snr: the signal-to-noise ratio of a Langevin step, above 0 and below 1: 0.16 for VE, 0.01 for VP in the paper.
         corrections: Langevin steps at each level, at least 1; without them it is :class:`~diffsweep.samplers.Ancestral`.
-        steps, spacing, start, stop, clip, temperature: see :class:`~diffsweep.samplers.base.Sampler`.
     """
 
     other_draws = 1  # the predictor's
+    steps: int = 250
+    predictor: Literal["reverse_diffusion", "ancestral"] = "reverse_diffusion"
+    snr: float = 0.16
+    corrections: int = 1
 
-    def __init__(
-        self,
-        predictor: Predictor = "reverse_diffusion",
-        snr: float = 0.16,
-        corrections: int = 1,
-        steps: int = 250,
-        spacing: Spacing = "uniform",
-        start: float = 1.0,
-        stop: float = 0.0,
-        clip: Clip = "static",
-        temperature: float = 1.0,
-    ) -> None:
-        super().__init__(snr, corrections, steps, spacing, start, stop, clip, temperature)
-        self.predictor = one_of("predictor", predictor, ("reverse_diffusion", "ancestral"))
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("predictor", self.predictor, ("reverse_diffusion", "ancestral"))
 
     def advance(
-        self,
-        denoiser: Denoiser,
-        x: Tensor,
-        t: Tensor,
-        pair: Step[float],
-        state: State | None,
-        noise: Noise,
-        cond: Condition | None,
+        self, look: Look, x: Tensor, step: Step[float], state: State | None, noise: Noise
     ) -> tuple[Tensor, State]:
-        denoised = self.denoise(denoiser, x, t, pair, cond)
-        x = self.corrected(denoiser, x, t, pair, denoised, noise, cond)
-        corrected = self.denoise(denoiser, x, t, pair, cond)
-        towards_eps = pair.alpha_ts * pair.sigma_s**2 / pair.sigma_t
-        x = euler_step(corrected, pair.alpha_s, towards_eps)
-        if pair.sigma_s > 0:
-            variance = pair.var_ts if self.predictor == "reverse_diffusion" else pair.var_post
-            x = x.add_(self.drawn(noise, 0).like(x), alpha=math.sqrt(variance))
+        denoised, here, there = look(x, step.here), step.here, step.there
+        x = self.corrected(look, x, here, denoised, noise)
+        x = euler_step(look(x, here), there.alpha, step.alpha_ts * there.sigma**2 / here.sigma)
+        if there.sigma > 0:
+            variance = step.var_ts if self.predictor == "reverse_diffusion" else step.var_post
+            x.add_(self.drawn(noise, 0).like(x), alpha=math.sqrt(variance))
         return x, State(denoised)

@@ -1,32 +1,30 @@
 """UniPC: a multistep predictor whose every step the next network call corrects."""
 
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
-from diffsweep.diffusion import Condition, Denoised, Denoiser
-from diffsweep.samplers.base import Clip, Spacing
+from diffsweep.diffusion import Denoised, Step
 from diffsweep.samplers.exponential import (
     InX0,
-    Level,
     MultistepSampler,
     Point,
-    WarmStart,
     combine,
     exact_moments,
-    nodes_of,
-    one_of,
     phi,
-    quadrature,
     usable,
 )
+from diffsweep.samplers.look import Look
+from diffsweep.samplers.options import one_of
+from diffsweep.schedules import Level
 
 
 class Predicted(NamedTuple):
     """A step that the next one corrects: from where to where, with which outputs, of which weights."""
 
-    here: Level
-    there: Level
+    here: Level[float]
+    there: Level[float]
     points: tuple[Point, ...]
     weights: list[float]
 
@@ -38,6 +36,7 @@ class History(NamedTuple):
     predicted: Predicted | None
 
 
+@dataclass(kw_only=True, eq=False)
 class UniPC(InX0, MultistepSampler):
     r"""UniPC in x_0 (Zhao et al. 2023, arXiv:2302.04867, alg. 5 and 6), with :math:`\lambda = \log(\alpha / \sigma)`, :math:`h = \lambda_s - \lambda_t`.
 
@@ -58,58 +57,37 @@ class UniPC(InX0, MultistepSampler):
         variant: ``bh1`` or ``bh2``.
         warm_start: the first p - 1 steps are ``singlestep``, DPM-Solver++ 2S or 3S, so a walk of order 2 makes 1 network call
             more than it has steps and one of order 3 makes 4 more; or ``euler``: at the orders 1, ..., p - 1, with none more.
-        steps, spacing, start, stop, clip, temperature: see :class:`~diffsweep.samplers.base.Sampler`.
     """
 
-    def __init__(
-        self,
-        order: int = 2,
-        variant: Literal["bh1", "bh2"] = "bh2",
-        warm_start: WarmStart = "singlestep",
-        steps: int = 20,
-        spacing: Spacing = "log_snr",
-        start: float = 1.0,
-        stop: float = 0.0,
-        clip: Clip = "static",
-        temperature: float = 1.0,
-    ) -> None:
-        self.order = one_of("order", order, (1, 2, 3)) + 1
-        self.variant = one_of("variant", variant, ("bh1", "bh2"))
-        super().__init__(order, warm_start, steps, spacing, start, stop, clip, temperature)
+    variant: Literal["bh1", "bh2"] = "bh2"
 
-    def solve(
-        self,
-        denoiser: Denoiser,
-        x: Tensor,
-        here: Level,
-        there: Level,
-        denoised: Denoised,
-        history: Any,
-        cond: Condition | None,
-    ) -> tuple[Tensor, Any]:
-        first = Point(here.half_log_snr, denoised.x0)
+    def __post_init__(self) -> None:
+        one_of("variant", self.variant, ("bh1", "bh2"))
+        super().__post_init__()
+
+    def convergence(self) -> int:
+        return self.solver_order + 1
+
+    def solve(self, look: Look, x: Tensor, step: Step[float], denoised: Denoised, history: Any) -> tuple[Tensor, Any]:
+        here, there, first = step.here, step.there, self.point(step.here, denoised)
         past = history if history is not None else History((), None)
-        if past.predicted is not None and past.predicted.there == here:
+        if past.predicted is not None and past.predicted.there.half_log_snr == here.half_log_snr:
             x = self._corrected(x, past.predicted, first)
         points = usable((first, *past.points)[: self.solver_order], there.half_log_snr)
         kept = points[: self.solver_order - 1]
         if len(points) < self.solver_order and self.warm_start == "singlestep":
-            return self.single_step(self.solver_order, denoiser, x, here, there, first, cond), History(kept, None)
-        scale, c, z = self.linear_part(here, there)
-        weights = quadrature(nodes_of(points, here, there), self.moments(len(points), z))
-        x = combine(x, scale, [(-c * z * w, point.output) for w, point in zip(weights, points, strict=True)])
+            return self.single_step(self.solver_order, look, x, step, denoised), History(kept, None)
+        weights = self.weights(here, there, points, self.moments)
+        x = combine(x, self.linear_part(here, there)[0], points, weights)
         return x, History(kept, Predicted(here, there, points, weights))
 
     def _corrected(self, x: Tensor, predicted: Predicted, new: Point) -> Tensor:
-        """x with the predictor's quadrature replaced by the corrector's, over one output more."""
-        here, there, points, before = predicted
-        _, c, z = self.linear_part(here, there)
-        joined = (*points, new)
-        after = quadrature(nodes_of(joined, here, there), self.moments(len(joined), z))
-        changes = [w - v for w, v in zip(after, [*before, 0.0], strict=True)]
-        return combine(x, 1.0, [(-c * z * w, point.output) for w, point in zip(changes, joined, strict=True)])
+        """Return x with the predictor's quadrature replaced by the corrector's, over one output more."""
+        joined = (*predicted.points, new)
+        after = self.weights(predicted.here, predicted.there, joined, self.moments)
+        return combine(x, 1.0, joined, [w - v for w, v in zip(after, [*predicted.weights, 0.0], strict=True)])
 
-    def moments(self, order: int, z: float) -> list[float]:
-        if order == 2:
+    def moments(self, count: int, z: float) -> list[float]:
+        if count == 2:
             return [phi(1, z), 0.5 if self.variant == "bh1" else phi(1, z) / 2]
-        return exact_moments(order, z)
+        return exact_moments(count, z)

@@ -1,7 +1,7 @@
 """Noise schedules: ``alpha_t, sigma_t = schedule(t)`` with ``t`` in [0, 1]."""
 
 from diffsweep.schedules.alpha_bar import Cosine, SigmoidAlphaBar
-from diffsweep.schedules.base import DiscreteSchedule, Located, Schedule
+from diffsweep.schedules.base import DiscreteSchedule, Level, Schedule
 from diffsweep.schedules.beta import Constant, Exponential, Linear, Quadratic, ScaledLinear, Sigmoid
 from diffsweep.schedules.continuous import EDM, VE, VP, CosineContinuous, Flow, LogSNRSchedule, SubVP
 from diffsweep.schedules.learned import Learned, minimise_variance
@@ -17,8 +17,8 @@ __all__ = [
     "Exponential",
     "Flow",
     "Learned",
+    "Level",
     "Linear",
-    "Located",
     "LogSNRSchedule",
     "Quadratic",
     "ScaledLinear",
