@@ -13,9 +13,9 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, ListConfig
 from slower import each_once
 
+from diffsweep.configuration import conf
 from diffsweep.configuration.build import build_data, build_model
 from diffsweep.configuration.check import STAGE, keywords_of
-from diffsweep.configuration.conf import parents
 from diffsweep.configuration.preflight import preflight
 from diffsweep.errors import UserError
 from diffsweep.models import AutoencoderModel, DiffusionModel
@@ -28,7 +28,7 @@ NAMED = {
     key for entry in yaml.safe_load((CONF / "base.yaml").read_text())["defaults"] if entry != "_self_" for key in entry
 }
 GROUPS = {
-    folder.name: sorted(path.stem for path in folder.glob("*.yaml")) + ["null"] * (folder.name in NULLABLE)
+    folder.name: conf.options(folder.name) + ["null"] * (folder.name in NULLABLE)
     for folder in sorted(CONF.iterdir())
     if folder.name in NAMED
 }
@@ -50,7 +50,9 @@ FAMILIES = {  # of options that start from another of their group, that one: a p
         for option in choices
         if option == "null"
         or f"{name}={option}" in LEARNED
-        or not (parents(name, option) or STAGE in text_of(name, option) or f"{name}={option}" in {*ABROAD, *OF_CLIPS})
+        or not (
+            conf.parents(name, option) or STAGE in text_of(name, option) or f"{name}={option}" in {*ABROAD, *OF_CLIPS}
+        )
     ]
     for name, choices in GROUPS.items()
 }

@@ -2,7 +2,6 @@
 
 import inspect
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,12 +9,13 @@ from hydra.utils import get_class
 from slower import some
 
 from diffsweep.configuration.build import build
+from diffsweep.configuration.conf import options
 from diffsweep.diffusion import Denoiser, Eps, GaussianDenoiser, NetworkDenoiser, Noise, Stream, prior
 from diffsweep.diffusion.spacing import SPACINGS
 from diffsweep.errors import UserError
 from diffsweep.schedules import Cosine, Linear
 
-OPTIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf/sampler").glob("*.yaml"))
+OPTIONS = options("sampler")
 
 pytestmark = pytest.mark.parametrize("option", OPTIONS)
 
@@ -286,10 +286,12 @@ def test_bad_values_of_a_configuration_are_the_users(compose, option):
         build(compose(f"sampler={option}", "sampler.steps=0"), "sampler")
 
 
-def test_the_shared_settings_are_keys_of_its_file(compose, option):
-    settings = compose(f"sampler={option}").sampler
-    assert {"steps", "spacing", "start", "stop", "clip"} <= set(settings)
-    assert set(settings) - {"_target_"} == set(inspect.signature(get_class(settings._target_)).parameters)
+def test_its_settings_are_the_defaults_of_its_class(compose, option):
+    """From Python it is the same walk as from the command line; clip follows from the space there."""
+    settings = dict(compose(f"sampler={option}").sampler)
+    parameters = inspect.signature(get_class(settings.pop("_target_"))).parameters.values()
+    assert {"steps", "spacing", "start", "stop", "clip", "temperature"} <= set(settings)
+    assert settings == {parameter.name: parameter.default for parameter in parameters}
 
 
 @pytest.mark.parametrize("spacing", ["trailing", "leading"])

@@ -1,27 +1,32 @@
 """Options of conf/ for tests of single parts, in the space of the default data, without composing a whole run."""
 
 import functools
-from pathlib import Path
 
 import torch
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
 import diffsweep.configuration.resolvers  # noqa: F401  for what the files interpolate
-
-CONF = Path(__file__).parents[2] / "conf"
+from diffsweep.configuration.conf import CONF, files, options
 
 
 def names(group):
     """The options of a group."""
-    return [path.stem for path in sorted((CONF / group).glob("*.yaml"))]
+    return options(group)
+
+
+def loaded(group, name):
+    """A file of conf, over those of its group that it starts from."""
+    own = OmegaConf.load(CONF / group / f"{name}.yaml")
+    begun = [loaded(group, start) for start in own.pop("defaults", []) if start in files(group)]
+    return OmegaConf.merge(*begun, own)
 
 
 @functools.cache
 def described(group, name):
     """The class that a file of conf names, and its settings."""
-    nodes = {"dataset": "dataset/digits", "autoencoder": "autoencoder/identity", "it": f"{group}/{name}"}
-    cfg = OmegaConf.create({node: OmegaConf.load(CONF / f"{file}.yaml") for node, file in nodes.items()})
+    nodes = {"dataset": ("dataset", "digits"), "autoencoder": ("autoencoder", "identity"), "it": (group, name)}
+    cfg = OmegaConf.create({node: loaded(*place) for node, place in nodes.items()})
     cfg.space = OmegaConf.load(CONF / "base.yaml").space
     settings = OmegaConf.to_container(cfg.it, resolve=True)
     return get_class(settings.pop("_target_")), settings

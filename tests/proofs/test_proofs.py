@@ -2,10 +2,10 @@
 
 import math
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
+from options import names
 from slower import some
 
 from diffsweep.configuration.build import build
@@ -24,9 +24,7 @@ from diffsweep.proofs.samples import samples
 from diffsweep.samplers import DDIM, ODE, Ancestral, DPMSolverPP, Heun, Langevin
 from diffsweep.schedules import EDM, VE, Cosine, Linear, Schedule
 
-CONF = Path(__file__).parents[2] / "conf"
-SAMPLERS = sorted(path.stem for path in (CONF / "sampler").glob("*.yaml"))
-SCHEDULES = sorted(path.stem for path in (CONF / "schedule").glob("*.yaml"))
+SAMPLERS, SCHEDULES = names("sampler"), names("schedule")
 BIASED = {"langevin"}  # no predictor takes its noise away: it never comes to the data, and verify says so
 
 

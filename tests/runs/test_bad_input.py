@@ -19,6 +19,7 @@ TEXT = (FREE, "dataset=shapes", "metrics=none", "conditioning=text")
 TYPED = [
     (["schedule=lineer"], ["schedule=lineer", "did you mean linear?", "schedule has", "cosine", "scaled_linear"]),
     (["sampler=ddmi"], ["did you mean ddim?", "sampler has ancestral"]),
+    (["sampler=_walk"], ["sampler=_walk: no such option", "sampler has ancestral"]),
     (["schedule=zzzzzzzz"], ["schedule=zzzzzzzz", "no such option", "schedule has", "linear"]),
     (["schedul=linear"], ["schedul: no such key", "did you mean schedule?"]),
     (["zzzzzzzz=1"], ["zzzzzzzz: no such key"]),

@@ -15,8 +15,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from diffsweep.configuration.conf import CONF, content, dotted, keys, settings
-from diffsweep.configuration.explain import explained, nearest
+from diffsweep.configuration.conf import CONF, SHARED, content, dotted, keys, settings
+from diffsweep.configuration.explain import explained, nearest, no_such_option
 from diffsweep.configuration.resolvers import SWEEP
 from diffsweep.configuration.run_source import PREFIX, SELECTORS, RunSearchPath, RunSource
 from diffsweep.configuration.saved import load_config
@@ -82,6 +82,9 @@ def compose_job(command: str, overrides: Sequence[str] = (), number: int | None 
 def finish(command: str, cfg: DictConfig, hydra: Any, run_dir: str) -> DictConfig:
     """Fill in what only Hydra knows, take Hydra's own part away, and hold the rest against the command's schema."""
     choices = {group: option for group, option in hydra.runtime.choices.items() if "/" not in group}
+    for group, option in choices.items():
+        if str(option).startswith(SHARED):
+            raise no_such_option(group, str(option))
     inherited = {group: option for group, option in choices.items() if str(option).startswith(PREFIX)}
     selected = next((choices[name] for name in SELECTORS if choices.get(name)), None)
     if selected is not None:  # the names that the run had for what it passes on

@@ -13,9 +13,17 @@ def groups() -> list[str]:
     return sorted(path.name for path in CONF.iterdir() if path.is_dir())
 
 
-def options(group: str) -> list[str]:
-    """The options of a group."""
+SHARED = "_"  # files whose names begin so hold what options of a group have in common, and are no options
+
+
+def files(group: str) -> list[str]:
+    """Return the files of a group: its options, and what they share."""
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def options(group: str) -> list[str]:
+    """Return the options of a group."""
+    return [name for name in files(group) if not name.startswith(SHARED)]
 
 
 def parents(group: str, option: str) -> list[str]:
@@ -24,9 +32,10 @@ def parents(group: str, option: str) -> list[str]:
 
 
 def settings(group: str, option: str) -> set[str]:
-    """The keys of an option, with dots where they lie deeper, and those of the options that it starts from."""
-    own = set(dotted(content(group, option))) - {"defaults"}
-    return own.union(*(settings(group, name) for name in parents(group, option)))
+    """Return the keys of an option, with dots where they lie deeper, and those of the files that it starts from."""
+    own = content(group, option)
+    begun = [name for name in own.get("defaults", []) if name in files(group)]
+    return (set(dotted(own)) - {"defaults"}).union(*(settings(group, name) for name in begun))
 
 
 def defaults() -> dict[str, str]:
@@ -58,7 +67,7 @@ def content(group: str, option: str) -> Mapping[Any, Any]:
 def keys(command: str) -> list[str]:
     """Every key that some option of a command's configuration has, with dots, and every group."""
     places = [(CONF / f"{command}.yaml", ""), (CONF / "base.yaml", "")]
-    places += [(CONF / group / f"{option}.yaml", f"{group}.") for group in groups() for option in options(group)]
+    places += [(CONF / group / f"{option}.yaml", f"{group}.") for group in groups() for option in files(group)]
     return groups() + [key for path, prefix in places for key in dotted(_read(path), prefix)]
 
 

@@ -40,8 +40,7 @@ def explain(error: Exception, command: str) -> UserError:
         group, _, option = str(error.missing_cfg_file).partition("/")
         if not option:
             return UserError(f"there is no group or command {group}{nearest(group, groups())}")
-        near = nearest(option, options(group))
-        return UserError(f"{group}={option}: no such option{near or ';'} {group} has {', '.join(options(group))}")
+        return no_such_option(group, option)
     if isinstance(error, OverrideParseException):
         return UserError(f"cannot read {error.override!r}: {str(error).splitlines()[0]}")
     if match := re.search(r"Ambiguous value for argument '(.+?)'", text):
@@ -62,6 +61,12 @@ def explain(error: Exception, command: str) -> UserError:
     if isinstance(error, ConfigCompositionException):
         return UserError(" ".join(text.split()))
     return UserError(" ".join(str(error).split()))
+
+
+def no_such_option(group: str, option: str) -> UserError:
+    """The error of an option that a group does not have, with those that it has."""
+    near = nearest(option, options(group))
+    return UserError(f"{group}={option}: no such option{near or ';'} {group} has {', '.join(options(group))}")
 
 
 def _no_such_key(key: str, command: str) -> UserError:
