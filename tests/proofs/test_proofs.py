@@ -155,6 +155,12 @@ def test_what_is_wrong_fails_and_is_named(fewer_steps, subject, proof, said):
     assert said in failed(proof(subject))
 
 
+def test_a_schedule_of_one_step_has_no_ode_to_prove():
+    subject = Subject(Linear(1), V(), DDIM(steps=1))
+    assert not [*order(subject), *likelihood(subject)]
+    assert not failed([check for proof in (round_trips, bound, curves) for check in proof(subject)])
+
+
 def test_nan_fails():
     assert not Check("x", math.nan).passed
     assert not Check("x", math.nan, most=1.0).passed

@@ -24,6 +24,8 @@ def order(subject: Subject) -> Iterator[Check]:
     ends = schedule.log_snr(torch.tensor([schedule.t_max, schedule.t_min], dtype=torch.float64)) / 2
     levels = torch.stack([ends[0].clamp(min=HALF_LOG_SNR[0]), ends[1].clamp(max=HALF_LOG_SNR[1])])
     start, stop = schedule.time_of(2 * levels).tolist()
+    if start <= stop:  # a schedule of one step has no range
+        return
     settings = {"start": start, "stop": stop, "spacing": "log_snr", "clip": "none"}
     x, denoiser = mixture_at_start(schedule, 64, start), subject.mixture
     exact = ODE(tolerance=1e-12, start=start, stop=stop, clip="none")(denoiser, x)
