@@ -111,7 +111,7 @@ def test_latents_have_another_file_for_each_autoencoder_and_for_what_is_kept(con
         model.autoencoder.trained.decoder.conv_out.bias.data -= 1
 
 
-def test_latents_of_another_autoencoder_are_refused(configure, tmp_path, first_stage):
+def test_latents_of_another_autoencoder_are_refused(configure, tmp_path, first_stage, monkeypatch):
     """Given by their file, before training."""
     cfg = configure(tmp_path / "run", "model=ldm", *TINY, f"autoencoder.run={first_stage}")
     model = build_model(cfg)
@@ -122,7 +122,7 @@ def test_latents_of_another_autoencoder_are_refused(configure, tmp_path, first_s
     good = configure(tmp_path / "run", *overrides)
     keep_latents(good, build_model(good), build_data(good))
     other = build_model(good)
-    other.autoencoder.__dict__["weights_hash"] = "0" * 64
+    monkeypatch.setattr(FirstStage, "weights_hash", "0" * 64)
     with pytest.raises(UserError, match=r"autoencoder.cache_dir=.*another autoencoder"):
         keep_latents(good, other, build_data(good))
 

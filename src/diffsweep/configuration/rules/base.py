@@ -109,6 +109,8 @@ def apply(cfg: DictConfig, parts: Parts) -> None:
 
 
 def _trusted(rules: Mapping[str, Rule], cfg: DictConfig) -> list[tuple[str, Rule]]:
-    """The rules of diffsweep and of trusted packages: one that another command of the process has imported is not for this one."""
+    """The rules of diffsweep and of trusted packages: one that another command of the process has imported is not for this one. By their
+    files, and in these as they stand there, so that a message does not depend on what was imported first."""
     homes = ("diffsweep", *cfg.trust)
-    return [(name, function) for name, function in rules.items() if function.__module__.partition(".")[0] in homes]
+    found = [(name, function) for name, function in rules.items() if function.__module__.partition(".")[0] in homes]
+    return sorted(found, key=lambda item: item[1].__module__)
