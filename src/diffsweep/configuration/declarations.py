@@ -1,5 +1,5 @@
-"""What options declare (:mod:`diffsweep.capabilities`), read from the source of their classes: nothing is imported, so ``--help`` starts
-light. What depends on a setting is not seen."""
+"""What options declare (:mod:`diffsweep.capabilities`), read from the source of their classes: nothing is imported, so
+``--help`` starts light. What depends on a setting is not seen."""
 
 import ast
 import functools
@@ -58,7 +58,7 @@ def _body(module: str) -> list[ast.stmt]:
 
 
 def listed(group: str, names: list[str]) -> str:
-    """Return options as a user types them, ``schedule=cosine, linear``: at most some, the default first; "" for none."""
+    """Return options as a user types them, ``schedule=cosine, linear``: at most :data:`MOST`, the default first."""
     first = sorted(names, key=lambda name: (name != defaults().get(group), name))
     return f"{group}={', '.join(first[:MOST])}{', ...' * (len(first) > MOST)}" if names else ""
 
@@ -69,8 +69,8 @@ def families(group: str) -> list[str]:
 
 
 def requirements() -> list[str]:
-    """Return lines of which options go only with which others: those that need something, and those that bring what others have to
-    support."""
+    """Return lines of which options go only with which others: those that need something, and those that bring what
+    others have to support."""
     every = {(group, option): declared(group, option) for group in defaults() for option in families(group)}
 
     def having(field: str, name: str, groups: Collection[str]) -> str:

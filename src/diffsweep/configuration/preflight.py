@@ -54,7 +54,8 @@ def parts_of(cfg: DictConfig) -> rules.Parts:
         raise UserError(str(error)) from error
     model = locate(cfg.model._target_, list(cfg.trust))
     task = instantiated(cfg, "task") if "task" in cfg else None
-    return rules.Parts(backbone=backbone, guidance=guidance, model=model, stages=stages_of(cfg), task=task, **built)  # type: ignore[arg-type]
+    built |= {"model": model, "backbone": backbone, "guidance": guidance, "stages": stages_of(cfg), "task": task}
+    return rules.Parts(**built)
 
 
 def stages_of(cfg: DictConfig) -> dict[str, Stage]:

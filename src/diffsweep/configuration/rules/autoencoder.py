@@ -17,7 +17,7 @@ def an_autoencoder_to_train_has_a_network(cfg: DictConfig, parts: Parts) -> str 
 def an_autoencoder_to_train_is_not_a_trained_one(cfg: DictConfig, parts: Parts) -> str | None:
     if "reconstructions" in parts.model.provides and cfg.autoencoder.get("run") is not None:
         return (
-            f"autoencoder.run={cfg.autoencoder.run} gives a trained autoencoder to latent diffusion, and model={cfg.choices.model} "
-            "trains one; use resume=RUN to go on, or model=ldm"
+            f"autoencoder.run={cfg.autoencoder.run} gives a trained autoencoder to latent diffusion, and "
+            f"model={cfg.choices.model} trains one; use resume=RUN to go on, or model=ldm"
         )
     return None

@@ -26,7 +26,7 @@ from diffsweep.schedules import Schedule
 
 @dataclass(frozen=True)
 class Parts:
-    """What the groups of a configuration build, each under its group's name; None, or nothing, where a group is left out.
+    """What the groups of a configuration build, under the group's name; None where a group is left out.
 
     Attributes:
         model: its class.
@@ -81,19 +81,19 @@ NOTES: dict[str, Rule] = {}  # of what works, but may not be what was meant
 
 
 def rule(function: Rule) -> Rule:
-    """Make a function a rule: what it returns is why a configuration is refused, and what to type instead; None where it holds."""
+    """Make a function a rule: it returns why a configuration is refused and what to type instead, or None."""
     RULES[function.__name__] = function
     return function
 
 
 def note(function: Rule) -> Rule:
-    """Make a function a note: what it returns is a warning."""
+    """Make a function a note: it returns a warning, or None."""
     NOTES[function.__name__] = function
     return function
 
 
 def apply(cfg: DictConfig, parts: Parts) -> None:
-    """Apply every rule of diffsweep and of the packages that ``cfg`` trusts: raise at the first one broken, then print what notes say.
+    """Raise at the first rule that is broken, of diffsweep and of the packages that ``cfg`` trusts; then print what notes say.
 
     Raises:
         UserError: in one line, which ends with the rule's name.
@@ -109,8 +109,8 @@ def apply(cfg: DictConfig, parts: Parts) -> None:
 
 
 def _trusted(rules: Mapping[str, Rule], cfg: DictConfig) -> list[tuple[str, Rule]]:
-    """The rules of diffsweep and of trusted packages: one that another command of the process has imported is not for this one. By their
-    files, and in these as they stand there, so that a message does not depend on what was imported first."""
+    """The rules of diffsweep and of trusted packages: one that another command of the process has imported is not for this
+    one. They are in the order of their files, so that a message does not depend on what was imported first."""
     homes = ("diffsweep", *cfg.trust)
     found = [(name, function) for name, function in rules.items() if function.__module__.partition(".")[0] in homes]
     return sorted(found, key=lambda item: item[1].__module__)

@@ -18,8 +18,8 @@ def a_condition_reaches_the_network(cfg: DictConfig, parts: Parts) -> str | None
         told = f"conditioning={cfg.choices.conditioning} gives {_spoken([name])}"
         if name not in accepted and name not in used:
             return (
-                f"{told}, and backbone={cfg.choices.backbone} takes {_spoken(list(accepted))}; use backbone.{name}={size} where the "
-                "backbone has that key (backbone=unet and dit have), or another conditioning"
+                f"{told}, and backbone={cfg.choices.backbone} takes {_spoken(list(accepted))}; use "
+                f"backbone.{name}={size} where the backbone has that key (backbone=unet and dit have), or another conditioning"
             )
         if name in accepted and accepted[name] != size:
             return f"{told}, {name}={size}, and the network has {name}={accepted[name]}; use backbone.{name}={size}"

@@ -9,5 +9,8 @@ from diffsweep.configuration.rules.base import Parts, rule
 def shared_noise_reaches_the_model(cfg: DictConfig, parts: Parts) -> str | None:
     """Not where there is no diffusion, nor in a run of before there was a choice."""
     if parts.noise.correlated and cfg.model.get("noise") is None:
-        return f"model={cfg.choices.model} has no noise that frames could share, as noise={cfg.choices.noise} has; use noise=independent"
+        return (
+            f"model={cfg.choices.model} has no noise that frames could share, as noise={cfg.choices.noise} has; use "
+            "noise=independent"
+        )
     return None

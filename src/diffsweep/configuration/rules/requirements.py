@@ -53,7 +53,7 @@ def _known(names: Iterable[str]) -> list[str]:
 
 
 def _options(cfg: DictConfig, parts: Parts, group: str, field: str, name: str, having: bool = True) -> str:
-    """The options of a group that declare a capability, or do not, as a user types them: those that the rest of the run goes with."""
+    """The options of a group that declare a capability, or do not, and that the rest of the run goes with."""
     _, supported, given = (
         frozenset().union(*sets) for sets in zip(*(declared_by(part) for _, part in parts), strict=True)
     )

@@ -21,8 +21,8 @@ def a_walk_from_noise_starts_at_its_beginning(cfg: DictConfig, parts: Parts) -> 
     """What is left of the data at an earlier time, noise alone does not have."""
     if parts.sampler.start < 1 and "task" not in cfg and parts.metrics is not None:
         return (
-            f"samples start at t = {cfg.sampler.start} from noise alone, without what is left of the data there; sample.py "
-            "task=edit starts from images"
+            f"samples start at t = {cfg.sampler.start} from noise alone, without what is left of the data there; "
+            "sample.py task=edit starts from images"
         )
     return None
 
@@ -34,7 +34,7 @@ def x0_is_clipped_or_steady(cfg: DictConfig, parts: Parts) -> str | None:
     factor = abs(float(parts.prediction.coefficients(*parts.schedule(t)).c_out))
     if parts.sampler.clip == "none" and factor > STEADY:
         return (
-            f"a walk starts where x0 is off by {factor:.0f} times the error of the network's output, and nothing clips it; use "
-            "prediction=v, or a schedule that keeps more of the signal (schedule=linear, scaled_linear)"
+            f"a walk starts where x0 is off by {factor:.0f} times the error of the network's output, and nothing clips it; "
+            "use prediction=v, or a schedule that keeps more of the signal (schedule=linear, scaled_linear)"
         )
     return None

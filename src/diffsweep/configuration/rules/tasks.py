@@ -20,6 +20,6 @@ def frames_are_counted_once(cfg: DictConfig, parts: Parts) -> str | None:
     if parts.task is None or parts.task.length_key is None or cfg.num_frames is None:
         return None
     return (
-        f"num_frames={cfg.num_frames} is of clips that are drawn at once and from nothing; with task={cfg.choices.task} leave it "
-        f"out, and use {parts.task.length_key}"
+        f"num_frames={cfg.num_frames} is of clips that are drawn at once and from nothing; with task={cfg.choices.task} "
+        f"leave it out, and use {parts.task.length_key}"
     )

@@ -33,7 +33,7 @@ def a_learned_variance_has_a_chain(cfg: DictConfig, parts: Parts) -> str | None:
 
 @rule
 def the_bound_of_a_chain_has_its_variance(cfg: DictConfig, parts: Parts) -> str | None:
-    """The hybrid loss trains nothing but the variance by the bound, and the bound of a chain is loose without a right one."""
+    """The hybrid loss trains the variance alone by the bound, and a chain's bound is loose without a right one."""
     trains, chain = "learned_variance" in parts.objective.supports, parts.schedule.num_steps is not None
     if trains and chain and "learned_variance" not in parts.prediction.provides:
         return (
