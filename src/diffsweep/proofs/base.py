@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from diffsweep.diffusion import INDEPENDENT, AsPredicted, ClipNoise, Denoiser, GaussianDenoiser, Prediction
+from diffsweep.discovery import is_of
 from diffsweep.guidance import unguided
 from diffsweep.proofs.data import (
     CLIP_COVARIANCE,
@@ -164,6 +165,6 @@ def proof(place: int = 80) -> Callable[[Proof], Proof]:
 
 
 def proofs_of(packages: Sequence[str]) -> list[Proof]:
-    """Return the proofs that given packages have, in the order of their places."""
-    own = [function for function in PLACES if function.__module__.partition(".")[0] in packages]
+    """Return diffsweep's proofs and those of the packages, in the order of their places."""
+    own = [function for function in PLACES if is_of(function, packages)]
     return sorted(own, key=lambda function: (PLACES[function], function.__name__))

@@ -10,7 +10,7 @@ from diffsweep import benchmarks
 from diffsweep.benchmarks.base import MEMORY, PARTS, Bench
 from diffsweep.configuration.build import build_data, build_diffusion
 from diffsweep.datasets import ImageData
-from diffsweep.discovery import import_all
+from diffsweep.discovery import import_all, is_of
 from diffsweep.errors import UserError
 from diffsweep.files import write_text
 from diffsweep.models import DiffusionModel
@@ -28,14 +28,15 @@ def benchmark(cfg: DictConfig) -> float:
             f"a median needs repeats of at least 3 and train_steps of at least 1, not {cfg.repeats} and {cfg.train_steps}"
         )
     import_all(benchmarks)
+    parts = {name: part for name, part in PARTS.items() if is_of(part, cfg.trust)}
     if not cfg.parts:
-        raise UserError(f"parts is empty; a benchmark has {', '.join(PARTS)}")
-    if unknown := sorted(set(cfg.parts) - set(PARTS)):
-        raise UserError(f"parts has {', '.join(unknown)}; a benchmark has {', '.join(PARTS)}")
+        raise UserError(f"parts is empty; a benchmark has {', '.join(parts)}")
+    if unknown := sorted(set(cfg.parts) - set(parts)):
+        raise UserError(f"parts has {', '.join(unknown)}; a benchmark has {', '.join(parts)}")
     resolve_stages(cfg, train)
     folder = Path(cfg.paths.run_dir)
     bench = Bench(cfg, _fresh, lambda settings, callbacks: make_trainer(settings, callbacks, loggers(cfg)))
-    results = {label: result for name in cfg.parts for label, result in PARTS[name](bench).items()}
+    results = {label: result for name in cfg.parts for label, result in parts[name](bench).items()}
     settings = {"threads": torch.get_num_threads(), "torch": torch.__version__, "batch_size": cfg.dataset.batch_size}
     settings |= {"device": "cuda" if torch.cuda.is_available() else "cpu", "repeats": cfg.repeats}
     write_text(folder / "benchmark.json", json.dumps({"settings": settings, "results": results}, indent=2) + "\n")

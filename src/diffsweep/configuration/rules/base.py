@@ -15,7 +15,7 @@ from diffsweep.autoencoders import AdversarialLoss, Autoencoder, Perceptual
 from diffsweep.conditioning import Conditioning
 from diffsweep.datasets import ImageData
 from diffsweep.diffusion import ClipNoise, Objective, Prediction, TimeSampling, Weighting
-from diffsweep.discovery import import_all
+from diffsweep.discovery import import_all, is_of
 from diffsweep.errors import UserError
 from diffsweep.guidance import Guidance
 from diffsweep.metrics import GenerationMetrics, Likelihood
@@ -109,8 +109,7 @@ def apply(cfg: DictConfig, parts: Parts) -> None:
 
 
 def _trusted(rules: Mapping[str, Rule], cfg: DictConfig) -> list[tuple[str, Rule]]:
-    """The rules of diffsweep and of trusted packages: one that another command of the process has imported is not for this
-    one. They are in the order of their files, so that a message does not depend on what was imported first."""
-    homes = ("diffsweep", *cfg.trust)
-    found = [(name, function) for name, function in rules.items() if function.__module__.partition(".")[0] in homes]
+    """Return the rules of diffsweep and of trusted packages, in the order of their files, so that a message does not depend on
+    what was imported first."""
+    found = [(name, function) for name, function in rules.items() if is_of(function, cfg.trust)]
     return sorted(found, key=lambda item: item[1].__module__)
