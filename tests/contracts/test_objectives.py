@@ -135,11 +135,24 @@ def test_the_posterior_mean_is_the_minimum_at_every_time(objective, kind):
                 assert flat.abs() < 1e-9 * slope.abs()
 
 
+class Plain:
+    """All of a denoiser but its schedule and its call taken away."""
+
+    def __init__(self, denoiser):
+        self.schedule, self.denoiser = denoiser.schedule, denoiser
+
+    def __call__(self, x_t, t, cond):
+        return self.denoiser(x_t, t, cond)
+
+
 def test_the_network_is_called_once(objective):
+    """Also as a plain object, which predicts eps."""
     for schedule, t in cases(objective):
-        denoiser = Shifted(schedule, V())
-        objective(denoiser, pictures(), None, t, torch.randn(4, 1, 3, 3).double())
+        denoiser, x_0, eps = Shifted(schedule, Eps()).shifted(0.2), pictures(), torch.randn(4, 1, 3, 3).double()
+        losses = objective(denoiser, x_0, None, t, eps)
         assert denoiser.calls == 1
+        torch.testing.assert_close(objective(Plain(denoiser), x_0, None, t, eps), losses, rtol=1e-12, atol=1e-12)
+        assert denoiser.calls == 2
 
 
 def test_without_gradients_the_loss_is_the_same_number(objective):

@@ -10,7 +10,7 @@ from slower import some
 
 from diffsweep.configuration.build import build
 from diffsweep.configuration.conf import options
-from diffsweep.diffusion import Denoiser, Eps, GaussianDenoiser, NetworkDenoiser, Noise, Stream, prior
+from diffsweep.diffusion import Denoised, Denoiser, Eps, GaussianDenoiser, NetworkDenoiser, Noise, Stream, prior
 from diffsweep.diffusion.spacing import SPACINGS
 from diffsweep.errors import UserError
 from diffsweep.schedules import Cosine, Linear
@@ -204,20 +204,29 @@ def test_with_steps_changes_only_the_steps(make):
         sampler.with_steps(0)
 
 
-def test_the_condition_reaches_the_denoiser(make):
-    seen = []
+class Own:
+    """A denoiser of one's own: data from N(0, 1)."""
 
-    class Keeping(Denoiser):
-        def forward(self, x_t, t, cond=None):
-            seen.append(cond)
-            return GaussianDenoiser(self.schedule, torch.zeros(2).double(), torch.eye(2).double())(x_t, t)
+    def __init__(self, schedule):
+        self.schedule, self.seen = schedule, []
 
-    cond = object()
-    denoiser = Keeping(Linear(10))
-    x, noise = start(denoiser, 2)
-    make(steps=3)(denoiser, x, cond=cond, noise=noise)
-    assert len(seen) >= 3
-    assert all(each is cond for each in seen)
+    def __call__(self, x_t, t, cond):
+        self.seen.append(cond)
+        alpha, sigma = self.schedule(t)
+        x0 = alpha / (alpha**2 + sigma**2) * x_t
+        return Denoised(x0, (x_t - alpha * x0) / sigma)
+
+
+def test_a_denoiser_of_ones_own_needs_a_schedule_and_a_call(make):
+    """It walks as the same in closed form does, and is given the condition."""
+    own, exact = Own(Linear(10)), GaussianDenoiser(Linear(10), torch.zeros(2).double(), torch.eye(2).double())
+    (x, noise), cond, sampler = start(exact, 2), object(), make(steps=3)
+    ours = sampler(own, x, cond=cond, noise=noise)
+    torch.testing.assert_close(ours, sampler(exact, x, noise=noise), rtol=1e-9, atol=1e-9)
+    one, _ = sampler.step(own, x, *sampler.times(own.schedule)[:2], None, noise, cond)
+    assert one.shape == x.shape
+    assert len(own.seen) >= 4
+    assert all(each is cond for each in own.seen)
 
 
 def test_a_denoiser_may_differentiate(make):

@@ -50,14 +50,19 @@ class Mixed(GaussianDenoiser):
         return super().forward(x_t, t)._replace(variance_mix=mix)
 
 
-class Signs:
+class Signs(Noise):
     """In place of noise: all signs of two numbers. Under them the mean of a quadratic is its Gaussian expectation, exactly."""
+
+    at_once = 0
+
+    def __init__(self):
+        super().__init__(0, torch.empty(0, dtype=torch.int64))
+
+    def at(self, step):
+        return self
 
     def like(self, x, stream):
         return SIGNS.repeat(len(x) // len(SIGNS), 1)
-
-    def like_over(self, x, steps, stream):
-        return self.like(x, stream).expand(len(steps), -1, -1)
 
 
 def data_by_signs():

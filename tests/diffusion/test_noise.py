@@ -6,6 +6,7 @@ import torch
 from scipy import stats
 
 from diffsweep.diffusion import INDEPENDENT, BatchNoise, Noise, SharedNoise, Stream, noise, philox
+from diffsweep.diffusion.noise_ahead import like_over
 from diffsweep.diffusion.philox import Words, draw_words, round_keys
 
 FULL = 0xFFFFFFFF
@@ -206,7 +207,7 @@ def test_batches_that_follow_each_other_are_drawn_together(monkeypatch, numbers,
 @pytest.mark.parametrize("shape", [(4, 1, 4, 4), (4, 3), (4,)])
 def test_one_pass_over_steps_draws_what_each_step_draws(shape):
     noise, x = Noise(5, torch.arange(2**33, 2**33 + 4)), torch.empty(shape)
-    drawn = noise.like_over(x, range(3, 9, 2), Stream.EPS)
+    drawn = like_over(noise, x, range(3, 9, 2), Stream.EPS)
     assert torch.equal(drawn, torch.stack([noise.at(step).like(x, Stream.EPS) for step in (3, 5, 7)]))
 
 
@@ -219,7 +220,9 @@ def test_it_leaves_the_global_generator_alone():
 @pytest.mark.gpu
 def test_words_are_the_same_on_a_gpu():
     cpu, gpu = (Noise(1, torch.arange(1000, device=device), 5) for device in ("cpu", "cuda"))
-    for ours, theirs in zip(cpu._words((Stream.EPS, 64)), gpu._words((Stream.EPS, 64)), strict=True):
+    for ours, theirs in zip(
+        *(each.words(torch.arange(16).to(each.indices), Stream.EPS) for each in (cpu, gpu)), strict=True
+    ):
         assert torch.equal(ours, theirs.cpu())
     assert torch.equal(cpu.uniform(8, stream=Stream.TIME), gpu.uniform(8, stream=Stream.TIME).cpu())
     torch.testing.assert_close(

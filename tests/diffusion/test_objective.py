@@ -556,14 +556,19 @@ def test_ssm_slices_average_to_the_trace(dtype):
             _, sigma = (expand_to(value, x_t) for value in self.schedule(t))
             return Denoised(x_t, sigma * (x_t @ PRECISION.to(x_t)))
 
-    losses = SSM("one")(Correlated(schedule), x_0, None, t.to(dtype).expand(count), eps)
     score = add_noise(schedule, x_0, t.to(dtype), eps) @ PRECISION.to(dtype)
-    slices = 2 * (losses - 0.5 * score.square().mean(1)).double()
-    signs = (slices + PRECISION.trace()) / (2 * PRECISION[0, 1])
-    assert signs.isfinite().all()
-    assert signs.abs().sub(1).abs().median() < torch.finfo(dtype).eps * 100
-    assert abs(signs.mean()) < 0.03
-    assert abs((signs * eps[:, 0].double().sign()).mean()) < 0.03
+    expected = (
+        -(noise.uniform(2, stream=Stream.SIGNS) - 0.5).sign().prod(1)
+    )  # the product of both signs; it enters as -J does
+    for keyed in (noise, None):
+        losses = SSM("one")(Correlated(schedule), x_0, None, t.to(dtype).expand(count), eps, keyed)
+        slices = 2 * (losses - 0.5 * score.square().mean(1)).double()
+        signs = (slices + PRECISION.trace()) / (2 * PRECISION[0, 1])
+        assert signs.isfinite().all()
+        assert signs.abs().sub(1).abs().median() < torch.finfo(dtype).eps * 100
+        assert abs(signs.mean()) < 0.03
+        assert abs((signs * eps[:, 0].double().sign()).mean()) < 0.03
+        assert torch.equal(signs.sign(), expected.double()) == (keyed is noise)
 
 
 def test_ssm_never_sees_the_noise():

@@ -78,8 +78,8 @@ def test_frames_have_the_times_that_are_asked_for(compose):
     for options, same in ((("model.images_per_clip=2",), True), (("model.time_per_frame=true",), False)):
         model, seen = make(compose, *options), []
         objective = model.objective
-        model.objective = lambda denoiser, x_0, cond, t, eps, ask=objective, kept=seen: (
-            kept.append(t) or ask(denoiser, x_0, cond, t, eps)
+        model.objective = lambda denoiser, x_0, cond, t, eps, noise, ask=objective, kept=seen: (
+            kept.append(t) or ask(denoiser, x_0, cond, t, eps, noise)
         )
         losses, t, weight = model.losses(batch)
         (times,) = seen
@@ -101,7 +101,7 @@ def test_what_is_not_asked_for_changes_nothing(compose):
 def eps_of(model, batch):
     """The noise that a training step asks its objective about."""
     seen, objective = [], model.objective
-    model.objective = lambda denoiser, x_0, cond, t, eps: seen.append(eps) or objective(denoiser, x_0, cond, t, eps)
+    model.objective = lambda *arguments: seen.append(arguments[4]) or objective(*arguments)
     model.losses(batch)
     model.objective = objective
     return seen[0]
@@ -133,7 +133,7 @@ def test_held_out_clips_have_the_noise_of_training(compose):
     seen, batch["index"] = [], torch.arange(5)
     model._trainer = SimpleNamespace(datamodule=SimpleNamespace(num_val=8))
     model.validated = model.log_mean = lambda *_, **__: None
-    model.objective = lambda denoiser, x_0, cond, t, eps: seen.append(eps)
+    model.objective = lambda denoiser, x_0, cond, t, eps, noise: seen.append(eps)
     model.validation_step(batch, 0)
     white = Noise(0, batch["index"]).like(batch["x"], Stream.VALIDATION)
     assert torch.equal(seen[0], model.denoiser.noise.colour(white))

@@ -12,10 +12,12 @@ from diffsweep.diffusion import (
     Impulses,
     Noise,
     Stream,
+    WalkNoise,
     counting,
     prior,
     walk_times,
 )
+from diffsweep.diffusion.noise_ahead import like_over
 from diffsweep.samplers import DDIM, ODE, Ancestral, DPMSolverPP, Euler, EulerMaruyama, Heun, Langevin
 from diffsweep.samplers.watch import WalkIsNotFinite
 from diffsweep.schedules import EDM, VE, VP, Cosine, Flow, Linear
@@ -196,7 +198,7 @@ def test_walk_noise_is_the_noise_of_each_step():
         (Noise(3, torch.arange(3)), 2**19),
     ):
         x = torch.zeros(3, size)
-        ahead = noise.at(40).ahead()
+        ahead = WalkNoise(noise.at(40), 8)
         for step in (*range(20), 3, 50, 2**20 + 1, 2**21 + 1, 4):
             assert torch.equal(ahead.at(step).like(x), noise.at(step).like(x))
         assert torch.equal(ahead.like(x), noise.at(40).like(x))
@@ -212,11 +214,11 @@ def test_a_seed_of_each_sample_is_that_seeds_own_noise():
         alone = Noise(seed, torch.arange(3))
         assert torch.equal(noise.like(x)[i], alone.like(x)[i])
         assert torch.equal(noise[i : i + 1].like(x[:1])[0], alone.like(x)[i])
-        assert torch.equal(noise.like_over(x, range(2))[1, i], alone.at(1).like(x)[i])
+        assert torch.equal(like_over(noise, x, range(2))[1, i], alone.at(1).like(x)[i])
 
 
 def test_a_walk_keeps_no_more_than_a_block_of_each_draw(gaussian):
-    noise = Noise(0, torch.arange(3)).ahead()
+    noise = WalkNoise(Noise(0, torch.arange(3)), 64)
     for step in range(64):
         noise.at(step).like(torch.zeros(3, 2))
     assert not noise._blocks

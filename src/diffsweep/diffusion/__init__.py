@@ -17,7 +17,8 @@ from diffsweep.diffusion.exact import AsPredicted, GaussianDenoiser, GaussianMix
 from diffsweep.diffusion.interpolation import slerp
 from diffsweep.diffusion.likelihood import LogLikelihood, ode_log_likelihood
 from diffsweep.diffusion.measurement import Frames, Grey, Measurement, PixelMask, Product, SquareMeans
-from diffsweep.diffusion.noise import BatchNoise, Noise, Stream
+from diffsweep.diffusion.noise import Noise, Stream, fresh_noise
+from diffsweep.diffusion.noise_ahead import BatchNoise, WalkNoise
 from diffsweep.diffusion.objective import DSM, SSM, VLB, Hybrid, Objective, Simple, sums_by_quarter
 from diffsweep.diffusion.prediction import EDM, X0, Eps, Flow, Prediction, Score, V
 from diffsweep.diffusion.probability_flow import integrate, log_snr_of, velocity
@@ -112,12 +113,14 @@ __all__ = [
     "Uniform",
     "UniformWeighting",
     "V",
+    "WalkNoise",
     "Weighting",
     "add_noise",
     "as_denoiser",
     "counting",
     "expand_to",
     "factor",
+    "fresh_noise",
     "in_numbers",
     "integrate",
     "log_snr_of",

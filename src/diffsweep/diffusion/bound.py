@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from diffsweep.diffusion.condition import Condition
-from diffsweep.diffusion.denoiser import Denoised, Denoiser
+from diffsweep.diffusion.denoiser import Denoised, PlainDenoiser
 from diffsweep.diffusion.noise import Noise, Stream
+from diffsweep.diffusion.noise_ahead import WalkNoise
 from diffsweep.diffusion.process import Step, expand_to, factor, mean_at, mean_of_frames, step_between
 from diffsweep.diffusion.spacing import walk_times
 from diffsweep.schedules import Level, Schedule
@@ -227,7 +228,7 @@ class Bound(NamedTuple):
 
 @torch.no_grad()
 def variational_bound(
-    denoiser: Denoiser,
+    denoiser: PlainDenoiser,
     x_0: Tensor,
     times: Tensor,
     noise: Noise,
@@ -253,11 +254,10 @@ def variational_bound(
     first = torch.arange(len(up) - 1) == 0
     step = step_between(schedule, up[:-1], up[1:], to_clean=first)
     links = chain(schedule, step, first, up[1], up[min(2, len(up) - 1)])
+    noise = WalkNoise(noise, len(up) - 1, at_most=_BLOCK)
     terms = torch.empty(len(up) - 1, len(x_0), dtype=x_0.dtype, device=x_0.device)
     for k, t in enumerate(up[1:]):
-        if k % _BLOCK == 0:
-            block = noise.like_over(x_0, range(k, min(k + _BLOCK, len(up) - 1)), Stream.VALIDATION)  # (_BLOCK, B, ...)
-        link, eps = links.at(k), block[k % _BLOCK]
+        link, eps = links.at(k), noise.at(k).like(x_0, Stream.VALIDATION)
         x_t = factor(link.step.here.alpha, x_0) * x_0 + factor(link.step.here.sigma, x_0) * eps
         denoised = denoiser(x_t, t, cond)
         if clip:

@@ -167,30 +167,28 @@ class Impulses(Noise):
 
     Args:
         dimension: D.
-        draws: which draws there are, by step, in the order in which they are asked for; grows while a walk of one sample is taken.
+        draws: which draws there are, by step, in the order in which they are drawn; grows while a walk of one sample is taken.
         root: of noise that is not independent: what takes the place of each of these, in its row, (D, D).
     """
+
+    at_once = 0  # a draw ahead would be one more
 
     def __init__(
         self,
         dimension: int,
         draws: dict[int, int],
         step: int = 0,
-        temperature: float = 1.0,
         root: Tensor | None = None,
     ) -> None:
         super().__init__(0, torch.empty(0, dtype=torch.int64), step)
-        self.dimension, self.draws, self.temperature, self.root = dimension, draws, temperature, root
+        self.dimension, self.draws, self.root = dimension, draws, root
 
     def at(self, step: int | Tensor) -> "Impulses":
-        return Impulses(self.dimension, self.draws, int(step), self.temperature, self.root)
-
-    def ahead(self, temperature: float = 1.0, steps: int = 8) -> "Impulses":
-        return Impulses(self.dimension, self.draws, int(self.step), temperature, self.root)
+        return Impulses(self.dimension, self.draws, int(step), self.root)
 
     def like(self, x: Tensor, stream: Stream = Stream.STEP) -> Tensor:
         z, draw = torch.zeros_like(x), self.draws.setdefault(int(self.step), len(self.draws))
         rows = slice(row := 1 + self.dimension * (1 + draw), row + self.dimension)
         unit = torch.eye(self.dimension, dtype=x.dtype) if self.root is None else self.root.to(x.dtype)
-        z[rows] = self.temperature * unit[: max(0, len(x) - row)]
+        z[rows] = unit[: max(0, len(x) - row)]
         return z

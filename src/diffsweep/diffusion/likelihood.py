@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diffsweep.diffusion.bound import log_normal_density
 from diffsweep.diffusion.condition import Condition
-from diffsweep.diffusion.denoiser import Denoiser
+from diffsweep.diffusion.denoiser import PlainDenoiser
 from diffsweep.diffusion.noise import Noise, Stream
 from diffsweep.diffusion.probability_flow import integrate, log_snr_of, velocity
 
@@ -36,7 +36,7 @@ class LogLikelihood(NamedTuple):
 
 
 def ode_log_likelihood(
-    denoiser: Denoiser,
+    denoiser: PlainDenoiser,
     x_0: Tensor,
     cond: Condition | None = None,
     divergence: Divergence = "exact",

@@ -12,7 +12,8 @@ from torch.nn import functional
 from diffsweep.capabilities import Part
 from diffsweep.diffusion.bound import end_terms, grid_term
 from diffsweep.diffusion.condition import Condition
-from diffsweep.diffusion.denoiser import Denoiser
+from diffsweep.diffusion.denoiser import Denoiser, PlainDenoiser, as_denoiser
+from diffsweep.diffusion.noise import Noise, Stream
 from diffsweep.diffusion.process import mean_at, mean_of_frames
 from diffsweep.diffusion.weighting import UniformWeighting, Weighting
 from diffsweep.schedules import Schedule
@@ -32,10 +33,32 @@ class Objective(Part, ABC):
     a right gradient for them; it requires ``independent_noise`` where it is a bound, or has the score in it.
     """
 
+    def __call__(
+        self,
+        denoiser: PlainDenoiser,
+        x_0: Tensor,
+        cond: Condition | None,
+        t: Tensor,
+        eps: Tensor,
+        noise: Noise | None = None,
+    ) -> Tensor:
+        """Return the loss of each sample, (B,), the mean over its numbers.
+
+        Args:
+            denoiser: what is trained.
+            x_0: clean samples, (B, ...).
+            cond: their conditions.
+            t: their times, (B,). Of clips (B, C, F, H, W) also (B, F): what depends on t weighs each frame then.
+            eps: their noise, like x_0.
+            noise: of the samples, for what an objective draws itself; by default under keys that are read off eps.
+        """
+        return self.losses(as_denoiser(denoiser), x_0, cond, t, eps, noise)
+
     @abstractmethod
-    def __call__(self, denoiser: Denoiser, x_0: Tensor, cond: Condition | None, t: Tensor, eps: Tensor) -> Tensor:
-        """The loss of each sample, (B,), the mean over its numbers; x_0, eps (B, ...), t (B,). Of clips (B, C, F, H, W) t may be
-        (B, F): what depends on t weighs each frame then."""
+    def losses(
+        self, denoiser: Denoiser, x_0: Tensor, cond: Condition | None, t: Tensor, eps: Tensor, noise: Noise | None
+    ) -> Tensor:
+        """Return the losses: see :meth:`__call__`."""
 
 
 class Simple(Objective):
@@ -54,7 +77,9 @@ class Simple(Objective):
         self.distance = _DISTANCES[loss]
         self.weighting = weighting if weighting is not None else UniformWeighting()
 
-    def __call__(self, denoiser: Denoiser, x_0: Tensor, cond: Condition | None, t: Tensor, eps: Tensor) -> Tensor:
+    def losses(
+        self, denoiser: Denoiser, x_0: Tensor, cond: Condition | None, t: Tensor, eps: Tensor, noise: Noise | None
+    ) -> Tensor:
         alpha, sigma = denoiser.levels(x_0, t)
         output = denoiser.output(alpha * x_0 + sigma * eps, t, cond, (alpha, sigma))
         losses = mean_at(self.distance(output, denoiser.prediction.target(x_0, eps, alpha, sigma)), t)
@@ -88,7 +113,9 @@ class Hybrid(Simple):
             raise ValueError(f"objective.vlb_weight must be at least 0, not {vlb_weight}")
         self.vlb_weight, self.levels = vlb_weight, levels
 
-    def __call__(self, denoiser: Denoiser, x_0: Tensor, cond: Condition | None, t: Tensor, eps: Tensor) -> Tensor:
+    def losses(
+        self, denoiser: Denoiser, x_0: Tensor, cond: Condition | None, t: Tensor, eps: Tensor, noise: Noise | None
+    ) -> Tensor:
         schedule, prediction = denoiser.schedule, denoiser.prediction
         alpha, sigma = denoiser.levels(x_0, t)
         denoised = denoiser(alpha * x_0 + sigma * eps, t, cond)
@@ -118,7 +145,9 @@ class VLB(Objective):
     def __init__(self, levels: int | None = None) -> None:
         self.levels = levels
 
-    def __call__(self, denoiser: Denoiser, x_0: Tensor, cond: Condition | None, t: Tensor, eps: Tensor) -> Tensor:
+    def losses(
+        self, denoiser: Denoiser, x_0: Tensor, cond: Condition | None, t: Tensor, eps: Tensor, noise: Noise | None
+    ) -> Tensor:
         schedule = denoiser.schedule
         alpha, sigma = denoiser.levels(x_0, t)
         denoised = denoiser(alpha * x_0 + sigma * eps, t, cond)
@@ -167,7 +196,9 @@ class DSM(Objective):
         if self.weight is _likelihood:
             self.requires = frozenset({"rate", "independent_noise"})
 
-    def __call__(self, denoiser: Denoiser, x_0: Tensor, cond: Condition | None, t: Tensor, eps: Tensor) -> Tensor:
+    def losses(
+        self, denoiser: Denoiser, x_0: Tensor, cond: Condition | None, t: Tensor, eps: Tensor, noise: Noise | None
+    ) -> Tensor:
         schedule = denoiser.schedule
         alpha, sigma = denoiser.levels(x_0, t)
         denoised = denoiser(alpha * x_0 + sigma * eps, t, cond)
@@ -176,15 +207,10 @@ class DSM(Objective):
         return mean_of_frames(squares * (self.weight(schedule, exact) / schedule(exact)[1] ** 2).to(squares))
 
 
-def _signs(eps: Tensor) -> Tensor:
-    """Random signs like eps: a low binary digit of it (the fourteenth after the point, in float32), a fair coin that does not
-    know eps itself, so that they need no generator and belong to the sample as eps does."""
-    return (eps.abs() * min(2**14, 0.5 / torch.finfo(eps.dtype).eps)).floor() % 2 * 2 - 1
-
-
 class SSM(Objective):
     r"""Sliced score matching (Song et al. 2019, arXiv:1905.07088, eq. 8, variance reduced):
-    :math:`\lambda(t) (v^T \nabla s(x_t) v + \frac12 \lVert s \rVert^2)`, v random signs, averaged over a sample's numbers.
+    :math:`\lambda(t) (v^T \nabla s(x_t) v + \frac12 \lVert s \rVert^2)`, v random signs from a stream of their own, averaged over a sample's
+    numbers.
 
     It never sees the noise that was added, only the samples; its mean differs from that of half of DSM by a constant. The
     gradient goes through the network twice: attention must have a second derivative.
@@ -200,10 +226,13 @@ class SSM(Objective):
         if self.weight is _likelihood:
             self.requires = frozenset({"rate", "independent_noise"})
 
-    def __call__(self, denoiser: Denoiser, x_0: Tensor, cond: Condition | None, t: Tensor, eps: Tensor) -> Tensor:
+    def losses(
+        self, denoiser: Denoiser, x_0: Tensor, cond: Condition | None, t: Tensor, eps: Tensor, noise: Noise | None
+    ) -> Tensor:
         schedule, keep = denoiser.schedule, torch.is_grad_enabled()
         alpha, sigma = denoiser.levels(x_0, t)
-        v = _signs(eps)
+        noise = _keyed_by(eps) if noise is None else noise
+        v = (noise.uniform(*x_0.shape[1:], stream=Stream.SIGNS) < 0.5).to(x_0) * 2 - 1
         with torch.enable_grad():
             x_t = (alpha * x_0 + sigma * eps).detach().requires_grad_()
             score = -denoiser(x_t, t, cond).eps / sigma
@@ -211,6 +240,12 @@ class SSM(Objective):
         losses = mean_at(product * v + 0.5 * score**2, t)
         losses = mean_of_frames(losses * self.weight(schedule, t.double()).to(losses))
         return losses if keep else losses.detach()
+
+
+def _keyed_by(eps: Tensor) -> Noise:
+    """Return the noise of samples that are known by their eps alone: a sample's key is read off its first and its last number."""
+    first, last = (eps.flatten(1)[:, [0, -1]].abs().double() * 2**20).long().unbind(1)  # at most 6.7 in size: 23 bits
+    return Noise(0, first << 23 | last)
 
 
 def sums_by_quarter(values: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:

@@ -46,7 +46,7 @@ class Words(NamedTuple):
     odd: Tensor
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=8)  # saves 21 of some 250 microseconds of a small draw on a CPU, and two copies to a GPU
 @torch.inference_mode(False)
 def constants(device: torch.device) -> tuple[Tensor, Tensor]:
     """The multipliers of words 2 and 0, (2, 1, 1), and what is added to the key in each of ten rounds, (10, 2, 1, 1)."""
@@ -60,7 +60,7 @@ def round_keys(seed: Tensor) -> Tensor:
     return (torch.stack([seed & MASK, (seed >> 32) & MASK])[..., None] + weyl) & MASK
 
 
-@functools.lru_cache(maxsize=32)
+@functools.lru_cache(maxsize=32)  # saves 24 of some 250 microseconds of a small draw on a CPU, and a copy to a GPU
 @torch.inference_mode(False)
 def keys_of_one(seed: int, device: torch.device) -> Tensor:
     """Those of the low 64 bits of a seed, B = 1."""

@@ -84,7 +84,7 @@ class DiffusionModel(TimedModel):
         x_0 = self.autoencoder.of(batch, noise)
         t, weight = self.time_sampling(self.denoiser.schedule, noise.uniform(stream=Draw.TIME))
         cond, eps = self.conditioning(batch, noise), noise.like(x_0, Draw.EPS)
-        losses = self.objective(self.denoiser, x_0, cond, t, eps)
+        losses = self.objective(self.denoiser, x_0, cond, t, eps, noise)
         self.tell_times(self.denoiser.schedule, t, losses)
         return Losses(losses, t, weight)
 
@@ -100,7 +100,7 @@ class DiffusionModel(TimedModel):
             noise = Noise(0, index, clips=self.denoiser.noise)  # not of the run's seed: runs share their validation
             eps = noise.like(x_0, Draw.VALIDATION)
             t = schedule.time_at(strata[index].float())
-            losses = self.objective(self.denoiser, x_0, cond, t, eps)
+            losses = self.objective(self.denoiser, x_0, cond, t, eps, noise)
             denoised = self.denoiser(add_noise(schedule, x_0, t, eps), t, cond)
             x0 = denoised.x0.clamp(-1, 1) if self.autoencoder.bounded else denoised.x0
             self.validated(losses, t)

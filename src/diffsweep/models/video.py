@@ -54,7 +54,7 @@ class VideoModel(DiffusionModel):
         t, weight = self.time_sampling(schedule, u)
         of_clips, of_images = noise.like(x_0, Draw.EPS).split([clips.shape[2], self.images_per_clip], dim=2)
         eps = torch.cat([self.denoiser.noise.colour(of_clips), of_images], dim=2)
-        losses = self.objective(self.denoiser, x_0, cond, t, eps)
+        losses = self.objective(self.denoiser, x_0, cond, t, eps, noise)
         return Losses(losses, t[:, 0], mean_of_frames(weight))
 
     def with_images(self, clips: Tensor, cond: Condition | None, noise: Noise) -> tuple[Tensor, Condition | None]:

@@ -1,6 +1,5 @@
 """What samplers share: the walk over times from t = 1 to t = 0, and its steps."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,14 +10,14 @@ from torch import Tensor
 
 from diffsweep.capabilities import Part
 from diffsweep.diffusion import (
-    INDEPENDENT,
-    ClipNoise,
     Condition,
     Denoised,
     Noise,
     PlainDenoiser,
     Step,
+    WalkNoise,
     as_denoiser,
+    fresh_noise,
     in_numbers,
     step_between,
     walk,
@@ -92,7 +91,7 @@ class Sampler(Part, WalkOptions, ABC):
         look = Look(as_denoiser(denoiser), cond, self.clip)
         steps = in_numbers(walk(look.schedule, self.times(look.schedule)))
         noise = fresh_noise(x, look.denoiser.noise) if noise is None else noise
-        noise = noise.ahead(self.temperature, _evenly(len(steps)))
+        noise = WalkNoise(noise, len(steps), self.temperature)
         state, watch = None, Watch([(step.here, step.there) for step in steps])
         for i, step in enumerate(steps):
             x, state = self.advance(look, x, step, state, noise.at(i))
@@ -119,7 +118,7 @@ class Sampler(Part, WalkOptions, ABC):
         """
         look, clean = Look(as_denoiser(denoiser), cond, self.clip), torch.tensor([to_clean or bool(s == t == 0)])
         (step,) = in_numbers(step_between(look.schedule, s[None], t[None], clean))
-        return self.advance(look, x, step, state, noise.ahead(self.temperature, steps=1))
+        return self.advance(look, x, step, state, WalkNoise(noise, 1, self.temperature))
 
     @property
     def invertible(self) -> bool:
@@ -154,13 +153,3 @@ class Sampler(Part, WalkOptions, ABC):
 def euler_step(denoised: Denoised, alpha: float, sigma: float) -> Tensor:
     r"""Return where Euler's method on the sampling ODE arrives at (alpha, sigma): :math:`\alpha x_0 + \sigma \epsilon`, finite at both ends."""
     return (denoised.x0 * alpha).add_(denoised.eps, alpha=sigma)
-
-
-def _evenly(steps: int) -> int:
-    """Return of how many steps noise is drawn at once: at most 32, the same number each time."""
-    return math.ceil(steps / math.ceil(steps / 32))
-
-
-def fresh_noise(x: Tensor, clips: ClipNoise = INDEPENDENT) -> Noise:
-    """Return noise for the rows of ``x`` under a seed from torch's global generator, so that ``manual_seed`` governs it."""
-    return Noise(int(torch.randint(2**62, ())), torch.arange(len(x), device=x.device), clips=clips)

@@ -1,0 +1,151 @@
+"""Draws noise ahead, in a sixth of the time that draws one by one take, in a walk of 50 steps and in training (64 samples of 1 x 8 x 8).
+
+The numbers are those of :class:`~diffsweep.diffusion.noise.Noise`, bit for bit: a pass over few numbers costs as much as one over some
+thousands. Measured on one core of a CPU: 52 in place of 328 microseconds a step of a walk, and 191 in place of 906 a training step that
+draws t, eps and condition dropout. Of 128 samples of 3 x 32 x 32 there is nothing to gain.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from diffsweep.diffusion.clip_noise import INDEPENDENT, ClipNoise
+from diffsweep.diffusion.noise import Draw, Noise, Stream, blocks_of, normal_numbers
+from diffsweep.diffusion.philox import Words
+
+_BATCHES, _BATCH_NUMBERS = 16, 2**15  # at most so many batches, of so many numbers in all, are drawn in one pass
+
+
+class WalkNoise(Noise):
+    """The noise of the steps of a walk, which :meth:`like` draws for several steps in one pass.
+
+    Args:
+        noise: the samples.
+        steps: of the walk.
+        temperature: what the numbers are multiplied by.
+        at_most: of how many steps noise is drawn at once; fewer where samples are large.
+    """
+
+    def __init__(self, noise: Noise, steps: int, temperature: float = 1.0, at_most: int = 32) -> None:
+        super().__init__(noise.seed, noise.indices, noise.step, noise.clips)
+        self.noise, self.steps, self.temperature, self.at_most = noise, steps, temperature, at_most
+        self._blocks: dict[
+            tuple[Stream, int], Tensor
+        ] = {}  # what has been drawn, by its first step, for all steps of the walk
+
+    def at(self, step: int | Tensor) -> "WalkNoise":
+        other = WalkNoise(self.noise.at(step), self.steps, self.temperature, self.at_most)
+        other._blocks = self._blocks
+        return other
+
+    def __getitem__(self, rows: slice) -> "WalkNoise":
+        return WalkNoise(self.noise[rows], self.steps, self.temperature, self.at_most)
+
+    def like(self, x: Tensor, stream: Stream = Stream.STEP) -> Tensor:
+        even = math.ceil(self.steps / math.ceil(self.steps / self.at_most))  # the same number of steps each time
+        size = max(1, min(even, self.noise.at_once // max(1, x.numel())))
+        if isinstance(self.step, Tensor) or size == 1:
+            return self.noise.like(x, stream) * self.temperature
+        row = self.step % size
+        key = stream, self.step - row
+        if key not in self._blocks:
+            steps = range(self.step - row, self.step - row + size)
+            self._blocks[key] = like_over(self.noise, x, steps, stream) * self.temperature
+        # A walk asks for a step once: what its last row was taken from is not needed any more.
+        return (self._blocks.pop(key) if row == size - 1 else self._blocks[key])[row]
+
+
+def like_over(noise: Noise, x: Tensor, steps: range, stream: Stream = Stream.STEP) -> Tensor:
+    """Return what ``noise.at(step).like(x, stream)`` gives for each of several steps, in one pass, (len(steps), B, ...)."""
+    every = torch.arange(steps.start, steps.stop, steps.step, device=noise.indices.device)
+    seed = noise.seed.repeat(len(steps)) if isinstance(noise.seed, Tensor) else noise.seed
+    together = Noise(seed, noise.indices.repeat(len(steps)), every.repeat_interleave(len(noise)), noise.clips)
+    return together.like(x[:1], stream).unflatten(0, (len(steps), len(noise)))
+
+
+Drawn = dict[Draw, Tensor]  # the numbers of draws, independent
+
+
+class BatchNoise:
+    """The noise of the batches of a stream: ``batch_noise(positions)`` gives the numbers of ``Noise(seed, positions)``. What the last
+    batch drew is drawn of the next one in one pass; on a CPU, where batches are small, of several to come.
+
+    How far their positions lie apart is read off the last two batches; where it turns out another, only time is lost.
+
+    Args:
+        seed, clips: those of :class:`Noise`.
+    """
+
+    def __init__(self, seed: int, clips: ClipNoise = INDEPENDENT) -> None:
+        self.seed, self.clips = seed, clips
+        self._last = torch.zeros(0, dtype=torch.int64)  # positions of the last batch
+        self._draws: dict[Draw, None] = {}  # of it, in order
+        self._coming: list[tuple[Tensor, Drawn]] = []  # positions and numbers of batches to come, the next one last
+        self._batches = 1
+
+    def __call__(self, positions: Tensor) -> Noise:
+        """Return the noise of the samples at positions, int64, (B,), of the stream."""
+        drawn = self._ahead(positions) if self._draws else {}
+        self._draws, self._last = {}, positions
+        return KeptNoise(Noise(self.seed, positions, clips=self.clips), drawn, self._draws)
+
+    def _ahead(self, positions: Tensor) -> Drawn:
+        if positions.device.type != "cpu":  # comparing positions would wait for the device
+            return self._drawn(positions)
+        if self._coming:
+            expected, drawn = self._coming.pop()
+            if torch.equal(expected, positions):
+                return drawn
+            self._batches = 0
+        self._batches = min(2 * self._batches, _BATCHES) or 1
+        numbers = len(positions) * sum(math.prod(draw.shape) for draw in self._draws)
+        batches = min(self._batches, _BATCH_NUMBERS // max(1, numbers))
+        if batches < 2:
+            return self._drawn(positions)
+        every = positions + (positions[0] - self._last[0]) * torch.arange(batches)[:, None]  # (N, B)
+        parts = {draw: part.unflatten(0, every.shape) for draw, part in self._drawn(every.flatten()).items()}
+        self._coming = [(at, {draw: part[i] for draw, part in parts.items()}) for i, at in enumerate(every)][::-1]
+        return self._coming.pop()[1]
+
+    def _drawn(self, positions: Tensor) -> Drawn:
+        """Return what the last batch drew, of samples at other positions."""
+        draws = sorted(self._draws, key=lambda draw: draw.numbers is normal_numbers)
+        return dict(zip(draws, independent(Noise(self.seed, positions), draws), strict=True))
+
+
+class KeptNoise(Noise):
+    """A noise some of whose numbers have been drawn; it takes note of its draws.
+
+    Args:
+        noise: the samples.
+        drawn: what has been drawn of them.
+        draws: filled with the draws.
+    """
+
+    def __init__(self, noise: Noise, drawn: Drawn, draws: dict[Draw, None]) -> None:
+        super().__init__(noise.seed, noise.indices, noise.step, noise.clips)
+        self._drawn, self._draws = drawn, draws
+
+    def independent(self, draw: Draw) -> Tensor:
+        self._draws[draw] = None
+        return self._drawn[draw] if draw in self._drawn else super().independent(draw)
+
+
+def independent(noise: Noise, draws: Sequence[Draw]) -> list[Tensor]:
+    """Return the numbers of each draw, in one pass for all; best with those of a kind side by side."""
+    counts, device = [math.prod(draw.shape) for draw in draws], noise.indices.device
+    blocks = [torch.arange(blocks_of(count), device=device) for count in counts]
+    streams = [torch.full_like(part, draw.stream) for part, draw in zip(blocks, draws, strict=True)]
+    even, odd = noise.words(torch.cat(blocks), torch.cat(streams))
+    drawn, end = [], 0
+    for (numbers, dtype), alike in itertools.groupby(zip(draws, counts, strict=True), lambda each: each[0][:2]):
+        begin, firsts = end, []
+        for draw, count in alike:
+            firsts.append((draw.shape, 4 * (end - begin), count))
+            end += blocks_of(count)
+        made = numbers(Words(even[..., begin:end], odd[..., begin:end]), dtype)  # (B, 4 N)
+        drawn += [made[:, first : first + count].reshape(-1, *shape) for shape, first, count in firsts]
+    return drawn
