@@ -11,6 +11,7 @@ from diffsweep.samplers.base import State
 from diffsweep.samplers.exponential import (
     InX0,
     MultistepSampler,
+    Point,
     combine,
     exact_moments,
     middle_moments,
@@ -73,10 +74,11 @@ class DPMSolverPP(InX0, MultistepSampler):
         if self.variant != "sde":
             return super().advance(look, x, step, state, noise)
         here, there, denoised = step.here, step.there, look(x, step.here)
-        points, weights = (self.point(here, denoised),), [1.0]
+        points: tuple[Point, ...] = (self.point(here, denoised),)
+        weights = [1.0]
         if state is not None and math.isfinite(there.half_log_snr) and here.half_log_snr != there.half_log_snr:
             points = usable((*points, *(state.history or ()))[: self.solver_order], there.half_log_snr)
-            weights = quadrature(nodes_of(points, here, there), [1.0, 0.5][: len(points)])
+            weights = quadrature(nodes_of(points, here.half_log_snr, there.half_log_snr), [1.0, 0.5][: len(points)])
         decay = there.sigma / there.alpha * here.alpha / here.sigma  # e^-h, finite at either end
         fresh = 1 - decay**2
         x = combine(x, there.sigma / here.sigma * decay, points, [there.alpha * fresh * w for w in weights])

@@ -15,7 +15,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor
 
@@ -27,21 +27,20 @@ from diffsweep.schedules import Level
 
 WarmStart = Literal["singlestep", "euler"]
 Moments = Callable[[int, float], list[float]]  # of how many outputs, at z
-Placed = TypeVar("Placed", bound=tuple[Any, ...])
 
 
 class Point(NamedTuple):
-    """What a denoiser said: ``output``, the x0 or the eps, at ``half_log_snr`` = log(alpha / sigma)."""
+    """What a denoiser said: ``output``, the x0 or the eps, at a ``place`` on the way, such as log(alpha / sigma)."""
 
-    half_log_snr: float
+    place: float
     output: Tensor
 
 
-def usable(points: tuple[Placed, ...], there: float) -> tuple[Placed, ...]:
-    """Of points, newest first, each of which starts with its place: those up to the first that does not lie before the one
-    after it, on the way to ``there``. A walk may have gone back in t."""
+def usable(points: tuple[Point, ...], there: float) -> tuple[Point, ...]:
+    """Return, of points, newest first, those up to the first that does not lie before the one after it, on the way to ``there``: a walk
+    may have gone back in t."""
     for count in range(1, len(points)):
-        if (points[count - 1][0] - points[count][0]) * (there - points[0][0]) <= 0:
+        if (points[count - 1].place - points[count].place) * (there - points[0].place) <= 0:
             return points[:count]
     return points
 
@@ -90,10 +89,9 @@ def combine(x: Tensor, scale: float, points: Sequence[Point], weights: Sequence[
     return result
 
 
-def nodes_of(points: Sequence[Point], here: Level[float], there: Level[float]) -> list[float]:
+def nodes_of(points: Sequence[Point], here: float, there: float) -> list[float]:
     """Return where points lie on the way: 0 here, 1 there, below 0 before."""
-    h = there.half_log_snr - here.half_log_snr
-    return [(point.half_log_snr - here.half_log_snr) / h for point in points]
+    return [(point.place - here) / (there - here) for point in points]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -138,7 +136,10 @@ class ExponentialSampler(Sampler):
     ) -> list[float]:
         """Return what the quadrature multiplies each output by, :math:`-c z w_k`."""
         _, c, z = self.linear_part(here, there)
-        return [-c * z * w for w in quadrature(nodes_of(points, here, there), moments(len(points), z))]
+        return [
+            -c * z * w
+            for w in quadrature(nodes_of(points, here.half_log_snr, there.half_log_snr), moments(len(points), z))
+        ]
 
     def moved(
         self,

@@ -72,10 +72,6 @@ class Langevin(LangevinSampler):
     Differences from the public code (NCSN), kept on purpose. Its :math:`\delta = 2 \epsilon \sigma^2 / \sigma_L^2` is this one for
     :math:`\mathrm{snr}^2 = \epsilon / (2 \sigma_L^2)`, and its x is kept from level to level: the same where sigma is small and alpha 1; the norm
     kept here suits every alpha and starts with any share of signal.
-
-    Args:
-        snr: the signal-to-noise ratio of a Langevin step, above 0 and below 1.
-        corrections: Langevin steps at each level, at least 1, each of a network call.
     """
 
     steps: int = 100

@@ -3,23 +3,15 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from torch import Tensor
 
 from diffsweep.diffusion import Denoised, Noise, Step, velocity
 from diffsweep.samplers.base import Sampler, State, euler_step
-from diffsweep.samplers.exponential import WarmStart, quadrature, usable
+from diffsweep.samplers.exponential import Point, WarmStart, nodes_of, quadrature, usable
 from diffsweep.samplers.look import Look
 from diffsweep.samplers.options import one_of
 from diffsweep.schedules import Level
-
-
-class Slope(NamedTuple):
-    """eps at ``ratio`` = sigma / alpha: the slope of x / alpha there."""
-
-    ratio: float
-    eps: Tensor
 
 
 class LinearMultistepSampler(Sampler):
@@ -39,10 +31,10 @@ class LinearMultistepSampler(Sampler):
         self, look: Look, x: Tensor, step: Step[float], state: State | None, noise: Noise
     ) -> tuple[Tensor, State]:
         denoised, here, there = look(x, step.here), step.here, step.there
-        slopes: tuple[Slope, ...] = ()
+        slopes: tuple[Point, ...] = ()
         if here.alpha > 0:
             past = state.history if state is not None else ()
-            slopes = usable((Slope(here.ratio, denoised.eps), *past)[: self.memory], there.ratio)
+            slopes = usable((Point(here.ratio, denoised.eps), *past)[: self.memory], there.ratio)
         if there.sigma == 0 and self.clip != "none":
             x = euler_step(denoised, there.alpha, there.sigma)
         elif len(slopes) < self.memory and there.sigma > 0:
@@ -52,22 +44,22 @@ class LinearMultistepSampler(Sampler):
         return x, State(denoised, slopes[: self.memory - 1])
 
     @abstractmethod
-    def begin(self, look: Look, x: Tensor, step: Step[float], denoised: Denoised, slopes: Sequence[Slope]) -> Tensor:
+    def begin(self, look: Look, x: Tensor, step: Step[float], denoised: Denoised, slopes: Sequence[Point]) -> Tensor:
         """Take a step, not to clean data, for which some history is missing; ``slopes`` is empty where no signal is left."""
 
     @abstractmethod
-    def weights(self, slopes: Sequence[Slope], ratio: float) -> list[float]:
-        """Return the weights of the newest slope and of those before it, for a step to ``ratio``."""
+    def weights(self, slopes: Sequence[Point], ratio: float) -> list[float]:
+        """Return the weights of the newest slope, an eps at its sigma / alpha, and of those before it, for a step to ``ratio``."""
 
-    def multistep(self, denoised: Denoised, slopes: Sequence[Slope], there: Level[float]) -> Tensor:
+    def multistep(self, denoised: Denoised, slopes: Sequence[Point], there: Level[float]) -> Tensor:
         """Return x there by the slopes there are, the newest first; by Euler's step for none."""
         if len(slopes) < 2:
             return euler_step(denoised, there.alpha, there.sigma)
-        change = there.alpha * (there.ratio - slopes[0].ratio)
+        change = there.alpha * (there.ratio - slopes[0].place)
         newest, *older = self.weights(slopes, there.ratio)
         x = euler_step(denoised, there.alpha, there.sigma + change * (newest - 1))
         for weight, slope in zip(older, slopes[1:], strict=True):
-            x.add_(slope.eps, alpha=change * weight)
+            x.add_(slope.output, alpha=change * weight)
         return x
 
 
@@ -99,7 +91,7 @@ class LMS(LinearMultistepSampler):
         one_of("warm_start", self.warm_start, ("singlestep", "euler"))
         super().__post_init__()
 
-    def begin(self, look: Look, x: Tensor, step: Step[float], denoised: Denoised, slopes: Sequence[Slope]) -> Tensor:
+    def begin(self, look: Look, x: Tensor, step: Step[float], denoised: Denoised, slopes: Sequence[Point]) -> Tensor:
         if self.warm_start == "euler" or self.memory == 1:
             return self.multistep(denoised, slopes, step.there)
         here, there = step.here.angle, step.there.angle
@@ -111,7 +103,6 @@ class LMS(LinearMultistepSampler):
         u = u.add_(k1.add_(k2, alpha=2).add_(k3, alpha=2).add_(k4), alpha=h / 6)
         return u * step.there.norm
 
-    def weights(self, slopes: Sequence[Slope], ratio: float) -> list[float]:
-        here = slopes[0].ratio
-        nodes = [(slope.ratio - here) / (ratio - here) for slope in slopes]
+    def weights(self, slopes: Sequence[Point], ratio: float) -> list[float]:
+        nodes = nodes_of(slopes, slopes[0].place, ratio)
         return quadrature(nodes, [1 / (i + 1) for i in range(len(nodes))])

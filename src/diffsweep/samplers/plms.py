@@ -7,8 +7,9 @@ from torch import Tensor
 
 from diffsweep.diffusion import Denoised, Step
 from diffsweep.samplers.base import euler_step
+from diffsweep.samplers.exponential import Point
 from diffsweep.samplers.heun import trapezoid
-from diffsweep.samplers.lms import LinearMultistepSampler, Slope
+from diffsweep.samplers.lms import LinearMultistepSampler
 from diffsweep.samplers.look import Look
 
 _WEIGHTS = {
@@ -42,7 +43,7 @@ class PLMS(LinearMultistepSampler):
     memory = 4
     public_form: bool = False
 
-    def begin(self, look: Look, x: Tensor, step: Step[float], denoised: Denoised, slopes: Sequence[Slope]) -> Tensor:
+    def begin(self, look: Look, x: Tensor, step: Step[float], denoised: Denoised, slopes: Sequence[Point]) -> Tensor:
         here, there = step.here, step.there
         if len(slopes) > 1:
             return self.multistep(denoised, slopes, there)
@@ -50,8 +51,8 @@ class PLMS(LinearMultistepSampler):
         at_end = look(moved, there)
         if not self.public_form or not slopes:
             return trapezoid(moved, denoised, at_end, there.alpha - here.alpha, there.sigma - here.sigma)
-        change = there.sigma - there.alpha * slopes[0].ratio
+        change = there.sigma - there.alpha * slopes[0].place
         return moved.add_(at_end.eps - denoised.eps, alpha=change / 2)
 
-    def weights(self, slopes: Sequence[Slope], ratio: float) -> list[float]:
+    def weights(self, slopes: Sequence[Point], ratio: float) -> list[float]:
         return _WEIGHTS[len(slopes)]
