@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install train test lint format slow
+.PHONY: install train test lint format slow processors
 
 install: $(VENV)/.installed
 
@@ -21,6 +21,15 @@ test: install lint
 
 slow: install
 	$(BIN)/python -m pytest -m slow
+
+# What other processors would compute: older instructions, and two threads, which round sums and products otherwise.
+PROCESSORS := "ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE" \
+	"ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=AVX2 DIFFSWEEP_TEST_THREADS=2" "DIFFSWEEP_TEST_THREADS=2"
+
+processors: install
+	for limits in $(PROCESSORS); do \
+		echo "$$limits" && env $$limits $(BIN)/python -m pytest -q tests --ignore tests/runs --ignore tests/tasks || exit 1; \
+	done
 
 lint: install
 	$(BIN)/ruff check src tests

@@ -36,3 +36,12 @@ def crossed(*columns, ids=None):
         )
         for places in itertools.product(*map(range, sizes))
     ]
+
+
+def squared(first, second, third):
+    """The product of three columns, the last of which is not longer than the others; fast are as many rows as the first two have pairs, with
+    every pair of values of any two columns in one of them (a Latin square)."""
+    return [
+        pytest.param(a, b, c, marks=() if (i + j - k) % len(third) == 0 else pytest.mark.slow)
+        for (i, a), (j, b), (k, c) in itertools.product(*map(enumerate, (first, second, third)))
+    ]

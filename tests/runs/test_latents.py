@@ -5,11 +5,11 @@ from pathlib import Path
 import linear
 import pytest
 import torch
+from composing import composed
 
 import diffsweep.runs.training as training
 from diffsweep.autoencoders import FirstStage
 from diffsweep.configuration.build import build_data, build_model
-from diffsweep.configuration.compose import compose as fresh_compose
 from diffsweep.configuration.preflight import preflight
 from diffsweep.errors import UserError
 from diffsweep.runs.latents import keep_latents
@@ -121,8 +121,8 @@ def test_latents_of_another_autoencoder_are_refused(configure, tmp_path, first_s
     overrides = ("model=ldm", *TINY, f"autoencoder.run={first_stage}", f"autoencoder.cache_dir={tmp_path / 'mine'}")
     good = configure(tmp_path / "run", *overrides)
     keep_latents(good, build_model(good), build_data(good))
-    other = build_model(good)
     monkeypatch.setattr(FirstStage, "weights_hash", "0" * 64)
+    other = build_model(good)
     with pytest.raises(UserError, match=r"autoencoder.cache_dir=.*another autoencoder"):
         keep_latents(good, other, build_data(good))
 
@@ -169,7 +169,7 @@ def test_an_unfinished_first_stage_is_refused(configure, tmp_path, first_stage):
 )
 def test_what_does_not_go_together_is_refused_in_a_line(overrides, told):
     with pytest.raises(UserError, match=told) as error:
-        preflight(fresh_compose("train", [*overrides, "logger=csv"]))
+        preflight(composed("train", *overrides, "logger=csv"))
     assert "\n" not in str(error.value)
 
 

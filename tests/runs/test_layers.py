@@ -170,10 +170,3 @@ def test_words_alone_import_nothing_heavy(modules_of, name, arguments):
 def test_tab_completion_imports_nothing_heavy(modules_of):
     done, modules = modules_of("train", "-sc", "query=bash")
     assert modules & set(HEAVY) == set(), done
-
-
-def test_a_run_without_wandb_never_imports_it(modules_of, fast):
-    done, modules = modules_of("train", *fast, "trainer.max_steps=1", "hydra.run.dir=run")
-    assert done.returncode == 0, done.stderr
-    assert {"torch", "lightning"} <= modules
-    assert "wandb" not in modules

@@ -158,6 +158,15 @@ def test_stopped_while_measuring_says_how_to_go_on(tmp_path, configure, resume, 
     assert (tmp_path / "run" / "metrics.json").exists()
 
 
+# Says at its end what was imported.
+LOADED = """
+import atexit, runpy, sys
+atexit.register(lambda: print("LOADED", *sys.modules))
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 @pytest.fixture
 def running(environment, tmp_path):
     """A command in a process of its own, that is ended with the test."""
@@ -167,9 +176,9 @@ def running(environment, tmp_path):
         script = Path(__file__).parents[2] / "src" / "train.py"
         started.append(
             subprocess.Popen(
-                [sys.executable, str(script), *arguments],
+                [sys.executable, "-c", LOADED, str(script), *arguments],
                 cwd=tmp_path,
-                env=environment,
+                env={**environment, "PYTHONPATH": str(script.parent)},
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -187,7 +196,7 @@ def running(environment, tmp_path):
     ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
 )
 def test_a_process_saves_a_whole_step_and_exits(number, code, running, fast, tmp_path, checkpoint):
-    """And it works from a folder that is not the repository."""
+    """And it works from a folder that is not the repository. It has imported no wandb, which it does not use."""
     settings = ("hydra.run.dir=run", "trainer.max_steps=100000", "trainer.log_every_n_steps=1")
     process = running(*fast, *settings, "trainer.val_check_interval=90000")
     deadline = time.monotonic() + 60
@@ -196,6 +205,9 @@ def test_a_process_saves_a_whole_step_and_exits(number, code, running, fast, tmp
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == code, err
+    (line,) = [line for line in out.splitlines() if line.startswith("LOADED")]
+    assert {"torch", "lightning", "diffsweep"} <= set(line.split())
+    assert "wandb" not in line.split()
     assert "Traceback" not in err
     assert "resume=run" in out
     saved = checkpoint(tmp_path / "run")

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from omegaconf import OmegaConf
+from slower import squared
 
 from diffsweep.configuration.check import locate
 from diffsweep.configuration.compose import compose
@@ -107,17 +108,17 @@ def payload(tmp_path, monkeypatch):
 PLACES = ("callbacks.evil", "model", "schedule", "model.schedule", "sampler.steps", "metrics", "optimizer", "dataset")
 
 
-@pytest.mark.parametrize("way", ["plain", "create"])
-@pytest.mark.parametrize("place", PLACES)
-def test_a_changed_run_is_refused_before_anything_runs(evil, payload, place, way):
+@pytest.mark.parametrize(
+    ("place", "way", "command"), squared(PLACES, ("plain", "create"), ("evaluate run", "train resume"))
+)
+def test_a_changed_run_is_refused_before_anything_runs(evil, payload, place, way, command):
     """Written out, and as an interpolation that becomes a target when it is resolved."""
-    directory = evil(place, getattr(payload, way))
-    for command, key in (("evaluate", "run"), ("train", "resume")):
-        try:
-            with pytest.raises(UserError):
-                preflight(compose(command, [f"{key}={directory}"]))
-        finally:
-            assert not payload.file.exists(), "executed"
+    directory, (name, key) = evil(place, getattr(payload, way)), command.split()
+    try:
+        with pytest.raises(UserError):
+            preflight(compose(name, [f"{key}={directory}"]))
+    finally:
+        assert not payload.file.exists(), "executed"
 
 
 @pytest.mark.parametrize("place", ["callbacks.evil", "model.schedule"])
