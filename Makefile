@@ -20,7 +20,7 @@ test: install lint
 	$(BIN)/python -m pytest -n 2 --dist worksteal --nbmake --durations 10 tests notebooks
 
 slow: install
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal tests
 
 # What other processors would compute: older instructions, and two threads, which round sums and products otherwise.
 PROCESSORS := "ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE" \
