@@ -99,15 +99,12 @@ def _run(command: str) -> None:
     sweeping = bool(flags)
     if sweeping:
         os.environ[SWEEP], os.environ[SWEPT] = sweep_name(command, overrides), ",".join(swept_keys(overrides))
-    every = (
-        [compose_job(command, job, k) for k, job in enumerate(jobs(overrides))]
-        if sweeping
-        else [compose_job(command, overrides)]
-    )
+        every = [compose_job(command, job, k) for k, job in enumerate(jobs(overrides))]
+    else:
+        every = [compose_job(command, overrides)]
     if "LOCAL_RANK" not in os.environ:  # a rank that Lightning started runs what has been checked
-        from diffsweep.configuration.preflight import (
-            preflight,  # imports torch: not before the words are known to be right
-        )
+        # imports torch: not before the words are known to be right
+        from diffsweep.configuration.preflight import preflight
 
         for job in every:
             preflight(job.cfg)
