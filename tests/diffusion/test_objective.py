@@ -9,6 +9,7 @@ from scipy.stats import norm
 from torch import nn
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
+from diffsweep.backbones import DiT
 from diffsweep.diffusion import (
     DSM,
     SSM,
@@ -606,3 +607,23 @@ def test_ssm_is_a_function_of_its_arguments():
     assert torch.equal(torch.get_rng_state(), state)
     flipped = SSM()(denoiser, x_0.flip(0), None, TIMES.flip(0), eps.flip(0)).flip(0)
     torch.testing.assert_close(flipped, losses, rtol=1e-10, atol=1e-10)
+
+
+def test_sliced_score_matching_trains_a_network_with_attention():
+    """Its gradient, which is of second order in the network, is that of finite differences."""
+    torch.manual_seed(0)
+    network = DiT(1, 1, 8, patch_size=4, channels=16, depth=1, num_heads=2).double()
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    denoiser = NetworkDenoiser(network, VP(), Eps())
+    x_0, eps, t = torch.randn(2, 1, 8, 8).double(), torch.randn(2, 1, 8, 8).double(), torch.tensor([0.3, 0.8])
+    weight = network.blocks[0].attention.to_qkv.weight
+
+    def loss():
+        return SSM()(denoiser, x_0, None, t.double(), eps).mean()
+
+    (gradient,) = torch.autograd.grad(loss(), weight)
+    direction, h = torch.randn_like(weight), 1e-5
+    with torch.no_grad():
+        after, before = (weight.add_(step * direction) is not None and loss() for step in (h, -2 * h))
+    torch.testing.assert_close((gradient * direction).sum(), (after - before) / (2 * h), rtol=1e-5, atol=1e-8)

@@ -12,6 +12,7 @@ from diffsweep.errors import UserError
 
 SWITCHES = ("-m", "--multirun")
 OTHERS = ("hydra/launcher", "hydra/sweeper")  # who chooses one of these has Hydra run the jobs
+ELSEWHERE = ("hydra.launcher", "hydra.sweeper")  # keys of the one that runs the jobs, which no job has
 
 
 def parsed(overrides: Sequence[str]) -> list[Override]:
@@ -33,7 +34,7 @@ def jobs(overrides: Sequence[str]) -> list[list[str]]:
     every = parsed(overrides)
     if any(override.key_or_group == "hydra/sweeper" for override in every):
         return [[override.input_line or "" for override in every if not override.is_sweep_override()]]
-    own = [override for override in every if not override.key_or_group.startswith("hydra/")]
+    own = [override for override in every if not override.key_or_group.replace("/", ".").startswith(ELSEWHERE)]
     return [list(job) for job in itertools.product(*(_choices(override) for override in own))]
 
 

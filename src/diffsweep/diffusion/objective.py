@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from diffsweep.capabilities import Part
 from diffsweep.diffusion.bound import end_terms, grid_term
@@ -213,7 +214,7 @@ class SSM(Objective):
     numbers.
 
     It never sees the noise that was added, only the samples; its mean differs from that of half of DSM by a constant. The
-    gradient goes through the network twice: attention must have a second derivative.
+    gradient goes through the network twice, so attention is computed by its definition: fused kernels have no second derivative.
 
     Args:
         weight: lambda(t), see :class:`DSM`.
@@ -233,7 +234,7 @@ class SSM(Objective):
         alpha, sigma = denoiser.levels(x_0, t)
         noise = _keyed_by(eps) if noise is None else noise
         v = (noise.uniform(*x_0.shape[1:], stream=Stream.SIGNS) < 0.5).to(x_0) * 2 - 1
-        with torch.enable_grad():
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             x_t = (alpha * x_0 + sigma * eps).detach().requires_grad_()
             score = -denoiser(x_t, t, cond).eps / sigma
             (product,) = torch.autograd.grad((score * v).sum(), x_t, create_graph=keep)

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from diffsweep.configuration.loading import trained
+from diffsweep.configuration import loading
 from diffsweep.diffusion import AsPredicted, Denoiser, GaussianMixtureDenoiser, Noise, Prediction, Stream, add_noise
 from diffsweep.schedules import Schedule
 
@@ -42,7 +42,7 @@ def with_stand_ins(guidance: Callable[..., Denoiser], stand_in: StandIn) -> Call
     """Return guidance with a stand-in for each of its trained models."""
     if not isinstance(guidance, partial):
         return guidance
-    if guidance.func is trained:
+    if guidance.func is loading.trained:
         return lambda: stand_in  # type: ignore[return-value]
     keywords = {
         name: with_stand_ins(value, stand_in) if isinstance(value, partial) else value
