@@ -59,11 +59,6 @@ def grid(x: Tensor, columns: int | None = None) -> Image.Image:
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 
 
-def clip_grid(x: Tensor, columns: int | None = None) -> list[Image.Image]:
-    """Clips in [-1, 1], (N, C, F, H, W) with C = 1 or 3, side by side as :func:`grid` puts images: F pictures, for a GIF or an MP4."""
-    return [grid(frame, columns) for frame in x.unbind(2)]
-
-
 def rows(*images: Tensor, across: bool = False) -> Image.Image:
     """Several sets of as many images in [-1, 1], (N, C, H, W): a row of the picture for each set, at most twelve images of it; or, where
     ``across``, a column."""

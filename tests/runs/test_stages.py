@@ -31,7 +31,7 @@ from diffsweep.metrics import identify
 from diffsweep.models import DiffusionModel
 from diffsweep.runs import stages
 from diffsweep.runs.commands import evaluate
-from diffsweep.runs.stages import identity, resolve_stages, stage_config
+from diffsweep.runs.stages import identity, resolve_stages
 from diffsweep.runs.training import train
 
 TRAIN = 'guidance.weak.train=["trainer.max_steps=3","metrics=none","callbacks=minimal"]'
@@ -400,13 +400,6 @@ def test_from_python_a_missing_run_is_told_too(guided, configure):
         trained(str(guided), kind="diffsweep.models.VDM")
 
 
-def test_the_saved_configuration_is_read_resolved(stage):
-    cfg = stage_config(str(stage))
-    assert cfg.dataset.batch_size == 32
-    assert cfg.model.schedule._target_ == cfg.schedule._target_ == "diffsweep.schedules.Linear"
-    assert not OmegaConf.is_interpolation(cfg.model, "schedule")
-
-
 @pytest.fixture
 def changed(stage, tmp_path):
     """``directory = changed(key, value)``: the stage, with a configuration that somebody changed."""
@@ -445,7 +438,6 @@ def test_a_stage_from_anyone_runs_nothing(changed, payload, configure, tmp_path,
         lambda: preflight(cfg),
         lambda: train(cfg),
         lambda: trained(str(directory)),
-        lambda: stage_config(str(directory)),
         lambda: preflight(insists),
         lambda: train(insists),
     ):

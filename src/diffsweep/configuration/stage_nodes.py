@@ -85,14 +85,6 @@ def saved_config(run: str | Path, trust: Sequence[str] = ()) -> DictConfig:
     return cfg
 
 
-def stage_config(run: str | Path, trust: Sequence[str] = ()) -> DictConfig:
-    """The configuration of a trained run, resolved, to be compared with that of the run that needs it; errors as
-    :func:`saved_config`."""
-    cfg = saved_config(run, trust).copy()
-    OmegaConf.resolve(cfg)
-    return cfg
-
-
 def given_config(cfg: DictConfig, path: str, node: DictConfig) -> DictConfig:
     """The configuration of the run that a stage is given by.
 

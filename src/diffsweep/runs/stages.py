@@ -22,7 +22,6 @@ from diffsweep.configuration.stage_nodes import (
     given_config,
     portable,
     run_key,
-    stage_config,
     stage_nodes,
     trainable_config,
 )
@@ -30,8 +29,6 @@ from diffsweep.errors import Stopped, UserError
 from diffsweep.files import alone, write_text
 from diffsweep.metrics import identify
 from diffsweep.runs import report
-
-__all__ = ["is_rank_zero", "resolve_stages", "stage_config"]
 
 FINISHED = "stage.json"  # written when all else of a stage is, with or without metrics.json
 
