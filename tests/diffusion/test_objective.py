@@ -609,10 +609,12 @@ def test_ssm_is_a_function_of_its_arguments():
     torch.testing.assert_close(flipped, losses, rtol=1e-10, atol=1e-10)
 
 
-def test_sliced_score_matching_trains_a_network_with_attention():
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_sliced_score_matching_trains_a_network_with_attention(checkpointing):
     """Its gradient, which is of second order in the network, is that of finite differences."""
     torch.manual_seed(0)
-    network = DiT(1, 1, 8, patch_size=4, channels=16, depth=1, num_heads=2).double()
+    sizes = {"patch_size": 4, "channels": 16, "depth": 1, "num_heads": 2}
+    network = DiT(1, 1, 8, **sizes, checkpointing=checkpointing).double()
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=0.3)
     denoiser = NetworkDenoiser(network, VP(), Eps())

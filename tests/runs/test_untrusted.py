@@ -227,3 +227,33 @@ def test_a_saved_run_does_not_bring_its_trust(package, finished, tmp_path):
         assert list(cfg.trust) == []
         with pytest.raises(UserError, match="not allowed"):
             preflight(cfg)
+
+
+HIDDEN = {  # what a run's configuration may say so that something foreign is built where no check looks
+    "a name that is computed": ("sampler.temperature", "${oc.${when:true,create,0}:{_target_: os.mkdir, path: DIR}}"),
+    "a node that is computed": ("sampler.temperature", "${when:true,{_target_: os.mkdir, path: DIR},1.0}"),
+    "a target that is computed": ("noise._target_", "${when:true,os.mkdir,diffsweep.diffusion.IndependentNoise}"),
+    "arguments without names": ("noise._args_", ["DIR"]),
+    "a node, once sizes are known": (
+        "noise",
+        "${when:${space.out_channels},{_target_: os.mkdir, path: DIR},{_target_: diffsweep.diffusion.IndependentNoise}}",
+    ),
+    "text that comes to an interpolation": (
+        "sampler.temperature",
+        "$${when:true,'{oc.create:{_target_: os.mkdir}}',0}",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", HIDDEN)
+def test_what_is_hidden_from_the_check_is_not_built(finished, command, tmp_path, what):
+    key, value = HIDDEN[what]
+    shutil.copytree(finished, run := tmp_path / "run")
+    saved, made = OmegaConf.load(run / "config.yaml"), tmp_path / "made"
+    text = value[0] if isinstance(value, list) else value
+    text = text.replace("DIR", str(made))
+    OmegaConf.update(saved, key, [text] if isinstance(value, list) else text, force_add=True)
+    OmegaConf.save(saved, run / "config.yaml")
+    done = command("sample", f"run={run}", "num_samples=1")
+    assert done.code == 2, done.out
+    assert not made.exists()

@@ -6,13 +6,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from diffsweep.backbones.base import Backbone, TokenSizes, at_least_1
 from diffsweep.backbones.unet_blocks import SpatialTransformer, Stage
 from diffsweep.backbones.unet_options import ATTENTIONS, LevelOptions
 from diffsweep.diffusion import Condition
 from diffsweep.layers import Clips, ConditionEmbedding, SinusoidalEmbedding, TokenContext, with_image, zero_init
+from diffsweep.layers.recomputation import recomputed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,5 +137,5 @@ class UNet(Backbone):
 
     def _run(self, module: nn.Module, *inputs: Any, **keywords: Any) -> Any:
         if self.checkpointing and self.training:
-            return checkpoint(module, *inputs, use_reentrant=False, **keywords)
+            return recomputed(module, *inputs, **keywords)
         return module(*inputs, **keywords)

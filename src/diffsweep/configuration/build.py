@@ -7,7 +7,7 @@ from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
-from diffsweep.configuration.check import check
+from diffsweep.configuration.check import check, check_resolved
 from diffsweep.datasets import ImageData
 from diffsweep.errors import UserError
 from diffsweep.metrics import GenerationMetrics, Likelihood
@@ -25,7 +25,9 @@ def build(cfg: DictConfig, group: str, **more: Any) -> Any:
 
 
 def instantiated(cfg: DictConfig, group: str, **more: Any) -> Any:
-    """As :func:`build`, of a configuration that has been checked: a check costs more than what is built."""
+    """As :func:`build`, of a configuration that has been checked: a check costs more than what is built. Only what may be built is looked at
+    again, in what the group comes to."""
+    check_resolved(cfg, group)
     try:
         return instantiate(cfg[group], _convert_="all", **more)
     except Exception as error:

@@ -23,7 +23,7 @@ OURS = tuple(f"diffsweep.{package}" for package in PACKAGES)
 RESOLVERS = ("oc.env", "oc.select", "when", "divide")  # functions that a value may call; others can build or run things
 STAGE = "diffsweep.configuration.loading.trained"  # a trained model, by the directory of its run
 NAMES = ("lightning.Trainer", STAGE)
-RESERVED = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
+RESERVED = ("_target_", "_partial_", "_convert_", "_recursive_")
 PASSED: deque[str] = deque(
     maxlen=32
 )  # the last configurations found right, as texts: 1 ms in place of 80, ten times a run
@@ -113,14 +113,51 @@ def check(cfg: DictConfig) -> None:
         return
     trust = list(cfg.trust)
     for path, text in _texts(content):
-        for resolver in re.findall(r"\$\{\s*([\w.]+)\s*:", text):
-            if resolver not in RESOLVERS:
-                raise UserError(f"{path}: a value may not call {resolver}")
+        _refuse_hidden_calls(path, text)
     for path, node in targets(cfg):
         _check_node(path, node, locate(str(node._target_), trust))
         if not set(node.get("trust") or ()) <= set(trust):
             raise UserError(f"{path}.trust: whom to trust is for the command line to say, by trust=[...]")
     PASSED.append(seen)
+
+
+def check_resolved(cfg: DictConfig, group: str) -> None:
+    """Hold what a group comes to against what may be built. A node may come out of a value that is computed, and what it is computed
+    from may have changed since :func:`check`.
+
+    Raises:
+        UserError: with the key's full path.
+    """
+    content = OmegaConf.to_container(cfg[group], resolve=True)
+    for path, text in _texts(content, group):
+        if "${" in text:
+            raise UserError(f"{path}: a value may not come to an interpolation, as {text!r} is")
+    for name in _target_names(content):
+        locate(name, list(cfg.get("trust") or ()))
+
+
+def _target_names(node: Any) -> Iterator[str]:
+    """Every ``_target_`` in a plain configuration."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield str(node["_target_"])
+        node = list(node.values())
+    if isinstance(node, list):
+        for part in node:
+            yield from _target_names(part)
+
+
+def _refuse_hidden_calls(path: str, text: str) -> None:
+    """Refuse what would be built or called without being seen by :func:`check`."""
+    for resolver in re.findall(r"\$\{\s*([\w.]+)\s*:", text):
+        if resolver not in RESOLVERS:
+            raise UserError(f"{path}: a value may not call {resolver}")
+    if re.search(r"\$\{[\s\w.\[\]]*\$\{", text):
+        raise UserError(f"{path}: the name in an interpolation may not be computed, as in {text!r}")
+    if path.endswith("_target_") and "${" in text:
+        raise UserError(f"{path}: a _target_ may not be computed, as {text!r} is")
+    if text == "_args_":
+        raise UserError(f"{path}: arguments are given by their names, not by _args_")
 
 
 def _texts(node: Any, path: str = "") -> Iterator[tuple[str, str]]:

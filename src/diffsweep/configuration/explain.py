@@ -42,11 +42,17 @@ def explain(error: Exception, command: str) -> UserError:
             return UserError(f"there is no group or command {group}{nearest(group, groups())}")
         return no_such_option(group, option)
     if isinstance(error, OverrideParseException):
+        if "=" not in str(error.override):
+            return UserError(
+                f"cannot read {error.override!r}: write KEY=VALUE, such as seed=0, or GROUP=OPTION, such as schedule=linear"
+            )
         return UserError(f"cannot read {error.override!r}: {str(error).splitlines()[0]}")
     if match := re.search(r"Ambiguous value for argument '(.+?)'", text):
         return UserError(f"{match[1]} has several values; add -m to run each of them")
     if match := re.search(r"You must specify '(\w+)'", text):
         return UserError(f"{match[1]}= is missing: give the directory of a run, as training printed it")
+    if match := re.search(r"Could not append to config. An item is already at '([^']+)'", text):
+        return UserError(f"{match[1]} is there already: leave out the +")
     if match := re.search(r"Could not (?:override|append|delete).*? '([^']+)'", text):
         key = match[1]
         if converted := re.search(r"Value '(.*?)'.* (?:could not be converted to|of type) (\w+)", text):

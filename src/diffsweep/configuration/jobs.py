@@ -44,7 +44,11 @@ def _choices(override: Override) -> list[str]:
         return [override.input_line or ""]
     key, value = override.get_key_element(), override.value()
     if isinstance(value, Glob):
-        return [f"{key}={option}" for option in value.filter(options(override.key_or_group))]
+        if not (found := value.filter(options(override.key_or_group))):
+            raise UserError(
+                f"{override.input_line}: no option is named so; {key} has {', '.join(options(key)) or 'no options'}"
+            )
+        return [f"{key}={option}" for option in found]
     if not override.is_discrete_sweep():
         raise UserError(
             f"{override.input_line}: there is no list of values; give some, {key}=A,B,C, or use hydra/sweeper=optuna"

@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 SWEEP = "DIFFSWEEP_SWEEP"  # names the sweep, for the processes that a launcher starts
+LAUNCHER = ("hydra/launcher", "hydra.launcher")  # where jobs run, which changes none of them
 SWEPT = "DIFFSWEEP_SWEPT"  # the keys that it varies
 
 
@@ -49,7 +50,7 @@ def swept(overrides: Sequence[str]) -> str:
 
 def sweep_name(command: str, overrides: Sequence[str]) -> str:
     """The same name for the same sweep, so that a sweep that was stopped goes on where it stopped."""
-    own = sorted(override for override in overrides if not override.startswith("hydra/launcher"))
+    own = sorted(override for override in overrides if not override.startswith(LAUNCHER))
     return f"{command}_{hashlib.sha256(repr(own).encode()).hexdigest()[:8]}"
 
 

@@ -36,6 +36,9 @@ def saved_of(directory: str | Path) -> DictConfig:
     config = _read(file, written(file))
     if not isinstance(config, DictConfig) or "choices" not in config:
         raise UserError(f"{directory} is no run: its {CONFIG} was not written by train.py")
+    groups = [str(group) for group in config.choices if group in config]
+    if computed := [group for group in groups if OmegaConf.is_interpolation(config, group)]:
+        raise UserError(f"{directory} is no run: the {computed[0]} of its {CONFIG} is computed, and not a mapping")
     return config
 
 

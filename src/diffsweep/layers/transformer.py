@@ -5,10 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from diffsweep.layers.conditions import TokenContext
 from diffsweep.layers.patches import Rotation, rotate
+from diffsweep.layers.recomputation import recomputed
 from diffsweep.layers.temporal import AcrossFrames
 
 
@@ -198,7 +198,7 @@ def run_block(block: nn.Module, checkpointing: bool, *inputs: Any, **keywords: A
     if not (checkpointing and block.training):
         return block(*inputs, **keywords)
     # nothing in a block is random, and saving a GPU's random state would wait for it
-    return checkpoint(block, *inputs, use_reentrant=False, preserve_rng_state=False, **keywords)
+    return recomputed(block, *inputs, preserve_rng_state=False, **keywords)
 
 
 class ContextEmbedding(nn.Module):

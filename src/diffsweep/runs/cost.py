@@ -25,7 +25,7 @@ def cost_of(cfg: DictConfig) -> str:
     told = json.dumps(OmegaConf.to_container(node, resolve=True) | {"_partial_": False})  # type: ignore[operator]
     call = _once if node is cfg.backbone else _there_and_back
     shape = (size.channels, *([] if frames is None else [frames]), size.image_size, size.image_size)
-    return f"{name}: {_cost(told, call, shape)} {'an image' if frames is None else 'a clip'}"
+    return f"{name}: {_cost(told, call, shape, tuple(cfg.trust))} {'an image' if frames is None else 'a clip'}"
 
 
 def _once(backbone: Any, x: torch.Tensor) -> None:
@@ -38,11 +38,11 @@ def _there_and_back(autoencoder: Any, x: torch.Tensor) -> None:
 
 @functools.lru_cache(
     maxsize=8
-)  # 0.1 s of the default network, 2 s of the largest: the jobs of a sweep mostly have the same one
-def _cost(node: str, call: Callable[[Any, torch.Tensor], None], shape: tuple[int, ...]) -> str:
+)  # 0.1 s of the default network, 2 s of the largest: jobs of a sweep mostly have the same one
+def _cost(node: str, call: Callable[[Any, torch.Tensor], None], shape: tuple[int, ...], trust: tuple[str, ...]) -> str:
     """Of a network's node, as text, because the jobs of a sweep mostly have the same one."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        network = instantiated(OmegaConf.create({"network": json.loads(node)}), "network").eval()
+        network = instantiated(OmegaConf.create({"network": json.loads(node), "trust": list(trust)}), "network").eval()
         with (
             FlopCounterMode(display=False) as counter,
             sdpa_kernel(SDPBackend.MATH),
