@@ -13,7 +13,8 @@ def recomputed(module: nn.Module, *inputs: Any, preserve_rng_state: bool = True,
     """Return a module's output, which is computed again in the backward pass by the attention kernels of now: under
     ``sdpa_kernel(SDPBackend.MATH)``, whose second derivative exists, by its definition then too."""
     settings: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": preserve_rng_state}
-    if not torch.backends.cuda.flash_sdp_enabled():
+    compiling = torch.compiler.is_compiling()  # which cannot ask for the kernels, and has no second derivatives
+    if not compiling and not torch.backends.cuda.flash_sdp_enabled():
         settings["context_fn"] = lambda: (nullcontext(), _ByDefinition())
     return checkpoint(module, *inputs, **settings, **keywords)
 
