@@ -232,6 +232,10 @@ def test_a_saved_run_does_not_bring_its_trust(package, finished, tmp_path):
 HIDDEN = {  # what a run's configuration may say so that something foreign is built where no check looks
     "a name that is computed": ("sampler.temperature", "${oc.${when:true,create,0}:{_target_: os.mkdir, path: DIR}}"),
     "a node that is computed": ("sampler.temperature", "${when:true,{_target_: os.mkdir, path: DIR},1.0}"),
+    "a stage that is computed and trusts others": (
+        "sampler.temperature",
+        "${when:true,{_target_: diffsweep.configuration.loading.trained, _partial_: true, run: DIR, trust: [os]},1.0}",
+    ),
     "a target that is computed": ("noise._target_", "${when:true,os.mkdir,diffsweep.diffusion.IndependentNoise}"),
     "arguments without names": ("noise._args_", ["DIR"]),
     "a node, once sizes are known": (

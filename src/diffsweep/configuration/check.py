@@ -4,7 +4,7 @@ import importlib
 import inspect
 import re
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, get_type_hints
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -116,8 +116,7 @@ def check(cfg: DictConfig) -> None:
         _refuse_hidden_calls(path, text)
     for path, node in targets(cfg):
         _check_node(path, node, locate(str(node._target_), trust))
-        if not set(node.get("trust") or ()) <= set(trust):
-            raise UserError(f"{path}.trust: whom to trust is for the command line to say, by trust=[...]")
+        _refuse_own_trust(path, node, trust)
     PASSED.append(seen)
 
 
@@ -132,19 +131,27 @@ def check_resolved(cfg: DictConfig, group: str) -> None:
     for path, text in _texts(content, group):
         if "${" in text:
             raise UserError(f"{path}: a value may not come to an interpolation, as {text!r} is")
-    for name in _target_names(content):
-        locate(name, list(cfg.get("trust") or ()))
+    trust = list(cfg.get("trust") or ())
+    for node in _plain_targets(content):
+        locate(str(node["_target_"]), trust)
+        _refuse_own_trust(group, node, trust)
 
 
-def _target_names(node: Any) -> Iterator[str]:
-    """Every ``_target_`` in a plain configuration."""
+def _plain_targets(node: Any) -> Iterator[dict[Any, Any]]:
+    """Every node with a ``_target_`` in a plain configuration."""
     if isinstance(node, dict):
         if "_target_" in node:
-            yield str(node["_target_"])
+            yield node
         node = list(node.values())
     if isinstance(node, list):
         for part in node:
-            yield from _target_names(part)
+            yield from _plain_targets(part)
+
+
+def _refuse_own_trust(path: str, node: Mapping[Any, Any], trust: Sequence[str]) -> None:
+    """Refuse a node that trusts more packages than the command line does."""
+    if not set(node.get("trust") or ()) <= set(trust):
+        raise UserError(f"{path}.trust: whom to trust is for the command line to say, by trust=[...]")
 
 
 def _refuse_hidden_calls(path: str, text: str) -> None:
