@@ -7,7 +7,7 @@ import torch
 from slower import some
 
 from diffsweep.backbones import UNet
-from diffsweep.backbones.unet_blocks import Stage
+from diffsweep.backbones.unet_blocks import ResidualStage
 from diffsweep.datasets import load_digits
 from diffsweep.diffusion import Condition, Eps, NetworkDenoiser, Noise, Simple, Stream
 from diffsweep.layers import Downsample, ResidualBlock, Upsample
@@ -380,7 +380,7 @@ def test_resolutions_and_factors_name_the_levels(choice, block, order, largest):
     """One stage of the level on the way down, two on the way up, and the middle; no stage is of full size with ``before``."""
     settings = {"attention_resolutions": [], "channel_mult": [1, 1, 1], "num_res_blocks": 1, **choice}
     network = UNet(1, 1, 11, channels=8, block=block, resample_order=order, **settings)
-    stages = [module for module in network.modules() if isinstance(module, Stage)]
+    stages = [module for module in network.modules() if isinstance(module, ResidualStage)]
     attending, every = outputs_of([stage for stage in stages if stage.attention is not None]), outputs_of(stages)
     network(torch.randn(1, 1, 11, 11), torch.zeros(1))
     assert [output.shape[-1] for output in attending] == [3, {11: 3, 6: 2}[largest], 3, 3]
@@ -392,7 +392,7 @@ def test_skip_connections_are_scaled():
     network, given = trained_like(build("plain", skip_scale=0.25)), []
     left = outputs_of([network.conv_in, *network.down])
     for module in network.up:
-        if isinstance(module, Stage):
+        if isinstance(module, ResidualStage):
             module.register_forward_pre_hook(lambda module, arguments: given.append(arguments[0]))
     network(*inputs())
     for skip, h in zip(reversed(left), given, strict=True):
@@ -426,7 +426,7 @@ def test_middle_attention_is_where_levels_have_it_or_where_it_is_asked_for():
 def test_levels_are_joined_by_convolutions_or_by_residual_blocks():
     for variant, kinds in (("plain", {Downsample, Upsample}), ("adm", {ResidualBlock})):
         network = build(variant)
-        assert {type(module) for module in (*network.down, *network.up)} == {Stage, *kinds}
+        assert {type(module) for module in (*network.down, *network.up)} == {ResidualStage, *kinds}
 
 
 @pytest.mark.parametrize(
@@ -448,7 +448,10 @@ def test_published_networks_at_other_sizes_keep_their_levels(compose, preset, le
     def stages(image_size):
         with torch.device("meta"):
             network = UNet(**{**settings, "image_size": image_size})
-        return [isinstance(m, Stage) and m.attention is not None for m in (*network.down, *network.middle, *network.up)]
+        return [
+            isinstance(m, ResidualStage) and m.attention is not None
+            for m in (*network.down, *network.middle, *network.up)
+        ]
 
     assert stages(2**levels) == stages(48) == stages(256)
     if levels > 4:

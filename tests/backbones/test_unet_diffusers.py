@@ -7,7 +7,7 @@ import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
 
 from diffsweep.backbones import UNet
-from diffsweep.backbones.unet_blocks import Stage
+from diffsweep.backbones.unet_blocks import ResidualStage
 from diffsweep.diffusion import Condition
 
 
@@ -72,8 +72,8 @@ def load_all(ours, theirs):
         (ours.down, theirs.down_blocks, "downsamplers"),
         (ours.up, theirs.up_blocks, "upsamplers"),
     ):
-        stages = (module for module in mine if isinstance(module, Stage))
-        between = (module for module in mine if not isinstance(module, Stage))
+        stages = (module for module in mine if isinstance(module, ResidualStage))
+        between = (module for module in mine if not isinstance(module, ResidualStage))
         for block in blocks:
             attentions = getattr(block, "attentions", None) or [None] * len(block.resnets)
             for resnet, attention in zip(block.resnets, attentions, strict=True):

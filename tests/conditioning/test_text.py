@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from diffsweep.conditioning import TextConditioning, WordEncoder
-from diffsweep.conditioning.text_encoder import Remembered, masked_mean
+from diffsweep.conditioning.text_encoder import TextCache, masked_mean
 from diffsweep.configuration.build import build, sized
 from diffsweep.configuration.check import check
 from diffsweep.datasets.base import InMemory
@@ -124,11 +124,11 @@ def test_a_caption_is_read_once(encoder, monkeypatch):
 
 
 def test_what_is_remembered_is_bounded():
-    remembered = Remembered(3)
+    cached = TextCache(3)
     for text in ("first", "second", "third", "third", "fourth"):
-        remembered[text] = torch.zeros(1)
-    assert list(remembered) == ["second", "third", "fourth"]
-    for copied in (copy.deepcopy(remembered), pickle.loads(pickle.dumps(remembered))):
+        cached[text] = torch.zeros(1)
+    assert list(cached) == ["second", "third", "fourth"]
+    for copied in (copy.deepcopy(cached), pickle.loads(pickle.dumps(cached))):
         copied["fifth"] = torch.zeros(1)
         assert list(copied) == ["third", "fourth", "fifth"]
 

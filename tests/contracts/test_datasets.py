@@ -75,7 +75,7 @@ def test_seed_orders_training_and_nothing_else(make):
 def test_what_is_told_of_samples_is_their_rows_without_the_images(make):
     index = torch.tensor([7, 3, 3])
     samples = make().split("train")
-    rows, told = samples[index], samples.told(index)
+    rows, told = samples[index], samples.annotations(index)
     assert told.keys() == rows.keys() - {"x"}
     for name, part in told.items():
         assert torch.equal(part, rows[name]) if isinstance(part, torch.Tensor) else part == rows[name]

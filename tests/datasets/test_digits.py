@@ -7,7 +7,7 @@ import torch
 from sklearn.datasets import load_digits as sklearn_digits
 
 from diffsweep.datasets import Digits, InMemory, load_digits
-from diffsweep.datasets.base import Positions, Stream
+from diffsweep.datasets.base import Positions, TrainingStream
 
 
 def as_set(x):
@@ -56,7 +56,7 @@ def test_bad_values_are_refused(bad, match):
 
 
 def stream(count=10, seed=0):
-    return Stream(InMemory({"x": torch.arange(count).float()[:, None], "label": torch.arange(count)}), seed)
+    return TrainingStream(InMemory({"x": torch.arange(count).float()[:, None], "label": torch.arange(count)}), seed)
 
 
 def walk(batch_size, batches, first=0, rank=0, world_size=1, **data):
@@ -110,7 +110,7 @@ def test_ranks_partition_the_stream(world_size):
 def test_one_device_takes_the_same_samples_at_any_epoch_of_the_real_data():
     """The whole of the third epoch, started from its first batch."""
     data = Digits(batch_size=500, seed=3)
-    source = Stream(data.split("train"), 3)
+    source = TrainingStream(data.split("train"), 3)
     batches = [source[p] for p in itertools.islice(Positions(500, first=6), 3)]
     assert as_set(torch.cat([batch["x"] for batch in batches])) == as_set(data.split("train")["x"])
 

@@ -50,7 +50,7 @@ def test_mirrors_are_the_images_from_right_to_left():
     assert torch.equal(both["x"][[7, 2, 9]], by_hand)
     assert both["label"].tolist() == [0, 1, 2, 3, 4] * 2
     assert both["caption"][7] == "c2"
-    assert both.told(torch.tensor([7])) == {"label": torch.tensor([2]), "caption": ["c2"]}
+    assert both.annotations(torch.tensor([7])) == {"label": torch.tensor([2]), "caption": ["c2"]}
 
 
 def test_an_epoch_shows_each_image_and_its_mirror_once():
@@ -69,8 +69,8 @@ def test_what_is_compared_with_and_what_is_held_out_is_not_mirrored():
         assert torch.equal(data.split(split)["x"], plain.split(split)["x"])
     (held_out,) = data.val_dataloader()
     assert torch.equal(held_out["x"], plain.split("val")["x"])
-    assert len(data.seen("train")) == 10
-    assert data.seen("val") is data.split("val")
+    assert len(data.loader_samples("train")) == 10
+    assert data.loader_samples("val") is data.split("val")
 
 
 def test_a_stream_of_mirrors_goes_on_where_it_stopped(monkeypatch):
@@ -96,7 +96,7 @@ def test_latents_are_told_of_as_their_samples_are():
     assert batch.keys() == {"posterior", "label", "caption"}
     assert torch.equal(batch["posterior"], latents()[[3, 1]])
     assert batch["label"].tolist() == [3, 1]
-    assert batch["caption"] == samples.told(torch.tensor([3, 1]))["caption"] == ["c3", "c1"]
+    assert batch["caption"] == samples.annotations(torch.tensor([3, 1]))["caption"] == ["c3", "c1"]
     assert torch.equal(samples["posterior"], latents())
     assert samples["label"].tolist() == [0, 1, 2, 3, 4]
     with pytest.raises(KeyError, match="latents"):
@@ -124,8 +124,12 @@ def test_latents_touch_no_image():
 @pytest.mark.parametrize("make", [Digits, lambda: Shapes(num_train=20, num_val=5)], ids=["digits", "shapes"])
 def test_loaders_give_what_is_to_be_seen_in_place_of_pixels(make):
     data = make()
-    data.see("train", Latents(torch.arange(float(len(data.split("train"))))[:, None, None, None], data.split("train")))
-    data.see("val", Latents(torch.arange(float(len(data.split("val"))))[:, None, None, None], data.split("val")))
+    data.replace_samples(
+        "train", Latents(torch.arange(float(len(data.split("train"))))[:, None, None, None], data.split("train"))
+    )
+    data.replace_samples(
+        "val", Latents(torch.arange(float(len(data.split("val"))))[:, None, None, None], data.split("val"))
+    )
     batch = next(iter(data.train_dataloader()))
     rows = batch["posterior"].flatten().long()
     assert "x" not in batch

@@ -18,7 +18,7 @@ from diffsweep.datasets.shapes_scene import (
     SIZES,
     VOCABULARY,
     Scene,
-    asked,
+    attributes_of,
     captions,
     coverage,
     render,
@@ -53,7 +53,7 @@ def val(data):
     return data.split("val")
 
 
-def attributes_of(samples):
+def scene_attributes(samples):
     return {name: getattr(samples.scene, name) for name in ("shape", "colour", "position", "size")}
 
 
@@ -154,7 +154,7 @@ def test_training_shows_the_other_pairs_alike_and_the_held_out_split_all():
     data = Shapes(held_out=HELD_OUT, num_val=20_000)
     held = {(list(SHAPES).index(s), list(COLOURS).index(c)) for c, s in HELD_OUT}
     for name, left in (("train", 29), ("val", 32)):
-        shown = attributes_of(data.split(name))
+        shown = scene_attributes(data.split(name))
         counts = (shown["shape"] * 8 + shown["colour"]).bincount(minlength=32)
         expected = torch.full((32,), 20_000 / left)
         if name == "train":
@@ -223,19 +223,19 @@ def test_the_fingerprint_is_of_all_that_pixels_depend_on():
 def test_captions_say_what_is_drawn():
     drawn = together([scene("circle", "red", "at the top left", "small"), scene("cross", "pink", size="large")])
     assert captions(drawn) == ["a small red circle at the top left", "a large pink cross in the centre"]
-    others = asked(["A top-left, small, red circle!", "the large pink cross centre"])
-    assert all(map(torch.equal, asked(captions(drawn)), others))
+    others = attributes_of(["A top-left, small, red circle!", "the large pink cross centre"])
+    assert all(map(torch.equal, attributes_of(captions(drawn)), others))
 
 
 def test_every_caption_says_its_scene(val):
-    said, words = asked(val["caption"]), set(VOCABULARY)
-    for name, shown in attributes_of(val).items():
+    said, words = attributes_of(val["caption"]), set(VOCABULARY)
+    for name, shown in scene_attributes(val).items():
         assert torch.equal(getattr(said, name), shown)
     assert {word for caption in val["caption"] for word in caption.split()} == words
 
 
 def test_a_caption_may_leave_words_out():
-    said = asked(["a red circle", "a shape at the top", "", "something small at the bottom right"])
+    said = attributes_of(["a red circle", "a shape at the top", "", "something small at the bottom right"])
     assert said.shape.tolist() == [0, -1, -1, -1]
     assert said.colour.tolist() == [0, -1, -1, -1]
     assert said.position.tolist() == [-1, 1, -1, 8]
@@ -254,7 +254,7 @@ def test_a_caption_may_leave_words_out():
 )
 def test_a_caption_that_contradicts_itself_is_refused(caption, match):
     with pytest.raises(ValueError, match=match):
-        asked([caption])
+        attributes_of([caption])
 
 
 # What is read back
@@ -265,7 +265,7 @@ def test_every_attribute_is_read_back(size, count):
     samples = Shapes(image_size=size, num_val=count).split("val")
     seen = read(samples["x"])
     assert seen.found.all()
-    for name, shown in attributes_of(samples).items():
+    for name, shown in scene_attributes(samples).items():
         assert torch.equal(getattr(seen, name), shown)
 
 

@@ -244,7 +244,7 @@ def test_a_clip_has_its_pixels_in_the_order_of_the_contract(make, tmp_path):
     assert order == ["0", "1"]
     x = data.split("all")["x"]
     assert any(torch.allclose(x, written[list(rows)], atol=1e-6) for rows in ((0, 1), (1, 0)))
-    seen = data.seen("train")
+    seen = data.loader_samples("train")
     batch = seen[torch.tensor([0, 1])]["x"]
     assert torch.equal(batch[0], data.split("train")["x"][0])
     assert torch.equal(batch[1], batch[0].flip(-1))

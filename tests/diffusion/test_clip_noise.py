@@ -16,8 +16,8 @@ from diffsweep.diffusion import (
     Noise,
     ProgressiveNoise,
     SharedNoise,
+    StepNoise,
     Stream,
-    WalkNoise,
     add_noise,
 )
 from diffsweep.diffusion.exact import of_clips
@@ -94,7 +94,7 @@ def test_the_draws_of_the_process_share_and_no_others(name):
         assert torch.equal(ours.like(x, stream), expected)
         assert torch.equal(ours.normal(2, F, 3, 3, stream=stream), expected)
         assert torch.equal(ours.uniform(2, F, stream=stream), white.uniform(2, F, stream=stream))
-    walk = WalkNoise(ours, 7, temperature=0.5, at_most=3)
+    walk = StepNoise(ours, 7, temperature=0.5, at_most=3)
     for step in range(7):
         drawn = ours.at(step).like(x)
         assert torch.equal(drawn, law.colour(white.at(step).like(x)))

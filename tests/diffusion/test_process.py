@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from diffsweep.diffusion import add_noise, in_numbers, posterior, prior, step_between, transition, walk
+from diffsweep.diffusion import add_noise, in_numbers, posterior, prior, step_between, steps_of, transition
 from diffsweep.schedules import EDM, VE, VP, Cosine, CosineContinuous, Flow, Learned, Linear, SubVP
 
 ROWS = torch.tensor([-1.3, 0.2, 2.0], dtype=torch.float64)
@@ -161,13 +161,13 @@ WALKED = {
 def test_a_walk_is_its_steps_one_by_one(name):
     schedule = WALKED[name]
     times = torch.tensor([1.0, 0.7, 0.31, 0.02, 0.01], dtype=torch.float64)
-    steps = in_numbers(walk(schedule, times))
+    steps = in_numbers(steps_of(schedule, times))
     assert len(steps) == 4
     for i in range(4):
         (one,) = in_numbers(step_between(schedule, times[i + 1, None], times[i, None]))
         torch.testing.assert_close(steps[i], one, rtol=1e-12, atol=0)
-        assert (steps[i].here.t, steps[i].there.t) == (times[i], times[i + 1])
-        assert all(type(value) is float for value in (*steps[i].here[1:], *steps[i].there[1:], *steps[i][2:]))
+        assert (steps[i].at_t.t, steps[i].at_s.t) == (times[i], times[i + 1])
+        assert all(type(value) is float for value in (*steps[i].at_t[1:], *steps[i].at_s[1:], *steps[i][2:]))
 
 
 @pytest.mark.parametrize("name", WALKED)
@@ -175,13 +175,13 @@ def test_a_walk_to_0_ends_at_clean_data(name):
     """alpha 1 and sigma 0, whatever the schedule has at t = 0: all of sigma_t^2 is forward variance, the posterior a point."""
     schedule = WALKED[name]
     times = torch.tensor([1.0, 0.5, 0.2, 0.0], dtype=torch.float64)
-    steps = walk(schedule, times)
-    assert steps.there.alpha[-1] == 1
-    assert steps.there.sigma[-1] == 0
+    steps = steps_of(schedule, times)
+    assert steps.at_s.alpha[-1] == 1
+    assert steps.at_s.sigma[-1] == 0
     assert steps.var_post[-1] == 0
     torch.testing.assert_close(steps.var_ts[-1], schedule(times[-2])[1] ** 2, rtol=1e-12, atol=0)
     torch.testing.assert_close(steps.alpha_ts[-1], schedule(times[-2])[0], rtol=1e-12, atol=0)
-    assert (steps.there.sigma[:-1] > 0).all()
+    assert (steps.at_s.sigma[:-1] > 0).all()
     assert (steps.var_post[:-1] > 0).all()
 
 
@@ -189,17 +189,17 @@ def test_a_walk_to_0_ends_at_clean_data(name):
 def test_a_walk_with_0_twice_steps_there_and_then_to_clean_data(name):
     schedule = WALKED[name]
     times = torch.tensor([1.0, 0.4, 0.0, 0.0], dtype=torch.float64)
-    steps, (alpha, sigma) = walk(schedule, times), schedule(torch.zeros((), dtype=torch.float64))
+    steps, (alpha, sigma) = steps_of(schedule, times), schedule(torch.zeros((), dtype=torch.float64))
     for ours, expected in (
-        (steps.there.alpha[1:], torch.stack([alpha, torch.ones_like(alpha)])),
-        (steps.there.sigma[1:], torch.stack([sigma, torch.zeros_like(sigma)])),
-        (torch.stack([steps.here.alpha[2], steps.here.sigma[2]]), torch.stack([alpha, sigma])),
+        (steps.at_s.alpha[1:], torch.stack([alpha, torch.ones_like(alpha)])),
+        (steps.at_s.sigma[1:], torch.stack([sigma, torch.zeros_like(sigma)])),
+        (torch.stack([steps.at_t.alpha[2], steps.at_t.sigma[2]]), torch.stack([alpha, sigma])),
     ):
         torch.testing.assert_close(ours, expected, rtol=1e-14, atol=0)
     torch.testing.assert_close(steps.var_ts[2], sigma**2, rtol=1e-14, atol=0)
     assert steps.var_post[1] > 0
     assert steps.var_post[2] == 0
-    assert all(torch.isfinite(value).all() for value in (*steps.here, *steps.there, steps.var_ts, steps.var_post))
+    assert all(torch.isfinite(value).all() for value in (*steps.at_t, *steps.at_s, steps.var_ts, steps.var_post))
 
 
 @pytest.mark.parametrize("name", ["linear", "zero terminal", "vp", "sub_vp", "flow", "edm"])
@@ -217,7 +217,7 @@ def test_to_clean_is_said_row_by_row():
     rows, plain = step_between(schedule, s, t, to_clean), step_between(schedule, s, t)
     for ours, expected in zip(in_numbers(rows)[1:], in_numbers(plain)[1:], strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-14, atol=0)
-    assert (rows.there.sigma[0], rows.var_post[0]) == (0, 0)
+    assert (rows.at_s.sigma[0], rows.var_post[0]) == (0, 0)
     torch.testing.assert_close(rows.var_ts[0], schedule(t[0])[1] ** 2, rtol=1e-14, atol=0)
 
 
@@ -233,6 +233,6 @@ def test_forward_variances_of_every_schedule_are_the_difference_of_levels(name):
 
 
 def test_a_walk_is_on_the_cpu_in_float64():
-    steps = walk(Linear(10), torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64))
-    for value in (*steps.here, *steps.there, steps.var_ts, steps.var_post):
+    steps = steps_of(Linear(10), torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64))
+    for value in (*steps.at_t, *steps.at_s, steps.var_ts, steps.var_post):
         assert (value.dtype, value.device.type) == (torch.float64, "cpu")

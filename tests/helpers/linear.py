@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from diffsweep.autoencoders import LearnedAutoencoder, Reconstruction
+from diffsweep.autoencoders import LearnedAutoencoder, Reconstructed
 
 
 class Rearrange(nn.Module):
@@ -42,7 +42,7 @@ class Perfect(LearnedAutoencoder):
 
     def reconstruct(self, x, noise=None):
         z = self.encode(x, noise)
-        return Reconstruction(self.decode(z), {"size": z.square().flatten(1).sum(1)})
+        return Reconstructed(self.decode(z), {"size": z.square().flatten(1).sum(1)})
 
     @property
     def last_layer(self):

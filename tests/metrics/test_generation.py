@@ -198,9 +198,9 @@ def test_classes_asked_for_are_read_by_the_classifier(tmp_path):
     data, metrics = Digits(), make(tmp_path, reference="train")
     x = data.split("val")["x"][:200]
     logits = load_digits_classifier()(x)[1]
-    asked = logits.argmax(1)
-    asked[:50] = (asked[:50] + 1) % 10
-    numbers = metrics(x, data, {"label": asked})
+    request = logits.argmax(1)
+    request[:50] = (request[:50] + 1) % 10
+    numbers = metrics(x, data, {"label": request})
     assert numbers["class_accuracy"] == 0.75
     real = data.split("val")
     right = load_digits_classifier()(real["x"])[1].argmax(1) == real["label"]
@@ -222,13 +222,13 @@ class Shades(ImageData):
     def load(self, split):
         return ShadesSamples(self, self.sizes[split], {"train": 0, "val": 10**6}[split])
 
-    def aligned(self, x, asked):
+    def aligned(self, x, request):
         """Reads red or green, and bright or dark, back; captions of dark red were held out."""
         red = x[:, 0].flatten(1).mean(1) > x[:, 1].flatten(1).mean(1)
         bright = x.flatten(1).amax(1) > 0.5
-        colour = red == torch.tensor(["red" in caption for caption in asked["caption"]])
-        shape = bright == torch.tensor(["bright" in caption for caption in asked["caption"]])
-        held_out = torch.tensor([caption == "dark red" for caption in asked["caption"]])
+        colour = red == torch.tensor(["red" in caption for caption in request["caption"]])
+        shape = bright == torch.tensor(["bright" in caption for caption in request["caption"]])
+        held_out = torch.tensor([caption == "dark red" for caption in request["caption"]])
         parts = {"colour": colour, "shape": shape, "position": ~colour, "size": torch.ones_like(colour)}
         return {**parts, "colour_and_shape": colour & shape, "held_out": held_out}
 

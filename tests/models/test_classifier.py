@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional
 
 from diffsweep.autoencoders import Identity
-from diffsweep.backbones import Encoder, EncoderUNet
+from diffsweep.backbones import ClassifierBackbone, EncoderUNet
 from diffsweep.configuration.build import build_model
 from diffsweep.datasets import ImageData, InMemory, RandomShift, load_digits
 from diffsweep.diffusion import EDM, Eps, Importance, NetworkDenoiser, Noise, Stream, Uniform, add_noise
@@ -33,7 +33,7 @@ def digits(count, first=0):
     return {**{k: v[:count] for k, v in load_digits("train").items()}, "position": torch.arange(first, first + count)}
 
 
-class Seen(Encoder):
+class Seen(ClassifierBackbone):
     """Remembers what it is given."""
 
     num_features, num_classes = 1, 10
@@ -200,7 +200,7 @@ class Signs(ImageData):
         return InMemory({"x": (2.0 * label - 1)[:, None, None, None].expand(-1, 1, 2, 2), "label": label})
 
 
-class SignOfTheMean(Encoder):
+class SignOfTheMean(ClassifierBackbone):
     """The Bayes classifier of these, certain of itself."""
 
     num_features, num_classes = 1, 2

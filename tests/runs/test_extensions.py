@@ -40,7 +40,7 @@ class Complete(Task):
         cond = Condition(known=Known(top, top.apply(images)))
         x, noise = job.model.start(torch.arange(len(images)), job.seed)
         drawn = job.draw(len(images), lambda rows: (x[rows], noise[rows.tolist()]), {})
-        return drawn._replace(x=job.model.walk(x, noise, cond)), "completed"
+        return drawn._replace(x=job.model.sample_from(x, noise, cond)), "completed"
 
 
 @part

@@ -64,7 +64,7 @@ def test_latents_are_kept_and_equal_those_of_the_pixels(configure, tmp_path, fir
     pixels = next(iter(build_data(cfg).train_dataloader()))
     torch.testing.assert_close(kept, model.autoencoder.of(pixels), rtol=0, atol=1e-6)
     assert torch.equal(batch["label"], pixels["label"])
-    whole = data.seen("train")
+    whole = data.loader_samples("train")
     torch.testing.assert_close(whole[torch.arange(len(whole))]["posterior"], on_the_fly, rtol=0, atol=1e-6)
     held_out = next(iter(data.val_dataloader()))
     assert "x" not in held_out

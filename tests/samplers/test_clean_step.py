@@ -20,7 +20,7 @@ from diffsweep.diffusion import (
     add_noise,
     posterior,
     prior,
-    walk,
+    steps_of,
 )
 from diffsweep.diffusion.spacing import SPACINGS
 from diffsweep.samplers import DDIM, Ancestral
@@ -269,12 +269,12 @@ def test_no_number_of_steps_makes_a_variance_vanish_above_clean_data(name):
     for spacing in spacings(schedule):
         for steps in (1, 2, 49, 1000) if spacing in ("trailing", "leading") else (1, 2, 49, 1000, 4000):
             with torch.no_grad():
-                pairs = walk(schedule, DDIM(steps=steps, spacing=spacing).times(schedule))
-            values = (*pairs.here, *pairs.there, pairs.var_ts, pairs.var_post)
+                pairs = steps_of(schedule, DDIM(steps=steps, spacing=spacing).times(schedule))
+            values = (*pairs.at_t, *pairs.at_s, pairs.var_ts, pairs.var_post)
             assert all(torch.isfinite(value).all() for value in values)
             assert (pairs.var_post[:-1] > 0).all()
-            assert (pairs.here.sigma > 0).all()
-            assert pairs.there.sigma[-1] == 0
+            assert (pairs.at_t.sigma > 0).all()
+            assert pairs.at_s.sigma[-1] == 0
 
 
 class Perfect(torch.nn.Module):

@@ -326,8 +326,8 @@ def test_heun_is_edms_algorithm_2(mixture):
         slope_here = (hat - denoiser(hat, torch.tensor(raised / 80, dtype=torch.float64)).x0) / raised
         x = hat + (below - raised) * slope_here
         if below > 0:
-            there = (x - denoiser(x, torch.tensor(below / 80, dtype=torch.float64)).x0) / below
-            x = hat + (below - raised) * (slope_here + there) / 2
+            at_s = (x - denoiser(x, torch.tensor(below / 80, dtype=torch.float64)).x0) / below
+            x = hat + (below - raised) * (slope_here + at_s) / 2
     torch.testing.assert_close(ours, x, rtol=0, atol=1e-8)
 
 

@@ -11,15 +11,15 @@ from diffsweep.diffusion import (
     GaussianDenoiser,
     Impulses,
     Noise,
+    StepNoise,
     Stream,
-    WalkNoise,
     counting,
     prior,
-    walk_times,
+    spaced_times,
 )
 from diffsweep.diffusion.noise_ahead import like_over
 from diffsweep.samplers import DDIM, ODE, Ancestral, DPMSolverPP, Euler, EulerMaruyama, Heun, Langevin
-from diffsweep.samplers.watch import WalkIsNotFinite
+from diffsweep.samplers.watch import NotFinite
 from diffsweep.schedules import EDM, VE, VP, Cosine, Flow, Linear
 
 DRAWING = {
@@ -93,7 +93,7 @@ class Breaks(Denoiser):
 def test_a_walk_that_is_not_finite_stops_and_says_where(steps, value):
     """The first step that starts below t = 0.5; no more than sixteen steps later it stops."""
     denoiser, seen = Breaks(Cosine(1000), 0.5 - 1e-9, value), []
-    with pytest.raises(WalkIsNotFinite) as told:
+    with pytest.raises(NotFinite) as told:
         DDIM(steps=steps, clip="none")(
             denoiser, torch.randn(3, 2).double(), callback=lambda step, *_: seen.append(step)
         )
@@ -170,7 +170,7 @@ def test_what_drew_noise_cannot_be_inverted(gaussian):
 
 
 def test_an_inversion_that_is_not_finite_stops():
-    with pytest.raises(WalkIsNotFinite, match=r"after step 1 of 20, from t = 0 "):
+    with pytest.raises(NotFinite, match=r"after step 1 of 20, from t = 0 "):
         DDIM(steps=20).invert(Breaks(Cosine(1000), 0.5, math.nan), torch.zeros(3, 2).double())
 
 
@@ -198,7 +198,7 @@ def test_walk_noise_is_the_noise_of_each_step():
         (Noise(3, torch.arange(3)), 2**19),
     ):
         x = torch.zeros(3, size)
-        ahead = WalkNoise(noise.at(40), 8)
+        ahead = StepNoise(noise.at(40), 8)
         for step in (*range(20), 3, 50, 2**20 + 1, 2**21 + 1, 4):
             assert torch.equal(ahead.at(step).like(x), noise.at(step).like(x))
         assert torch.equal(ahead.like(x), noise.at(40).like(x))
@@ -218,11 +218,11 @@ def test_a_seed_of_each_sample_is_that_seeds_own_noise():
 
 
 def test_a_walk_keeps_no_more_than_a_block_of_each_draw(gaussian):
-    noise = WalkNoise(Noise(0, torch.arange(3)), 64)
+    noise = StepNoise(Noise(0, torch.arange(3)), 64)
     for step in range(64):
         noise.at(step).like(torch.zeros(3, 2))
     assert not noise._blocks
-    assert walk_times(Linear(10), "uniform", 2).tolist() == [1, 0.5, 0]
+    assert spaced_times(Linear(10), "uniform", 2).tolist() == [1, 0.5, 0]
 
 
 def test_the_callback_sees_what_was_inverted(gaussian):

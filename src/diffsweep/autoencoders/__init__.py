@@ -1,7 +1,7 @@
 """Autoencoders: the space where diffusion happens, and the losses that they learn by."""
 
 from diffsweep.autoencoders.adversarial import AdversarialLoss, PatchDiscriminator, adaptive_weight
-from diffsweep.autoencoders.base import Autoencoder, LearnedAutoencoder, Reconstruction, by_frame, frames_of
+from diffsweep.autoencoders.base import Autoencoder, LearnedAutoencoder, Reconstructed, by_frame, frames_of
 from diffsweep.autoencoders.first_stage import FirstStage
 from diffsweep.autoencoders.identity import Identity
 from diffsweep.autoencoders.kl import KLAutoencoder
@@ -23,7 +23,7 @@ __all__ = [
     "PatchDiscriminator",
     "Perceptual",
     "PublicAutoencoder",
-    "Reconstruction",
+    "Reconstructed",
     "VQAutoencoder",
     "adaptive_weight",
     "by_frame",

@@ -89,7 +89,7 @@ class Autoencoder(nn.Module, Part, ABC):
         return f"it has {has}, and {asks} is asked for" if wrong else None
 
 
-class Reconstruction(NamedTuple):
+class Reconstructed(NamedTuple):
     """What a trainable autoencoder makes of images.
 
     Attributes:
@@ -132,7 +132,7 @@ class LearnedAutoencoder(Autoencoder):
         return self
 
     @abstractmethod
-    def reconstruct(self, x: Tensor, noise: Noise | None = None) -> Reconstruction:
+    def reconstruct(self, x: Tensor, noise: Noise | None = None) -> Reconstructed:
         """Images to latents and back, as in training: with noise from a draw of the posterior, else from its mean."""
 
     @property

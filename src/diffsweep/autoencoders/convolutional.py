@@ -15,7 +15,7 @@ from diffsweep.layers import Downsample, ResidualBlock, SelfAttention2d, Upsampl
 EPS = 1e-6  # what the norms of the published networks add to the variance
 
 
-class Level(nn.Module):
+class ResolutionBlocks(nn.Module):
     """Residual blocks, each followed by attention as long as there is some, then what changes the size of the maps."""
 
     def __init__(self, blocks: list[nn.Module], attentions: list[nn.Module], resample: nn.Module | None = None) -> None:
@@ -82,16 +82,16 @@ class ConvolutionalOptions:
 
     def level(
         self, width_in: int, width: int, count: int, attends: bool, resample: Callable[[int, int], nn.Module] | None
-    ) -> Level:
+    ) -> ResolutionBlocks:
         """Return ``count`` blocks of a width, and what changes the size of the maps after them."""
         blocks = [self.block(width_in if i == 0 else width, width) for i in range(count)]
         attentions = [self.attention(width) for _ in range(count if attends else 0)]
-        return Level(blocks, attentions, None if resample is None else resample(width, width))
+        return ResolutionBlocks(blocks, attentions, None if resample is None else resample(width, width))
 
-    def middle(self, width: int) -> Level:
+    def middle(self, width: int) -> ResolutionBlocks:
         """Return block, attention, block at the smallest maps."""
         blocks = [self.block(width, width) for _ in range(2)]
-        return Level(blocks, [self.attention(width)] if self.middle_attention else [])
+        return ResolutionBlocks(blocks, [self.attention(width)] if self.middle_attention else [])
 
 
 def _multipliers(channel_mult: Sequence[int], factor: int) -> list[int]:
@@ -109,7 +109,7 @@ def _multipliers(channel_mult: Sequence[int], factor: int) -> list[int]:
     return [*channel_mult, *[channel_mult[-1]] * (levels - len(channel_mult))]
 
 
-class Encoder(nn.Module):
+class ConvolutionalEncoder(nn.Module):
     """Images (B, C, H, W) to moments of latents (B, C', H / f, W / f).
 
     A convolution; levels of ``num_res_blocks`` residual blocks, with a convolution of stride 2 between them; block, attention,
@@ -138,7 +138,7 @@ class Encoder(nn.Module):
         return self.quant_conv(self.conv_out(functional.silu(self.norm_out(h))))  # (B, C', H / f, W / f)
 
 
-class Decoder(nn.Module):
+class ConvolutionalDecoder(nn.Module):
     """Latents (B, C', h, w) to images (B, C, f h, f w): the encoder's way back, of one residual block more in each level."""
 
     def __init__(self, in_channels: int, out_channels: int, factor: int, parts: ConvolutionalOptions) -> None:
@@ -192,8 +192,8 @@ class ConvolutionalAutoencoder(LearnedAutoencoder):
         parts = ConvolutionalOptions(**options)
         self.in_channels, self.factor = in_channels, factor
         self.shape = (latent_channels, image_size // factor, image_size // factor)
-        self.encoder = Encoder(in_channels, self.num_moments * latent_channels, factor, parts)
-        self.decoder = Decoder(latent_channels, in_channels, factor, parts)
+        self.encoder = ConvolutionalEncoder(in_channels, self.num_moments * latent_channels, factor, parts)
+        self.decoder = ConvolutionalDecoder(latent_channels, in_channels, factor, parts)
 
     @property
     def last_layer(self) -> Tensor:

@@ -13,7 +13,7 @@ from diffsweep.autoencoders.tiling import decode_in_tiles, in_slices
 from diffsweep.diffusion import Noise
 from diffsweep.layers import weights_hash
 
-Kept = Literal["mean", "posterior"]
+KeptLatents = Literal["mean", "posterior"]
 
 
 class HasAutoencoder(Protocol):
@@ -56,7 +56,7 @@ class FirstStage(Autoencoder):
         network: Callable[[], LearnedAutoencoder],
         model: Callable[[], HasAutoencoder] | None,
         run: str | None = None,
-        latents: Kept = "mean",
+        latents: KeptLatents = "mean",
         cache: bool = True,
         cache_dir: str | None = None,
         batch_size: int = 64,

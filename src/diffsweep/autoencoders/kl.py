@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffsweep.autoencoders.base import Reconstruction
+from diffsweep.autoencoders.base import Reconstructed
 from diffsweep.autoencoders.convolutional import ConvolutionalAutoencoder
 from diffsweep.diffusion import Noise, Stream
 
@@ -61,10 +61,10 @@ class KLAutoencoder(ConvolutionalAutoencoder):
             return mean
         return mean + posterior[:, channels:] * noise.like(mean, Stream.POSTERIOR)
 
-    def reconstruct(self, x: Tensor, noise: Noise | None = None) -> Reconstruction:
+    def reconstruct(self, x: Tensor, noise: Noise | None = None) -> Reconstructed:
         mean, log_variance = self.moments(x)
         h = mean
         if noise is not None:
             h = mean + (0.5 * log_variance).exp() * noise.like(mean, Stream.POSTERIOR)
         kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).flatten(1).sum(1)  # (B,)
-        return Reconstruction(self.decoder(h), {"kl": kl})
+        return Reconstructed(self.decoder(h), {"kl": kl})

@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from diffsweep.autoencoders.base import Reconstruction
+from diffsweep.autoencoders.base import Reconstructed
 from diffsweep.autoencoders.codebook import Codebook, EMACodebook, GradientCodebook
 from diffsweep.autoencoders.convolutional import ConvolutionalAutoencoder
 from diffsweep.diffusion import Noise
@@ -69,6 +69,6 @@ class VQAutoencoder(ConvolutionalAutoencoder):
     def decode(self, z: Tensor) -> Tensor:
         return self.decoder(self.codebook.quantise(z * self.scale + self.shift)[0])
 
-    def reconstruct(self, x: Tensor, noise: Noise | None = None) -> Reconstruction:
+    def reconstruct(self, x: Tensor, noise: Noise | None = None) -> Reconstructed:
         quantised = self.codebook(self.encoder(x))
-        return Reconstruction(self.decoder(quantised.h), quantised.terms, quantised.codes)
+        return Reconstructed(self.decoder(quantised.h), quantised.terms, quantised.codes)

@@ -32,7 +32,7 @@ from diffsweep.layers import (
 )
 from diffsweep.layers.patches import Rotation
 
-Attention = tuple[Rotation | None, AcrossFrames | None]
+AttentionLayout = tuple[Rotation | None, AcrossFrames | None]
 
 
 class BlockType(NamedTuple):
@@ -169,7 +169,7 @@ class DiT(Backbone):
         h = self.head(modulated(self.norm_out(h), modulation))  # (B, N, p p out_channels)
         return unpatchify(h, grid, self.options.patch_size)  # (B, out_channels, H, W)
 
-    def _attentions(self, grid: tuple[int, int], extras: int, h: Tensor, clips: Clips | None) -> list[Attention]:
+    def _attentions(self, grid: tuple[int, int], extras: int, h: Tensor, clips: Clips | None) -> list[AttentionLayout]:
         """Of each block, how its tokens are turned, and which of them attend to each other."""
         rotation = None if self.rope is None else axial_rotation(grid, self.rope, extras, h.device, h.dtype)
         return [(rotation, None)] * len(self.blocks)

@@ -8,7 +8,7 @@ from einops import rearrange, reduce
 from torch import Tensor
 
 from diffsweep.backbones.base import at_least_1, one_of
-from diffsweep.backbones.dit import Attention, DiT
+from diffsweep.backbones.dit import AttentionLayout, DiT
 from diffsweep.diffusion import Condition
 from diffsweep.layers import (
     Clips,
@@ -99,22 +99,22 @@ class DiT3D(DiT):
         h = self._images(x, tokens, of_patches, clips_of(frames // p, cond.independent))
         return rearrange(h, "(b f) (c p) h w -> b c (f p) h w", f=frames // p, p=p)  # (B, out_channels, F, H, W)
 
-    def _attentions(self, grid: tuple[int, int], extras: int, h: Tensor, clips: Clips | None) -> list[Attention]:
+    def _attentions(self, grid: tuple[int, int], extras: int, h: Tensor, clips: Clips | None) -> list[AttentionLayout]:
         assert clips is not None
         return _ATTENTIONS[self.attention](self, grid, extras, h, clips)
 
-    def _in_turn(self, grid: tuple[int, int], extras: int, h: Tensor, clips: Clips) -> list[Attention]:
+    def _in_turn(self, grid: tuple[int, int], extras: int, h: Tensor, clips: Clips) -> list[AttentionLayout]:
         rotation = temporal_rotation(clips.frames, self.head_channels, h.device, h.dtype)
         blocks = super()._attentions(grid, extras, h, clips)
         return [(rotation, over_time(clips)) if index % 2 else block for index, block in enumerate(blocks)]
 
-    def _at_once(self, grid: tuple[int, int], extras: int, h: Tensor, clips: Clips) -> list[Attention]:
+    def _at_once(self, grid: tuple[int, int], extras: int, h: Tensor, clips: Clips) -> list[AttentionLayout]:
         in_space = self.rope is not None
         rotation = space_time_rotation(clips.frames, grid, self.head_channels, extras, in_space, h.device, h.dtype)
         return [(rotation, over_space_and_time(clips, h.shape[1]))] * len(self.blocks)
 
 
-_ATTENTIONS: dict[SpaceTime, Callable[..., list[Attention]]] = {
+_ATTENTIONS: dict[SpaceTime, Callable[..., list[AttentionLayout]]] = {
     "factorised": DiT3D._in_turn,
     "full": DiT3D._at_once,
 }

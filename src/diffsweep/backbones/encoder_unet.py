@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diffsweep.backbones.base import Backbone
-from diffsweep.backbones.unet_blocks import AttentionPool2d, Stage
-from diffsweep.backbones.unet_options import AttentionKind, BlockKind, LevelOptions, ResampleOrder
+from diffsweep.backbones.unet_blocks import AttentionPool2d, ResidualStage
+from diffsweep.backbones.unet_options import AttentionKind, BlockKind, ResampleOrder, ResolutionOptions
 from diffsweep.layers import SinusoidalEmbedding, TimeEmbedding, zero_init
 
 
-class Encoder(Backbone, ABC):
+class ClassifierBackbone(Backbone, ABC):
     """``features, logits = encoder(x, c_noise)``.
 
     Attributes:
@@ -36,7 +36,7 @@ class Encoder(Backbone, ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EncoderOptions(LevelOptions):
+class EncoderOptions(ResolutionOptions):
     """The options of an encoder: those of its levels, with the published classifiers' as defaults, and this.
 
     Attributes:
@@ -56,7 +56,7 @@ class EncoderOptions(LevelOptions):
     norm_eps: float = field(default=1e-5, init=False)
 
 
-class EncoderUNet(Encoder):
+class EncoderUNet(ClassifierBackbone):
     """The way down and the middle of a U-Net, attention pooling, and a linear layer to logits, zero at first (ADM, Dhariwal and Nichol
     2021, arXiv:2105.05233, section 4.1).
 
@@ -110,7 +110,7 @@ class EncoderUNet(Encoder):
         """The maps at the end of each level: before they are halved, and the last."""
         h, ends = self.conv_in(x), []  # (B, C, H, W)
         for module in self.down:
-            if not isinstance(module, Stage):
+            if not isinstance(module, ResidualStage):
                 ends.append(h)
             h = module(h, emb)
         return [*ends, h]

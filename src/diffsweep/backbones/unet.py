@@ -8,15 +8,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diffsweep.backbones.base import Backbone, TokenSizes, at_least_1
-from diffsweep.backbones.unet_blocks import SpatialTransformer, Stage
-from diffsweep.backbones.unet_options import ATTENTIONS, LevelOptions
+from diffsweep.backbones.unet_blocks import ResidualStage, SpatialTransformer
+from diffsweep.backbones.unet_options import ATTENTIONS, ResolutionOptions
 from diffsweep.diffusion import Condition
 from diffsweep.layers import Clips, ConditionEmbedding, SinusoidalEmbedding, TokenContext, with_image, zero_init
 from diffsweep.layers.recomputation import recomputed
 
 
 @dataclass(frozen=True, kw_only=True)
-class UNetOptions(LevelOptions, TokenSizes):
+class UNetOptions(ResolutionOptions, TokenSizes):
     """The options of a U-Net: those of its levels, of the condition, and these.
 
     Attributes:
@@ -33,7 +33,7 @@ class UNetOptions(LevelOptions, TokenSizes):
     checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        LevelOptions.__post_init__(self)
+        ResolutionOptions.__post_init__(self)
         TokenSizes.__post_init__(self)
         at_least_1(transformer_depth=self.transformer_depth)
 
@@ -114,7 +114,7 @@ class UNet(Backbone):
         context = () if self.context is None else self.context(cond.tokens, cond.token_mask, cond.is_null, len(x))
         skips = [self.conv_in(with_image(x, cond, self.options.image_channels))]  # (B, C, H, W)
         for module in self.down:
-            if isinstance(module, Stage):
+            if isinstance(module, ResidualStage):
                 skips.append(self._run(module, skips[-1], emb, *context, clips=clips))
             else:
                 skips.append(self._run(module, skips[-1], emb))
@@ -124,16 +124,18 @@ class UNet(Backbone):
         for module in self.middle:
             h = self._run(module, h, emb, *context, clips=clips)
         for module in self.up:
-            if isinstance(module, Stage):
+            if isinstance(module, ResidualStage):
                 h = self._run(module, torch.cat([h, skips.pop()], dim=1), emb, *context, clips=clips)
             else:
                 h = self._run(module, h, emb, skips[-1].shape[-2:])
         h = torch.cat([h, *skips], dim=1) if skips else h
         return self.conv_out(functional.silu(self.norm_out(h)))  # (B, out_channels, H, W)
 
-    def stages(self) -> list[Stage]:
+    def stages(self) -> list[ResidualStage]:
         """All of them, in the order in which they run."""
-        return [module for way in (self.down, self.middle, self.up) for module in way if isinstance(module, Stage)]
+        return [
+            module for way in (self.down, self.middle, self.up) for module in way if isinstance(module, ResidualStage)
+        ]
 
     def _run(self, module: nn.Module, *inputs: Any, **keywords: Any) -> Any:
         if self.checkpointing and self.training:

@@ -22,7 +22,7 @@ from diffsweep.layers import (
 )
 
 
-class Stage(nn.Module):
+class ResidualStage(nn.Module):
     """A residual block, attention at the levels that have it, and attention over time where frames are those of clips.
 
     Attributes:

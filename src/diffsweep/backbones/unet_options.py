@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional
 
 from diffsweep.backbones.base import at_least_1, one_of
-from diffsweep.backbones.unet_blocks import ConvNeXtBlock, Stage
+from diffsweep.backbones.unet_blocks import ConvNeXtBlock, ResidualStage
 from diffsweep.layers import (
     TIME_EMBEDDINGS,
     Attend,
@@ -105,7 +105,7 @@ class BlockOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageOptions(BlockOptions):
+class ResidualStageOptions(BlockOptions):
     """Stages: blocks, and the attention that may follow them.
 
     Attributes:
@@ -141,12 +141,12 @@ class StageOptions(BlockOptions):
         """Return the attention over maps of a width."""
         return SelfAttention2d(width, self.heads(width), ATTENTIONS[self.attention], self.norm, self.residual_scale)
 
-    def stage(self, width_in: int, width_out: int, attends: bool) -> Stage:
+    def stage(self, width_in: int, width_out: int, attends: bool) -> ResidualStage:
         attention = self.attend(width_out) if attends else None
-        return Stage(self.residual()(width_in, width_out), attention, width_out)
+        return ResidualStage(self.residual()(width_in, width_out), attention, width_out)
 
 
-class Level(NamedTuple):
+class Resolution(NamedTuple):
     """A level of a U-Net.
 
     Attributes:
@@ -163,7 +163,7 @@ class Level(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LevelOptions(StageOptions):
+class ResolutionOptions(ResidualStageOptions):
     """Levels: stages at one size of maps, and halved or doubled maps between them.
 
     Attributes:
@@ -187,7 +187,7 @@ class LevelOptions(StageOptions):
         one_of("resample_order", self.resample_order, _ORDERS)
         at_least_1(num_res_blocks=self.num_res_blocks, channel_mult=min(self.channel_mult, default=0))
 
-    def levels(self, image_size: int) -> list[Level]:
+    def levels(self, image_size: int) -> list[Resolution]:
         """Return the levels of images of a size, from the largest maps to the smallest."""
         first, count = _ORDERS[self.resample_order], len(self.channel_mult)
         sizes = [image_size]
@@ -206,7 +206,7 @@ class LevelOptions(StageOptions):
         if unknown := sorted(set(self.attention_factors) - set(factors)):
             raise ValueError(f"backbone.attention_factors has {unknown}, but the levels have the factors {factors}")
         return [
-            Level(
+            Resolution(
                 width=mult * self.channels,
                 size=size,
                 attends=size in self.attention_resolutions or factor in self.attention_factors,
@@ -215,7 +215,7 @@ class LevelOptions(StageOptions):
             for mult, size, factor in zip(self.channel_mult, sizes, factors, strict=True)
         ]
 
-    def down(self, levels: Sequence[Level]) -> tuple[nn.ModuleList, list[int]]:
+    def down(self, levels: Sequence[Resolution]) -> tuple[nn.ModuleList, list[int]]:
         """Return the way from the first convolution to the smallest maps, and the widths of all maps on it, the first convolution's
         too."""
         down, widths = nn.ModuleList(), [self.channels]

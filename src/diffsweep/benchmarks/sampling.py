@@ -10,8 +10,7 @@ from diffsweep.benchmarks.base import Bench, Results, compare, part, synchronize
 from diffsweep.configuration.build import build, build_data, build_diffusion, device_of
 from diffsweep.configuration.compose import compose
 from diffsweep.configuration.conf import options
-from diffsweep.diffusion import Noise, variational_bound
-from diffsweep.diffusion import Stream as Draw
+from diffsweep.diffusion import Noise, Stream, variational_bound
 from diffsweep.diffusion.bound import chain_times
 from diffsweep.guidance import ClassifierFreeGuidance
 from diffsweep.models import DiffusionModel
@@ -22,7 +21,7 @@ from diffsweep.samplers import Sampler
 def sampling_ratio(cfg: DictConfig, model: DiffusionModel, sampler: Sampler, name: str) -> dict[str, float]:
     """A walk against the calls of the network within it, per step."""
     noise = Noise(0, torch.arange(cfg.sample_batch, device=model.device))
-    x = noise.normal(*model.autoencoder.shape, stream=Draw.PRIOR)
+    x = noise.normal(*model.autoencoder.shape, stream=Stream.PRIOR)
     return within(
         lambda: sampler(model.denoiser, x, noise=noise), model.denoiser.backbone, sampler.steps, cfg.repeats, name
     )

@@ -12,8 +12,7 @@ from tqdm import tqdm
 from diffsweep.benchmarks.base import Bench, Results, compare, part, synchronize
 from diffsweep.configuration.build import build, build_data, build_diffusion, device_of
 from diffsweep.datasets import ImageData
-from diffsweep.diffusion import Hybrid, Noise, Objective, Simple
-from diffsweep.diffusion import Stream as Draw
+from diffsweep.diffusion import Hybrid, Noise, Objective, Simple, Stream
 from diffsweep.diffusion.process import expand_to
 from diffsweep.models import DiffusionModel
 
@@ -114,7 +113,7 @@ def hybrid(bench: Bench) -> Results:
     samples = data.split("train")["x"]
     rows = torch.arange(data.batch_size) % len(samples)
     noise, x_0 = Noise(0, rows.to(model.device)), samples[rows].to(model.device)
-    t, eps = model.denoiser.schedule.time_at(noise.uniform(stream=Draw.TIME)), noise.like(x_0, Draw.EPS)
+    t, eps = model.denoiser.schedule.time_at(noise.uniform(stream=Stream.TIME)), noise.like(x_0, Stream.EPS)
     with_bound, simple = Hybrid(levels=model.autoencoder.levels), Simple()
 
     def step(objective: Objective) -> float:

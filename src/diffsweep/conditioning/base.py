@@ -29,7 +29,7 @@ class Conditioning(nn.Module, Part, ABC):
 
     sizes: Mapping[str, int]
     negative: Any = None
-    needs_pixels = False
+    requires_pixels = False
 
     def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()

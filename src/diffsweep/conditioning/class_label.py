@@ -67,7 +67,7 @@ class ClassLabel(Conditioning):
         return Condition(vector=batch["label"])
 
     def request(self, indices: Tensor, samples: Samples | None) -> Batch:
-        asked: Batch = {"label": self.labels.to(indices.device)[indices % len(self.labels)]}
+        request: Batch = {"label": self.labels.to(indices.device)[indices % len(self.labels)]}
         if self.negative is not None:
-            asked["negative"] = {"label": torch.full_like(indices, self.negative)}
-        return asked
+            request["negative"] = {"label": torch.full_like(indices, self.negative)}
+        return request

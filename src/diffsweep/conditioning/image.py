@@ -45,7 +45,7 @@ class ImageConditioning(Conditioning):
         dropout: see :class:`Conditioning`; the null condition is an image of zeros.
     """
 
-    needs_pixels = True
+    requires_pixels = True
     requires = frozenset({"range"})  # of pixels, beside which the image stands
 
     def __init__(

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from diffsweep.conditioning.embedding_store import EmbeddingStore
-from diffsweep.conditioning.text_encoder import Encoded, Remembered, TextEncoder, send
+from diffsweep.conditioning.text_encoder import Encoded, TextCache, TextEncoder, send
 
-REMEMBERED = 2**12  # texts; 77 tokens of 768 channels are 0.23 MB
+CACHED_TEXTS = 2**12  # texts; 77 tokens of 768 channels are 0.23 MB
 AT_ONCE = 32  # texts that are encoded in one call
 
 
@@ -148,7 +148,7 @@ class PretrainedTextEncoder(TextEncoder):
                 f"conditioning.encoder.max_length is from 2 to {positions if positions > 2 else 'more'}, not {max_length}"
             )
         self.cache_dir = Path(cache_dir)
-        self._tokens, self._pooled = Remembered(REMEMBERED), Remembered(REMEMBERED)
+        self._tokens, self._pooled = TextCache(CACHED_TEXTS), TextCache(CACHED_TEXTS)
         self.register_buffer("place", torch.empty(0), persistent=False)
 
     @cached_property

@@ -77,17 +77,19 @@ class Joint(Conditioning):
         self.requires = frozenset().union(*(part.requires for part in parts.values()))
 
     def condition(self, batch: Batch) -> Condition:
-        told = [part.condition(batch) for part in self._parts]
+        conditions = [part.condition(batch) for part in self._parts]
         return Condition(
             **{
-                field.name: next((value for cond in told if (value := getattr(cond, field.name)) is not None), None)
+                field.name: next(
+                    (value for cond in conditions if (value := getattr(cond, field.name)) is not None), None
+                )
                 for field in fields(Condition)
             }
         )
 
     def request(self, indices: Tensor, samples: Samples | None) -> Batch:
-        asked = [part.request(indices, samples) for part in self._parts]
-        joined: Batch = {name: value for each in asked for name, value in each.items() if name != "negative"}
-        if any("negative" in each for each in asked):  # what has no negative of its own stays as it is
-            joined["negative"] = {**joined, **{k: v for each in asked for k, v in each.get("negative", {}).items()}}
+        requests = [part.request(indices, samples) for part in self._parts]
+        joined: Batch = {name: value for each in requests for name, value in each.items() if name != "negative"}
+        if any("negative" in each for each in requests):  # what has no negative of its own stays as it is
+            joined["negative"] = {**joined, **{k: v for each in requests for k, v in each.get("negative", {}).items()}}
         return joined

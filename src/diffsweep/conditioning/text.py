@@ -72,10 +72,10 @@ class TextConditioning(Conditioning):
 
     def request(self, indices: Tensor, samples: Samples | None) -> Batch:
         texts = self._captions(samples) if self.prompts is None else self.prompts
-        asked: Batch = {"caption": [texts[index % len(texts)] for index in indices.tolist()]}
+        request: Batch = {"caption": [texts[index % len(texts)] for index in indices.tolist()]}
         if self.negative is not None:
-            asked["negative"] = {"caption": [self.negative] * len(indices)}
-        return asked
+            request["negative"] = {"caption": [self.negative] * len(indices)}
+        return request
 
     def _captions(self, samples: Samples | None) -> Sequence[str]:
         if samples is None:

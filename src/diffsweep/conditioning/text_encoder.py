@@ -48,7 +48,7 @@ class TextEncoder(nn.Module, ABC):
         """A text is encoded as the same whatever the others are. An empty one may have no token that counts."""
 
 
-class Remembered(dict[str, Tensor]):
+class TextCache(dict[str, Tensor]):
     """What was computed of texts before; of more than ``limit`` the oldest are forgotten."""
 
     limit: float = float("inf")  # while it is unpickled, which sets the items first

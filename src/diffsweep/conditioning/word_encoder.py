@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from diffsweep.conditioning.text_encoder import Encoded, Remembered, TextEncoder, masked_mean, send
+from diffsweep.conditioning.text_encoder import Encoded, TextCache, TextEncoder, masked_mean, send
 from diffsweep.layers import CrossAttention, mlp, token_norm
 
-REMEMBERED = 2**16  # captions; their ids are some hundred bytes each
+CACHED_TEXTS = 2**16  # captions; their ids are some hundred bytes each
 WORD = re.compile(r"\w+")
 
 
@@ -80,7 +80,7 @@ class WordEncoder(TextEncoder):
         self.positions = nn.Parameter(torch.empty(max_length, width))
         self.blocks = nn.ModuleList(MaskedBlock(width, num_heads) for _ in range(depth))
         self.norm_out = token_norm(width)
-        self._rows = Remembered(REMEMBERED)
+        self._rows = TextCache(CACHED_TEXTS)
         with torch.no_grad():  # CLIP's initialisation (arXiv:2103.00020)
             self.embed_words.weight[1:].normal_(std=0.02)
             self.positions.normal_(std=0.01)

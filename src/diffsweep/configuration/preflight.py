@@ -12,7 +12,7 @@ from diffsweep.configuration.check import check, locate
 from diffsweep.configuration.stage_nodes import Stage, given_config, stage_nodes, trainable_config
 from diffsweep.diffusion import NetworkDenoiser
 from diffsweep.errors import UserError
-from diffsweep.guidance import chain
+from diffsweep.guidance import guidances_of
 
 APART = ("model", "backbone", "guidance", "stages", "task")  # not built as they stand in the configuration
 
@@ -33,14 +33,14 @@ def preflight(cfg: DictConfig) -> None:
     rules.apply(cfg, parts)
 
 
-def parts_of(cfg: DictConfig) -> rules.Parts:
+def parts_of(cfg: DictConfig) -> rules.BuiltParts:
     """Return what the groups of a checked configuration build.
 
     Raises:
         UserError: a value is out of its range, or a stage would be wrong as a run of its own.
     """
     built: dict[str, Any] = {}
-    for group in (field.name for field in fields(rules.Parts) if field.name not in APART):
+    for group in (field.name for field in fields(rules.BuiltParts) if field.name not in APART):
         empty = group != "callbacks" and "_target_" not in cfg[group]  # metrics=none and likelihood=none
         built[group] = None if empty else instantiated(cfg, group)
     with torch.device("meta"):  # shapes only: a large network costs nothing
@@ -49,13 +49,13 @@ def parts_of(cfg: DictConfig) -> rules.Parts:
     try:
         with torch.no_grad():
             times = built["sampler"].times(built["schedule"])
-            guidance = chain(instantiated(cfg, "guidance")(denoiser, times=times))
+            guidance = guidances_of(instantiated(cfg, "guidance")(denoiser, times=times))
     except ValueError as error:  # times that the schedule does not have, scales that are not one for each step
         raise UserError(str(error)) from error
     model = locate(cfg.model._target_, list(cfg.trust))
     task = instantiated(cfg, "task") if "task" in cfg else None
     built |= {"model": model, "backbone": backbone, "guidance": guidance, "stages": stages_of(cfg), "task": task}
-    return rules.Parts(**built)
+    return rules.BuiltParts(**built)
 
 
 def stages_of(cfg: DictConfig) -> dict[str, Stage]:

@@ -19,7 +19,7 @@ class Space:
 
 
 @dataclass
-class Told:
+class ConditionSizes:
     num_classes: int | None = None
     vector_dim: int | None = None
     num_scalars: int | None = None
@@ -48,7 +48,7 @@ class Root:
     seed: int = MISSING
     trust: list[str] = field(default_factory=list)
     space: Space = field(default_factory=Space)
-    condition: Told = field(default_factory=Told)
+    condition: ConditionSizes = field(default_factory=ConditionSizes)
     paths: Paths = field(default_factory=Paths)
     logger: Logger = field(default_factory=Logger)
     trainer: Any = MISSING

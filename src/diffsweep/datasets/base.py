@@ -31,7 +31,7 @@ class Samples(ABC):
     def rows(self, index: Tensor) -> Batch:
         """A batch of the samples of an index, (B,)."""
 
-    def told(self, index: Tensor) -> Batch:
+    def annotations(self, index: Tensor) -> Batch:
         """The batch without ``x``: what is told of the samples. Images are not touched where they need not be."""
         return {name: part for name, part in self.rows(index).items() if name != "x"}
 
@@ -54,7 +54,7 @@ class InMemory(Samples):
     def rows(self, index: Tensor) -> Batch:
         return rows_of(self.parts, index)
 
-    def told(self, index: Tensor) -> Batch:
+    def annotations(self, index: Tensor) -> Batch:
         return rows_of({name: part for name, part in self.parts.items() if name != "x"}, index)
 
 
@@ -79,8 +79,8 @@ class Mirrored(Samples):
         x = batch["x"]
         return {**batch, "x": torch.where(mirrored.view(-1, *[1] * (x.dim() - 1)), x.flip(-1), x)}
 
-    def told(self, index: Tensor) -> Batch:
-        return self.samples.told(index % len(self.samples))
+    def annotations(self, index: Tensor) -> Batch:
+        return self.samples.annotations(index % len(self.samples))
 
 
 def rows_of(batch: Mapping[str, Any], index: Tensor) -> Batch:
@@ -111,7 +111,7 @@ class Positions(Sampler[range]):
             batch += self.world_size
 
 
-class Stream(Dataset[Batch]):
+class TrainingStream(Dataset[Batch]):
     """The endless stream: epoch after epoch, each in a random order of its own, keyed by (seed, epoch)."""
 
     def __init__(self, samples: Samples, seed: int) -> None:
@@ -184,7 +184,7 @@ class ImageData(LightningDataModule, Part):
         self.num_frames = num_frames
         self.batch_size, self.num_workers, self.seed, self.flip = batch_size, num_workers, seed, flip
         self._splits: dict[str, Samples] = {}
-        self._seen: dict[str, Samples] = {}
+        self._replaced: dict[str, Samples] = {}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -225,17 +225,17 @@ class ImageData(LightningDataModule, Part):
             self._splits[name] = self.load(name)
         return self._splits[name]
 
-    def seen(self, split: Split) -> Samples:
+    def loader_samples(self, split: Split) -> Samples:
         """What the loaders give of a split: its samples, in training with their mirrors where ``flip`` is set, or what :meth:`see` put in
         their place."""
-        if split in self._seen:
-            return self._seen[split]
+        if split in self._replaced:
+            return self._replaced[split]
         samples = self.split(split)
         return Mirrored(samples) if self.flip and split == "train" else samples
 
-    def see(self, split: Split, samples: Samples) -> None:
+    def replace_samples(self, split: Split, samples: Samples) -> None:
         """From now on the loaders give these samples of a split, as many as before and in their order, in place of the pixels."""
-        self._seen[split] = samples
+        self._replaced[split] = samples
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """The stream, from the step that training is at."""
@@ -245,7 +245,7 @@ class ImageData(LightningDataModule, Part):
         )
         batches = steps * (1 if trainer is None else trainer.accumulate_grad_batches)
         return DataLoader(
-            Stream(self.seen("train"), self.seed),
+            TrainingStream(self.loader_samples("train"), self.seed),
             sampler=Positions(self.batch_size, batches, rank, world),
             batch_size=None,
             num_workers=self.num_workers,
@@ -261,4 +261,4 @@ class ImageData(LightningDataModule, Part):
         """The held-out split, each rank a share."""
         rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         index = torch.arange(self.num_val)[rank::world]
-        return DataLoader(HeldOut(self.seen("val")), sampler=list(index.split(256)), batch_size=None)  # type: ignore[arg-type]
+        return DataLoader(HeldOut(self.loader_samples("val")), sampler=list(index.split(256)), batch_size=None)  # type: ignore[arg-type]

@@ -110,9 +110,9 @@ class ByteImages(Samples):
         return self._pixels(self.index) if name == "x" else self.parts[name]
 
     def rows(self, index: Tensor) -> Batch:
-        return {"x": self._pixels(self.index[index]), **self.told(index)}
+        return {"x": self._pixels(self.index[index]), **self.annotations(index)}
 
-    def told(self, index: Tensor) -> Batch:
+    def annotations(self, index: Tensor) -> Batch:
         return rows_of(self.parts, index)
 
     def _pixels(self, index: Tensor) -> Tensor:

@@ -53,10 +53,10 @@ class Latents(Samples):
         return self.posterior.float() if name == NAME else self.samples.part(name)
 
     def rows(self, index: Tensor) -> Batch:
-        return {NAME: self.posterior.index_select(0, index).float(), **self.told(index)}
+        return {NAME: self.posterior.index_select(0, index).float(), **self.annotations(index)}
 
-    def told(self, index: Tensor) -> Batch:
-        return self.samples.told(index)
+    def annotations(self, index: Tensor) -> Batch:
+        return self.samples.annotations(index)
 
 
 def write_latents(

@@ -102,23 +102,23 @@ class MovingDigitSamples(Samples):
 
     def part(self, name: str) -> Any:
         rows = torch.arange(len(self)).split(AT_ONCE)
-        make = self.rows if name == "x" else self.told
+        make = self.rows if name == "x" else self.annotations
         return torch.cat([make(some)[name] for some in rows])
 
     def rows(self, index: Tensor) -> Batch:
         glyph, path = self.motion.glyph[index], self._path(index)
         corner = path - self.digits.centre[glyph][:, :, None]  # (B, K, F, 2)
         corner = corner if self.subpixel else corner.round()
-        return {"x": render(self.digits.ink[glyph], corner, self.image_size), **self._told(glyph, path)}
+        return {"x": render(self.digits.ink[glyph], corner, self.image_size), **self._annotations(glyph, path)}
 
-    def told(self, index: Tensor) -> Batch:
-        return self._told(self.motion.glyph[index], self._path(index))
+    def annotations(self, index: Tensor) -> Batch:
+        return self._annotations(self.motion.glyph[index], self._path(index))
 
     def _path(self, index: Tensor) -> Tensor:
         start, velocity = self.motion.start[index], self.motion.velocity[index]
         return trajectory(start, velocity, self.num_frames, self.image_size)
 
-    def _told(self, glyph: Tensor, path: Tensor) -> Batch:
+    def _annotations(self, glyph: Tensor, path: Tensor) -> Batch:
         return {"label": self.digits.label[glyph[:, 0]], "trajectory": path.float()}
 
 

@@ -16,7 +16,7 @@ from diffsweep.datasets.shapes_scene import (
     VOCABULARY,
     Attributes,
     Scene,
-    asked,
+    attributes_of,
     captions,
     draw,
     pair_number,
@@ -51,9 +51,9 @@ class ShapeSamples(Samples):
         return torch.cat([render(self.scene.rows(some), self.image_size) for some in rows])
 
     def rows(self, index: Tensor) -> Batch:
-        return {"x": render(self.scene.rows(index), self.image_size), **self.told(index)}
+        return {"x": render(self.scene.rows(index), self.image_size), **self.annotations(index)}
 
-    def told(self, index: Tensor) -> Batch:
+    def annotations(self, index: Tensor) -> Batch:
         scene = self.scene.rows(index)
         return {"label": scene.shape, "caption": captions(scene), "scalars": self._parts["scalars"][index]}
 
@@ -122,7 +122,7 @@ class Shapes(MadeData):
         Raises:
             ValueError: a caption contradicts itself.
         """
-        said = _asked(batch)
+        said = _requested(batch)
         if said is None:
             return None
         seen = read(x)
@@ -136,9 +136,9 @@ class Shapes(MadeData):
         return {name: value.to(x.device) for name, value in right.items()}
 
 
-def _asked(batch: Batch) -> Attributes | None:
+def _requested(batch: Batch) -> Attributes | None:
     if "caption" in batch:
-        return asked(batch["caption"])
+        return attributes_of(batch["caption"])
     if "label" in batch:
         shape = batch["label"].cpu()
         nothing = torch.full_like(shape, -1)
@@ -156,7 +156,7 @@ def _pairs(held_out: Sequence[Sequence[str]]) -> Tensor:
         if len(pair) != 2 or pair[0] not in COLOURS or pair[1] not in SHAPES:
             known = f"colours are {', '.join(COLOURS)}, shapes are {', '.join(SHAPES)}"
             raise ValueError(f"dataset.held_out: [{', '.join(pair)}] is not a [colour, shape]; {known}")
-    said = asked([" ".join(pair) for pair in held_out])
+    said = attributes_of([" ".join(pair) for pair in held_out])
     held = torch.zeros(len(SHAPES), len(COLOURS), dtype=torch.bool)
     held[said.shape, said.colour] = True
     for names, all_held in ((COLOURS, held.all(0)), (SHAPES, held.all(1))):

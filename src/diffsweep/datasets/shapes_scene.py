@@ -147,17 +147,17 @@ def captions(scene: Scene) -> list[str]:
     return [f"a {_SIZE[s]} {_COLOUR[c]} {_SHAPE[k]} {_POSITION[p]}" for s, c, k, p in fields]
 
 
-def asked(captions: Sequence[str]) -> Attributes:
+def attributes_of(captions: Sequence[str]) -> Attributes:
     """What captions ask for, by their words; a caption may leave any out, and other words mean nothing.
 
     Raises:
         ValueError: a caption asks for two shapes, two colours, two sizes, or a position that there is not.
     """
-    numbers = torch.tensor([_asked(caption) for caption in captions], dtype=torch.int64)
+    numbers = torch.tensor([_attributes_of(caption) for caption in captions], dtype=torch.int64)
     return Attributes(*numbers.reshape(-1, 4).unbind(1))
 
 
-def _asked(caption: str) -> tuple[int, int, int, int]:
+def _attributes_of(caption: str) -> tuple[int, int, int, int]:
     words = re.findall(r"[a-z]+", caption.lower())
     place = frozenset(words) & frozenset[str]().union(*_PLACES)
     if place and place not in _PLACES:

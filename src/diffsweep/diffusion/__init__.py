@@ -18,7 +18,7 @@ from diffsweep.diffusion.interpolation import slerp
 from diffsweep.diffusion.likelihood import LogLikelihood, ode_log_likelihood
 from diffsweep.diffusion.measurement import Frames, Grey, Measurement, PixelMask, Product, SquareMeans
 from diffsweep.diffusion.noise import Noise, Stream, fresh_noise
-from diffsweep.diffusion.noise_ahead import BatchNoise, WalkNoise
+from diffsweep.diffusion.noise_ahead import BatchNoise, StepNoise
 from diffsweep.diffusion.objective import DSM, SSM, VLB, Hybrid, Objective, Simple, sums_by_quarter
 from diffsweep.diffusion.prediction import EDM, X0, Eps, Flow, Prediction, Score, V
 from diffsweep.diffusion.probability_flow import integrate, log_snr_of, velocity
@@ -33,10 +33,10 @@ from diffsweep.diffusion.process import (
     posterior,
     prior,
     step_between,
+    steps_of,
     transition,
-    walk,
 )
-from diffsweep.diffusion.spacing import SPACINGS, walk_times
+from diffsweep.diffusion.spacing import SPACINGS, spaced_times
 from diffsweep.diffusion.time_sampling import (
     Importance,
     LogitNormal,
@@ -106,6 +106,7 @@ __all__ = [
     "Simple",
     "SquareMeans",
     "Step",
+    "StepNoise",
     "Stratified",
     "Stream",
     "TimeSampling",
@@ -113,7 +114,6 @@ __all__ = [
     "Uniform",
     "UniformWeighting",
     "V",
-    "WalkNoise",
     "Weighting",
     "add_noise",
     "as_denoiser",
@@ -131,12 +131,12 @@ __all__ = [
     "posterior",
     "prior",
     "slerp",
+    "spaced_times",
     "step_between",
+    "steps_of",
     "stratified",
     "sums_by_quarter",
     "transition",
     "variational_bound",
     "velocity",
-    "walk",
-    "walk_times",
 ]

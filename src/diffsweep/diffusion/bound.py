@@ -18,9 +18,9 @@ from torch import Tensor
 from diffsweep.diffusion.condition import Condition
 from diffsweep.diffusion.denoiser import Denoised, PlainDenoiser
 from diffsweep.diffusion.noise import Noise, Stream
-from diffsweep.diffusion.noise_ahead import WalkNoise
+from diffsweep.diffusion.noise_ahead import StepNoise
 from diffsweep.diffusion.process import Step, expand_to, factor, mean_at, mean_of_frames, step_between
-from diffsweep.diffusion.spacing import walk_times
+from diffsweep.diffusion.spacing import spaced_times
 from diffsweep.schedules import Level, Schedule
 
 Progress = Callable[[int], object]
@@ -81,8 +81,8 @@ class Chain(NamedTuple):
 
     def at(self, k: int) -> "Chain":
         """Return the k-th of several steps."""
-        here, there = (Level(*(value[k] for value in level)) for level in (self.step.here, self.step.there))
-        step = Step(here, there, self.step.var_ts[k], self.step.var_post[k])
+        at_t, at_s = (Level(*(value[k] for value in level)) for level in (self.step.at_t, self.step.at_s))
+        step = Step(at_t, at_s, self.step.var_ts[k], self.step.var_post[k])
         return Chain(step, *(value[k] for value in self[1:]))
 
 
@@ -101,7 +101,7 @@ def chain(schedule: Schedule, step: Step[Tensor], first: Tensor, t_1: Tensor, t_
     """
     if schedule.num_steps is not None:
         pair = step_between(schedule, t_1, t_2)
-        log_first = (pair.var_post if t_2 > t_1 else pair.here.sigma**2).log()
+        log_first = (pair.var_post if t_2 > t_1 else pair.at_t.sigma**2).log()
         log_large = step.var_ts.log()
     else:
         log_first = -schedule.log_snr(t_1)
@@ -177,10 +177,10 @@ def chain_times(schedule: Schedule, steps: int | None = None) -> Tensor:
     """
     grid = schedule.num_steps
     if grid is None:
-        return walk_times(schedule, "log_snr", 1000 if steps is None else steps)
+        return spaced_times(schedule, "log_snr", 1000 if steps is None else steps)
     if steps is not None and steps > grid:
         raise ValueError(f"likelihood.steps={steps} is more than the schedule's {grid} steps")
-    return walk_times(schedule, "trailing", grid if steps is None else steps)
+    return spaced_times(schedule, "trailing", grid if steps is None else steps)
 
 
 def grid_term(
@@ -254,11 +254,11 @@ def variational_bound(
     first = torch.arange(len(up) - 1) == 0
     step = step_between(schedule, up[:-1], up[1:], to_clean=first)
     links = chain(schedule, step, first, up[1], up[min(2, len(up) - 1)])
-    noise = WalkNoise(noise, len(up) - 1, at_most=_BLOCK)
+    noise = StepNoise(noise, len(up) - 1, at_most=_BLOCK)
     terms = torch.empty(len(up) - 1, len(x_0), dtype=x_0.dtype, device=x_0.device)
     for k, t in enumerate(up[1:]):
         link, eps = links.at(k), noise.at(k).like(x_0, Stream.VALIDATION)
-        x_t = factor(link.step.here.alpha, x_0) * x_0 + factor(link.step.here.sigma, x_0) * eps
+        x_t = factor(link.step.at_t.alpha, x_0) * x_0 + factor(link.step.at_t.sigma, x_0) * eps
         denoised = denoiser(x_t, t, cond)
         if clip:
             denoised = denoised._replace(x0=denoised.x0.clamp(-1, 1))

@@ -133,7 +133,7 @@ def network_input(
     alpha: Scale
     sigma: Scale
     if t.ndim == 0 and t.device.type == "cpu":  # a walk: one time for the batch, filled in on the device
-        alpha, sigma, told = schedule.remembered(
+        alpha, sigma, told = schedule.cached(
             (prediction.c_noise, t.item()), lambda: _numbers(schedule, prediction, t.double())
         )
         c_noise = torch.full((len(x_t),), told, device=x_t.device, dtype=_at_least_single(x_t))

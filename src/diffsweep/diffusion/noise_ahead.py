@@ -19,7 +19,7 @@ from diffsweep.diffusion.philox import Words
 _BATCHES, _BATCH_NUMBERS = 16, 2**15  # at most so many batches, of so many numbers in all, are drawn in one pass
 
 
-class WalkNoise(Noise):
+class StepNoise(Noise):
     """The noise of the steps of a walk, which :meth:`like` draws for several steps in one pass.
 
     Args:
@@ -36,13 +36,13 @@ class WalkNoise(Noise):
             tuple[Stream, int], Tensor
         ] = {}  # what has been drawn, by its first step, for all steps of the walk
 
-    def at(self, step: int | Tensor) -> "WalkNoise":
-        other = WalkNoise(self.noise.at(step), self.steps, self.temperature, self.at_most)
+    def at(self, step: int | Tensor) -> "StepNoise":
+        other = StepNoise(self.noise.at(step), self.steps, self.temperature, self.at_most)
         other._blocks = self._blocks
         return other
 
-    def __getitem__(self, rows: slice) -> "WalkNoise":
-        return WalkNoise(self.noise[rows], self.steps, self.temperature, self.at_most)
+    def __getitem__(self, rows: slice) -> "StepNoise":
+        return StepNoise(self.noise[rows], self.steps, self.temperature, self.at_most)
 
     def like(self, x: Tensor, stream: Stream = Stream.STEP) -> Tensor:
         even = math.ceil(self.steps / math.ceil(self.steps / self.at_most))  # the same number of steps each time
@@ -90,7 +90,7 @@ class BatchNoise:
         """Return the noise of the samples at positions, int64, (B,), of the stream."""
         drawn = self._ahead(positions) if self._draws else {}
         self._draws, self._last = {}, positions
-        return KeptNoise(Noise(self.seed, positions, clips=self.clips), drawn, self._draws)
+        return NoiseCache(Noise(self.seed, positions, clips=self.clips), drawn, self._draws)
 
     def _ahead(self, positions: Tensor) -> Drawn:
         if positions.device.type != "cpu":  # comparing positions would wait for the device
@@ -116,7 +116,7 @@ class BatchNoise:
         return dict(zip(draws, independent(Noise(self.seed, positions), draws), strict=True))
 
 
-class KeptNoise(Noise):
+class NoiseCache(Noise):
     """A noise some of whose numbers have been drawn; it takes note of its draws.
 
     Args:

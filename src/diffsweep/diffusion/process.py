@@ -68,24 +68,24 @@ class Step(NamedTuple, Generic[Value]):
         var_post: variance of its posterior given x_0, :math:`v_{ts} \sigma_s^2 / \sigma_t^2`; 0 where s is clean.
     """
 
-    here: Level[Value]
-    there: Level[Value]
+    at_t: Level[Value]
+    at_s: Level[Value]
     var_ts: Value
     var_post: Value
 
     @property
     def alpha_ts(self) -> Value:
-        return self.here.alpha / self.there.alpha
+        return self.at_t.alpha / self.at_s.alpha
 
     @property
     def from_x_t(self) -> Value:
         r"""What the posterior's mean takes of x_t, :math:`\alpha_{ts} \sigma_s^2 / \sigma_t^2`."""
-        return self.alpha_ts * self.there.sigma**2 / self.here.sigma**2
+        return self.alpha_ts * self.at_s.sigma**2 / self.at_t.sigma**2
 
     @property
     def from_x_0(self) -> Value:
         r"""What the posterior's mean takes of x_0, :math:`\alpha_s v_{ts} / \sigma_t^2`."""
-        return self.there.alpha * self.var_ts / self.here.sigma**2
+        return self.at_s.alpha * self.var_ts / self.at_t.sigma**2
 
 
 def step_between(schedule: Schedule, s: Tensor, t: Tensor, to_clean: Tensor | None = None) -> Step[Tensor]:
@@ -104,11 +104,11 @@ def step_between(schedule: Schedule, s: Tensor, t: Tensor, to_clean: Tensor | No
         alpha_s, sigma_s = alpha_s.masked_fill(to_clean, 1.0), sigma_s.masked_fill(to_clean, 0.0)
         log_snr_s = log_snr_s.masked_fill(to_clean, float("inf"))
     var_ts = -(sigma_t**2) * torch.expm1(schedule.log_snr(t) - log_snr_s)
-    here, there = Level(t, alpha_t, sigma_t), Level(s, alpha_s, sigma_s)
-    return Step(here, there, var_ts, var_ts * sigma_s**2 / sigma_t**2)
+    at_t, at_s = Level(t, alpha_t, sigma_t), Level(s, alpha_s, sigma_s)
+    return Step(at_t, at_s, var_ts, var_ts * sigma_s**2 / sigma_t**2)
 
 
-def walk(schedule: Schedule, times: Tensor) -> Step[Tensor]:
+def steps_of(schedule: Schedule, times: Tensor) -> Step[Tensor]:
     """Return the steps of a walk over decreasing ``times`` (K + 1,), each value (K,): the last one goes to clean data where
     the walk ends at 0."""
     last = torch.zeros(len(times) - 1, dtype=torch.bool)
@@ -118,10 +118,10 @@ def walk(schedule: Schedule, times: Tensor) -> Step[Tensor]:
 
 def in_numbers(steps: Step[Tensor]) -> list[Step[float]]:
     """Return several steps, each value (K,), one by one as numbers."""
-    here, there = (
-        map(Level, level.t.unbind(), level.alpha.tolist(), level.sigma.tolist()) for level in (steps.here, steps.there)
+    at_t, at_s = (
+        map(Level, level.t.unbind(), level.alpha.tolist(), level.sigma.tolist()) for level in (steps.at_t, steps.at_s)
     )
-    return [Step(*each) for each in zip(here, there, steps.var_ts.tolist(), steps.var_post.tolist(), strict=True)]
+    return [Step(*each) for each in zip(at_t, at_s, steps.var_ts.tolist(), steps.var_post.tolist(), strict=True)]
 
 
 def transition(schedule: Schedule, x_s: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:

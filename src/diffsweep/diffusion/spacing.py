@@ -56,7 +56,7 @@ SPACINGS: dict[str, Callable[[Schedule, int, float, float], Tensor]] = {
 }
 
 
-def walk_times(schedule: Schedule, spacing: str, steps: int, start: float = 1.0, stop: float = 0.0) -> Tensor:
+def spaced_times(schedule: Schedule, spacing: str, steps: int, start: float = 1.0, stop: float = 0.0) -> Tensor:
     """Return the times of a walk, decreasing from start to stop: float64 on the CPU, shape (steps + 1,).
 
     Where sigma(0) is not 0 (VE, learned) a walk to 0 has one step more to go, from there to clean data: its times end with two zeros.

@@ -1,7 +1,7 @@
 """Guidance: wraps a denoiser and is one."""
 
 from diffsweep.guidance.autoguidance import AutoGuidance
-from diffsweep.guidance.base import Guidance, chain
+from diffsweep.guidance.base import Guidance, guidances_of
 from diffsweep.guidance.classifier import ClassifierGuidance
 from diffsweep.guidance.classifier_free import ClassifierFreeGuidance
 from diffsweep.guidance.composition import composed
@@ -19,9 +19,9 @@ __all__ = [
     "Replacement",
     "Window",
     "between",
-    "chain",
     "composed",
     "filled",
+    "guidances_of",
     "unguided",
     "windows",
 ]

@@ -118,7 +118,7 @@ class Guidance(Denoiser, Part):
         return exact(x_t, t, cond)
 
 
-def chain(denoiser: Denoiser) -> list[Guidance]:
+def guidances_of(denoiser: Denoiser) -> list[Guidance]:
     """Return the guidances around a denoiser, from the outermost in."""
     found = []
     while isinstance(denoiser, Guidance):

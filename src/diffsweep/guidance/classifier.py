@@ -11,7 +11,7 @@ from diffsweep.diffusion import Condition, Denoised, Denoiser, PlainDenoiser, ex
 from diffsweep.guidance.base import ExactScore, Guidance
 
 
-class NoisyClassifier(Protocol):
+class TimedClassifier(Protocol):
     """A classifier of noisy samples."""
 
     def log_prob(self, x_t: Tensor, t: Tensor) -> Tensor:
@@ -46,7 +46,7 @@ class ClassifierGuidance(Guidance):
     def __init__(
         self,
         denoiser: Denoiser | PlainDenoiser,
-        classifier: Callable[[], NoisyClassifier],
+        classifier: Callable[[], TimedClassifier],
         scale: float | Sequence[float] = 1.0,
         **options: Any,
     ) -> None:
@@ -54,7 +54,7 @@ class ClassifierGuidance(Guidance):
         self._trained_classifier = classifier
 
     @cached_property  # a run is read from its folder once, and is no submodule: not saved, moved or trained with this one
-    def classifier(self) -> NoisyClassifier:
+    def classifier(self) -> TimedClassifier:
         """The classifier of noisy samples."""
         return self._trained_classifier()
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-PARTS = ("colour", "shape", "position", "size")
+ATTRIBUTES = ("colour", "shape", "position", "size")
 
 
 def class_accuracy(logits: Tensor, labels: Tensor) -> float:
@@ -27,6 +27,6 @@ def caption_accuracies(right: Mapping[str, Tensor]) -> dict[str, float]:
     shares = {
         "caption_accuracy": right["colour_and_shape"][seen],
         "caption_accuracy_held_out": right["colour_and_shape"][held_out],
-        **{f"{part}_accuracy": right[part][seen] for part in PARTS},
+        **{f"{part}_accuracy": right[part][seen] for part in ATTRIBUTES},
     }
     return {name: rows.double().mean().item() for name, rows in shares.items() if len(rows)}

@@ -56,7 +56,7 @@ class ClipMetrics(GenerationMetrics):
     def warnings(self) -> list[str]:
         return self.biased(self.distance)
 
-    def __call__(self, samples: Tensor, data: ImageData, asked: Batch | None = None) -> dict[str, float]:
+    def __call__(self, samples: Tensor, data: ImageData, request: Batch | None = None) -> dict[str, float]:
         """The numbers of clips (N, C, F, H, W) in [-1, 1].
 
         Returns:
@@ -67,7 +67,7 @@ class ClipMetrics(GenerationMetrics):
             (:class:`~diffsweep.metrics.motion.MotionNumbers`), and of held-out clips, ``..._real``.
         """
         names = {"fid": self.distance, "fid_real": f"{self.distance}_real", "is": "clip_is", "is_real": "clip_is_real"}
-        numbers = {names.get(name, name): value for name, value in super().__call__(samples, data, asked).items()}
+        numbers = {names.get(name, name): value for name, value in super().__call__(samples, data, request).items()}
         if self.reference == "train":
             held_out, real = self.real(data, "val")[0], self.real(data, "train")[0]
             numbers[f"{self.distance}_real"] = frechet_distance(held_out[choice(len(held_out), len(samples))], real)

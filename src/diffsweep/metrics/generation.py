@@ -98,7 +98,7 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
             f"the bias grows as samples get fewer; ask for more than {dimensions} with metrics.num_samples="
         ]
 
-    def __call__(self, samples: Tensor, data: ImageData, asked: Batch | None = None) -> dict[str, float]:
+    def __call__(self, samples: Tensor, data: ImageData, request: Batch | None = None) -> dict[str, float]:
         """The numbers of samples (N, C, H, W) in [-1, 1].
 
         Precision and recall compare as many samples as real images (arXiv:1904.06991): all of the fewer, and a random
@@ -106,9 +106,9 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
 
         Args:
             samples: the images.
-            data: what they are compared with. Its ``aligned(samples, asked)`` may say of each sample what of
+            data: what they are compared with. Its ``aligned(samples, request)`` may say of each sample what of
                 its caption is right; see :func:`diffsweep.metrics.accuracy.caption_accuracies`.
-            asked: what was asked of them: ``label`` (N,), ``caption``, a list of N, or nothing.
+            request: what the samples were to show: ``label`` (N,), ``caption``, a list of N, or nothing.
 
         Returns:
             ``fid``, ``is``, ``kid``, ``precision``, ``recall`` of the samples; ``is_real`` and, with ``halves``,
@@ -127,12 +127,12 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
         subset_size = min(self.kid_subset_size, len(fake), len(real))
         numbers["kid"] = kernel_distance(fake, real, self.kid_subsets, subset_size)
         numbers["copy_ratio"] = self._copy_ratio(samples, data)
-        asked = asked or {}
-        if "label" in asked and fake_logits.shape[1] == data.num_classes:
-            numbers["class_accuracy"] = class_accuracy(fake_logits, asked["label"].cpu())
+        request = request or {}
+        if "label" in request and fake_logits.shape[1] == data.num_classes:
+            numbers["class_accuracy"] = class_accuracy(fake_logits, request["label"].cpu())
             held_out_logits = self.real(data, "val")[1]
             numbers["class_accuracy_real"] = class_accuracy(held_out_logits, data.split("val")["label"])
-        if "caption" in asked and (right := data.aligned(samples, asked)) is not None:
+        if "caption" in request and (right := data.aligned(samples, request)) is not None:
             numbers |= caption_accuracies(right)
         return numbers
 

@@ -124,7 +124,7 @@ class AutoencoderModel(Model, SelfMeasured):
         self._told = {"loss": losses.detach().mean(), **{name: part.detach().mean() for name, part in told.items()}}
         return losses.mean()
 
-    def told_of_training(self) -> dict[str, Tensor]:
+    def training_metrics(self) -> dict[str, Tensor]:
         return {f"train/{name}": value for name, value in self._told.items()}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:

@@ -33,7 +33,7 @@ class Model(LightningModule, Part):
         next_command: what a user would do with a trained one, up to the directory of its run.
     """
 
-    needs_pixels = False
+    requires_pixels = False
     next_command = "evaluate.py run"
 
     def __init__(
@@ -94,13 +94,13 @@ class Model(LightningModule, Part):
             torch.cuda.manual_seed(seed)
 
     @abstractmethod
-    def told_of_training(self) -> dict[str, Tensor]:
+    def training_metrics(self) -> dict[str, Tensor]:
         """What is logged of training, by name."""
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         stepped = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
         if stepped and self.log_is_due():
-            self.log_dict(self.told_of_training(), sync_dist=True)
+            self.log_dict(self.training_metrics(), sync_dist=True)
             self.log("step", float(self.global_step))  # the steps taken; Lightning's own count is one behind here
 
     def log_mean(self, name: str, values: Tensor) -> None:
@@ -156,13 +156,13 @@ class TimedModel(Model):
     def losses(self, batch: dict[str, Tensor]) -> Losses:
         """Return the losses of a training batch, their times and the weights of these."""
 
-    def tell_times(self, schedule: Schedule, t: Tensor, losses: Tensor) -> None:
+    def update_time_sampling(self, schedule: Schedule, t: Tensor, losses: Tensor) -> None:
         """The time sampling hears of the losses (B,) at times ``t`` (B,), of all ranks, where it learns from them."""
         if "bound" in self.time_sampling.requires:
-            heard = [t, losses.detach()]
+            measured = [t, losses.detach()]
             if distributed():
-                heard = [self.all_gather(part).flatten() for part in heard]  # type: ignore[union-attr]
-            self.time_sampling.update(schedule, *heard)
+                measured = [self.all_gather(part).flatten() for part in measured]  # type: ignore[union-attr]
+            self.time_sampling.update(schedule, *measured)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         losses, t, weight = self.losses(batch)
@@ -184,7 +184,7 @@ class TimedModel(Model):
             self._sums.zero_()
         super().on_train_batch_start(batch, batch_idx)
 
-    def told_of_training(self) -> dict[str, Tensor]:
+    def training_metrics(self) -> dict[str, Tensor]:
         return self._told("train/loss", self._sums)
 
     def validated(self, losses: Tensor, t: Tensor, **more: Tensor) -> None:

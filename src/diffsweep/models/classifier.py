@@ -11,7 +11,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from diffsweep.autoencoders import Autoencoder
-from diffsweep.backbones import Encoder
+from diffsweep.backbones import ClassifierBackbone
 from diffsweep.datasets import ImageData, RandomShift
 from diffsweep.diffusion import Noise, Prediction, Stream, TimeSampling, add_noise, network_input, stratified
 from diffsweep.files import write_text
@@ -52,7 +52,7 @@ class NoisyClassifier(TimedModel, SelfMeasured):
 
     def __init__(
         self,
-        backbone: Encoder,
+        backbone: ClassifierBackbone,
         schedule: Schedule,
         prediction: Prediction,
         time_sampling: TimeSampling,
@@ -72,7 +72,7 @@ class NoisyClassifier(TimedModel, SelfMeasured):
         self.prediction, self.time_sampling = prediction, time_sampling
         self.augmentation, self.val_repeats = augmentation, val_repeats
         self.noisy = self.by_quarter = noisy
-        self.needs_pixels = augmentation is not None and augmentation.pixels > 0
+        self.requires_pixels = augmentation is not None and augmentation.pixels > 0
 
     def forward(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Features (B, D) and logits (B, K) of x_t (B, C, H, W), in the space, and t, () or (B,)."""
@@ -110,13 +110,13 @@ class NoisyClassifier(TimedModel, SelfMeasured):
 
     def losses(self, batch: dict[str, Tensor]) -> Losses:
         noise = self.batch_noise(batch["position"])
-        if self.augmentation is not None and self.needs_pixels:
+        if self.augmentation is not None and self.requires_pixels:
             batch = {**batch, "x": self.augmentation(batch["x"], noise)}
         x_0 = self.autoencoder.of(batch, noise)
         u, eps = noise.uniform(stream=Stream.TIME), noise.like(x_0, Stream.EPS)
         t, weight = self.time_sampling(self.schedule, u) if self.noisy else (torch.zeros_like(u), torch.ones_like(u))
         losses = self.cross_entropy(self.log_prob(self.noised(x_0, t, eps), t), batch["label"])
-        self.tell_times(self.schedule, t, losses)
+        self.update_time_sampling(self.schedule, t, losses)
         return Losses(losses, t, weight)
 
     @staticmethod

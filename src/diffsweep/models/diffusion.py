@@ -20,12 +20,12 @@ from diffsweep.diffusion import (
     Noise,
     Objective,
     Prediction,
+    Stream,
     TimeSampling,
     add_noise,
     prior,
     stratified,
 )
-from diffsweep.diffusion import Stream as Draw
 from diffsweep.models.base import Losses, TimedModel
 from diffsweep.samplers import Callback, Sampler
 from diffsweep.schedules import Schedule
@@ -77,15 +77,15 @@ class DiffusionModel(TimedModel):
         self.conditioning = conditioning
         self.autoencoder = autoencoder
         self.sampler, self.guidance = sampler, guidance
-        self.val_repeats, self.needs_pixels = val_repeats, conditioning.needs_pixels
+        self.val_repeats, self.requires_pixels = val_repeats, conditioning.requires_pixels
 
     def losses(self, batch: dict[str, Tensor]) -> Losses:
         noise = self.batch_noise(batch["position"])
         x_0 = self.autoencoder.of(batch, noise)
-        t, weight = self.time_sampling(self.denoiser.schedule, noise.uniform(stream=Draw.TIME))
-        cond, eps = self.conditioning(batch, noise), noise.like(x_0, Draw.EPS)
+        t, weight = self.time_sampling(self.denoiser.schedule, noise.uniform(stream=Stream.TIME))
+        cond, eps = self.conditioning(batch, noise), noise.like(x_0, Stream.EPS)
         losses = self.objective(self.denoiser, x_0, cond, t, eps, noise)
-        self.tell_times(self.denoiser.schedule, t, losses)
+        self.update_time_sampling(self.denoiser.schedule, t, losses)
         return Losses(losses, t, weight)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -98,7 +98,7 @@ class DiffusionModel(TimedModel):
         for repeat in range(self.val_repeats):
             index = batch["index"] + repeat * num_val
             noise = Noise(0, index, clips=self.denoiser.noise)  # not of the run's seed: runs share their validation
-            eps = noise.like(x_0, Draw.VALIDATION)
+            eps = noise.like(x_0, Stream.VALIDATION)
             t = schedule.time_at(strata[index].float())
             losses = self.objective(self.denoiser, x_0, cond, t, eps, noise)
             denoised = self.denoiser(add_noise(schedule, x_0, t, eps), t, cond)
@@ -127,16 +127,16 @@ class DiffusionModel(TimedModel):
         """
         sampler = self.sampler if sampler is None else sampler
         cond = self.request(indices, None)[1] if cond is None else cond
-        return self.walk(*self.start(indices, seed, sampler=sampler), cond, sampler, callback)
+        return self.sample_from(*self.start(indices, seed, sampler=sampler), cond, sampler, callback)
 
     def request(self, indices: Tensor, samples: Samples | None) -> tuple[Batch, Condition | None]:
         """What is asked of the samples of given indices, (B,), and its condition on the model's device; see
         :meth:`~diffsweep.conditioning.Conditioning.request`."""
-        asked = self.conditioning.request(indices, samples)
-        return asked, self.told(asked)
+        request = self.conditioning.request(indices, samples)
+        return request, self.condition_of(request)
 
     @torch.no_grad()
-    def told(self, batch: Batch) -> Condition | None:
+    def condition_of(self, batch: Batch) -> Condition | None:
         """The condition of a batch, on the model's device."""
         there: Batch = move_data_to_device(batch, self.device)
         return self.conditioning(there)
@@ -166,7 +166,7 @@ class DiffusionModel(TimedModel):
         """
         noise, schedule = self.noise_of(indices, seed), self.denoiser.schedule
         shape = self.autoencoder.shape if num_frames is None else self.autoencoder.shape_of(num_frames)
-        x = noise.normal(*shape, stream=Draw.PRIOR, dtype=self.float_type)
+        x = noise.normal(*shape, stream=Stream.PRIOR, dtype=self.float_type)
         t = torch.tensor((self.sampler if sampler is None else sampler).start, dtype=torch.float64)
         if source is None:
             return prior(schedule, x, t), noise
@@ -177,7 +177,7 @@ class DiffusionModel(TimedModel):
         return self.guidance(self.denoiser, times=sampler.times(self.denoiser.schedule)).to(self.device)
 
     @torch.no_grad()
-    def walk(
+    def sample_from(
         self,
         x: Tensor,
         noise: Noise,

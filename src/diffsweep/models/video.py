@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffsweep.diffusion import BatchNoise, Condition, Noise, mean_of_frames
-from diffsweep.diffusion import Stream as Draw
+from diffsweep.diffusion import BatchNoise, Condition, Noise, Stream, mean_of_frames
 from diffsweep.models.base import Losses
 from diffsweep.models.diffusion import DiffusionModel
 
@@ -48,11 +47,11 @@ class VideoModel(DiffusionModel):
         noise, schedule = self.batch_noise(batch["position"]), self.denoiser.schedule
         clips = self.autoencoder.of(batch, noise)  # (B, C, F, H, W)
         x_0, cond = self.with_images(clips, self.conditioning(batch, noise), noise)  # (B, C, F + K, H, W)
-        u = noise.uniform(x_0.shape[2], stream=Draw.TIME)  # (B, F + K)
+        u = noise.uniform(x_0.shape[2], stream=Stream.TIME)  # (B, F + K)
         if not self.time_per_frame:
             u = torch.cat([u[:, :1].expand(-1, clips.shape[2]), u[:, clips.shape[2] :]], 1)
         t, weight = self.time_sampling(schedule, u)
-        of_clips, of_images = noise.like(x_0, Draw.EPS).split([clips.shape[2], self.images_per_clip], dim=2)
+        of_clips, of_images = noise.like(x_0, Stream.EPS).split([clips.shape[2], self.images_per_clip], dim=2)
         eps = torch.cat([self.denoiser.noise.colour(of_clips), of_images], dim=2)
         losses = self.objective(self.denoiser, x_0, cond, t, eps, noise)
         return Losses(losses, t[:, 0], mean_of_frames(weight))
@@ -64,7 +63,7 @@ class VideoModel(DiffusionModel):
         if not images:
             return clips, cond
         source = (torch.arange(count)[:, None] + torch.arange(images) + 1).to(clips.device) % count  # (B, K)
-        frame = (noise.uniform(images, stream=Draw.DATA) * frames).long().clamp(max=frames - 1).to(clips.device)
+        frame = (noise.uniform(images, stream=Stream.DATA) * frames).long().clamp(max=frames - 1).to(clips.device)
         appended = clips[source, :, frame].transpose(1, 2)  # (B, K, C, H, W) to (B, C, K, H, W)
         independent = (torch.arange(frames + images, device=clips.device) >= frames).expand(count, -1)
         cond = Condition() if cond is None else cond

@@ -111,7 +111,7 @@ class Subject:
         guidance = with_stand_ins(self.guidance, StandIn(self.schedule, self.prediction))
         return guidance(self.mixture, times=self.sampler.times(self.schedule))
 
-    def walks(self, **changes: Any) -> list[Trial]:
+    def trials(self, **changes: Any) -> list[Trial]:
         """Return the walks whose samples are compared with the data: the chosen one, and one of :data:`MANY` steps, which must be right.
 
         Where so many steps do not exist, as on a grid of 100 with trailing spacing, the second walk has as many as there are, and its

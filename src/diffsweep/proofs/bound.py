@@ -65,9 +65,9 @@ class BestVariance(Denoiser):
         first = torch.arange(len(up) - 1) == 0
         step = step_between(self.schedule, up[:-1], up[1:], to_clean=first)
         link = chain(self.schedule, step, first, up[1], up[min(2, len(up) - 1)])
-        gain = torch.where(step.there.sigma > 0, step.from_x_0, 1.0)
+        gain = torch.where(step.at_s.sigma > 0, step.from_x_0, 1.0)
         alpha, sigma, small, large, gain, var_post = (
-            value[:, None] for value in (*step.here[1:], link.log_small, link.log_large, gain, step.var_post)
+            value[:, None] for value in (*step.at_t[1:], link.log_small, link.log_large, gain, step.var_post)
         )
         unknown = variances * sigma**2 / (alpha**2 * variances + sigma**2)  # (K, D): the variance of x_0 given x_t
         best = var_post + gain**2 * unknown

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from diffsweep.diffusion import Condition, Denoised, Denoiser, Frames, Known
-from diffsweep.guidance import Guidance
-from diffsweep.guidance import chain as guidances
+from diffsweep.guidance import Guidance, guidances_of
 from diffsweep.proofs.base import Check, Subject, proof
 from diffsweep.proofs.data import CLIP_COVARIANCE, CLIP_KNOWN, CLIP_MEAN, CLIP_VALUES
 from diffsweep.proofs.moments import moments
@@ -22,9 +21,9 @@ def completed(subject: Subject) -> Iterator[Check]:
     many steps must be right; else the error is reported.
     """
     guidance = subject.guided
-    if not isinstance(guidance, Guidance) or "measurement" not in guidance.provides or len(guidances(guidance)) > 1:
+    if not isinstance(guidance, Guidance) or "measurement" not in guidance.provides or len(guidances_of(guidance)) > 1:
         return
-    trial, a = subject.walks(clip="none")[-1], CLIP_KNOWN
+    trial, a = subject.trials(clip="none")[-1], CLIP_KNOWN
     gain = torch.linalg.solve(CLIP_COVARIANCE[a][:, a], CLIP_COVARIANCE[a][:, ~a]).T
     mean = torch.where(a, CLIP_VALUES, CLIP_MEAN)
     mean[~a] += gain @ (CLIP_VALUES - CLIP_MEAN)[a]
@@ -48,7 +47,7 @@ def clips_of_shared_noise(subject: Subject) -> Iterator[Check]:
     if not subject.noise.correlated:
         return
     of_noise, size = subject.noise.covariance(len(CLIP_MEAN)), math.sqrt(float(CLIP_COVARIANCE.trace()))
-    for trial in subject.walks(clip="none"):
+    for trial in subject.trials(clip="none"):
         most = 0.03 if trial.required else None
         label = f"{trial.label}clips of shared noise: "
         mean, covariance = moments(subject.clips, trial.sampler, CLIP_MEAN, CLIP_COVARIANCE, of_noise)

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from diffsweep.diffusion import Condition, add_noise, counting
-from diffsweep.guidance import Guidance
-from diffsweep.guidance import chain as guidances
+from diffsweep.guidance import Guidance, guidances_of
 from diffsweep.proofs.base import Check, Subject, proof
 from diffsweep.proofs.data import exact_mixture, mixture_at_start
 from diffsweep.samplers import ODE
@@ -42,7 +41,7 @@ def guided(subject: Subject) -> Iterator[Check]:
         yield Check("guided score, against its formula", max(errors), most=1e-6)
     sampler = subject.sampler
     x = mixture_at_start(schedule, 64, sampler.start)
-    with counting(guidances(denoiser)[-1].denoiser) as count:
+    with counting(guidances_of(denoiser)[-1].denoiser) as count:
         sampler(denoiser, x, cond=cond)
     with counting(plain := subject.mixture) as bare:
         sampler(plain, x, cond=cond)
@@ -52,7 +51,7 @@ def guided(subject: Subject) -> Iterator[Check]:
         return
     reference = ODE(tolerance=1e-9, start=sampler.start, stop=sampler.stop, clip="none")
     solution = reference(denoiser, x, cond=cond)
-    trial = subject.walks(clip="none")[-1]
+    trial = subject.trials(clip="none")[-1]
     ours = trial.sampler(denoiser, x, cond=cond)
     error = float((ours - solution).norm(dim=1).mean() / solution.std(0).norm())
     yield Check(

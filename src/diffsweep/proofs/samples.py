@@ -16,7 +16,7 @@ from diffsweep.proofs.moments import moments
 def samples(subject: Subject) -> Iterator[Check]:
     """Compare mean, covariance and Wasserstein distance of Gaussian samples, and the sliced Wasserstein distance of a mixture's samples."""
     schedule, sampler, size = subject.schedule, subject.sampler, math.sqrt(float(COVARIANCE.trace()))
-    for trial in subject.walks(clip="none"):
+    for trial in subject.trials(clip="none"):
         most = 0.03 if trial.required else None
         mean, covariance = moments(subject.gaussian, trial.sampler, MEAN, COVARIANCE)
         yield Check(f"{trial.label}mean, error / std", float((mean - MEAN).norm()) / size, most=most)
@@ -33,7 +33,7 @@ def samples(subject: Subject) -> Iterator[Check]:
     generator = torch.Generator().manual_seed(0)
     truth, other = (mixture_at_stop(schedule, data.sample(len(x), generator), sampler.stop) for _ in range(2))
     scale, floor = float(truth.std(0).norm()), sliced_wasserstein(truth, other)
-    for trial in subject.walks():
+    for trial in subject.trials():
         ours = trial.sampler(subject.mixture, x, noise=noise)
         distance = sliced_wasserstein(ours, truth) / scale
         most = 0.02 + 2 * floor / scale if trial.required else None

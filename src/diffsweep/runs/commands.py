@@ -57,7 +57,7 @@ def sample(cfg: DictConfig) -> Path:
     if words := {name: drawn.request[name] for name in ("label", "caption") if name in drawn.request}:
         columns = [values.tolist() if isinstance(values, Tensor) else values for values in words.values()]
         lines = ["\t".join(map(str, row)) for row in zip(*columns, strict=True)]
-        write_text(folder / "asked.tsv", "\n".join(["\t".join(words), *lines]) + "\n")
+        write_text(folder / "requests.tsv", "\n".join(["\t".join(words), *lines]) + "\n")
     rate, made = len(drawn.x) / drawn.seconds, "clips" if drawn.x.ndim == 5 else "images"
     print(
         f"\n{done}\nby {cfg.choices.sampler} in {model.sampler.steps} steps, {drawn.evaluations:g} network evaluations each, "

@@ -121,7 +121,7 @@ def measure_likelihood(
     samples = data.split(likelihood.split)
 
     def encode(batch: Batch) -> tuple[Tensor, Condition | None]:
-        return model.autoencoder.encode(batch["x"].to(model.device)), model.told(batch)
+        return model.autoencoder.encode(batch["x"].to(model.device)), model.condition_of(batch)
 
     schedule = model.denoiser.schedule
     total = likelihood.calls(schedule, likelihood.count(samples))

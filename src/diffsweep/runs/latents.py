@@ -26,17 +26,17 @@ def keep_latents(cfg: DictConfig, model: Model, data: ImageData) -> None:
         UserError: the folder that is given has none, or those of another autoencoder or of other data.
     """
     space = getattr(model, "autoencoder", None)
-    if not isinstance(space, FirstStage) or not space.cache or model.needs_pixels:
+    if not isinstance(space, FirstStage) or not space.cache or model.requires_pixels:
         return
     header = identity(space, data)
     folder = Path(space.cache_dir or Path(cfg.paths.cache_dir) / f"latents-{identify(header)}")
     for split in SPLITS:
-        samples, path = data.seen(split), folder / f"{split}.safetensors"
+        samples, path = data.loader_samples(split), folder / f"{split}.safetensors"
         of_split = {**header, "split": split, "rows": len(samples)}
         if space.cache_dir is None:
             make_once(path, partial(_write, path, of_split, space, samples, device_of(cfg)))
         try:
-            data.see(split, Latents(open_latents(path, of_split), samples))
+            data.replace_samples(split, Latents(open_latents(path, of_split), samples))
         except ContentError as error:
             key = "" if space.cache_dir is None else f"autoencoder.cache_dir={folder}: "
             raise UserError(f"{key}{error}") from error

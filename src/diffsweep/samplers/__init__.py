@@ -2,6 +2,7 @@
 
 from diffsweep.samplers.ancestral import Ancestral
 from diffsweep.samplers.base import Callback, Sampler, State
+from diffsweep.samplers.conditioned import ConditionedDenoiser
 from diffsweep.samplers.ddim import DDIM, Euler, EulerAncestral
 from diffsweep.samplers.deis import DEIS
 from diffsweep.samplers.dpm_solver import DPMSolver
@@ -10,7 +11,6 @@ from diffsweep.samplers.euler_maruyama import EulerMaruyama
 from diffsweep.samplers.heun import Heun
 from diffsweep.samplers.langevin import Langevin
 from diffsweep.samplers.lms import LMS
-from diffsweep.samplers.look import Look
 from diffsweep.samplers.ode import ODE
 from diffsweep.samplers.plms import PLMS
 from diffsweep.samplers.predictor_corrector import PredictorCorrector
@@ -24,6 +24,7 @@ __all__ = [
     "PLMS",
     "Ancestral",
     "Callback",
+    "ConditionedDenoiser",
     "DPMSolver",
     "DPMSolverPP",
     "Euler",
@@ -31,7 +32,6 @@ __all__ = [
     "EulerMaruyama",
     "Heun",
     "Langevin",
-    "Look",
     "PredictorCorrector",
     "Sampler",
     "State",

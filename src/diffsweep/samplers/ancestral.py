@@ -7,7 +7,7 @@ from torch import Tensor
 
 from diffsweep.diffusion import Noise, Step
 from diffsweep.samplers.base import Sampler, State, euler_step
-from diffsweep.samplers.look import Look
+from diffsweep.samplers.conditioned import ConditionedDenoiser
 
 
 @dataclass(kw_only=True, eq=False)
@@ -21,11 +21,11 @@ class Ancestral(Sampler):
     uses_variance = True
 
     def advance(
-        self, look: Look, x: Tensor, step: Step[float], state: State | None, noise: Noise
+        self, denoise: ConditionedDenoiser, x: Tensor, step: Step[float], state: State | None, noise: Noise
     ) -> tuple[Tensor, State]:
-        denoised, there = look(x, step.here), step.there
-        x = euler_step(denoised, there.alpha, math.sqrt(max(0.0, there.sigma**2 - step.var_post)))
-        if there.sigma > 0:
+        denoised, at_s = denoise(x, step.at_t), step.at_s
+        x = euler_step(denoised, at_s.alpha, math.sqrt(max(0.0, at_s.sigma**2 - step.var_post)))
+        if at_s.sigma > 0:
             log_small, log_large = math.log(step.var_post), math.log(step.var_ts)
             log_variance = log_small + (log_large - log_small) * denoised.variance_mix
             z = noise.like(x)

@@ -15,14 +15,14 @@ from diffsweep.diffusion import (
     Noise,
     PlainDenoiser,
     Step,
-    WalkNoise,
+    StepNoise,
     as_denoiser,
     fresh_noise,
     in_numbers,
     step_between,
-    walk,
+    steps_of,
 )
-from diffsweep.samplers.look import Look
+from diffsweep.samplers.conditioned import ConditionedDenoiser
 from diffsweep.samplers.options import WalkOptions
 from diffsweep.samplers.watch import Watch
 
@@ -88,16 +88,16 @@ class Sampler(Part, WalkOptions, ABC):
             callback: called after each step as ``callback(step, t, denoised, x)``, with the time the step began at,
                 what the denoiser said there and the new x.
         """
-        look = Look(as_denoiser(denoiser), cond, self.clip)
-        steps = in_numbers(walk(look.schedule, self.times(look.schedule)))
-        noise = fresh_noise(x, look.denoiser.noise) if noise is None else noise
-        noise = WalkNoise(noise, len(steps), self.temperature)
-        state, watch = None, Watch([(step.here, step.there) for step in steps])
+        denoise = ConditionedDenoiser(as_denoiser(denoiser), cond, self.clip)
+        steps = in_numbers(steps_of(denoise.schedule, self.times(denoise.schedule)))
+        noise = fresh_noise(x, denoise.denoiser.noise) if noise is None else noise
+        noise = StepNoise(noise, len(steps), self.temperature)
+        state, watch = None, Watch([(step.at_t, step.at_s) for step in steps])
         for i, step in enumerate(steps):
-            x, state = self.advance(look, x, step, state, noise.at(i))
+            x, state = self.advance(denoise, x, step, state, noise.at(i))
             watch(x)
             if callback is not None:
-                callback(i, step.here.t, state.denoised, x)
+                callback(i, step.at_t.t, state.denoised, x)
         return x
 
     @torch.no_grad()
@@ -116,9 +116,12 @@ class Sampler(Part, WalkOptions, ABC):
 
         With ``to_clean`` it goes to clean data, where sigma(0) is not 0: a walk to s = 0 ends so. From t = 0 there is no other step.
         """
-        look, clean = Look(as_denoiser(denoiser), cond, self.clip), torch.tensor([to_clean or bool(s == t == 0)])
-        (step,) = in_numbers(step_between(look.schedule, s[None], t[None], clean))
-        return self.advance(look, x, step, state, WalkNoise(noise, 1, self.temperature))
+        denoise, clean = (
+            ConditionedDenoiser(as_denoiser(denoiser), cond, self.clip),
+            torch.tensor([to_clean or bool(s == t == 0)]),
+        )
+        (step,) = in_numbers(step_between(denoise.schedule, s[None], t[None], clean))
+        return self.advance(denoise, x, step, state, StepNoise(noise, 1, self.temperature))
 
     @property
     def invertible(self) -> bool:
@@ -137,7 +140,7 @@ class Sampler(Part, WalkOptions, ABC):
 
     @abstractmethod
     def advance(
-        self, look: Look, x: Tensor, step: Step[float], state: State | None, noise: Noise
+        self, denoise: ConditionedDenoiser, x: Tensor, step: Step[float], state: State | None, noise: Noise
     ) -> tuple[Tensor, State]:
         """Return x at the step's end, and what the next step needs of this one.
 

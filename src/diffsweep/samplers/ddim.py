@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from diffsweep.diffusion import Condition, Noise, PlainDenoiser, Step, as_denoiser, in_numbers, walk
+from diffsweep.diffusion import Condition, Noise, PlainDenoiser, Step, as_denoiser, in_numbers, steps_of
 from diffsweep.samplers.base import Callback, Sampler, State, euler_step
-from diffsweep.samplers.look import Look
+from diffsweep.samplers.conditioned import ConditionedDenoiser
 from diffsweep.samplers.watch import Watch
 
 
@@ -34,10 +34,10 @@ class DDIM(Sampler):
         super().__post_init__()
 
     def advance(
-        self, look: Look, x: Tensor, step: Step[float], state: State | None, noise: Noise
+        self, denoise: ConditionedDenoiser, x: Tensor, step: Step[float], state: State | None, noise: Noise
     ) -> tuple[Tensor, State]:
-        denoised, there, variance = look(x, step.here), step.there, self.eta**2 * step.var_post
-        x = euler_step(denoised, there.alpha, math.sqrt(max(0.0, there.sigma**2 - variance)))
+        denoised, at_s, variance = denoise(x, step.at_t), step.at_s, self.eta**2 * step.var_post
+        x = euler_step(denoised, at_s.alpha, math.sqrt(max(0.0, at_s.sigma**2 - variance)))
         if variance > 0:
             x.add_(noise.like(x), alpha=math.sqrt(variance))
         return x, State(denoised)
@@ -68,13 +68,13 @@ class DDIM(Sampler):
         """
         if not self.invertible:
             raise ValueError(f"only a deterministic walk can be inverted; use sampler.eta=0, not {self.eta}")
-        look = Look(as_denoiser(denoiser), cond)
-        steps = in_numbers(walk(look.schedule, self.times(look.schedule)))
-        ways = [(step.there, step.here) for step in reversed(steps)]
-        lowest, watch = look.schedule.at(torch.tensor(look.schedule.t_min, dtype=torch.float64)), Watch(ways)
+        denoise = ConditionedDenoiser(as_denoiser(denoiser), cond)
+        steps = in_numbers(steps_of(denoise.schedule, self.times(denoise.schedule)))
+        ways = [(step.at_s, step.at_t) for step in reversed(steps)]
+        lowest, watch = denoise.schedule.at(torch.tensor(denoise.schedule.t_min, dtype=torch.float64)), Watch(ways)
         for i, (low, high) in enumerate(ways):
             begin = lowest if low.sigma == 0 else low
-            denoised = look(x, begin)
+            denoised = denoise(x, begin)
             x = euler_step(denoised, high.alpha, high.sigma)
             watch(x)
             if callback is not None:

@@ -6,8 +6,8 @@ from typing import Any
 from torch import Tensor
 
 from diffsweep.diffusion import Denoised, Step
+from diffsweep.samplers.conditioned import ConditionedDenoiser
 from diffsweep.samplers.exponential import ExponentialSampler, InEps
-from diffsweep.samplers.look import Look
 from diffsweep.samplers.options import one_of
 
 
@@ -34,5 +34,7 @@ class DPMSolver(InEps, ExponentialSampler):
         one_of("order", self.order, (1, 2, 3))
         super().__post_init__()
 
-    def solve(self, look: Look, x: Tensor, step: Step[float], denoised: Denoised, history: Any) -> tuple[Tensor, Any]:
-        return self.single_step(self.order, look, x, step, denoised), None
+    def solve(
+        self, denoise: ConditionedDenoiser, x: Tensor, step: Step[float], denoised: Denoised, history: Any
+    ) -> tuple[Tensor, Any]:
+        return self.single_step(self.order, denoise, x, step, denoised), None

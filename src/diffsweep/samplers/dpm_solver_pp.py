@@ -8,6 +8,7 @@ from torch import Tensor
 
 from diffsweep.diffusion import Denoised, Noise, Step
 from diffsweep.samplers.base import State
+from diffsweep.samplers.conditioned import ConditionedDenoiser
 from diffsweep.samplers.exponential import (
     InX0,
     MultistepSampler,
@@ -19,7 +20,6 @@ from diffsweep.samplers.exponential import (
     quadrature,
     usable,
 )
-from diffsweep.samplers.look import Look
 from diffsweep.samplers.options import one_of
 
 
@@ -69,27 +69,29 @@ class DPMSolverPP(InX0, MultistepSampler):
         return None if self.variant == "sde" else 2 if self.public_form else self.solver_order
 
     def advance(
-        self, look: Look, x: Tensor, step: Step[float], state: State | None, noise: Noise
+        self, denoise: ConditionedDenoiser, x: Tensor, step: Step[float], state: State | None, noise: Noise
     ) -> tuple[Tensor, State]:
         if self.variant != "sde":
-            return super().advance(look, x, step, state, noise)
-        here, there, denoised = step.here, step.there, look(x, step.here)
-        points: tuple[Point, ...] = (self.point(here, denoised),)
+            return super().advance(denoise, x, step, state, noise)
+        at_t, at_s, denoised = step.at_t, step.at_s, denoise(x, step.at_t)
+        points: tuple[Point, ...] = (self.point(at_t, denoised),)
         weights = [1.0]
-        if state is not None and math.isfinite(there.half_log_snr) and here.half_log_snr != there.half_log_snr:
-            points = usable((*points, *(state.history or ()))[: self.solver_order], there.half_log_snr)
-            weights = quadrature(nodes_of(points, here.half_log_snr, there.half_log_snr), [1.0, 0.5][: len(points)])
-        decay = there.sigma / there.alpha * here.alpha / here.sigma  # e^-h, finite at either end
+        if state is not None and math.isfinite(at_s.half_log_snr) and at_t.half_log_snr != at_s.half_log_snr:
+            points = usable((*points, *(state.history or ()))[: self.solver_order], at_s.half_log_snr)
+            weights = quadrature(nodes_of(points, at_t.half_log_snr, at_s.half_log_snr), [1.0, 0.5][: len(points)])
+        decay = at_s.sigma / at_s.alpha * at_t.alpha / at_t.sigma  # e^-h, finite at either end
         fresh = 1 - decay**2
-        x = combine(x, there.sigma / here.sigma * decay, points, [there.alpha * fresh * w for w in weights])
-        if there.sigma > 0:
-            x.add_(noise.like(x), alpha=there.sigma * math.sqrt(max(0.0, fresh)))
-        return x, State(denoised, points[:1] if math.isfinite(here.half_log_snr) else ())
+        x = combine(x, at_s.sigma / at_t.sigma * decay, points, [at_s.alpha * fresh * w for w in weights])
+        if at_s.sigma > 0:
+            x.add_(noise.like(x), alpha=at_s.sigma * math.sqrt(max(0.0, fresh)))
+        return x, State(denoised, points[:1] if math.isfinite(at_t.half_log_snr) else ())
 
-    def solve(self, look: Look, x: Tensor, step: Step[float], denoised: Denoised, history: Any) -> tuple[Tensor, Any]:
+    def solve(
+        self, denoise: ConditionedDenoiser, x: Tensor, step: Step[float], denoised: Denoised, history: Any
+    ) -> tuple[Tensor, Any]:
         if self.variant == "singlestep":
-            return self.single_step(self.solver_order, look, x, step, denoised), None
-        return super().solve(look, x, step, denoised, history)
+            return self.single_step(self.solver_order, denoise, x, step, denoised), None
+        return super().solve(denoise, x, step, denoised, history)
 
     def moments(self, count: int, z: float) -> list[float]:
         if count == 2:

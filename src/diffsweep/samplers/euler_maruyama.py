@@ -7,7 +7,7 @@ from torch import Tensor
 
 from diffsweep.diffusion import Noise, Step
 from diffsweep.samplers.base import Sampler, State, euler_step
-from diffsweep.samplers.look import Look
+from diffsweep.samplers.conditioned import ConditionedDenoiser
 
 
 @dataclass(kw_only=True, eq=False)
@@ -27,10 +27,10 @@ class EulerMaruyama(Sampler):
     steps: int = 500
 
     def advance(
-        self, look: Look, x: Tensor, step: Step[float], state: State | None, noise: Noise
+        self, denoise: ConditionedDenoiser, x: Tensor, step: Step[float], state: State | None, noise: Noise
     ) -> tuple[Tensor, State]:
-        denoised, here, there = look(x, step.here), step.here, step.there
-        if there.sigma == 0:
-            return euler_step(denoised, there.alpha, 0.0), State(denoised)
-        x = euler_step(denoised, there.alpha, there.sigma - step.var_ts / (2 * here.sigma))
+        denoised, at_t, at_s = denoise(x, step.at_t), step.at_t, step.at_s
+        if at_s.sigma == 0:
+            return euler_step(denoised, at_s.alpha, 0.0), State(denoised)
+        x = euler_step(denoised, at_s.alpha, at_s.sigma - step.var_ts / (2 * at_t.sigma))
         return x.add_(noise.like(x), alpha=math.sqrt(step.var_ts)), State(denoised)

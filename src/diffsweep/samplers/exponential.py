@@ -21,7 +21,7 @@ from torch import Tensor
 
 from diffsweep.diffusion import Denoised, Noise, Step
 from diffsweep.samplers.base import Sampler, State, euler_step
-from diffsweep.samplers.look import Look
+from diffsweep.samplers.conditioned import ConditionedDenoiser
 from diffsweep.samplers.options import Spacing, one_of
 from diffsweep.schedules import Level
 
@@ -36,11 +36,11 @@ class Point(NamedTuple):
     output: Tensor
 
 
-def usable(points: tuple[Point, ...], there: float) -> tuple[Point, ...]:
+def usable(points: tuple[Point, ...], at_s: float) -> tuple[Point, ...]:
     """Return, of points, newest first, those up to the first that does not lie before the one after it, on the way to ``there``: a walk
     may have gone back in t."""
     for count in range(1, len(points)):
-        if (points[count - 1].place - points[count].place) * (there - points[0].place) <= 0:
+        if (points[count - 1].place - points[count].place) * (at_s - points[0].place) <= 0:
             return points[:count]
     return points
 
@@ -89,9 +89,9 @@ def combine(x: Tensor, scale: float, points: Sequence[Point], weights: Sequence[
     return result
 
 
-def nodes_of(points: Sequence[Point], here: float, there: float) -> list[float]:
+def nodes_of(points: Sequence[Point], at_t: float, at_s: float) -> list[float]:
     """Return where points lie on the way: 0 here, 1 there, below 0 before."""
-    return [(point.place - here) / (there - here) for point in points]
+    return [(point.place - at_t) / (at_s - at_t) for point in points]
 
 
 @dataclass(kw_only=True, eq=False)
@@ -106,17 +106,19 @@ class ExponentialSampler(Sampler):
     spacing: Spacing = "log_snr"
 
     def advance(
-        self, look: Look, x: Tensor, step: Step[float], state: State | None, noise: Noise
+        self, denoise: ConditionedDenoiser, x: Tensor, step: Step[float], state: State | None, noise: Noise
     ) -> tuple[Tensor, State]:
-        denoised, there = look(x, step.here), step.there
-        h = there.half_log_snr - step.here.half_log_snr
+        denoised, at_s = denoise(x, step.at_t), step.at_s
+        h = at_s.half_log_snr - step.at_t.half_log_snr
         if h == 0 or not math.isfinite(h):
-            return euler_step(denoised, there.alpha, there.sigma), State(denoised)
-        x, history = self.solve(look, x, step, denoised, state.history if state is not None else None)
+            return euler_step(denoised, at_s.alpha, at_s.sigma), State(denoised)
+        x, history = self.solve(denoise, x, step, denoised, state.history if state is not None else None)
         return x, State(denoised, history)
 
     @abstractmethod
-    def solve(self, look: Look, x: Tensor, step: Step[float], denoised: Denoised, history: Any) -> tuple[Tensor, Any]:
+    def solve(
+        self, denoise: ConditionedDenoiser, x: Tensor, step: Step[float], denoised: Denoised, history: Any
+    ) -> tuple[Tensor, Any]:
         """Take a step between distinct finite log-SNRs: return x there, and the history for the next step; None for none."""
 
     @abstractmethod
@@ -124,7 +126,7 @@ class ExponentialSampler(Sampler):
         """Return what is integrated: the x0 or the eps."""
 
     @abstractmethod
-    def linear_part(self, here: Level[float], there: Level[float]) -> tuple[float, float, float]:
+    def linear_part(self, at_t: Level[float], at_s: Level[float]) -> tuple[float, float, float]:
         """Return rho, c and z of the formula."""
 
     def point(self, at: Level[float], denoised: Denoised) -> Point:
@@ -132,45 +134,47 @@ class ExponentialSampler(Sampler):
         return Point(at.half_log_snr, self.output(denoised))
 
     def weights(
-        self, here: Level[float], there: Level[float], points: Sequence[Point], moments: Moments = exact_moments
+        self, at_t: Level[float], at_s: Level[float], points: Sequence[Point], moments: Moments = exact_moments
     ) -> list[float]:
         """Return what the quadrature multiplies each output by, :math:`-c z w_k`."""
-        _, c, z = self.linear_part(here, there)
+        _, c, z = self.linear_part(at_t, at_s)
         return [
             -c * z * w
-            for w in quadrature(nodes_of(points, here.half_log_snr, there.half_log_snr), moments(len(points), z))
+            for w in quadrature(nodes_of(points, at_t.half_log_snr, at_s.half_log_snr), moments(len(points), z))
         ]
 
     def moved(
         self,
         x: Tensor,
-        here: Level[float],
-        there: Level[float],
+        at_t: Level[float],
+        at_s: Level[float],
         points: Sequence[Point],
         moments: Moments = exact_moments,
     ) -> Tensor:
         """Return x there, by the quadrature over ``points``."""
-        return combine(x, self.linear_part(here, there)[0], points, self.weights(here, there, points, moments))
+        return combine(x, self.linear_part(at_t, at_s)[0], points, self.weights(at_t, at_s, points, moments))
 
-    def single_step(self, order: int, look: Look, x: Tensor, step: Step[float], denoised: Denoised) -> Tensor:
+    def single_step(
+        self, order: int, denoise: ConditionedDenoiser, x: Tensor, step: Step[float], denoised: Denoised
+    ) -> Tensor:
         r"""Take a step of order 1, 2 or 3 that needs no history, of as many network calls, one of which is ``denoised``.
 
         Order 2 goes through the middle, with :func:`middle_moments`; order 3 through a third and two thirds of the step,
         with exact moments: the published DPM-Solver-2 and 3, DPM-Solver++ 2S and 3S.
         """
-        here, there, first = step.here, step.there, self.point(step.here, denoised)
+        at_t, at_s, first = step.at_t, step.at_s, self.point(step.at_t, denoised)
 
         def inner(share: float, *points: Point) -> Point:
-            between = look.schedule.at_log_snr(
-                2 * (here.half_log_snr + share * (there.half_log_snr - here.half_log_snr))
+            between = denoise.schedule.at_log_snr(
+                2 * (at_t.half_log_snr + share * (at_s.half_log_snr - at_t.half_log_snr))
             )
-            return self.point(between, look(self.moved(x, here, between, points), between))
+            return self.point(between, denoise(self.moved(x, at_t, between, points), between))
 
         if order == 1:
-            return self.moved(x, here, there, [first])
+            return self.moved(x, at_t, at_s, [first])
         if order == 2:
-            return self.moved(x, here, there, [first, inner(1 / 2, first)], middle_moments)
-        return self.moved(x, here, there, [first, inner(2 / 3, first, inner(1 / 3, first))])
+            return self.moved(x, at_t, at_s, [first, inner(1 / 2, first)], middle_moments)
+        return self.moved(x, at_t, at_s, [first, inner(2 / 3, first, inner(1 / 3, first))])
 
 
 class InX0:
@@ -179,8 +183,8 @@ class InX0:
     def output(self, denoised: Denoised) -> Tensor:
         return denoised.x0
 
-    def linear_part(self, here: Level[float], there: Level[float]) -> tuple[float, float, float]:
-        return there.sigma / here.sigma, there.alpha, here.half_log_snr - there.half_log_snr
+    def linear_part(self, at_t: Level[float], at_s: Level[float]) -> tuple[float, float, float]:
+        return at_s.sigma / at_t.sigma, at_s.alpha, at_t.half_log_snr - at_s.half_log_snr
 
 
 class InEps:
@@ -189,8 +193,8 @@ class InEps:
     def output(self, denoised: Denoised) -> Tensor:
         return denoised.eps
 
-    def linear_part(self, here: Level[float], there: Level[float]) -> tuple[float, float, float]:
-        return there.alpha / here.alpha, there.sigma, there.half_log_snr - here.half_log_snr
+    def linear_part(self, at_t: Level[float], at_s: Level[float]) -> tuple[float, float, float]:
+        return at_s.alpha / at_t.alpha, at_s.sigma, at_s.half_log_snr - at_t.half_log_snr
 
 
 @dataclass(kw_only=True, eq=False)
@@ -223,13 +227,15 @@ class MultistepSampler(ExponentialSampler):
         """Return the order of convergence; None for a stochastic solver."""
         return self.solver_order
 
-    def solve(self, look: Look, x: Tensor, step: Step[float], denoised: Denoised, history: Any) -> tuple[Tensor, Any]:
-        here, there = step.here, step.there
-        points = usable((self.point(here, denoised), *(history or ()))[: self.solver_order], there.half_log_snr)
+    def solve(
+        self, denoise: ConditionedDenoiser, x: Tensor, step: Step[float], denoised: Denoised, history: Any
+    ) -> tuple[Tensor, Any]:
+        at_t, at_s = step.at_t, step.at_s
+        points = usable((self.point(at_t, denoised), *(history or ()))[: self.solver_order], at_s.half_log_snr)
         if len(points) < self.solver_order and self.warm_start == "singlestep":
-            x = self.single_step(self.solver_order, look, x, step, denoised)
+            x = self.single_step(self.solver_order, denoise, x, step, denoised)
         else:
-            x = self.moved(x, here, there, points, self.moments)
+            x = self.moved(x, at_t, at_s, points, self.moments)
         return x, points[: self.solver_order - 1]
 
     def moments(self, count: int, z: float) -> list[float]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diffsweep.diffusion import Denoised, Noise, Step
 from diffsweep.samplers.base import Sampler, State, euler_step
-from diffsweep.samplers.look import Look
+from diffsweep.samplers.conditioned import ConditionedDenoiser
 from diffsweep.schedules import Level, Schedule
 
 
@@ -55,27 +55,27 @@ class Heun(Sampler):
         super().__post_init__()
 
     def advance(
-        self, look: Look, x: Tensor, step: Step[float], state: State | None, noise: Noise
+        self, denoise: ConditionedDenoiser, x: Tensor, step: Step[float], state: State | None, noise: Noise
     ) -> tuple[Tensor, State]:
-        x, here = self._churned(look.schedule, x, step.here, noise)
-        denoised, there = look(x, here), step.there
-        x = euler_step(denoised, there.alpha, there.sigma)
-        if there.sigma > 0:
-            x = trapezoid(x, denoised, look(x, there), there.alpha - here.alpha, there.sigma - here.sigma)
+        x, at_t = self._churned(denoise.schedule, x, step.at_t, noise)
+        denoised, at_s = denoise(x, at_t), step.at_s
+        x = euler_step(denoised, at_s.alpha, at_s.sigma)
+        if at_s.sigma > 0:
+            x = trapezoid(x, denoised, denoise(x, at_s), at_s.alpha - at_t.alpha, at_s.sigma - at_t.sigma)
         return x, State(denoised)
 
-    def _churned(self, schedule: Schedule, x: Tensor, here: Level[float], noise: Noise) -> tuple[Tensor, Level[float]]:
+    def _churned(self, schedule: Schedule, x: Tensor, at_t: Level[float], noise: Noise) -> tuple[Tensor, Level[float]]:
         """Return x with more noise, and its level then; both as they are where there is no churn."""
-        if self.s_churn == 0 or here.alpha == 0 or not self.s_min <= here.ratio <= self.s_max:
-            return x, here
+        if self.s_churn == 0 or at_t.alpha == 0 or not self.s_min <= at_t.ratio <= self.s_max:
+            return x, at_t
         gamma = min(self.s_churn / self.steps, math.sqrt(2) - 1)
-        raised = schedule.at_log_snr(-2 * math.log(here.ratio * (1 + gamma)))
-        if raised.alpha == 0 or raised.ratio <= here.ratio:  # t = 1 has no noise above it
-            return x, here
-        added = raised.alpha * math.sqrt(raised.ratio**2 - here.ratio**2)
-        return torch.add(x * (raised.alpha / here.alpha), noise.like(x), alpha=added), raised
+        raised = schedule.at_log_snr(-2 * math.log(at_t.ratio * (1 + gamma)))
+        if raised.alpha == 0 or raised.ratio <= at_t.ratio:  # t = 1 has no noise above it
+            return x, at_t
+        added = raised.alpha * math.sqrt(raised.ratio**2 - at_t.ratio**2)
+        return torch.add(x * (raised.alpha / at_t.alpha), noise.like(x), alpha=added), raised
 
 
-def trapezoid(moved: Tensor, here: Denoised, there: Denoised, d_alpha: float, d_sigma: float) -> Tensor:
+def trapezoid(moved: Tensor, at_t: Denoised, at_s: Denoised, d_alpha: float, d_sigma: float) -> Tensor:
     """``moved``, where Euler's step arrives, plus half of what the slope changes on the way; in place."""
-    return moved.add_(there.x0 - here.x0, alpha=d_alpha / 2).add_(there.eps - here.eps, alpha=d_sigma / 2)
+    return moved.add_(at_s.x0 - at_t.x0, alpha=d_alpha / 2).add_(at_s.eps - at_t.eps, alpha=d_sigma / 2)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from diffsweep.diffusion import Denoised, Noise, Step
 from diffsweep.samplers.base import Sampler, State, euler_step
-from diffsweep.samplers.look import Look
+from diffsweep.samplers.conditioned import ConditionedDenoiser
 from diffsweep.schedules import Level
 
 
@@ -42,11 +42,13 @@ class LangevinSampler(Sampler):
         if not 1 <= self.corrections < 2**12:
             raise ValueError(f"sampler.corrections lies between 1 and {2**12 - 1}, not {self.corrections}")
 
-    def corrected(self, look: Look, x: Tensor, at: Level[float], denoised: Denoised, noise: Noise) -> Tensor:
+    def corrected(
+        self, denoise: ConditionedDenoiser, x: Tensor, at: Level[float], denoised: Denoised, noise: Noise
+    ) -> Tensor:
         """Return x after the Langevin steps at a level, the first of which uses ``denoised``."""
         std = 2 * self.snr * at.sigma
         for k in range(self.corrections):
-            eps = (look(x, at) if k > 0 else denoised).eps
+            eps = (denoise(x, at) if k > 0 else denoised).eps
             x = torch.add(x, eps, alpha=-(std**2) / (2 * at.sigma))
             x = x.add_(self.drawn(noise, self.other_draws + k).like(x), alpha=std)
         return x
@@ -79,10 +81,10 @@ class Langevin(LangevinSampler):
     corrections: int = 10
 
     def advance(
-        self, look: Look, x: Tensor, step: Step[float], state: State | None, noise: Noise
+        self, denoise: ConditionedDenoiser, x: Tensor, step: Step[float], state: State | None, noise: Noise
     ) -> tuple[Tensor, State]:
-        denoised, here, there = look(x, step.here), step.here, step.there
-        x = self.corrected(look, x, here, denoised, noise)
-        if there.sigma == 0:
-            return euler_step(look(x, here), there.alpha, 0.0), State(denoised)
-        return x * (there.norm / here.norm), State(denoised)
+        denoised, at_t, at_s = denoise(x, step.at_t), step.at_t, step.at_s
+        x = self.corrected(denoise, x, at_t, denoised, noise)
+        if at_s.sigma == 0:
+            return euler_step(denoise(x, at_t), at_s.alpha, 0.0), State(denoised)
+        return x * (at_s.norm / at_t.norm), State(denoised)

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from diffsweep.diffusion import Denoised, Noise, Step, velocity
 from diffsweep.samplers.base import Sampler, State, euler_step
+from diffsweep.samplers.conditioned import ConditionedDenoiser
 from diffsweep.samplers.exponential import Point, WarmStart, nodes_of, quadrature, usable
-from diffsweep.samplers.look import Look
 from diffsweep.samplers.options import one_of
 from diffsweep.schedules import Level
 
@@ -28,36 +28,38 @@ class LinearMultistepSampler(Sampler):
     memory: int  # how many eps a step uses
 
     def advance(
-        self, look: Look, x: Tensor, step: Step[float], state: State | None, noise: Noise
+        self, denoise: ConditionedDenoiser, x: Tensor, step: Step[float], state: State | None, noise: Noise
     ) -> tuple[Tensor, State]:
-        denoised, here, there = look(x, step.here), step.here, step.there
+        denoised, at_t, at_s = denoise(x, step.at_t), step.at_t, step.at_s
         slopes: tuple[Point, ...] = ()
-        if here.alpha > 0:
+        if at_t.alpha > 0:
             past = state.history if state is not None else ()
-            slopes = usable((Point(here.ratio, denoised.eps), *past)[: self.memory], there.ratio)
-        if there.sigma == 0 and self.clip != "none":
-            x = euler_step(denoised, there.alpha, there.sigma)
-        elif len(slopes) < self.memory and there.sigma > 0:
-            x = self.begin(look, x, step, denoised, slopes)
+            slopes = usable((Point(at_t.ratio, denoised.eps), *past)[: self.memory], at_s.ratio)
+        if at_s.sigma == 0 and self.clip != "none":
+            x = euler_step(denoised, at_s.alpha, at_s.sigma)
+        elif len(slopes) < self.memory and at_s.sigma > 0:
+            x = self.begin(denoise, x, step, denoised, slopes)
         else:
-            x = self.multistep(denoised, slopes, there)
+            x = self.multistep(denoised, slopes, at_s)
         return x, State(denoised, slopes[: self.memory - 1])
 
     @abstractmethod
-    def begin(self, look: Look, x: Tensor, step: Step[float], denoised: Denoised, slopes: Sequence[Point]) -> Tensor:
+    def begin(
+        self, denoise: ConditionedDenoiser, x: Tensor, step: Step[float], denoised: Denoised, slopes: Sequence[Point]
+    ) -> Tensor:
         """Take a step, not to clean data, for which some history is missing; ``slopes`` is empty where no signal is left."""
 
     @abstractmethod
     def weights(self, slopes: Sequence[Point], ratio: float) -> list[float]:
         """Return the weights of the newest slope, an eps at its sigma / alpha, and of those before it, for a step to ``ratio``."""
 
-    def multistep(self, denoised: Denoised, slopes: Sequence[Point], there: Level[float]) -> Tensor:
+    def multistep(self, denoised: Denoised, slopes: Sequence[Point], at_s: Level[float]) -> Tensor:
         """Return x there by the slopes there are, the newest first; by Euler's step for none."""
         if len(slopes) < 2:
-            return euler_step(denoised, there.alpha, there.sigma)
-        change = there.alpha * (there.ratio - slopes[0].place)
-        newest, *older = self.weights(slopes, there.ratio)
-        x = euler_step(denoised, there.alpha, there.sigma + change * (newest - 1))
+            return euler_step(denoised, at_s.alpha, at_s.sigma)
+        change = at_s.alpha * (at_s.ratio - slopes[0].place)
+        newest, *older = self.weights(slopes, at_s.ratio)
+        x = euler_step(denoised, at_s.alpha, at_s.sigma + change * (newest - 1))
         for weight, slope in zip(older, slopes[1:], strict=True):
             x.add_(slope.output, alpha=change * weight)
         return x
@@ -91,17 +93,19 @@ class LMS(LinearMultistepSampler):
         one_of("warm_start", self.warm_start, ("singlestep", "euler"))
         super().__post_init__()
 
-    def begin(self, look: Look, x: Tensor, step: Step[float], denoised: Denoised, slopes: Sequence[Point]) -> Tensor:
+    def begin(
+        self, denoise: ConditionedDenoiser, x: Tensor, step: Step[float], denoised: Denoised, slopes: Sequence[Point]
+    ) -> Tensor:
         if self.warm_start == "euler" or self.memory == 1:
-            return self.multistep(denoised, slopes, step.there)
-        here, there = step.here.angle, step.there.angle
-        h, middle, u = there - here, (here + there) / 2, x / step.here.norm
-        k1 = velocity(denoised, here)
-        k2 = look.velocity(u.add(k1, alpha=h / 2), middle)
-        k3 = look.velocity(u.add(k2, alpha=h / 2), middle)
-        k4 = look.velocity(u.add(k3, alpha=h), there)
+            return self.multistep(denoised, slopes, step.at_s)
+        at_t, at_s = step.at_t.angle, step.at_s.angle
+        h, middle, u = at_s - at_t, (at_t + at_s) / 2, x / step.at_t.norm
+        k1 = velocity(denoised, at_t)
+        k2 = denoise.velocity(u.add(k1, alpha=h / 2), middle)
+        k3 = denoise.velocity(u.add(k2, alpha=h / 2), middle)
+        k4 = denoise.velocity(u.add(k3, alpha=h), at_s)
         u = u.add_(k1.add_(k2, alpha=2).add_(k3, alpha=2).add_(k4), alpha=h / 6)
-        return u * step.there.norm
+        return u * step.at_s.norm
 
     def weights(self, slopes: Sequence[Point], ratio: float) -> list[float]:
         nodes = nodes_of(slopes, slopes[0].place, ratio)

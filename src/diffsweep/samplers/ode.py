@@ -7,7 +7,7 @@ from torch import Tensor
 
 from diffsweep.diffusion import Denoised, Noise, Step, integrate, velocity
 from diffsweep.samplers.base import Sampler, State, euler_step
-from diffsweep.samplers.look import Look
+from diffsweep.samplers.conditioned import ConditionedDenoiser
 from diffsweep.schedules import Level
 
 
@@ -40,23 +40,25 @@ class ODE(Sampler):
             raise ValueError(f"sampler.tolerance lies between 0 and 1, not {self.tolerance}")
 
     def advance(
-        self, look: Look, x: Tensor, step: Step[float], state: State | None, noise: Noise
+        self, denoise: ConditionedDenoiser, x: Tensor, step: Step[float], state: State | None, noise: Noise
     ) -> tuple[Tensor, State]:
-        denoised, here, there = look(x, step.here), step.here, step.there
-        if there.sigma > 0:
-            return self._solved(look, x, denoised, here, there), State(denoised)
-        last, lowest = denoised, look.schedule.at(torch.tensor(look.schedule.t_min, dtype=torch.float64))
-        if here.t > lowest.t:
-            x = self._solved(look, x, denoised, here, lowest)
-            last = look(x, lowest)
-        return euler_step(last, there.alpha, there.sigma), State(denoised)
+        denoised, at_t, at_s = denoise(x, step.at_t), step.at_t, step.at_s
+        if at_s.sigma > 0:
+            return self._solved(denoise, x, denoised, at_t, at_s), State(denoised)
+        last, lowest = denoised, denoise.schedule.at(torch.tensor(denoise.schedule.t_min, dtype=torch.float64))
+        if at_t.t > lowest.t:
+            x = self._solved(denoise, x, denoised, at_t, lowest)
+            last = denoise(x, lowest)
+        return euler_step(last, at_s.alpha, at_s.sigma), State(denoised)
 
-    def _solved(self, look: Look, x: Tensor, denoised: Denoised, here: Level[float], there: Level[float]) -> Tensor:
+    def _solved(
+        self, denoise: ConditionedDenoiser, x: Tensor, denoised: Denoised, at_t: Level[float], at_s: Level[float]
+    ) -> Tensor:
         """Return x there, where sigma is above 0; ``denoised`` is what is known here."""
-        first: list[Tensor] = [velocity(denoised, here.angle)]
+        first: list[Tensor] = [velocity(denoised, at_t.angle)]
 
         def rate(phi: Tensor, u: Tensor) -> Tensor:
             # the solver begins by asking for the slope at the start
-            return first.pop() if first else look.velocity(u, float(phi))
+            return first.pop() if first else denoise.velocity(u, float(phi))
 
-        return integrate(rate, here.angle, there.angle, x / here.norm, x.device, self.tolerance) * there.norm
+        return integrate(rate, at_t.angle, at_s.angle, x / at_t.norm, x.device, self.tolerance) * at_s.norm

@@ -9,8 +9,8 @@ from typing import Literal, TypeVar
 from torch import Tensor
 from typing_extensions import Self
 
-from diffsweep.diffusion import SPACINGS, walk_times
-from diffsweep.samplers.look import CLIPS, Clip
+from diffsweep.diffusion import SPACINGS, spaced_times
+from diffsweep.samplers.conditioned import CLIPS, Clip
 from diffsweep.schedules import Schedule
 
 Spacing = Literal["uniform", "trailing", "leading", "quadratic", "log_snr", "karras"]
@@ -67,4 +67,4 @@ class WalkOptions:
 
     def times(self, schedule: Schedule) -> Tensor:
         """Return the times of the walk: see :func:`~diffsweep.diffusion.spacing.walk_times`."""
-        return walk_times(schedule, self.spacing, self.steps, self.start, self.stop)
+        return spaced_times(schedule, self.spacing, self.steps, self.start, self.stop)

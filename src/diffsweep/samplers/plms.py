@@ -7,10 +7,10 @@ from torch import Tensor
 
 from diffsweep.diffusion import Denoised, Step
 from diffsweep.samplers.base import euler_step
+from diffsweep.samplers.conditioned import ConditionedDenoiser
 from diffsweep.samplers.exponential import Point
 from diffsweep.samplers.heun import trapezoid
 from diffsweep.samplers.lms import LinearMultistepSampler
-from diffsweep.samplers.look import Look
 
 _WEIGHTS = {
     2: [3 / 2, -1 / 2],
@@ -43,15 +43,17 @@ class PLMS(LinearMultistepSampler):
     memory = 4
     public_form: bool = False
 
-    def begin(self, look: Look, x: Tensor, step: Step[float], denoised: Denoised, slopes: Sequence[Point]) -> Tensor:
-        here, there = step.here, step.there
+    def begin(
+        self, denoise: ConditionedDenoiser, x: Tensor, step: Step[float], denoised: Denoised, slopes: Sequence[Point]
+    ) -> Tensor:
+        at_t, at_s = step.at_t, step.at_s
         if len(slopes) > 1:
-            return self.multistep(denoised, slopes, there)
-        moved = euler_step(denoised, there.alpha, there.sigma)
-        at_end = look(moved, there)
+            return self.multistep(denoised, slopes, at_s)
+        moved = euler_step(denoised, at_s.alpha, at_s.sigma)
+        at_end = denoise(moved, at_s)
         if not self.public_form or not slopes:
-            return trapezoid(moved, denoised, at_end, there.alpha - here.alpha, there.sigma - here.sigma)
-        change = there.sigma - there.alpha * slopes[0].place
+            return trapezoid(moved, denoised, at_end, at_s.alpha - at_t.alpha, at_s.sigma - at_t.sigma)
+        change = at_s.sigma - at_s.alpha * slopes[0].place
         return moved.add_(at_end.eps - denoised.eps, alpha=change / 2)
 
     def weights(self, slopes: Sequence[Point], ratio: float) -> list[float]:

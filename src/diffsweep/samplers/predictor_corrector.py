@@ -8,8 +8,8 @@ from torch import Tensor
 
 from diffsweep.diffusion import Noise, Step
 from diffsweep.samplers.base import State, euler_step
+from diffsweep.samplers.conditioned import ConditionedDenoiser
 from diffsweep.samplers.langevin import LangevinSampler
-from diffsweep.samplers.look import Look
 from diffsweep.samplers.options import one_of
 
 
@@ -47,12 +47,12 @@ class PredictorCorrector(LangevinSampler):
         one_of("predictor", self.predictor, ("reverse_diffusion", "ancestral"))
 
     def advance(
-        self, look: Look, x: Tensor, step: Step[float], state: State | None, noise: Noise
+        self, denoise: ConditionedDenoiser, x: Tensor, step: Step[float], state: State | None, noise: Noise
     ) -> tuple[Tensor, State]:
-        denoised, here, there = look(x, step.here), step.here, step.there
-        x = self.corrected(look, x, here, denoised, noise)
-        x = euler_step(look(x, here), there.alpha, step.alpha_ts * there.sigma**2 / here.sigma)
-        if there.sigma > 0:
+        denoised, at_t, at_s = denoise(x, step.at_t), step.at_t, step.at_s
+        x = self.corrected(denoise, x, at_t, denoised, noise)
+        x = euler_step(denoise(x, at_t), at_s.alpha, step.alpha_ts * at_s.sigma**2 / at_t.sigma)
+        if at_s.sigma > 0:
             variance = step.var_ts if self.predictor == "reverse_diffusion" else step.var_post
             x.add_(self.drawn(noise, 0).like(x), alpha=math.sqrt(variance))
         return x, State(denoised)

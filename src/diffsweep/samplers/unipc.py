@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 from torch import Tensor
 
 from diffsweep.diffusion import Denoised, Step
+from diffsweep.samplers.conditioned import ConditionedDenoiser
 from diffsweep.samplers.exponential import (
     InX0,
     MultistepSampler,
@@ -15,7 +16,6 @@ from diffsweep.samplers.exponential import (
     phi,
     usable,
 )
-from diffsweep.samplers.look import Look
 from diffsweep.samplers.options import one_of
 from diffsweep.schedules import Level
 
@@ -23,8 +23,8 @@ from diffsweep.schedules import Level
 class Predicted(NamedTuple):
     """A step that the next one corrects: from where to where, with which outputs, of which weights."""
 
-    here: Level[float]
-    there: Level[float]
+    at_t: Level[float]
+    at_s: Level[float]
     points: tuple[Point, ...]
     weights: list[float]
 
@@ -68,23 +68,25 @@ class UniPC(InX0, MultistepSampler):
     def convergence(self) -> int:
         return self.solver_order + 1
 
-    def solve(self, look: Look, x: Tensor, step: Step[float], denoised: Denoised, history: Any) -> tuple[Tensor, Any]:
-        here, there, first = step.here, step.there, self.point(step.here, denoised)
+    def solve(
+        self, denoise: ConditionedDenoiser, x: Tensor, step: Step[float], denoised: Denoised, history: Any
+    ) -> tuple[Tensor, Any]:
+        at_t, at_s, first = step.at_t, step.at_s, self.point(step.at_t, denoised)
         past = history if history is not None else History((), None)
-        if past.predicted is not None and past.predicted.there.half_log_snr == here.half_log_snr:
+        if past.predicted is not None and past.predicted.at_s.half_log_snr == at_t.half_log_snr:
             x = self._corrected(x, past.predicted, first)
-        points = usable((first, *past.points)[: self.solver_order], there.half_log_snr)
+        points = usable((first, *past.points)[: self.solver_order], at_s.half_log_snr)
         kept = points[: self.solver_order - 1]
         if len(points) < self.solver_order and self.warm_start == "singlestep":
-            return self.single_step(self.solver_order, look, x, step, denoised), History(kept, None)
-        weights = self.weights(here, there, points, self.moments)
-        x = combine(x, self.linear_part(here, there)[0], points, weights)
-        return x, History(kept, Predicted(here, there, points, weights))
+            return self.single_step(self.solver_order, denoise, x, step, denoised), History(kept, None)
+        weights = self.weights(at_t, at_s, points, self.moments)
+        x = combine(x, self.linear_part(at_t, at_s)[0], points, weights)
+        return x, History(kept, Predicted(at_t, at_s, points, weights))
 
     def _corrected(self, x: Tensor, predicted: Predicted, new: Point) -> Tensor:
         """Return x with the predictor's quadrature replaced by the corrector's, over one output more."""
         joined = (*predicted.points, new)
-        after = self.weights(predicted.here, predicted.there, joined, self.moments)
+        after = self.weights(predicted.at_t, predicted.at_s, joined, self.moments)
         return combine(x, 1.0, joined, [w - v for w, v in zip(after, [*predicted.weights, 0.0], strict=True)])
 
     def moments(self, count: int, z: float) -> list[float]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from diffsweep.schedules import Level
 
 
-class WalkIsNotFinite(FloatingPointError):  # noqa: N818 - says what happened
+class NotFinite(FloatingPointError):  # noqa: N818 - says what happened
     """A walk has come to a NaN or an infinity."""
 
 
@@ -37,7 +37,7 @@ class Watch:
         if any(bad):
             i = first + bad.index(True)
             begin, end = self.steps[i]
-            raise WalkIsNotFinite(
+            raise NotFinite(
                 f"the walk is not finite after step {i + 1} of {len(self.steps)}, from t = {begin.t:.4g} (sigma = {begin.sigma:.4g}) to "
                 f"{end.t:.4g}: look at the denoiser's output there (weights, precision), or use sampler.clip=static or more steps"
             )

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from diffsweep.autoencoders import Autoencoder
 from diffsweep.errors import UserError
-from diffsweep.guidance import Guidance, chain
+from diffsweep.guidance import Guidance, guidances_of
 from diffsweep.samplers import Sampler
 from diffsweep.tasks.sampling import Drawn, Job
 from diffsweep.tasks.sources import images_missing_because
@@ -50,7 +50,7 @@ class Task(ABC):
             UserError: see :meth:`incompatible_because`.
         """
         model = job.model
-        guidances = chain(model.guided(model.sampler))
+        guidances = guidances_of(model.guided(model.sampler))
         if reason := self.incompatible_because(model.autoencoder, model.sampler, guidances):
             raise UserError(reason)
         return self.run(job)

@@ -20,4 +20,6 @@ def not_invertible_because(sampler: Sampler) -> str | None:
 def inverted(job: Job, images: Tensor, request: Batch) -> Tensor:
     """Return the noise of images under the model's sampler, in the space, on the CPU, each under its condition."""
     batches = torch.arange(len(images)).split(job.batch_size)
-    return torch.cat([job.model.invert(images[rows], job.model.told(rows_of(request, rows))).cpu() for rows in batches])
+    return torch.cat(
+        [job.model.invert(images[rows], job.model.condition_of(rows_of(request, rows))).cpu() for rows in batches]
+    )

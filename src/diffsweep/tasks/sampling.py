@@ -96,19 +96,19 @@ def drawn_in_batches(
         request: of all of them, see :meth:`~diffsweep.conditioning.Conditioning.request`.
     """
 
-    def walk(rows: Tensor, cond: Condition | None, callback: Callback) -> Tensor:
-        return model.walk(*start(rows), cond, callback=callback)
+    def sample(rows: Tensor, cond: Condition | None, callback: Callback) -> Tensor:
+        return model.sample_from(*start(rows), cond, callback=callback)
 
-    return drawn_by_walks(model, count, batch_size, walk, request)
+    return drawn_by_trajectories(model, count, batch_size, sample, request)
 
 
-def drawn_by_walks(
+def drawn_by_trajectories(
     model: DiffusionModel,
     count: int,
     batch_size: int,
     make: Callable[[Tensor, Condition | None, Callback], Tensor],
     request: Batch,
-    walks: int = 1,
+    trajectories: int = 1,
 ) -> Drawn:
     """Return samples that are made of one or several walks, drawn in batches, with progress over the steps of all of them.
 
@@ -121,14 +121,16 @@ def drawn_by_walks(
     begin = time.perf_counter()
     with (
         evaluating(model),
-        tqdm(total=len(batches) * walks * model.sampler.steps, desc="sampling", unit="step", dynamic_ncols=True) as bar,
+        tqdm(
+            total=len(batches) * trajectories * model.sampler.steps, desc="sampling", unit="step", dynamic_ncols=True
+        ) as bar,
         counting(model.denoiser) as evaluations,
     ):
 
         def advance(step: int, t: Tensor, denoised: Denoised, x: Tensor) -> None:
             bar.update()
 
-        parts = [make(rows, model.told(rows_of(request, rows)), advance).cpu() for rows in batches]
+        parts = [make(rows, model.condition_of(rows_of(request, rows)), advance).cpu() for rows in batches]
     return Drawn(torch.cat(parts), time.perf_counter() - begin, evaluations.rows / count, request)
 
 
@@ -152,7 +154,7 @@ def trajectory(
             kept.append(torch.stack([model.autoencoder.decode(part).cpu() for part in (x, denoised.x0)]))
 
     with evaluating(model):
-        model.walk(*model.start(indices, seed), cond, callback=keep)
+        model.sample_from(*model.start(indices, seed), cond, callback=keep)
     if kept[0].ndim > 5:
         kept = [each[:, :, :, 0] for each in kept]  # of clips the first frame
     side = [pictures.beside(pictures.grid(x_t.clamp(-2, 2) / 2), pictures.grid(x_0)) for x_t, x_0 in kept]

@@ -13,7 +13,7 @@ from diffsweep.guidance import Guidance
 from diffsweep.samplers import Callback, Sampler
 from diffsweep.tasks.base import KEPT
 from diffsweep.tasks.clips import RATE, ClipTask, distance, with_known
-from diffsweep.tasks.sampling import Drawn, Job, drawn_by_walks
+from diffsweep.tasks.sampling import Drawn, Job, drawn_by_trajectories
 from diffsweep.tasks.sources import load_clips
 
 
@@ -56,10 +56,10 @@ class Upscale(ClipTask):
         def make(rows: Tensor, cond: Condition | None, callback: Callback) -> Tensor:
             known = low[rows].to(model.device, model.float_type)
             x, noise = model.start(rows, job.seed, num_frames=known.shape[2])
-            return model.walk(x, noise, with_known(cond, Known(self.measurement, known)), callback=callback)
+            return model.sample_from(x, noise, with_known(cond, Known(self.measurement, known)), callback=callback)
 
         request = job.request(torch.arange(len(low)), self.source)
-        drawn = drawn_by_walks(model, len(low), job.batch_size, make, request)
+        drawn = drawn_by_trajectories(model, len(low), job.batch_size, make, request)
         size = drawn.x.shape[-1]
         shown = [self.measurement.pseudo_inverse(low), drawn.x, *([clips] if self.source == "data" else [])]
         pictures.save_shown(pictures.rows, shown, job.folder / "upscaled", fps=RATE)

@@ -14,7 +14,7 @@ from diffsweep.errors import UserError
 from diffsweep.guidance import Guidance, Window, filled
 from diffsweep.samplers import Callback, Sampler
 from diffsweep.tasks.clips import ClipTask, with_known
-from diffsweep.tasks.sampling import Drawn, Job, drawn_by_walks
+from diffsweep.tasks.sampling import Drawn, Job, drawn_by_trajectories
 from diffsweep.tasks.sources import load_clips
 
 OWN = 2**32  # window w of clip i has the noise of sample i + 2^32 w: indices have 48 bits, so no two windows share any
@@ -107,7 +107,7 @@ class Windowed(ClipTask):
             def sample_window(there: Tensor, mask: Tensor, index: int) -> Tensor:
                 x, noise = model.start(rows + index * OWN, job.seed, num_frames=there.shape[2])
                 held = Known(Frames(mask), there) if layout.plan[index].known.any() else None
-                return model.walk(x, noise, with_known(cond, held), callback=callback, decode=False)
+                return model.sample_from(x, noise, with_known(cond, held), callback=callback, decode=False)
 
             x = model.autoencoder.decode(filled(sample_window, clip, layout.plan)).cpu()
             if known is not None:
@@ -115,7 +115,7 @@ class Windowed(ClipTask):
             return x
 
         request = job.request(torch.arange(count), self.source)
-        drawn = drawn_by_walks(model, count, job.batch_size, make, request, walks=len(layout.plan))
+        drawn = drawn_by_trajectories(model, count, job.batch_size, make, request, trajectories=len(layout.plan))
         return drawn, self.show(job, drawn.x, layout, clips)
 
 

@@ -3,6 +3,6 @@
 A rule reads what parts are and declare (:mod:`diffsweep.capabilities`), never what they are called.
 """
 
-from diffsweep.configuration.rules.base import NOTES, RULES, Parts, apply, note, rule
+from diffsweep.configuration.rules.base import NOTES, RULES, BuiltParts, apply, note, rule
 
-__all__ = ["NOTES", "RULES", "Parts", "apply", "note", "rule"]
+__all__ = ["NOTES", "RULES", "BuiltParts", "apply", "note", "rule"]

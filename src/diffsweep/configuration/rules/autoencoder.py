@@ -2,19 +2,19 @@
 
 from omegaconf import DictConfig
 
-from diffsweep.configuration.rules.base import Parts, rule
+from diffsweep.configuration.rules.base import BuiltParts, rule
 from diffsweep.models.autoencoder import NOTHING
 
 
 @rule
-def an_autoencoder_to_train_has_a_network(cfg: DictConfig, parts: Parts) -> str | None:
+def an_autoencoder_to_train_has_a_network(cfg: DictConfig, parts: BuiltParts) -> str | None:
     if "reconstructions" in parts.model.provides and cfg.model.autoencoder is None:
         return f"autoencoder={cfg.choices.autoencoder}: {NOTHING}"
     return None
 
 
 @rule
-def an_autoencoder_to_train_is_not_a_trained_one(cfg: DictConfig, parts: Parts) -> str | None:
+def an_autoencoder_to_train_is_not_a_trained_one(cfg: DictConfig, parts: BuiltParts) -> str | None:
     if "reconstructions" in parts.model.provides and cfg.autoencoder.get("run") is not None:
         return (
             f"autoencoder.run={cfg.autoencoder.run} gives a trained autoencoder to latent diffusion, and "

@@ -25,7 +25,7 @@ from diffsweep.schedules import Schedule
 
 
 @dataclass(frozen=True)
-class Parts:
+class BuiltParts:
     """What the groups of a configuration build, under the group's name; None where a group is left out.
 
     Attributes:
@@ -75,7 +75,7 @@ class Parts:
         return getattr(self.backbone, "accepts", {})
 
 
-Rule = Callable[[DictConfig, Parts], str | None]
+Rule = Callable[[DictConfig, BuiltParts], str | None]
 RULES: dict[str, Rule] = {}
 NOTES: dict[str, Rule] = {}  # of what works, but may not be what was meant
 
@@ -92,7 +92,7 @@ def note(function: Rule) -> Rule:
     return function
 
 
-def apply(cfg: DictConfig, parts: Parts) -> None:
+def apply(cfg: DictConfig, parts: BuiltParts) -> None:
     """Raise at the first rule that is broken, of diffsweep and of the packages that ``cfg`` trusts; then print what notes say.
 
     Raises:

@@ -2,11 +2,11 @@
 
 from omegaconf import DictConfig
 
-from diffsweep.configuration.rules.base import Parts, rule
+from diffsweep.configuration.rules.base import BuiltParts, rule
 
 
 @rule
-def classifiers_see_images(cfg: DictConfig, parts: Parts) -> str | None:
+def classifiers_see_images(cfg: DictConfig, parts: BuiltParts) -> str | None:
     if "class_output" not in parts.model.requires or cfg.space.num_frames is None:
         return None
     return (
@@ -16,7 +16,7 @@ def classifiers_see_images(cfg: DictConfig, parts: Parts) -> str | None:
 
 
 @rule
-def images_beside_clips_have_noise_of_their_own(cfg: DictConfig, parts: Parts) -> str | None:
+def images_beside_clips_have_noise_of_their_own(cfg: DictConfig, parts: BuiltParts) -> str | None:
     """What is split into base and residual is the noise of a clip, of which images beside it have no part."""
     if cfg.model.get("images_per_clip") and "eps_output" in getattr(parts.backbone, "requires", ()):
         return (

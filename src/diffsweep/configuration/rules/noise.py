@@ -2,11 +2,11 @@
 
 from omegaconf import DictConfig
 
-from diffsweep.configuration.rules.base import Parts, rule
+from diffsweep.configuration.rules.base import BuiltParts, rule
 
 
 @rule
-def shared_noise_reaches_the_model(cfg: DictConfig, parts: Parts) -> str | None:
+def shared_noise_reaches_the_model(cfg: DictConfig, parts: BuiltParts) -> str | None:
     """Not where there is no diffusion, nor in a run of before there was a choice."""
     if parts.noise.correlated and cfg.model.get("noise") is None:
         return (

@@ -7,12 +7,12 @@ from omegaconf import DictConfig
 from diffsweep.capabilities import CAPABILITIES, Declared, declared_by
 from diffsweep.configuration.declarations import declared, families, listed
 from diffsweep.configuration.explain import nearest
-from diffsweep.configuration.rules.base import Parts, rule
+from diffsweep.configuration.rules.base import BuiltParts, rule
 from diffsweep.errors import UserError
 
 
 @rule
-def what_a_part_requires_is_provided(cfg: DictConfig, parts: Parts) -> str | None:
+def what_a_part_requires_is_provided(cfg: DictConfig, parts: BuiltParts) -> str | None:
     for group, part in parts:
         for name in _known(declared_by(part).requires):
             needed = CAPABILITIES[name]
@@ -29,7 +29,7 @@ def what_a_part_requires_is_provided(cfg: DictConfig, parts: Parts) -> str | Non
 
 
 @rule
-def what_a_part_brings_is_supported(cfg: DictConfig, parts: Parts) -> str | None:
+def what_a_part_brings_is_supported(cfg: DictConfig, parts: BuiltParts) -> str | None:
     for group, part in parts:
         for name in _known(declared_by(part).provides):
             brought = CAPABILITIES[name]
@@ -52,7 +52,7 @@ def _known(names: Iterable[str]) -> list[str]:
     return [name for name in CAPABILITIES if name in names]
 
 
-def _options(cfg: DictConfig, parts: Parts, group: str, field: str, name: str, having: bool = True) -> str:
+def _options(cfg: DictConfig, parts: BuiltParts, group: str, field: str, name: str, having: bool = True) -> str:
     """The options of a group that declare a capability, or do not, and that the rest of the run goes with."""
     _, supported, given = (
         frozenset().union(*sets) for sets in zip(*(declared_by(part) for _, part in parts), strict=True)

@@ -26,7 +26,7 @@ def _dynamic(x0: Tensor) -> Tensor:
 CLIPS: dict[str, Callable[[Tensor], Tensor] | None] = {"none": None, "static": _static, "dynamic": _dynamic}
 
 
-class Look:
+class ConditionedDenoiser:
     """A denoiser with its condition and its clip: ``denoised = look(x, at)``.
 
     Args:
