@@ -166,7 +166,7 @@ def test_a_text_is_encoded_once_ever(make, calls, kind):
 
 def test_more_texts_than_are_encoded_or_remembered_at_a_time(make, calls, monkeypatch):
     monkeypatch.setattr("diffsweep.conditioning.pretrained_text.AT_ONCE", 2)
-    monkeypatch.setattr("diffsweep.conditioning.pretrained_text.REMEMBERED", 3)
+    monkeypatch.setattr("diffsweep.conditioning.pretrained_text.CACHED_TEXTS", 3)
     monkeypatch.setattr("diffsweep.conditioning.embedding_store.QUESTIONS", 2)
     encoder = make("t5")
     once = encoder(WORDS)

@@ -2,9 +2,9 @@
 
 from dataclasses import fields
 
-from diffsweep.configuration.rules import Parts
+from diffsweep.configuration.rules import BuiltParts
 
 
 def parts_of(**known):
     """``parts_of(noise=..., objective=...)``: the others are left out."""
-    return Parts(**(dict.fromkeys((field.name for field in fields(Parts)), ()) | known))
+    return BuiltParts(**(dict.fromkeys((field.name for field in fields(BuiltParts)), ()) | known))

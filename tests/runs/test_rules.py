@@ -82,7 +82,7 @@ def test_help_lists_what_goes_only_with_what():
 
 
 RULE = """
-from diffsweep.configuration.rules import Parts, rule
+from diffsweep.configuration.rules import BuiltParts, rule
 from diffsweep.diffusion import Simple
 
 
@@ -91,7 +91,7 @@ class Ours(Simple):
 
 
 @rule
-def ten_steps_are_enough(cfg, parts: Parts):
+def ten_steps_are_enough(cfg, parts: BuiltParts):
     if parts.sampler.steps > 10:
         return f"sampler.steps={{parts.sampler.steps}} are too many; use sampler.steps=10"
 """

@@ -149,7 +149,7 @@ def test_stopped_while_measuring_says_how_to_go_on(tmp_path, configure, resume, 
     """Training is over and saved: going on measures it."""
     metrics = ("metrics=digits", "metrics.num_samples=8", "metrics.kid_subset_size=8", "metrics.reference=train")
     with monkeypatch.context() as patch:
-        send_in(patch, "walk", signal.SIGINT, lambda model: True)
+        send_in(patch, "sample_from", signal.SIGINT, lambda model: True)
         with pytest.raises(Stopped) as stopped:
             train(configure(tmp_path / "run", *metrics))
     assert stopped.value.code == 130
