@@ -10,7 +10,7 @@ From Python, under the same checks as on the command line::
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["compose", "load", "train"]
 
 
