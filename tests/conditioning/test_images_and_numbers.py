@@ -1,4 +1,4 @@
-"""Images and numbers as conditions, and several conditions at once."""
+"""Conditioning on images, on numbers and on several conditions at once."""
 
 import pytest
 import torch
@@ -14,14 +14,21 @@ def samples(count=5, channels=3, size=8):
     return InMemory({**parts, "scalars": torch.rand(count, 2)})
 
 
-def test_low_resolution_is_the_mean_of_squares_enlarged():
+def test_low_resolution_is_the_means_over_squares_enlarged():
     x = samples()["x"]
     image = ImageConditioning(3, 8, "low_res", 4)({"x": x}).image
     means = x.unflatten(2, (2, 4)).unflatten(4, (2, 4)).mean((3, 5))  # (B, 3, 2, 2)
     assert image.shape == x.shape
-    for row, column in ((0, 0), (0, -1), (-1, 0), (-1, -1)):  # beyond the outer centres nothing is interpolated
+    for row, column in (
+        (0, 0),
+        (0, -1),
+        (-1, 0),
+        (-1, -1),
+    ):  # beyond the outer centres of squares nothing is interpolated
         torch.testing.assert_close(image[..., row, column], means[..., row, column])
-    torch.testing.assert_close(image.mean((2, 3)), x.mean((2, 3)))  # bilinear over even cells keeps the mean
+    torch.testing.assert_close(
+        image.mean((2, 3)), x.mean((2, 3))
+    )  # bilinear enlargement by an even factor keeps the mean
 
 
 def test_grey_is_the_mean_of_the_channels_and_the_hole_is_in_the_middle():
@@ -36,16 +43,16 @@ def test_grey_is_the_mean_of_the_channels_and_the_hole_is_in_the_middle():
     assert changed.sum() == changed[:, :, 2:6, 2:6].sum()
 
 
-def test_samples_are_asked_for_held_out_images_without_the_images_themselves():
+def test_a_request_has_degraded_held_out_images_and_not_the_images_themselves():
     data, conditioning = samples(), ImageConditioning(3, 8)
-    asked = conditioning.request(torch.tensor([6, 2]), data)
-    assert asked.keys() == {"image"}
-    assert torch.equal(conditioning(asked).image, conditioning({"x": data["x"][[1, 2]]}).image)
+    request = conditioning.request(torch.tensor([6, 2]), data)
+    assert request.keys() == {"image"}
+    assert torch.equal(conditioning(request).image, conditioning({"x": data["x"][[1, 2]]}).image)
     with pytest.raises(ValueError, match="give the data"):
         conditioning.request(torch.arange(2), None)
 
 
-def test_features_tell_images_apart_and_are_trained():
+def test_features_of_different_images_differ_and_are_trained():
     conditioning = ImageFeatures(3, 8, vector_dim=6)
     vector = conditioning({"x": samples()["x"]}).vector
     assert vector.shape == (5, 6)
@@ -55,15 +62,15 @@ def test_features_tell_images_apart_and_are_trained():
     assert all(parameter.grad.any() for parameter in conditioning.parameters())
 
 
-def test_numbers_are_those_of_the_data_or_those_asked_for():
+def test_a_request_has_the_numbers_of_held_out_samples_or_those_of_the_settings():
     data = samples()
     assert torch.equal(Scalars(["x", "y"])(data[torch.tensor([3])]).scalars, data["scalars"][3:4])
     assert torch.equal(Scalars(["x", "y"]).request(torch.tensor([7]), data)["scalars"], data["scalars"][2:3])
-    asked = Scalars(["x", "y"], values=[[0, 1], [2, 3]]).request(torch.arange(3), None)
-    assert asked["scalars"].tolist() == [[0, 1], [2, 3], [0, 1]]
+    request = Scalars(["x", "y"], values=[[0, 1], [2, 3]]).request(torch.arange(3), None)
+    assert request["scalars"].tolist() == [[0, 1], [2, 3], [0, 1]]
 
 
-def test_parts_are_told_together_and_dropped_together():
+def test_joint_conditions_are_given_and_dropped_together():
     data = samples()
     parts = {"class": ClassLabel(4, negative=3), "numbers": Scalars(["x", "y"])}
     conditioning = Joint(parts, dropout=0.5).train()
@@ -76,7 +83,7 @@ def test_parts_are_told_together_and_dropped_together():
     assert torch.equal(cond.is_null, alone.is_null)
     cond = conditioning.eval()(conditioning.request(torch.arange(5), data))
     assert cond.negative.vector.tolist() == [3] * 5
-    assert torch.equal(cond.negative.scalars, cond.scalars)  # has no negative of its own
+    assert torch.equal(cond.negative.scalars, cond.scalars)  # the numbers have no negative condition
 
 
 @pytest.mark.parametrize(
@@ -84,16 +91,16 @@ def test_parts_are_told_together_and_dropped_together():
     [
         (lambda: ImageConditioning(3, 8, "sepia"), "conditioning.source is one of low_res, grey, hole, not sepia"),
         (lambda: ImageConditioning(3, 8, factor=3), "factor=3 does not divide the image's 8 pixels"),
-        (lambda: ImageConditioning(3, 8, "hole", 1), "conditioning.factor lies between 2 and the image's 8"),
+        (lambda: ImageConditioning(3, 8, "hole", 1), "conditioning.factor must lie between 2 and the image's 8"),
         (lambda: ImageFeatures(3, 8, vector_dim=0), "conditioning.vector_dim must be at least 1"),
-        (lambda: Scalars(None), "say no numbers of their samples"),
+        (lambda: Scalars(None), "have no numbers for their samples"),
         (lambda: Scalars(["x", "y"], values=[[1]]), "needs 2 numbers for each sample: x, y"),
         (lambda: Joint({}), "conditioning.parts is empty"),
-        (lambda: Joint({"a": ClassLabel(4), "b": ClassLabel(4)}), "num_classes is provided twice"),
-        (lambda: Joint({"a": ClassLabel(4, dropout=0.1)}), "parts.a.dropout: parts are dropped together"),
+        (lambda: Joint({"a": ClassLabel(4), "b": ClassLabel(4)}), "two of them provide num_classes"),
+        (lambda: Joint({"a": ClassLabel(4, dropout=0.1)}), "parts.a.dropout must be 0: parts are dropped together"),
         (lambda: Joint({"a": ClassLabel(4), "b": ImageFeatures(3, 8)}), "either a class or features"),
     ],
 )
-def test_wrong_settings_are_told(make, match):
+def test_wrong_settings_are_refused(make, match):
     with pytest.raises(ValueError, match=match):
         make()

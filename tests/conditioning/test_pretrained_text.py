@@ -1,4 +1,4 @@
-"""Frozen CLIP and T5: small ones of the same classes with random weights, against the library itself."""
+"""Frozen CLIP and T5, small ones with random weights, compared with what the transformers library computes."""
 
 import multiprocessing
 import shutil
@@ -21,7 +21,7 @@ WIDTH, LENGTH = 16, 12
 
 
 def tokenizer(specials, template, **names):
-    """Of whole words, with the special tokens that come first in its vocabulary."""
+    """Return a tokeniser of whole words, with the special tokens first in its vocabulary."""
     vocabulary = {word: index for index, word in enumerate([*specials, *WORDS])}
     words = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token=names["unk_token"]))
     words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
@@ -57,7 +57,7 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """A folder of each kind, with a model and its tokeniser; not to be changed."""
+    """A folder for each kind, with a model and its tokeniser; tests must not change them."""
     made = {}
     for name, kind in KINDS.items():
         made[name] = tmp_path_factory.mktemp(name)
@@ -67,7 +67,7 @@ def folders(tmp_path_factory):
 
 @pytest.fixture
 def make(folders, tmp_path):
-    """``make("clip", ...)``: an encoder with a cache of this test."""
+    """``make("clip", ...)`` returns an encoder with a cache for this test alone."""
 
     def make(kind, folder=None, **settings):
         defaults = {"max_length": LENGTH, "cache_dir": str(tmp_path / "cache")}
@@ -78,7 +78,7 @@ def make(folders, tmp_path):
 
 @pytest.fixture
 def library(folders):
-    """``ids, output = library("clip", texts, ...)``: what the library itself says."""
+    """``ids, output = library("clip", texts, ...)`` returns what the library itself computes."""
 
     def library(kind, texts, mask=True, **settings):
         words = transformers.AutoTokenizer.from_pretrained(folders[kind])
@@ -93,16 +93,16 @@ def library(folders):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """The texts that models were asked for, in the order they were."""
-    asked = []
+    """The texts that models have encoded, in order."""
+    encoded = []
     for kind in KINDS.values():
 
         def counted(self, texts, encode=kind.encoder.encode):
-            asked.extend(texts)
+            encoded.extend(texts)
             return encode(self, texts)
 
         monkeypatch.setattr(kind.encoder, "encode", counted)
-    return asked
+    return encoded
 
 
 def same(one, other):
@@ -110,7 +110,7 @@ def same(one, other):
 
 
 def test_clip_is_the_librarys_last_state_of_padded_texts(make, library):
-    """As Stable Diffusion has it: no mask."""
+    """Stable Diffusion uses no mask."""
     tokens, mask, pooled = make("clip")(TEXTS)
     _, expected = library("clip", TEXTS, mask=False, padding="max_length", max_length=LENGTH)
     torch.testing.assert_close(tokens, expected.last_hidden_state)
@@ -119,7 +119,7 @@ def test_clip_is_the_librarys_last_state_of_padded_texts(make, library):
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_clips_padding_changes_nothing_before_it(make, library, text):
+def test_padding_does_not_change_the_tokens_of_clip_before_it(make, library, text):
     tokens, _, pooled = make("clip")([text])
     inputs, expected = library("clip", [text])
     count = inputs.input_ids.shape[1]
@@ -129,7 +129,7 @@ def test_clips_padding_changes_nothing_before_it(make, library, text):
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_t5_is_the_librarys_last_state_of_the_text_alone(make, library, text):
-    """Of a text in a batch with others, whose padding is masked."""
+    """The text is in a batch with others, whose padding is masked."""
     tokens, mask, pooled = (part[TEXTS.index(text)] for part in make("t5")(TEXTS))
     inputs, expected = library("t5", [text])
     count = inputs.input_ids.shape[1]
@@ -149,7 +149,7 @@ def test_texts_of_data_that_are_too_long_are_cut_as_the_library_cuts_them(make, 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_text_is_encoded_once_ever(make, calls, kind):
-    """By one encoder, by the next one, which never loads the weights, and by one that remembers nothing of either."""
+    """One encoder encodes it; a second one reads it from disk and never loads the weights."""
     first, second = make(kind), make(kind)
     once = first([*TEXTS, *TEXTS])
     assert calls == TEXTS
@@ -164,10 +164,10 @@ def test_a_text_is_encoded_once_ever(make, calls, kind):
     assert calls == [*TEXTS, "a square", TEXTS[0]]
 
 
-def test_more_texts_than_are_encoded_or_remembered_at_a_time(make, calls, monkeypatch):
-    monkeypatch.setattr("diffsweep.conditioning.pretrained_text.AT_ONCE", 2)
+def test_more_texts_than_one_batch_one_query_and_the_memory_hold_are_encoded_once(make, calls, monkeypatch):
+    monkeypatch.setattr("diffsweep.conditioning.pretrained_text.BATCH_SIZE", 2)
     monkeypatch.setattr("diffsweep.conditioning.pretrained_text.CACHED_TEXTS", 3)
-    monkeypatch.setattr("diffsweep.conditioning.embedding_store.QUESTIONS", 2)
+    monkeypatch.setattr("diffsweep.conditioning.embedding_store.TEXTS_PER_QUERY", 2)
     encoder = make("t5")
     once = encoder(WORDS)
     assert len(encoder._tokens) == len(encoder._pooled) == 3
@@ -176,7 +176,7 @@ def test_more_texts_than_are_encoded_or_remembered_at_a_time(make, calls, monkey
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_embeddings_are_kept_under_the_content_not_the_name(make, folders, calls, kind, tmp_path):
+def test_embeddings_are_identified_by_the_content_of_the_model_not_its_name(make, folders, calls, kind, tmp_path):
     first = make(kind)
     once = first(TEXTS)
     shutil.copytree(folders[kind], tmp_path / "moved")
@@ -199,7 +199,7 @@ def test_a_copy_of_the_hub_is_identified_by_its_commit(make, folders, tmp_path):
         assert torch.equal(encoder(TEXTS).tokens, make("t5")(TEXTS).tokens)
 
 
-def test_half_precision_is_kept_in_half_precision(make):
+def test_embeddings_of_half_precision_are_kept_in_half_precision(make):
     half, whole = make("t5", dtype="bfloat16"), make("t5")
     torch.testing.assert_close(half(TEXTS).tokens, whole(TEXTS).tokens, rtol=0.05, atol=0.05)
     assert half(TEXTS).tokens.dtype == torch.float32
@@ -208,7 +208,7 @@ def test_half_precision_is_kept_in_half_precision(make):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_weights_are_frozen_and_no_part_of_the_model(make, kind, tmp_path):
-    """Training mode would show: both models have dropout."""
+    """Training mode would change the tokens, since both models have dropout."""
     encoder, reference = make(kind, cache_dir=str(tmp_path / "other")), make(kind)
     before = torch.get_rng_state()
     encoder.train()(TEXTS)
@@ -221,12 +221,12 @@ def test_the_weights_are_frozen_and_no_part_of_the_model(make, kind, tmp_path):
     assert not encoder(TEXTS).tokens.requires_grad
 
 
-def test_what_is_kept_is_of_no_runs_precision(make, tmp_path):
+def test_kept_embeddings_do_not_depend_on_the_precision_of_the_run(make, tmp_path):
     whole, mixed = make("t5"), make("t5", cache_dir=str(tmp_path / "other"))
     with torch.autocast("cpu", torch.bfloat16):
         tokens = mixed(TEXTS).tokens
     assert torch.equal(tokens, whole(TEXTS).tokens)
-    assert mixed.to(torch.bfloat16)(TEXTS).tokens.dtype == torch.bfloat16  # what the rest of the model is in
+    assert mixed.to(torch.bfloat16)(TEXTS).tokens.dtype == torch.bfloat16  # as the rest of the model
 
 
 def written(path, process):
@@ -235,7 +235,7 @@ def written(path, process):
         store.write({str(text): {"tokens": torch.full((3, 2), float(process))}})
 
 
-def test_processes_write_at_a_time_and_what_is_first_stays(tmp_path):
+def test_processes_write_at_the_same_time_and_the_first_text_written_stays(tmp_path):
     store, context = EmbeddingStore(tmp_path / "new" / "store.sqlite"), multiprocessing.get_context("fork")
     assert store.read(["0"]) == {}
     processes = [context.Process(target=written, args=(store.path, index)) for index in range(3)]
@@ -252,13 +252,13 @@ def test_processes_write_at_a_time_and_what_is_first_stays(tmp_path):
     assert all(torch.equal(again[text]["tokens"], found[text]["tokens"]) for text in found)
 
 
-def test_a_text_that_needs_quoting_is_a_text(tmp_path):
+def test_a_text_with_quotes_and_unicode_is_stored(tmp_path):
     store, texts = EmbeddingStore(tmp_path / "store.sqlite"), ['it\'s "red"; DROP TABLE embeddings', "grün 圆 🔴", ""]
     store.write({text: {"tokens": torch.full((1,), float(index))} for index, text in enumerate(texts)})
     assert [float(store.read(texts)[text]["tokens"]) for text in texts] == [0.0, 1.0, 2.0]
 
 
-def test_the_options_build(compose, folders, tmp_path):
+def test_the_options_for_clip_and_t5_build(compose, folders, tmp_path):
     places = [f"paths.cache_dir={tmp_path}", f"conditioning.context_dim={WIDTH}"]
     for kind, length in (("clip", LENGTH), ("t5", 120)):
         name = f"conditioning.encoder.name={folders[kind]}"
@@ -283,7 +283,7 @@ def test_a_prompt_that_is_too_long_is_refused(make, kind, count):
         TextConditioning(make(kind), WIDTH, prompts=["red", "red " * 12])
 
 
-def test_what_cannot_be_loaded_is_refused_in_one_line(make, folders, tmp_path):
+def test_a_model_that_cannot_be_loaded_is_refused_in_one_line(make, folders, tmp_path):
     for kind, folder, message in (
         ("clip", tmp_path / "nothing", "nothing is neither a folder with a model nor one of the hub"),
         ("clip", tmp_path, "is neither a folder with a model"),
@@ -296,12 +296,12 @@ def test_what_cannot_be_loaded_is_refused_in_one_line(make, folders, tmp_path):
 
 
 @pytest.mark.parametrize(("kind", "length"), [("clip", LENGTH + 1), ("clip", 1), ("t5", 0)])
-def test_a_length_that_the_encoder_has_no_positions_for_is_refused(make, kind, length):
-    with pytest.raises(ValueError, match=f"conditioning.encoder.max_length is .* not {length}"):
+def test_a_length_for_which_the_encoder_has_no_positions_is_refused(make, kind, length):
+    with pytest.raises(ValueError, match=f"conditioning.encoder.max_length must be from 2 to .* not {length}"):
         make(kind, max_length=length)
 
 
-def test_without_the_library_one_line_says_what_to_install(make, monkeypatch):
+def test_without_the_library_one_line_names_what_to_install(make, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ValueError, match=r"need the package transformers: pip install diffsweep\[text\]$"):
         make("clip")

@@ -1,4 +1,4 @@
-"""Text: words of a vocabulary to tokens, and captions and prompts to conditions."""
+"""The encoder of words, and conditioning on captions and prompts."""
 
 import copy
 import itertools
@@ -21,7 +21,7 @@ CAPTIONS = ["a small red circle at the top left", "A large, blue SQUARE.", "the 
 
 @pytest.fixture
 def encoder():
-    """Of float64, every parameter drawn anew, so that none hides behind a special initialisation."""
+    """An encoder in float64, every parameter drawn anew, so that a special initialisation hides no mistake."""
     encoder = WordEncoder(WORDS, width=16).double()
     for parameter in encoder.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
@@ -34,7 +34,7 @@ def text(encoder):
 
 
 def written_out(encoder, words):
-    """The tokens of a text, one (n, D), by the formula: no padding, no mask, one head after the other."""
+    """Return the tokens (n, D) of one text by the formula: without padding or mask, one head after the other."""
     ids = [WORDS.index(word) + 1 for word in words]
     h = encoder.embed_words.weight[ids] + encoder.positions[: len(ids)]
     for block in encoder.blocks:
@@ -58,7 +58,7 @@ def test_words_are_read_in_lower_case_without_punctuation(encoder):
 
 @pytest.mark.parametrize("caption", CAPTIONS)
 def test_a_text_is_the_transformer_of_its_words_alone(encoder, caption):
-    """What is padded and masked in a batch equals what has neither."""
+    """Tokens that are padded and masked in a batch equal those without either."""
     words = caption.lower().replace(",", "").replace(".", "").split()
     tokens, mask, pooled = (part[CAPTIONS.index(caption)] for part in encoder(CAPTIONS))
     expected = written_out(encoder, words)
@@ -69,7 +69,7 @@ def test_a_text_is_the_transformer_of_its_words_alone(encoder, caption):
 
 
 def test_padding_influences_no_token(encoder):
-    """Neither what stands there nor where it stands."""
+    """Neither the embedding of padding nor its positions change a token."""
     before = encoder(CAPTIONS)
     with torch.no_grad():
         encoder.embed_words.weight[0].fill_(100.0)
@@ -123,7 +123,7 @@ def test_a_caption_is_read_once(encoder, monkeypatch):
     assert read == CAPTIONS
 
 
-def test_what_is_remembered_is_bounded():
+def test_the_cache_of_texts_is_bounded():
     cached = TextCache(3)
     for text in ("first", "second", "third", "third", "fourth"):
         cached[text] = torch.zeros(1)
@@ -133,7 +133,7 @@ def test_what_is_remembered_is_bounded():
         assert list(copied) == ["third", "fourth", "fifth"]
 
 
-def test_the_masked_mean_is_that_of_what_counts():
+def test_the_masked_mean_is_over_the_tokens_that_the_mask_marks():
     tokens, mask = torch.randn(2, 3, 4), torch.tensor([[True, False, True], [False, False, False]])
     torch.testing.assert_close(masked_mean(tokens, mask)[0], (tokens[0, 0] + tokens[0, 2]) / 2)
     assert not masked_mean(tokens, mask)[1].any()
@@ -150,7 +150,7 @@ def test_the_masked_mean_is_that_of_what_counts():
         ({"vocabulary": ["a"], "depth": 0}, "depth must be at least 1"),
     ],
 )
-def test_an_encoder_that_cannot_be_is_refused(settings, message):
+def test_wrong_settings_of_an_encoder_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         WordEncoder(**settings)
 
@@ -164,7 +164,7 @@ def test_an_encoder_that_cannot_be_is_refused(settings, message):
         ("?!", "'\\?!' has no words"),
     ],
 )
-def test_a_text_that_cannot_be_told_is_refused(encoder, text, caption, message):
+def test_a_text_that_the_encoder_cannot_take_is_refused(encoder, text, caption, message):
     with pytest.raises(ValueError, match=message):
         encoder([caption])
     for key, value in (("prompts", ["a red circle", caption]), ("negative", caption)):
@@ -174,9 +174,9 @@ def test_a_text_that_cannot_be_told_is_refused(encoder, text, caption, message):
 
 @pytest.mark.parametrize("empty", ["", "  "])
 def test_an_empty_prompt_is_refused(text, empty):
-    with pytest.raises(ValueError, match="prompts has an empty text; say something, or use null for the captions of"):
+    with pytest.raises(ValueError, match="prompts has an empty text; write one, or use null for the captions of"):
         text(prompts=["a red circle", empty])
-    with pytest.raises(ValueError, match="negative has an empty text; say something, or use null for the null condit"):
+    with pytest.raises(ValueError, match="negative has an empty text; write one, or use null for the null condit"):
         text(negative=empty)
     with pytest.raises(ValueError, match="prompts is empty; give texts, or null"):
         text(prompts=[])
@@ -188,7 +188,7 @@ def test_sizes_are_those_of_the_encoder(encoder):
             TextConditioning(encoder, sizes[0], vector_dim=sizes[1])
 
 
-def test_a_condition_is_what_the_encoder_says(encoder, text):
+def test_a_condition_is_the_output_of_the_encoder(encoder, text):
     tokens, mask, pooled = encoder(CAPTIONS)
     cond = text()({"caption": CAPTIONS})
     assert text().sizes == {"context_dim": 16}
@@ -204,21 +204,21 @@ def test_an_empty_caption_is_the_null_condition(text):
     assert text()({"caption": ["a red circle", " "]}).is_null.tolist() == [False, True]
 
 
-def test_prompts_are_asked_in_turn_and_captions_in_their_order(text):
+def test_a_request_has_prompts_in_turn_or_captions_in_their_order(text):
     samples = InMemory({"x": torch.zeros(3, 1), "caption": CAPTIONS})
     indices = torch.tensor([4, 0, 2])
     assert text().request(indices, samples) == {"caption": [CAPTIONS[1], CAPTIONS[0], CAPTIONS[2]]}
-    asked = text(prompts=["red circle", "blue square"], negative="square").request(indices + 1, samples)
-    assert asked == {
+    request = text(prompts=["red circle", "blue square"], negative="square").request(indices + 1, samples)
+    assert request == {
         "caption": ["blue square", "blue square", "blue square"],
         "negative": {"caption": ["square", "square", "square"]},
     }
-    with pytest.raises(ValueError, match=r"no captions to ask for; set conditioning\.prompts"):
+    with pytest.raises(ValueError, match=r"no captions to draw samples for; set conditioning\.prompts"):
         text().request(indices, InMemory({"x": torch.zeros(3, 1)}))
 
 
 def test_a_condition_and_its_negative_are_one_batch(encoder, text):
-    """They are joined for one call of the network, whatever their lengths."""
+    """Both are joined for one call of the network, whatever the lengths of their texts."""
     conditioning = text(prompts=["a small red circle at the top left"], negative="square", vector_dim=16)
     cond = conditioning(conditioning.request(torch.arange(2), InMemory({"x": torch.zeros(3, 1)})))
     both = cond.cat(cond.opposite())
@@ -227,16 +227,16 @@ def test_a_condition_and_its_negative_are_one_batch(encoder, text):
     assert len(both) == 4
 
 
-def test_dropout_is_that_of_every_conditioning(text):
+def test_captions_are_dropped_in_training_by_the_noise_of_the_samples(text):
     batch, noise = {"caption": CAPTIONS * 100}, Noise(0, torch.arange(300))
     conditioning = text(dropout=0.3)
-    told = conditioning.train()(batch, noise)
-    assert 60 < told.is_null.sum() < 120
-    assert torch.equal(told.is_null, conditioning(batch, noise).is_null)
+    cond = conditioning.train()(batch, noise)
+    assert 60 < cond.is_null.sum() < 120
+    assert torch.equal(cond.is_null, conditioning(batch, noise).is_null)
     assert conditioning.eval()(batch, noise).is_null is None
 
 
-def test_the_option_builds_and_its_mistakes_are_one_line(compose):
+def test_the_option_for_text_builds_and_names_what_it_lacks(compose):
     words = f"conditioning.encoder.vocabulary=[{','.join(WORDS)}]"
     cfg = compose("conditioning=text", words, "conditioning.vector_dim=${conditioning.context_dim}")
     conditioning = build(cfg, "conditioning")

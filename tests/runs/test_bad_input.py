@@ -111,7 +111,7 @@ TYPED = [
         ["7 values", "steps", "sampler.steps"],
     ),
     ([FREE, "guidance.shape=square"], ["guidance.shape=square", "constant", "cosine"]),
-    ([FREE, "conditioning.labels=[12]"], ["conditioning.labels: there is no class 12; ids are 0 to 9"]),
+    ([FREE, "conditioning.labels=[12]"], ["conditioning.labels: no class 12; ids are 0 to 9"]),
     ([FREE, "conditioning.labels=[sevn]"], ["no class named sevn", "did you mean seven?", "zero, one"]),
     ([FREE, "conditioning=text"], ["text needs a dataset with captions, such as dataset=shapes"]),
     ([FREE, "conditioning=scalars"], ["no numbers", "dataset=shapes"]),

@@ -1,4 +1,9 @@
-"""Conditioning: ``cond = conditioning(batch)``, a Condition or None. Label dropout lives here only."""
+"""Conditionings, which map a batch to what the network is conditioned on: ``cond = conditioning(batch)``.
+
+A network that models p(x_0 | c) takes the condition c beside x_t and t. Each class of this package makes c of one kind
+of annotation of the samples (classes, captions, images, numbers) and drops it for some training samples, so that
+guidance has a null condition.
+"""
 
 from diffsweep.conditioning.base import Conditioning
 from diffsweep.conditioning.class_label import ClassLabel

@@ -1,4 +1,13 @@
-"""What conditioning is: a batch to the one Condition that networks and guidance are told."""
+r"""The base class of conditionings, which make the condition c of :math:`\epsilon_\theta(x_t, t, c)` from a batch.
+
+In training, the condition of each sample is replaced by the null condition :math:`\varnothing` with probability p, the
+``dropout``:
+
+.. math:: c' = \varnothing \text{ if } u < p \text{ else } c, \quad u \sim U[0, 1]
+
+So one network learns p(x_0 | c) and p(x_0) alike, and classifier-free guidance (Ho and Salimans 2022, arXiv:2207.12598)
+of scale s can combine them in sampling, :math:`\epsilon_\varnothing + s (\epsilon_c - \epsilon_\varnothing)`.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -13,18 +22,22 @@ from diffsweep.diffusion import Condition, Noise, Stream
 
 
 class Conditioning(nn.Module, Part, ABC):
-    """``cond = conditioning(batch)``. Dropout to the null condition happens here and nowhere else.
+    """A map from a batch to the :class:`~diffsweep.diffusion.Condition` of its samples: ``cond = conditioning(batch)``.
 
-    A batch comes from the data, or is a *request*: what is asked of samples, made by :meth:`request`.
+    The batch holds samples of the dataset with their annotations, or it is a *request*: a batch without ``x`` that
+    states what the samples to be drawn are to show. :meth:`request` makes one. In training, some conditions are
+    replaced by the null condition; no other part of the package does that.
 
     Args:
-        dropout: the share of training samples whose condition is not told, so that guidance has a null condition.
+        dropout: the probability, in [0, 1], that a training sample has the null condition in place of its own.
 
     Attributes:
-        sizes: of the parts of the Condition, under the names that backbones accept them by:
+        sizes: the sizes of the parts of the Condition, under the names of the backbones' arguments for them:
             ``num_classes``, ``vector_dim``, ``num_scalars``, ``context_dim``, ``image_channels``.
-        negative: what is asked for in place of the null condition, None for nothing.
-        needs_pixels: whether it reads the condition off the images themselves.
+        negative: the setting of what guidance leads away from in place of the null condition; None for the null
+            condition.
+        requires_pixels: whether the condition is computed from the images ``batch["x"]``, so that a batch of
+            latents without images is not enough.
     """
 
     sizes: Mapping[str, int]
@@ -34,31 +47,41 @@ class Conditioning(nn.Module, Part, ABC):
     def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()
         if not 0 <= dropout <= 1:
-            raise ValueError(f"conditioning.dropout lies in [0, 1], not {dropout}")
+            raise ValueError(f"conditioning.dropout must lie in [0, 1], not {dropout}")
         self.dropout = dropout
 
     @property
     def provides(self) -> frozenset[str]:  # type: ignore[override]
-        """A condition of its parts; and a null condition, where some are dropped in training or something is asked for in its place."""
+        """The names of its ``sizes`` and ``condition``; with dropout or a negative condition ``null_condition`` too."""
         null = self.dropout > 0 or self.negative is not None
         return frozenset({*self.sizes, "condition", *(["null_condition"] if null else [])} if self.sizes else ())
 
     @abstractmethod
     def condition(self, batch: Batch) -> Condition | None:
-        """The conditions of a batch, all of them told."""
+        """Return the conditions of a batch or a request, without dropout."""
 
     @abstractmethod
     def request(self, indices: Tensor, samples: Samples | None) -> Batch:
-        """What is asked of the samples to draw, of given indices, (B,): a batch without ``x``. ``negative`` in it, a batch too, is what
-        guidance leads away from.
+        """Return the request for samples of given indices: a batch without ``x`` that states what they are to show.
+
+        Its entry ``negative``, if any, is a request of the same length for what guidance leads away from.
 
         Args:
-            indices: int64, (B,); sample i is asked for the same in any batch.
-            samples: held-out data, for conditions that are taken from data; None where there is none at hand.
+            indices: int64, (B,). What is requested for index i does not depend on the other indices.
+            samples: held-out data, from which some conditionings take what they request; None if not at hand.
         """
 
     def forward(self, batch: Batch, noise: Noise | None = None) -> Condition | None:
-        """The conditions of a batch; in training, with the noise of its samples, some of them dropped."""
+        """Return the conditions of a batch; in training, with ``noise``, each is dropped with probability ``dropout``.
+
+        Args:
+            batch: samples with their annotations, or a request.
+            noise: the random numbers of the samples that decide which conditions are dropped; those of a sample are the
+                same in any batch. None drops nothing.
+
+        Returns:
+            The conditions of the B samples; None for a model without conditions.
+        """
         cond = self.condition(batch)
         if cond is None:
             return None

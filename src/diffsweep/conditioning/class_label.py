@@ -1,4 +1,8 @@
-"""Conditions that are classes."""
+"""Conditioning on the class: c is the id y of the sample's class, 0 to K - 1, and the network models p(x_0 | y).
+
+The id stays an integer in the condition. A backbone embeds it with a table of K vectors, which it adds to the time
+embedding.
+"""
 
 import difflib
 from collections.abc import Sequence
@@ -12,14 +16,18 @@ from diffsweep.diffusion import Condition
 
 
 class ClassLabel(Conditioning):
-    """The class of a sample: ``vector`` is its id, which the backbone embeds.
+    """A conditioning on the class of a sample: ``vector`` of the condition is its id, int64 (B,).
+
+    The backbone embeds the id.
 
     Args:
-        num_classes: K; ids are 0 to K - 1.
-        class_names: names of the classes, in their order, that ``labels`` may use; None for ids alone.
-        labels: what is asked of samples: ids or names, in turn; None for every class in turn.
-        negative: an id or a name that guidance leads away from, in place of the null condition.
-        dropout: see :class:`Conditioning`.
+        num_classes: K, the number of classes; ids are 0 to K - 1.
+        class_names: names of the classes in the order of their ids, which ``labels`` and ``negative`` may use; None for
+            ids alone.
+        labels: the classes to draw samples of, ids or names; sample i has ``labels[i % len(labels)]``. None for all K
+            in turn.
+        negative: the id or name of a class that guidance leads away from, in place of the null condition.
+        dropout: the probability that a training sample has the null condition in place of its class.
     """
 
     def __init__(
@@ -46,14 +54,18 @@ class ClassLabel(Conditioning):
         self.negative = None if negative is None else self.class_id("negative", negative)
 
     def class_id(self, key: str, label: int | str) -> int:
-        """The id of a class by its id or its name.
+        """Return the id of a class that is given by its id or its name.
+
+        Args:
+            key: the setting that has the class, for the error message: ``labels`` or ``negative``.
+            label: the id or the name.
 
         Raises:
-            ValueError: there is no such class.
+            ValueError: the data have no such class.
         """
         if isinstance(label, int):
             if not 0 <= label < self.num_classes:
-                raise ValueError(f"conditioning.{key}: there is no class {label}; ids are 0 to {self.num_classes - 1}")
+                raise ValueError(f"conditioning.{key}: no class {label}; ids are 0 to {self.num_classes - 1}")
             return label
         names = self.class_names or []
         if label in names:
@@ -61,7 +73,7 @@ class ClassLabel(Conditioning):
         near = difflib.get_close_matches(label, names, n=1, cutoff=0.5)
         known = f"did you mean {near[0]}? " if near else ""
         known += f"classes are {', '.join(names)}" if names else f"give an id, 0 to {self.num_classes - 1}"
-        raise ValueError(f"conditioning.{key}: there is no class named {label}; {known}")
+        raise ValueError(f"conditioning.{key}: no class named {label}; {known}")
 
     def condition(self, batch: Batch) -> Condition:
         return Condition(vector=batch["label"])

@@ -1,4 +1,4 @@
-"""Embeddings of texts on disk."""
+"""A file on disk for the embeddings of texts, so that a frozen text encoder encodes each text once."""
 
 import sqlite3
 from collections.abc import Mapping, Sequence
@@ -7,39 +7,39 @@ from pathlib import Path
 
 from torch import Tensor
 
-QUESTIONS = 500  # texts a query; old builds of SQLite take 999 at most
-PATIENCE = 60.0  # seconds that a process waits for another one to finish writing
+TEXTS_PER_QUERY = 500  # old builds of SQLite take at most 999 placeholders in a query
+WAIT_SECONDS = 60.0  # for another process to finish writing
 
 
 class EmbeddingStore:
-    """Named tensors of each text, in one SQLite file that several processes may use at a time.
+    """A store of named tensors for each text, in one SQLite file that several processes may use at the same time.
 
-    A connection lives for one call, so that none is shared with a forked process. What is written first stays: who reads a text
-    later gets the same bits.
+    Each call opens a connection of its own, so that none is shared with a forked process. What is written of a text
+    first stays: later writes of the same text are ignored, and all readers get the same bits.
 
     Args:
-        path: the file; it is made when something is written.
+        path: the file, which the first :meth:`write` creates.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def read(self, texts: Sequence[str]) -> dict[str, dict[str, Tensor]]:
-        """The tensors of those texts that have been written."""
+        """Return the tensors of each of the texts that are in the store, by text and name."""
         from safetensors.torch import load
 
         if not self.path.exists():
             return {}
         found: dict[str, dict[str, Tensor]] = {}
         with closing(self._connect()) as database:
-            for first in range(0, len(texts), QUESTIONS):
-                some = texts[first : first + QUESTIONS]
+            for first in range(0, len(texts), TEXTS_PER_QUERY):
+                some = texts[first : first + TEXTS_PER_QUERY]
                 query = f"SELECT text, tensors FROM embeddings WHERE text IN ({', '.join('?' * len(some))})"
                 found.update((text, load(tensors)) for text, tensors in database.execute(query, some))
         return found
 
     def write(self, embeddings: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Keep the tensors of texts, all of them or, where the process is killed, none."""
+        """Store the tensors of texts, given by text and name: all of them or, if the process is killed, none."""
         from safetensors.torch import save
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,6 +48,6 @@ class EmbeddingStore:
             database.executemany("INSERT OR IGNORE INTO embeddings VALUES (?, ?)", rows)
 
     def _connect(self) -> sqlite3.Connection:
-        database = sqlite3.connect(self.path, timeout=PATIENCE)
+        database = sqlite3.connect(self.path, timeout=WAIT_SECONDS)
         database.execute("CREATE TABLE IF NOT EXISTS embeddings (text TEXT PRIMARY KEY, tensors BLOB NOT NULL)")
         return database

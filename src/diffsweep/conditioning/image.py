@@ -1,4 +1,9 @@
-"""Conditions that are images."""
+r"""Conditioning on an image :math:`c = A x_0`: a degraded copy of the sample, such as its means over squares of pixels.
+
+A network of p(x_0 | A x_0) restores images: it enlarges them, colours them or fills a hole. In training A is applied to
+the sample; in sampling, to held-out images or to a given one. The network sees c as further channels of its input,
+:math:`[x_t, c]`, or as features of the whole image.
+"""
 
 from collections.abc import Callable
 from typing import Literal
@@ -14,17 +19,17 @@ Source = Literal["low_res", "grey", "hole"]
 
 
 def low_res(x: Tensor, factor: int) -> Tensor:
-    """Means of squares of factor x factor pixels, enlarged again bilinearly: what SR3 is told."""
+    """Return the means over squares of factor x factor pixels, enlarged again bilinearly, for super-resolution."""
     return functional.interpolate(functional.avg_pool2d(x, factor), size=x.shape[2:], mode="bilinear")
 
 
 def grey(x: Tensor, factor: int) -> Tensor:
-    """The mean of the channels, in all of them: what colourisation is told."""
+    """Return the mean over the channels, repeated in all of them, for colourisation; ``factor`` is not used."""
     return x.mean(1, keepdim=True).expand_as(x)
 
 
 def hole(x: Tensor, factor: int) -> Tensor:
-    """0 in the square in the middle whose side is 1 / factor of the image's: what inpainting is told."""
+    """Return x with zeros in a central square of 1 / factor of the image's side, for inpainting."""
     image = x.clone()
     rows, columns = ((size - size // factor) // 2 for size in x.shape[2:])
     image[:, :, rows : rows + x.shape[2] // factor, columns : columns + x.shape[3] // factor] = 0
@@ -35,18 +40,23 @@ _SOURCES: dict[Source, Callable[[Tensor, int], Tensor]] = {"low_res": low_res, "
 
 
 class ImageConditioning(Conditioning):
-    """An image of the sample's size, which stands beside x as further channels (SR3, Saharia et al. 2021, arXiv:2104.07636; Palette,
-    arXiv:2111.05826). It is what is left of a sample's own image; samples are asked for what is left of held-out ones.
+    """A conditioning on a degraded copy of the sample, which the network reads as further channels beside x_t.
+
+    So do SR3 (Saharia et al. 2021, arXiv:2104.07636) and Palette (arXiv:2111.05826). The condition's ``image``,
+    (B, C, H, W), has the sample's size. In training it is the degraded training image; samples are drawn for degraded
+    held-out images, in turn.
 
     Args:
-        channels, image_size: of the data.
-        source: ``low_res``, ``grey`` or ``hole``: see the functions of these names.
-        factor: of ``low_res`` and of ``hole``.
-        dropout: see :class:`Conditioning`; the null condition is an image of zeros.
+        channels: C of the data.
+        image_size: the side of the data's images, in pixels.
+        source: how images are degraded. ``low_res``: means over squares, enlarged again; ``grey``: the mean of the
+            channels; ``hole``: zeros in a central square.
+        factor: the side of the squares in pixels for ``low_res``; for ``hole`` the image's side over that of the hole.
+        dropout: the probability that a training sample has the null condition, an image of zeros.
     """
 
     requires_pixels = True
-    requires = frozenset({"range"})  # of pixels, beside which the image stands
+    requires = frozenset({"range"})  # the image stands beside pixels, not latents
 
     def __init__(
         self,
@@ -60,14 +70,16 @@ class ImageConditioning(Conditioning):
         if source not in _SOURCES:
             raise ValueError(f"conditioning.source is one of {', '.join(_SOURCES)}, not {source}")
         if not 1 < factor <= image_size:
-            raise ValueError(f"conditioning.factor lies between 2 and the image's {image_size} pixels, it is {factor}")
+            raise ValueError(
+                f"conditioning.factor must lie between 2 and the image's {image_size} pixels, not {factor}"
+            )
         if source == "low_res" and image_size % factor:
             raise ValueError(f"conditioning.factor={factor} does not divide the image's {image_size} pixels")
         self.source, self.factor = source, factor
         self.sizes = {"image_channels": channels}
 
     def image(self, batch: Batch) -> Tensor:
-        """What is told of the images of a batch, (B, C, H, W)."""
+        """Return the degraded images of a batch, (B, C, H, W): its ``image``, if any, else computed from its ``x``."""
         return batch["image"] if "image" in batch else _SOURCES[self.source](batch["x"], self.factor)
 
     def condition(self, batch: Batch) -> Condition:
@@ -75,18 +87,20 @@ class ImageConditioning(Conditioning):
 
     def request(self, indices: Tensor, samples: Samples | None) -> Batch:
         if samples is None:
-            raise ValueError("samples are asked for what is left of held-out images: give the data, or a condition")
+            raise ValueError("samples are drawn for degraded held-out images: give the data, or a condition")
         rows = indices.cpu() % len(samples)
         return {"image": self.image({"x": samples[rows]["x"]})}
 
 
 class ImageFeatures(ImageConditioning):
-    """The same image by features of the whole, from a small convolutional encoder that is trained along: they are added to the time
-    embedding, so that with ``backbone.time_embedding=scale_shift`` they shift and scale every feature map (FiLM, Perez et al. 2018,
+    """A conditioning on features of a degraded copy of the sample, by a convolutional encoder that is trained jointly.
+
+    The features are the condition's ``vector``, (B, D), which the backbone adds to the time embedding. With
+    ``backbone.time_embedding=scale_shift`` they scale and shift every feature map (FiLM, Perez et al. 2018,
     arXiv:1709.07871).
 
     Args:
-        vector_dim: number of features.
+        vector_dim: D, the number of features.
         channels, image_size, source, factor, dropout: see :class:`ImageConditioning`.
     """
 
@@ -110,7 +124,7 @@ class ImageFeatures(ImageConditioning):
             nn.SiLU(),
             nn.Conv2d(32, 64, 3, stride=2, padding=1),
             nn.SiLU(),
-            nn.AdaptiveAvgPool2d(4),  # where something is counts, too
+            nn.AdaptiveAvgPool2d(4),  # 4 x 4 cells keep roughly where things are
             nn.Flatten(),
             nn.Linear(64 * 16, vector_dim),
         )

@@ -1,4 +1,4 @@
-"""No conditioning."""
+"""Models without a condition, which learn p(x_0)."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -10,7 +10,7 @@ from diffsweep.datasets import Batch, Samples
 
 
 class Unconditional(Conditioning):
-    """Every batch has no condition."""
+    """A conditioning of unconditional models: the condition of every batch is None, and requests are empty."""
 
     sizes: Mapping[str, int] = MappingProxyType({})
 

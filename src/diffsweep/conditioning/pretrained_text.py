@@ -1,4 +1,8 @@
-"""Frozen text encoders, CLIP and T5, through the transformers library (``pip install diffsweep[text]``)."""
+r"""Frozen text encoders, CLIP and T5, through the transformers library (``pip install diffsweep[text]``).
+
+The tokens of a text are the last hidden states of a pretrained transformer f, which is never trained:
+:math:`h_{1..L} = f(w_{1..L})`. So a text has the same tokens for ever, and they are computed once and kept on disk.
+"""
 
 import hashlib
 import importlib
@@ -16,8 +20,8 @@ from torch import Tensor
 from diffsweep.conditioning.embedding_store import EmbeddingStore
 from diffsweep.conditioning.text_encoder import Encoded, TextCache, TextEncoder, send
 
-CACHED_TEXTS = 2**12  # texts; 77 tokens of 768 channels are 0.23 MB
-AT_ONCE = 32  # texts that are encoded in one call
+CACHED_TEXTS = 2**12  # texts kept in memory; 77 tokens of 768 channels are 0.23 MB
+BATCH_SIZE = 32  # texts that are encoded in one call
 
 
 def _transformers() -> Any:
@@ -31,7 +35,7 @@ def _transformers() -> Any:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Without the library's warnings of weights that a text encoder leaves out, and of long texts."""
+    """Silence the library's warnings of weights that a text encoder leaves out, and of long texts."""
     logging = _transformers().utils.logging
     before = logging.get_verbosity()
     logging.set_verbosity_error()
@@ -42,16 +46,16 @@ def _quietly() -> Iterator[None]:
 
 
 class Pretrained:
-    """A text model of the hub or of a folder, with its tokeniser; each part is read when it is first asked for.
+    """A pretrained text model with its tokeniser, from the Hugging Face hub or a folder; each is loaded on first use.
 
-    Not an ``nn.Module``, and so no part of the model that holds it: its weights are in no checkpoint, optimizer or average, and
-    follow from its name. They never require gradients and are never in training mode.
+    It is no ``nn.Module``, so the model that holds it does not register it: its weights are in no checkpoint, optimizer
+    or moving average. They follow from its name, never require gradients, and the model is always in evaluation mode.
 
     Args:
-        name: of the hub (``owner/model``) or a folder.
-        model_class: the class of transformers that has only the text encoder.
-        model_types: what ``model_type`` of its configuration may be.
-        dtype: of its weights.
+        name: a model of the hub (``owner/model``) or a folder.
+        model_class: the class of transformers that holds the text encoder alone.
+        model_types: the values of ``model_type`` in the model's ``config.json`` that are accepted.
+        dtype: the type of the weights.
     """
 
     def __init__(self, name: str, model_class: str, model_types: tuple[str, ...], dtype: torch.dtype) -> None:
@@ -64,28 +68,29 @@ class Pretrained:
         except (OSError, ValueError) as error:
             why = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise ValueError(
-                f"conditioning.encoder.name={name} is neither a folder with a model nor one of the hub that can be read ({why})"
+                f"conditioning.encoder.name={name} is neither a folder with a model nor one of the hub that can be "
+                f"read ({why})"
             ) from error
         if config.model_type not in model_types:
             raise ValueError(
                 f"conditioning.encoder.name={name} is a {config.model_type}; this encoder takes {model_types[0]}"
             )
-        self.config = getattr(config, "text_config", config)  # CLIP's has one of images beside
+        self.config = getattr(config, "text_config", config)  # CLIP's configuration has those of texts and of images
 
     @property
     def _commit(self) -> str | None:
-        """The commit that the hub's copy on disk is of; None of a folder of one's own."""
+        """The commit of the hub that the copy on disk is of; None for a folder of the user's."""
         is_copy = self.folder.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", self.folder.name)
         return self.folder.name if is_copy else None
 
-    def _place(self) -> dict[str, Any]:
-        """Where the other files are: of the same commit as the configuration."""
+    def _source(self) -> dict[str, Any]:
+        """Return the arguments that load the other files from the same commit as the configuration."""
         commit = self._commit
         return {"pretrained_model_name_or_path": self.name, **({} if commit is None else {"revision": commit})}
 
     @cached_property
     def identity(self) -> str:
-        """A hash of the content: of the hub, the commit, which is one of every file; of a folder, of its files themselves."""
+        """A hash of the model's content: the commit of the hub, or the SHA-256 of the files in a folder."""
         if self._commit is not None:
             return self._commit
         content = hashlib.sha256()
@@ -99,42 +104,40 @@ class Pretrained:
     @cached_property
     def tokenizer(self) -> Any:
         with _quietly():
-            return _transformers().AutoTokenizer.from_pretrained(**self._place())
+            return _transformers().AutoTokenizer.from_pretrained(**self._source())
 
     @cached_property
     def model(self) -> Any:
         load = getattr(_transformers(), self.model_class).from_pretrained
-        with (
-            _quietly(),
-            torch.random.fork_rng(devices=[]),
-        ):  # a run draws the same whether or not its captions are cached
-            return load(**self._place(), dtype=self.dtype).eval().requires_grad_(False)
+        # Loading draws numbers: a run must draw the same whether or not its captions are cached.
+        with _quietly(), torch.random.fork_rng(devices=[]):
+            return load(**self._source(), dtype=self.dtype).eval().requires_grad_(False)
 
     def tokenize(self, texts: Sequence[str], **settings: Any) -> tuple[Tensor, Tensor]:
-        """Ids and mask, each (B, L), on the CPU."""
+        """Return the ids of the tokens of texts and their mask, each (B, L), on the CPU."""
         with _quietly():
             inputs = self.tokenizer(list(texts), return_tensors="pt", **settings)
         return inputs.input_ids, inputs.attention_mask.bool()
 
 
 class PretrainedTextEncoder(TextEncoder):
-    """A frozen text encoder whose embeddings are remembered, in memory and on disk: a text is encoded once.
+    """A frozen text encoder whose embeddings are kept in memory and on disk, so that each text is encoded once.
 
-    On disk they stand under what identifies them, a hash of the content of the model with ``max_length`` and ``dtype``. Where
-    all texts are there, the weights are not loaded.
-
-    Texts of data that are too long are cut, as the papers do; prompts that are too long are refused.
+    The file on disk is named by a hash of the model's content, ``max_length`` and ``dtype``. If it has all texts, the
+    weights are not loaded. Captions of data that are too long are cut, as in the papers; prompts that are too long are
+    refused.
 
     Args:
-        name: of the hub, or a folder in the library's format.
-        max_length: L; a text has at most as many tokens, the special ones included.
-        cache_dir: where embeddings are kept, in ``text``.
-        dtype: what the encoder computes and embeddings are kept in; bfloat16 takes half the memory. (T5 overflows in float16.)
+        name: a model of the Hugging Face hub, or a folder in the format of the transformers library.
+        max_length: L, the most tokens of a text, special ones included.
+        cache_dir: the folder that holds the files of embeddings, in its subfolder ``text``.
+        dtype: the type that the encoder computes and embeddings are kept in: ``float32``, or ``bfloat16``, which takes
+            half the memory. (T5 overflows in float16.)
     """
 
     model_class: str
     model_types: tuple[str, ...]
-    place: Tensor  # of nothing: knows the device and the dtype of the model that it is in
+    like: Tensor  # empty; has the device and the dtype of the model that holds the encoder
 
     def __init__(
         self, name: str, max_length: int, cache_dir: str, dtype: Literal["float32", "bfloat16"] = "float32"
@@ -145,11 +148,12 @@ class PretrainedTextEncoder(TextEncoder):
         positions = getattr(self.pretrained.config, "max_position_embeddings", None) or max_length
         if not 2 <= max_length <= positions:
             raise ValueError(
-                f"conditioning.encoder.max_length is from 2 to {positions if positions > 2 else 'more'}, not {max_length}"
+                f"conditioning.encoder.max_length must be from 2 to {positions if positions > 2 else 'more'}, "
+                f"not {max_length}"
             )
         self.cache_dir = Path(cache_dir)
         self._tokens, self._pooled = TextCache(CACHED_TEXTS), TextCache(CACHED_TEXTS)
-        self.register_buffer("place", torch.empty(0), persistent=False)
+        self.register_buffer("like", torch.empty(0), persistent=False)
 
     @cached_property
     def store(self) -> EmbeddingStore:
@@ -161,72 +165,78 @@ class PretrainedTextEncoder(TextEncoder):
     def check(self, text: str) -> None:
         count = self.pretrained.tokenize([text])[0].shape[1]
         if count > self.max_length:
-            raise ValueError(f"{text!r} has {count} tokens, and the encoder takes {self.max_length}; say it shorter")
+            raise ValueError(f"{text!r} has {count} tokens, and the encoder takes {self.max_length}; shorten it")
 
     @abstractmethod
     def encode(self, texts: Sequence[str]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Of each text the tokens that count, (n, D), and the pooled vector, (D,), by the frozen model."""
+        """Yield the tokens that count, (n, D), and the pooled vector, (D,), of each text, by the frozen model."""
 
-    def _recall(self, texts: Sequence[str]) -> dict[str, tuple[Tensor, Tensor]]:
-        """Tokens (n, D) and pooled vector (D,) of each text, on the CPU; what was never encoded is encoded."""
+    def _embeddings(self, texts: Sequence[str]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Return tokens (n, D) and a vector (D,) of each text, on the CPU: from memory, from disk or encoded now."""
         known = {text: (self._tokens[text], self._pooled[text]) for text in texts if text in self._tokens}
         missing = [text for text in dict.fromkeys(texts) if text not in known]
         if not missing:
             return known
         read = self.store.read(missing)
         new = [text for text in missing if text not in read]
-        for first in range(0, len(new), AT_ONCE):
-            some = new[first : first + AT_ONCE]
+        for first in range(0, len(new), BATCH_SIZE):
+            some = new[first : first + BATCH_SIZE]
             self.store.write(
-                {t: {"tokens": a, "pooled": b} for t, (a, b) in zip(some, self._frozen(some), strict=True)}
+                {t: {"tokens": a, "pooled": b} for t, (a, b) in zip(some, self._encode_now(some), strict=True)}
             )
-        read |= self.store.read(new)  # of what another process wrote first, its bits
+        read |= self.store.read(new)  # what another process wrote first is what counts
         for text, parts in read.items():
             known[text] = self._tokens[text], self._pooled[text] = parts["tokens"], parts["pooled"]
         return known
 
-    def _frozen(self, texts: Sequence[str]) -> list[tuple[Tensor, Tensor]]:
-        device = self.place.device
+    def _encode_now(self, texts: Sequence[str]) -> list[tuple[Tensor, Tensor]]:
+        device = self.like.device
         self.pretrained.model.to(device)
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):  # what is kept is of no run's precision
+        # What is kept must not depend on a run's precision.
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
             return [(tokens.cpu(), pooled.cpu()) for tokens, pooled in self.encode(texts)]
 
     def forward(self, texts: Sequence[str]) -> Encoded:
-        known, device = self._recall(texts), self.place.device
+        known, device = self._embeddings(texts), self.like.device
         tokens, pooled = zip(*(known[text] for text in texts), strict=True)
         counts = torch.tensor([len(part) for part in tokens])
         mask = torch.arange(self.max_length) < counts[:, None]  # (B, L)
         where = send(mask.flatten().nonzero()[:, 0], device)
-        counted = send(torch.cat(tokens), device).to(self.place.dtype)  # padding is not sent
+        counted = send(torch.cat(tokens), device).to(self.like.dtype)  # padding is not sent
         padded = counted.new_zeros(mask.numel(), self.width).index_copy(0, where, counted)  # (B L, D)
         return Encoded(
-            padded.unflatten(0, mask.shape), send(mask, device), send(torch.stack(pooled), device).to(self.place.dtype)
+            padded.unflatten(0, mask.shape), send(mask, device), send(torch.stack(pooled), device).to(self.like.dtype)
         )
 
 
 class CLIPTextEncoder(PretrainedTextEncoder):
-    """CLIP's text transformer (arXiv:2103.00020), as Stable Diffusion 1 uses it (arXiv:2112.10752): the last hidden state after
-    the last norm, of texts padded to ``max_length``. Padding is not masked: it counts as tokens that are attended to. The
-    transformer is causal, so that what stands before does not see it. ``pooled`` is the state at the end of the text, without
-    CLIP's projection."""
+    """The frozen text transformer of CLIP (arXiv:2103.00020), used as in Stable Diffusion 1 (arXiv:2112.10752).
+
+    Tokens are the last hidden states after the last norm, of texts padded to ``max_length``. Padding is not masked: the
+    network attends to it as to other tokens. The transformer is causal, so padding does not change the tokens before
+    it. ``pooled`` is the state at the token that ends the text, without CLIP's projection.
+    """
 
     model_class, model_types = "CLIPTextModel", ("clip", "clip_text_model")
 
     def encode(self, texts: Sequence[str]) -> Iterator[tuple[Tensor, Tensor]]:
         ids, _ = self.pretrained.tokenize(texts, padding="max_length", truncation=True, max_length=self.max_length)
-        out = self.pretrained.model(input_ids=ids.to(self.place.device))
+        out = self.pretrained.model(input_ids=ids.to(self.like.device))
         yield from zip(out.last_hidden_state, out.pooler_output, strict=True)
 
 
 class T5TextEncoder(PretrainedTextEncoder):
-    """The encoder of T5 (arXiv:1910.10683), as Imagen (arXiv:2205.11487) and PixArt-alpha (arXiv:2310.00426) use it: the last
-    hidden state after the last norm. Padding is masked, in the encoder and for who attends to its tokens. ``pooled`` is the mean
-    of the tokens that count."""
+    """The frozen encoder of T5 (arXiv:1910.10683), used as in Imagen (arXiv:2205.11487).
+
+    PixArt-alpha (arXiv:2310.00426) has it too. Tokens are the last hidden states after the last norm. Padding is
+    masked, in the encoder and for the network that attends to the tokens. ``pooled`` is the mean of the tokens that
+    count.
+    """
 
     model_class, model_types = "T5EncoderModel", ("t5",)
 
     def encode(self, texts: Sequence[str]) -> Iterator[tuple[Tensor, Tensor]]:
         ids, mask = self.pretrained.tokenize(texts, padding=True, truncation=True, max_length=self.max_length)
-        ids, mask = ids.to(self.place.device), mask.to(self.place.device)
+        ids, mask = ids.to(self.like.device), mask.to(self.like.device)
         for row, counts in zip(self.pretrained.model(input_ids=ids, attention_mask=mask)[0], mask, strict=True):
             yield row[counts], row[counts].mean(0)

@@ -1,4 +1,8 @@
-"""Conditions that are plain numbers, and conditions of several kinds."""
+"""Conditioning on plain numbers s of a sample, p(x_0 | s), and on several conditions at once, p(x_0 | c_1, c_2, ...).
+
+The network takes Fourier features of each number, (cos(w_k s), sin(w_k s)) at frequencies w_k, and adds an embedding of
+them to that of the time. Several conditions fill different parts of one Condition.
+"""
 
 from collections.abc import Mapping
 from dataclasses import fields
@@ -12,13 +16,16 @@ from diffsweep.diffusion import Condition
 
 
 class Scalars(Conditioning):
-    """Numbers of a sample, such as sizes and positions, of which the network takes Fourier features (SDXL, Podell et al. 2023,
-    arXiv:2307.01952, section 2.2).
+    """A conditioning on S numbers of a sample, such as sizes and positions.
+
+    SDXL is conditioned on sizes and crops so (Podell et al. 2023, arXiv:2307.01952, section 2.2). The condition's
+    ``scalars`` are ``batch["scalars"]``, float (B, S); the backbone takes Fourier features of them.
 
     Args:
-        names: of the numbers of ``batch["scalars"]``, (B, S), in their order.
-        values: what is asked of samples, a list of S numbers for each, in turn; None for those of the held-out samples.
-        dropout: see :class:`Conditioning`.
+        names: the names of the S numbers, in their order; None, which is refused, if the data have no such numbers.
+        values: the numbers to draw samples for: a list of rows of S numbers, one row for each sample, in turn. None for
+            the numbers of held-out samples.
+        dropout: the probability that a training sample has the null condition in place of its numbers.
     """
 
     def __init__(
@@ -30,7 +37,7 @@ class Scalars(Conditioning):
         super().__init__(dropout)
         if not names:
             raise ValueError(
-                "these data say no numbers of their samples; use a dataset that does, such as dataset=shapes"
+                "these data have no numbers for their samples; use a dataset that has them, such as dataset=shapes"
             )
         if values is not None and (not values or any(len(row) != len(names) for row in values)):
             raise ValueError(f"conditioning.values needs {len(names)} numbers for each sample: {', '.join(names)}")
@@ -45,17 +52,18 @@ class Scalars(Conditioning):
             return {"scalars": self.values.to(indices.device)[indices % len(self.values)]}
         if samples is None:
             raise ValueError(
-                "samples are asked for the numbers of held-out ones: give conditioning.values, or a condition"
+                "samples are drawn for the numbers of held-out ones: give conditioning.values, the data, or a condition"
             )
         return {"scalars": samples[indices.cpu() % len(samples)]["scalars"]}
 
 
 class Joint(Conditioning):
-    """Several conditions at once, told or dropped together.
+    """A conditioning on several conditions at once, such as the class and numbers, which are dropped together.
 
     Args:
-        parts: by any name; each provides something else, and has no dropout of its own.
-        dropout: see :class:`Conditioning`.
+        parts: the conditionings, by names of your choice. Each fills another part of the Condition, and none has
+            dropout of its own.
+        dropout: the probability that a training sample has the null condition in place of all its conditions.
     """
 
     def __init__(self, parts: Mapping[str, Conditioning], dropout: float = 0.0) -> None:
@@ -64,13 +72,17 @@ class Joint(Conditioning):
             raise ValueError("conditioning.parts is empty; use conditioning=none")
         if own := [name for name, part in parts.items() if part.dropout > 0]:
             raise ValueError(
-                f"conditioning.parts.{own[0]}.dropout: parts are dropped together; set conditioning.dropout"
+                f"conditioning.parts.{own[0]}.dropout must be 0: parts are dropped together; set conditioning.dropout"
             )
         provided = [name for part in parts.values() for name in part.sizes]
         if twice := {name for name in provided if provided.count(name) > 1}:
-            raise ValueError(f"conditioning.parts: {', '.join(sorted(twice))} is provided twice")
+            raise ValueError(
+                f"conditioning.parts: two of them provide {', '.join(sorted(twice))}; leave one of them out"
+            )
         if {"num_classes", "vector_dim"} <= set(provided):
-            raise ValueError("conditioning.parts: the condition's vector is either a class or features, not both")
+            raise ValueError(
+                "conditioning.parts: the condition's vector is either a class or features; leave out one of these parts"
+            )
         self._parts = list(parts.values())
         self.parts = nn.ModuleDict(parts)  # for their parameters
         self.sizes = {name: size for part in parts.values() for name, size in part.sizes.items()}
@@ -90,6 +102,6 @@ class Joint(Conditioning):
     def request(self, indices: Tensor, samples: Samples | None) -> Batch:
         requests = [part.request(indices, samples) for part in self._parts]
         joined: Batch = {name: value for each in requests for name, value in each.items() if name != "negative"}
-        if any("negative" in each for each in requests):  # what has no negative of its own stays as it is
+        if any("negative" in each for each in requests):  # a part without a negative condition keeps its own
             joined["negative"] = {**joined, **{k: v for each in requests for k, v in each.get("negative", {}).items()}}
         return joined

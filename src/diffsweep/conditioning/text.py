@@ -1,4 +1,9 @@
-"""Conditions that are texts."""
+r"""Conditioning on texts: c is a sequence of tokens :math:`h_1, \dots, h_L` of width D, the encoding of a caption.
+
+The network attends to the tokens (cross-attention): each place x of a feature map adds
+:math:`\sum_l \mathrm{softmax}_l(q(x) \cdot k(h_l) / \sqrt{d}) \, v(h_l)`, with queries, keys and values of d channels a
+head. A pooled vector of the text may be added to the time embedding too.
+"""
 
 from collections.abc import Sequence
 
@@ -12,19 +17,22 @@ from diffsweep.diffusion import Condition
 
 
 class TextConditioning(Conditioning):
-    """The caption of a sample: ``tokens`` (B, L, D) with their ``token_mask`` (B, L), and with ``vector_dim`` the pooled text as
-    ``vector`` (B, D). A batch has ``caption``, a list of B texts; one that is empty is the null condition.
+    """A conditioning on the captions of samples, ``batch["caption"]``, a list of B texts.
+
+    An empty text is the null condition. The condition has ``tokens`` (B, L, D), their ``token_mask`` (B, L) and, with
+    ``vector_dim``, one ``vector`` (B, D) for the text.
 
     Args:
-        encoder: texts to tokens.
-        context_dim: D, which is the encoder's width; backbones take it from here.
-        prompts: what is asked of samples, in turn; None for the captions of the held-out samples, in their order.
+        encoder: the text encoder, which maps texts to tokens.
+        context_dim: D, which must be the encoder's width; backbones take their size from here.
+        prompts: the texts to draw samples for; sample i has ``prompts[i % len(prompts)]``. None for the captions of
+            held-out samples, in their order.
         negative: a text that guidance leads away from, in place of the null condition.
-        vector_dim: D too, for the pooled text beside the tokens; None for tokens alone.
-        dropout: see :class:`Conditioning`.
+        vector_dim: D again, to use the pooled vector of the text beside the tokens; None for tokens alone.
+        dropout: the probability that a training sample has the null condition in place of its caption.
 
     Raises:
-        ValueError: a size is not the encoder's; a text is empty, or is none that the encoder takes.
+        ValueError: a size differs from the encoder's width, or a text is empty or one that the encoder does not take.
     """
 
     def __init__(
@@ -57,7 +65,7 @@ class TextConditioning(Conditioning):
 
     def _check(self, key: str, text: str, otherwise: str) -> None:
         if not text.strip():
-            raise ValueError(f"conditioning.{key} has an empty text; say something, or use {otherwise}")
+            raise ValueError(f"conditioning.{key} has an empty text; write one, or use {otherwise}")
         try:
             self.encoder.check(text)
         except ValueError as error:
@@ -80,10 +88,10 @@ class TextConditioning(Conditioning):
     def _captions(self, samples: Samples | None) -> Sequence[str]:
         if samples is None:
             raise ValueError(
-                "samples are asked for the captions of held-out ones: set conditioning.prompts, or give a condition"
+                "samples are drawn for the captions of held-out ones: set conditioning.prompts, or give a condition"
             )
         try:
             captions: Sequence[str] = samples["caption"]
         except KeyError:
-            raise ValueError("this dataset has no captions to ask for; set conditioning.prompts") from None
+            raise ValueError("this dataset has no captions to draw samples for; set conditioning.prompts") from None
         return captions

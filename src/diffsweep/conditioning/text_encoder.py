@@ -1,4 +1,8 @@
-"""What text encoders share: texts to tokens that a network attends to."""
+"""The base class of text encoders, which map a text to a sequence of tokens h in R^(L x D) that a network attends to.
+
+A text with n < L tokens is padded to L; the mask m in {0, 1}^L marks the tokens that count. The pooled vector of a
+text, in R^D, is the mean of those, sum_l m_l h_l / sum_l m_l, or another summary that the encoder defines.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -9,12 +13,12 @@ from torch import Tensor, nn
 
 
 class Encoded(NamedTuple):
-    """Texts as tensors.
+    """The encoding of B texts by a text encoder.
 
     Attributes:
-        tokens: (B, L, D), 0 where no token stands.
-        mask: True where a token counts, (B, L).
-        pooled: one vector of each text, (B, D).
+        tokens: the sequences of tokens, (B, L, D); 0 where the mask is False.
+        mask: True for tokens that are attended to, (B, L).
+        pooled: one vector for each text, (B, D).
     """
 
     tokens: Tensor
@@ -23,13 +27,14 @@ class Encoded(NamedTuple):
 
 
 class TextEncoder(nn.Module, ABC):
-    """``tokens, mask, pooled = encoder(texts)``.
+    """A text encoder: ``tokens, mask, pooled = encoder(texts)`` for a list of B texts.
 
-    L is the same for every batch, so that conditions can be joined to one batch, and shapes never change while training.
+    The length L is the same in every batch, so that conditions can be joined to one batch and shapes never change in
+    training.
 
     Attributes:
-        width: D.
-        max_length: L.
+        width: D, the channels of a token.
+        max_length: L, the number of tokens that every text is padded to.
     """
 
     width: int
@@ -37,21 +42,17 @@ class TextEncoder(nn.Module, ABC):
 
     @abstractmethod
     def check(self, text: str) -> None:
-        """Whether a text that somebody typed can be encoded as it stands.
-
-        Raises:
-            ValueError: it cannot; the message says why, and what can.
-        """
+        """Raise a ValueError unless the encoder takes the text as a prompt; the message names what is wrong with it."""
 
     @abstractmethod
     def forward(self, texts: Sequence[str]) -> Encoded:
-        """A text is encoded as the same whatever the others are. An empty one may have no token that counts."""
+        """Return the encoding of each text, which does not depend on the others; an empty text may have no tokens."""
 
 
 class TextCache(dict[str, Tensor]):
-    """What was computed of texts before; of more than ``limit`` the oldest are forgotten."""
+    """A dictionary of tensors by text that holds at most ``limit`` of them: a further one replaces the oldest."""
 
-    limit: float = float("inf")  # while it is unpickled, which sets the items first
+    limit: float = float("inf")  # unpickling sets the items before the limit
 
     def __init__(self, limit: int) -> None:
         super().__init__()
@@ -64,10 +65,10 @@ class TextCache(dict[str, Tensor]):
 
 
 def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
-    """The mean (B, D) of the tokens (B, L, D) that count; 0 where none does."""
+    """Return the mean (B, D) of those tokens (B, L, D) that the mask (B, L) marks; 0 for a text without any."""
     return (tokens * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the CPU on a device, without waiting for it."""
+    """Return a CPU tensor on another device, without waiting until a GPU has it."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

@@ -1,4 +1,8 @@
-"""A small text encoder of its own words, trained with the diffusion network."""
+r"""A small text encoder that is trained jointly with the diffusion network, over a vocabulary of its own.
+
+The token of word :math:`w_i` at position i starts as :math:`h_i = E[w_i] + P_i`, the sum of learned embeddings of the
+word and of the position; transformer blocks then let the words of a text attend to one another.
+"""
 
 import difflib
 import re
@@ -11,17 +15,17 @@ from torch.nn.functional import pad
 from diffsweep.conditioning.text_encoder import Encoded, TextCache, TextEncoder, masked_mean, send
 from diffsweep.layers import CrossAttention, mlp, token_norm
 
-CACHED_TEXTS = 2**16  # captions; their ids are some hundred bytes each
+CACHED_TEXTS = 2**16  # captions whose ids are kept, some hundred bytes each
 WORD = re.compile(r"\w+")
 
 
 class MaskedBlock(nn.Module):
-    """Pre-norm self-attention to the tokens that count, then an MLP (arXiv:1706.03762, arXiv:2002.04745)."""
+    """A pre-norm transformer block: masked self-attention, then an MLP (arXiv:1706.03762, arXiv:2002.04745)."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
         self.norm_attention, self.norm_mlp = token_norm(channels), token_norm(channels)
-        self.attention = CrossAttention(channels, heads)  # of the tokens to themselves: the one that takes a mask
+        self.attention = CrossAttention(channels, heads)  # from the tokens to themselves; this class takes a mask
         self.mlp = mlp(channels, 4 * channels, channels)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -31,23 +35,23 @@ class MaskedBlock(nn.Module):
 
 
 class WordEncoder(TextEncoder):
-    r"""Words of a small vocabulary by a transformer without a causal mask:
-    :math:`h_i = E[w_i] + P_i`, ``depth`` pre-norm blocks, a last norm. ``pooled`` is the mean of the tokens.
+    r"""A text encoder for captions of a few words: a bidirectional transformer over a small vocabulary.
 
-    Nothing is downloaded. It is trained jointly with the network that attends to it, as the text encoder of LDM is
-    (arXiv:2112.10752), here for captions of a few words. Text is read in lower case, punctuation aside. Attention passes over
-    padding, which is 0 in what comes out.
+    Each word is a token. Tokens are :math:`h_i = E[w_i] + P_i`, then ``depth`` pre-norm blocks and a last norm;
+    ``pooled`` is their mean. Nothing is downloaded: it is trained jointly with the network that attends to it, as the
+    text encoder of latent diffusion is (arXiv:2112.10752). Texts are read in lower case and without punctuation.
+    Attention skips padding, whose tokens are 0.
 
     Args:
-        vocabulary: every word that captions have; a dataset with captions states it.
-        width: D, of the tokens.
-        depth: number of blocks.
-        num_heads: attention heads, which divide D.
-        max_length: L, the words that a text may have.
+        vocabulary: every word that captions may have; datasets with captions provide it.
+        width: D, the channels of a token.
+        depth: the number of blocks.
+        num_heads: the number of attention heads, which divides D.
+        max_length: L, the most words that a text may have.
 
     Raises:
-        ValueError: in the constructor and in ``check``, for what a user typed; in ``forward``, for a caption of data with a word
-            that the dataset's vocabulary lacks, or with more than L words.
+        ValueError: in the constructor and in ``check``, for a setting or prompt that is not possible; in ``forward``,
+            for a caption with a word that the vocabulary lacks, or with more than L words.
     """
 
     def __init__(
@@ -86,10 +90,10 @@ class WordEncoder(TextEncoder):
             self.positions.normal_(std=0.01)
 
     def ids(self, text: str) -> list[int]:
-        """The ids of a text's words; none of an empty text.
+        """Return the ids of the words of a text, from 1; an empty list for an empty text.
 
         Raises:
-            ValueError: it has a word that the vocabulary lacks, more words than there are positions, or no word at all.
+            ValueError: the text has a word that the vocabulary lacks, more than L words, or characters but no word.
         """
         words = WORD.findall(text.lower())
         if not words and text.strip():
@@ -97,7 +101,7 @@ class WordEncoder(TextEncoder):
         if len(words) > self.max_length:
             raise ValueError(
                 f"{text!r} has {len(words)} words, and the encoder takes {self.max_length}; "
-                f"say it shorter, or use conditioning.encoder.max_length={len(words)}"
+                f"shorten it, or use conditioning.encoder.max_length={len(words)}"
             )
         for word in words:
             if word not in self.id_of:
@@ -110,7 +114,7 @@ class WordEncoder(TextEncoder):
         self.ids(text)
 
     def _row(self, text: str) -> Tensor:
-        """The ids of a text with padding, (L,), on the CPU; those of captions that came before are remembered."""
+        """Return the padded ids of a text, (L,), on the CPU, from the cache if the text came before."""
         if text not in self._rows:
             ids = self.ids(text)
             self._rows[text] = torch.tensor(ids + [0] * (self.max_length - len(ids)))
@@ -118,13 +122,13 @@ class WordEncoder(TextEncoder):
 
     def forward(self, texts: Sequence[str]) -> Encoded:
         rows = torch.stack([self._row(text) for text in texts])  # (B, L), on the CPU
-        longest = max(1, int(rows.count_nonzero(1).max()))  # l: padding of all texts need not be computed
+        longest = max(1, int(rows.count_nonzero(1).max()))  # l: what is padding in all texts is not computed
         ids = send(rows[:, :longest].contiguous(), self.positions.device)  # (B, l)
         mask = ids > 0
-        # A softmax over nothing is NaN: an empty text attends to its first padding.
-        seen = (mask | (torch.arange(longest, device=ids.device) == 0))[:, None, None]  # (B, 1, 1, l)
+        # A softmax over nothing is NaN, so an empty text attends to its first padding.
+        attended = (mask | (torch.arange(longest, device=ids.device) == 0))[:, None, None]  # (B, 1, 1, l)
         h = self.embed_words(ids) + self.positions[:longest]  # (B, l, D)
         for block in self.blocks:
-            h = block(h, seen)
+            h = block(h, attended)
         tokens, rest = self.norm_out(h) * mask[..., None], self.max_length - longest  # (B, l, D)
         return Encoded(pad(tokens, (0, 0, 0, rest)), pad(mask, (0, rest)), masked_mean(tokens, mask))
