@@ -1,4 +1,4 @@
-"""The training of autoencoders."""
+"""Autoencoder training: the loss, the discriminator, the statistics of latents, and what is measured."""
 
 import torch
 from lightning import Trainer
@@ -25,7 +25,7 @@ def gradients(model, batch):
     return loss, dict(zip(named, found, strict=True))
 
 
-def test_loss_is_distance_plus_weighted_terms(compose):
+def test_the_loss_is_the_pixel_distance_plus_the_weighted_terms(compose):
     model = make(compose, "autoencoder.network.kl_weight=0.25").eval()
     batch = batch_of()
     loss = model.training_step(batch, 0)
@@ -39,8 +39,8 @@ def test_loss_is_distance_plus_weighted_terms(compose):
     torch.testing.assert_close(l1.training_step(batch, 0), (made.x - batch["x"]).abs().mean())
 
 
-def test_the_discriminator_is_not_there_before_its_start(compose):
-    """No gradient of it reaches the decoder, nor itself, and the loss is the same to the bit as without it."""
+def test_the_discriminator_changes_nothing_before_its_start(compose):
+    """It has no gradient and gives the decoder none, and the loss is equal to the bit to that without it."""
     alone, beside = make(compose), make(compose, "discriminator=patch", "discriminator.start=5")
     beside.autoencoder.load_state_dict(alone.autoencoder.state_dict())
     (loss, of_alone), (same, of_beside) = gradients(alone, batch_of()), gradients(beside, batch_of())
@@ -50,7 +50,7 @@ def test_the_discriminator_is_not_there_before_its_start(compose):
     assert all(gradient is None for name, gradient in of_beside.items() if name.startswith("discriminator"))
 
 
-def test_both_learn_from_their_own_losses_after_it(compose):
+def test_after_its_start_the_discriminator_and_the_decoder_learn_from_their_own_losses(compose):
     model = make(compose, "discriminator=patch", "discriminator.start=0").eval()
     alone = make(compose).eval()
     alone.autoencoder.load_state_dict(model.autoencoder.state_dict())
@@ -67,7 +67,7 @@ def test_both_learn_from_their_own_losses_after_it(compose):
         torch.testing.assert_close(found[f"discriminator.{name}"], gradient)
     last = "autoencoder.decoder.conv_out.weight"
     pushed = found[last] - without[last]
-    # The adaptive weight makes both gradients of the last layer as long as each other, times the loss's own weight.
+    # The adaptive weight gives both gradients of the last layer the same norm, times the weight of the loss.
     torch.testing.assert_close(
         pushed.norm(), model.discriminator.weight * _distance_gradient(alone, batch, last).norm(), rtol=1e-2, atol=0
     )
@@ -95,8 +95,8 @@ def test_latents_of_the_training_set_are_standardised(compose):
     assert abs(z.square().mean() - 1) < 1e-3
 
 
-def test_two_optimizers_go_on_exactly(compose, tmp_path):
-    """Autoencoder and discriminator, across the start of the second, from a checkpoint."""
+def test_two_optimizers_resume_from_a_checkpoint_bit_by_bit(compose, tmp_path):
+    """The discriminator starts before the checkpoint and the autoencoder from the first step."""
     overrides = ("discriminator=patch", "discriminator.start=3", "model.statistics=64", "dataset.batch_size=16")
 
     def trainer(steps):
@@ -116,8 +116,8 @@ def test_two_optimizers_go_on_exactly(compose, tmp_path):
         assert torch.equal(ours, theirs), name
 
 
-def test_measures_of_perfect_and_of_blank_reconstructions(compose, tmp_path):
-    """PSNR by its formula; a codebook of one used code has perplexity 1."""
+def test_psnr_and_ssim_follow_their_formulas_and_files_are_written(compose, tmp_path):
+    """Perfect reconstructions have an infinite PSNR and an SSIM of 1; a model's PSNR is that of its mean error."""
     from diffsweep.metrics import psnr, ssim
 
     x = load_digits("val")["x"]
@@ -132,7 +132,7 @@ def test_measures_of_perfect_and_of_blank_reconstructions(compose, tmp_path):
     assert len((tmp_path / "latents.csv").read_text().splitlines()) == 3
 
 
-def test_a_channel_that_says_nothing_is_named(compose, tmp_path, capsys):
+def test_a_channel_of_small_variance_is_named_in_a_warning(compose, tmp_path, capsys):
     model, data = make(compose).eval(), build_data(compose())
     model.measure(data, tmp_path)
     assert "badly scaled" not in capsys.readouterr().out

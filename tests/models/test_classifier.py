@@ -1,4 +1,4 @@
-"""The noisy classifier against cross-entropies written out, the Bayes classifier of a mixture, and closed forms."""
+"""The noisy classifier: cross-entropies written out, the Bayes classifier of a mixture, accuracies in closed form."""
 
 import csv
 import math
@@ -33,8 +33,8 @@ def digits(count, first=0):
     return {**{k: v[:count] for k, v in load_digits("train").items()}, "position": torch.arange(first, first + count)}
 
 
-class Seen(ClassifierBackbone):
-    """Remembers what it is given."""
+class Recording(ClassifierBackbone):
+    """A network that keeps the inputs of its last call."""
 
     num_features, num_classes = 1, 10
 
@@ -50,7 +50,7 @@ class Seen(ClassifierBackbone):
         return [x]
 
 
-def test_loss_is_the_cross_entropy_at_the_keyed_times_and_noise():
+def test_the_loss_is_the_cross_entropy_at_the_times_and_noise_of_the_positions():
     model, batch = classifier(network(), seed=3), digits(8, first=40)
     noise = Noise(3, batch["position"])
     k = (noise.uniform(stream=Stream.TIME) * 1000).floor() + 1
@@ -60,7 +60,7 @@ def test_loss_is_the_cross_entropy_at_the_keyed_times_and_noise():
     torch.testing.assert_close(model.training_step(batch, 0), expected, rtol=1e-4, atol=0)
 
 
-def test_the_label_enters_nowhere_but_where_the_loss_reads_it():
+def test_the_label_enters_the_loss_alone():
     """exp(-loss) of a sample sums to 1 over all labels that it could have."""
     model, batch = classifier(network(), augmentation=RandomShift(1)), digits(6)
     losses = [model.losses({**batch, "label": torch.full((6,), label)})[0] for label in range(10)]
@@ -70,7 +70,7 @@ def test_the_label_enters_nowhere_but_where_the_loss_reads_it():
 @pytest.mark.parametrize(
     ("schedule", "prediction"), [(Cosine(1000), Eps()), (VE(), EDM()), (Cosine(1000), EDM())], ids=["ddpm", "edm", "vp"]
 )
-def test_its_network_is_given_what_a_denoisers_is(schedule, prediction):
+def test_its_network_has_the_inputs_of_a_denoisers_network(schedule, prediction):
     x, times = 10 * torch.randn(4, 1, 8, 8), torch.tensor([0.02, 0.3, 0.7, 1.0])
 
     class Backbone(torch.nn.Module):
@@ -79,7 +79,7 @@ def test_its_network_is_given_what_a_denoisers_is(schedule, prediction):
             return x
 
     theirs = NetworkDenoiser(Backbone(), schedule, prediction)
-    ours = classifier(Seen(), schedule, prediction)
+    ours = classifier(Recording(), schedule, prediction)
     for t in (times, torch.tensor(0.4, dtype=torch.float64)):
         theirs(x, t)
         ours.log_prob(x, t)
@@ -90,14 +90,14 @@ def test_its_network_is_given_what_a_denoisers_is(schedule, prediction):
         torch.testing.assert_close(ours.backbone.given[0], scale * x)
 
 
-def test_log_prob_is_normalised_and_one_time_stands_for_all():
+def test_log_prob_is_normalised_and_a_single_time_holds_for_all_samples():
     model, x = classifier(network()).eval(), torch.randn(5, 1, 8, 8)
     log_prob = model.log_prob(x, torch.full((5,), 0.3))
     torch.testing.assert_close(log_prob.exp().sum(1), torch.ones(5))
     torch.testing.assert_close(model.log_prob(x, torch.tensor(0.3, dtype=torch.float64)), log_prob)
 
 
-def test_gradients_with_respect_to_x_are_finite_differences():
+def test_gradients_with_respect_to_x_equal_finite_differences():
     model = classifier(network(size=4, classes=3), autoencoder=Identity(1, 4)).double().eval()
     x, t = torch.randn(2, 1, 4, 4, dtype=torch.float64, requires_grad=True), torch.tensor([0.1, 0.8]).double()
     assert torch.autograd.gradcheck(lambda x_t: model.log_prob(x_t, t), x, eps=1e-6, atol=1e-7)
@@ -105,7 +105,7 @@ def test_gradients_with_respect_to_x_are_finite_differences():
     assert (gradient.flatten(1).norm(dim=1) > 1e-4).all()
 
 
-def test_it_is_computed_in_float32_whatever_training_is():
+def test_it_is_computed_in_float32_whatever_the_precision_of_training():
     model, x, t = classifier(network()).eval(), torch.randn(3, 1, 8, 8), torch.tensor([0.1, 0.5, 0.9])
     expected = model.log_prob(x, t)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -120,8 +120,8 @@ def test_features_are_those_of_clean_data():
 
 
 @pytest.mark.parametrize("schedule", [Cosine(1000), VE()], ids=["cosine", "ve"])
-def test_without_noise_it_sees_the_data_alone(schedule):
-    model, batch = classifier(Seen(), schedule, noisy=False), digits(4)
+def test_a_classifier_of_clean_data_learns_at_t_0_alone(schedule):
+    model, batch = classifier(Recording(), schedule, noisy=False), digits(4)
     _, t, weight = model.losses(batch)
     assert torch.equal(model.backbone.given[0], batch["x"])
     assert not t.any()
@@ -137,7 +137,7 @@ def test_a_learned_schedule_does_not_learn_from_it():
     assert not {id(parameter) for parameter in schedule.parameters()} & {id(p) for p in model.trained_parameters()}
 
 
-def test_times_by_importance_hear_of_the_losses():
+def test_importance_sampled_times_receive_the_losses():
     model = classifier(network(), time_sampling=Importance(1000))
     losses, t, _ = model.losses(digits(5))
     steps = (t * 1000).round().long() - 1
@@ -149,7 +149,7 @@ SPREAD = 0.3
 
 
 def mixture(positions):
-    """Samples of three Gaussians in four pixels, and which one each is of."""
+    """Return samples of three Gaussians in four pixels, labelled by their Gaussian."""
     noise = Noise(7, positions)
     label = (noise.uniform(stream=Stream.STEP) * 3).long()
     return {
@@ -161,7 +161,7 @@ def mixture(positions):
 
 @pytest.mark.slow
 def test_it_tends_to_the_bayes_classifier_of_a_mixture():
-    """p(y | x_t) of Gaussians of equal weight is a softmax of squared distances; at t = 1 nothing is left but log K."""
+    """p(y | x_t) of Gaussians of equal weight is a softmax of squared distances; at t = 1 cross-entropy is log K."""
     torch.manual_seed(1)
     schedule = Cosine(1000)
     backbone = EncoderUNet(1, 3, 2, channels=8, channel_mult=[1], attention_factors=[])
@@ -174,7 +174,7 @@ def test_it_tends_to_the_bayes_classifier_of_a_mixture():
     model.eval()
     held_out = mixture(torch.arange(2000) + 10**6)
     eps = Noise(8, held_out["position"]).like(held_out["x"])
-    for time, apart in ((0.0, 0.06), (0.3, 0.06), (0.6, 0.12), (1.0, 0.03)):
+    for time, tolerance in ((0.0, 0.06), (0.3, 0.06), (0.6, 0.12), (1.0, 0.03)):
         t = torch.tensor(time, dtype=torch.float64)
         alpha, sigma = (value.item() for value in schedule(t))
         x_t = add_noise(schedule, held_out["x"], t, eps)
@@ -182,7 +182,7 @@ def test_it_tends_to_the_bayes_classifier_of_a_mixture():
         bayes = (-square / (2 * (sigma**2 + (alpha * SPREAD) ** 2))).log_softmax(1)
         with torch.no_grad():
             ours, best = (functional.nll_loss(p, held_out["label"]) for p in (model.log_prob(x_t, t), bayes))
-        assert abs(ours - best) < apart
+        assert abs(ours - best) < tolerance
     assert abs(ours - math.log(3)) < 0.03
 
 
@@ -201,7 +201,7 @@ class Signs(ImageData):
 
 
 class SignOfTheMean(ClassifierBackbone):
-    """The Bayes classifier of these, certain of itself."""
+    """The Bayes classifier of these images, with a large weight."""
 
     num_features, num_classes = 1, 2
 
@@ -239,14 +239,14 @@ def test_accuracy_by_noise_level_is_its_closed_form(tmp_path):
     )
 
 
-def test_accuracy_without_noise_is_that_of_the_data(tmp_path):
+def test_accuracy_of_a_classifier_of_clean_data_is_that_at_t_0(tmp_path):
     numbers = classifier(SignOfTheMean(), autoencoder=Identity(1, 2), noisy=False).measure(Signs(10), tmp_path)
     assert numbers == {"accuracy": 1, "cross_entropy": pytest.approx(0, abs=1e-6), "accuracy_t_0": 1}
     assert (tmp_path / "accuracy.csv").read_text().splitlines()[1].startswith("0,inf,1,")
     assert not (tmp_path / "accuracy.png").exists()
 
 
-def test_the_options_differ_in_noise_alone(compose):
+def test_the_options_classifier_and_noisy_classifier_differ_in_noise_alone(compose):
     noisy, clean = (
         build_model(compose(f"model={name}", "backbone.channels=8")) for name in ("noisy_classifier", "classifier")
     )

@@ -1,4 +1,4 @@
-"""DDPM's training and validation against losses written out from the keyed noise."""
+"""DDPM's training and validation losses, compared with losses written out from the noise of the positions."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def model(compose):
     return build_model(compose("backbone.channels=8", "schedule=cosine", "seed=3"))
 
 
-def test_training_loss_is_l_simple_at_the_keyed_times_and_noise(model):
+def test_the_training_loss_is_l_simple_at_the_times_and_noise_of_the_positions(model):
     """DDPM alg. 1, with t = k / T for k uniform in 1 .. T."""
     torch.nn.init.normal_(model.denoiser.backbone.conv_out.weight, std=0.1)
     x_0, position = load_digits("train")["x"][:8], torch.arange(40, 48)
@@ -29,9 +29,9 @@ def test_training_loss_is_l_simple_at_the_keyed_times_and_noise(model):
     torch.testing.assert_close(ours, (output - eps).square().mean(), rtol=1e-4, atol=0)
 
 
-def test_validation_is_over_fixed_strata_and_noise(model, tmp_path):
+def test_validation_uses_the_same_times_and_noise_for_every_seed(model, tmp_path):
     """At initialisation the output is 0: the loss is the mean of eps^2, and x0 the clipped x_t / alpha."""
-    for seed in (3, 11):  # runs of other seeds share their validation
+    for seed in (3, 11):  # runs of different seeds share their validation
         model.seed = seed
         trainer = Trainer(**QUIET, default_root_dir=tmp_path, inference_mode=False)
         (logged,) = trainer.validate(model, Digits(), verbose=False)

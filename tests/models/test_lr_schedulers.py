@@ -1,4 +1,4 @@
-"""Learning rates against their closed forms."""
+"""Learning rates equal their closed forms."""
 
 import math
 
@@ -10,12 +10,12 @@ from diffsweep.models.lr_schedulers import constant, cosine
 
 def rates(make, steps, **settings):
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=2.0)
-    scheduler, seen = make(optimizer, **settings), []
+    scheduler, found = make(optimizer, **settings), []
     for _ in range(steps):
-        seen.append(optimizer.param_groups[0]["lr"])
+        found.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
         scheduler.step()
-    return seen
+    return found
 
 
 def test_constant_warms_up_and_stays():
@@ -28,5 +28,5 @@ def test_cosine_warms_up_and_falls_to_0_along_half_a_cosine():
     assert rates(cosine, 12, total_steps=10, warmup_steps=2) == pytest.approx(expected)
 
 
-def test_cosine_without_a_warm_up_starts_at_the_top():
+def test_cosine_without_a_warm_up_starts_at_the_full_rate():
     assert rates(cosine, 5, total_steps=4) == pytest.approx([1 + math.cos(math.pi * k / 4) for k in range(5)])

@@ -1,4 +1,4 @@
-"""Optimizers behind one handle against the same optimizers stepped by hand, on their own and by Lightning."""
+"""A combined optimizer, compared with the same optimizers stepped one by one, by hand and by Lightning."""
 
 import io
 
@@ -11,7 +11,7 @@ from trainers import QUIET
 
 from diffsweep.models.base import Model
 from diffsweep.models.lr_schedulers import cosine
-from diffsweep.models.optimizers import Together
+from diffsweep.models.optimizers import CombinedOptimizer
 
 
 def networks():
@@ -27,7 +27,7 @@ def optimizers(first, second, fused=False):
 
 
 def learn(nets, step, second=True):
-    """Gradients of both networks; of the first alone where the second has not started."""
+    """Compute gradients of both networks, or of the first alone."""
     first, other = nets
     x = torch.randn(6, 4, generator=torch.Generator().manual_seed(step))
     loss = (first(x) - x.flip(1)).square().mean() + (other(first(x).detach()).square().mean() if second else 0)
@@ -59,15 +59,15 @@ def by_hand(steps, fused=False, start=0, schedule=None):
 
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("start", [0, 4])
-def test_together_they_step_as_they_do_alone(fused, start):
-    """With their own rates under one schedule; what has no gradient yet is left as it is, and has no state."""
+def test_combined_optimizers_step_as_each_does_alone(fused, start):
+    """Each has its own rate under one schedule. Parameters without a gradient stay as they are and have no state."""
 
     def halving(step):
         return 0.5**step
 
     expected, separate = by_hand(7, fused, start, halving)
     nets = networks()
-    both = Together(optimizers(*nets, fused=fused))
+    both = CombinedOptimizer(optimizers(*nets, fused=fused))
     scheduler = LambdaLR(both, halving)
     before = weights(nets[1:])
     for step in range(7):
@@ -84,7 +84,7 @@ def test_together_they_step_as_they_do_alone(fused, start):
 
 
 def saved_and_read(content):
-    """As a checkpoint: plain types alone."""
+    """Return the content after it was written and read as a checkpoint of plain types."""
     file = io.BytesIO()
     torch.save(content, file)
     file.seek(0)
@@ -92,20 +92,20 @@ def saved_and_read(content):
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_its_state_goes_on_where_it_was_saved(fused):
+def test_training_continues_from_a_saved_state(fused):
     expected, _ = by_hand(9, fused, start=2)
     nets = networks()
-    both = Together(optimizers(*nets, fused=fused))
+    both = CombinedOptimizer(optimizers(*nets, fused=fused))
     for step in range(9):
-        if step in (1, 5):  # before the second has a state, and after
+        if step in (1, 5):  # before the second optimizer has a state, and after
             state, kept = saved_and_read(both.state_dict()), [saved_and_read(net.state_dict()) for net in nets]
             torch.manual_seed(step)
             nets = nn.Linear(4, 4), nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
             for net, weight in zip(nets, kept, strict=True):
                 net.load_state_dict(weight)
-            both = Together(optimizers(*nets, fused=fused))
+            both = CombinedOptimizer(optimizers(*nets, fused=fused))
             for group in both.param_groups:
-                group["lr"] = 1.0  # is in the state
+                group["lr"] = 1.0  # replaced by that of the state
             both.load_state_dict(state)
             assert set(state) == {"state", "param_groups"}
             assert len(state["state"]) == (2 if step == 1 else 6)
@@ -113,7 +113,7 @@ def test_its_state_goes_on_where_it_was_saved(fused):
         learn(nets, step, second=step >= 2)
         both.step()
     assert_equal(weights(nets), weights(expected))
-    both.param_groups[1]["lr"] = 0.0  # what is loaded is shared with who steps
+    both.param_groups[1]["lr"] = 0.0  # the loaded groups are those of the optimizers that step
     both.param_groups[1]["weight_decay"] = 0.0
     before = weights(nets)
     both.step()
@@ -121,10 +121,10 @@ def test_its_state_goes_on_where_it_was_saved(fused):
     assert not torch.equal(nets[0].weight, before[0])
 
 
-def test_those_that_have_stepped_before_keep_their_state():
+def test_optimizers_that_have_stepped_before_keep_their_state():
     expected, _ = by_hand(6)
     nets, separate = by_hand(3)
-    both = Together(separate)
+    both = CombinedOptimizer(separate)
     for step in range(3, 6):
         both.zero_grad()
         learn(nets, step)
@@ -134,7 +134,7 @@ def test_those_that_have_stepped_before_keep_their_state():
 
 def test_a_closure_is_called_once_with_gradients():
     nets = networks()
-    both, calls = Together(optimizers(*nets)), []
+    both, calls = CombinedOptimizer(optimizers(*nets)), []
 
     def closure():
         both.zero_grad()
@@ -152,16 +152,16 @@ def test_a_parameter_belongs_to_one_optimizer_and_groups_to_those_that_step():
     nets = networks()
     first, second = optimizers(*nets)
     with pytest.raises(ValueError, match="more than one parameter group"):
-        Together([first, torch.optim.SGD(nets[0].parameters(), lr=0.1)])
-    with pytest.raises(NotImplementedError, match="add it there"):
-        Together([first, second]).add_param_group({"params": [nn.Parameter(torch.zeros(1))]})
+        CombinedOptimizer([first, torch.optim.SGD(nets[0].parameters(), lr=0.1)])
+    with pytest.raises(NotImplementedError, match="add it to that one"):
+        CombinedOptimizer([first, second]).add_param_group({"params": [nn.Parameter(torch.zeros(1))]})
 
 
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_gradient_scaler_drives_both(fused):
-    """Powers of two scale exactly: the weights are those of unscaled steps. A step with an infinite gradient is left out, for both."""
+    """Powers of two scale exactly, so the steps are the unscaled ones. A step with an infinite gradient is skipped."""
     nets = networks()
-    both, scaler = Together(optimizers(*nets, fused=fused)), torch.amp.GradScaler("cpu", init_scale=2.0**8)
+    both, scaler = CombinedOptimizer(optimizers(*nets, fused=fused)), torch.amp.GradScaler("cpu", init_scale=2.0**8)
     expected = networks()
     separate = optimizers(*expected, fused=fused)
     for step in range(6):
@@ -169,7 +169,7 @@ def test_a_gradient_scaler_drives_both(fused):
         learn(nets, step)
         for parameter in (*nets[0].parameters(), *nets[1].parameters()):
             parameter.grad *= scaler.get_scale()
-        scaler.scale(torch.zeros(1))  # makes the scale
+        scaler.scale(torch.zeros(1))  # creates the scale
         if step == 3:
             nets[0].weight.grad[0, 0] = torch.inf
         scaler.unscale_(both)
@@ -189,7 +189,7 @@ def test_a_gradient_scaler_drives_both(fused):
 
 
 class Toy(Model):
-    """Two networks, of which the second starts at the third step, in one automatic optimisation step."""
+    """A model of two networks, of which the second starts at the third step, under automatic optimisation."""
 
     start = 3
 
@@ -199,7 +199,7 @@ class Toy(Model):
         self.fused = fused
 
     def configure_optimizers(self):
-        both = Together(optimizers(self.first, self.second, self.fused))
+        both = CombinedOptimizer(optimizers(self.first, self.second, self.fused))
         return {"optimizer": both, "lr_scheduler": {"scheduler": cosine(both, 20, 2), "interval": "step"}}
 
     def training_step(self, batch, batch_idx):
@@ -209,7 +209,7 @@ class Toy(Model):
 
 
 class Counted(torch.utils.data.Dataset):
-    """Samples by their index alone."""
+    """A dataset whose samples are functions of their index."""
 
     def __init__(self, first):
         self.first = first
@@ -233,20 +233,20 @@ def fitted(steps, tmp_path, resume=None, first=0, **settings):
 @pytest.mark.parametrize("settings", [{"fused": False}, {"fused": True}, {"precision": "bf16-mixed", "fused": True}])
 @pytest.mark.parametrize("at", [2, 7])
 def test_lightning_resumes_both_bit_by_bit(tmp_path, settings, at):
-    """Before the second has started, and after; with accumulation, clipping and a schedule."""
+    """The run is resumed before the second network starts and after; with accumulation, clipping and a schedule."""
     _, whole = fitted(10, tmp_path, **settings)
     trainer, _ = fitted(at, tmp_path, **settings)
     path = tmp_path / "half.ckpt"
     trainer.save_checkpoint(path)
     (state,) = torch.load(path, weights_only=True)["optimizer_states"]
     assert len(state["state"]) == (2 if at < Toy.start else 6)
-    # Lightning counts the batches of an epoch that is resumed; the data go on where they were.
+    # Lightning counts the batches of the resumed epoch from 0; the data continue where they were.
     resumed, model = fitted(10, tmp_path, resume=path, first=8 * at, **settings)
     assert resumed.global_step == 10
     assert_equal(weights([model]), weights([whole]))
 
 
-def test_lightnings_steps_are_those_by_hand(tmp_path):
+def test_steps_by_lightning_equal_steps_by_hand(tmp_path):
     _, model = fitted(6, tmp_path, accumulate_grad_batches=1, gradient_clip_val=None)
     nets = networks()
     separate = optimizers(*nets)

@@ -1,4 +1,4 @@
-"""VDM's step: the ends of the schedule and the network minimise the loss, the schedule's shape its second moment."""
+"""VDM's training step: the schedule's ends and the network minimise the loss, its shape the second moment."""
 
 import copy
 
@@ -16,7 +16,9 @@ from diffsweep.models import DiffusionModel
 @pytest.fixture(scope="module")
 def built(compose):
     model = build_model(compose("model=vdm", "backbone.channels=8", "schedule.width=8")).double().eval()
-    model.time_sampling.register_forward_pre_hook(lambda _, args: (args[0], args[1].double()))  # times are float32 else
+    model.time_sampling.register_forward_pre_hook(
+        lambda _, args: (args[0], args[1].double())
+    )  # otherwise times are float32
     torch.manual_seed(0)
     for parameter in model.parameters():
         if parameter.requires_grad and not parameter.any():
@@ -38,14 +40,14 @@ BATCH = (3, 1, 40, 7, 1200, 8)
 
 
 def parts_of(model):
-    """The schedule's shape, its ends, and the network."""
+    """Return the parameters of the schedule's shape, of its ends, and of the network."""
     ends = [model.denoiser.schedule.gamma_0, model.denoiser.schedule.gamma_1]
     shape = [part for name, part in model.denoiser.schedule.named_parameters() if not name.startswith("gamma")]
     return shape, ends, list(model.denoiser.backbone.parameters())
 
 
 def plain_losses(model, *positions):
-    """Without what VDM adds."""
+    """Return the losses of the training step without what VDM adds."""
     losses, _, weight = DiffusionModel.losses(model, batch_at(*positions))
     assert (weight == 1).all()
     return losses
@@ -60,14 +62,14 @@ def plain_gradients(model, value, group):
     return list(torch.autograd.grad(value, parts_of(model)[group], retain_graph=True))
 
 
-def test_losses_are_the_plain_ones(model):
+def test_losses_equal_those_of_a_plain_diffusion_model(model):
     losses, _, _ = model.losses(batch_at(*BATCH))
     assert torch.equal(losses, plain_losses(model, *BATCH))
     assert losses.std() > 0.01
 
 
 def test_the_shape_learns_from_squares_and_all_else_from_the_mean(model):
-    """One backward pass; against two plain ones."""
+    """One backward pass of VDM gives the gradients of two plain ones."""
     shape, ends, network = gradients(model, model.training_step(batch_at(*BATCH), 0))
     losses = plain_losses(model, *BATCH)
     expected = plain_gradients(model, losses.square().mean(), 0)
@@ -78,7 +80,7 @@ def test_the_shape_learns_from_squares_and_all_else_from_the_mean(model):
     assert max(float((a - b).abs().max()) for a, b in zip(of_mean, expected, strict=True)) > 1e-3
 
 
-def test_gradients_of_the_shape_are_finite_differences_of_the_mean_square(model):
+def test_gradients_of_the_shape_equal_finite_differences_of_the_mean_square(model):
     shape, _, _ = gradients(model, model.training_step(batch_at(*BATCH), 0))
     for parameter, gradient in zip(parts_of(model)[0], shape, strict=True):
         ends, flat = [], parameter.data.view(-1)
@@ -89,7 +91,7 @@ def test_gradients_of_the_shape_are_finite_differences_of_the_mean_square(model)
         assert float(gradient.view(-1)[0]) == pytest.approx((ends[0] - ends[1]) / 2e-4, rel=1e-5, abs=1e-6)
 
 
-def test_a_batch_of_one_too(model):
+def test_a_batch_of_one_has_the_same_gradients(model):
     shape, ends, _ = gradients(model, model.training_step(batch_at(5), 0))
     losses = plain_losses(model, 5)
     torch.testing.assert_close(shape, plain_gradients(model, losses.square().mean(), 0), rtol=1e-6, atol=1e-9)
@@ -97,7 +99,7 @@ def test_a_batch_of_one_too(model):
 
 
 def test_batches_that_accumulate_keep_their_own_losses(model):
-    """Also where both are computed before either flows back."""
+    """Both losses are computed before either backward pass."""
     first, second = BATCH[:3], BATCH[3:]
     sums = [model.training_step(batch_at(*part), 0) for part in (first, second)]
     shape, ends, _ = gradients(model, sum(sums) / 2)
@@ -106,8 +108,8 @@ def test_batches_that_accumulate_keep_their_own_losses(model):
     torch.testing.assert_close(ends, plain_gradients(model, losses.mean(), 1), rtol=1e-10, atol=1e-12)
 
 
-def test_the_step_leaves_no_trace_in_other_losses(model):
-    """Nor where it failed."""
+def test_the_step_does_not_change_later_losses(model):
+    """Neither a step that succeeded nor one that failed changes them."""
     before = plain_gradients(model, plain_losses(model, *BATCH).mean(), 0)
     model.losses(batch_at(*BATCH))
     torch.testing.assert_close(plain_gradients(model, plain_losses(model, *BATCH).mean(), 0), before, rtol=0, atol=0)
@@ -116,14 +118,14 @@ def test_the_step_leaves_no_trace_in_other_losses(model):
     torch.testing.assert_close(plain_gradients(model, plain_losses(model, *BATCH).mean(), 0), before, rtol=0, atol=0)
 
 
-def test_without_gradients_it_is_a_loss_as_any(model):
+def test_losses_can_be_computed_without_gradients(model):
     with torch.no_grad():
         losses, _, _ = model.losses(batch_at(*BATCH))
     assert not losses.requires_grad
     torch.testing.assert_close(losses, plain_losses(model, *BATCH).detach(), rtol=1e-12, atol=0)
 
 
-def test_a_fixed_schedule_is_trained_as_any_model(compose):
+def test_with_a_fixed_schedule_the_step_is_that_of_a_plain_diffusion_model(compose):
     model = build_model(compose("model=vdm", "schedule=cosine_continuous", "backbone.channels=8")).double().eval()
     losses, _, _ = model.losses(batch_at(*BATCH))
     assert torch.equal(losses, plain_losses(model, *BATCH))
@@ -131,7 +133,7 @@ def test_a_fixed_schedule_is_trained_as_any_model(compose):
 
 
 def test_training_moves_the_ends_and_the_shape(compose, tmp_path):
-    """And the schedule stays one: the log-SNR falls."""
+    """The log-SNR of the trained schedule still falls."""
     model = build_model(compose("model=vdm", "backbone.channels=8", "schedule.width=8", "optimizer.lr=0.01"))
     before = copy.deepcopy(model.denoiser.schedule)
     trainer = Trainer(**QUIET, max_steps=5, default_root_dir=tmp_path, log_every_n_steps=5)

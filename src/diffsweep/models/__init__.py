@@ -1,4 +1,4 @@
-"""Model families, each a LightningModule."""
+"""Model families, each a LightningModule: what a step of training, validation and sampling computes."""
 
 from diffsweep.models.autoencoder import AutoencoderModel
 from diffsweep.models.base import Losses, Model, SelfMeasured, TimedModel

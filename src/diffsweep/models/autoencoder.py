@@ -1,4 +1,13 @@
-"""The LightningModule of an autoencoder: the first stage of latent diffusion."""
+r"""The LightningModule that trains an autoencoder, the first stage of latent diffusion.
+
+An encoder E and a decoder D learn to reconstruct images x: with :math:`\hat x = D(E(x))` the loss is
+
+.. math:: \lVert x - \hat x \rVert + w_p d(x, \hat x) + \sum_i w_i L_i + w_a \lambda L_G(\hat x) + L_D(x, \hat x)
+
+a distance of pixels, a perceptual distance d, the terms :math:`L_i` of the latents (KL divergence or codebook) and,
+against a discriminator, the adversarial loss :math:`L_G` of the decoder and the loss :math:`L_D` of the discriminator
+(arXiv:2012.09841, arXiv:2112.10752).
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,35 +25,42 @@ from diffsweep.files import write_text
 from diffsweep.layers import distributed, evaluating
 from diffsweep.metrics import GenerationMetrics, psnr, ssim
 from diffsweep.models.base import Model, SelfMeasured
-from diffsweep.models.optimizers import Together
+from diffsweep.models.optimizers import CombinedOptimizer
 
 PixelLoss = Literal["l1", "l2"]
 _PIXEL_LOSSES: dict[PixelLoss, Callable[[Tensor], Tensor]] = {"l1": Tensor.abs, "l2": Tensor.square}
 NOTHING = "this autoencoder has nothing to learn; use autoencoder=kl or autoencoder=vq"
-APART = 0.1  # of the standard deviation of all latents: a channel with less of its own hardly says anything
+MIN_CHANNEL_STD = 0.1  # of the standard deviation of all latents; noise hides a channel with less before the others
 
 
 class AutoencoderModel(Model, SelfMeasured):
-    r"""Trains an autoencoder to reconstruct images, :math:`|x - \hat x|` plus the terms of its latents, by request with a perceptual
-    loss and against a discriminator of patches (Esser et al. 2021, arXiv:2012.09841; Rombach et al. 2022, arXiv:2112.10752).
+    """A model that trains an autoencoder to reconstruct images, as the first stage of latent diffusion.
 
-    Autoencoder and discriminator learn in one pass, each by an optimizer of its own: the discriminator's weights stand still in
-    the autoencoder's loss, and the images that it judges stand still in its own. At each validation, with the weights of that
-    validation, the latents of the training set are standardised; so what a checkpoint holds is a space to diffuse in.
+    The loss is the mean over images of a pixel distance, the weighted terms of the latents and, if given, a perceptual
+    distance and an adversarial loss against a discriminator of patches (Esser et al. 2021, arXiv:2012.09841; Rombach et
+    al. 2022, arXiv:2112.10752). Clips are treated frame by frame.
+
+    Autoencoder and discriminator learn in one backward pass, each with an optimizer of its own: no gradient of the
+    autoencoder's loss reaches the discriminator's weights, and none of the discriminator's loss reaches the
+    autoencoder. At each validation the latents are standardised to mean 0 of each channel and standard deviation 1 of
+    all, by statistics of the training set under the current weights, so every checkpoint holds a space that is ready
+    for diffusion.
 
     Args:
-        autoencoder: makes the autoencoder.
-        optimizer: parameters to an optimizer.
-        lr_scheduler: an optimizer to its learning-rate scheduler, stepped every step.
-        pixel_loss: ``l1`` or ``l2``, the mean over the numbers of an image.
-        perceptual: a further distance of images; None for none.
-        discriminator: what tells reconstructions from images, and its loss; None for none.
-        augmentation: moves training pictures, ``augmentation(x, noise)``; None for none.
-        statistics: training images, at most, that the latents are standardised by.
-        seed: keys all randomness.
+        autoencoder: makes the autoencoder; None, for a space without weights to learn, is refused.
+        optimizer: makes the optimizer of a list of parameters.
+        lr_scheduler: makes the learning-rate scheduler of an optimizer; it advances after every optimizer step.
+        pixel_loss: the distance of pixels: ``l1`` (absolute) or ``l2`` (squared), averaged over the numbers of an
+            image.
+        perceptual: a perceptual distance of images with its weight; None for none.
+        discriminator: the network that learns to distinguish reconstructions from images, with its losses; None for
+            none.
+        augmentation: a random change of training images, ``augmentation(x, noise)``, such as a shift; None for none.
+        statistics: the most training images that the statistics of the latents are taken over.
+        seed: the seed of all random numbers of training.
     """
 
-    supports = frozenset({"clips", "other_data"})  # it has a network of its own, and sees frames one by one
+    supports = frozenset({"clips", "other_data"})  # it has a network of its own, which takes frames one by one
     provides = frozenset({"samples", "reconstructions"})
     next_command = "train.py model=ldm autoencoder.run"
 
@@ -70,14 +86,14 @@ class AutoencoderModel(Model, SelfMeasured):
         self.autoencoder = autoencoder()
         self.pixel_loss, self.perceptual, self.discriminator = pixel_loss, perceptual, discriminator
         self.augmentation, self.statistics = augmentation, statistics
-        self._told: dict[str, Tensor] = {}
+        self._logged: dict[str, Tensor] = {}
 
     def configure_optimizers(self) -> Any:
         own, *others = self.trained_together
         optimizer = self.make_optimizer(own)
         if self.discriminator is not None:
             against = self.make_optimizer(others[0], lr=self.discriminator.lr)
-            optimizer = Together([optimizer, against])
+            optimizer = CombinedOptimizer([optimizer, against])
         scheduler = self.make_lr_scheduler(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
@@ -89,49 +105,58 @@ class AutoencoderModel(Model, SelfMeasured):
         return [[parameter for parameter in part.parameters() if parameter.requires_grad] for part in parts]
 
     def distances(self, x: Tensor, noise: Noise | None) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """Of images (B, C, H, W): the loss of the reconstruction (B,), all parts of the loss by name, unweighted, each (B,), and the
-        reconstructions."""
-        made = self.autoencoder.reconstruct(x, noise)
-        told = {"pixel": _PIXEL_LOSSES[self.pixel_loss](x - made.x).flatten(1).mean(1), **made.terms}
-        loss = told["pixel"]
-        if self.perceptual is not None:
-            told["perceptual"] = self.perceptual(x, made.x)
-            loss = loss + self.perceptual.weight * told["perceptual"]
-        return loss, told, made.x
+        """Return how far reconstructions are from images, the parts of the loss, and the reconstructions.
 
-    def weighted(self, told: dict[str, Tensor]) -> Tensor:
-        """The terms of the latents in the loss, (B,)."""
-        terms = [weight * told[name] for name, weight in self.autoencoder.weights.items() if weight]
-        return torch.stack(terms).sum(0) if terms else torch.zeros_like(told["pixel"])
+        Args:
+            x: images, (B, C, H, W).
+            noise: the noise of the samples, for a draw of the posterior; None for its mean.
+
+        Returns:
+            The pixel distance plus the weighted perceptual distance, (B,); the distances and the terms of the latents
+            by name, without weights, each (B,); and the reconstructions, (B, C, H, W).
+        """
+        reconstructed = self.autoencoder.reconstruct(x, noise)
+        pixel = _PIXEL_LOSSES[self.pixel_loss](x - reconstructed.x).flatten(1).mean(1)
+        parts, loss = {"pixel": pixel, **reconstructed.terms}, pixel
+        if self.perceptual is not None:
+            parts["perceptual"] = self.perceptual(x, reconstructed.x)
+            loss = loss + self.perceptual.weight * parts["perceptual"]
+        return loss, parts, reconstructed.x
+
+    def weighted(self, parts: dict[str, Tensor]) -> Tensor:
+        """Return the weighted sum of the terms of the latents, (B,), from the parts of the loss by name."""
+        terms = [weight * parts[name] for name, weight in self.autoencoder.weights.items() if weight]
+        return torch.stack(terms).sum(0) if terms else torch.zeros_like(parts["pixel"])
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        x = frames_of(batch["x"])  # (B, C, H, W), of clips each frame
+        x = frames_of(batch["x"])  # (B, C, H, W); of clips (B F, C, H, W)
         count = len(x) // len(batch["position"])
         position = batch["position"].repeat_interleave(count) * count + torch.arange(count, device=x.device).repeat(
             len(x) // count
         )
         noise = self.batch_noise(position)
         x = x if self.augmentation is None else self.augmentation(x, noise)
-        distance, told, made = self.distances(x, noise)
-        losses = distance + self.weighted(told)
+        distance, parts, made = self.distances(x, noise)
+        losses = distance + self.weighted(parts)
         against = self.discriminator
         if against is not None and self.global_step >= against.start:
-            told["generator"], told["discriminator"] = against.generator_loss(made), against.discriminator_loss(x, made)
-            weight = adaptive_weight(distance.mean(), told["generator"].mean(), self.autoencoder.last_layer)
-            losses = losses + against.weight * weight * told["generator"] + told["discriminator"]
-        elif against is not None and distributed():  # which wants a gradient of every parameter
+            parts["generator"] = against.generator_loss(made)
+            parts["discriminator"] = against.discriminator_loss(x, made)
+            weight = adaptive_weight(distance.mean(), parts["generator"].mean(), self.autoencoder.last_layer)
+            losses = losses + against.weight * weight * parts["generator"] + parts["discriminator"]
+        elif against is not None and distributed():  # distributed training needs a gradient of every parameter
             losses = losses + 0 * sum(parameter.sum() for parameter in against.parameters())
-        self._told = {"loss": losses.detach().mean(), **{name: part.detach().mean() for name, part in told.items()}}
+        self._logged = {"loss": losses.detach().mean(), **{name: part.detach().mean() for name, part in parts.items()}}
         return losses.mean()
 
     def training_metrics(self) -> dict[str, Tensor]:
-        return {f"train/{name}": value for name, value in self._told.items()}
+        return {f"train/{name}": value for name, value in self._logged.items()}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """The loss without the discriminator, and its parts, at the mean of the posterior."""
+        """Log the loss without the discriminator, and its parts, for latents at the mean of the posterior."""
         x = frames_of(batch["x"])
-        distance, told, made = self.distances(x, None)
-        for name, values in {"loss": distance + self.weighted(told), **told}.items():
+        distance, parts, made = self.distances(x, None)
+        for name, values in {"loss": distance + self.weighted(parts), **parts}.items():
             self.log_mean(f"val/{name}", values)
         self.log_mean("val/x_mse", (made.clamp(-1, 1) - x).square().flatten(1).mean(1))
 
@@ -141,8 +166,12 @@ class AutoencoderModel(Model, SelfMeasured):
 
     @torch.no_grad()
     def latent_statistics(self, data: ImageData) -> tuple[Tensor, Tensor, Tensor]:
-        """Of the latents h of the training set, as they are before they are standardised: the mean of each channel (C,), the standard
-        deviation of all about these, (), and of each channel, (C,)."""
+        """Return statistics of the latents h of the training set, before they are standardised.
+
+        Returns:
+            The mean of each channel, (C,); the standard deviation of all latents about these means, (); and the
+            standard deviation of each channel, (C,). All float64, on the CPU.
+        """
         samples, autoencoder = data.split("train"), self.autoencoder
         rows = torch.linspace(0, len(samples) - 1, min(self.statistics, len(samples))).long()
         sums, count = torch.zeros(2, autoencoder.shape[0], dtype=torch.float64), 0
@@ -157,8 +186,19 @@ class AutoencoderModel(Model, SelfMeasured):
 
     @torch.no_grad()
     def measure(self, data: ImageData, folder: Path, metrics: GenerationMetrics | None = None) -> dict[str, float]:
-        """On held-out images: PSNR of the mean squared error and SSIM, the terms of the latents, with metrics the FID of the
-        reconstructions, of a codebook its use; the latents' statistics over the training set. ``reconstructions.png``, ``latents.csv``."""
+        """Return how well held-out images are reconstructed, and statistics of the latents over the training set.
+
+        Numbers are ``psnr`` (of the mean squared error over all images, in dB), ``ssim``, the terms of the latents,
+        with ``metrics`` the distances of features such as the FID of the reconstructions, with a codebook
+        ``codebook_usage``, the fraction of codes that occur, and ``perplexity``, the exponential of their entropy. Then
+        ``latent_mean``, the largest mean of a channel in size, and ``latent_std``, before they are standardised. Writes
+        ``reconstructions.png`` and ``latents.csv``.
+
+        Args:
+            data: the dataset.
+            folder: where the picture and the table are written.
+            metrics: the metrics of images; None for none.
+        """
         samples, autoencoder = data.split("val"), self.autoencoder
         sums: dict[str, float] = {}
         images = 0
@@ -169,9 +209,9 @@ class AutoencoderModel(Model, SelfMeasured):
             ):
                 given = samples[index]["x"]
                 x = frames_of(given).to(self.device, self.float_type)
-                reconstructed, told, codes = autoencoder.reconstruct(x)
+                reconstructed, terms, codes = autoencoder.reconstruct(x)
                 made, x = reconstructed.clamp(-1, 1).float(), x.float()
-                parts = {"error": (made - x).square().flatten(1).mean(1), "ssim": ssim(made, x), **told}
+                parts = {"error": (made - x).square().flatten(1).mean(1), "ssim": ssim(made, x), **terms}
                 for name, values in parts.items():
                     sums[name] = sums.get(name, 0.0) + float(values.double().sum())
                 if codes is not None:
@@ -205,16 +245,17 @@ class AutoencoderModel(Model, SelfMeasured):
         head = "channel,mean,std,mean_standardised,std_standardised"
         write_text(folder / "latents.csv", "\n".join([head, *rows]) + "\n")
         for channel, of_std in enumerate((stds / std).tolist()):
-            if of_std < APART:
+            if of_std < MIN_CHANNEL_STD:
                 print(
-                    f"warning: channel {channel} of the latents is badly scaled: its standard deviation is {of_std:.2g} of that of all, so "
-                    "noise hides it first; use fewer autoencoder.channels, or a smaller autoencoder.network.kl_weight"
+                    f"warning: channel {channel} of the latents is badly scaled: its standard deviation is "
+                    f"{of_std:.2g} of that of all, so noise hides it first; use fewer autoencoder.channels, or a "
+                    "smaller autoencoder.network.kl_weight"
                 )
         return {"latent_mean": float(mean.abs().max()), "latent_std": float(std)}
 
     @torch.no_grad()
     def show(self, count: int, data: ImageData, seed: int, steps: int | None) -> tuple[Tensor, Tensor]:
-        """Held-out images, and what is made of them."""
+        """Return held-out images, at most 12, and their reconstructions; ``seed`` and ``steps`` are not used."""
         x = data.split("val")[torch.arange(min(count, 12, data.num_val))]["x"]
         return x, by_frame(
             lambda x: self.autoencoder.reconstruct(x).x.float().cpu(), x.to(self.device, self.float_type)

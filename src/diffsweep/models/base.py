@@ -1,4 +1,9 @@
-"""What models share: the life of a training step, and losses told by noise level."""
+r"""The base classes of models: how optimizers, random numbers and logging work in training, whatever the loss.
+
+A model that learns at noise levels t minimises the mean over a batch of :math:`w_i L_i(t_i)`: the losses of its samples
+at drawn times, with importance weights :math:`w_i = 1 / p(t_i)`, p the density that times are drawn from. So the
+expectation is that over uniform t in [0, 1]. Where a density is meant as a part of the loss, as in EDM, w = 1.
+"""
 
 import functools
 from abc import ABC, abstractmethod
@@ -19,18 +24,21 @@ from diffsweep.schedules import Schedule
 
 
 class Model(LightningModule, Part):
-    """A LightningModule whose step is counted: what it draws follows from the seed and the step alone.
+    """A LightningModule whose random numbers in training follow from the seed and the step alone.
+
+    So a run that is resumed draws what the uninterrupted run would have drawn.
 
     Args:
-        optimizer: parameters to an optimizer.
-        lr_scheduler: an optimizer to its learning-rate scheduler, stepped every step.
-        seed: keys all randomness.
-        noise: what frames of clips share of the noise of training.
+        optimizer: makes the optimizer of a list of parameters.
+        lr_scheduler: makes the learning-rate scheduler of an optimizer; it advances after every optimizer step.
+        seed: the seed of all random numbers of training.
+        noise: the covariance over the frames of a clip of the noise that is added in training.
 
     Attributes:
-        batch_noise: positions in the training stream to the noise of their samples.
-        needs_pixels: whether it is trained on the pixels themselves, whatever its space.
-        next_command: what a user would do with a trained one, up to the directory of its run.
+        batch_noise: maps the positions of samples in the endless training stream, int64 (B,), to their noise.
+        requires_pixels: whether training needs the images themselves, even if diffusion is in latents that could be
+            kept.
+        next_command: the command that a user would run next with a trained model, up to the directory of its run.
     """
 
     requires_pixels = False
@@ -48,12 +56,12 @@ class Model(LightningModule, Part):
         self.batch_noise = BatchNoise(seed, noise)
 
     def trained_parameters(self) -> list[torch.nn.Parameter]:
-        """What the optimizer changes."""
+        """Return the parameters that the optimizer changes."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     @property
     def trained_together(self) -> list[list[torch.nn.Parameter]]:
-        """The same in parts, whose gradients are clipped each by itself."""
+        """The trained parameters in groups; the gradients of each group are clipped by its own norm."""
         return [self.trained_parameters()]
 
     def configure_optimizers(self) -> Any:
@@ -69,8 +77,11 @@ class Model(LightningModule, Part):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by norm or by value. Lightning refuses fused optimizers under any mixed precision, but only float16's
-        scaled gradients, which they unscale themselves, cannot be clipped."""
+        """Clip the gradients by norm or by value, for fused optimizers too.
+
+        Lightning refuses to clip for fused optimizers under any mixed precision. Only the scaled gradients of float16
+        cannot be clipped with them, since fused optimizers unscale gradients themselves.
+        """
         if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
         elif gradient_clip_val:
@@ -80,12 +91,12 @@ class Model(LightningModule, Part):
                 clip(part, gradient_clip_val)
 
     def log_is_due(self) -> bool:
-        """Whether this is a step that is logged."""
+        """Return whether metrics are logged at this step."""
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return self.global_step % every == 0
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        # For dropout inside networks: a resumed step draws what the uninterrupted one would have drawn.
+        # For dropout inside networks: a resumed run draws what the uninterrupted one would have drawn.
         accumulated = batch_idx % self.trainer.accumulate_grad_batches
         keys = (self.seed, self.global_step, accumulated, self.global_rank)
         seed = functools.reduce(lambda mixed, key: (mixed * 1_000_003 + key) % 2**63, keys)
@@ -95,39 +106,46 @@ class Model(LightningModule, Part):
 
     @abstractmethod
     def training_metrics(self) -> dict[str, Tensor]:
-        """What is logged of training, by name."""
+        """Return the numbers to log of training, by name, such as ``train/loss``."""
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         stepped = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
         if stepped and self.log_is_due():
             self.log_dict(self.training_metrics(), sync_dist=True)
-            self.log("step", float(self.global_step))  # the steps taken; Lightning's own count is one behind here
+            self.log("step", float(self.global_step))  # the steps taken; Lightning's count is one behind here
 
     def log_mean(self, name: str, values: Tensor) -> None:
-        """The mean of a number of each held-out sample, over a validation."""
+        """Log the mean over a whole validation of one number for each held-out sample, ``values`` (B,)."""
         self.log(name, values.mean(), batch_size=len(values), on_epoch=True, sync_dist=True)
 
     @property
     def float_type(self) -> torch.dtype:
-        """Of the weights, and of what is sampled."""
+        """The floating-point type of the weights, in which samples are drawn too."""
         return next(self.parameters()).dtype
 
 
 class SelfMeasured(ABC):
-    """What a model is that draws no samples to be measured."""
+    """A model that is not measured by its samples: it measures itself on held-out data by :meth:`measure`."""
 
     @abstractmethod
     def measure(self, data: ImageData, folder: Path, metrics: GenerationMetrics | None = None) -> dict[str, float]:
-        """The numbers of the trained model, with progress; pictures go into the folder. ``metrics`` has features of images."""
+        """Return the metrics of the trained model on held-out data, by name.
+
+        Args:
+            data: the dataset, whose held-out samples are used.
+            folder: where pictures and tables are written.
+            metrics: the metrics of images, for models that make images; None for none.
+        """
 
 
 class Losses(NamedTuple):
-    """The losses of a training batch, and the times at which they were taken.
+    """The losses of a training batch, with the times at which they were computed.
 
     Attributes:
-        losses: the loss of each sample, (B,), unweighted.
-        t: the time of each sample, (B,).
-        weight: the importance weight of each time, (B,), by which the mean over the batch is that over uniform times.
+        losses: the loss of each sample, (B,), without the importance weight.
+        t: the time of each sample, in [0, 1], (B,).
+        weight: the importance weight of each time, (B,), which the loss is multiplied by; 1 if times are uniform, or if
+            their density is meant as a part of the loss.
     """
 
     losses: Tensor
@@ -136,11 +154,16 @@ class Losses(NamedTuple):
 
 
 class TimedModel(Model):
-    """A model that learns at drawn times: its losses are logged by quarter of t too.
+    """A model that learns at drawn times t: losses are also logged as means over each quarter of t in [0, 1].
+
+    A subclass defines :meth:`losses`, L_i of the samples of a batch at times t_i with importance weights w_i. The
+    training loss is the mean over the batch of w_i L_i. Logged are ``train/loss``, the plain mean of L_i since the last
+    log, and ``train/loss_q1`` to ``train/loss_q4``, its means over 0 < t <= 1/4 to 3/4 < t <= 1 (t = 0 counts to the
+    first); in validation ``val/...`` alike.
 
     Attributes:
-        time_sampling: which times a batch looks at.
-        by_quarter: whether its times differ, so that there is something to tell by quarter.
+        time_sampling: how the times of a batch are drawn.
+        by_quarter: whether means by quarter of t are logged; False for a model whose times are all 0.
     """
 
     time_sampling: TimeSampling
@@ -148,16 +171,19 @@ class TimedModel(Model):
 
     def __init__(self, *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
-        # Sums and counts by quarter of t: of the losses of training since the last log, and of the numbers of this validation.
+        # Sums and counts by quarter of t: of training losses since the last log, and of the numbers of this validation.
         self._sums = torch.zeros(2, 4)
         self._val_sums: dict[str, Tensor] = {}
 
     @abstractmethod
     def losses(self, batch: dict[str, Tensor]) -> Losses:
-        """Return the losses of a training batch, their times and the weights of these."""
+        """Return the losses of a training batch, their times and the importance weights of the times."""
 
     def update_time_sampling(self, schedule: Schedule, t: Tensor, losses: Tensor) -> None:
-        """The time sampling hears of the losses (B,) at times ``t`` (B,), of all ranks, where it learns from them."""
+        """Pass the losses (B,) at times ``t`` (B,), from all processes, to a time sampling that adapts to them.
+
+        Other time samplings ignore losses, and nothing is done for them.
+        """
         if "bound" in self.time_sampling.requires:
             measured = [t, losses.detach()]
             if distributed():
@@ -185,10 +211,16 @@ class TimedModel(Model):
         super().on_train_batch_start(batch, batch_idx)
 
     def training_metrics(self) -> dict[str, Tensor]:
-        return self._told("train/loss", self._sums)
+        return self._means("train/loss", self._sums)
 
-    def validated(self, losses: Tensor, t: Tensor, **more: Tensor) -> None:
-        """Losses of held-out samples, their times, and other numbers by name, each (B,): ``val/loss`` ..., and by quarter."""
+    def log_validation(self, losses: Tensor, t: Tensor, **more: Tensor) -> None:
+        """Log the losses of held-out samples (B,) as ``val/loss``, in total and by quarter of their times ``t`` (B,).
+
+        Args:
+            losses: (B,).
+            t: the time of each loss, (B,).
+            more: further numbers for each sample, (B,), which are logged alike under ``val/`` and their names.
+        """
         for name, values in {"loss": losses, **more}.items():
             self.log_mean(f"val/{name}", values)
             sums = torch.stack(sums_by_quarter(values, t))
@@ -199,13 +231,13 @@ class TimedModel(Model):
 
     def on_validation_epoch_end(self) -> None:
         for name, sums in self._val_sums.items():
-            quarters = self._told(f"val/{name}", sums)
+            quarters = self._means(f"val/{name}", sums)
             quarters.pop(f"val/{name}")  # logged as a mean over samples
             self.log_dict(quarters, sync_dist=True)
         self.log("step", float(self.global_step))
 
-    def _told(self, name: str, sums: Tensor) -> dict[str, Tensor]:
-        """Means of all and by quarter of t, from sums and counts (2, 4)."""
+    def _means(self, name: str, sums: Tensor) -> dict[str, Tensor]:
+        """Return the mean over all times and that by quarter of t, from sums and counts (2, 4)."""
         means = sums[0] / sums[1].clamp(min=1)
         quarters = {f"{name}_q{quarter + 1}": mean for quarter, mean in enumerate(means) if self.by_quarter}
         return {name: sums[0].sum() / sums[1].sum(), **quarters}

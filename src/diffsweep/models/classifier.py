@@ -1,4 +1,10 @@
-"""Classifiers of noisy data."""
+r"""Classifiers of noisy data, p(y | x_t), whose gradient guides diffusion towards a class y.
+
+.. math:: L(t) = -\log p_\phi(y | x_t), \quad x_t = \alpha_t x_0 + \sigma_t \epsilon
+
+is the cross-entropy that training minimises at drawn times t, for data x_0 of class y. Classifier guidance of scale s
+adds :math:`s \nabla_{x_t} \log p_\phi(y | x_t)` to the score (arXiv:2105.05233).
+"""
 
 import importlib.util
 from collections.abc import Callable
@@ -21,30 +27,32 @@ from diffsweep.models.base import Losses, SelfMeasured, TimedModel
 from diffsweep.plots import plot_accuracy
 from diffsweep.schedules import Schedule
 
-LEVELS = (0.05, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95)  # middles: their mean is that of uniform times
-CLEAN = 0.0
-Answer = TypeVar("Answer")
+LEVELS = (0.05, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95)  # middles of tenths, as a mean over uniform t
+CLEAN = 0.0  # the time of clean data
+Output = TypeVar("Output")
 
 
 class NoisyClassifier(TimedModel, SelfMeasured):
-    r"""The classifier of classifier guidance: p(y | x_t) at every t, by cross-entropy (Dhariwal and Nichol 2021, arXiv:2105.05233,
-    section 4).
+    r"""A classifier of noisy data, p(y | x_t) at every t, for classifier guidance.
 
-    Its network is given c_in x_t and c_noise as a denoiser's is, so that one schedule and prediction suit both. Everything is
-    computed in float32 at least, whatever the precision of training, since guidance follows the gradient of log p.
+    The training loss of a sample is the cross-entropy :math:`-\log p(y | x_t)` at a drawn t (Dhariwal and Nichol 2021,
+    arXiv:2105.05233, section 4). The network's inputs are c_in x_t and c_noise, as those of a denoiser, so one schedule
+    and prediction serve both. Everything is computed in float32 at least, whatever the precision of training, since
+    guidance follows the gradient of log p.
 
     Args:
         backbone: the network, ``features, logits = backbone(x, c_noise)``.
-        schedule: alpha_t and sigma_t; a learned one stays as it is.
-        prediction: c_in and c_noise.
-        time_sampling: which times a batch looks at.
-        autoencoder: the space of x_t; identity for pixels.
-        optimizer: parameters to an optimizer.
-        lr_scheduler: an optimizer to its learning-rate scheduler, stepped every step.
-        augmentation: moves training pictures, ``augmentation(x, noise)``; None for none.
-        noisy: whether it learns, and is measured, at all times; else on clean data alone, at t = 0.
-        seed: keys all randomness.
-        val_repeats: draws of (t, eps) for each held-out sample; of eps at each level, where it is measured.
+        schedule: the noise schedule, alpha_t and sigma_t; a learned one is not trained here.
+        prediction: the parametrisation whose c_in and c_noise the network's inputs use.
+        time_sampling: how the times of a batch are drawn.
+        autoencoder: maps pixels to the space of x_t; the identity for pixels.
+        optimizer: makes the optimizer of a list of parameters.
+        lr_scheduler: makes the learning-rate scheduler of an optimizer; it advances after every optimizer step.
+        augmentation: a random change of training images, ``augmentation(x, noise)``, such as a shift; None for none.
+        noisy: whether it learns and is measured at all times; if False, on clean data alone, at t = 0.
+        seed: the seed of all random numbers of training.
+        val_repeats: the number of draws of (t, eps) for each held-out sample in a validation, and of eps at each noise
+            level in :meth:`measure`.
     """
 
     requires = frozenset({"class_output"})
@@ -68,26 +76,37 @@ class NoisyClassifier(TimedModel, SelfMeasured):
         if val_repeats < 1:
             raise ValueError(f"model.val_repeats must be at least 1, not {val_repeats}")
         self.backbone, self.autoencoder = backbone, autoencoder
-        self.schedule = schedule.requires_grad_(False)  # the loss would make the data as clean as the schedule can
+        # The cross-entropy would train a learned schedule towards as little noise as it can have.
+        self.schedule = schedule.requires_grad_(False)
         self.prediction, self.time_sampling = prediction, time_sampling
         self.augmentation, self.val_repeats = augmentation, val_repeats
         self.noisy = self.by_quarter = noisy
         self.requires_pixels = augmentation is not None and augmentation.pixels > 0
 
     def forward(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, D) and logits (B, K) of x_t (B, C, H, W), in the space, and t, () or (B,)."""
-        features, logits = self._answer(self.backbone, x_t, t)
+        """Return features (B, D) and logits (B, K) of noisy samples.
+
+        Args:
+            x_t: samples in the space, (B, C, H, W).
+            t: their times, () or (B,).
+        """
+        features, logits = self._evaluate(self.backbone, x_t, t)
         return features, logits.to(torch.promote_types(self.float_type, torch.float32))
 
-    def _answer(self, network: Callable[[Tensor, Tensor], Answer], x_t: Tensor, t: Tensor) -> Answer:
-        """What a network says when it is given c_in x_t and told c_noise."""
+    def _evaluate(self, network: Callable[[Tensor, Tensor], Output], x_t: Tensor, t: Tensor) -> Output:
+        """Return the output of a network for the inputs c_in x_t and c_noise."""
         x_t = x_t.to(torch.promote_types(self.float_type, torch.float32))
         with torch.autocast(x_t.device.type, enabled=False):
             x, c_noise, _, _ = network_input(self.schedule, self.prediction, x_t, t)
             return network(x.to(self.float_type), c_noise)
 
     def log_prob(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """log p(y | x_t) of every class y, (B, K), in float32 at least; x_t (B, C, H, W) in the space, t () or (B,)."""
+        """Return log p(y | x_t) of every class y, (B, K), in float32 at least.
+
+        Args:
+            x_t: samples in the space, (B, C, H, W).
+            t: their times, () or (B,).
+        """
         return self(x_t, t)[1].log_softmax(dim=1)
 
     @property
@@ -96,16 +115,20 @@ class NoisyClassifier(TimedModel, SelfMeasured):
         return self.backbone.num_features
 
     def features_and_logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The layer before the logits, (B, D), and the logits (B, K), of clean pixels (B, C, H, W)."""
+        """Return the last features before the logits, (B, D), and the logits (B, K) of clean pixels (B, C, H, W)."""
         features, logits = self(self.autoencoder.encode(x), torch.tensor(CLEAN))
         return features, logits
 
     def feature_maps(self, x: Tensor) -> list[Tensor]:
-        """The network's maps at the end of each level, from the largest, each (B, C', H', W'), of clean pixels (B, C, H, W)."""
-        return self._answer(self.backbone.feature_maps, self.autoencoder.encode(x), torch.tensor(CLEAN))
+        """Return the network's feature maps of clean pixels (B, C, H, W) at the end of each of its levels.
+
+        Returns:
+            Maps (B, C', H', W'), from the largest to the smallest.
+        """
+        return self._evaluate(self.backbone.feature_maps, self.autoencoder.encode(x), torch.tensor(CLEAN))
 
     def noised(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """x_t; x_0 itself where the classifier is one of clean data."""
+        """Return x_t = alpha_t x_0 + sigma_t eps; x_0 itself for a classifier of clean data."""
         return add_noise(self.schedule, x_0, t, eps) if self.noisy else x_0
 
     def losses(self, batch: dict[str, Tensor]) -> Losses:
@@ -121,31 +144,40 @@ class NoisyClassifier(TimedModel, SelfMeasured):
 
     @staticmethod
     def cross_entropy(log_prob: Tensor, label: Tensor) -> Tensor:
-        """-log p(y | x_t) of the true classes (B,), (B,)."""
+        """Return -log p(y | x_t) of the true classes, (B,), from log p of all classes (B, K) and the labels (B,)."""
         return functional.nll_loss(log_prob, label, reduction="none")
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Cross-entropy and accuracy at fixed (x, t, eps), stratified over t."""
+        """Log cross-entropy and accuracy on held-out samples at fixed (t, eps), t stratified over [0, 1]."""
         num_val = self.trainer.datamodule.num_val  # type: ignore[attr-defined]
         strata = stratified(num_val * self.val_repeats).to(batch["index"].device)
         x_0, label = self.autoencoder.of(batch), batch["label"]
         for repeat in range(self.val_repeats if self.noisy else 1):
             index = batch["index"] + repeat * num_val
-            eps = Noise(0, index).like(x_0, Stream.VALIDATION)  # not of the run's seed: runs share their validation
+            eps = Noise(0, index).like(x_0, Stream.VALIDATION)  # not the run's seed: runs share their validation
             u = strata[index].float()
             t = self.schedule.time_at(u) if self.noisy else torch.zeros_like(u)
             log_prob = self.log_prob(self.noised(x_0, t, eps), t)
             hit = (log_prob.argmax(dim=1) == label).to(log_prob.dtype)
-            self.validated(self.cross_entropy(log_prob, label), t, accuracy=hit)
+            self.log_validation(self.cross_entropy(log_prob, label), t, accuracy=hit)
 
     @torch.no_grad()
     def measure(self, data: ImageData, folder: Path, metrics: GenerationMetrics | None = None) -> dict[str, float]:
-        """Accuracy on the held-out data at t = 0 and ten noise levels, whose mean is the accuracy over all t; ``accuracy.csv`` and,
-        with matplotlib, ``accuracy.png``."""
+        """Return accuracy and cross-entropy on the held-out data, and the accuracy at each noise level.
+
+        Levels are t = 0 and ten times from 0.05 to 0.95. Of the ten, the mean is reported as ``accuracy`` and
+        ``cross_entropy`` over all t. A classifier of clean data is measured at t = 0 alone. Writes ``accuracy.csv``
+        and, if matplotlib is installed, ``accuracy.png``.
+
+        Args:
+            data: the dataset, whose held-out samples are used.
+            folder: where the table and the picture are written.
+            metrics: not used.
+        """
         samples = data.split("val")
         batches = torch.arange(len(samples)).split(256)
-        asked = (CLEAN, *LEVELS) if self.noisy else (CLEAN,)
-        times = [CLEAN, *self.schedule.on_grid(torch.tensor(asked[1:], dtype=torch.float64)).tolist()]
+        levels = (CLEAN, *LEVELS) if self.noisy else (CLEAN,)
+        times = [CLEAN, *self.schedule.on_grid(torch.tensor(levels[1:], dtype=torch.float64)).tolist()]
         measured: list[tuple[float, float]] = []  # accuracy and cross-entropy of each level
         with (
             evaluating(self),
@@ -166,19 +198,19 @@ class NoisyClassifier(TimedModel, SelfMeasured):
                 measured.append((hit, entropy))
         over_all = measured[1:] if self.noisy else measured
         accuracy, cross_entropy = (sum(column) / len(over_all) for column in zip(*over_all, strict=True))
-        self._report(folder, times, measured)
-        by_level = {f"accuracy_t_{t:g}": hit for t, (hit, _) in zip(asked, measured, strict=True)}
+        self._write(folder, times, measured)
+        by_level = {f"accuracy_t_{t:g}": hit for t, (hit, _) in zip(levels, measured, strict=True)}
         return {"accuracy": accuracy, "cross_entropy": cross_entropy, **by_level}
 
     def _at_level(self, x_0: Tensor, index: Tensor, count: int, level: int, t: float) -> list[Tensor]:
-        """log p of each draw of the noise of samples of an index; of x_0 alone at the first level, which is clean."""
+        """Return log p of samples of given indices for each draw of noise at time t; one of x_0 itself at level 0."""
         time = torch.tensor(t, dtype=torch.float64)
         if level == 0:
             return [self.log_prob(x_0, time)]
         draws = [Noise(0, (index + repeat * count).to(x_0.device), level) for repeat in range(self.val_repeats)]
         return [self.log_prob(self.noised(x_0, time, noise.like(x_0, Stream.VALIDATION)), time) for noise in draws]
 
-    def _report(self, folder: Path, times: list[float], measured: list[tuple[float, float]]) -> None:
+    def _write(self, folder: Path, times: list[float], measured: list[tuple[float, float]]) -> None:
         log_snr = self.schedule.log_snr(torch.tensor(times, dtype=torch.float64)).tolist()
         log_snr[0] = float("inf")
         rows = [

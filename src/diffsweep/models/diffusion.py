@@ -1,4 +1,14 @@
-"""The LightningModule of a diffusion model: puts the parts together, trains, validates and samples."""
+r"""The LightningModule of diffusion models: it puts the parts together, trains, validates and samples.
+
+Training minimises, over samples :math:`x_0`, times t and noise :math:`\epsilon`, the expectation of a loss at one noise
+level,
+
+.. math:: \mathbb{E}\, w(t) \, L(\hat x_0(x_t, t, c); x_0, \epsilon), \quad x_t = \alpha_t x_0 + \sigma_t \epsilon
+
+for the simple objective with eps prediction :math:`L = \lVert \epsilon - \hat\epsilon(x_t, t, c) \rVert^2`
+(arXiv:2006.11239). Sampling starts from :math:`x_1 = \sigma_1 \epsilon`, and a sampler integrates it to t = 0 with the
+trained denoiser.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -32,23 +42,28 @@ from diffsweep.schedules import Schedule
 
 
 class DiffusionModel(TimedModel):
-    """Diffusion in the space of an autoencoder. A family subclasses it and changes only its own step.
+    r"""A diffusion model in the space of an autoencoder, made of parts; families whose step differs subclass it.
+
+    A training step takes x_0 of a batch in the space (pixels, or latents by the autoencoder), times t with importance
+    weights w, noise eps and the conditions c with dropout. Its loss is the mean over the batch of :math:`w \, L(x_t =
+    \alpha_t x_0 + \sigma_t \epsilon, t, c)`, with L the objective. Drawing a sample starts from :math:`\sigma_1
+    \epsilon` in the space, takes the sampler's steps with the guided denoiser and decodes the result.
 
     Args:
         backbone: the network, ``backbone(x, c_noise, cond)``.
-        schedule: alpha_t and sigma_t.
-        prediction: what the network's output means.
-        objective: the training loss.
-        time_sampling: which times a batch looks at.
-        conditioning: a batch, or a request, to its Condition or None.
-        autoencoder: the space; identity for pixels.
-        sampler: walks from noise to samples.
-        guidance: wraps the denoiser for sampling, told the times of the walk.
-        optimizer: parameters to an optimizer.
-        lr_scheduler: an optimizer to its learning-rate scheduler, stepped every step.
-        seed: keys all randomness.
-        val_repeats: draws of (t, eps) for each held-out sample.
-        noise: what frames of clips share of the noise.
+        schedule: the noise schedule, alpha_t and sigma_t.
+        prediction: what the network predicts, such as eps, x_0 or v.
+        objective: the training loss L of each sample at one time.
+        time_sampling: how the times of a batch are drawn, with their importance weights.
+        conditioning: maps a batch or a request to its Condition, or to None.
+        autoencoder: maps pixels to the space of x_0 and back; the identity for diffusion in pixels.
+        sampler: integrates from noise at t = 1 to samples at t = 0.
+        guidance: wraps the denoiser for sampling; called as ``guidance(denoiser, times=...)`` with the sampler's times.
+        optimizer: makes the optimizer of a list of parameters.
+        lr_scheduler: makes the learning-rate scheduler of an optimizer; it advances after every optimizer step.
+        seed: the seed of all random numbers of training.
+        val_repeats: the number of draws of (t, eps) for each held-out sample in a validation.
+        noise: the covariance over the frames of a clip of eps; independent frames for images.
     """
 
     provides = frozenset({"samples", "likelihood"})
@@ -89,21 +104,24 @@ class DiffusionModel(TimedModel):
         return Losses(losses, t, weight)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """The loss at fixed (x, t, eps), stratified over t, and the errors in x0 and eps units, which are comparable
-        between predictions. In pixels x0 is clipped to [-1, 1], as samplers do: near pure noise a tiny error in eps
-        would else be an unbounded one in x0."""
+        """Log the loss on held-out samples at fixed (t, eps), and the squared errors of x0 and of eps.
+
+        The times are stratified over [0, 1], and the same in each validation and for each seed of a run, so losses
+        compare between runs; the errors compare between predictions too. In pixels x0 is clipped to [-1, 1], as
+        samplers do: near pure noise a tiny error in eps would otherwise be an unbounded one in x0.
+        """
         num_val, schedule = self.trainer.datamodule.num_val, self.denoiser.schedule  # type: ignore[attr-defined]
         strata = stratified(num_val * self.val_repeats).to(batch["index"].device)
         x_0, cond = self.autoencoder.of(batch), self.conditioning(batch)
         for repeat in range(self.val_repeats):
             index = batch["index"] + repeat * num_val
-            noise = Noise(0, index, clips=self.denoiser.noise)  # not of the run's seed: runs share their validation
+            noise = Noise(0, index, clips=self.denoiser.noise)  # not the run's seed: runs share their validation
             eps = noise.like(x_0, Stream.VALIDATION)
             t = schedule.time_at(strata[index].float())
             losses = self.objective(self.denoiser, x_0, cond, t, eps, noise)
             denoised = self.denoiser(add_noise(schedule, x_0, t, eps), t, cond)
             x0 = denoised.x0.clamp(-1, 1) if self.autoencoder.bounded else denoised.x0
-            self.validated(losses, t)
+            self.log_validation(losses, t)
             self.log_mean("val/x0_mse", (x0 - x_0).square().flatten(1).mean(1))
             self.log_mean("val/eps_mse", (denoised.eps - eps).square().flatten(1).mean(1))
 
@@ -116,33 +134,45 @@ class DiffusionModel(TimedModel):
         sampler: Sampler | None = None,
         callback: Callback | None = None,
     ) -> Tensor:
-        """The samples of given indices, (B, C, H, W) in pixels. Index i under a seed has the same noise in any batch.
+        """Return new samples of given indices, (B, C, H, W) or clips (B, C, F, H, W), in pixels.
+
+        The noise of index i under a seed is the same in any batch, so a sample can be drawn again alone.
 
         Args:
-            indices: int64, (B,).
-            seed: keys the noise.
-            cond: the condition of each sample; by default what the conditioning asks for without data.
-            sampler: another sampler than the model's own.
-            callback: see :class:`~diffsweep.samplers.Sampler`; sees the space, not pixels.
+            indices: the numbers of the samples, int64 (B,).
+            seed: the seed of their noise.
+            cond: the condition of each sample; by default that of the conditioning's request without data, such as each
+                class in turn.
+            sampler: a sampler to use in place of the model's.
+            callback: called after each step of the sampler with its states in the space, not in pixels: see
+                :class:`~diffsweep.samplers.Sampler`.
         """
         sampler = self.sampler if sampler is None else sampler
         cond = self.request(indices, None)[1] if cond is None else cond
         return self.sample_from(*self.start(indices, seed, sampler=sampler), cond, sampler, callback)
 
     def request(self, indices: Tensor, samples: Samples | None) -> tuple[Batch, Condition | None]:
-        """What is asked of the samples of given indices, (B,), and its condition on the model's device; see
-        :meth:`~diffsweep.conditioning.Conditioning.request`."""
+        """Return the request for samples of given indices, and its condition on the model's device.
+
+        Args:
+            indices: int64, (B,).
+            samples: held-out data, from which some conditionings take what they request; None if not at hand.
+
+        Returns:
+            A batch without ``x`` that states what each sample is to show, and the condition that the network takes for
+            it.
+        """
         request = self.conditioning.request(indices, samples)
         return request, self.condition_of(request)
 
     @torch.no_grad()
     def condition_of(self, batch: Batch) -> Condition | None:
-        """The condition of a batch, on the model's device."""
-        there: Batch = move_data_to_device(batch, self.device)
-        return self.conditioning(there)
+        """Return the condition that the network takes for a batch or a request, on the model's device, or None."""
+        on_device: Batch = move_data_to_device(batch, self.device)
+        return self.conditioning(on_device)
 
     def noise_of(self, indices: Tensor, seed: int | Tensor) -> Noise:
-        """The noise of the samples of given indices, on the model's device; a seed of all, or of each, (B,)."""
+        """Return the noise of samples of given indices (B,) on the model's device, for one seed or one each, (B,)."""
         seed = seed.to(self.device) if isinstance(seed, Tensor) else seed
         return Noise(seed, indices.to(self.device), clips=self.denoiser.noise)
 
@@ -155,14 +185,15 @@ class DiffusionModel(TimedModel):
         sampler: Sampler | None = None,
         num_frames: int | None = None,
     ) -> tuple[Tensor, Noise]:
-        """x in the space where a walk starts, and the noise of its steps.
+        """Return the x in the space from which the sampler starts, and the noise for its steps.
 
         Args:
-            indices: int64, (B,).
-            seed: keys the noise; one for all, or one of each, (B,).
-            source: images (B, C, H, W) that x is made of, with the noise of ``sampler.start``; None for nothing but that noise.
-            sampler: another sampler than the model's own.
-            num_frames: of clips, where other than the space's.
+            indices: the numbers of the samples, int64 (B,).
+            seed: the seed of the noise; one for all samples, or one for each, (B,).
+            source: images (B, C, H, W); x is then alpha_t x_0 + sigma_t eps of them at t = ``sampler.start``. None for
+                pure noise.
+            sampler: a sampler to use in place of the model's.
+            num_frames: the number of frames of clips, if it differs from that of the space.
         """
         noise, schedule = self.noise_of(indices, seed), self.denoiser.schedule
         shape = self.autoencoder.shape if num_frames is None else self.autoencoder.shape_of(num_frames)
@@ -173,7 +204,7 @@ class DiffusionModel(TimedModel):
         return add_noise(schedule, self.autoencoder.encode(source.to(x)), t, x), noise
 
     def guided(self, sampler: Sampler) -> Denoiser:
-        """The denoiser under guidance, for the walk of a sampler."""
+        """Return the guided denoiser, for the times of a sampler."""
         return self.guidance(self.denoiser, times=sampler.times(self.denoiser.schedule)).to(self.device)
 
     @torch.no_grad()
@@ -186,13 +217,22 @@ class DiffusionModel(TimedModel):
         callback: Callback | None = None,
         decode: bool = True,
     ) -> Tensor:
-        """Return the end of the walk that starts at x in the space, in pixels; without ``decode`` in the space."""
+        """Return the samples that the sampler makes of x, in pixels.
+
+        Args:
+            x: states in the space at t = ``sampler.start``, (B, ...), as from :meth:`start`.
+            noise: the noise of the sampler's steps.
+            cond: the condition of each sample.
+            sampler: a sampler to use in place of the model's.
+            callback: called after each step: see :class:`~diffsweep.samplers.Sampler`.
+            decode: whether samples are decoded to pixels; if False, they are returned in the space.
+        """
         sampler = self.sampler if sampler is None else sampler
         x_0 = sampler(self.guided(sampler), x.to(self.device), cond, noise, callback)
         return self.autoencoder.decode(x_0) if decode else x_0
 
     def show(self, count: int, data: ImageData | None, seed: int, steps: int | None) -> tuple[Tensor]:
-        """The first samples of a seed, in so many steps; by default the sampler's own."""
+        """Return the first ``count`` samples of a seed in pixels, drawn in ``steps`` steps or the sampler's own."""
         sampler = self.sampler if steps is None else self.sampler.with_steps(steps)
         indices = torch.arange(count)
         _, cond = self.request(indices, None if data is None else data.split("val"))
@@ -202,6 +242,9 @@ class DiffusionModel(TimedModel):
 
     @torch.no_grad()
     def invert(self, images: Tensor, cond: Condition | None = None) -> Tensor:
-        """x in the space whose walk ends near images (B, C, H, W): see :meth:`~diffsweep.samplers.Sampler.invert`."""
+        """Return the x at the sampler's start, in the space, from which it comes near to images (B, C, H, W).
+
+        Only deterministic DDIM can be inverted: see :meth:`~diffsweep.samplers.Sampler.invert`.
+        """
         x_0 = self.autoencoder.encode(images.to(self.device, self.float_type))
         return self.sampler.invert(self.guided(self.sampler), x_0, cond)

@@ -1,4 +1,7 @@
-"""Learning-rate schedules over optimizer steps: a warm-up, then constant or a cosine decay."""
+r"""Learning-rate schedules over optimizer steps k, with W warm-up steps and K steps in all.
+
+The factor of the learning rate is (k + 1) / W in warm-up; then 1, or :math:`\frac12 (1 + \cos(\pi (k - W) / (K - W)))`.
+"""
 
 import math
 
@@ -7,12 +10,18 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 def constant(optimizer: Optimizer, warmup_steps: int = 0) -> LambdaLR:
-    """Rises linearly over ``warmup_steps``, then stays. Does not know the run's length, so a run can be prolonged."""
+    """Return a schedule that rises linearly over ``warmup_steps`` and then stays constant.
+
+    It does not depend on the length of the run, so a run can be prolonged.
+    """
     return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, warmup_steps)))
 
 
 def cosine(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0) -> LambdaLR:
-    """Rises linearly over ``warmup_steps``, then falls to 0 at ``total_steps`` along a half cosine (arXiv:1608.03983)."""
+    """Return a schedule that rises linearly over ``warmup_steps`` and then falls to 0 at ``total_steps``.
+
+    It falls along half a cosine (arXiv:1608.03983).
+    """
 
     def factor(step: int) -> float:
         if step < warmup_steps:

@@ -1,4 +1,4 @@
-"""Several optimizers behind one handle."""
+"""Several optimizers that Lightning drives as one, for models whose parts learn with different settings in one pass."""
 
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -8,15 +8,17 @@ import torch
 from torch.optim import Optimizer
 
 
-class Together(Optimizer):
-    """Optimizers that step together, as one: what drives one optimizer drives all of them (automatic optimisation with its
-    accumulation, clipping and gradient scaler, learning-rate schedules, checkpoints).
+class CombinedOptimizer(Optimizer):
+    """An optimizer made of several, which step together.
 
-    The parameter groups are those of all, in order, and so is the state: both are shared with the optimizers, which only step.
-    Parameters without a gradient are left as they are. Gradients are unscaled here, so fused optimizers can be clipped too.
+    What works with one optimizer works with all of them: automatic optimisation with its accumulation, clipping and
+    gradient scaler, learning-rate schedules, and checkpoints. Its parameter groups and state are those of the
+    optimizers, in order; they share them, and each only steps. Parameters without a gradient stay as they are. The
+    gradient scaler unscales gradients before the step, so gradients of fused optimizers can be clipped too.
 
     Args:
-        optimizers: of different parameters. All that they keep is in ``state`` and ``param_groups``, as torch's do.
+        optimizers: of different parameters. All that they keep must be in ``state`` and ``param_groups``, as in
+            torch's.
     """
 
     def __init__(self, optimizers: Sequence[Optimizer]) -> None:
@@ -34,12 +36,12 @@ class Together(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._share()  # a state that is loaded comes in new dictionaries
+        self._share()  # loading a state makes new dictionaries
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         if hasattr(self, "optimizers"):
             raise NotImplementedError(
-                "a parameter group belongs to one of the optimizers: add it there, and join them after"
+                "a parameter group belongs to one of the optimizers: add it to that one, before they are combined"
             )
         super().add_param_group(param_group)
 

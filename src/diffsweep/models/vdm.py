@@ -1,4 +1,11 @@
-"""Variational diffusion models."""
+r"""Variational diffusion models, which minimise the variational bound in continuous time and learn the noise schedule.
+
+With the log-SNR :math:`\lambda(t)` the loss at t is (arXiv:2107.00630, eq. 17), beside the terms of the two ends,
+
+.. math:: L(t) = -\tfrac12 \lambda'(t) \, \lVert \epsilon - \hat\epsilon(x_t, t) \rVert^2
+
+Its mean over t depends on the endpoints of :math:`\lambda` alone; its variance depends on the shape in between.
+"""
 
 from torch import Tensor
 
@@ -8,9 +15,11 @@ from diffsweep.schedules import Learned, minimise_variance
 
 
 class VDM(DiffusionModel):
-    """The family of Kingma et al. 2021 (arXiv:2107.00630): the bound in continuous time, with a learned schedule.
+    """A variational diffusion model with a learned noise schedule (Kingma et al. 2021, arXiv:2107.00630).
 
-    Its own step: the endpoints of the schedule minimise the loss, its shape the variance of the loss, in one backward pass.
+    A training step differs from that of :class:`DiffusionModel` by the gradients of a learned schedule: its endpoints
+    minimise the loss L, and its shape minimises E[L^2], and so the variance of L, in the same backward pass. With any
+    other schedule the step is that of :class:`DiffusionModel`. Arguments are the same.
     """
 
     def losses(self, batch: dict[str, Tensor]) -> Losses:

@@ -1,4 +1,9 @@
-"""Video diffusion models."""
+"""Video diffusion models, which learn p(x_0) of clips x_0 of F frames, (B, C, F, H, W).
+
+Training minimises the loss of images over all frames of a clip. Two additions change the step: K images that are
+appended to each clip as frames F + 1 to F + K, so the network learns from images too, and a time t_f for each frame in
+place of one t for the clip.
+"""
 
 from dataclasses import replace
 from typing import Any
@@ -12,33 +17,37 @@ from diffsweep.models.diffusion import DiffusionModel
 
 
 class VideoModel(DiffusionModel):
-    """The family of Ho et al. 2022 (arXiv:2204.03458): diffusion of clips (B, C, F, H, W).
+    """A diffusion model of clips (B, C, F, H, W), with joint training on images (Ho et al. 2022, arXiv:2204.03458).
 
-    Its own step: images are appended to each clip as further frames, with times and classes of their own, that attention over time
-    joins with nothing (section 3); or each frame of a clip has a time of its own. The images are frames of other clips of the batch,
-    with noise that they share with nothing.
+    The loss of a clip is the mean of the objective over its F frames and the K images appended to it, each image with a
+    time, a class and independent noise of its own; attention over time joins the images to no other frame (section 3 of
+    the paper). The images are frames of other clips of the batch. With neither option the step is that of
+    :class:`DiffusionModel`.
 
     Args:
-        images_per_clip: K, images appended to each clip in training.
-        time_per_frame: whether each frame of a clip has its own time in training; else all have one.
-        parts, settings: those of :class:`DiffusionModel`.
+        parts: the positional arguments of :class:`DiffusionModel`.
+        images_per_clip: K, the number of images appended to each clip in training.
+        time_per_frame: whether each frame of a clip has a time of its own in training; otherwise all frames have the
+            same.
+        settings: the keyword arguments of :class:`DiffusionModel`.
     """
 
     def __init__(self, *parts: Any, images_per_clip: int = 0, time_per_frame: bool = False, **settings: Any) -> None:
         super().__init__(*parts, **settings)
         if images_per_clip < 0:
             raise ValueError(f"model.images_per_clip must be at least 0, not {images_per_clip}")
-        if images_per_clip and (told := set(self.conditioning.sizes) - {"num_classes"}):
+        if images_per_clip and (others := set(self.conditioning.sizes) - {"num_classes"}):
             raise ValueError(
-                f"model.images_per_clip={images_per_clip}: images of other clips have classes of their own, but no {', '.join(told)}; use "
-                "conditioning=class or none"
+                f"model.images_per_clip={images_per_clip}: images of other clips have classes of their own, but no "
+                f"{', '.join(others)}; use conditioning=class or none"
             )
         if (images_per_clip or time_per_frame) and "bound" in self.time_sampling.requires:
             raise ValueError(
-                "times that are drawn by their losses are those of whole samples; use time_sampling=uniform or stratified"
+                "times that adapt to losses are one per sample, and model.images_per_clip or time_per_frame draws "
+                "several; use time_sampling=uniform or stratified"
             )
         if images_per_clip or time_per_frame:
-            self.batch_noise = BatchNoise(self.seed)  # independent, for the images
+            self.batch_noise = BatchNoise(self.seed)  # independent for the images; ``losses`` colours that of the clips
         self.images_per_clip, self.time_per_frame = images_per_clip, time_per_frame
 
     def losses(self, batch: dict[str, Tensor]) -> Losses:
@@ -57,8 +66,15 @@ class VideoModel(DiffusionModel):
         return Losses(losses, t[:, 0], mean_of_frames(weight))
 
     def with_images(self, clips: Tensor, cond: Condition | None, noise: Noise) -> tuple[Tensor, Condition | None]:
-        """Clips (B, C, F, H, W) with K images behind their frames, and the condition that says so: image k of clip b is a frame, drawn by
-        ``noise``, of clip b + k + 1 of the batch."""
+        """Return clips with K images after their F frames, (B, C, F + K, H, W), and a condition that marks the images.
+
+        Image k of clip b is a frame, drawn by ``noise``, of clip b + k + 1 of the batch, counted round.
+
+        Args:
+            clips: (B, C, F, H, W).
+            cond: the conditions of the clips; a class per clip becomes one per frame and image, (B, F + K).
+            noise: the random numbers of the clips.
+        """
         count, frames, images = len(clips), clips.shape[2], self.images_per_clip
         if not images:
             return clips, cond
