@@ -1,4 +1,4 @@
-"""Shared fixtures: the number of threads, and exact denoisers to test against."""
+"""Fixtures of all tests: the number of threads, data files, configurations and exact denoisers."""
 
 import functools
 import io
@@ -14,7 +14,7 @@ pytest_plugins = ["run_fixtures"]
 
 
 def pytest_configure(config):
-    """Set the threads of torch: 1, or DIFFSWEEP_TEST_THREADS, since sums and products round otherwise over more of them."""
+    """Set the threads of torch to 1, or DIFFSWEEP_TEST_THREADS, since rounding depends on their number."""
     torch.set_num_threads(int(os.environ.get("DIFFSWEEP_TEST_THREADS", "1")))
 
 
@@ -25,8 +25,11 @@ def seeded():
 
 @pytest.fixture(scope="session")
 def write_parquet():
-    """``write_parquet(path, columns, names)``: a parquet file of columns by name. Images are PIL images or bytes, in column ``img`` in the
-    hub's form; ``names`` are of the classes in column ``label``."""
+    """``write_parquet(path, columns, names)`` writes a parquet file of columns by name and returns its path.
+
+    Column ``img`` has PIL images or bytes, stored as on the Hugging Face hub; ``names`` are those of the classes in
+    column ``label``.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -51,7 +54,7 @@ def write_parquet():
 
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-OF_A_FILE = {  # the options that need one: which, and what they must be told of it
+OF_A_FILE = {  # options that need a data file: the fixture that makes it, and the settings that describe it
     "dataset=cifar10": ("parquet_file", "num_val=60"),
     "dataset=parquet": (
         "parquet_file",
@@ -67,7 +70,7 @@ OF_A_FILE = {  # the options that need one: which, and what they must be told of
 
 @pytest.fixture(scope="session")
 def parquet_file(write_parquet, tmp_path_factory):
-    """240 RGB images of 32 pixels in ten classes, no two alike, whose upper half is black on the left and white on the right."""
+    """A file of 240 different RGB images of 32 pixels in ten classes, with black and white in the upper half."""
     import numpy as np
     from PIL import Image
 
@@ -79,7 +82,7 @@ def parquet_file(write_parquet, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def videos(tmp_path_factory):
-    """120 videos, folders of 5 frames of 8 pixels in two classes, no two alike; all have black and white."""
+    """A folder of 120 different videos in two classes, each a folder of 5 frames of 8 pixels with black and white."""
     import numpy as np
     from PIL import Image
 
@@ -95,15 +98,17 @@ def videos(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def compose(request):
-    """The configuration of train.py under overrides, made once for each set of them; not to be changed. Data that need a file have a
-    small one."""
+    """``compose(*overrides)`` returns the configuration of train.py, made once for each set of overrides.
+
+    Tests must not change it. Datasets that need a file have a small one.
+    """
     from composing import composed
 
     def with_file(option):
         fixture, *facts = OF_A_FILE[option]
         file = request.getfixturevalue(fixture)
-        told = (f"path={file}", f"cache_dir={file.parent}", *facts)
-        return [f"dataset.{key}" for key in told]
+        settings = (f"path={file}", f"cache_dir={file.parent}", *facts)
+        return [f"dataset.{setting}" for setting in settings]
 
     @functools.cache
     def compose(*overrides):
@@ -116,7 +121,7 @@ def compose(request):
 
 @pytest.fixture(scope="session")
 def gaussian():
-    """``gaussian(schedule, prediction)``: the exact denoiser of a correlated Gaussian in the plane, float64."""
+    """``gaussian(schedule, prediction)`` returns the exact denoiser of a correlated Gaussian in the plane, float64."""
     mean = torch.tensor([0.5, -0.3], dtype=torch.float64)
     covariance = torch.tensor([[0.5, 0.2], [0.2, 0.25]], dtype=torch.float64)
     return lambda schedule, prediction=None: GaussianDenoiser(schedule, mean, covariance, prediction)
@@ -124,7 +129,7 @@ def gaussian():
 
 @pytest.fixture(scope="session")
 def mixture():
-    """``mixture(schedule, prediction)``: the exact denoiser of three Gaussians in the plane, float64."""
+    """``mixture(schedule, prediction)`` returns the exact denoiser of three Gaussians in the plane, in float64."""
     means = torch.tensor([[0.6, 0.5], [-0.6, 0.2], [0.1, -0.7]], dtype=torch.float64)
     square_roots = torch.tensor(
         [[[0.3, 0.0], [0.1, 0.2]], [[0.2, 0.0], [-0.1, 0.25]], [[0.25, 0.0], [0.0, 0.15]]], dtype=torch.float64

@@ -1,4 +1,4 @@
-"""What every option of conf/model promises: its losses, and samples where it draws any, are functions of seeds and positions."""
+"""Tests of every option of conf/model: losses depend on seeds and positions alone, samples on seeds and indices."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ OPTIONS = sorted(path.stem for path in CONF.glob("*.yaml"))
 
 
 def kind(option):
-    """The class that an option, or the one that it starts from, names."""
+    """Return the class that an option names, or that of the option that it starts from."""
     content = yaml.safe_load((CONF / f"{option}.yaml").read_text())
     named = content.get("_target_") or content.get("model", {}).get("_target_")
     if named:
@@ -32,7 +32,7 @@ what_generates = pytest.mark.parametrize("option", [o for o in OPTIONS if issubc
 
 @pytest.fixture
 def make(compose, option, monkeypatch):
-    class StandIn:  # for the classifier that guidance asks for, and the first stage of latent diffusion
+    class StandIn:  # for the classifier that guidance requires, and for the first stage of latent diffusion
         @staticmethod
         def log_prob(x_t, t):
             return torch.cat([x_t.flatten(1)[:, :9], 0.5 * x_t.flatten(1)[:, -1:]], 1).log_softmax(1)
@@ -56,7 +56,7 @@ def make(compose, option, monkeypatch):
 
 @pytest.fixture
 def batch_at(compose, option):
-    """Training samples at positions of the stream, in the order of the data."""
+    """``batch_at(positions)`` returns training samples at positions of the stream, in the order of the data."""
     samples = build_data(compose(f"model={option}")).split("train")
 
     def batch_at(positions):
@@ -67,15 +67,15 @@ def batch_at(compose, option):
 
 
 @every_model
-def test_weights_are_drawn_under_the_seed(make):
+def test_initial_weights_depend_on_the_seed_alone(make):
     states = [torch.cat([p.flatten() for p in make(f"seed={seed}").parameters()]) for seed in (0, 0, 1)]
     assert torch.equal(states[0], states[1])
     assert not torch.equal(states[0], states[2])
 
 
 @every_model
-def test_loss_of_a_batch_is_the_mean_over_its_positions(make, batch_at):
-    """Whatever else is in the batch, and in whatever order: the noise belongs to the position. (Stratified times do not.)"""
+def test_the_loss_of_a_batch_is_the_mean_over_its_positions(make, batch_at):
+    """The noise of a sample depends on its position alone, not on its batch. (Stratified times depend on the batch.)"""
     model = make("time_sampling=uniform").double().eval()
     double = {**batch_at(range(6)), "x": batch_at(range(6))["x"].double()}
     whole = model.training_step(double, 0)
@@ -85,12 +85,11 @@ def test_loss_of_a_batch_is_the_mean_over_its_positions(make, batch_at):
     torch.testing.assert_close(torch.stack(rows).mean(), whole, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize(
-    "option", [o for o in OPTIONS if o not in ("classifier", "autoencoder_vq")]
-)  # which see clean data alone
-def test_positions_and_seeds_have_other_noise(make, batch_at):
+# A classifier and a vector-quantised autoencoder learn from clean data, without noise.
+@pytest.mark.parametrize("option", [o for o in OPTIONS if o not in ("classifier", "autoencoder_vq")])
+def test_the_noise_of_a_sample_depends_on_position_and_seed(make, batch_at):
     model, batch = make().eval(), batch_at(range(6))
-    later = {**batch, "position": batch["position"] + 60_000}  # the same pictures, epochs on
+    later = {**batch, "position": batch["position"] + 60_000}  # the same images in a later epoch
     losses = [model.training_step(b, 0).item() for b in (batch, later)]
     model.batch_noise = BatchNoise(1)
     losses.append(model.training_step(batch, 0).item())
@@ -98,7 +97,7 @@ def test_positions_and_seeds_have_other_noise(make, batch_at):
 
 
 @what_generates
-def test_samples_belong_to_seed_and_index(make):
+def test_samples_depend_on_seed_and_index_alone(make):
     model = make().eval()
     whole = model.sample(torch.arange(6), seed=4)
     torch.testing.assert_close(model.sample(torch.tensor([5, 0, 3]), seed=4), whole[[5, 0, 3]], rtol=0, atol=1e-3)
@@ -109,7 +108,7 @@ def test_samples_belong_to_seed_and_index(make):
 @what_generates
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_samples_follow_the_precision_of_the_weights(make, dtype):
-    """As with trainer.precision=64-true and bf16-true."""
+    """These are the weights of trainer.precision=64-true and bf16-true."""
     model = make().eval()
     single = model.sample(torch.arange(4), seed=0)
     other = model.to(dtype).sample(torch.arange(4), seed=0)
@@ -118,7 +117,9 @@ def test_samples_follow_the_precision_of_the_weights(make, dtype):
 
 @what_generates
 def test_another_sampler_can_be_used(make):
-    model, seen = make().eval(), []
-    x = model.sample(torch.arange(2), 0, sampler=DDIM(steps=5), callback=lambda step, t, denoised, x: seen.append(step))
-    assert seen == [0, 1, 2, 3, 4]
+    model, steps = make().eval(), []
+    x = model.sample(
+        torch.arange(2), 0, sampler=DDIM(steps=5), callback=lambda step, t, denoised, x: steps.append(step)
+    )
+    assert steps == [0, 1, 2, 3, 4]
     assert not torch.equal(x, model.sample(torch.arange(2), 0, sampler=DDIM(steps=4)))

@@ -1,4 +1,4 @@
-"""What every option of conf/optimizer and conf/lr_scheduler promises."""
+"""Tests of every option of conf/optimizer and conf/lr_scheduler."""
 
 from pathlib import Path
 
@@ -13,8 +13,7 @@ def options(group):
 
 
 @pytest.mark.parametrize("option", options("optimizer"))
-def test_optimizer_minimises(compose, option):
-    """A quadratic, from its configured settings."""
+def test_an_optimizer_minimises_a_quadratic_with_its_default_settings(compose, option):
     weight = torch.nn.Parameter(torch.tensor([0.5, -0.3]))
     optimizer = build(compose(f"optimizer={option}"), "optimizer")([weight])
     assert optimizer.param_groups[0]["lr"] == compose(f"optimizer={option}").optimizer.lr
@@ -26,8 +25,8 @@ def test_optimizer_minimises(compose, option):
 
 
 @pytest.mark.parametrize("option", options("lr_scheduler"))
-def test_learning_rate_warms_up_from_its_first_step_and_never_exceeds_the_optimizers(compose, option):
-    """Linear over the warm-up; positive to the last step of the run."""
+def test_the_learning_rate_warms_up_from_the_first_step_and_never_exceeds_the_optimizers(compose, option):
+    """The warm-up is linear, and the rate stays positive until the last step of the run."""
     cfg = compose(f"lr_scheduler={option}", "lr_scheduler.warmup_steps=10", "trainer.max_steps=50")
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.8)
     scheduler, rates = build(cfg, "lr_scheduler")(optimizer), []

@@ -1,4 +1,4 @@
-"""Configurations for tests, each in a hundredth of a second: of the same choices of groups Hydra composes once in a process."""
+"""Configurations for tests, made fast: Hydra composes the same choices of groups once per process."""
 
 import functools
 import os
@@ -17,8 +17,11 @@ RUN_DIR = "hydra.run.dir"
 
 
 def composed(command: str, *overrides: str) -> DictConfig:
-    """Return what ``compose(command, overrides)`` does: values are set in a copy of what the choices of groups come to, as Hydra sets
-    them. What takes more than that (a run, a key of Hydra's, a mistake) is composed."""
+    """Return the same configuration as ``compose(command, overrides)``, faster.
+
+    Values are set in a copy of the configuration of the choices of groups, as Hydra sets them. Overrides that do more
+    (a run, a key of Hydra's, a mistake) are composed by Hydra.
+    """
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
     except HydraException:
@@ -46,7 +49,7 @@ def _of_choices(command, choices):
 
 
 def _is_plain(override):
-    """Whether an override sets a key that is there, and nothing else follows from it."""
+    """Return whether an override only changes the value of an existing key."""
     key = override.key_or_group
     if override.is_add() or override.is_delete() or override.is_sweep_override() or key in SELECTORS:
         return False

@@ -1,4 +1,4 @@
-"""Perfect autoencoders, to test with."""
+"""Autoencoders without loss, for tests."""
 
 import torch
 from torch import nn
@@ -8,7 +8,7 @@ from diffsweep.autoencoders import LearnedAutoencoder, Reconstructed
 
 
 class Rearrange(nn.Module):
-    """Squares of f x f pixels to channels, or back, times a number that can be learned."""
+    """A map of squares of f x f pixels to channels, or back, times a learned number."""
 
     def __init__(self, factor, back=False, gain=1.0):
         super().__init__()
@@ -20,7 +20,7 @@ class Rearrange(nn.Module):
 
 
 class Perfect(LearnedAutoencoder):
-    """f x f pixels are the channels of the latents. With f = 1 it is the identity, bit by bit."""
+    """An autoencoder whose latents have f x f pixels as their channels. With f = 1 it is the identity, bit by bit."""
 
     def __init__(self, channels=1, image_size=8, factor=2, gain=1.0, spread=0.0):
         size = image_size // factor

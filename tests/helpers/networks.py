@@ -1,10 +1,10 @@
-"""What tests of several networks hold one against."""
+"""Assertions that the tests of several networks share."""
 
 import torch
 
 
 def assert_every_parameter_learns(network, inputs, steps):
-    """From initialisation; what is behind a layer of zeros waits until that layer has moved."""
+    """Assert that every parameter has a gradient after ``steps`` steps; a layer of zeros blocks them at first."""
     optimizer, target = torch.optim.Adam(network.parameters(), lr=1e-2), torch.randn_like(network(*inputs))
     for _ in range(steps):
         optimizer.zero_grad()

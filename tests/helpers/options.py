@@ -1,4 +1,4 @@
-"""Options of conf/ for tests of single parts, in the space of the default data, without composing a whole run."""
+"""Options of conf/ for tests of single parts, in the space of the default data, without a whole configuration."""
 
 import functools
 
@@ -6,17 +6,17 @@ import torch
 from hydra.utils import get_class
 from omegaconf import OmegaConf
 
-import diffsweep.configuration.resolvers  # noqa: F401  for what the files interpolate
+import diffsweep.configuration.resolvers  # noqa: F401  registers the resolvers that the files use
 from diffsweep.configuration.conf import CONF, files, options
 
 
 def names(group):
-    """The options of a group."""
+    """Return the names of the options of a group."""
     return options(group)
 
 
 def loaded(group, name):
-    """A file of conf, over those of its group that it starts from."""
+    """Return the content of a file of conf/, merged over the files of its group that it starts from."""
     own = OmegaConf.load(CONF / group / f"{name}.yaml")
     begun = [loaded(group, start) for start in own.pop("defaults", []) if start in files(group)]
     return OmegaConf.merge(*begun, own)
@@ -24,7 +24,7 @@ def loaded(group, name):
 
 @functools.cache
 def described(group, name):
-    """The class that a file of conf names, and its settings."""
+    """Return the class that a file of conf/ names, and its settings."""
     nodes = {"dataset": ("dataset", "digits"), "autoencoder": ("autoencoder", "identity"), "it": (group, name)}
     cfg = OmegaConf.create({node: loaded(*place) for node, place in nodes.items()})
     cfg.space = OmegaConf.load(CONF / "base.yaml").space
@@ -33,7 +33,7 @@ def described(group, name):
 
 
 def option(group, name, **changes):
-    """What a file of conf describes; the learned schedule with a narrow network."""
+    """Return the object that a file of conf/ describes; a learned schedule has a narrow network."""
     torch.manual_seed(0)
     kind, settings = described(group, name)
     return kind(**{**settings, **({"width": 8} if "width" in settings else {}), **changes})

@@ -1,4 +1,4 @@
-"""Parts of a run for rules to read, of which only some are there."""
+"""Incomplete sets of the parts of a run, for tests of rules."""
 
 from dataclasses import fields
 
@@ -6,5 +6,5 @@ from diffsweep.configuration.rules import BuiltParts
 
 
 def parts_of(**known):
-    """``parts_of(noise=..., objective=...)``: the others are left out."""
+    """``parts_of(noise=..., objective=...)`` returns parts of which all others are empty."""
     return BuiltParts(**(dict.fromkeys((field.name for field in fields(BuiltParts)), ()) | known))

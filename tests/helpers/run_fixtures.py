@@ -1,5 +1,7 @@
-"""Fixtures of all tests: tiny runs, the command line within this process, and processes of their own. Heavy packages are imported where a
-fixture is used."""
+"""Fixtures of all tests: tiny runs, the command line in this process, and commands in processes of their own.
+
+Heavy packages are imported inside the fixtures that use them.
+"""
 
 import csv
 import os
@@ -13,12 +15,12 @@ import pytest
 SRC = Path(__file__).parents[2] / "src"
 SMALL = ("dataset.batch_size=32", "model.val_repeats=1", "trainer.limit_val_batches=1")
 FAST = ("debug=fast", "trainer=cpu", "logger=csv", "callbacks=minimal", "metrics=none", *SMALL)
-STATE = ("HYDRA_FULL_ERROR", "DIFFSWEEP_SWEEP", "DIFFSWEEP_SWEPT", "WANDB_DATA_DIR")  # what a command sets
+STATE = ("HYDRA_FULL_ERROR", "DIFFSWEEP_SWEEP", "DIFFSWEEP_SWEPT", "WANDB_DATA_DIR")  # variables that commands set
 
 
 @pytest.fixture(autouse=True)
 def own_environment(monkeypatch):
-    """Nothing that a command writes into the environment outlives its test."""
+    """Undo after each test what a command writes into the environment."""
     for name in STATE:
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
@@ -32,7 +34,7 @@ def fast():
 
 @pytest.fixture(scope="session")
 def configure():
-    """``cfg = configure(directory, *overrides)``: a new configuration of a tiny run in ``directory``."""
+    """``cfg = configure(directory, *overrides)`` returns a new configuration of a tiny run in ``directory``."""
     from composing import composed
 
     def configure(directory, *overrides):
@@ -46,7 +48,7 @@ def configure():
 
 @pytest.fixture(scope="session")
 def resume():
-    """``cfg = resume(directory, *overrides)``: the configuration that goes on with a run."""
+    """``cfg = resume(directory, *overrides)`` returns the configuration that resumes a run."""
     from diffsweep.configuration.compose import compose
 
     return lambda directory, *overrides: compose("train", [f"resume={directory}", *overrides])
@@ -54,7 +56,7 @@ def resume():
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory, configure):
-    """A finished run of four steps, of other choices than the defaults; not to be changed."""
+    """The directory of a finished run of four steps with other choices than the defaults; tests must not change it."""
     from diffsweep.runs.training import train
 
     directory = tmp_path_factory.mktemp("runs") / "finished"
@@ -65,7 +67,7 @@ def finished(tmp_path_factory, configure):
 
 @pytest.fixture(scope="session")
 def finished_clips(tmp_path_factory, configure):
-    """A finished run on clips of four frames, told classes; not to be changed."""
+    """The directory of a finished run on clips of four frames, conditioned on classes; tests must not change it."""
     from diffsweep.runs.training import train
 
     directory = tmp_path_factory.mktemp("runs") / "clips"
@@ -76,7 +78,7 @@ def finished_clips(tmp_path_factory, configure):
 
 @pytest.fixture(scope="session")
 def checkpoint():
-    """``checkpoint(directory, name="last")``: a checkpoint of a run."""
+    """``checkpoint(directory, name="last")`` returns the content of a checkpoint of a run."""
     import torch
 
     return lambda directory, name="last": torch.load(
@@ -86,7 +88,7 @@ def checkpoint():
 
 @pytest.fixture(scope="session")
 def history():
-    """``history(directory)``: the rows of metrics.csv, as text."""
+    """``history(directory)`` returns the rows of a run's metrics.csv, with values as text."""
 
     def history(directory):
         with (Path(directory) / "metrics.csv").open(newline="") as file:
@@ -97,9 +99,9 @@ def history():
 
 @pytest.fixture
 def command(monkeypatch, capfd, tmp_path):
-    """``done = command("train", *arguments)``: a command line in this process; has ``code``, ``out`` and ``err``.
+    """``done = command("train", *arguments)`` runs a command in this process, in an empty folder.
 
-    It runs in an empty folder.
+    ``done`` has its exit code ``code`` and its output ``out`` and ``err``.
     """
     from diffsweep.runs.cli import main
 
@@ -130,14 +132,14 @@ def command(monkeypatch, capfd, tmp_path):
 
 @pytest.fixture(scope="session")
 def environment():
-    """The environment of a process of its own: one thread, and nothing of ours."""
+    """The environment for a separate process: one thread, and no variables that commands set."""
     kept = {name: value for name, value in os.environ.items() if name not in STATE}
     return {**kept, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture(scope="session")
 def process(environment):
-    """``done = process("train", *arguments, cwd=...)``: a command in a process of its own."""
+    """``done = process("train", *arguments, cwd=...)`` runs a command in a separate process."""
 
     def process(name, *arguments, cwd, python=(), **variables):
         return subprocess.run(

@@ -1,4 +1,4 @@
-"""Tests that are worth their seconds for some of their parameters only."""
+"""Parametrisations that mark most of their rows as slow, for tests whose rows show the same thing."""
 
 import itertools
 
@@ -6,7 +6,7 @@ import pytest
 
 
 def some(values, fast, ids=None):
-    """The first ``fast`` values; the others are tested with ``-m slow``."""
+    """Return the values as parameters, of which all after the first ``fast`` are marked slow."""
     return [
         pytest.param(value, id=ids(value) if ids else None, marks=pytest.mark.slow if i >= fast else ())
         for i, value in enumerate(values)
@@ -14,7 +14,7 @@ def some(values, fast, ids=None):
 
 
 def each_once(rows, ids=None):
-    """All rows, each of several values; those in which every value was met before are tested with ``-m slow``."""
+    """Return rows of several values as parameters; a row is marked slow if earlier rows have all its values."""
     met, marked = set(), []
     for row in rows:
         known = set(row) <= met
@@ -24,8 +24,10 @@ def each_once(rows, ids=None):
 
 
 def crossed(*columns, ids=None):
-    """The product of columns, whose values are parameters of their own; fast are as many rows as the longest column has, with each value in
-    one of them. ``ids`` names a value."""
+    """Return the product of columns as parameters, all but a few marked slow.
+
+    As many rows as the longest column has are fast, and each value is in one of them. ``ids`` names a value.
+    """
     sizes = [len(column) for column in columns]
     fast = {tuple(k % size for size in sizes) for k in range(max(sizes))}
     return [
@@ -39,8 +41,11 @@ def crossed(*columns, ids=None):
 
 
 def squared(first, second, third):
-    """The product of three columns, the last of which is not longer than the others; fast are as many rows as the first two have pairs, with
-    every pair of values of any two columns in one of them (a Latin square)."""
+    """Return the product of three columns as parameters, all but a Latin square marked slow.
+
+    The third column must not be longer than the others. As many rows as the first two columns have pairs are fast, and
+    every pair of values of two columns is in one of them.
+    """
     return [
         pytest.param(a, b, c, marks=() if (i + j - k) % len(third) == 0 else pytest.mark.slow)
         for (i, a), (j, b), (k, c) in itertools.product(*map(enumerate, (first, second, third)))

@@ -1,10 +1,10 @@
-"""Modules and inputs in float64, at random."""
+"""Random modules and inputs in float64."""
 
 import torch
 
 
 def drawn(module):
-    """The module in float64 with every parameter at random."""
+    """Return the module in float64 with every parameter drawn from a normal distribution."""
     for parameter in module.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return module.double()

@@ -1,4 +1,4 @@
-"""The benchmark's parts run, compare equal networks, and say what they cost."""
+"""The parts of the benchmark run and compare networks of equal size; the cost of networks is counted."""
 
 import json
 
@@ -14,8 +14,8 @@ from diffsweep.runs.cost import cost_of
 FEW = ("repeats=3", "train_steps=1", "sample_batch=2", "trainer=cpu", "dataset.batch_size=2")
 
 
-def test_the_networks_compared_are_of_one_size():
-    """But for diffusers' embeddings of time and class, which every block of its DiT has of its own."""
+def test_the_compared_networks_have_the_same_number_of_parameters():
+    """An exception are the embeddings of time and class, of which each block of diffusers' DiT has its own."""
     *unets, dit = peers.pairs()
     for pair in unets:
         assert peers.parameters(pair.ours) == peers.parameters(pair.theirs)
@@ -35,19 +35,19 @@ def test_every_part_gives_ratios(command, tmp_path, part):
 
 
 def test_the_cost_of_a_network_of_clips_is_that_of_a_clip():
-    """Full attention over a clip of one frame costs what it costs over an image."""
+    """Full attention over a clip of one frame costs as much as over an image."""
     dit3d = ["backbone=dit3d", "backbone.attention=full", "space.num_frames=1"]
     clip, image = (cost_of(fresh_compose("train", ["logger=csv", *each])) for each in (dit3d, ["backbone=dit"]))
     assert clip == image.replace("dit:", "dit3d:").replace("an image", "a clip")
 
 
-def test_what_a_step_keeps_is_counted():
-    """Of tanh(W x): x, for the gradient of W, and the output. The weights themselves are not counted."""
+def test_the_memory_of_a_step_on_a_cpu_is_what_the_forward_pass_keeps():
+    """For tanh(W x) it is x, for the gradient of W, and the output; the weights are not counted."""
     network = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Tanh())
     assert memory_of(network, torch.randn(7, 3)) == 4 * (7 * 3 + 7 * 5)
 
 
-def test_an_unknown_part_is_one_line(command):
+def test_an_unknown_part_is_refused_in_one_line(command):
     done = command("benchmark", "parts=[speed]")
     assert done.code == 2
     assert "a benchmark has backbones, video, sampling" in done.err

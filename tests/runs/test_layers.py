@@ -1,4 +1,4 @@
-"""Imports go down only, and the command line starts light."""
+"""Imports between packages follow their layers, and the command line starts without heavy packages."""
 
 import ast
 import graphlib
@@ -10,7 +10,7 @@ import pytest
 
 SRC = Path(__file__).parents[2] / "src"
 ROOT = SRC / "diffsweep"
-# Lower may not import higher.
+# A package may import those of its own rank and below.
 RANKS = {
     "capabilities": 0,
     "discovery": 0,
@@ -50,9 +50,12 @@ MODULES = {name_of(path): path for path in FILES}
 
 
 def imports(path, inside=True):
-    """What a file imports, with ``from`` names resolved to modules; ``inside`` functions too, never for types only."""
+    """Return the modules that a file imports, with ``from`` names resolved to modules, without those for types only.
 
-    def walk(node):
+    ``inside`` includes imports in functions.
+    """
+
+    def collect(node):
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
                 continue
@@ -66,9 +69,9 @@ def imports(path, inside=True):
                     full = f"{child.module}.{alias.name}"
                     yield full if full in MODULES else child.module
             else:
-                yield from walk(child)
+                yield from collect(child)
 
-    return set(walk(ast.parse(path.read_text())))
+    return set(collect(ast.parse(path.read_text())))
 
 
 def group(module):
@@ -80,9 +83,9 @@ def test_every_package_has_its_layer():
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_imports_go_down_only(module):
+def test_a_module_imports_no_higher_layer(module):
     own = group(module)
-    if own is None:  # diffsweep itself
+    if own is None:  # the package diffsweep itself
         assert not imports(MODULES[module]) & MODULES.keys()
         return
     for imported in imports(MODULES[module]):
@@ -92,7 +95,7 @@ def test_imports_go_down_only(module):
 
 
 def test_modules_have_no_cycles():
-    """Also by way of what is imported inside functions."""
+    """Imports inside functions count too."""
     known = {module: imports(path) & MODULES.keys() - {module} for module, path in MODULES.items()}
     list(graphlib.TopologicalSorter(known).static_order())
 
@@ -105,7 +108,7 @@ def test_packages_have_no_cycles():
 
 
 @pytest.mark.parametrize("package", PURE)
-def test_the_mathematics_imports_torch_einops_and_a_solver_only(package):
+def test_the_mathematics_imports_torch_einops_and_an_ode_solver_only(package):
     for path in (ROOT / package).rglob("*.py"):
         outside = {name.partition(".")[0] for name in imports(path)} - {"diffsweep"}
         assert outside - set(sys.stdlib_module_names) <= {"torch", "torchdiffeq", "einops", "typing_extensions"}, path
@@ -117,7 +120,7 @@ def test_heavy_packages_are_imported_where_they_are_used(package):
         assert package not in {name.partition(".")[0] for name in imports(path, inside=False)}, path
 
 
-def test_commands_only_call():
+def test_command_scripts_import_runs_alone():
     for path in SRC.glob("*.py"):
         assert {name for name in imports(path) if not name.startswith("diffsweep.runs")} == set(), path
 
@@ -132,7 +135,7 @@ def loaded(process_result):
 
 @pytest.fixture(scope="module")
 def modules_of(environment, tmp_path_factory):
-    """``done, modules = modules_of("train", *arguments)``: a process, and the packages that it has imported at its end."""
+    """``done, modules = modules_of("train", *arguments)`` runs a command and returns the packages it has imported."""
 
     def modules_of(name, *arguments):
         script = str(SRC / f"{name}.py")
@@ -158,7 +161,7 @@ def modules_of(environment, tmp_path_factory):
         ("train", ["--cfg", "job", "schedule=linear"]),
     ],
 )
-def test_words_alone_import_nothing_heavy(modules_of, name, arguments):
+def test_help_and_configurations_import_nothing_heavy(modules_of, name, arguments):
     done, modules = modules_of(name, *arguments)
     assert modules & set(HEAVY) == set()
     if "--help" in arguments:

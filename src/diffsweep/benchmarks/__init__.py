@@ -1,1 +1,1 @@
-"""What ``benchmark.py`` measures, one file a subject, and the peers that it measures beside."""
+"""The parts of ``benchmark.py``: ratios of times, such as that of a training step to a bare PyTorch loop's."""

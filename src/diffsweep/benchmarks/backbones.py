@@ -1,4 +1,4 @@
-"""Networks beside those of diffusers, and kinds of attention beside each other."""
+"""Benchmarks of networks: our backbones against those of diffusers, and factorised against full attention."""
 
 import time
 
@@ -14,7 +14,7 @@ from diffsweep.configuration.compose import compose
 
 @part
 def backbones(bench: Bench) -> Results:
-    """Training steps of our backbones against those of diffusers' networks of the same sizes."""
+    """Return the times of training steps of our backbones over those of diffusers' networks of the same sizes."""
     cfg = bench.cfg
     results = {}
     for pair in peers.pairs():
@@ -26,11 +26,12 @@ def backbones(bench: Bench) -> Results:
 
 @part
 def video(bench: Bench) -> Results:
-    """A training step of a DiT3D with factorised attention against one with full attention over space and time, of the same weights, on
-    clips of the space's size (of 16 frames, where data are images): its time and its memory.
+    """Return time and memory of a training step with factorised attention over those with full attention.
 
-    Memory is the peak of a step, beyond what is there before it, on a GPU; on a CPU, where the allocator keeps no count, what a forward
-    pass keeps for the backward pass, which is most of that peak.
+    Both networks are DiT3D with the same weights, on clips of the space's size (of 16 frames if the data are images).
+    Full attention is over space and time at once. Memory is in bytes. On a GPU it is the peak in a step beyond what is
+    allocated before; on a CPU, whose allocator keeps no count, what a forward pass keeps for the backward pass, which
+    is most of that peak.
     """
     cfg = bench.cfg
     frames = cfg.space.num_frames or 16
@@ -65,7 +66,7 @@ def video(bench: Bench) -> Results:
 
 
 def memory_of(network: nn.Module, *inputs: Tensor) -> int:
-    """Bytes that a training step takes: see :func:`video`."""
+    """Return the bytes that a training step takes: on a GPU its peak, on a CPU what is kept for the backward pass."""
     if next(network.parameters()).is_cuda:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
@@ -82,6 +83,6 @@ def memory_of(network: nn.Module, *inputs: Tensor) -> int:
         return part
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda part: part):
-        output = network(*inputs)  # holds what is kept, so that no place is counted twice
+        output = network(*inputs)  # keeps the tensors alive, so that no address is counted twice
     del output
     return sum(kept.values())

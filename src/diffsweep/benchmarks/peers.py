@@ -1,4 +1,4 @@
-"""Our backbones beside those of diffusers, of the same widths and depths: a training step of each, in turn."""
+"""Pairs of our backbones and diffusers' networks of the same architecture, and the times of their training steps."""
 
 import time
 from collections.abc import Callable
@@ -20,11 +20,12 @@ class Pair(NamedTuple):
     """Two networks of one architecture.
 
     Attributes:
-        name: what they are.
-        ours, theirs: the networks.
-        call: how theirs is asked: ``(network, x, c_noise, classes)``.
-        shape: of x, without the batch.
-        out_channels: channels of the output.
+        name: the architecture.
+        ours: our network.
+        theirs: that of diffusers.
+        call: calls theirs, ``call(network, x, c_noise, classes)``, and returns its output tensor.
+        shape: the shape of x without the batch, (C, H, W).
+        out_channels: the channels of the output.
     """
 
     name: str
@@ -36,7 +37,7 @@ class Pair(NamedTuple):
 
 
 def pairs() -> list[Pair]:
-    """The default U-Net, one with attention, and a DiT.
+    """Return the pairs to compare: the default U-Net, a U-Net with attention, and a DiT.
 
     Raises:
         UserError: diffusers is not installed.
@@ -69,7 +70,7 @@ def pairs() -> list[Pair]:
 
 
 def step_times(pair: Pair, batch: int, repeats: int, device: torch.device) -> tuple[list[float], list[float]]:
-    """Seconds of training steps of ours and theirs, in turn; the first of each warm up."""
+    """Return the seconds of ``repeats`` training steps of ours and of theirs, in turn, after three steps to warm up."""
     x = torch.randn(batch, *pair.shape, device=device)
     target = torch.randn(batch, pair.out_channels, *pair.shape[1:], device=device)
     c_noise = torch.full((batch,), TIME, device=device)
@@ -97,5 +98,5 @@ def step_times(pair: Pair, batch: int, repeats: int, device: torch.device) -> tu
 
 
 def parameters(network: nn.Module) -> int:
-    """How many there are."""
+    """Return the number of parameters of a network."""
     return sum(parameter.numel() for parameter in network.parameters())

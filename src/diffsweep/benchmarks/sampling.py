@@ -1,4 +1,4 @@
-"""Walks beside the calls of the network within them."""
+"""Benchmarks of sampling: what samplers, guidance and the variational bound add to their network calls."""
 
 import time
 
@@ -6,7 +6,7 @@ import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from diffsweep.benchmarks.base import Bench, Results, compare, part, synchronize, within
+from diffsweep.benchmarks.base import Bench, Results, compare, compare_with_calls, part, synchronize
 from diffsweep.configuration.build import build, build_data, build_diffusion, device_of
 from diffsweep.configuration.compose import compose
 from diffsweep.configuration.conf import options
@@ -19,17 +19,17 @@ from diffsweep.samplers import Sampler
 
 @torch.no_grad()
 def sampling_ratio(cfg: DictConfig, model: DiffusionModel, sampler: Sampler, name: str) -> dict[str, float]:
-    """A walk against the calls of the network within it, per step."""
+    """Return the time of a sampler's step over that of its network calls."""
     noise = Noise(0, torch.arange(cfg.sample_batch, device=model.device))
     x = noise.normal(*model.autoencoder.shape, stream=Stream.PRIOR)
-    return within(
+    return compare_with_calls(
         lambda: sampler(model.denoiser, x, noise=noise), model.denoiser.backbone, sampler.steps, cfg.repeats, name
     )
 
 
 @part
 def sampling(bench: Bench) -> Results:
-    """The chosen sampler."""
+    """Return the time of a step of the chosen sampler over that of its network calls."""
     cfg = bench.cfg
     model = build_diffusion(cfg).eval().to(device_of(cfg))
     name = cfg.choices.sampler
@@ -38,7 +38,10 @@ def sampling(bench: Bench) -> Results:
 
 @part
 def samplers(bench: Bench) -> Results:
-    """Every sampler of conf/ but the adaptive one, whose steps are not of one cost, in as many steps as the chosen one."""
+    """Return the time of a step over that of its network calls for every sampler of conf/.
+
+    All have the chosen number of steps. The adaptive sampler is left out, since its steps differ in cost.
+    """
     cfg = bench.cfg
     model = build_diffusion(cfg).eval().to(device_of(cfg))
     results = {}
@@ -52,7 +55,10 @@ def samplers(bench: Bench) -> Results:
 @part
 @torch.no_grad()
 def guidance(bench: Bench) -> Results:
-    """A walk under classifier-free guidance against an unguided one of as many rows of the network: of twice as many samples."""
+    """Return the time of a step with classifier-free guidance over that of an unguided one of twice as many samples.
+
+    Both give the network the same number of rows.
+    """
     cfg = bench.cfg
     model = build_diffusion(compose("benchmark", ["model=classifier_free", f"sampler.steps={cfg.sampler.steps}"]))
     model.eval().to(device_of(cfg))
@@ -81,7 +87,7 @@ def guidance(bench: Bench) -> Results:
 @part
 @torch.no_grad()
 def bound(bench: Bench) -> Results:
-    """The variational bound on a chain of 50 steps against the network calls within it, per step."""
+    """Return the time of a term of the variational bound, on a grid of 50 steps, over that of its network call."""
     cfg = bench.cfg
     model, data = build_diffusion(cfg).eval(), build_data(cfg)
     model.to(device_of(cfg))
@@ -89,7 +95,7 @@ def bound(bench: Bench) -> Results:
     x_0 = samples[torch.arange(cfg.sample_batch) % len(samples)].to(model.device)
     noise = Noise(0, torch.arange(cfg.sample_batch, device=model.device))
     times = chain_times(model.denoiser.schedule, 50)
-    ratio = within(
+    ratio = compare_with_calls(
         lambda: variational_bound(model.denoiser, x_0, times, noise, model.autoencoder.levels),
         model.denoiser.backbone,
         len(times) - 1,

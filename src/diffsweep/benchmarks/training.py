@@ -1,4 +1,4 @@
-"""A training step beside the loop that a paper's script has, and losses beside each other."""
+"""Benchmarks of training: our loop against a bare PyTorch loop, and the hybrid against the simple loss."""
 
 import copy
 import time
@@ -18,14 +18,14 @@ from diffsweep.models import DiffusionModel
 
 
 class Interleave(Callback):
-    """Times blocks of Lightning's steps and, between them, blocks of another loop.
+    """A callback that times blocks of Lightning's training steps and, between them, blocks of a bare loop.
 
-    A block runs from the start of one step to the start of another: it has the data, the hooks and the logging in it.
+    A block runs from the start of one step to the start of another, so it includes loading of data, hooks and logging.
 
     Args:
-        bare: the other loop over a copy of the model's network: it runs a number of steps.
-        steps: of a block.
-        bar: advanced by a block each.
+        bare: makes the bare loop for the model: a function that runs a given number of steps.
+        steps: the number of steps of a block.
+        bar: a progress bar, which advances by 1 after each pair of blocks.
     """
 
     def __init__(self, bare: Callable[[Any], Callable[[int], None]], steps: int, bar: Any) -> None:
@@ -53,8 +53,17 @@ class Interleave(Callback):
 
 
 def bare_loop(model: DiffusionModel, data: ImageData, clip: float | None) -> Callable[[int], None]:
-    """The loop that a paper's script has: the same network, batch, loss, clipping and optimizer, and nothing else; on random tensors
-    where the model works in latents, and told the same of every batch where the network is told something."""
+    """Return a bare PyTorch training loop, as in a script for a paper: a function that runs a given number of steps.
+
+    It has a copy of the model's network and the same batch size, loss (L_simple of eps), clipping and optimizer, and
+    nothing else. If the model works in latents, its data are random tensors; if the network takes a condition, all
+    batches have the same.
+
+    Args:
+        model: the model that is compared with it.
+        data: the training data.
+        clip: the norm that gradients are clipped to; None or 0 for none.
+    """
     network = copy.deepcopy(model.denoiser.backbone)
     optimizer = model.make_optimizer(network.parameters())
     samples = data.split("train")
@@ -84,7 +93,10 @@ def bare_loop(model: DiffusionModel, data: ImageData, clip: float | None) -> Cal
 
 @part
 def training(bench: Bench) -> Results:
-    """Our training loop, with its weight average, counted noise and logging, against the bare loop."""
+    """Return the time of a step of our training loop over that of a bare PyTorch loop.
+
+    Ours averages weights, draws noise by position and logs.
+    """
     cfg = bench.cfg
     model, data = bench.fresh(cfg)
     settings = cfg.copy()
@@ -94,7 +106,7 @@ def training(bench: Bench) -> Results:
     callbacks = [callback for name, callback in build(cfg, "callbacks").items() if name != "progress"]
     with tqdm(total=cfg.repeats + warm_up, desc="training loops", unit="block", dynamic_ncols=True) as bar:
         clip = cfg.trainer.gradient_clip_val
-        interleave = Interleave(lambda there: bare_loop(there, data, clip), cfg.train_steps, bar)
+        interleave = Interleave(lambda module: bare_loop(module, data, clip), cfg.train_steps, bar)
         trainer = bench.trainer(settings, [interleave, *callbacks])
         trainer.fit(model, data)
     ratio = compare(interleave.ours_seconds[warm_up:], interleave.bare_seconds[warm_up:])
@@ -103,7 +115,10 @@ def training(bench: Bench) -> Results:
 
 @part
 def hybrid(bench: Bench) -> Results:
-    """A training step with the hybrid loss against one with the simple loss, on the same network with two heads."""
+    """Return the time of a training step with the hybrid loss over one with the simple loss.
+
+    Both train the same network, which has an output for the variance too.
+    """
     cfg = bench.cfg
     settings = cfg.copy()
     settings.prediction.variance = "learned_range"
