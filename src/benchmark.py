@@ -1,4 +1,4 @@
-"""Time diffsweep beside bare PyTorch: ``python src/benchmark.py --help``."""
+"""Time training and sampling against bare PyTorch loops: ``python src/benchmark.py --help``."""
 
 from diffsweep.runs.cli import main
 

@@ -1,4 +1,4 @@
-"""Measure a finished run: ``python src/evaluate.py --help``."""
+"""Measure a finished run, by samples or likelihood: ``python src/evaluate.py --help``."""
 
 from diffsweep.runs.cli import main
 

@@ -1,4 +1,4 @@
-"""Sample a finished run: ``python src/sample.py --help``."""
+"""Draw samples from a finished run: ``python src/sample.py --help``."""
 
 from diffsweep.runs.cli import main
 

@@ -1,4 +1,4 @@
-"""Prove a schedule, a prediction and a sampler before training them: ``python src/verify.py --help``."""
+"""Check a schedule, prediction and sampler against closed forms before training: ``python src/verify.py --help``."""
 
 from diffsweep.runs.cli import main
 
