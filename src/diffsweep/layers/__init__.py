@@ -1,5 +1,12 @@
-"""What backbones and autoencoders share."""
+"""Network layers that the backbones, the autoencoders and the classifiers are built from."""
 
+from diffsweep.layers.across_frames import (
+    AcrossFrames,
+    over_space_and_time,
+    over_time,
+    space_time_rotation,
+    temporal_rotation,
+)
 from diffsweep.layers.attention import Attend, Pointwise, SelfAttention2d, linear_attention
 from diffsweep.layers.conditions import ClassEmbedding, ConditionEmbedding, TokenContext, with_image
 from diffsweep.layers.distributed import distributed
@@ -18,7 +25,6 @@ from diffsweep.layers.residual import (
     shortcut,
 )
 from diffsweep.layers.temporal import (
-    AcrossFrames,
     Clips,
     PositionBias,
     RelativeBias,
@@ -26,12 +32,8 @@ from diffsweep.layers.temporal import (
     TemporalConvolution,
     TemporalSteps,
     clips_of,
-    over_space_and_time,
-    over_time,
     rows_of_frames,
-    space_time_rotation,
     t5_bucket,
-    temporal_rotation,
 )
 from diffsweep.layers.transformer import (
     Block,

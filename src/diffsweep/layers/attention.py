@@ -1,4 +1,12 @@
-"""Attention over the positions of a feature map."""
+"""Multi-head self-attention over the positions of a feature map (arXiv:1706.03762).
+
+Each of the L = H W positions has, in every head, a query q_i, a key k_i and a value v_i of D channels. The output is
+
+    out_i = sum_j w_ij v_j,    w_ij = exp(q_i . k_j / sqrt(D)) / sum_l exp(q_i . k_l / sqrt(D)),
+
+a mean of the values whose weights are positive and sum to 1. Its cost grows as L^2. In :func:`linear_attention` the
+weights are softmax_D(q) softmax_L(k)^T, which can be applied without the L x L matrix, so that the cost grows as L.
+"""
 
 from collections.abc import Callable
 
@@ -13,16 +21,25 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def linear_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Efficient attention (Shen et al. 2018, arXiv:1812.01243): softmax of q over features times softmax of k over positions.
+    """Return efficient attention (Shen et al. 2018, arXiv:1812.01243), whose cost is linear in the positions.
 
-    The weights of each query are positive and sum to 1, as those of full attention; the cost is linear in the positions.
-    Tensors are (B, N, L, D).
+    It is softmax_D(q) (softmax_L(k)^T v): the softmax of q is over its D channels, that of k over the L positions. The
+    weights softmax_D(q) softmax_L(k)^T of each query are positive and sum to 1, as those of full attention are.
+
+    Args:
+        q, k, v: queries, keys and values, each (B, N, L, D) with N heads.
+
+    Returns:
+        (B, N, L, D), with the channels of v.
     """
     return q.softmax(dim=-1) @ (k.softmax(dim=-2).mT @ v)
 
 
 class Pointwise(nn.Conv2d):
-    """A 1 x 1 convolution of tokens (B, L, C): one matrix product, where a convolution would first move the channels."""
+    """A 1 x 1 convolution that is applied to tokens (B, L, C).
+
+    It has the weights of a convolution and is computed as one matrix product, which spares moving the channels.
+    """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 1)
@@ -32,15 +49,18 @@ class Pointwise(nn.Conv2d):
 
 
 class SelfAttention2d(nn.Module):
-    """Residual multi-head self-attention over H x W, through SDPA (arXiv:1706.03762).
+    """A residual layer of multi-head self-attention over the H x W positions of a feature map (arXiv:1706.03762).
+
+    (x + W_out attention(W_qkv norm(x))) residual_scale, of shape (B, C, H, W) as x is.
 
     Args:
         channels: C, divisible by ``heads``.
-        heads: number of heads.
-        attend: the attention of q, k and v, each (B, N, L, D).
-        norm: makes the norm.
-        residual_scale: what the sum with the input is multiplied by.
-        zero: whether the last convolution is zero at first, and the layer the identity.
+        heads: number of heads N.
+        attend: computes the attention from q, k and v, each (B, N, H W, C / N); by default PyTorch's scaled dot
+            product.
+        norm: makes the norm for C channels.
+        residual_scale: factor of the sum of the input and the branch.
+        zero: initialise the last convolution to zero, so that the layer starts as x residual_scale.
     """
 
     def __init__(

@@ -1,4 +1,9 @@
-"""What a network makes of a condition: vectors, tokens to attend to, further channels."""
+"""Modules that turn the parts of a condition into inputs of a network.
+
+A class, a feature vector or plain numbers become embedding vectors (B, E); token sequences become a context for
+cross-attention; an image becomes further channels beside x. In each of them the rows of a batch that have no condition
+(``is_null``) get a learned null embedding, or zeros for images: classifier-free guidance trains and samples with both.
+"""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +13,7 @@ from diffsweep.layers.embeddings import SinusoidalEmbedding
 
 
 class ClassEmbedding(nn.Embedding):
-    """An embedding of class ids, with one row more, the last: the null class, of samples whose class is not told.
+    """A learned embedding of class ids, whose additional last row is the null class: samples without a class.
 
     Args:
         num_classes: K; ids are 0 to K - 1.
@@ -21,18 +26,24 @@ class ClassEmbedding(nn.Embedding):
         super().__init__(num_classes + 1, dim)
 
     def forward(self, ids: Tensor | None, is_null: Tensor | None, batch: int) -> Tensor:  # type: ignore[override]
-        """(B, D) of ids (B,), or of none for a batch of B; ``is_null`` (B,) marks the rows without a class."""
+        """Return the embeddings (B, D) of class ids.
+
+        Args:
+            ids: int64, (B,); None: no sample has a class.
+            is_null: True for the rows without a class, (B,); None: all rows have one.
+            batch: B.
+        """
         if ids is None:
             return self.weight[-1].expand(batch, -1)
         return super().forward(ids if is_null is None else torch.where(is_null, len(self.weight) - 1, ids))
 
 
 class VectorEmbedding(nn.Module):
-    """An MLP of features of a whole sample, with a learned embedding of samples that have none.
+    """An MLP that embeds a feature vector of each sample, with a learned null embedding for samples without one.
 
     Args:
-        features: D of the features.
-        dim: E.
+        features: size D of the feature vector.
+        dim: size E of the embedding.
     """
 
     def __init__(self, features: int, dim: int) -> None:
@@ -41,7 +52,13 @@ class VectorEmbedding(nn.Module):
         self.null = nn.Parameter(torch.zeros(dim))
 
     def forward(self, vector: Tensor | None, is_null: Tensor | None, batch: int) -> Tensor:
-        """(B, E) of features (B, D), or of none for a batch of B; ``is_null`` (B,) marks the rows without."""
+        """Return the embeddings (B, E) of feature vectors.
+
+        Args:
+            vector: features, (B, D); None: no sample has any.
+            is_null: True for the rows without features, (B,); None: all rows have them.
+            batch: B.
+        """
         if vector is None:
             return self.null.expand(batch, -1)
         embedded = self.mlp(vector.to(self.null.dtype))
@@ -49,12 +66,12 @@ class VectorEmbedding(nn.Module):
 
 
 class ScalarEmbedding(VectorEmbedding):
-    """Sinusoids of each of some numbers, and an MLP of all of them: sizes and crops as in SDXL (arXiv:2307.01952).
+    """An MLP of the sinusoids of S numbers of each sample, such as the sizes and crops in SDXL (arXiv:2307.01952).
 
     Args:
-        count: S numbers of a sample.
-        dim: E.
-        frequencies: sinusoids of each number.
+        count: S, the numbers of a sample.
+        dim: size E of the embedding.
+        frequencies: size F of the sinusoidal embedding of each number; the MLP reads all S F values.
     """
 
     def __init__(self, count: int, dim: int, frequencies: int = 64) -> None:
@@ -62,21 +79,25 @@ class ScalarEmbedding(VectorEmbedding):
         self.sinusoids = SinusoidalEmbedding(frequencies)
 
     def forward(self, vector: Tensor | None, is_null: Tensor | None, batch: int) -> Tensor:
-        """(B, E) of numbers (B, S)."""
+        """Return the embeddings (B, E) of numbers (B, S); the arguments are those of :class:`VectorEmbedding`."""
         if vector is not None:
             vector = self.sinusoids(vector.float().flatten()).unflatten(0, vector.shape).flatten(1)  # (B, S F)
         return super().forward(vector, is_null, batch)
 
 
 class ConditionEmbedding(nn.Module):
-    """What a condition says of a sample as a whole, as vectors that are added to the time embedding or stand beside it as tokens:
-    its class, its features, its numbers, each where it has a size.
+    """The embeddings of a sample's class, feature vector and numbers: a vector (B, E) for each that is configured.
+
+    A network adds the vectors to its time embedding, or uses them as tokens beside it.
 
     Args:
-        dim: E.
-        num_classes: K classes of ``cond.vector``, where it is ids.
-        vector_dim: D of ``cond.vector``, where it is features.
-        num_scalars: S of ``cond.scalars``.
+        dim: size E of each embedding.
+        num_classes: number of classes if ``cond.vector`` holds class ids; None: it does not.
+        vector_dim: size D of ``cond.vector`` if it holds features; None: it does not.
+        num_scalars: number S of ``cond.scalars``; None: these are not used.
+
+    Attributes:
+        count: number of vectors that ``forward`` returns, 0 to 2.
     """
 
     def __init__(
@@ -93,14 +114,24 @@ class ConditionEmbedding(nn.Module):
         self.count = sum(part is not None for part in (self.classes, self.vector, self.scalars))
 
     def forward(self, cond: Condition, batch: int) -> list[Tensor]:
-        """The vectors, each (B, E)."""
+        """Return the list of ``count`` vectors, each (B, E), for a batch of B samples."""
         parts = ((self.classes, cond.vector), (self.vector, cond.vector), (self.scalars, cond.scalars))
         return [embed(value, cond.is_null, batch) for embed, value in parts if embed is not None]
 
 
 def with_image(x: Tensor, cond: Condition, channels: int) -> Tensor:
-    """x (B, C, H, W) with the image of its condition as further channels, as in SR3 (arXiv:2104.07636) and Palette
-    (arXiv:2111.05826); zeros where there is none."""
+    """Return x with the image of its condition as further channels (SR3, arXiv:2104.07636; Palette, arXiv:2111.05826).
+
+    Samples without an image have zeros in these channels.
+
+    Args:
+        x: (B, C, H, W).
+        cond: its ``image`` is (B, channels, H, W), or None.
+        channels: channels of the image; 0: x is returned as it is.
+
+    Returns:
+        (B, C + channels, H, W).
+    """
     if channels == 0:
         return x
     if cond.image is None:
@@ -112,14 +143,15 @@ def with_image(x: Tensor, cond: Condition, channels: int) -> Tensor:
 
 
 class TokenContext(nn.Module):
-    """Tokens to attend to, with a learned null token in place of all tokens of a sample of which none counts.
+    """A context for cross-attention, in which a learned null token replaces all tokens of samples that have none.
 
-    To attend to L copies of a token is to attend to that token, so no row is ever empty, and a mask is needed only where
-    the tokens come with one.
+    Attention to L copies of one token equals attention to that token alone. So the softmax is never over nothing, and a
+    mask is needed only if the tokens come with one.
 
     Args:
-        dim: D.
-        once: the null token is seen once, not L times; where other tokens stand beside these, that differs.
+        dim: width D of the tokens.
+        once: mask all copies of the null token but the first. The copies would otherwise count L times where a caller
+            appends further tokens to the context.
     """
 
     def __init__(self, dim: int, once: bool = False) -> None:
@@ -129,13 +161,17 @@ class TokenContext(nn.Module):
     def forward(
         self, tokens: Tensor | None, token_mask: Tensor | None, is_null: Tensor | None, batch: int
     ) -> tuple[Tensor, Tensor | None]:
-        """The context (B, L, D), and the mask for SDPA, (B, 1, 1, L), True where a token counts.
+        """Return the context, and the mask of the tokens that may be attended to.
 
         Args:
-            tokens: (B, L, D); None for no tokens at all.
-            token_mask: True where a token counts, (B, L); None where all do.
-            is_null: True for the samples without tokens, (B,); None where all have theirs.
+            tokens: (B, L, D); None: no sample has tokens.
+            token_mask: False for padding, (B, L); None: no token is padding.
+            is_null: True for the samples without tokens, (B,); None: all samples have them.
             batch: B.
+
+        Returns:
+            The context (B, L, D), with L = 1 without tokens; and the mask (B, 1, 1, L), True where attention is
+            allowed, as ``scaled_dot_product_attention`` takes it, or None if all of it is.
         """
         if tokens is None:
             return self.null.expand(batch, 1, -1), None
@@ -146,8 +182,8 @@ class TokenContext(nn.Module):
             mask = token_mask | is_null[:, None]
         if is_null is not None:
             if self.once:
-                others = torch.arange(tokens.shape[1], device=tokens.device) > 0
-                hidden = is_null[:, None] & others
+                after_first = torch.arange(tokens.shape[1], device=tokens.device) > 0
+                hidden = is_null[:, None] & after_first
                 mask = ~hidden if mask is None else mask & ~hidden
             tokens = torch.where(is_null[:, None, None], self.null, tokens)
         return tokens, None if mask is None else mask[:, None, None]

@@ -1,8 +1,11 @@
-"""Whether other processes train along."""
+"""A test for training with several processes."""
 
 import torch
 
 
 def distributed() -> bool:
-    """Whether there are ranks that numbers have to be joined with; some builds of torch have none."""
+    """Return whether several processes (ranks) train together, so that sums must be reduced over them.
+
+    Some builds of PyTorch have no ``torch.distributed``; the answer is False with them.
+    """
     return torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -1,4 +1,4 @@
-"""Training and evaluation mode of networks."""
+"""A context manager for the evaluation mode of networks."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,10 @@ from torch import nn
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module into evaluation mode within the ``with``, and each of its parts back into its own mode after, whatever happened."""
+    """Put a module into evaluation mode, and afterwards each of its submodules back into the mode that it had.
+
+    The modes are restored after an exception too.
+    """
     training = [part for part in module.modules() if part.training]
     module.eval()
     try:

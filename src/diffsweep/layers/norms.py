@@ -1,4 +1,9 @@
-"""Normalisation layers."""
+"""Group normalisation, with groups that are large enough to keep the time embedding.
+
+    GroupNorm(h)_c = gamma_c (h_c - mean_G) / sqrt(var_G + eps) + beta_c
+
+where mean_G and var_G are over all positions of the channels in the group G of channel c (arXiv:1803.08494).
+"""
 
 from torch import nn
 
@@ -6,17 +11,23 @@ MIN_CHANNELS_PER_GROUP = 4
 
 
 def group_norm(channels: int, groups: int = 32, eps: float = 1e-5) -> nn.GroupNorm:
-    """GroupNorm (arXiv:1803.08494) of ``groups`` groups, halved until each has at least 4 channels.
+    """Return a GroupNorm whose number of groups is ``groups``, halved until each group has at least 4 channels.
 
-    A group of one channel would be instance norm: it takes away whatever is constant over a feature map, and with it the
-    time that residual blocks add there.
+    A group of one channel would be instance norm, which removes whatever is constant over a feature map, and with it
+    the time embedding that residual blocks add to each channel.
+
+    Args:
+        channels: channels of the feature maps.
+        groups: largest number of groups. If no halving of it both divides the channels and leaves 4 in each group, one
+            group is used.
+        eps: added to the variances.
     """
     halved = (groups >> times for times in range(groups.bit_length()) if channels % (groups >> times) == 0)
     return nn.GroupNorm(next((g for g in halved if channels // g >= MIN_CHANNELS_PER_GROUP), 1), channels, eps)
 
 
 def zero_init(module: nn.Module) -> nn.Module:
-    """The same module with its parameters at 0, so that a residual branch starts as nothing."""
+    """Set all parameters of a module to 0 and return it, so that a residual branch that ends with it starts as 0."""
     for parameter in module.parameters():
         nn.init.zeros_(parameter)
     return module

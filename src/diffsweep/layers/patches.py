@@ -1,4 +1,13 @@
-"""Images as sequences of patches, and the places of the patches."""
+"""Images as sequences of patches, and the positions of the patches.
+
+An image (B, C, H, W) is N = (H / p) (W / p) patches of p x p pixels, row after row, each of which becomes a token. Two
+encodings of a patch at row r and column s use the frequencies w_i = 10000^(-i / n):
+
+* added positions: sin(w_i s), cos(w_i s), sin(w_i r), cos(w_i r), with n a quarter of the token's channels;
+* rotary positions (RoPE, arXiv:2104.09864): each pair of channels (a, b) of a query or key is rotated by the angle
+  u = w_i r or w_i s, to (a cos u - b sin u, a sin u + b cos u), with n a quarter of the head's channels. The product
+  of a rotated query and a rotated key depends on the difference of their positions alone.
+"""
 
 import functools
 import math
@@ -9,26 +18,28 @@ from torch import Tensor, nn
 
 
 def patch_grid(height: int, width: int, patch_size: int) -> tuple[int, int]:
-    """Rows and columns of patches.
+    """Return the rows and columns of patches of an image, (height / patch_size, width / patch_size).
 
     Raises:
-        ValueError: the patch size does not divide the image.
+        ValueError: the patch size does not divide the height and the width.
     """
     if patch_size < 1 or height % patch_size or width % patch_size:
         side = math.gcd(height, width)
-        *most, last = (str(size) for size in range(1, side + 1) if side % size == 0)
+        *fitting, last = (str(size) for size in range(1, side + 1) if side % size == 0)
         image = f"{height}" if height == width else f"{height} x {width}"
         raise ValueError(
             f"backbone.patch_size={patch_size} does not divide the {image}-pixel image; "
-            f"use {', '.join(most) + ' or ' if most else ''}{last}"
+            f"use {', '.join(fitting) + ' or ' if fitting else ''}{last}"
         )
     return height // patch_size, width // patch_size
 
 
 class PatchEmbedding(nn.Linear):
-    """A linear map of each patch (arXiv:2010.11929): the convolution with stride p, but the tokens lie in memory as blocks read them.
+    """A linear map from each patch of p x p pixels to a token (arXiv:2010.11929): (B, C, H, W) to (B, N, C').
 
-    The weight is that of the convolution, (C', C, p, p), flattened.
+    It equals a convolution of kernel p and stride p with the weight (C', C, p, p), of which this weight is the
+    flattened one. Unlike the convolution's, its output is contiguous in the order (B, N, C') that transformer blocks
+    read.
 
     Args:
         in_channels: C of the image.
@@ -46,24 +57,29 @@ class PatchEmbedding(nn.Linear):
 
 
 def unpatchify(tokens: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
-    """(B, N, p p C) to (B, C, H, W)."""
+    """Return the image (B, C, H, W) whose patches are given by tokens, (B, N, p p C), on a grid of rows and columns."""
     return rearrange(tokens, "b (h w) (p q c) -> b c (h p) (w q)", h=grid[0], p=patch_size, q=patch_size)
 
 
 def _angles(grid: tuple[int, int], count: int) -> Tensor:
-    """Row and column of each patch times the frequencies 10000^(-i / count), float64, (2, N, count)."""
-    places = torch.cartesian_prod(*(torch.arange(size, dtype=torch.float64, device="cpu") for size in grid))  # (N, 2)
-    return places.T[..., None] * 10000 ** (-torch.arange(count, dtype=torch.float64, device="cpu") / count)
+    """Return the row and the column of each patch times the frequencies 10000^(-i / count), float64, (2, N, count)."""
+    points = torch.cartesian_prod(*(torch.arange(size, dtype=torch.float64, device="cpu") for size in grid))  # (N, 2)
+    return points.T[..., None] * 10000 ** (-torch.arange(count, dtype=torch.float64, device="cpu") / count)
 
 
-@functools.lru_cache(
-    maxsize=16
-)  # 80 us of a call at 4 x 4 patches, 9 ms at 16 x 16 of 768 channels; and a copy to the device
+@functools.lru_cache(maxsize=16)  # saves 80 us at 4 x 4 patches, 9 ms at 16 x 16 of 768 channels, and a copy
 @torch.inference_mode(False)
 def sincos_positions(grid: tuple[int, int], channels: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Sines and cosines of the column in the first half of the channels, of the row in the second (MAE, arXiv:2111.06377), (N, C).
+    """Return sinusoidal positions (N, C) of the patches of a grid, as in MAE (arXiv:2111.06377).
 
-    They are those of the grid at hand: another size of image is given its own, none are stretched.
+    The first half of the channels holds sines, then cosines of the column, the second half those of the row, at the
+    frequencies 10000^(-i / (C / 4)). They are computed for each grid; those of one image size are never interpolated.
+
+    Args:
+        grid: rows and columns of patches.
+        channels: C, divisible by 4.
+        device: of the result.
+        dtype: of the result.
     """
     angles = _angles(grid, channels // 4).flip(0)
     return rearrange(torch.cat([angles.sin(), angles.cos()], dim=-1), "a n c -> n (a c)").to(device, dtype)
@@ -72,19 +88,25 @@ def sincos_positions(grid: tuple[int, int], channels: int, device: torch.device,
 Rotation = tuple[Tensor, Tensor]
 
 
-@functools.lru_cache(maxsize=16)  # 70 us of a call at 4 x 4 patches; and two copies to the device
+@functools.lru_cache(maxsize=16)  # saves 70 us at 4 x 4 patches, and two copies to the device
 @torch.inference_mode(False)
 def axial_rotation(
     grid: tuple[int, int], channels: int, extras: int, device: torch.device, dtype: torch.dtype
 ) -> Rotation:
-    """Cosine and sine of the rotary angles (RoPE, arXiv:2104.09864), (extras + N, D / 2): the first half turn with the row, the rest with the column.
+    """Return the cosines and sines of rotary angles (RoPE, arXiv:2104.09864) for the patches of a grid.
+
+    The first half of the angles is proportional to the row, the second half to the column, with the frequencies
+    10000^(-i / (D / 4)).
 
     Args:
         grid: rows and columns of patches.
-        channels: D, of one head.
-        extras: tokens before the patches that have no place, and are not turned.
+        channels: D of one head, divisible by 4.
+        extras: number of tokens before the patches that have no position; their angles are 0.
         device: of the result.
         dtype: of the result.
+
+    Returns:
+        Two tensors (extras + N, D / 2).
     """
     angles = rearrange(_angles(grid, channels // 4), "a n c -> n (a c)")
     angles = torch.cat([angles.new_zeros(extras, channels // 2), angles])
@@ -92,6 +114,11 @@ def axial_rotation(
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Channels i and i + D / 2 as a plane, turned; x (B, heads, N, D)."""
+    """Return queries or keys with channels i and i + D / 2 rotated as a plane, each token by its own angles.
+
+    Args:
+        x: (B, heads, N, D).
+        rotation: cosines and sines of the angles, each (N, D / 2).
+    """
     (cos, sin), (a, b) = rotation, x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)

@@ -1,4 +1,4 @@
-"""Modules whose inside is computed again in the backward pass, to save memory."""
+"""Gradient checkpointing: modules whose activations are recomputed in the backward pass to save memory."""
 
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
@@ -10,17 +10,25 @@ from torch.utils.checkpoint import checkpoint
 
 
 def recomputed(module: nn.Module, *inputs: Any, preserve_rng_state: bool = True, **keywords: Any) -> Any:
-    """Return a module's output, which is computed again in the backward pass by the attention kernels of now: under
-    ``sdpa_kernel(SDPBackend.MATH)``, whose second derivative exists, by its definition then too."""
+    """Return a module's output; its activations are not kept but recomputed in the backward pass (arXiv:1604.06174).
+
+    Second derivatives of attention exist in PyTorch only under ``sdpa_kernel(SDPBackend.MATH)``. A call within it
+    recomputes with that kernel too, since the backward pass may run after the ``with`` has ended.
+
+    Args:
+        module: the module.
+        *inputs, **keywords: its arguments.
+        preserve_rng_state: recompute with the random state of the forward pass; only modules with dropout need it.
+    """
     settings: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": preserve_rng_state}
-    compiling = torch.compiler.is_compiling()  # which cannot ask for the kernels, and has no second derivatives
+    compiling = torch.compiler.is_compiling()  # the compiler cannot query the kernels, and has no second derivatives
     if not compiling and not torch.backends.cuda.flash_sdp_enabled():
-        settings["context_fn"] = lambda: (nullcontext(), _ByDefinition())
+        settings["context_fn"] = lambda: (nullcontext(), _MathKernel())
     return checkpoint(module, *inputs, **settings, **keywords)
 
 
-class _ByDefinition(AbstractContextManager[None]):
-    """``sdpa_kernel(SDPBackend.MATH)`` that can be entered again: a second derivative computes the inside twice."""
+class _MathKernel(AbstractContextManager[None]):
+    """A context ``sdpa_kernel(SDPBackend.MATH)`` that can be entered again: second derivatives recompute twice."""
 
     def __enter__(self) -> None:
         self._entered = ExitStack()

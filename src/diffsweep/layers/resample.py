@@ -1,28 +1,34 @@
-"""Half and double size, with one signature, that of blocks that resample: what the time's embedding is to them, or the size, may
-be nothing. A side of n pixels becomes one of ceil(n / 2); on the way back the size is told, so that odd ones return."""
+"""Layers that halve or double the size of feature maps.
+
+Halving maps a side of n pixels to ceil(n / 2). Doubling maps it to 2 n, or to a given ``size``, so that a U-Net can
+return to odd sides. The layers take the arguments of resampling residual blocks, (x, emb, size), and ignore ``emb``.
+"""
 
 from torch import Size, Tensor, nn
 from torch.nn import functional
 
 
 def pool(x: Tensor, size: Size | None = None) -> Tensor:
-    """Means of 2 x 2 pixels, of fewer at an odd edge: (B, C, H, W) to (B, C, ceil(H / 2), ceil(W / 2))."""
+    """Return the means of 2 x 2 pixels, (B, C, ceil(H / 2), ceil(W / 2)), of maps x (B, C, H, W).
+
+    The last row and column of an odd side are averaged over the pixels that exist. ``size`` is ignored.
+    """
     return functional.avg_pool2d(x, 2, ceil_mode=True)
 
 
 def enlarge(x: Tensor, size: Size | None = None) -> Tensor:
-    """Nearest neighbours: (B, C, H, W) to (B, C, *size), by default (2 H, 2 W)."""
+    """Return maps x (B, C, H, W) enlarged to (B, C, *size) by nearest neighbours, by default to (B, C, 2 H, 2 W)."""
     return functional.interpolate(x, size=size, scale_factor=2.0 if size is None else None, mode="nearest")
 
 
 class Downsample(nn.Conv2d):
-    """A convolution of stride 2.
+    """A 3 x 3 convolution of stride 2, from (B, C, H, W) to (B, C', ceil(H / 2), ceil(W / 2)).
 
     Args:
         in_channels: C.
         out_channels: C'.
-        pad_end: whether zeros stand after the last row and column only, as in the autoencoders of latent diffusion
-            (arXiv:2112.10752), whose sides are even; else on all sides.
+        pad_end: pad with zeros after the last row and column only, as the autoencoders of latent diffusion do
+            (arXiv:2112.10752), for even sides; otherwise pad all four edges.
     """
 
     def __init__(self, in_channels: int, out_channels: int, pad_end: bool = False) -> None:
@@ -34,7 +40,7 @@ class Downsample(nn.Conv2d):
 
 
 class Upsample(nn.Conv2d):
-    """Nearest neighbours, then a convolution."""
+    """An enlargement to ``size``, by default twice the size, by nearest neighbours, then a 3 x 3 convolution."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 3, padding=1)

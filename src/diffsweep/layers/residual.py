@@ -1,4 +1,10 @@
-"""Residual blocks of feature maps, which may be told an embedding, that of the time."""
+"""Residual blocks of feature maps, which can be conditioned on an embedding such as that of the time.
+
+    h = conv(silu(norm(x))),    out = skip(x) + conv(dropout(silu(n(h, emb))))
+
+where n(h, emb) is norm(h + W emb) for additive embeddings, and norm(h) (1 + scale) + shift with [scale, shift] = W emb
+for embeddings that scale and shift (FiLM, arXiv:1709.07871).
+"""
 
 from collections.abc import Callable
 from typing import Literal
@@ -13,16 +19,23 @@ TimeEmbedding = Literal["additive", "scale_shift"]
 Norm = Callable[[int], nn.Module]
 Resample = Callable[[Tensor, Size | None], Tensor]
 
-TIME_EMBEDDINGS: dict[TimeEmbedding, int] = {"additive": 1, "scale_shift": 2}  # numbers that each channel is told
+TIME_EMBEDDINGS: dict[TimeEmbedding, int] = {"additive": 1, "scale_shift": 2}  # values per channel
 
 
 def residual_sum(x: Tensor, h: Tensor, scale: float) -> Tensor:
-    """(x + h) scale, without a pass over it where the scale is 1."""
+    """Return (x + h) scale; a scale of 1 costs no multiplication."""
     return x + h if scale == 1 else (x + h) * scale
 
 
 def embedded_norm(norm: nn.Module, h: Tensor, emb: Tensor) -> Tensor:
-    """norm(h + emb) for an embedding (B, C); norm(h) (1 + scale) + shift for one that is both, (B, 2 C) (arXiv:1709.07871)."""
+    """Return the norm of h, conditioned on an embedding.
+
+    Args:
+        norm: the norm for C channels.
+        h: feature maps, (B, C, H, W).
+        emb: an embedding (B, C), for norm(h + emb); or scale and shift (B, 2 C), for norm(h) (1 + scale) + shift
+            (arXiv:1709.07871).
+    """
     emb = emb[:, :, None, None]
     if emb.shape[1] == h.shape[1]:
         return norm(h + emb)
@@ -31,25 +44,27 @@ def embedded_norm(norm: nn.Module, h: Tensor, emb: Tensor) -> Tensor:
 
 
 def shortcut(in_channels: int, out_channels: int) -> nn.Module:
-    """Return what carries the input of a residual block to its output: a 1 x 1 convolution where channels differ."""
+    """Return the skip connection of a residual block: a 1 x 1 convolution if the channels differ, else the identity."""
     return nn.Identity() if in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1)
 
 
 class ResidualBlock(nn.Module):
-    """norm, SiLU, conv; the time's embedding; norm, SiLU, dropout, conv (zero at first); plus the input.
+    """A residual block: norm, SiLU, conv; the time embedding; norm, SiLU, dropout, conv; plus the input.
 
-    The block of DDPM; with ``resample`` that of BigGAN (arXiv:1809.11096, figure 15), which resamples both branches.
+    It is the block of DDPM (arXiv:2006.11239), from (B, C, H, W) to (B, C', H, W). With ``resample`` it is the block of
+    BigGAN (arXiv:1809.11096, figure 15), which resamples both branches.
 
     Args:
         in_channels: C.
         out_channels: C'.
-        embedding: size of the time's embedding; None: nothing is told.
+        embedding: size of the time embedding; None: the block is not conditioned.
         dropout: dropout rate before the second convolution.
-        time_embedding: ``additive``: added before the second norm; ``scale_shift``: scales and shifts what leaves that norm.
-        resample: what changes the size of maps; None keeps it.
-        norm: makes the norms.
-        residual_scale: what the sum of both branches is multiplied by.
-        zero: whether the last convolution is zero at first.
+        time_embedding: ``additive``: added before the second norm; ``scale_shift``: scales and shifts that norm's
+            output.
+        resample: changes the size of the maps, such as ``pool`` or ``enlarge``; None: the size stays.
+        norm: makes a norm for a number of channels.
+        residual_scale: factor of the sum of both branches.
+        zero: initialise the last convolution to zero, so that the block starts as its skip connection.
     """
 
     def __init__(
@@ -68,8 +83,8 @@ class ResidualBlock(nn.Module):
         self.resample, self.residual_scale = resample, residual_scale
         self.norm_in = norm(in_channels)
         self.conv_in = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        told = TIME_EMBEDDINGS[time_embedding] * out_channels
-        self.embed = None if embedding is None else nn.Linear(embedding, told)
+        values = TIME_EMBEDDINGS[time_embedding] * out_channels
+        self.embed = None if embedding is None else nn.Linear(embedding, values)
         self.norm_out = norm(out_channels)
         self.dropout = nn.Dropout(dropout)
         conv_out = nn.Conv2d(out_channels, out_channels, 3, padding=1)

@@ -1,4 +1,13 @@
-"""Attention over the frames of clips. The frames are rows of their own, clip by clip: (B F, ...)."""
+"""Attention and convolutions over the frames of clips (Ho et al. 2022, arXiv:2204.03458).
+
+Feature maps of B clips of F frames are (B F, C, H, W): row b F + f is frame f of clip b. At each position of the map,
+frame i attends to the frames j of its clip:
+
+    out_i = sum_j w_ij v_j,    w_ij = softmax_j(q_i . k_j / sqrt(D) + b(j - i))
+
+with a learned bias b of the distance in time, per head (:class:`RelativeBias`). A mask isolates frames that are
+independent images, for joint training on clips and images. Transformers attend over time by ``across_frames.py``.
+"""
 
 import functools
 import math
@@ -11,21 +20,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diffsweep.layers.norms import group_norm, zero_init
-from diffsweep.layers.patches import Rotation, axial_rotation
 from diffsweep.layers.residual import Norm
 
 PositionBias = Literal["buckets", "distance"]
 
 _BUCKETS = 32
-_FARTHEST = 128  # frames; T5's
+_FARTHEST = 128  # frames, as in T5
 
 
 class Clips(NamedTuple):
-    """Which rows belong together: row b F + f is frame f of clip b.
+    """The division of a batch of frames into clips: row b F + f is frame f of clip b.
 
     Attributes:
-        frames: F.
-        mask: True where the frame of the row may look at that of the column, (B, 1, 1, F, F); None where all see all.
+        frames: F, the frames of each clip.
+        mask: bool, (B, 1, 1, F, F), True at (i, j) if frame i may attend to frame j; None: all may attend to all.
     """
 
     frames: int
@@ -33,8 +41,15 @@ class Clips(NamedTuple):
 
 
 def clips_of(frames: int, independent: Tensor | None = None) -> Clips:
-    """Clips of F frames; those that are ``independent``, (B, F), see themselves only, and no other frame sees them (joint training of
-    images and video: Ho et al. 2022, arXiv:2204.03458, section 3)."""
+    """Return the layout of clips of F frames, with a mask that isolates independent frames.
+
+    An independent frame attends to itself only, and no other frame attends to it. So images can be appended to clips as
+    further frames, to train on both (Ho et al. 2022, arXiv:2204.03458, section 3).
+
+    Args:
+        frames: F.
+        independent: bool, (B, F), True for independent frames; None: all frames belong to their clip.
+    """
     if independent is None:
         return Clips(frames)
     together = ~(independent[:, :, None] | independent[:, None])
@@ -43,48 +58,64 @@ def clips_of(frames: int, independent: Tensor | None = None) -> Clips:
 
 
 def rows_of_frames(c_noise: Tensor, frames: int) -> Tensor:
-    """The time of each frame, (B F), of times (B,) or (B, F)."""
+    """Return the time of each frame, (B F), from times of clips (B,) or of frames (B, F)."""
     return c_noise.repeat_interleave(frames) if c_noise.ndim == 1 else c_noise.flatten()
 
 
 def t5_bucket(distance: Tensor, buckets: int = _BUCKETS, farthest: int = _FARTHEST) -> Tensor:
-    """The bucket of a signed distance, key minus query (T5, Raffel et al. 2020, arXiv:1910.10683): half of the buckets for what comes
-    later; of each half, one for each of the small distances, and the rest for ranges that grow as powers up to ``farthest``."""
+    """Return the bucket of each signed distance as in T5 (Raffel et al. 2020, arXiv:1910.10683).
+
+    Large distances share buckets. The second half of the buckets is for keys later than the query. In each half with n
+    buckets, the distances below n / 2 have one bucket each; the other n / 2 cover ranges of geometrically growing
+    length up to ``farthest``, and the last of them everything beyond.
+
+    Args:
+        distance: position of the key minus that of the query, int64.
+        buckets: number of buckets of both halves.
+        farthest: distance from which on all share the last bucket of their half.
+
+    Returns:
+        Indices 0 to ``buckets`` - 1, int64, of the shape of ``distance``.
+    """
     half = buckets // 2
     exact, size = half // 2, distance.abs()
-    power = torch.log(size.clamp(min=1).double() / exact) / math.log(farthest / exact)  # 0 to 1 beyond the small ones
+    power = torch.log(size.clamp(min=1).double() / exact) / math.log(farthest / exact)  # 0 at exact, 1 at farthest
     far = (exact + power * (half - exact)).long().clamp(max=half - 1)
     return torch.where(distance > 0, half, 0) + torch.where(size < exact, size, far)
 
 
-def _own(distance: Tensor) -> Tensor:
-    """A number for each distance, the negative ones first."""
+def _one_each(distance: Tensor) -> Tensor:
+    """Return an index for each distance, from 0 at the most negative one."""
     return distance - distance.min()
 
 
-_BIASES: dict[PositionBias, Callable[[Tensor], Tensor]] = {"buckets": t5_bucket, "distance": _own}
+_BIASES: dict[PositionBias, Callable[[Tensor], Tensor]] = {"buckets": t5_bucket, "distance": _one_each}
 
 
-@functools.lru_cache(maxsize=64)  # 50 us of each stage of a call; and a copy to the device
+@functools.lru_cache(maxsize=64)  # saves 50 us for each level of a call, and a copy to the device
 @torch.inference_mode(False)
-def _rows(kind: PositionBias, frames: int, longest: int, device: torch.device) -> Tensor:
-    """Which row of the table each pair of frames has, (F, F). The table has those of all distances up to ``longest``, and what is
-    farther apart counts as so far apart."""
+def _table_rows(kind: PositionBias, frames: int, longest: int, device: torch.device) -> Tensor:
+    """Return the row of the bias table for each pair of frames (query, key), int64, (F, F).
+
+    The table covers distances up to ``longest``; larger distances are clamped to it.
+    """
     table = _BIASES[kind](torch.arange(-longest, longest + 1, device="cpu"))
-    place = torch.arange(frames, device="cpu")
-    return table[(place - place[:, None]).clamp(-longest, longest) + longest].to(device)
+    frame = torch.arange(frames, device="cpu")
+    return table[(frame - frame[:, None]).clamp(-longest, longest) + longest].to(device)
 
 
 class RelativeBias(nn.Module):
-    """A learned number of each head for the distance in time between query and key, so that there is no absolute time (Shaw et al.
-    2018, arXiv:1803.02155, as a bias of the logits: T5, arXiv:1910.10683).
+    """A learned bias of attention logits for each distance in time between query and key, in each head, (N, F, F).
 
-    Any number of frames can be asked for. Distances that training clips do not have count as the largest that they have.
+    Relative positions are from Shaw et al. 2018 (arXiv:1803.02155), their form as a bias from T5 (arXiv:1910.10683). No
+    absolute time enters, so the bias can be computed for any number of frames. Distances that do not occur in the
+    training clips have the bias of the largest distance that does.
 
     Args:
-        heads: N.
-        kind: ``buckets``: T5's, 32, exact up to 7 frames; ``distance``: a number for each.
-        num_frames: of training clips; None: distances up to 128 are told apart.
+        heads: number of heads N.
+        kind: ``buckets``: the 32 buckets of T5, one for each distance up to 7 frames; ``distance``: a value for each
+            distance.
+        num_frames: frames of the training clips; None: the largest distance with a bias of its own is 128.
     """
 
     def __init__(self, heads: int, kind: PositionBias = "buckets", num_frames: int | None = None) -> None:
@@ -98,19 +129,23 @@ class RelativeBias(nn.Module):
         self.table = nn.Parameter(torch.zeros(most, heads))
 
     def forward(self, frames: int) -> Tensor:
-        rows = _rows(self.kind, frames, self.longest, self.table.device)
+        rows = _table_rows(self.kind, frames, self.longest, self.table.device)
         return self.table[rows].permute(2, 0, 1)  # (N, F, F)
 
 
 class TemporalAttention(nn.Module):
-    """Residual multi-head self-attention over the frames at each place of feature maps; the identity at first (Ho et al. 2022,
-    arXiv:2204.03458, section 3). The norm is that of each frame, so that frames that do not see each other share nothing.
+    """A residual layer of multi-head self-attention over the frames of a clip, at each position of the feature maps.
+
+    It is that of Ho et al. 2022 (arXiv:2204.03458, section 3), from maps (B F, C, H, W) to the same shape. It starts
+    as the identity. The norm is over each frame alone, so that frames that the mask separates do not influence each
+    other.
 
     Args:
         channels: C, divisible by ``heads``.
         heads: number of heads.
-        norm: makes the norm.
-        position_bias, num_frames: see :class:`RelativeBias`.
+        norm: makes the norm for C channels.
+        position_bias: the ``kind`` of :class:`RelativeBias`, ``buckets`` or ``distance``.
+        num_frames: frames of the training clips; None: not fixed.
     """
 
     def __init__(
@@ -133,88 +168,23 @@ class TemporalAttention(nn.Module):
         qkv = self.to_qkv(rearrange(self.norm(x), "b c h w -> b (h w) c"))  # (B F, H W, 3 C)
         q, k, v = rearrange(qkv, "(b f) l (three n d) -> three b l n f d", three=3, n=self.heads, f=clips.frames)
         bias = self.bias(clips.frames).to(q.dtype)
-        mask = bias if clips.mask is None else torch.where(clips.mask, bias, -torch.inf)  # (B or nothing, 1, N, F, F)
+        mask = bias if clips.mask is None else torch.where(clips.mask, bias, -torch.inf)  # ([B, 1,] N, F, F)
         out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (B, H W, N, F, D)
         out = self.to_out(rearrange(out, "b l n f d -> (b f) l (n d)"))
         return x + rearrange(out, "b (h w) c -> b c h w", h=x.shape[2])
 
 
-class AcrossFrames(NamedTuple):
-    """Which tokens of clips, (B F, N, C), attend to each other, beyond those of one frame. For queries, keys and values
-    (B F, heads, N, D), in the words of einops.
-
-    Attributes:
-        gathered: how they lie then, tokens that attend to each other last but one.
-        frames: F.
-        mask: for these; None where all see all.
-    """
-
-    gathered: str
-    frames: int
-    mask: Tensor | None = None
-
-    def gather(self, x: Tensor) -> Tensor:
-        return rearrange(x, f"(b f) n l d -> {self.gathered}", f=self.frames)
-
-    def scatter(self, x: Tensor) -> Tensor:
-        return rearrange(x, f"{self.gathered} -> (b f) n l d", f=self.frames)
-
-
-def over_time(clips: Clips) -> AcrossFrames:
-    """The tokens at one place of all frames."""
-    return AcrossFrames("b l n f d", clips.frames, clips.mask)
-
-
-def over_space_and_time(clips: Clips, tokens: int) -> AcrossFrames:
-    """All tokens of a clip, so many a frame."""
-    mask = None if clips.mask is None else clips.mask[:, 0]  # (B, 1, F, F)
-    if mask is not None:
-        mask = mask.repeat_interleave(tokens, dim=2).repeat_interleave(tokens, dim=3)
-    return AcrossFrames("b n (f l) d", clips.frames, mask)
-
-
-@functools.lru_cache(maxsize=16)  # 30 us of a call; and two copies to the device
-@torch.inference_mode(False)
-def temporal_rotation(frames: int, channels: int, device: torch.device, dtype: torch.dtype) -> Rotation:
-    """Cosine and sine of rotary angles (RoPE, arXiv:2104.09864) that turn with the frame, (F, D / 2), for heads of D channels: what
-    attention sees of time is the distance."""
-    count = channels // 2
-    frequencies = 10000 ** (-torch.arange(count, dtype=torch.float64, device="cpu") / count)
-    angles = torch.arange(frames, dtype=torch.float64, device="cpu")[:, None] * frequencies
-    return angles.cos().to(device, dtype), angles.sin().to(device, dtype)
-
-
-@functools.lru_cache(maxsize=16)  # 30 us of a call, and those of the two that it joins
-@torch.inference_mode(False)
-def space_time_rotation(
-    frames: int,
-    grid: tuple[int, int],
-    channels: int,
-    extras: int,
-    in_space: bool,
-    device: torch.device,
-    dtype: torch.dtype,
-) -> Rotation:
-    """Rotary angles of all tokens of a clip, frame by frame, (F (extras + N), D / 2): they turn with the frame; ``in_space`` half of
-    them do, and the rest as :func:`~diffsweep.layers.axial_rotation` has it."""
-    tokens = extras + grid[0] * grid[1]
-    in_time = temporal_rotation(frames, channels // 2 if in_space else channels, device, dtype)
-    parts = [[part[:, None].expand(-1, tokens, -1) for part in in_time]]
-    if in_space:
-        turned = axial_rotation(grid, channels // 2, extras, device, dtype)
-        parts.append([part.expand(frames, -1, -1) for part in turned])
-    cos, sin = (torch.cat(both, dim=-1).flatten(0, 1) for both in zip(*parts, strict=True))
-    return cos, sin
-
-
 class TemporalConvolution(nn.Module):
-    """Residual convolution over each frame, the one before it and the one after it, at each place of feature maps; the identity at first.
-    After a convolution over space it is the (2+1)D one that sees motion at once (Tran et al. 2018, arXiv:1711.11248; in video diffusion
-    Singer et al. 2022, arXiv:2209.14792). Frames that do not see each other share nothing; beyond the ends of a clip there are zeros.
+    """A residual convolution of kernel 3 over the frames, at each position of feature maps (B F, C, H, W).
+
+    Frame f becomes x_f + W_- h_{f-1} + W_0 h_f + W_+ h_{f+1} + bias with h = silu(norm(x)); h is 0 beyond the ends of
+    a clip and for frames that the mask separates from f. The layer starts as the identity. After a convolution over
+    space it makes a (2+1)D convolution (Tran et al. 2018, arXiv:1711.11248; in video diffusion Singer et al. 2022,
+    arXiv:2209.14792).
 
     Args:
         channels: C.
-        norm: makes the norm, that of each frame.
+        norm: makes the norm for C channels, which is over each frame alone.
     """
 
     def __init__(self, channels: int, norm: Norm = group_norm) -> None:
@@ -226,17 +196,16 @@ class TemporalConvolution(nn.Module):
         h = rearrange(functional.silu(self.norm(x)), "(b f) c h w -> b f c h w", f=clips.frames)
         before, after = h[:, :-1], h[:, 1:]
         if clips.mask is not None:
-            seen = clips.mask[:, 0, 0].diagonal(-1, 1, 2)[
-                ..., None, None, None
-            ]  # (B, F - 1, 1, 1, 1): f and f + 1 see each other
-            before, after = before * seen, after * seen
-        nothing = torch.zeros_like(h[:, :1])
-        three = [torch.cat([nothing, before], 1), h, torch.cat([after, nothing], 1)]
+            joined = clips.mask[:, 0, 0].diagonal(-1, 1, 2)  # (B, F - 1): f and f + 1 attend to each other
+            joined = joined[..., None, None, None]
+            before, after = before * joined, after * joined
+        zeros = torch.zeros_like(h[:, :1])
+        three = [torch.cat([zeros, before], 1), h, torch.cat([after, zeros], 1)]
         return x + self.mix(torch.cat(three, 2).flatten(0, 1))  # (B F, C, H, W)
 
 
 class TemporalSteps(nn.Module):
-    """Steps over time, modules of (x, clips), one after the other."""
+    """A sequence of modules over time, each of which is called as ``x = step(x, clips)``."""
 
     def __init__(self, *steps: nn.Module) -> None:
         super().__init__()

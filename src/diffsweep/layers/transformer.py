@@ -1,4 +1,15 @@
-"""Transformer blocks over tokens (B, N, C), and the tokens that conditions are."""
+"""Transformer blocks over tokens (B, N, C), with or without modulation by an embedding of time and condition.
+
+A pre-norm block computes
+
+    x <- x + g_1 Attention(N(x) (1 + s_1) + b_1)
+    x <- x + CrossAttention(N(x), context)                 if the block has one
+    x <- x + g_2 MLP(N(x) (1 + s_2) + b_2)
+
+N is LayerNorm or RMSNorm. The shifts b, scales s and gates g follow from the embedding (adaLN, arXiv:2212.09748);
+without modulation b = s = 0 and g = 1, and N has learned weights instead. A modulated block has no N before its
+cross-attention, as in PixArt (arXiv:2310.00426).
+"""
 
 from typing import Any
 
@@ -6,14 +17,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diffsweep.layers.across_frames import AcrossFrames
 from diffsweep.layers.conditions import TokenContext
 from diffsweep.layers.patches import Rotation, rotate
 from diffsweep.layers.recomputation import recomputed
-from diffsweep.layers.temporal import AcrossFrames
 
 
 def token_norm(channels: int, rms: bool = False, affine: bool = True, eps: float = 1e-6) -> nn.Module:
-    """LayerNorm (arXiv:1607.06450), or RMSNorm (arXiv:1910.07467), which does not subtract the mean."""
+    """Return a LayerNorm (arXiv:1607.06450), or an RMSNorm (arXiv:1910.07467), which does not subtract the mean.
+
+    Args:
+        channels: size of the last axis, which is normalised.
+        rms: RMSNorm in place of LayerNorm.
+        affine: the norm has learned weights.
+        eps: added to the variance or the mean square.
+    """
     return (nn.RMSNorm if rms else nn.LayerNorm)(channels, eps=eps, elementwise_affine=affine)
 
 
@@ -24,7 +42,10 @@ def _head_channels(channels: int, heads: int) -> int:
 
 
 def rotary_channels(channels: int, heads: int) -> int:
-    """Channels of a head, which are turned by fours: two for the row, two for the column."""
+    """Return the channels of a head, or raise a ValueError unless rotary positions can rotate them.
+
+    They are rotated in groups of four: a pair by the row and a pair by the column.
+    """
     size = _head_channels(channels, heads)
     if size % 4:
         raise ValueError(
@@ -39,8 +60,8 @@ class SelfAttention(nn.Module):
     Args:
         channels: C.
         heads: number of heads, which divides C.
-        bias: queries, keys and values have a bias.
-        qk_norm: RMSNorm of queries and keys in each head (arXiv:2302.05442): what the softmax sees stays bounded.
+        bias: the maps to queries, keys and values have a bias.
+        qk_norm: RMSNorm of queries and keys in each head (arXiv:2302.05442), which bounds the logits of the softmax.
     """
 
     def __init__(self, channels: int, heads: int, bias: bool = True, qk_norm: bool = False) -> None:
@@ -51,7 +72,13 @@ class SelfAttention(nn.Module):
         self.to_out = nn.Linear(channels, channels)
 
     def forward(self, x: Tensor, rotation: Rotation | None = None, across: AcrossFrames | None = None) -> Tensor:
-        """Of tokens (B, N, C); with ``across`` of those of frames, (B F, N, C), and the rotation is of the tokens that are joined."""
+        """Return the attention's output, of the shape of x.
+
+        Args:
+            x: tokens of images (B, N, C), or of the frames of clips (B F, N, C).
+            rotation: rotary positions of the tokens that attend to each other; None: none.
+            across: which tokens of clips attend to each other; None: those of one row of x.
+        """
         qkv = self.to_qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, N, 3, heads, D)
         q, k, v = qkv.transpose(1, 3).unbind(2)  # each (B, heads, N, D)
         q, k = self.norm_q(q), self.norm_k(k)
@@ -65,7 +92,16 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Multi-head attention of tokens (B, N, C) to a context (B, L, C); ``mask`` (B, 1, 1, L) is True where it may look."""
+    """Multi-head attention of tokens x (B, N, C) to a context (B, L, C) (arXiv:1706.03762).
+
+    Queries come from x, keys and values from the context. The mask (B, 1, 1, L) is True for the tokens of the context
+    that may be attended to; None: all may.
+
+    Args:
+        channels: C.
+        heads: number of heads, which divides C.
+        qk_norm: RMSNorm of queries and keys in each head.
+    """
 
     def __init__(self, channels: int, heads: int, qk_norm: bool = False) -> None:
         super().__init__()
@@ -83,12 +119,12 @@ class CrossAttention(nn.Module):
 
 
 def mlp(channels: int, hidden: int, out_channels: int, gelu: str = "tanh") -> nn.Sequential:
-    """Linear, GELU (``tanh``: approximated; ``none``: exact), linear."""
+    """Return an MLP of a linear map, GELU and a linear map; ``gelu=tanh`` approximates GELU, ``none`` is exact."""
     return nn.Sequential(nn.Linear(channels, hidden), nn.GELU(approximate=gelu), nn.Linear(hidden, out_channels))
 
 
 class SwiGLU(nn.Module):
-    """W_out (silu(W_a x) * W_b x) (arXiv:2002.05202)."""
+    """A gated MLP, W_out (silu(W_a x) * W_b x), with ``hidden`` channels inside (SwiGLU, arXiv:2002.05202)."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
@@ -101,7 +137,7 @@ class SwiGLU(nn.Module):
 
 
 class Modulation(nn.Module):
-    """``count`` vectors (B, 1, C) from an embedding (B, C), by one linear map (adaLN, arXiv:2212.09748)."""
+    """A linear map from an embedding (B, C) to ``count`` shifts, scales and gates (B, 1, C) (arXiv:2212.09748)."""
 
     def __init__(self, channels: int, count: int) -> None:
         super().__init__()
@@ -112,7 +148,10 @@ class Modulation(nn.Module):
 
 
 class ModulationTable(nn.Module):
-    """``count`` learned vectors, plus what all blocks share, (B, count or 1, C) (adaLN-single, arXiv:2310.00426)."""
+    """Learned vectors of one block, added to a modulation that all blocks share (adaLN-single, arXiv:2310.00426).
+
+    The shared modulation is (B, count, C) or (B, 1, C); the ``count`` sums are shifts, scales and gates (B, 1, C).
+    """
 
     def __init__(self, channels: int, count: int) -> None:
         super().__init__()
@@ -123,30 +162,30 @@ class ModulationTable(nn.Module):
 
 
 def modulated(h: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
-    """h (1 + scale) + shift, or h where there are none."""
+    """Return h (1 + scale) + shift for a modulation (shift, scale, ...), or h for an empty one."""
     return torch.addcmul(modulation[0], h, 1 + modulation[1]) if modulation else h
 
 
 def gated(x: Tensor, h: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
-    """x + gate h, where (shift, scale) come with a gate; else x + h."""
+    """Return x + gate h for a modulation (shift, scale, gate), or x + h for one without a gate."""
     return torch.addcmul(x, h, modulation[2]) if len(modulation) > 2 else x + h
 
 
 class Block(nn.Module):
-    """Self-attention, cross-attention where wanted, MLP; each normed before and added to what came in.
+    """A pre-norm transformer block: self-attention, optional cross-attention, MLP, each with a residual connection.
 
     Args:
         channels: C.
         heads: attention heads.
-        mlp_ratio: hidden width of the MLP over C; SwiGLU has 2/3 of it, and so as many parameters.
-        modulation: gives (shift, scale) or (shift, scale, gate), of the attention and of the MLP, from ``emb``; norms are without
-            weights then, and there is none before the cross-attention, as in PixArt.
-        cross: attend to a context.
+        mlp_ratio: hidden width of the MLP divided by C; SwiGLU has 2/3 of that width, and so as many parameters.
+        modulation: computes from ``emb`` the (shift, scale) or (shift, scale, gate) of the self-attention, then those
+            of the MLP. With it the norms have no weights, and the cross-attention has no norm.
+        cross: add cross-attention to a context.
         qk_norm: RMSNorm of queries and keys.
-        swiglu: SwiGLU in place of GELU.
+        swiglu: SwiGLU in place of the MLP with GELU.
         rms_norm: RMSNorm in place of LayerNorm.
-        qkv_bias: queries, keys and values of the self-attention have a bias.
-        gelu: ``tanh`` or ``none``.
+        qkv_bias: the maps to queries, keys and values of the self-attention have a bias.
+        gelu: ``tanh`` (approximated) or ``none`` (exact).
         eps: of the norms.
     """
 
@@ -185,7 +224,7 @@ class Block(nn.Module):
         rotation: Rotation | None = None,
         across: AcrossFrames | None = None,
     ) -> Tensor:
-        modulation = () if self.modulation is None else self.modulation(emb)  # of (B, 1, C)
+        modulation = () if self.modulation is None else self.modulation(emb)  # each (B, 1, C)
         first, second = modulation[: len(modulation) // 2], modulation[len(modulation) // 2 :]
         x = gated(x, self.attention(modulated(self.norm_attention(x), first), rotation, across), first)
         if self.cross is not None:
@@ -194,15 +233,23 @@ class Block(nn.Module):
 
 
 def run_block(block: nn.Module, checkpointing: bool, *inputs: Any, **keywords: Any) -> Tensor:
-    """The block's output; in training with ``checkpointing`` its inside is not kept but computed again (arXiv:1604.06174)."""
+    """Return a block's output; with ``checkpointing`` its activations are recomputed in training (arXiv:1604.06174)."""
     if not (checkpointing and block.training):
         return block(*inputs, **keywords)
-    # nothing in a block is random, and saving a GPU's random state would wait for it
+    # a block draws no random numbers, and saving the random state of a GPU would wait for the device
     return recomputed(block, *inputs, preserve_rng_state=False, **keywords)
 
 
 class ContextEmbedding(nn.Module):
-    """Tokens (B, L, D) by an MLP to a context (B, L, C), with its mask for SDPA: see :class:`~diffsweep.layers.TokenContext`."""
+    """An MLP from the tokens of a condition (B, L, D) to the context (B, L, C) of cross-attention, and its mask.
+
+    A learned null token replaces the tokens of samples that have none; the arguments of ``forward`` and the mask are
+    those of :class:`~diffsweep.layers.TokenContext`.
+
+    Args:
+        context_dim: width D of the tokens.
+        channels: width C of the context.
+    """
 
     def __init__(self, context_dim: int, channels: int) -> None:
         super().__init__()
