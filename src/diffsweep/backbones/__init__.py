@@ -1,4 +1,8 @@
-"""Networks: ``output = backbone(x, c_noise, cond)``, and encoders: ``features, logits = backbone(x, c_noise)``."""
+"""Networks: denoisers ``output = backbone(x, c_noise, cond)``, classifiers ``features, logits = backbone(x, c_noise)``.
+
+x is images (B, C, H, W) or clips (B, C, F, H, W), c_noise the times as the networks read them, (B,) or of each frame
+(B, F), and cond a :class:`~diffsweep.diffusion.Condition`.
+"""
 
 from diffsweep.backbones.base import Backbone
 from diffsweep.backbones.base_and_residual import BaseAndResidual

@@ -1,4 +1,4 @@
-"""What all networks share: what they tell the rest of the package of themselves, and the checks of their options."""
+"""The base class of networks, groups of options that several networks have, and checks of options."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ from diffsweep.layers import rotary_channels
 
 
 class Backbone(nn.Module, Part):
-    """A network, ``output = backbone(x, c_noise, cond)``.
+    """A network that is called as ``output = backbone(x, c_noise, cond)``, with an output of the height and width of x.
 
     Attributes:
-        requires, supports: ``clips`` where x is a clip, (B, C, F, H, W), and not an image, (B, C, H, W).
-        accepts: the parts of a condition that it takes, with their sizes.
-        Options: the dataclass of the keywords that its constructor takes as ``**options``; None where it names all of them itself.
+        requires, supports: both contain ``clips`` if x is a clip (B, C, F, H, W) rather than an image (B, C, H, W).
+        accepts: the parts of a condition that the network reads, with their sizes, such as ``{"num_classes": 10}``.
+        Options: the dataclass of the constructor's ``**options``; None if its signature names all of them.
     """
 
     accepts: Mapping[str, int] = MappingProxyType({})
@@ -26,13 +26,13 @@ class Backbone(nn.Module, Part):
 
 @dataclass(frozen=True, kw_only=True)
 class ConditionSizes:
-    """The sizes of the parts of a condition.
+    """The sizes of the parts of a condition that a network reads.
 
     Attributes:
-        num_classes: classes of ``cond.vector``, where it is ids; None for none.
-        vector_dim: features of ``cond.vector``, where it is features; None for none.
-        num_scalars: numbers of ``cond.scalars``; None for none.
-        image_channels: channels of ``cond.image``, which stand beside those of x; 0 for no image.
+        num_classes: number of classes if ``cond.vector`` holds class ids; None: it does not.
+        vector_dim: size of ``cond.vector`` if it holds features; None: it does not.
+        num_scalars: number of values in ``cond.scalars``; None: these are not read.
+        image_channels: channels of ``cond.image``, which are concatenated with those of x; 0: it is not read.
     """
 
     num_classes: int | None = None
@@ -45,22 +45,22 @@ class ConditionSizes:
 
     @property
     def of_vectors(self) -> dict[str, int | None]:
-        """The sizes of what is said of a sample as a whole."""
+        """The sizes of the parts that become embedding vectors: the keywords of ``ConditionEmbedding``."""
         return {"num_classes": self.num_classes, "vector_dim": self.vector_dim, "num_scalars": self.num_scalars}
 
     @property
     def accepts(self) -> dict[str, int]:
-        """The parts that are there, with their sizes."""
+        """The parts that the network reads, with their sizes."""
         sizes = {**self.of_vectors, "image_channels": self.image_channels}
         return {name: size for name, size in sizes.items() if size}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenSizes(ConditionSizes):
-    """The same with tokens to attend to.
+    """The sizes of the parts of a condition, for networks with cross-attention to tokens.
 
     Attributes:
-        context_dim: width of ``cond.tokens``; None for no tokens.
+        context_dim: width of ``cond.tokens``; None: these are not read.
     """
 
     context_dim: int | None = None
@@ -77,19 +77,19 @@ class TokenSizes(ConditionSizes):
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerOptions:
-    """Blocks over patches of the image.
+    """The options of transformers over patches of the image.
 
     Attributes:
-        patch_size: side of a patch.
+        patch_size: side of a patch in pixels.
         channels: width of the tokens.
         depth: number of blocks.
         num_heads: attention heads.
-        mlp_ratio: hidden width of the MLPs over ``channels``.
+        mlp_ratio: hidden width of the MLPs divided by ``channels``.
         qk_norm: RMSNorm of queries and keys.
-        rope: rotary positions in the attention too.
+        rope: add rotary positions to the attention (arXiv:2104.09864).
         swiglu: SwiGLU in place of GELU.
         rms_norm: RMSNorm in place of LayerNorm.
-        checkpointing: compute blocks again in the backward pass instead of keeping what they computed.
+        checkpointing: recompute the activations of blocks in the backward pass to save memory (arXiv:1604.06174).
     """
 
     patch_size: int = 2
@@ -105,7 +105,7 @@ class TransformerOptions:
 
     @property
     def block(self) -> dict[str, Any]:
-        """The keywords of a :class:`~diffsweep.layers.Block`."""
+        """The keywords of a :class:`~diffsweep.layers.Block` that these options set."""
         return {
             "channels": self.channels,
             "heads": self.num_heads,
@@ -117,18 +117,18 @@ class TransformerOptions:
 
     @property
     def rotary(self) -> int | None:
-        """The channels of a head that rotary positions turn; None without these."""
+        """The channels of a head, with rotary positions; otherwise None."""
         return rotary_channels(self.channels, self.num_heads) if self.rope else None
 
 
 def one_of(key: str, value: str, allowed: Collection[str]) -> None:
-    """Raise a ValueError unless an option is one of some words."""
+    """Raise a ValueError unless the value of the option ``backbone.{key}`` is one of the allowed ones."""
     if value not in allowed:
         raise ValueError(f"backbone.{key} is one of {', '.join(allowed)}, not {value}")
 
 
 def at_least_1(**values: int | None) -> None:
-    """Raise a ValueError unless each option, by its key, is at least 1 or None."""
+    """Raise a ValueError unless each of the options, named by its key, is None or at least 1."""
     for key, value in values.items():
         if value is not None and value < 1:
             raise ValueError(f"backbone.{key} must be at least 1, not {value}")

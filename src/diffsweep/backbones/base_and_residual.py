@@ -1,4 +1,9 @@
-"""Two networks for the noise that frames share and the noise that each has of its own (VideoFusion, Luo et al. 2023, arXiv:2303.08320)."""
+r"""Two networks for clips whose frames share a part of their noise (VideoFusion, Luo et al. 2023, arXiv:2303.08320).
+
+The noise of frame i is :math:`\epsilon^i = \sqrt{\lambda_i} b + \sqrt{1 - \lambda_i} r^i`, with a base b that all
+frames share and a residual :math:`r^i` of each frame. One network predicts b from a single frame, another all
+residuals.
+"""
 
 from collections.abc import Callable
 
@@ -10,28 +15,33 @@ from diffsweep.diffusion import ClipNoise, Condition, SharedNoise
 
 
 class BaseAndResidual(Backbone):
-    r"""A network of images says the base of a clip's noise, a network of clips the residuals (VideoFusion, arXiv:2303.08320):
+    r"""A backbone for clips whose base network predicts the shared noise and whose residual network predicts the rest.
 
-    .. math:: \hat\epsilon^i = \sqrt{\lambda_i} \, \hat b(x_t^k) + \sqrt{1 - \lambda_i} \, \hat r^i(x_t, \hat b), \qquad k = \lfloor F / 2 \rfloor
+    The predicted noise of frame i of F (VideoFusion, arXiv:2303.08320) is
 
-    with the weights of :class:`~diffsweep.diffusion.SharedNoise`. The base network sees the middle frame k alone, once a clip. With
-    ``noise.key_frame=true`` the base is that frame's noise, so a network that was trained on images is a base network as it is, and what is
-    said of that frame is what it says. Both learn together from the one loss of the clip's noise.
+    .. math:: \hat\epsilon^i = \sqrt{\lambda_i} \, \hat b(x_t^k) + \sqrt{1 - \lambda_i} \, \hat r^i(x_t, \hat b),
+       \qquad k = \lfloor F / 2 \rfloor
 
-    Differences from the paper, kept on purpose. It takes :math:`\sqrt{\lambda_i} \sigma_t \hat b` away from frame i before the second network sees it.
-    A backbone is not told :math:`\sigma_t`, so here the second network sees :math:`\hat b` as further channels beside each frame, of which that
-    difference is a linear function. And gradients of all frames reach the base network, through both of its uses; to hold a pretrained one
-    as it is, take its parameters' gradients away.
+    with the weights :math:`\lambda_i` of :class:`~diffsweep.diffusion.SharedNoise`. The base network reads the middle
+    frame k alone, once per clip. With ``noise.key_frame=true`` the base is the noise of that frame (:math:`\lambda_k =
+    1`): a network that was trained on images can serve as the base network unchanged, and its output is the prediction
+    for frame k. Both networks are trained by the one loss of the clip's noise.
+
+    Deliberate differences from the paper: It subtracts :math:`\sqrt{\lambda_i} \sigma_t \hat b` from frame i before the
+    second network reads it. A backbone does not know :math:`\sigma_t`, so here the second network reads :math:`\hat b`
+    as further channels of each frame. And the gradients of all frames reach the base network, through both uses of
+    :math:`\hat b`; to freeze a pretrained one, set ``requires_grad`` of its parameters to False.
 
     Args:
-        base: of images (B, C, H, W), such as a :class:`~diffsweep.backbones.UNet`.
-        residual: makes the network of clips for so many ``in_channels``, such as :class:`~diffsweep.backbones.UNet3D`.
-        noise: of the process.
+        base: a network for images (B, C, H, W), such as :class:`~diffsweep.backbones.UNet`.
+        residual: makes the network for clips (B, ``in_channels``, F, H, W), given ``in_channels``; such as
+            :class:`~diffsweep.backbones.UNet3D`.
+        noise: the noise of the diffusion process, a :class:`~diffsweep.diffusion.SharedNoise`.
         in_channels: channels of x.
         out_channels: channels of the output.
 
     Attributes:
-        accepts: the parts of a condition that either takes, with their sizes.
+        accepts: the parts of a condition that either network reads, with their sizes.
     """
 
     requires = frozenset({"clips", "eps_output"})
@@ -48,19 +58,20 @@ class BaseAndResidual(Backbone):
         super().__init__()
         if not isinstance(noise, SharedNoise):
             raise ValueError(
-                "backbone.noise: a base is of noise that all frames share, and this is not; use noise=shared, or one network (backbone=unet3d)"
+                f"backbone.noise is {type(noise).__name__}, whose frames share no base; use noise=shared, or a single "
+                "network (backbone=unet3d)"
             )
         if "clips" in base.supports:
-            raise ValueError("backbone.base is a network of clips, and it sees one frame; use unet, dit or uvit")
+            raise ValueError("backbone.base is a network of clips, but it reads one frame; use unet, dit or uvit")
         self.base, self.residual, self.noise = base, residual(in_channels=in_channels + out_channels), noise
         if "clips" not in self.residual.supports:
-            raise ValueError("backbone.residual is a network of images, and it sees the clip; use unet3d or dit3d")
+            raise ValueError("backbone.residual is a network of images, but it reads clips; use unet3d or dit3d")
         self.accepts = {**base.accepts, **self.residual.accepts}
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition | None = None) -> Tensor:
         if cond is not None and cond.independent is not None:
             raise ValueError(
-                "images beside a clip have no part in its base; use model.images_per_clip=0, or one network"
+                "images beside a clip do not share its base noise; use model.images_per_clip=0, or a single network"
             )
         count, frames = len(x), x.shape[2]
         k = frames // 2

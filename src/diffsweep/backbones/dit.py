@@ -1,4 +1,9 @@
-"""Diffusion transformers: DiT (Peebles and Xie 2023, arXiv:2212.09748) and PixArt-alpha (Chen et al. 2024, arXiv:2310.00426)."""
+"""Diffusion transformers: DiT (Peebles and Xie 2023, arXiv:2212.09748) and PixArt-alpha (arXiv:2310.00426).
+
+An image (B, C, H, W) is cut into N patches of p x p pixels, which become tokens (B, N, C') with sinusoidal positions.
+Transformer blocks, conditioned on time and class, map the tokens to tokens; a last linear layer maps each token to the
+p x p pixels of its patch.
+"""
 
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -36,14 +41,15 @@ AttentionLayout = tuple[Rotation | None, AcrossFrames | None]
 
 
 class BlockType(NamedTuple):
-    """How time and class enter the blocks.
+    """A way in which the embeddings of time and class enter the blocks of a DiT.
 
     Attributes:
         in_sequence: as tokens before those of the image.
-        in_context: as tokens that those of the image attend to.
-        modulations: as shift and scale of both norms (4), and gates of both branches (6).
-        zero: the modulations start at 0, and each block as the identity.
-        shared: the modulations are computed once, and each block adds a table of its own.
+        in_context: as tokens that the image's tokens attend to by cross-attention.
+        modulations: number of modulation vectors: 0; 4: shift and scale of both norms; 6: these and the gates of both
+            branches.
+        zero: initialise the modulations to zero, so that each block starts as the identity.
+        shared: compute the modulations once for all blocks; each block adds a learned table of its own.
     """
 
     in_sequence: bool = False
@@ -64,23 +70,29 @@ BLOCKS = {
 
 @dataclass(frozen=True, kw_only=True)
 class DiTOptions(TransformerOptions, TokenSizes):
-    """The options of a DiT: those of its blocks and of the condition."""
+    """The options of a DiT, which are those of its blocks and the sizes of the condition."""
 
 
 class DiT(Backbone):
-    """A transformer over patches of the image, which the condition enters in one of five ways.
+    """A transformer over patches of the image, which time and class enter in one of five ways (arXiv:2212.09748).
 
-    Any image that the patch divides can be given: positions are sines and cosines of the grid at hand. Every block attends to the
-    condition's tokens, where there are some (``context_dim``).
+    The output is (B, out_channels, H, W). The embeddings of the time, the class, the features and the numbers of the
+    condition are summed for modulation, or are tokens of their own. If the condition has tokens (``context_dim``),
+    every block has cross-attention to them, as in PixArt-alpha (arXiv:2310.00426).
+
+    The published networks are these options (``conf/backbone``). In difference to the public codes, the sinusoidal
+    positions are computed for the grid of each image, so that any size that the patch divides can be given, and samples
+    without tokens attend to a single learned null token.
 
     Args:
         in_channels: channels of x.
         out_channels: channels of the output.
         image_size: side of x, which the patch must divide.
-        block: the type of the blocks. ``in_context``: time and class are tokens of the sequence; ``cross_attention``: tokens that blocks
-            attend to; ``adaln``: they shift and scale what norms give; ``adaln_zero``: and gate both branches, all from 0;
-            ``adaln_single``: this is computed once for all blocks (PixArt-alpha).
-        options: those of :class:`DiTOptions`.
+        block: how time and class enter the blocks. ``in_context``: as tokens before those of the image;
+            ``cross_attention``: as tokens that the image attends to; ``adaln``: they shift and scale the outputs of the
+            norms; ``adaln_zero``: they also gate both branches, and all of this starts at zero; ``adaln_single``: as
+            ``adaln_zero``, but computed once for all blocks, which add learned tables (PixArt-alpha).
+        options: the fields of :class:`DiTOptions`.
     """
 
     Options = DiTOptions
@@ -126,7 +138,7 @@ class DiT(Backbone):
         self._initialise()
 
     def _initialise(self) -> None:
-        """As published: Xavier for linear maps, 0.02 for embeddings, zeros for what must start as nothing."""
+        """Initialise as published: Xavier for linear maps, std 0.02 for embeddings, zeros where branches start at 0."""
         embeddings = [self.embed_time, self.embed_condition, self.embed_context, self.embed_shared]
         narrow = {module for part in embeddings if part is not None for module in part.modules()}
         for module in self.modules():
@@ -145,15 +157,18 @@ class DiT(Backbone):
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition | None = None) -> Tensor:
         cond = Condition() if cond is None else cond
-        return self._images(x, self._told(c_noise, cond, x.dtype), cond)
+        return self._forward_images(x, self._embed(c_noise, cond, x.dtype), cond)
 
-    def _told(self, c_noise: Tensor, cond: Condition, dtype: torch.dtype) -> Tensor:
-        """What is told of a sample as a whole, its time first, (B, 1 and as many as the condition has, C)."""
+    def _embed(self, c_noise: Tensor, cond: Condition, dtype: torch.dtype) -> Tensor:
+        """Return the embeddings of the time and of the V vectors of the condition, (B, 1 + V, C)."""
         vectors = [self.embed_time(self.sinusoids(c_noise).to(dtype)), *self.embed_condition(cond, len(c_noise))]
         return torch.stack(vectors, dim=1)
 
-    def _images(self, x: Tensor, tokens: Tensor, cond: Condition, clips: Clips | None = None) -> Tensor:
-        """The output for images (B, C, H, W), or for the frames of clips, of which ``tokens`` tell."""
+    def _forward_images(self, x: Tensor, tokens: Tensor, cond: Condition, clips: Clips | None = None) -> Tensor:
+        """Return the output for images, or for the frames of clips as images, (B, C, H, W).
+
+        ``tokens`` are the embeddings of time and condition, (B, 1 + V, C); ``clips`` divides the frames into clips.
+        """
         kind, grid = self.kind, patch_grid(x.shape[2], x.shape[3], self.options.patch_size)
         h = self.embed_patches(with_image(x, cond, self.options.image_channels))
         h = h + sincos_positions(grid, self.options.channels, x.device, x.dtype)  # (B, N, C)
@@ -170,19 +185,22 @@ class DiT(Backbone):
         return unpatchify(h, grid, self.options.patch_size)  # (B, out_channels, H, W)
 
     def _attentions(self, grid: tuple[int, int], extras: int, h: Tensor, clips: Clips | None) -> list[AttentionLayout]:
-        """Of each block, how its tokens are turned, and which of them attend to each other."""
+        """Return for each block the rotary positions of its tokens, and which tokens of clips attend to each other."""
         rotation = None if self.rope is None else axial_rotation(grid, self.rope, extras, h.device, h.dtype)
         return [(rotation, None)] * len(self.blocks)
 
     def _embeddings(self, vector: Tensor) -> tuple[Tensor, Tensor]:
-        """What the modulations of the blocks, and that of the last norm, are computed from."""
-        emb = functional.silu(vector)  # once, not in every block
+        """Return the inputs of the modulations of the blocks and of the modulation of the last norm."""
+        emb = functional.silu(vector)  # once for all blocks
         if self.embed_shared is None:
             return emb, emb
         return self.embed_shared(emb).unflatten(-1, (self.kind.modulations, -1)), vector[:, None]
 
     def _context(self, tokens: Tensor, cond: Condition) -> tuple[Tensor, Tensor | None]:
-        """What the blocks attend to, (B, L, C): ``tokens``, then those of the condition; and a mask (B, 1, 1, L)."""
+        """Return the context of cross-attention, (B, L, C), and its mask (B, 1, 1, L) or None.
+
+        The context is ``tokens``, then the tokens of the condition.
+        """
         if self.embed_context is None:
             return tokens, None
         context, mask = self.embed_context(cond.tokens, cond.token_mask, cond.is_null, len(tokens))

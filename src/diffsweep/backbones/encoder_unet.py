@@ -1,4 +1,4 @@
-"""Networks that say what x is: features and logits in place of an image. Half U-Nets."""
+"""Classifiers of noisy images: the encoder half of a U-Net, with features and logits as outputs."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from diffsweep.layers import SinusoidalEmbedding, TimeEmbedding, zero_init
 
 
 class ClassifierBackbone(Backbone, ABC):
-    """``features, logits = encoder(x, c_noise)``.
+    """A classifier's network, which is called as ``features, logits = network(x, c_noise)``.
 
     Attributes:
-        num_features: D.
-        num_classes: K.
+        num_features: size D of the features.
+        num_classes: number of classes K, the size of the logits.
     """
 
     provides = frozenset({"class_output"})
@@ -28,16 +28,24 @@ class ClassifierBackbone(Backbone, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, c_noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (B, D) and logits (B, K) of x (B, C, H, W) with the noise that c_noise (B,) tells."""
+        """Return the features (B, D) and the logits (B, K) of noisy images.
+
+        Args:
+            x: noisy images x_t, (B, C, H, W).
+            c_noise: their times, as networks read them, (B,).
+        """
 
     @abstractmethod
     def feature_maps(self, x: Tensor, c_noise: Tensor) -> list[Tensor]:
-        """The maps at the end of each level, from the largest, each (B, C', H', W'), of what :meth:`forward` takes."""
+        """Return the feature maps at the end of each level, the largest first, each (B, C', H', W').
+
+        The arguments are those of :meth:`forward`.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderOptions(ResolutionOptions):
-    """The options of an encoder: those of its levels, with the published classifiers' as defaults, and this.
+    """The options of an encoder: those of the levels of a U-Net, with defaults as in ADM's classifiers, and dropout.
 
     Attributes:
         feature_dropout: dropout rate of the features before the last layer.
@@ -49,7 +57,7 @@ class EncoderOptions(ResolutionOptions):
     attention_resolutions: Sequence[int] = ()
     attention_factors: Sequence[int] = (2,)
     feature_dropout: float = 0.0
-    # No options of the published classifiers, nor of these:
+    # These options of U-Nets are fixed in the published classifiers, and here:
     attention: AttentionKind = field(default="full", init=False)
     resample_order: ResampleOrder = field(default="after", init=False)
     residual_scale: float = field(default=1.0, init=False)
@@ -57,17 +65,19 @@ class EncoderOptions(ResolutionOptions):
 
 
 class EncoderUNet(ClassifierBackbone):
-    """The way down and the middle of a U-Net, attention pooling, and a linear layer to logits, zero at first (ADM, Dhariwal and Nichol
-    2021, arXiv:2105.05233, section 4.1).
+    """The encoder half of a U-Net as a classifier of noisy images (ADM, Dhariwal and Nichol 2021, arXiv:2105.05233).
 
-    The features are what attention puts out, before the last layer. The published classifiers are these options
-    (``conf/backbone``), with the parameter counts of the public code.
+    The downsampling levels and the middle of a U-Net are followed by attention pooling, whose output are the features
+    (B, D), and a linear layer to the logits (B, K), which starts at zero (section 4.1 of the paper). The middle always
+    has attention. The published classifiers are these options (``conf/backbone``), with the parameter counts of the
+    public code. In difference to it, the pooling computes the attention of the mean's query alone, since nothing else
+    is used.
 
     Args:
         in_channels: channels of x.
-        num_classes: K.
-        image_size: side of x; the pooling learns positions, so no other size works.
-        options: those of :class:`EncoderOptions`. The middle always attends; the pooling has heads as a level of its width has.
+        num_classes: K, at least 2.
+        image_size: side of x. No other size works, since the pooling has learned positions.
+        options: the fields of :class:`EncoderOptions`.
     """
 
     Options = EncoderOptions
@@ -76,7 +86,7 @@ class EncoderUNet(ClassifierBackbone):
         super().__init__()
         if num_classes is None or num_classes < 2:
             raise ValueError(
-                f"a classifier needs at least 2 classes to tell apart, and this dataset has {num_classes or 'no labels'}; choose a "
+                f"a classifier needs at least 2 classes, but this dataset has {num_classes or 'no labels'}; choose a "
                 "dataset with labels (dataset.num_classes)"
             )
         parts = EncoderOptions(**options)
@@ -107,7 +117,7 @@ class EncoderUNet(ClassifierBackbone):
         return functional.silu(self.embed_time(self.sinusoids(c_noise).to(x.dtype)))  # (B, E)
 
     def _levels(self, x: Tensor, emb: Tensor) -> list[Tensor]:
-        """The maps at the end of each level: before they are halved, and the last."""
+        """Return the maps at the end of each level: those that are about to be halved, and the last."""
         h, ends = self.conv_in(x), []  # (B, C, H, W)
         for module in self.down:
             if not isinstance(module, ResidualStage):

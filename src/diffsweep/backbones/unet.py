@@ -1,4 +1,10 @@
-"""U-Nets: DDPM's (Ho et al. 2020, arXiv:2006.11239), and by their options improved DDPM's, ADM's and Stable Diffusion's."""
+"""The U-Net of DDPM (Ho et al. 2020, arXiv:2006.11239), with options for those of its successors.
+
+Residual blocks map an image (B, C, H, W) to feature maps at several levels, each of half the size of the one before.
+On the way back up, the blocks of a level also read the maps that the same level had on the way down (skip
+connections). The embedding of time and condition enters every residual block; some levels have self-attention or
+cross-attention. With other options the network is that of improved DDPM, ADM or Stable Diffusion.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,14 +23,14 @@ from diffsweep.layers.recomputation import recomputed
 
 @dataclass(frozen=True, kw_only=True)
 class UNetOptions(ResolutionOptions, TokenSizes):
-    """The options of a U-Net: those of its levels, of the condition, and these.
+    """The options of a U-Net: those of its levels, the sizes of the condition, and these.
 
     Attributes:
-        middle_attention: whether the middle attends; None: where any level does, and where there are tokens to attend to.
-        transformer_depth: blocks of the transformer that each attention is where there are tokens (``context_dim``) to attend to
-            (Rombach et al. 2021, arXiv:2112.10752).
-        skip_scale: what skip connections are multiplied by; 2^-1/2 in the efficient U-Net.
-        checkpointing: whether training recomputes the inside of blocks in the backward pass, to save memory.
+        middle_attention: the middle has attention; None: it has if any level has, or if the condition has tokens.
+        transformer_depth: if the condition has tokens (``context_dim``), each attention is a transformer of this many
+            blocks, with cross-attention to the tokens (Rombach et al. 2021, arXiv:2112.10752).
+        skip_scale: factor of the skip connections; 2^-1/2 in the efficient U-Net (arXiv:2205.11487).
+        checkpointing: recompute the activations of blocks in the backward pass to save memory (arXiv:1604.06174).
     """
 
     middle_attention: bool | None = None
@@ -52,22 +58,23 @@ class UNetOptions(ResolutionOptions, TokenSizes):
 
 
 class UNet(Backbone):
-    """A U-Net of residual blocks with attention at chosen levels.
+    """A U-Net of residual blocks with attention at chosen levels, from (B, C, H, W) to (B, out_channels, H, W).
 
-    Odd sizes work: a level of size n is followed by one of size ceil(n / 2), and upsampling returns to the size that the
-    skip connections have.
+    Odd sizes work: a level of size n is followed by one of size ceil(n / 2), and upsampling returns to the size of the
+    skip connections. The embeddings of class, features and numbers of the condition are added to that of the time,
+    which conditions every residual block; with ``time_embedding=scale_shift`` this is FiLM (arXiv:1709.07871).
 
-    The published networks are these options (``conf/backbone``), with the parameter counts of the public code but for the
-    null condition: a row of ``embed_condition.classes`` that ADM does not have, a token that Stable Diffusion does not. Sinusoids are
-    those of guided-diffusion everywhere (DDPM's code has D/2 - 1 in place of D/2), and the query, key and value of all heads
-    lie one after the other in ``to_qkv``. The condition's vectors are added to the time's embedding; with ``scale_shift`` that is
-    FiLM (arXiv:1709.07871).
+    The published networks are these options (``conf/backbone``), with the parameter counts of the public codes.
+    Differences from these codes: the null condition has parameters of its own, a further row of
+    ``embed_condition.classes`` in ADM and a token in Stable Diffusion; the sinusoids are those of guided-diffusion
+    everywhere (DDPM's code divides exponents by D/2 - 1 instead of D/2); the queries of all heads come first in
+    ``to_qkv``, then all keys, then all values.
 
     Args:
         in_channels: channels of x.
         out_channels: channels of the output.
         image_size: side of x that ``attention_resolutions`` refer to; other sizes work too.
-        options: those of :class:`UNetOptions`.
+        options: the fields of :class:`UNetOptions`.
     """
 
     Options = UNetOptions
@@ -81,7 +88,9 @@ class UNet(Backbone):
         if middle_attends is None:
             middle_attends = attends or context_dim is not None
         if context_dim is not None and not (middle_attends or attends):
-            raise ValueError("backbone.context_dim needs attention to tokens somewhere; set backbone.attention_factors")
+            raise ValueError(
+                "backbone.context_dim needs attention in at least one level; set backbone.attention_factors"
+            )
         self.checkpointing, self.accepts = parts.checkpointing, parts.accepts
         self.sinusoids = SinusoidalEmbedding(parts.channels)
         self.embed_time = parts.embed_time()
@@ -98,15 +107,18 @@ class UNet(Backbone):
                 width = level.width
             if level.halved:
                 self.up.append(parts.double()(width, width))
-        width += sum(skips)  # what no level took: the first convolution, with resample_order=before
+        width += sum(skips)  # with resample_order=before no level reads the maps of the first convolution
         self.norm_out = parts.norm(width)
         self.conv_out = zero_init(nn.Conv2d(width, out_channels, 3, padding=1))
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition | None = None) -> Tensor:
-        return self._images(x, c_noise, Condition() if cond is None else cond)
+        return self._forward_images(x, c_noise, Condition() if cond is None else cond)
 
-    def _images(self, x: Tensor, c_noise: Tensor, cond: Condition, clips: Clips | None = None) -> Tensor:
-        """The output for images (B, C, H, W), or for the frames of clips."""
+    def _forward_images(self, x: Tensor, c_noise: Tensor, cond: Condition, clips: Clips | None = None) -> Tensor:
+        """Return the output for images, or for the frames of clips as images, (B, C, H, W), each with its own time.
+
+        ``clips`` divides the frames into clips for the layers over time; None: x are images.
+        """
         emb = self.embed_time(self.sinusoids(c_noise).to(x.dtype))  # (B, E)
         for vector in self.embed_condition(cond, len(x)):
             emb = emb + vector
@@ -132,10 +144,9 @@ class UNet(Backbone):
         return self.conv_out(functional.silu(self.norm_out(h)))  # (B, out_channels, H, W)
 
     def stages(self) -> list[ResidualStage]:
-        """All of them, in the order in which they run."""
-        return [
-            module for way in (self.down, self.middle, self.up) for module in way if isinstance(module, ResidualStage)
-        ]
+        """Return all residual stages in the order in which they run."""
+        modules = [*self.down, *self.middle, *self.up]
+        return [module for module in modules if isinstance(module, ResidualStage)]
 
     def _run(self, module: nn.Module, *inputs: Any, **keywords: Any) -> Any:
         if self.checkpointing and self.training:

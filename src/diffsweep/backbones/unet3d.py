@@ -1,4 +1,8 @@
-"""The 3D U-Net of video diffusion, factorised over space and time (Ho et al. 2022, arXiv:2204.03458)."""
+"""The 3D U-Net of video diffusion models, factorised over space and time (Ho et al. 2022, arXiv:2204.03458).
+
+Convolutions, norms and attention over space are those of a 2D U-Net on each frame; attention over time lies between
+them.
+"""
 
 from typing import Any, Literal
 
@@ -19,28 +23,28 @@ from diffsweep.layers import (
 
 TemporalPlace = Literal["spatial", "all"]
 
-_PLACES: dict[TemporalPlace, bool] = {
-    "spatial": False,
-    "all": True,
-}  # whether stages without spatial attention have it too
+# whether stages without attention over space have attention over time too
+_PLACES: dict[TemporalPlace, bool] = {"spatial": False, "all": True}
 
 
 class UNet3D(UNet):
-    """The 2D U-Net applied to each frame, with attention over time between: its 3x3 convolutions are 1x3x3 ones, its attention is over
-    space, its norms are those of each frame.
+    """A 2D U-Net on each frame with attention over time between, (B, C, F, H, W) to (B, out_channels, F, H, W).
 
-    What sees time starts as the identity, so that at first the network is the 2D one on each frame: the weights of a :class:`UNet`
-    can be loaded with ``strict=False``. Time is relative: any
-    number of frames can be given. Each frame may have its own time and its own class; frames that are ``independent`` (see
-    :class:`~diffsweep.diffusion.Condition`) are images beside the clip.
-
+    The 3 x 3 convolutions act as 1 x 3 x 3 ones, attention is over space, and norms are over single frames. The layers
+    over time start as the identity, so that the initial network is a 2D U-Net on each frame, and the weights of a
+    :class:`UNet` can be loaded with ``strict=False``. Positions in time are relative, so that clips of any length can
+    be given. Each frame may have its own time and its own class. Frames that are ``independent`` (a field of
+    :class:`~diffsweep.diffusion.Condition`) are treated as single images; since norms are over single frames, they do
+    not influence the clip.
     Args:
-        num_frames: of the clips it is trained on; frames farther apart than these clips are long count as their ends. None: images.
-        temporal_attention: after each ``spatial`` attention, as published, or after ``all`` residual blocks.
-        position_bias: of distances in time: ``buckets`` as in T5, or one for each ``distance``.
-        temporal_convolution: whether neighbouring frames are convolved too, after all residual blocks; it is not in the paper, and learns
-            motion sooner than attention does.
-        unet: all that a :class:`UNet` has.
+        num_frames: frames of the training clips; larger distances in time share the bias of the largest one in these
+            clips. None: not fixed.
+        temporal_attention: ``spatial``: after each attention over space, as in the paper; ``all``: after all residual
+            blocks.
+        position_bias: the bias of distances in time: ``buckets``, as in T5, or a value for each ``distance``.
+        temporal_convolution: add convolutions over neighbouring frames after all residual blocks. They are not in the
+            paper, and learn motion sooner than attention does.
+        unet: the arguments of :class:`UNet`.
     """
 
     requires = frozenset({"clips"})
@@ -60,8 +64,8 @@ class UNet3D(UNet):
         attending = [stage for stage in self.stages() if _PLACES[temporal_attention] or stage.attention is not None]
         if not attending:
             raise ValueError(
-                "backbone.temporal_attention=spatial follows attention over space, which no level has: no frame would see another; "
-                "set backbone.attention_factors, or use temporal_attention=all"
+                "backbone.temporal_attention=spatial follows attention over space, which no level has; set "
+                "backbone.attention_factors, or use backbone.temporal_attention=all"
             )
         for stage in attending:
             heads = self.options.heads(stage.width)
@@ -74,5 +78,5 @@ class UNet3D(UNet):
         cond, frames = Condition() if cond is None else cond, x.shape[2]
         images = rearrange(x, "b c f h w -> (b f) c h w")
         clips = clips_of(frames, cond.independent)
-        h = self._images(images, rows_of_frames(c_noise, frames), cond.of_frames(frames), clips)
+        h = self._forward_images(images, rows_of_frames(c_noise, frames), cond.of_frames(frames), clips)
         return rearrange(h, "(b f) c h w -> b c f h w", f=frames)  # (B, out_channels, F, H, W)

@@ -1,4 +1,4 @@
-"""The blocks that only U-Nets have: stages, ConvNeXt blocks, transformers of feature maps, and attention pooling."""
+"""The blocks of U-Nets: residual stages, ConvNeXt blocks, transformers over feature maps, attention pooling."""
 
 from functools import partial
 
@@ -23,11 +23,11 @@ from diffsweep.layers import (
 
 
 class ResidualStage(nn.Module):
-    """A residual block, attention at the levels that have it, and attention over time where frames are those of clips.
+    """A residual block, followed by attention over space and by layers over time, if the network has them.
 
     Attributes:
-        width: channels that it puts out.
-        temporal: what sees the frames of clips, after the rest; None in networks of images.
+        width: channels of the output.
+        temporal: a layer over the frames of clips, called with (h, clips) at the end; None in networks of images.
     """
 
     temporal: nn.Module | None
@@ -43,10 +43,19 @@ class ResidualStage(nn.Module):
 
 
 class ConvNeXtBlock(nn.Module):
-    """Depthwise 7 x 7 convolution; the time's embedding; norm; 1 x 1 convolution to 4 C', GELU, dropout, 1 x 1 convolution
-    (zero at first); plus the input (Liu et al. 2022, arXiv:2201.03545, told the time where it has its norm).
+    """A ConvNeXt block (Liu et al. 2022, arXiv:2201.03545) that is conditioned on the time at its norm.
 
-    Args: those of :class:`~diffsweep.layers.ResidualBlock`.
+    Depthwise 7 x 7 convolution; norm with the time embedding; 1 x 1 convolution to 4 C' channels; GELU; dropout; 1 x 1
+    convolution to C', initially zero; plus the input. Maps (B, C, H, W) become (B, C', H, W).
+
+    Args:
+        in_channels: C.
+        out_channels: C'.
+        embedding: size of the time embedding.
+        dropout: dropout rate before the last convolution.
+        time_embedding: ``additive``: added before the norm; ``scale_shift``: scales and shifts the norm's output.
+        norm: makes a norm for a number of channels.
+        residual_scale: factor of the sum of both branches.
     """
 
     def __init__(
@@ -76,13 +85,13 @@ class ConvNeXtBlock(nn.Module):
 
 
 class TokenAttention(nn.Module):
-    """Multi-head attention of a sequence to itself, or with a ``context_dim`` to another: its keys and values.
+    """Multi-head attention of a sequence (B, L, C) to itself, or to a context (B, L', D).
 
     Args:
         channels: C, divisible by ``heads``.
-        heads: number of heads.
-        context_dim: D of the other sequence; None for self-attention.
-        attend: the attention of q, k and v, each (B, N, L, D), where there is no mask.
+        heads: number of heads N.
+        context_dim: D of the context, from which keys and values are computed; None: self-attention.
+        attend: computes the attention from q, k and v, each (B, N, L, C / N), in calls without a mask.
     """
 
     def __init__(
@@ -108,7 +117,7 @@ class TokenAttention(nn.Module):
 
 
 class GEGLU(nn.Module):
-    """a GELU(b), where a and b are linear in the input (Shazeer 2020, arXiv:2002.05202)."""
+    """A gated layer a * GELU(b), where a and b are linear maps of the input (Shazeer 2020, arXiv:2002.05202)."""
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
@@ -120,7 +129,7 @@ class GEGLU(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """Self-attention, attention to a context and a feed-forward network of 4 C, each after a norm and added to its input."""
+    """A block of self-attention, cross-attention and an MLP of width 4 C, each with a norm before it and a residual."""
 
     def __init__(self, channels: int, heads: int, context_dim: int, attend: Attend) -> None:
         super().__init__()
@@ -136,17 +145,19 @@ class TransformerBlock(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """Transformer blocks over H x W, between two projections, plus the input (Rombach et al. 2021, arXiv:2112.10752); the
-    identity at initialisation.
+    """Transformer blocks over the H x W positions of a feature map, as a residual layer (arXiv:2112.10752).
+
+    The blocks stand between two linear projections, and the input is added to the result (Rombach et al. 2021). Each
+    block has self-attention and cross-attention to a context. The layer starts as its input times ``residual_scale``.
 
     Args:
         channels: C, divisible by ``heads``.
-        heads: number of heads.
-        context_dim: D of the tokens that each block attends to.
+        heads: number of heads N.
+        context_dim: D of the context (B, L, D).
         depth: number of blocks.
-        attend: the self-attention of q, k and v, each (B, N, L, D).
-        groups: groups of the norm, at most.
-        residual_scale: what the sum with the input is multiplied by.
+        attend: computes the self-attention from q, k and v, each (B, N, H W, C / N).
+        groups: largest number of groups of the norm.
+        residual_scale: factor of the sum of the input and the branch.
     """
 
     def __init__(
@@ -174,14 +185,15 @@ class SpatialTransformer(nn.Module):
 
 
 class AttentionPool2d(nn.Module):
-    """The mean of a feature map attends to the map and itself: maps to vectors, (B, C, S, S) to (B, C) (CLIP, Radford et al. 2021,
-    arXiv:2103.00020, section 2.4; ADM, arXiv:2105.05233).
+    """A pooling of feature maps (B, C, S, S) to vectors (B, C) by attention (CLIP, arXiv:2103.00020, section 2.4).
 
-    Only the mean asks, since nothing else is read of what attention puts out.
+    The mean over the S x S positions is a further token; the result is the output of multi-head attention for the
+    query of this token, with all 1 + S^2 tokens as keys and values and learned positions (Radford et al. 2021; in
+    ADM's classifiers, arXiv:2105.05233). Other queries are not computed, since their outputs are not used.
 
     Args:
         channels: C, divisible by ``heads``.
-        size: S, which the learned positions belong to.
+        size: side S of the maps; the learned positions allow no other.
         heads: number of heads.
     """
 
@@ -197,7 +209,8 @@ class AttentionPool2d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[2:] != (self.size, self.size):
             raise ValueError(
-                f"maps of {tuple(x.shape[2:])} to pool, where positions are learned for a side of {self.size}"
+                f"attention pooling of maps of side {self.size} was given {tuple(x.shape[2:])}; use images of "
+                "the size that the network was built for"
             )
         x = rearrange(x, "b c h w -> b (h w) c")
         x = torch.cat([x.mean(dim=1, keepdim=True), x], dim=1) + self.positions  # (B, 1 + S S, C)

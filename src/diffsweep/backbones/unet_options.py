@@ -1,4 +1,4 @@
-"""The options of U-Nets in groups, each of which makes the modules that it decides on: blocks, stages, levels."""
+"""The options of U-Nets, grouped in dataclasses that build the modules they configure: blocks, stages and levels."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,31 +27,32 @@ from diffsweep.layers import (
 BlockKind = Literal["ddpm", "biggan", "convnext"]
 AttentionKind = Literal["full", "linear"]
 ResampleOrder = Literal["after", "before"]
-Resampling = Callable[[int, int], nn.Module]  # widths to what halves or doubles maps
+Resampling = Callable[[int, int], nn.Module]  # (input width, output width) to a layer
 
-# The block of a level, and whether it resamples between levels too, where else convolutions do.
+# the residual block, and whether resampling between levels happens in such a block rather than in a convolution
 _BLOCKS: dict[BlockKind, tuple[Callable[..., nn.Module], bool]] = {
     "ddpm": (ResidualBlock, False),
     "biggan": (ResidualBlock, True),
     "convnext": (ConvNeXtBlock, False),
 }
 ATTENTIONS: dict[AttentionKind, Attend] = {"full": functional.scaled_dot_product_attention, "linear": linear_attention}
-_ORDERS: dict[ResampleOrder, int] = {"after": 0, "before": 1}  # how often maps have been halved before the first level
+_ORDERS: dict[ResampleOrder, int] = {"after": 0, "before": 1}  # halvings before the first level
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockOptions:
-    """Residual blocks, and what halves and doubles maps.
+    """The options of residual blocks, and of the layers that halve and double feature maps.
 
     Attributes:
-        channels: width of the first level; the time's embedding has four times as many numbers.
-        block: ``ddpm``; ``biggan``: the same, and resampling between levels happens inside such blocks (ADM, Dhariwal and
-            Nichol 2021, arXiv:2105.05233); ``convnext``: see :class:`~diffsweep.backbones.unet_blocks.ConvNeXtBlock`.
-        time_embedding: ``additive`` as in DDPM; ``scale_shift`` as in improved DDPM (arXiv:2102.09672) and ADM, which call
-            it adaptive group normalisation.
-        residual_scale: what sums of residual branches are multiplied by; 2^-1/2 in NCSN++ (arXiv:2011.13456).
-        norm_groups: groups of the norms, at most; none has less than 4 channels.
-        norm_eps: what the norms add to the variance.
+        channels: width of the first level; the time embedding has four times this size.
+        block: ``ddpm``; ``biggan``: the same, and resampling between levels happens inside such blocks (ADM, Dhariwal
+            and Nichol 2021, arXiv:2105.05233); ``convnext``: see
+            :class:`~diffsweep.backbones.unet_blocks.ConvNeXtBlock`.
+        time_embedding: ``additive`` as in DDPM; ``scale_shift`` as in improved DDPM (arXiv:2102.09672) and ADM, which
+            call it adaptive group normalisation.
+        residual_scale: factor of the sums of residual branches; 2^-1/2 in NCSN++ (arXiv:2011.13456).
+        norm_groups: largest number of groups of the norms; no group has fewer than 4 channels.
+        norm_eps: added to the variances in the norms.
         dropout: dropout rate inside residual blocks.
     """
 
@@ -74,11 +75,11 @@ class BlockOptions:
 
     @property
     def embedding(self) -> int:
-        """The size of the time's embedding."""
+        """The size of the time embedding."""
         return 4 * self.channels
 
     def embed_time(self) -> nn.Sequential:
-        """Return the network of the sinusoids of the time."""
+        """Return the MLP that maps the sinusoids of the time to its embedding."""
         return nn.Sequential(
             nn.Linear(self.channels, self.embedding), nn.SiLU(), nn.Linear(self.embedding, self.embedding)
         )
@@ -87,7 +88,7 @@ class BlockOptions:
         return group_norm(width, self.norm_groups, self.norm_eps)
 
     def residual(self) -> Callable[..., nn.Module]:
-        """Return what makes the residual block between two widths."""
+        """Return a function of (input width, output width) that makes a residual block."""
         return partial(
             _BLOCKS[self.block][0],
             embedding=self.embedding,
@@ -106,12 +107,14 @@ class BlockOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ResidualStageOptions(BlockOptions):
-    """Stages: blocks, and the attention that may follow them.
+    """The options of stages, which are residual blocks that attention may follow.
 
     Attributes:
-        attention: ``full``, or ``linear`` in the number of pixels (arXiv:1812.01243).
-        num_heads: attention heads.
-        head_channels: channels of a head, in place of ``num_heads``; a level of fewer channels has one head.
+        attention: ``full``; ``linear``: efficient attention, of a cost linear in the number of pixels
+            (arXiv:1812.01243).
+        num_heads: number of attention heads.
+        head_channels: channels of a head; if it is set, ``num_heads`` is not used. A level with fewer channels has one
+            head.
     """
 
     attention: AttentionKind = "full"
@@ -124,7 +127,7 @@ class ResidualStageOptions(BlockOptions):
         at_least_1(num_heads=self.num_heads, head_channels=self.head_channels)
 
     def heads(self, width: int) -> int:
-        """Return the number of attention heads of maps of a width."""
+        """Return the number of attention heads for feature maps of ``width`` channels."""
         if self.head_channels is not None:
             if width % min(width, self.head_channels):
                 raise ValueError(
@@ -138,7 +141,7 @@ class ResidualStageOptions(BlockOptions):
         return self.num_heads
 
     def attend(self, width: int) -> nn.Module:
-        """Return the attention over maps of a width."""
+        """Return an attention layer for feature maps of ``width`` channels."""
         return SelfAttention2d(width, self.heads(width), ATTENTIONS[self.attention], self.norm, self.residual_scale)
 
     def stage(self, width_in: int, width_out: int, attends: bool) -> ResidualStage:
@@ -147,13 +150,13 @@ class ResidualStageOptions(BlockOptions):
 
 
 class Resolution(NamedTuple):
-    """A level of a U-Net.
+    """A level of a U-Net, on which all feature maps have one size.
 
     Attributes:
-        width: channels of its maps.
-        size: side of its maps, of an image of ``image_size``.
-        attends: whether its stages have attention.
-        halved: whether the maps before it are halved.
+        width: channels of the feature maps.
+        size: side of the feature maps for an image of side ``image_size``.
+        attends: the stages have attention.
+        halved: the feature maps are halved before this level on the way down.
     """
 
     width: int
@@ -164,16 +167,18 @@ class Resolution(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ResolutionOptions(ResidualStageOptions):
-    """Levels: stages at one size of maps, and halved or doubled maps between them.
+    """The options of the levels of a U-Net, between which feature maps are halved and doubled.
 
     Attributes:
-        channel_mult: width of each level, as multiples of ``channels``.
-        num_res_blocks: residual blocks of each level on the way down (one more on the way up).
-        attention_resolutions: feature-map sizes that get attention.
-        attention_factors: the same as downsampling factors, which do not depend on ``image_size``; a level in either has it.
-        resample_order: ``after``: a level's maps are halved after its blocks on the way down, and doubled before them on the
-            way up; ``before``: the other way round, so that no block works at full size, which the first convolution alone
-            passes to the last (the efficient U-Net, Saharia et al. 2022, arXiv:2205.11487, appendix B).
+        channel_mult: width of each level, as a multiple of ``channels``.
+        num_res_blocks: residual blocks of each level on the way down; on the way up each level has one more.
+        attention_resolutions: sides of feature maps that have attention.
+        attention_factors: downsampling factors of levels that have attention, which do not depend on ``image_size``;
+            levels in either list have it.
+        resample_order: ``after``: a level's maps are halved after its blocks on the way down, and doubled before them
+            on the way up; ``before``: halved before and doubled after its blocks, so that no block works at full size.
+            Only the first convolution does, whose output a skip connection carries to the last one (the efficient
+            U-Net, Saharia et al. 2022, arXiv:2205.11487, appendix B).
     """
 
     channel_mult: Sequence[int] = (1, 2)
@@ -188,7 +193,7 @@ class ResolutionOptions(ResidualStageOptions):
         at_least_1(num_res_blocks=self.num_res_blocks, channel_mult=min(self.channel_mult, default=0))
 
     def levels(self, image_size: int) -> list[Resolution]:
-        """Return the levels of images of a size, from the largest maps to the smallest."""
+        """Return the levels for images of a size, the one with the largest feature maps first."""
         first, count = _ORDERS[self.resample_order], len(self.channel_mult)
         sizes = [image_size]
         for _ in range(count - 1 + first):
@@ -201,7 +206,8 @@ class ResolutionOptions(ResidualStageOptions):
         sizes, factors = sizes[first:], [2**level for level in range(first, count + first)]
         if unknown := sorted(set(self.attention_resolutions) - set(sizes)):
             raise ValueError(
-                f"backbone.attention_resolutions has {unknown}, but the levels of a {image_size}-pixel image are {sizes}"
+                f"backbone.attention_resolutions has {unknown}, but the levels of a {image_size}-pixel image have the "
+                f"sizes {sizes}"
             )
         if unknown := sorted(set(self.attention_factors) - set(factors)):
             raise ValueError(f"backbone.attention_factors has {unknown}, but the levels have the factors {factors}")
@@ -216,8 +222,10 @@ class ResolutionOptions(ResidualStageOptions):
         ]
 
     def down(self, levels: Sequence[Resolution]) -> tuple[nn.ModuleList, list[int]]:
-        """Return the way from the first convolution to the smallest maps, and the widths of all maps on it, the first convolution's
-        too."""
+        """Return the layers of the way down, and the widths of the feature maps.
+
+        The widths are those of the first convolution's output and of the output of each layer, in order.
+        """
         down, widths = nn.ModuleList(), [self.channels]
         for level in levels:
             if level.halved:
@@ -230,5 +238,5 @@ class ResolutionOptions(ResidualStageOptions):
         return down, widths
 
     def middle(self, width: int, attends: bool) -> nn.ModuleList:
-        """Return two stages at the smallest maps."""
+        """Return the middle of the network: two stages at the smallest size, of which the first may have attention."""
         return nn.ModuleList([self.stage(width, width, attends), self.stage(width, width, False)])

@@ -1,4 +1,9 @@
-"""U-ViT (Bao et al. 2023, arXiv:2209.12152): everything is a token, and long skips join early blocks to late ones."""
+"""U-ViT, a vision transformer with long skip connections (Bao et al. 2023, arXiv:2209.12152).
+
+Time, condition and the N patches of an image are tokens of one sequence with learned positions. Transformer blocks map
+the sequence to itself; the last blocks also read the outputs of the first ones. A linear layer maps each patch's token
+to the p x p pixels of the patch.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +32,7 @@ from diffsweep.layers.patches import Rotation
 
 
 class SkipBlock(Block):
-    """A block of a linear map of what comes from before and of what an early block gave."""
+    """A transformer block whose input is a linear map of the tokens x and of the output ``skip`` of an early block."""
 
     def __init__(self, channels: int, heads: int, **settings: Any) -> None:
         super().__init__(channels, heads, **settings)
@@ -39,11 +44,11 @@ class SkipBlock(Block):
 
 @dataclass(frozen=True, kw_only=True)
 class UViTOptions(TransformerOptions, ConditionSizes):
-    """The options of a U-ViT: those of its blocks and of the condition, and this. The depth is odd: as many blocks are before the
-    middle one as after it.
+    """The options of a U-ViT: those of its blocks, the sizes of the condition, and these.
 
     Attributes:
-        conv: a 3x3 convolution of the output at last.
+        depth: number of blocks, odd: as many blocks lie before the middle one as after it.
+        conv: apply a 3 x 3 convolution to the output image.
     """
 
     depth: int = 5
@@ -51,16 +56,20 @@ class UViTOptions(TransformerOptions, ConditionSizes):
 
 
 class UViT(Backbone):
-    """A transformer over time, class and patches, whose blocks of the second half see those of the first.
+    """A transformer over time, class and patches with long skip connections, (B, C, H, W) to (B, out_channels, H, W).
 
-    Any image that the patch divides can be given: the learned positions are interpolated bicubically to other grids than that
-    of ``image_size``.
+    The output of block i is joined to the input of block depth + 1 - i, for all blocks i before the middle one. The
+    published networks are these options (``conf/backbone``); ``depth`` counts all blocks, 13 for the paper's 12 and the
+    middle one.
+
+    Differences from the public code: the learned positions are interpolated bicubically to other grids than that of
+    ``image_size``, so that any image that the patch divides can be given; and the last layer starts at 0.
 
     Args:
         in_channels: channels of x.
         out_channels: channels of the output.
         image_size: side of x, which the patch must divide.
-        options: those of :class:`UViTOptions`.
+        options: the fields of :class:`UViTOptions`.
     """
 
     Options = UViTOptions
@@ -92,7 +101,7 @@ class UViT(Backbone):
         self._initialise()
 
     def _initialise(self) -> None:
-        """As published: truncated normals of 0.02; but the last layer starts at 0, as in the other backbones."""
+        """Initialise as published, with truncated normals of std 0.02, but for the last layer, which starts at 0."""
         nn.init.trunc_normal_(self.positions, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear) and not isinstance(module, PatchEmbedding):
@@ -119,10 +128,10 @@ class UViT(Backbone):
         return self.conv_out(unpatchify(h, grid, self.options.patch_size))  # (B, out_channels, H, W)
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
-        """The learned positions, interpolated where the grid is another than that of ``image_size``."""
+        """Return the learned positions, interpolated if the grid is not that of ``image_size``, (extras + N, C)."""
         if grid == self.grid:
             return self.positions
-        own, (height, width) = self.positions[self.extras :], self.grid
-        own = rearrange(own, "(h w) c -> 1 c h w", h=height, w=width)
-        moved = rearrange(functional.interpolate(own, size=grid, mode="bicubic"), "1 c h w -> (h w) c")
-        return torch.cat([self.positions[: self.extras], moved])
+        learned, (height, width) = self.positions[self.extras :], self.grid
+        learned = rearrange(learned, "(h w) c -> 1 c h w", h=height, w=width)
+        resized = rearrange(functional.interpolate(learned, size=grid, mode="bicubic"), "1 c h w -> (h w) c")
+        return torch.cat([self.positions[: self.extras], resized])
