@@ -118,7 +118,7 @@ def test_each_loss_teaches_one_of_both(kind):
     for ours, expected in zip(got, [taught[0], *learned[1:]], strict=True):
         torch.testing.assert_close(ours, expected)
     # What the decoder is told is the gradient through the network as it is.
-    (through,) = torch.autograd.grad(loss.game.maker(loss.network(made)).mean(), made)
+    (through,) = torch.autograd.grad(loss.losses.generator(loss.network(made)).mean(), made)
     torch.testing.assert_close(taught[0], through)
 
 

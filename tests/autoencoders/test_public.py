@@ -144,7 +144,7 @@ def test_another_network_is_refused_by_its_key(folder, changes, message):
 def test_weights_that_are_not_those_of_the_configuration_are_refused(folder):
     weights = load_file(folder / WEIGHTS)
     save_file({**weights, "decoder.extra": torch.zeros(1)}, folder / WEIGHTS)
-    with pytest.raises(ValueError, match=r"has decoder.extra, which config.json says nothing of"):
+    with pytest.raises(ValueError, match=r"has decoder.extra, which config.json does not describe"):
         PublicAutoencoder(str(folder))()
     weights.pop("encoder.conv_in.bias")
     save_file(weights, folder / WEIGHTS)

@@ -1,4 +1,4 @@
-"""Autoencoders: the space where diffusion happens, and the losses that they learn by."""
+"""Autoencoders, which map pixels to the space in which diffusion takes place, and the losses of their training."""
 
 from diffsweep.autoencoders.adversarial import AdversarialLoss, PatchDiscriminator, adaptive_weight
 from diffsweep.autoencoders.base import Autoencoder, LearnedAutoencoder, Reconstructed, by_frame, frames_of

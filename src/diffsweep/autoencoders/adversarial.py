@@ -1,4 +1,12 @@
-"""Adversarial losses: a discriminator of patches, and what it and the decoder learn from each other."""
+"""Adversarial losses for autoencoders: a discriminator D of image patches, and the losses of D and of the decoder.
+
+D is trained to distinguish images x from reconstructions x_hat, the decoder to make D take its x_hat for images. With
+the hinge loss
+
+    L_D = (max(0, 1 - D(x)) + max(0, 1 + D(x_hat))) / 2,    L_gen = -D(x_hat),
+
+and the decoder minimises L_rec + w w_a L_gen, where the adaptive weight w_a balances the gradients of both terms.
+"""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -14,41 +22,42 @@ from diffsweep.layers import group_norm
 AdversarialLossKind = Literal["hinge", "vanilla", "least_squares"]
 
 
-class Game(NamedTuple):
-    """Losses of logits: the discriminator's where images are real and where they are made, and their maker's."""
+class LogitLosses(NamedTuple):
+    """The losses of a logit: the discriminator's for real and for fake images, and the generator's."""
 
     real: Callable[[Tensor], Tensor]
-    made: Callable[[Tensor], Tensor]
-    maker: Callable[[Tensor], Tensor]
+    fake: Callable[[Tensor], Tensor]
+    generator: Callable[[Tensor], Tensor]
 
 
-GAMES: dict[AdversarialLossKind, Game] = {
-    "hinge": Game(lambda d: functional.relu(1 - d), lambda d: functional.relu(1 + d), lambda d: -d),
-    "vanilla": Game(lambda d: functional.softplus(-d), functional.softplus, lambda d: functional.softplus(-d)),
-    "least_squares": Game(lambda d: (d - 1).square(), torch.square, lambda d: (d - 1).square() / 2),
+LOSSES: dict[AdversarialLossKind, LogitLosses] = {
+    "hinge": LogitLosses(lambda d: functional.relu(1 - d), lambda d: functional.relu(1 + d), lambda d: -d),
+    "vanilla": LogitLosses(lambda d: functional.softplus(-d), functional.softplus, lambda d: functional.softplus(-d)),
+    "least_squares": LogitLosses(lambda d: (d - 1).square(), torch.square, lambda d: (d - 1).square() / 2),
 }
 
 
 class PatchDiscriminator(nn.Module):
-    """Says of each patch of an image whether it is real: the PatchGAN of Isola et al. 2017 (arXiv:1611.07004), the discriminator of
-    VQGAN (arXiv:2012.09841) and latent diffusion (arXiv:2112.10752).
+    """A network that classifies each patch of an image as real or fake: PatchGAN (Isola et al. 2017, arXiv:1611.07004).
 
-    Convolutions of 4 x 4: ``halvings`` of stride 2, to 1, 2, 4, 8 times ``channels``, one of stride 1, and one to a logit of each
-    patch; 3 halvings see 70 pixels. Weights are drawn from N(0, 0.02^2).
+    It is the discriminator of VQGAN (arXiv:2012.09841) and latent diffusion (arXiv:2112.10752). Images (B, C, H, W)
+    become logits (B, 1, H', W'). The convolutions are 4 x 4: ``halvings`` of stride 2, one of stride 1, and one of
+    stride 1 to the logit of each patch. Their widths are 1, 2, 4, 8, 8, ... times ``channels``. With 3 halvings a
+    logit depends on a patch of 70 x 70 pixels, but for the norms. Weights are initialised from N(0, 0.02^2).
 
-    In place of the public codes' BatchNorm there is GroupNorm: an image's loss does not depend on its batch, so that it is the
-    same on any number of devices, and real and made images can be looked at in one batch.
+    In difference to the public codes, the norms are GroupNorm in place of BatchNorm: the loss of an image does not
+    depend on its batch, is the same on any number of devices, and real and fake images can be evaluated in one batch.
 
     Args:
-        in_channels: C of the images.
-        image_size: their side, at least 6.
-        channels: of the first maps.
-        halvings: null: 3 as in the public codes, or as many as leave a patch.
+        in_channels: C.
+        image_size: side of the images, at least 6.
+        channels: width of the first convolution.
+        halvings: None: 3 as in the public codes, or fewer for images that are too small for 3.
     """
 
     def __init__(self, in_channels: int, image_size: int, channels: int = 64, halvings: int | None = None) -> None:
         super().__init__()
-        # The last two convolutions take a pixel each.
+        # each of the last two convolutions shortens the side by one
         fit = [count for count in range(1, image_size.bit_length()) if image_size >> count >= 3]
         if not fit:
             raise ValueError(
@@ -56,7 +65,8 @@ class PatchDiscriminator(nn.Module):
             )
         if halvings is not None and halvings not in fit:
             raise ValueError(
-                f"discriminator.network.halvings={halvings} does not fit: {image_size} pixels can be halved from 1 to {fit[-1]} times"
+                f"discriminator.network.halvings={halvings} does not fit: {image_size} pixels can be halved from 1 to "
+                f"{fit[-1]} times"
             )
         if channels < 1:
             raise ValueError(f"discriminator.network.channels must be at least 1, not {channels}")
@@ -76,33 +86,35 @@ class PatchDiscriminator(nn.Module):
                 nn.init.normal_(module.weight, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, 1, H', W') of images (B, C, H, W): above 0 where a patch looks real."""
+        """Return the logits (B, 1, H', W') of images (B, C, H, W), above 0 where a patch looks real."""
         logits: Tensor = self.layers(x)
         return logits
 
 
 class AdversarialLoss(nn.Module, Part):
-    r"""What a discriminator D and the decoder, whose images are :math:`\hat x`, learn from each other; means over patches.
+    r"""The losses by which a discriminator D and a decoder, which makes :math:`\hat x`, learn from each other.
 
     ============== ================================================================== ===============================
-    loss           of D, half of                                                      of the decoder
+    loss           of D, times 1/2                                                    of the decoder
     ============== ================================================================== ===============================
     hinge          :math:`\max(0, 1 - D(x)) + \max(0, 1 + D(\hat x))`                 :math:`-D(\hat x)`
     vanilla        :math:`\log(1 + e^{-D(x)}) + \log(1 + e^{D(\hat x)})`              :math:`\log(1 + e^{-D(\hat x)})`
     least_squares  :math:`(D(x) - 1)^2 + D(\hat x)^2`                                 :math:`(D(\hat x) - 1)^2 / 2`
     ============== ================================================================== ===============================
 
-    They are of Lim and Ye 2017 (arXiv:1705.02894), Goodfellow et al. 2014 (arXiv:1406.2661; VQGAN's public code has
-    :math:`-D(\hat x)` there too) and Mao et al. 2016 (arXiv:1611.04076).
+    All are means over the patches of an image. They are from Lim and Ye 2017 (arXiv:1705.02894), Goodfellow et al. 2014
+    (arXiv:1406.2661) and Mao et al. 2016 (arXiv:1611.04076). With ``vanilla`` the public code of VQGAN has
+    :math:`-D(\hat x)` for the decoder.
 
-    Neither loss gives gradients to who should not follow it, so that their sum has one backward pass.
+    The loss of D has no gradient with respect to the decoder, and the loss of the decoder none with respect to the
+    weights of D, so that their sum can be minimised in a single backward pass.
 
     Args:
-        network: D, images (B, C, H, W) to logits (B, ...).
+        network: D, from images (B, C, H, W) to logits (B, ...).
         loss: ``hinge``, ``vanilla`` or ``least_squares``.
-        start: the optimizer step before which neither learns from the other.
-        weight: of the decoder's loss, beside :func:`adaptive_weight`.
-        lr: D's learning rate.
+        start: the optimizer step from which on both losses are used.
+        weight: factor w of the decoder's loss, which is also multiplied by :func:`adaptive_weight`.
+        lr: learning rate of D.
     """
 
     requires = frozenset({"reconstructions"})
@@ -116,45 +128,64 @@ class AdversarialLoss(nn.Module, Part):
         lr: float = 0.002,
     ) -> None:
         super().__init__()
-        if loss not in GAMES:
-            raise ValueError(f"discriminator.loss is one of {', '.join(GAMES)}, not {loss}")
+        if loss not in LOSSES:
+            raise ValueError(f"discriminator.loss is one of {', '.join(LOSSES)}, not {loss}")
         if start < 0:
             raise ValueError(f"discriminator.start is a step, 0 or later, not {start}")
         if weight <= 0:
-            raise ValueError(f"discriminator.weight must be above 0, not {weight}; discriminator=none has no such loss")
+            raise ValueError(
+                f"discriminator.weight must be above 0, not {weight}; use discriminator=none to leave this loss out"
+            )
         if lr <= 0:
             raise ValueError(f"discriminator.lr must be above 0, not {lr}")
-        self.network, self.game = network, GAMES[loss]
+        self.network, self.losses = network, LOSSES[loss]
         self.start, self.weight, self.lr = start, weight, lr
 
-    def generator_loss(self, made: Tensor) -> Tensor:
-        """The decoder's, (B,), of its images (B, C, H, W). D's weights are told no gradient."""
-        frozen = {name: parameter.detach() for name, parameter in self.network.named_parameters()}
-        return _mean(self.game.maker, functional_call(self.network, frozen, (made,)))
+    def generator_loss(self, fake: Tensor) -> Tensor:
+        """Return the decoder's loss of each reconstruction, (B,), without gradients for the weights of D.
 
-    def discriminator_loss(self, x: Tensor, made: Tensor) -> Tensor:
-        """D's, (B,), of images and what the decoder made of them, each (B, C, H, W). The decoder is told no gradient."""
-        real, fake = self.network(torch.cat([x, made.detach().to(x.dtype)])).chunk(2)
-        return (_mean(self.game.real, real) + _mean(self.game.made, fake)) / 2
+        Args:
+            fake: reconstructions, (B, C, H, W).
+        """
+        frozen = {name: parameter.detach() for name, parameter in self.network.named_parameters()}
+        return _mean(self.losses.generator, functional_call(self.network, frozen, (fake,)))
+
+    def discriminator_loss(self, x: Tensor, fake: Tensor) -> Tensor:
+        """Return the loss of D for each image and its reconstruction, (B,), without gradients for the decoder.
+
+        Args:
+            x: images, (B, C, H, W).
+            fake: their reconstructions, (B, C, H, W).
+        """
+        of_real, of_fake = self.network(torch.cat([x, fake.detach().to(x.dtype)])).chunk(2)
+        return (_mean(self.losses.real, of_real) + _mean(self.losses.fake, of_fake)) / 2
 
 
 def _mean(loss: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
-    """Of a loss of logits (B, ...), over all but samples, (B,), in float32 at least."""
+    """Return the mean of a loss over all logits of each sample, (B,), in float32 at least, of logits (B, ...)."""
     return loss(logits.to(torch.promote_types(logits.dtype, torch.float32))).flatten(1).mean(dim=1)
 
 
 def adaptive_weight(reconstruction: Tensor, generator: Tensor, last_layer: Tensor) -> Tensor:
-    r"""The weight under which both losses pull equally at the decoder's last layer L (Esser et al. 2021, arXiv:2012.09841,
-    section 3.1), (): :math:`\lVert \nabla_L \mathcal{L}_{rec} \rVert / (\lVert \nabla_L \mathcal{L}_{gen} \rVert + 10^{-4})`, between 0
-    and 10^4, a number without gradient. (The paper says 10^-6; this is its public code's.)
+    r"""Return the weight w_a of the adversarial loss that balances it with the reconstruction loss (arXiv:2012.09841).
+
+    With it both losses have gradients of equal norm at the decoder's last layer L (Esser et al. 2021, section 3.1):
+
+    .. math:: w_a = \lVert \nabla_L \mathcal{L}_{rec} \rVert / (\lVert \nabla_L \mathcal{L}_{gen} \rVert + 10^{-4})
+
+    It is clamped to at most 10^4, and has no gradient. The paper has 10^-6 in place of 10^-4, which is from its public
+    code.
 
     Args:
-        reconstruction: the loss of reconstruction, ().
-        generator: the decoder's adversarial loss, ().
-        last_layer: L.
+        reconstruction: the reconstruction loss L_rec, ().
+        generator: the adversarial loss of the decoder L_gen, ().
+        last_layer: the weights of the layer L.
+
+    Returns:
+        A scalar tensor ().
     """
-    wanted, given = (_norm_of_gradient(loss, last_layer) for loss in (reconstruction, generator))
-    return (wanted / (given + 1e-4)).clamp(0, 1e4)
+    of_reconstruction, of_generator = (_norm_of_gradient(loss, last_layer) for loss in (reconstruction, generator))
+    return (of_reconstruction / (of_generator + 1e-4)).clamp(0, 1e4)
 
 
 def _norm_of_gradient(loss: Tensor, weights: Tensor) -> Tensor:

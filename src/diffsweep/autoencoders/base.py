@@ -1,4 +1,9 @@
-"""What an autoencoder is: a space for diffusion, and the way there and back."""
+"""The interface of autoencoders: encoding pixels x to points z of the space of diffusion, and decoding them.
+
+Encoding is z = draw(posterior(x)). The posterior is a tensor that can be stored, the parameters of a distribution of z
+given x; ``draw`` gives its mean, or a sample of it. The latents h of a trained autoencoder are standardised, z = (h -
+shift) / scale.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -12,26 +17,29 @@ from diffsweep.diffusion import Noise
 
 
 def by_frame(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """A function of images (B, C, H, W), and of clips (B, C, F, H, W) frame by frame."""
+    """Apply a function of images (B, C, H, W) to images as they are, and to clips (B, C, F, H, W) frame by frame."""
     if x.ndim == 4:
         return function(x)
     return function(frames_of(x)).unflatten(0, (len(x), x.shape[2])).transpose(1, 2)
 
 
 def frames_of(x: Tensor) -> Tensor:
-    """Images (B, C, H, W) as they are; the frames of clips (B, C, F, H, W), clip by clip, (B F, C, H, W)."""
+    """Return images (B, C, H, W) as they are, and the frames of clips (B, C, F, H, W) as images (B F, C, H, W).
+
+    Row b F + f is frame f of clip b.
+    """
     return x if x.ndim == 4 else x.transpose(1, 2).flatten(0, 1)
 
 
 class Autoencoder(nn.Module, Part, ABC):
-    """Maps pixels to the space where diffusion happens, and back.
+    """A map from pixels to the space in which diffusion takes place, and back.
 
     Attributes:
-        shape: of one sample in the space, (C, H, W).
-        in_channels: of the pixels.
-        factor: f, the side of an image over that of the space.
-        bounded: whether the space's values lie in [-1, 1], as pixels do.
-        levels: the number of equally spaced values on [-1, 1] that the space's data take, None where continuous.
+        shape: shape of one sample in the space, (C', H', W'), or (C', F, H', W') for clips.
+        in_channels: channels of the pixels.
+        factor: f, the side of an image divided by the side of the space.
+        bounded: the values in the space lie in [-1, 1], as those of pixels do.
+        levels: number of equally spaced values on [-1, 1] that the data take in the space; None: they are continuous.
     """
 
     shape: tuple[int, ...]
@@ -42,34 +50,41 @@ class Autoencoder(nn.Module, Part, ABC):
 
     @property
     def provides(self) -> frozenset[str]:  # type: ignore[override]
-        """The range of its values, where they have one; clips, where its points are clips."""
+        """``range`` if the values are bounded; ``clips`` if the points of the space are clips."""
         return frozenset({"range"} if self.bounded else ()) | frozenset({"clips"} if len(self.shape) == 4 else ())
 
     @abstractmethod
     def posterior(self, x: Tensor) -> Tensor:
-        """What pixels x (B, C, H, W) say of the space, (B, C', H', W'): all that :meth:`draw` needs, in one tensor that can be kept."""
+        """Return all that :meth:`draw` requires to encode pixels x (B, C, H, W), as one tensor (B, K, H', W').
+
+        It can be stored in a file of latents in place of the pixels.
+        """
 
     @abstractmethod
     def draw(self, posterior: Tensor, noise: Noise | None = None) -> Tensor:
-        """A point of the space (B, *shape): of a distribution its mean, or with the noise of its samples a draw."""
+        """Return a point of the space (B, *shape) for each posterior: its mean, or with ``noise`` a sample of it."""
 
     @abstractmethod
     def decode(self, z: Tensor) -> Tensor:
-        """The space (B, *shape) to pixels (B, C, H, W)."""
+        """Return the pixels (B, C, H, W) of points z of the space (B, *shape)."""
 
     def encode(self, x: Tensor, noise: Noise | None = None) -> Tensor:
-        """Pixels (B, C, H, W) to the space (B, *shape)."""
+        """Return the points of the space (B, *shape) of pixels x (B, C, H, W): the mean, or with ``noise`` a sample."""
         return self.draw(self.posterior(x), noise)
 
     def of(self, batch: Mapping[str, Tensor], noise: Noise | None = None) -> Tensor:
-        """A batch in the space (B, *shape): drawn of its posteriors, where these were kept, else encoded."""
+        """Return the points of the space (B, *shape) of a batch of data.
+
+        They are drawn from ``batch["posterior"]`` if the batch holds stored posteriors, and encoded from ``batch["x"]``
+        otherwise.
+        """
         return self.draw(batch["posterior"], noise) if "posterior" in batch else self.encode(batch["x"], noise)
 
     def lengthen(self, num_frames: int) -> None:
-        """From now on the space's clips have so many frames.
+        """Set the number of frames of the clips in this space.
 
         Raises:
-            ValueError: there are images in it, or no frames are asked for.
+            ValueError: the space is one of images, or ``num_frames`` is below 1.
         """
         if len(self.shape) != 4 or num_frames < 1:
             what = "clips have at least 1" if len(self.shape) == 4 else "this model makes images"
@@ -77,25 +92,28 @@ class Autoencoder(nn.Module, Part, ABC):
         self.shape = self.shape_of(num_frames)
 
     def shape_of(self, num_frames: int) -> tuple[int, ...]:
-        """The shape of a clip of so many frames in the space."""
+        """Return the shape in the space of a clip of ``num_frames`` frames."""
         return (self.shape[0], num_frames, *self.shape[2:])
 
     def differs_from(self, other: "Autoencoder") -> str | None:
-        """What another space does not share with this one, in words; None where it fits. The size of images may differ."""
+        """Return in words how another space differs in channels or factor, or None if it does not.
+
+        The size of images may differ.
+        """
         names = ("autoencoder.channels", "autoencoder.factor", "dataset.channels")
         theirs, ours = ((each.shape[0], each.factor, each.in_channels) for each in (other, self))
         wrong = [values for values in zip(names, theirs, ours, strict=True) if values[1] != values[2]]
-        has, asks = (", ".join(f"{values[0]}={values[place]}" for values in wrong) for place in (1, 2))
-        return f"it has {has}, and {asks} is asked for" if wrong else None
+        has, requested = (", ".join(f"{values[0]}={values[column]}" for values in wrong) for column in (1, 2))
+        return f"it has {has}, but {requested} is requested" if wrong else None
 
 
 class Reconstructed(NamedTuple):
-    """What a trainable autoencoder makes of images.
+    """The reconstruction of images by an autoencoder, with the terms of its loss.
 
     Attributes:
-        x: the images again, (B, C, H, W), not clipped.
-        terms: of the loss beside the reconstruction, by name, of each sample, (B,), unweighted.
-        codes: int64 (B, H', W'), where latents are of a codebook.
+        x: the reconstructed images, (B, C, H, W), not clipped.
+        terms: the terms of the loss beside the reconstruction error, by name, of each sample, (B,), unweighted.
+        codes: the indices of the codes, int64 (B, H', W'), if the latents are codes of a codebook.
     """
 
     x: Tensor
@@ -104,13 +122,15 @@ class Reconstructed(NamedTuple):
 
 
 class LearnedAutoencoder(Autoencoder):
-    """An autoencoder that is trained: its space is that of its latents h, standardised, z = (h - shift) / scale.
+    """An autoencoder that is trained; its space holds the standardised latents z = (h - shift) / scale.
 
     Attributes:
-        weights: of the terms of the loss beside the reconstruction, by name.
-        num_codes: entries of the codebook, None where there is none.
-        encoder: pixels to moments; decoder: h to pixels.
-        shift: buffer (C', 1, 1); scale: buffer (); 0 and 1 until :meth:`standardise`.
+        weights: weights of the terms of the loss beside the reconstruction error, by name.
+        num_codes: entries of the codebook; None: it has none.
+        encoder: the network from pixels to the parameters of the latents h.
+        decoder: the network from latents h to pixels.
+        shift: buffer (C', 1, 1), 0 until :meth:`standardise` is called.
+        scale: buffer (), 1 until :meth:`standardise` is called.
     """
 
     bounded, levels = False, None
@@ -128,20 +148,28 @@ class LearnedAutoencoder(Autoencoder):
 
     @property
     def autoencoder(self) -> "LearnedAutoencoder":
-        """Itself, under the name that models of an autoencoder have it by."""
+        """The autoencoder itself, so that it can be used in place of a model that has an ``autoencoder``."""
         return self
 
     @abstractmethod
     def reconstruct(self, x: Tensor, noise: Noise | None = None) -> Reconstructed:
-        """Images to latents and back, as in training: with noise from a draw of the posterior, else from its mean."""
+        """Return the reconstruction of images x (B, C, H, W), as in training.
+
+        With ``noise`` the latents are drawn from the posterior; otherwise they are its mean.
+        """
 
     @property
     @abstractmethod
     def last_layer(self) -> Tensor:
-        """The weights that put out pixels, which adaptive weights of losses are measured at."""
+        """The weights of the decoder's last layer, at which :func:`adaptive_weight` compares gradients."""
 
     @torch.no_grad()
     def standardise(self, mean: Tensor, std: Tensor) -> None:
-        """The mean of each channel (C',), and the standard deviation of all, (), of the latents h of the training set."""
+        """Set the standardisation from statistics of the latents h of the training set.
+
+        Args:
+            mean: mean of each channel, (C',).
+            std: standard deviation of all channels together, ().
+        """
         self.shift.copy_(mean[:, None, None])
         self.scale.copy_(std)

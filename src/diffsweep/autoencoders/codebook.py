@@ -1,4 +1,13 @@
-"""Codebooks of vector quantisation: nearest codes, and how the codes learn."""
+"""Codebooks of vector quantisation, and how their codes are learned (van den Oord et al. 2017, arXiv:1711.00937).
+
+A vector h is replaced by the nearest of K codes,
+
+    q(h) = e_k,    k = argmin_j |h - e_j|^2,
+
+and the gradient of q(h) is passed to h unchanged (straight-through). The commitment term |h - sg[e_k]|^2 (sg: no
+gradient) keeps h near its code. The codes are moving averages of the vectors that are nearest to them, or parameters
+that are trained by |sg[h] - e_k|^2.
+"""
 
 from abc import ABC, abstractmethod
 from typing import NamedTuple
@@ -10,17 +19,17 @@ from torch.nn import functional
 
 from diffsweep.layers import distributed
 
-EPSILON = 1e-5  # of the Laplace smoothing of counts, as in the code of arXiv:1711.00937
+EPSILON = 1e-5  # of the Laplace smoothing of counts, as in the public code of arXiv:1711.00937
 _AT_ONCE = 2**24  # distances that are held at once
 
 
 class Quantised(NamedTuple):
-    """Latents on codes.
+    """The result of quantising latents.
 
     Attributes:
-        h: (B, D, H, W), the nearest codes; its gradient is handed to what was quantised as it is.
-        codes: which, int64 (B, H, W).
-        terms: of the loss, by name, each a mean over the numbers of a latent, (B,).
+        h: the nearest codes, (B, D, H, W); their gradient is passed to the quantised latents unchanged.
+        codes: the indices of the codes, int64 (B, H, W).
+        terms: terms of the loss by name, each a mean over the numbers of a latent, (B,).
     """
 
     h: Tensor
@@ -29,23 +38,24 @@ class Quantised(NamedTuple):
 
 
 class Codebook(nn.Module, ABC):
-    """K vectors of D numbers; in training it counts how often each is the nearest, and revives those that no longer are.
+    """A table of K codes of D numbers, which counts the use of each code in training and revives unused ones.
 
-    A dead code is one whose moving average of uses falls below ``revive_below`` times what it would be if all were used alike.
-    It becomes an encoder output of the batch at hand, drawn at random, and its count that of even use (random restarts, Dhariwal et
-    al. 2020, arXiv:2005.00341; Zeghidour et al. 2021, arXiv:2107.03312). Before the first training step no code has been used, so
-    all are taken from its batch.
+    A code is dead if the moving average of its uses falls below ``revive_below`` times its value under even use. It is
+    replaced by a randomly chosen vector of the current batch, and its count by that of even use (random restarts,
+    Dhariwal et al. 2020, arXiv:2005.00341; Zeghidour et al. 2021, arXiv:2107.03312). Before the first training step
+    all codes are unused, so that all of them are initialised from the first batch.
 
     Args:
         num_codes: K.
         channels: D.
-        decay: of the moving averages.
-        revive_below: 0 revives none after the first step.
+        decay: of the moving averages, gamma.
+        revive_below: share of even use below which a code is dead; with 0 only the first step replaces codes.
 
     Attributes:
-        names: of the terms of the loss.
+        names: names of the terms of the loss.
         embedding: the codes, (K, D).
-        usage: the moving average of the vectors a step, of all ranks, that each code is nearest to, (K,).
+        usage: moving average of the number of vectors per step, over all ranks, that each code is nearest to, (K,);
+            exactly 0 marks a code that has never been used.
     """
 
     names: tuple[str, ...] = ("commitment",)
@@ -59,21 +69,27 @@ class Codebook(nn.Module, ABC):
 
     @torch.no_grad()
     def nearest(self, vectors: Tensor) -> Tensor:
-        """The code at the least distance to each vector (N, D), int64 (N,). At most 2^24 distances are held at once."""
+        """Return the index of the nearest code for each vector (N, D), int64 (N,).
+
+        At most 2^24 distances are held in memory at once.
+        """
         rows = max(1, _AT_ONCE // len(self.embedding))
         with torch.autocast(vectors.device.type, enabled=False):
-            # |h - e|^2 / 2 is |e|^2 / 2 - h e, and what is the same for all codes.
+            # |h - e|^2 / 2 is |e|^2 / 2 - h e, up to a term that is the same for all codes
             halves = 0.5 * self.embedding.square().sum(1)
             distances = (torch.addmm(halves, part, self.embedding.T, alpha=-1) for part in vectors.split(rows))
             return torch.cat([part.argmin(1) for part in distances])
 
     def quantise(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        """The codes nearest to latents h (B, D, H, W), of the same shape, and which they are, int64 (B, H, W). Nothing learns."""
+        """Return the nearest codes of latents h (B, D, H, W), of the same shape, and their indices, int64 (B, H, W).
+
+        Nothing is learned or counted.
+        """
         codes = self.nearest(self._vectors(h)).view(h.shape[0], *h.shape[2:])
         return rearrange(functional.embedding(codes, self.embedding), "b h w d -> b d h w"), codes
 
     def forward(self, h: Tensor) -> Quantised:
-        """Latents h (B, D, H, W) to their nearest codes; in training mode a step of the counts, and of what learns by them."""
+        """Quantise latents h (B, D, H, W); in training mode also count uses, revive dead codes and update the codes."""
         vectors = self._vectors(h)  # (B H W, D)
         if self.training:
             self._revive(vectors)
@@ -87,50 +103,54 @@ class Codebook(nn.Module, ABC):
         return rearrange(h.detach(), "b d h w -> (b h w) d").to(self.embedding.dtype)
 
     def terms(self, h: Tensor, nearest: Tensor) -> dict[str, Tensor]:
-        """Of the loss, each (B,): how far latents are from their codes, which the encoder alone can lessen."""
+        """Return the terms of the loss, each (B,): ``commitment``, the mean of (h - sg[e])^2, a loss of the encoder."""
         return {"commitment": (h - nearest.detach()).square().flatten(1).mean(1)}
 
     @abstractmethod
-    def _learn(self, seen: Tensor) -> None:
-        """From the sums of the vectors of each code, and their numbers, over all ranks: (K, D + 1)."""
+    def _learn(self, summed: Tensor) -> None:
+        """Update the codes from the sums of the vectors of each code and their counts, over all ranks, (K, D + 1)."""
 
-    def _place(self, dead: Tensor, codes: Tensor) -> None:
-        """New codes, of (K, D), where (K, 1) says so; their ``usage`` is known."""
+    def _replace(self, dead: Tensor, codes: Tensor) -> None:
+        """Replace the codes where ``dead`` (K, 1) is True by ``codes`` (K, D); their ``usage`` has been set before."""
         self.embedding.copy_(torch.where(dead, codes, self.embedding))
 
     @torch.no_grad()
     def _revive(self, vectors: Tensor) -> None:
-        # Without a look at whether any code is dead, which would wait for the device.
+        # computed even if no code is dead, since a test for it would wait for the device
         num_codes, count = len(self.usage), len(vectors)
         rows = torch.randperm(count, device=vectors.device)[:num_codes]
         if count < num_codes:
             rows = torch.randint(count, (num_codes,), device=vectors.device)
         candidates = vectors[rows]  # (K, D)
-        even = count / num_codes
+        even_use = count / num_codes
         if distributed():
             torch.distributed.broadcast(candidates, 0)
-            even *= torch.distributed.get_world_size()
-        dead = self.usage <= self.revive_below * even
-        self.usage.masked_fill_(dead, even)
-        self._place(dead[:, None], candidates)
+            even_use *= torch.distributed.get_world_size()
+        dead = self.usage <= self.revive_below * even_use
+        self.usage.masked_fill_(dead, even_use)
+        self._replace(dead[:, None], candidates)
 
     @torch.no_grad()
     def _count(self, vectors: Tensor, codes: Tensor) -> None:
         counted = torch.cat([vectors, vectors.new_ones(len(vectors), 1)], dim=1)
-        seen = vectors.new_zeros(len(self.usage), counted.shape[1]).index_add_(0, codes, counted)  # (K, D + 1)
+        summed = vectors.new_zeros(len(self.usage), counted.shape[1]).index_add_(0, codes, counted)  # (K, D + 1)
         if distributed():
-            torch.distributed.all_reduce(seen)
-        # Never 0, which says that a code has not been used yet.
-        self.usage.lerp_(seen[:, -1], 1 - self.decay).clamp_(min=torch.finfo(self.usage.dtype).tiny)
-        self._learn(seen)
+            torch.distributed.all_reduce(summed)
+        # above 0, which marks a code that has never been used
+        self.usage.lerp_(summed[:, -1], 1 - self.decay).clamp_(min=torch.finfo(self.usage.dtype).tiny)
+        self._learn(summed)
 
 
 class EMACodebook(Codebook):
-    r"""Each code is the mean of what it was nearest to (van den Oord et al. 2017, arXiv:1711.00937, appendix A.1).
+    r"""A codebook whose codes are moving averages of the vectors nearest to them (arXiv:1711.00937, appendix A.1).
 
-    :math:`N_i \leftarrow \gamma N_i + (1 - \gamma) n_i`, :math:`m_i \leftarrow \gamma m_i + (1 - \gamma) \sum_j h_{ij}`,
-    :math:`e_i = m_i / \tilde N_i` with :math:`\tilde N_i = N \frac{N_i + \epsilon}{N + K \epsilon}`, :math:`N = \sum_i N_i`. Its codes are
-    no parameters: an optimizer never sees them.
+    In each training step, with the vectors :math:`h_{ij}` (:math:`n_i` of them) that code i is nearest to,
+
+    .. math:: N_i \leftarrow \gamma N_i + (1 - \gamma) n_i, \quad
+       m_i \leftarrow \gamma m_i + (1 - \gamma) \sum_j h_{ij}, \quad
+       e_i = m_i / \tilde N_i, \quad \tilde N_i = N \frac{N_i + \epsilon}{N + K \epsilon}, \quad N = \sum_i N_i.
+
+    The codes are buffers, not parameters of an optimizer.
 
     Args: those of :class:`Codebook`.
 
@@ -145,20 +165,21 @@ class EMACodebook(Codebook):
         self.register_buffer("embedding", torch.randn(num_codes, channels))
         self.register_buffer("sums", torch.zeros(num_codes, channels))
 
-    def _learn(self, seen: Tensor) -> None:
-        self.sums.lerp_(seen[:, :-1], 1 - self.decay)
+    def _learn(self, summed: Tensor) -> None:
+        self.sums.lerp_(summed[:, :-1], 1 - self.decay)
         total = self.usage.sum()
         smoothed = (self.usage + EPSILON) / (total + len(self.usage) * EPSILON) * total
         self.embedding.copy_(self.sums / smoothed[:, None])
 
-    def _place(self, dead: Tensor, codes: Tensor) -> None:
-        super()._place(dead, codes)
+    def _replace(self, dead: Tensor, codes: Tensor) -> None:
+        super()._replace(dead, codes)
         self.sums.copy_(torch.where(dead, codes * self.usage[:, None], self.sums))
 
 
 class GradientCodebook(Codebook):
-    r"""The codes are parameters that learn by the term ``codebook`` of the loss, the mean of :math:`(\mathrm{sg}[h] - e)^2`
-    (arXiv:1711.00937, equation 3).
+    r"""A codebook of parameters, trained by the term ``codebook`` of the loss (arXiv:1711.00937, equation 3).
+
+    The term is the mean of :math:`(\mathrm{sg}[h] - e)^2` over the numbers of a latent, in which sg stops the gradient.
 
     Args: those of :class:`Codebook`.
     """
@@ -173,5 +194,5 @@ class GradientCodebook(Codebook):
         codebook = (h.detach() - nearest).square().flatten(1).mean(1)
         return {"codebook": codebook, **super().terms(h, nearest)}
 
-    def _learn(self, seen: Tensor) -> None:
-        """By gradients alone."""
+    def _learn(self, summed: Tensor) -> None:
+        """Do nothing, since the codes are trained by gradients."""

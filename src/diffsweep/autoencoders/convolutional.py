@@ -1,4 +1,8 @@
-"""The convolutional encoder and decoder of latent diffusion (Rombach et al. 2022, arXiv:2112.10752, appendix G)."""
+"""The convolutional encoder and decoder of latent diffusion (Rombach et al. 2022, arXiv:2112.10752, appendix G).
+
+Images (B, C, H, W) become latents (B, C', H / f, W / f) for f = 2^m, by m + 1 levels of residual blocks with maps of
+half the size from each level to the next; the decoder reverses this.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,11 +16,11 @@ from torch.nn import functional
 from diffsweep.autoencoders.base import LearnedAutoencoder
 from diffsweep.layers import Downsample, ResidualBlock, SelfAttention2d, Upsample, group_norm
 
-EPS = 1e-6  # what the norms of the published networks add to the variance
+EPS = 1e-6  # added to the variances in the norms of the published networks
 
 
 class ResolutionBlocks(nn.Module):
-    """Residual blocks, each followed by attention as long as there is some, then what changes the size of the maps."""
+    """The residual blocks of a level, each followed by an attention layer if any is left, then a resampling layer."""
 
     def __init__(self, blocks: list[nn.Module], attentions: list[nn.Module], resample: nn.Module | None = None) -> None:
         super().__init__()
@@ -32,16 +36,16 @@ class ResolutionBlocks(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class ConvolutionalOptions:
-    """The options of an encoder and of its decoder, which makes their modules.
+    """The options of an encoder and its decoder, with methods that build their modules.
 
     Attributes:
         channels: width that ``channel_mult`` multiplies.
-        channel_mult: width of each of the m + 1 levels, from the largest maps to the smallest; levels beyond the last that is given
-            are as wide as it.
-        num_res_blocks: residual blocks of each level of the encoder; the decoder has one more.
-        attention_factors: downsampling factors of the levels that attend, after each block.
-        middle_attention: whether the middle attends.
-        norm_groups: groups of the norms, at most; none has less than 4 channels.
+        channel_mult: width of each of the m + 1 levels as a multiple of ``channels``, the largest maps first; levels
+            beyond the end of the list have its last width.
+        num_res_blocks: residual blocks of each level of the encoder; each level of the decoder has one more.
+        attention_factors: downsampling factors of the levels that have attention, after each block.
+        middle_attention: the middle has attention.
+        norm_groups: largest number of groups of the norms; no group has fewer than 4 channels.
         dropout: dropout rate inside residual blocks.
     """
 
@@ -62,12 +66,13 @@ class ConvolutionalOptions:
             raise ValueError(f"autoencoder.network.dropout lies in [0, 1), not {self.dropout}")
 
     def levels(self, factor: int) -> list[tuple[int, bool]]:
-        """Return the width of each level, from the largest maps to the smallest, and whether it attends."""
+        """Return for each level its width and whether it has attention, the level with the largest maps first."""
         factors = [2**level for level in range(factor.bit_length())]
         widths = [self.channels * mult for mult in _multipliers(self.channel_mult, factor)]
         if unknown := sorted(set(self.attention_factors) - set(factors)):
             raise ValueError(
-                f"autoencoder.network.attention_factors has {unknown}, but the levels of autoencoder.factor={factor} have the factors {factors}"
+                f"autoencoder.network.attention_factors has {unknown}, but the levels of "
+                f"autoencoder.factor={factor} have the factors {factors}"
             )
         return [(width, level in self.attention_factors) for width, level in zip(widths, factors, strict=True)]
 
@@ -83,19 +88,19 @@ class ConvolutionalOptions:
     def level(
         self, width_in: int, width: int, count: int, attends: bool, resample: Callable[[int, int], nn.Module] | None
     ) -> ResolutionBlocks:
-        """Return ``count`` blocks of a width, and what changes the size of the maps after them."""
+        """Return ``count`` residual blocks of a width, followed by a resampling layer unless ``resample`` is None."""
         blocks = [self.block(width_in if i == 0 else width, width) for i in range(count)]
         attentions = [self.attention(width) for _ in range(count if attends else 0)]
         return ResolutionBlocks(blocks, attentions, None if resample is None else resample(width, width))
 
     def middle(self, width: int) -> ResolutionBlocks:
-        """Return block, attention, block at the smallest maps."""
+        """Return the middle: a block, attention if chosen, and a block, at the smallest maps."""
         blocks = [self.block(width, width) for _ in range(2)]
         return ResolutionBlocks(blocks, [self.attention(width)] if self.middle_attention else [])
 
 
 def _multipliers(channel_mult: Sequence[int], factor: int) -> list[int]:
-    """One of each level; those that are not given are the last that is."""
+    """Return the multiplier of each level; levels beyond the end of the list have its last multiplier."""
     levels = factor.bit_length()
     if not channel_mult or min(channel_mult) < 1:
         raise ValueError(
@@ -103,17 +108,18 @@ def _multipliers(channel_mult: Sequence[int], factor: int) -> list[int]:
         )
     if len(channel_mult) > levels:
         raise ValueError(
-            f"autoencoder.network.channel_mult={[*channel_mult]} is of {len(channel_mult)} levels, but autoencoder.factor={factor} makes {levels}; "
-            f"use at most {levels} of them, or autoencoder.factor={2 ** (len(channel_mult) - 1)}"
+            f"autoencoder.network.channel_mult={[*channel_mult]} is of {len(channel_mult)} levels, but "
+            f"autoencoder.factor={factor} makes {levels}; use at most {levels} of them, or "
+            f"autoencoder.factor={2 ** (len(channel_mult) - 1)}"
         )
     return [*channel_mult, *[channel_mult[-1]] * (levels - len(channel_mult))]
 
 
 class ConvolutionalEncoder(nn.Module):
-    """Images (B, C, H, W) to moments of latents (B, C', H / f, W / f).
+    """An encoder from images (B, C, H, W) to the parameters of latents (B, C', H / f, W / f).
 
-    A convolution; levels of ``num_res_blocks`` residual blocks, with a convolution of stride 2 between them; block, attention,
-    block; norm, SiLU, convolution; a 1 x 1 convolution.
+    A convolution; levels of ``num_res_blocks`` residual blocks, with a convolution of stride 2 between levels; block,
+    attention, block; norm, SiLU, convolution; a 1 x 1 convolution.
     """
 
     def __init__(self, in_channels: int, out_channels: int, factor: int, parts: ConvolutionalOptions) -> None:
@@ -139,7 +145,10 @@ class ConvolutionalEncoder(nn.Module):
 
 
 class ConvolutionalDecoder(nn.Module):
-    """Latents (B, C', h, w) to images (B, C, f h, f w): the encoder's way back, of one residual block more in each level."""
+    """A decoder from latents (B, C', h, w) to images (B, C, f h, f w).
+
+    It is the reversed encoder, with one more residual block in each level.
+    """
 
     def __init__(self, in_channels: int, out_channels: int, factor: int, parts: ConvolutionalOptions) -> None:
         super().__init__()
@@ -163,19 +172,19 @@ class ConvolutionalDecoder(nn.Module):
 
 
 class ConvolutionalAutoencoder(LearnedAutoencoder):
-    """A learned autoencoder whose networks are those of latent diffusion (Rombach et al. 2022, arXiv:2112.10752).
+    """An autoencoder whose networks are those of latent diffusion (Rombach et al. 2022, arXiv:2112.10752).
 
-    Other sizes of images than ``image_size`` work too, as long as the factor divides them.
+    Images of other sizes than ``image_size`` work too if the factor divides them.
 
     Args:
         image_size: side of the images.
-        in_channels: of the images.
+        in_channels: channels of the images.
         latent_channels: C' of the latents, (C', image_size / factor, image_size / factor).
         factor: f = 2^m.
-        options: those of :class:`ConvolutionalOptions`.
+        options: the fields of :class:`ConvolutionalOptions`.
 
     Attributes:
-        num_moments: tensors of latent size that the encoder puts out.
+        num_moments: parameters of each latent number that the encoder predicts, such as 2 for mean and log-variance.
     """
 
     num_moments: int

@@ -1,4 +1,10 @@
-"""The space of a trained autoencoder: latent diffusion."""
+"""The space of latent diffusion: the standardised latents of a trained, frozen autoencoder (arXiv:2112.10752).
+
+    z = (h - shift) / scale,    h = encoder(x),    x = decoder(shift + scale z)
+
+shift (of each channel) and scale make the latents of the training set have mean 0 and standard deviation 1. Diffusion
+takes place in z.
+"""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -17,35 +23,41 @@ KeptLatents = Literal["mean", "posterior"]
 
 
 class HasAutoencoder(Protocol):
-    """A trained autoencoder, or a model of one."""
+    """A trained autoencoder, or a model that has one."""
 
     @property
     def autoencoder(self) -> LearnedAutoencoder:
-        """The autoencoder."""
+        """The trained autoencoder."""
 
 
 class FirstStage(Autoencoder):
-    """The latents of a trained autoencoder (Rombach et al. 2022, arXiv:2112.10752), with mean 0 and standard deviation 1 over the
-    training set.
+    """The latents of a trained autoencoder as a space (Rombach et al. 2022, arXiv:2112.10752).
 
-    The autoencoder stays as it is: it is no module of this one, so it is in no checkpoint, optimizer or average of the diffusion
-    model, and computes in float32 whatever the precision of training. It is loaded when it is first used, and its encoder and
-    decoder are on a device only where each of them is used there: training on latents that are kept needs neither.
+    Over the training set the latents have mean 0 and standard deviation 1.
+
+    The autoencoder is not a submodule, so it is not changed by training and is in no checkpoint, optimizer or weight
+    average of the diffusion model. It computes in float32 whatever the precision of training. It is loaded at its first
+    use, and its encoder and decoder are moved to a device only when each is used: training on stored latents uses
+    neither.
 
     Args:
-        channels, image_size: shape (channels, image_size, image_size) of the latents.
-        factor: f, the side of an image over that of its latents.
-        network: makes the untrained autoencoder: what the trained one has to be like.
-        model: gives the trained autoencoder, or a model that has one as its ``autoencoder``; None where it is yet to be trained.
-        run: the directory of its run, which ``model`` takes; None: found by its content, or trained first.
-        latents: ``mean`` of the posterior, or ``posterior``: training draws from it anew each time.
-        cache: whether the latents of the data are computed once and kept in files, so that training touches no encoder.
-        cache_dir: a folder of them that was made before; None: found by its content, or made.
+        channels, image_size: the latents of an image are (channels, image_size, image_size).
+        factor: f, the side of an image divided by that of its latents.
+        network: makes an untrained autoencoder, whose sizes the trained one must have.
+        model: gives the trained autoencoder, or a model with one as its ``autoencoder``; None: it is still to be
+            trained.
+        run: directory of the run that trained the autoencoder, which ``model`` reads; None: such a run is searched by
+            its configuration, or made.
+        latents: ``mean``: latents are the mean of the posterior; ``posterior``: training draws them from it anew each
+            time.
+        cache: compute the latents of the data once and store them in files, so that training does not use the encoder.
+        cache_dir: directory of files of latents that were made before; None: they are searched by their content, or
+            made.
         batch_size: images that are encoded or decoded at once.
-        tile: side of the tiles that larger latents are decoded in, None for whole ones.
-        overlap: of neighbouring tiles, as a share of their side.
-        num_frames: F of clips, whose frames are encoded and decoded one by one; None for images.
-        levels, bounded: facts of latents: None and False.
+        tile: side in latents of the tiles in which larger latents are decoded; None: they are decoded as a whole.
+        overlap: overlap of neighbouring tiles as a share of their side, in [0, 1).
+        num_frames: F of clips, whose frames are encoded and decoded one by one; None: images.
+        levels, bounded: must be None and False, since latents are continuous and unbounded.
     """
 
     def __init__(
@@ -71,7 +83,8 @@ class FirstStage(Autoencoder):
             raise ValueError(f"autoencoder.latents is mean or posterior, not {latents}")
         if bounded or levels is not None:
             raise ValueError(
-                "autoencoder.bounded and .levels are facts of pixels; latents are unbounded and continuous"
+                "autoencoder.bounded and autoencoder.levels describe pixels, but latents are unbounded and continuous; "
+                "use autoencoder.bounded=false autoencoder.levels=null"
             )
         if batch_size < 1:
             raise ValueError(f"autoencoder.batch_size must be at least 1, not {batch_size}")
@@ -79,21 +92,22 @@ class FirstStage(Autoencoder):
             raise ValueError(f"autoencoder.tile must be at least 2 latents, not {tile}")
         if not 0 <= overlap < 1:
             raise ValueError(f"autoencoder.overlap lies in [0, 1), not {overlap}")
-        with torch.device("meta"):  # refuses sizes that do not fit
+        with torch.device("meta"):  # the constructor refuses sizes that do not fit
             untrained = network()
         if untrained.shape != (channels, image_size, image_size) or untrained.factor != factor:
             raise ValueError(
-                f"autoencoder.network has latents {untrained.shape} and f = {untrained.factor}, and the autoencoder says "
-                f"{(channels, image_size, image_size)} and {factor}; set autoencoder.channels and autoencoder.factor alone"
+                f"autoencoder.network has latents {untrained.shape} and f = {untrained.factor}, but the autoencoder "
+                f"has {(channels, image_size, image_size)} and {factor}; set only autoencoder.channels and "
+                "autoencoder.factor"
             )
         self.in_channels, self.factor = untrained.in_channels, factor
         frames = () if num_frames is None else (num_frames,)
         self.shape, self.levels, self.bounded = (channels, *frames, image_size, image_size), levels, bounded
         if isinstance(model, PublicAutoencoder) and model.sizes != (self.in_channels, channels, factor):
-            theirs = model.sizes  # known before the weights are read
+            theirs = model.sizes  # known without reading the weights
             raise ValueError(
-                f"the weights of autoencoder.model take {theirs[0]} channels to {theirs[1]} with f = {theirs[2]}; use "
-                f"autoencoder.channels={theirs[1]} autoencoder.factor={theirs[2]}, and a dataset of {theirs[0]} channels"
+                f"the weights of autoencoder.model map {theirs[0]} channels to {theirs[1]} with f = {theirs[2]}; use "
+                f"autoencoder.channels={theirs[1]} autoencoder.factor={theirs[2]} and a dataset of {theirs[0]} channels"
             )
         self.latents, self.cache, self.cache_dir = latents, cache, cache_dir
         self.batch_size, self.tile, self.overlap = batch_size, tile, round(overlap * tile) if tile else 0
@@ -101,23 +115,24 @@ class FirstStage(Autoencoder):
 
     @cached_property  # read when it is first used
     def trained(self) -> LearnedAutoencoder:
-        """The autoencoder, on the CPU at first."""
+        """The trained autoencoder, which is loaded to the CPU at the first use."""
         if self._model is None:
             raise ValueError(
-                "autoencoder.model is missing: latent diffusion needs a trained autoencoder, or overrides that train one"
+                "autoencoder.model is missing: latent diffusion needs a trained autoencoder; give "
+                "autoencoder.run=DIR of one, or overrides that train one"
             )
         trained = self._model().autoencoder
-        if told := self.differs_from(trained):
-            raise ValueError(f"the trained autoencoder does not fit: {told}")
+        if difference := self.differs_from(trained):
+            raise ValueError(f"the trained autoencoder does not fit: {difference}")
         return trained.to("cpu", torch.float32).eval().requires_grad_(False)
 
     @property
     def weights_hash(self) -> str:
-        """What identifies the autoencoder, its standardisation too."""
+        """A hash of the weights of the autoencoder, with those of its standardisation."""
         return weights_hash(self.trained)
 
     def _with(self, half: nn.Module, device: torch.device) -> LearnedAutoencoder:
-        """The autoencoder with one half, and all but the other, on a device."""
+        """Return the autoencoder with one of encoder and decoder, and all but the other one, on a device."""
         trained = self.trained
         if trained.scale.device != device or next(half.parameters()).device != device:
             trained._apply(lambda tensor: tensor.to(device), recurse=False)
@@ -127,7 +142,7 @@ class FirstStage(Autoencoder):
         return trained
 
     def release(self) -> None:
-        """Leave the device."""
+        """Move the autoencoder to the CPU."""
         self.trained.to("cpu")
 
     @torch.no_grad()

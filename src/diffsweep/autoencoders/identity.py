@@ -1,4 +1,4 @@
-"""Pixels: the autoencoder of pixel diffusion."""
+"""The autoencoder of pixel diffusion, which is the identity."""
 
 from torch import Tensor
 
@@ -7,13 +7,13 @@ from diffsweep.diffusion import Noise
 
 
 class Identity(Autoencoder):
-    """Encodes and decodes nothing; diffusion happens in pixels, in [-1, 1].
+    """The identity as an autoencoder: diffusion takes place in pixels, whose values are in [-1, 1].
 
     Args:
         channels, image_size: shape (channels, image_size, image_size) of the space.
-        levels: the number of values that the data take.
-        bounded: whether the data lie in [-1, 1].
-        num_frames: F of clips, of shape (channels, F, image_size, image_size); None for images.
+        levels: number of values that the data take; None: they are continuous.
+        bounded: the data lie in [-1, 1].
+        num_frames: F of clips, of shape (channels, F, image_size, image_size); None: images.
     """
 
     def __init__(

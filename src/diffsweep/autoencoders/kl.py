@@ -1,4 +1,13 @@
-"""The autoencoder of latent diffusion whose latents are Gaussian, close to N(0, I)."""
+"""The variational autoencoder of latent diffusion, with a small KL penalty (Rombach et al. 2022, arXiv:2112.10752).
+
+The encoder predicts a diagonal Gaussian q(h | x) = N(mu, sigma^2), and the loss has, beside the reconstruction error,
+the term
+
+    KL(q(h | x) || N(0, I)) = 1/2 sum (mu^2 + sigma^2 - 1 - log sigma^2)
+
+in nats, summed over the numbers of a latent. Its small weight keeps the scale of the latents bounded without forcing
+them to be normal.
+"""
 
 from typing import Any
 
@@ -13,20 +22,25 @@ LOG_VARIANCES = (-30.0, 20.0)
 
 
 class KLAutoencoder(ConvolutionalAutoencoder):
-    r"""A variational autoencoder with a slight penalty (Kingma and Welling 2013, arXiv:1312.6114; Rombach et al. 2022,
-    arXiv:2112.10752, section 3.1).
+    r"""A variational autoencoder with a small weight of its KL term (Kingma and Welling 2013, arXiv:1312.6114).
 
-    The encoder says mean and log-variance of q(h | x), a diagonal Gaussian; the term ``kl`` of the loss is
-    :math:`\mathrm{KL}(q(h|x) \| N(0, I)) = \frac{1}{2} \sum (\mu^2 + \sigma^2 - 1 - \log \sigma^2)` in nats, summed over the numbers
-    of a latent, always of h as the encoder says it.
+    It is that of latent diffusion (Rombach et al. 2022, arXiv:2112.10752, section 3.1). The encoder predicts mean and
+    log-variance of q(h | x), a diagonal Gaussian; log-variances are clamped to [-30, 20]. The term ``kl`` of the loss
+    is
 
-    A posterior (B, 2 C, h, w) is mean and standard deviation of the standardised z = (h - shift) / scale; one of C channels is a mean
-    that was kept alone, and is drawn as it is.
+    .. math:: \mathrm{KL}(q(h|x) \| N(0, I)) = \frac{1}{2} \sum (\mu^2 + \sigma^2 - 1 - \log \sigma^2)
+
+    in nats, summed over the numbers of a latent, and always that of h before standardisation.
+
+    A posterior (B, 2 C, h, w) holds mean and standard deviation of the standardised z = (h - shift) / scale. A
+    posterior of C channels holds the mean alone, and ``draw`` returns it.
 
     Args:
-        image_size, in_channels, latent_channels, settings: those of :class:`~diffsweep.autoencoders.convolutional.ConvolutionalAutoencoder`.
-        kl_weight: of the term ``kl``, beside a reconstruction loss that is summed over an image's numbers, as in the public code; beside
-            a mean over these its weight is kl_weight over their count.
+        image_size, in_channels, latent_channels, settings: those of
+            :class:`~diffsweep.autoencoders.convolutional.ConvolutionalAutoencoder`.
+        kl_weight: weight of the term ``kl`` beside a reconstruction error that is summed over the numbers of an image,
+            as in the public code. Here this error is a mean over these numbers, so the term is weighted by kl_weight
+            over their count.
     """
 
     num_moments = 2
@@ -46,7 +60,7 @@ class KLAutoencoder(ConvolutionalAutoencoder):
         self.weights = {"kl": kl_weight / (in_channels * image_size**2)}
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of q(h | x), each (B, C, h, w), not standardised."""
+        """Return mean and log-variance of q(h | x), each (B, C, h, w), before standardisation."""
         mean, log_variance = self.encoder(x).chunk(2, dim=1)
         return mean, log_variance.clamp(*LOG_VARIANCES)
 

@@ -1,6 +1,6 @@
-"""What a first stage is trained without."""
+"""The option ``none`` of the losses of an autoencoder."""
 
 
 def nothing() -> None:
-    """No such loss."""
+    """Return None, with which an autoencoder is trained without this loss."""
     return None

@@ -1,4 +1,10 @@
-"""Perceptual losses: how far two images are apart in the feature maps of a frozen network."""
+"""Perceptual losses: distances of images in the feature maps of a frozen network (LPIPS, arXiv:1801.03924).
+
+    d(x, y) = sum_l 1 / (H_l W_l) sum_hw |w_l * (x^l_hw - y^l_hw)|^2
+
+x^l_hw is the feature vector of x at position (h, w) of level l, scaled to length 1, and w_l are weights of its
+channels.
+"""
 
 import importlib.resources
 import pickle
@@ -13,20 +19,17 @@ from torch import Tensor, nn
 from diffsweep.capabilities import Part
 
 URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
-STAGES = (
-    (64, 2),
-    (128, 2),
-    (256, 3),
-    (512, 3),
-    (512, 3),
-)  # of VGG16: channels and convolutions; maps are halved between
+STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # of VGG16: (channels, convolutions); halved between
 SMALLEST = 2 ** (len(STAGES) - 1)  # side of an image whose last maps have one pixel
-HEADS = "functional/image/lpips_models/vgg.pth"  # of torchmetrics
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels in [0, 1]
+HEADS = "functional/image/lpips_models/vgg.pth"  # the file of the w_l in torchmetrics
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the pixels of ImageNet, in [0, 1]
 
 
 def unit(features: Tensor, eps: float = 1e-8) -> Tensor:
-    """Feature vectors (B, C, H, W) of length 1, in float32 at least; the gradient is finite where all features are 0."""
+    """Return features (B, C, H, W) with the vector at each position scaled to length 1, in float32 at least.
+
+    The vectors are divided by the root of their sum of squares plus ``eps``, so that the gradient is finite at 0.
+    """
     features = features.to(torch.promote_types(features.dtype, torch.float32))
     return features * (features.square().sum(dim=1, keepdim=True) + eps).rsqrt()
 
@@ -36,41 +39,45 @@ class Perceptual(Part, ABC):
 
     .. math:: d(x, y) = \sum_l \frac{1}{H_l W_l} \sum_{h, w} \lVert w_l \odot (\hat x^l_{hw} - \hat y^l_{hw}) \rVert^2
 
-    with the features of each pixel of level l, :math:`\hat x^l_{hw}`, scaled to length 1.
+    with the feature vectors :math:`\hat x^l_{hw}` at each position of level l, scaled to length 1.
 
-    Not an ``nn.Module``, and so no part of the model that holds it: its network is in no checkpoint, optimizer or average. It
-    is loaded at the first use and follows the images to their device. Its weights require no gradients.
+    It is not an ``nn.Module``, so its network is not part of a model that uses it, nor of the model's checkpoints,
+    optimizer or weight average. The network is loaded at the first use and moved to the device of the images; its
+    weights require no gradients.
 
     Args:
-        weight: of the distance, beside the error of pixels.
+        weight: weight of the distance beside the error of the pixels.
     """
 
     requires = frozenset({"reconstructions"})
 
     def __init__(self, weight: float = 1.0) -> None:
         if weight <= 0:
-            raise ValueError(f"perceptual.weight must be above 0, not {weight}; perceptual=none has no such loss")
+            raise ValueError(
+                f"perceptual.weight must be above 0, not {weight}; use perceptual=none to leave this loss out"
+            )
         self.weight = weight
 
     def check(self) -> None:
-        """Finds out whether the network can be had, before a training begins.
+        """Check before training that the network can be loaded.
 
         Raises:
             ValueError: it cannot.
         """
-        return  # a stage is made sure of where stages are
+        return  # networks that are stages of a run are checked with the stages
 
     @abstractmethod
     def load(self) -> nn.Module:
-        """The network."""
+        """Return the network."""
 
     @abstractmethod
     def embed(self, x: Tensor) -> list[Tensor]:
-        """w_l times the features of length 1 of images (B, C, H, W), (B, C_l, H_l, W_l) for each level l."""
+        """Return the weighted unit features w_l x^l of images (B, C, H, W): (B, C_l, H_l, W_l) for each level l."""
 
     @cached_property  # read when it is first used
     def network(self) -> Any:
-        # What a validation loads, training uses too; the weights that are drawn before they are read are not drawn from a run's numbers.
+        # loaded in validation, the network must also work in training; the weights that are drawn before the file is
+        # read must not advance the random numbers of the run
         with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
             return self.load().eval().requires_grad_(False)
 
@@ -80,29 +87,30 @@ class Perceptual(Part, ABC):
                 self.network.to(device)
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
-        """d(x, y), (B,), in float32 at least, of images in [-1, 1], each (B, C, H, W)."""
+        """Return d(x, y), (B,), in float32 at least, of images in [-1, 1], each (B, C, H, W)."""
         self._follow(x.device)
         levels = zip(self.embed(x), self.embed(y), strict=True)
         return torch.stack([(a - b).square().sum(dim=1).mean(dim=(1, 2)) for a, b in levels]).sum(dim=0)  # (B,)
 
 
 class ClassifierPerceptual(Perceptual):
-    """The distance in a classifier of the data at hand, all w_l = 1: for any data with labels, offline.
+    """The perceptual distance in a classifier of the dataset, with all w_l = 1; it works offline, for data with labels.
 
-    The classifier must not be one that the results are measured by: a network that a loss was minimised in finds them better
-    than they are.
+    The classifier must not be the one that results are measured by: a network in whose features a loss was minimised
+    rates the results as better than they are.
 
     Args:
-        classifier: gives it: a module with ``feature_maps(x)``, maps (B, C_l, H_l, W_l) of clean images (B, C, H, W) in [-1, 1].
-        weight: see :class:`Perceptual`.
+        classifier: gives a module with ``feature_maps(x)``, a list of maps (B, C_l, H_l, W_l) of clean images (B, C,
+            H, W) in [-1, 1].
+        weight: weight of the distance beside the error of the pixels.
     """
 
     def __init__(self, classifier: Callable[[], Any], weight: float = 1.0) -> None:
         super().__init__(weight)
-        self._given = classifier
+        self._classifier = classifier
 
     def load(self) -> nn.Module:
-        network: nn.Module = self._given()
+        network: nn.Module = self._classifier()
         return network
 
     def embed(self, x: Tensor) -> list[Tensor]:
@@ -110,30 +118,31 @@ class ClassifierPerceptual(Perceptual):
 
 
 class LPIPS(Perceptual):
-    """LPIPS with VGG16 (Zhang et al. 2018, arXiv:1801.03924), version 0.1: the maps before each halving, and the last.
+    """The perceptual distance LPIPS with VGG16, version 0.1 (Zhang et al. 2018, arXiv:1801.03924).
 
-    Features are scaled as in torchmetrics, by the root of their sum of squares and 1e-8: the first public code's own scale, which
-    differs where features are near 0, has no finite gradient there. Grey images stand in all three channels.
+    The feature maps are those before each halving of the size, and the last. The w_l are those that come with
+    torchmetrics. Features are scaled as in torchmetrics, by the root of their sum of squares plus 1e-8: the first
+    public code adds the constant after the root, which differs near 0 and has no finite gradient at 0. Grey images are
+    repeated in all three channels.
 
     Args:
         channels, image_size: of the images: 1 or 3 channels, at least 16 pixels a side.
-        weights: a file of torchvision's VGG16, with or without the layers after the features; null: the public one, which is
-            downloaded once (528 MB) into torch.hub's folder.
-        weight: see :class:`Perceptual`.
-
-    The w_l are those that come with torchmetrics.
+        weights: a file of torchvision's VGG16, with or without the layers after the features; None: the public one,
+            which is downloaded once (528 MB) into the folder of torch.hub.
+        weight: weight of the distance beside the error of the pixels.
     """
 
     def __init__(self, channels: int, image_size: int, weights: str | None = None, weight: float = 1.0) -> None:
         super().__init__(weight)
         if channels not in (1, 3):
             raise ValueError(
-                f"perceptual=lpips sees grey or colour images, and these have {channels} channels; use perceptual=classifier"
+                f"perceptual=lpips is for grey or colour images, but these have {channels} channels; use "
+                "perceptual=classifier"
             )
         if image_size < SMALLEST:
             raise ValueError(
-                f"perceptual=lpips halves images {len(STAGES) - 1} times, so they need at least {SMALLEST} pixels, not {image_size}; use "
-                "perceptual=classifier"
+                f"perceptual=lpips halves images {len(STAGES) - 1} times, so their side must have at least {SMALLEST} "
+                f"pixels, not {image_size}; use perceptual=classifier"
             )
         self.weights = weights
 
@@ -148,7 +157,7 @@ class LPIPS(Perceptual):
         except RuntimeError as error:
             why = str(error).splitlines()[1].strip()
             raise ValueError(
-                f"perceptual.weights={self.weights} is not a VGG16 under torchvision's names: {why} It is the file {URL}"
+                f"perceptual.weights={self.weights} is not a VGG16 under torchvision's names: {why} Use the file {URL}"
             ) from error
         return network
 
@@ -158,8 +167,10 @@ class LPIPS(Perceptual):
 
 
 class LPIPSNetwork(nn.Module):
-    """The convolutions of VGG16 (Simonyan and Zisserman 2015, arXiv:1409.1556, configuration D) under torchvision's names, and the
-    weights of LPIPS."""
+    """The network of LPIPS: the convolutions of VGG16 under torchvision's names, and the weights w_l.
+
+    VGG16 is configuration D of Simonyan and Zisserman 2015 (arXiv:1409.1556).
+    """
 
     mean: Tensor
     std: Tensor
@@ -190,17 +201,17 @@ class LPIPSNetwork(nn.Module):
 
 
 def read_heads() -> dict[str, Tensor]:
-    """The squares of LPIPS' w_l, each (C_l, 1, 1)."""
+    """Return the squares of the channel weights w_l of LPIPS, each (C_l, 1, 1), under their names in the network."""
     with importlib.resources.files("torchmetrics").joinpath(HEADS).open("rb") as file:
         saved = torch.load(file, map_location="cpu", weights_only=True)
     return {f"head{index}": saved[f"lin{index}.model.1.weight"][0] for index in range(len(STAGES))}
 
 
 def read_vgg16(weights: str | None) -> dict[str, Tensor]:
-    """The weights of VGG16's convolutions: of a file, or the public ones.
+    """Return the weights of the convolutions of VGG16, from a file, or the public ones if ``weights`` is None.
 
     Raises:
-        ValueError: there is no such file, or it cannot be downloaded.
+        ValueError: the file does not exist or cannot be read, or the download fails.
     """
     public = partial(torch.hub.load_state_dict_from_url, URL, check_hash=True)
     read = public if weights is None else partial(torch.load, weights)
@@ -210,7 +221,7 @@ def read_vgg16(weights: str | None) -> dict[str, Tensor]:
         why = str(error).splitlines()[0] if str(error) else type(error).__name__
         what = "the public weights of VGG16" if weights is None else f"perceptual.weights={weights}"
         raise ValueError(
-            f"perceptual=lpips cannot have {what} ({why}): download {URL} and give it as perceptual.weights=FILE, or use "
-            "perceptual=classifier"
+            f"perceptual=lpips cannot read {what} ({why}): download {URL} and give it as perceptual.weights=FILE, or "
+            "use perceptual=classifier"
         ) from error
     return {name: tensor for name, tensor in dict(saved).items() if name.startswith("features.")}

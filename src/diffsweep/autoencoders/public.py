@@ -1,4 +1,4 @@
-"""Published autoencoders in the format of diffusers (``AutoencoderKL``), Stable Diffusion's among them."""
+"""A reader of published autoencoders in the format of diffusers (``AutoencoderKL``), such as Stable Diffusion's."""
 
 import importlib
 import json
@@ -16,7 +16,7 @@ from diffsweep.autoencoders.kl import KLAutoencoder
 
 CONFIG = "config.json"
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
-# What the format takes where its configuration is silent.
+# The values that the format uses for keys that a configuration leaves out.
 DEFAULTS: dict[str, Any] = {
     "in_channels": 3,
     "out_channels": 3,
@@ -36,10 +36,10 @@ DEFAULTS: dict[str, Any] = {
     "use_post_quant_conv": True,
     "mid_block_add_attention": True,
 }
-# Whether a level of a kind attends.
+# The kinds of levels, and whether they have attention.
 DOWN = {"DownEncoderBlock2D": False, "AttnDownEncoderBlock2D": True}
 UP = {"UpDecoderBlock2D": False, "AttnUpDecoderBlock2D": True}
-# Our names to theirs, one after the other.
+# Patterns that turn our names of parameters into those of the format, applied in order.
 RENAMED = (
     (r"^encoder\.quant_conv", "quant_conv"),
     (r"^decoder\.post_quant_conv", "post_quant_conv"),
@@ -56,11 +56,16 @@ RENAMED = (
     (r"\.(down|up)\.", r".\1_blocks."),
     (r"\.middle\.", ".mid_block."),
 )
-OLD = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}  # attention, in older files
+OLD = {
+    "query": "to_q",
+    "key": "to_k",
+    "value": "to_v",
+    "proj_attn": "to_out.0",
+}  # old and current names of attention layers
 
 
 class Sizes(NamedTuple):
-    """Of an autoencoder: channels of images, channels of latents, and the side of an image over that of its latents."""
+    """The channels of images, the channels of latents, and the side of an image divided by that of its latents."""
 
     in_channels: int
     latent_channels: int
@@ -68,24 +73,27 @@ class Sizes(NamedTuple):
 
 
 class PublicAutoencoder:
-    """Reads ``config.json``, and when called the weights beside it (``.safetensors``, or ``.bin`` of plain tensors).
+    """A published autoencoder of kind ``AutoencoderKL``, whose weights are read when it is called.
 
-    The latents are standardised as the format says: shift is ``shift_factor``, scale is 1 / ``scaling_factor``. An autoencoder without
-    1 x 1 convolutions at its latents (SD3, FLUX.1) gets such that are the identity.
+    The constructor reads ``config.json``; a call reads the weights beside it (``.safetensors``, or ``.bin`` with
+    tensors only) and returns a :class:`KLAutoencoder`. The latents are standardised as the format specifies: shift is
+    ``shift_factor`` and scale is 1 / ``scaling_factor``. If the published network has no 1 x 1 convolutions at its
+    latents (SD3, FLUX.1), those of the returned one are the identity.
 
     Args:
-        path: a folder, or a model of the hub (``owner/model``), which needs the package huggingface_hub.
-        subfolder: of the folder or the model, ``vae`` in a pipeline's.
+        path: a folder, or a model of the Hugging Face hub (``owner/model``), which needs the package huggingface_hub.
+        subfolder: subfolder of the folder or of the model, such as ``vae`` in a pipeline.
 
     Raises:
-        ValueError: there is no such model, it is of another class, or its network is one that :class:`KLAutoencoder` does not have.
+        ValueError: no such model exists, it is of another class, or it has layers that :class:`KLAutoencoder` does not
+            have.
     """
 
     def __init__(self, path: str | None, subfolder: str | None = None) -> None:
         if path is None:
             raise ValueError(
-                "autoencoder.model.path is missing: give a folder with config.json and diffusion_pytorch_model.safetensors, or the name of "
-                "a model on the hub, such as stabilityai/sd-vae-ft-mse"
+                "autoencoder.model.path is missing: give a folder with config.json and "
+                "diffusion_pytorch_model.safetensors, or a model of the hub, such as stabilityai/sd-vae-ft-mse"
             )
         self.path, self.subfolder = path, subfolder
         self._name = f"autoencoder.model.path={path}" + (
@@ -103,12 +111,12 @@ class PublicAutoencoder:
 
     @property
     def sizes(self) -> Sizes:
-        """From ``config.json`` alone."""
+        """The sizes of the autoencoder, which follow from ``config.json`` without reading the weights."""
         factor = 2 ** (len(self.config["block_out_channels"]) - 1)
         return Sizes(self.config["in_channels"], self.config["latent_channels"], factor)
 
     def __call__(self, image_size: int | None = None) -> KLAutoencoder:
-        """The autoencoder with its weights, in float32, for images of a side, by default ``sample_size``."""
+        """Return the autoencoder with its weights, in float32, for images of a side, by default ``sample_size``."""
         autoencoder = self._network(self.config["sample_size"] if image_size is None else image_size)
         shift = self.config["shift_factor"] or 0.0
         state = {
@@ -120,7 +128,7 @@ class PublicAutoencoder:
         return autoencoder
 
     def _network(self, image_size: int) -> KLAutoencoder:
-        """On the meta device: what is drawn here would only be overwritten."""
+        """Return the untrained network on the meta device, where no weights are drawn that would be overwritten."""
         config, widths = self.config, self.config["block_out_channels"]
         channels = math.gcd(*widths)
         with torch.device("meta"):
@@ -138,7 +146,7 @@ class PublicAutoencoder:
             )
 
     def _check(self) -> None:
-        """Keys of the configuration that say something which our network does not have."""
+        """Raise a ValueError if the configuration has a value that a :class:`KLAutoencoder` cannot represent."""
         config = self.config
         levels = len(config["block_out_channels"])
         for key, kinds in {"down_block_types": DOWN, "up_block_types": UP}.items():
@@ -160,7 +168,7 @@ class PublicAutoencoder:
         return ValueError(f"{self._name}: {CONFIG} has {key}={self.config[key]}; this network has {fits}")
 
     def _find(self, *names: str) -> Path:
-        """The first of some files that is there."""
+        """Return the path of the first of the named files that exists, in the folder or in the model of the hub."""
         inside = self.subfolder or ""
         if Path(self.path).is_dir():
             for name in names:
@@ -171,7 +179,7 @@ class PublicAutoencoder:
             hub = importlib.import_module("huggingface_hub")
         except ModuleNotFoundError as error:
             raise ValueError(
-                f"{self._name} is no folder; to look for it at the hub, pip install huggingface_hub"
+                f"{self._name} is no folder; to load it from the hub, pip install huggingface_hub"
             ) from error
         errors = []
         for name in names:
@@ -181,16 +189,16 @@ class PublicAutoencoder:
                 errors.append(error)
         why = str(errors[0]).splitlines()[0] if str(errors[0]) else type(errors[0]).__name__
         raise ValueError(
-            f"{self._name} is neither a folder with {' or '.join(names)} nor a model of the hub that can be read ({why})"
+            f"{self._name} is neither a folder with {' or '.join(names)} nor a readable model of the hub ({why})"
         ) from errors[0]
 
-    @cached_property  # the hub is asked once
+    @cached_property  # one request to the hub
     def weights_file(self) -> Path:
-        """The weights, which are downloaded where they are of the hub and not on this machine yet."""
+        """The path of the weights, which are downloaded if they are on the hub and not on this machine yet."""
         return self._find(*WEIGHTS)
 
     def _read(self) -> dict[str, Tensor]:
-        """The weights by the newer of their names."""
+        """Return the weights under the current names of the format; older files name attention layers differently."""
         file = self.weights_file
         try:
             weights = _safetensors(file) if file.suffix == ".safetensors" else _pickled(file)
@@ -204,7 +212,12 @@ class PublicAutoencoder:
         }
 
     def _converted(self, autoencoder: KLAutoencoder) -> dict[str, Tensor]:
-        """The state of our networks from theirs: every weight of ours has its origin, every one of theirs its place."""
+        """Return the weights under the names of our network.
+
+        Raises:
+            ValueError: a parameter of our network has no counterpart in the file, or a tensor of the file has none in
+                ours.
+        """
         theirs, ours = self._read(), {}
         for key, module in {"use_quant_conv": "quant_conv", "use_post_quant_conv": "post_quant_conv"}.items():
             if not self.config[key]:
@@ -218,19 +231,20 @@ class PublicAutoencoder:
             value = torch.cat([part for part in parts if part is not None])
             if value.numel() != parameter.numel():
                 raise ValueError(
-                    f"{self._name}: {' '.join(public_names(name))} in {self.weights_file.name} has the shape {tuple(value.shape)}, "
-                    f"but by {CONFIG} it is {tuple(parameter.shape)}"
+                    f"{self._name}: {' '.join(public_names(name))} in {self.weights_file.name} has the shape "
+                    f"{tuple(value.shape)}, but by {CONFIG} it is {tuple(parameter.shape)}"
                 )
             ours[name] = value.reshape(parameter.shape).to(torch.float32)
         if theirs:
             raise ValueError(
-                f"{self._name}: {self.weights_file.name} has {', '.join([*theirs][:3])}, which {CONFIG} says nothing of"
+                f"{self._name}: {self.weights_file.name} has {', '.join([*theirs][:3])}, which {CONFIG} does "
+                "not describe"
             )
         return ours
 
 
 def public_names(name: str) -> tuple[str, ...]:
-    """Of one of our parameters, those of the format, which lie one after the other in ours."""
+    """Return the names in the format of one parameter of ours; several if it is their concatenation."""
     for ours, theirs in RENAMED:
         name = re.sub(ours, theirs, name)
     return tuple(name.replace("to_qkv", part) for part in ("to_q", "to_k", "to_v")) if "to_qkv" in name else (name,)

@@ -1,4 +1,4 @@
-"""Large images through networks in parts, so that memory stays bounded."""
+"""Functions that apply networks to large batches and large images in parts, so that memory stays bounded."""
 
 from collections.abc import Callable
 
@@ -7,32 +7,33 @@ from torch import Tensor
 
 
 def in_slices(function: Callable[[Tensor], Tensor], x: Tensor, size: int) -> Tensor:
-    """``function`` of a batch (B, ...), at most ``size`` of its rows at once."""
+    """Return ``function`` of a batch (B, ...), applied to at most ``size`` rows at once."""
     if size < 1:
         raise ValueError(f"slices hold at least 1 sample, not {size}")
     return torch.cat([function(part) for part in x.split(size)])
 
 
 def decode_in_tiles(decode: Callable[[Tensor], Tensor], z: Tensor, tile: int, overlap: int, factor: int) -> Tensor:
-    """Latents (B, C, h, w) to images (B, C', f h, f w), decoded in square tiles whose images are blended where they overlap.
+    """Return the images (B, C', f h, f w) of latents (B, C, h, w), decoded in square tiles that are blended.
 
-    A tile counts nothing in the outer quarter of an overlap, all in the inner quarter, and a linear ramp between. So the result is that
-    of the whole wherever a pixel depends on latents at most ``overlap // 4`` away; of other decoders no seam remains, but tiles differ
-    in what is not local to them (norms, attention).
+    In an overlap of tiles, the weight of a tile is 0 in the quarter at its own edge, 1 in the innermost quarter, and
+    rises linearly between. So the result equals that of decoding the whole wherever a pixel depends only on latents at
+    most ``overlap // 4`` away. For other decoders no seam is visible, but the tiles differ in what is not local
+    (norms, attention).
 
     Args:
-        decode: any decoder of (B, C, s, s), or of fewer rows or columns where z has fewer.
-        z: latents.
-        tile: side of a tile, in latents.
-        overlap: the least overlap of neighbours, in latents, in [0, tile); tiles are spread evenly.
-        factor: f.
+        decode: a decoder of latents (B, C, s, s), or of fewer rows or columns if z has fewer.
+        z: latents, (B, C, h, w).
+        tile: side s of a tile, in latents.
+        overlap: smallest overlap of neighbouring tiles, in latents, in [0, tile); tiles are spread evenly.
+        factor: f, the side of an image divided by that of its latents.
 
     Raises:
-        ValueError: the tile or the overlap does not fit.
+        ValueError: the tile is below 1, or the overlap is not in [0, tile).
     """
     if tile < 1 or not 0 <= overlap < tile:
         raise ValueError(
-            f"a tile of {tile} latents with an overlap of {overlap}: the overlap is from 0 to less than the tile"
+            f"tiles of {tile} latents cannot overlap by {overlap}; use an overlap from 0 to less than the tile"
         )
     rows, columns = (_tiles(size, tile, overlap, factor) for size in z.shape[-2:])
     out: Tensor | None = None
@@ -48,7 +49,10 @@ def decode_in_tiles(decode: Callable[[Tensor], Tensor], z: Tensor, tile: int, ov
 
 
 def _tiles(size: int, tile: int, overlap: int, factor: int) -> list[tuple[int, Tensor]]:
-    """Where the tiles of an axis begin, in latents, and the weights of their pixels, float64, which sum to 1 at each pixel."""
+    """Return for each tile of an axis its first latent, and the weights of its pixels, float64.
+
+    At each pixel the weights of all tiles sum to 1.
+    """
     tile = min(tile, size)
     count = 1 if tile == size else -(-(size - overlap) // (tile - overlap))
     starts = [round(k * (size - tile) / max(count - 1, 1)) for k in range(count)]

@@ -1,4 +1,11 @@
-"""The autoencoder of latent diffusion whose latents are codes of a codebook."""
+"""The vector-quantised autoencoder of latent diffusion, whose decoder reads codes of a codebook.
+
+The encoder maps x to vectors h, each of which is replaced by the nearest of K codes e. With sg for "no gradient",
+
+    loss = reconstruction error + beta |h - sg[e]|^2 (+ |sg[h] - e|^2, unless codes are moving averages)
+
+(van den Oord et al. 2017, arXiv:1711.00937). Diffusion takes place in h, before quantisation.
+"""
 
 from typing import Any, Literal
 
@@ -14,21 +21,25 @@ _CODEBOOKS: dict[CodebookKind, type[Codebook]] = {"ema": EMACodebook, "gradient"
 
 
 class VQAutoencoder(ConvolutionalAutoencoder):
-    r"""A vector-quantised autoencoder (van den Oord et al. 2017, arXiv:1711.00937; Rombach et al. 2022, arXiv:2112.10752, section 3.1).
+    r"""A vector-quantised autoencoder (van den Oord et al. 2017, arXiv:1711.00937; arXiv:2112.10752, section 3.1).
 
-    Each vector of the latents is replaced by the nearest of K codes e, through which gradients pass as they are (straight through).
-    The terms of the loss are means over the numbers of a latent: ``commitment``, of :math:`(h - \mathrm{sg}[e])^2`, and with
-    ``codebook=gradient`` also ``codebook``, of :math:`(\mathrm{sg}[h] - e)^2`, of weight 1.
+    Each vector of the latents is replaced by the nearest of K codes e, through which gradients pass unchanged
+    (straight-through). The terms of the loss are means over the numbers of a latent: ``commitment``,
+    :math:`(h - \mathrm{sg}[e])^2`, and with ``codebook=gradient`` also ``codebook``, :math:`(\mathrm{sg}[h] - e)^2`, of
+    weight 1.
 
-    The space of diffusion is that of the latents before they are quantised; :meth:`decode` quantises.
+    The space of diffusion is that of the latents before quantisation, as in Rombach et al. 2022; :meth:`decode`
+    quantises.
 
     Args:
-        image_size, in_channels, latent_channels, settings: those of :class:`~diffsweep.autoencoders.convolutional.ConvolutionalAutoencoder`.
+        image_size, in_channels, latent_channels, settings: those of
+            :class:`~diffsweep.autoencoders.convolutional.ConvolutionalAutoencoder`.
         num_codes: K.
-        codebook: ``ema``: codes are moving averages of what is nearest to them; ``gradient``: they are parameters.
-        decay: of the moving averages, of the uses of codes too.
-        commitment_weight: of the term ``commitment``.
-        revive_below: codes used less than so many times as often as on average become outputs of the encoder; 0: none do.
+        codebook: ``ema``: codes are moving averages of the vectors nearest to them; ``gradient``: they are parameters.
+        decay: decay of the moving averages, of the codes and of their uses.
+        commitment_weight: weight beta of the term ``commitment``.
+        revive_below: codes whose use falls below this share of the average are replaced by outputs of the encoder; 0:
+            none are, after the first step.
     """
 
     num_moments = 1
