@@ -1,4 +1,4 @@
-"""What tests of several backbones do with one."""
+"""A fixture that trains a network on a few digits."""
 
 import pytest
 import torch
@@ -10,7 +10,10 @@ from diffsweep.schedules import Cosine
 
 @pytest.fixture
 def overfit():
-    """``overfit(network, cond, steps)``: the loss of sixteen digits at fixed (t, eps) over that at first, at its least."""
+    """Return a function that trains a network on sixteen digits with fixed (t, eps).
+
+    ``overfit(network, cond, steps)`` returns the smallest loss, divided by the initial loss.
+    """
 
     def run(network, cond=None, steps=400, goal=0.05):
         x_0 = load_digits("train")["x"][:16]

@@ -1,4 +1,4 @@
-"""Two networks: what each sees, what becomes of what they say, and that the base is a network of images."""
+"""BaseAndResidual: the inputs of both networks, the sum of their outputs, and the base as an image network."""
 
 import copy
 from types import SimpleNamespace
@@ -50,8 +50,8 @@ def inputs(frames=FRAMES):
 
 @pytest.mark.parametrize("key_frame", [False, True])
 @pytest.mark.parametrize("frames", [1, 4, FRAMES, 9])
-def test_output_is_the_sum_of_what_both_say(key_frame, frames):
-    """Frame by frame, with the weights of the noise; of more frames than the network was trained on too."""
+def test_output_is_the_weighted_sum_of_base_and_residual(key_frame, frames):
+    """Each frame is weighted by the noise, also in clips longer than those of training."""
     network, (x, c_noise) = make(0.4, key_frame), inputs(frames)
     k = frames // 2
     base = network.base(x[:, :, k], c_noise)
@@ -63,19 +63,19 @@ def test_output_is_the_sum_of_what_both_say(key_frame, frames):
         torch.testing.assert_close(out[:, :, i], share**0.5 * base + (1 - share) ** 0.5 * residual[:, :, i])
 
 
-def test_with_a_key_frame_an_image_network_is_the_base_as_it_is():
-    """What is said of the middle frame, and of a clip of one frame, is what the network of images says."""
+def test_with_a_key_frame_a_network_of_images_is_the_base_unchanged():
+    """The prediction for the middle frame, and for a clip of one frame, is that of the network of images."""
     network, (x, c_noise) = make(key_frame=True), inputs()
     images = copy.deepcopy(network.base)
     classes = Condition(vector=torch.tensor([[0, 1, 2, 0, 1], [1, 1, 0, 2, 2]]))
     expected = images(x[:, :, 2], c_noise, Condition(vector=torch.tensor([2, 0])))
     torch.testing.assert_close(network(x, c_noise, classes)[:, :, 2], expected, rtol=0, atol=1e-12)
-    still = network(x[:, :, :1], c_noise, Condition(vector=torch.tensor([2, 0])))
+    single = network(x[:, :, :1], c_noise, Condition(vector=torch.tensor([2, 0])))
     expected = images(x[:, :, 0], c_noise, Condition(vector=torch.tensor([2, 0])))
-    torch.testing.assert_close(still[:, :, 0], expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(single[:, :, 0], expected, rtol=0, atol=1e-12)
 
 
-def test_frames_may_have_times_of_their_own():
+def test_frames_may_have_different_times():
     network, (x, _) = make(key_frame=True), inputs()
     times = torch.tensor([[10.0, 200.0, 500.0, 700.0, 900.0], [0.0, 1.0, 2.0, 3.0, 4.0]]).double()
     expected = network.base(x[:, :, 2], times[:, 2])
@@ -83,8 +83,8 @@ def test_frames_may_have_times_of_their_own():
 
 
 @pytest.mark.parametrize("key_frame", [False, True])
-def test_one_loss_teaches_both(key_frame):
-    """Every parameter of both networks has a gradient of the loss of the clip's noise, whose prediction falls along it."""
+def test_one_loss_trains_both_networks(key_frame):
+    """The loss of the clip's noise has a gradient for every parameter, and decreases along it."""
     network, schedule = make(key_frame=key_frame).float(), Cosine(100)
     denoiser = NetworkDenoiser(network, schedule, EpsPrediction(), network.noise)
     noise = Noise(0, torch.arange(2), clips=network.noise)
@@ -93,8 +93,8 @@ def test_one_loss_teaches_both(key_frame):
     cond = Condition(vector=torch.tensor([0, 2]), is_null=torch.tensor([False, True]))
     loss = lambda: Simple()(denoiser, x, cond, t, eps).mean()  # noqa: E731
     (before := loss()).backward()
-    still = [name for name, each in network.named_parameters() if each.grad is None or not each.grad.any()]
-    assert not still
+    untrained = [name for name, each in network.named_parameters() if each.grad is None or not each.grad.any()]
+    assert not untrained
     with torch.no_grad():
         for each in network.parameters():
             each -= 1e-4 * each.grad
@@ -102,7 +102,7 @@ def test_one_loss_teaches_both(key_frame):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"noise": IndependentNoise()}, "use noise=shared"),
         ({"base": UNet3D(in_channels=1, **SMALL)}, "backbone.base is a network of clips"),
@@ -112,9 +112,9 @@ def test_one_loss_teaches_both(key_frame):
         ),
     ],
 )
-def test_what_cannot_be_is_refused(changes, told):
+def test_impossible_parts_are_refused_with_what_to_use(changes, message):
     parts = {"base": UNet(in_channels=1, **SMALL), "residual": lambda **sizes: UNet3D(**{**SMALL, **sizes})}
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         BaseAndResidual(**{**parts, "noise": SharedNoise(), "in_channels": 1, "out_channels": 1, **changes})
 
 
@@ -125,7 +125,7 @@ def test_images_beside_a_clip_are_refused():
 
 
 @pytest.mark.parametrize(
-    ("prediction", "images", "told"),
+    ("prediction", "images", "expected"),
     [
         ("eps", 0, None),
         ("v", 0, "use prediction=eps"),
@@ -133,10 +133,10 @@ def test_images_beside_a_clip_are_refused():
         ("eps", 2, "images_per_clip=0"),
     ],
 )
-def test_the_output_is_noise_and_of_clips(prediction, images, told):
+def test_it_requires_prediction_eps_and_clips_without_images(prediction, images, expected):
     choices = {"backbone": "base_and_residual", "prediction": prediction}
     cfg = OmegaConf.create({"choices": choices, "model": {"images_per_clip": images}})
     data = SimpleNamespace(provides={"clips"})
     parts = parts_of(backbone=make(), prediction=option("prediction", prediction), dataset=data)
     message = what_a_part_requires_is_provided(cfg, parts) or images_beside_clips_have_noise_of_their_own(cfg, parts)
-    assert message is None if told is None else told in message
+    assert message is None if expected is None else expected in message

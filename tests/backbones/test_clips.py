@@ -1,4 +1,4 @@
-"""Networks of clips: what they share with those of images, and which frames see which."""
+"""Networks of clips: what they share with networks of images, and which frames depend on which."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ PLAIN = {"attention_resolutions": [], "attention_factors": [2], "num_res_blocks"
 
 
 def randomised(network):
-    """Away from where it starts, in float64."""
+    """Return the network in float64 with noise added to its weights, since many start at zero."""
     torch.manual_seed(1)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -50,21 +50,21 @@ def clip(batch=2, frames=FRAMES):
     return normal(batch, 1, frames, SIZE, SIZE)
 
 
-def frames_seen(network, x, cond=None, row=0):
-    """Which frames of a clip the gradient of each frame's output reaches, (F, F)."""
+def dependence_of_frames(network, x, cond=None, row=0):
+    """Return which input frames the gradient of each frame's output reaches, (F, F)."""
     x = x.clone().requires_grad_()
     out = network(x, torch.full((len(x),), 300.0).double(), cond)
     rows = []
     for frame in range(x.shape[2]):
         (gradient,) = torch.autograd.grad(out[row, :, frame].square().sum(), x, retain_graph=True)
-        assert not gradient[1 - row].any()  # no clip sees another
+        assert not gradient[1 - row].any()  # no clip depends on another
         rows.append(gradient[row].abs().amax(dim=(0, 2, 3)))
     return torch.stack(rows)
 
 
 @pytest.mark.parametrize(("place", "convolution"), [("spatial", False), ("all", False), ("spatial", True)])
-def test_a_fresh_network_with_the_weights_of_a_2d_one_says_the_same_of_each_frame(place, convolution):
-    """Of one frame, and of many, each with its own time and class."""
+def test_an_untrained_network_with_2d_weights_is_the_2d_network_on_each_frame(place, convolution):
+    """This holds for one frame, and for many with their own times and classes."""
     unet = randomised(UNet(**SIZES, **PLAIN, num_classes=3))
     network = unet3d(temporal_attention=place, temporal_convolution=convolution, num_classes=3).double().eval()
     network.load_state_dict(unet.state_dict(), strict=False)
@@ -90,8 +90,8 @@ def test_a_seed_gives_both_networks_the_same_weights():
     assert all(torch.equal(deep[name], weight) for name, weight in flat.items())
 
 
-def test_a_dit_of_clips_has_the_weights_of_one_of_images():
-    """Of one frame its spatial blocks are those of the image; one of time sees that frame alone."""
+def test_a_dit_of_clips_takes_the_weights_of_a_dit_of_images():
+    """For one frame, blocks over space are those of the image, and blocks over time attend to that frame alone."""
     image, network = randomised(DiT(**SIZES, num_heads=2, depth=3)), dit3d(attention="full").double()
     network.load_state_dict(image.state_dict())
     x, t = clip(frames=1), torch.tensor([3.0, 800.0]).double()
@@ -102,38 +102,38 @@ def test_a_dit_of_clips_has_the_weights_of_one_of_images():
 
 
 @networks
-def test_one_time_for_all_frames_is_each_frame_having_it(make):
+def test_one_time_for_the_clip_equals_that_time_for_each_frame(make):
     network, x, t = randomised(make()), clip(), torch.tensor([3.0, 800.0]).double()
     torch.testing.assert_close(network(x, t[:, None].expand(2, FRAMES)), network(x, t), rtol=0, atol=1e-12)
     other = t[:, None].repeat(1, FRAMES)
     other[0, 2] = 500
     moved = (network(x, other) - network(x, t)).abs().amax(dim=(1, 3, 4))
-    assert (moved[0] > 1e-6).all()  # the frame itself, and by attention the others
+    assert (moved[0] > 1e-6).all()  # the frame itself, and the others by attention
     assert (moved[1] < 1e-12).all()
 
 
 @networks
-def test_frames_see_each_other_however_far_apart(make):
-    """Also in clips longer than those of training."""
-    assert (frames_seen(randomised(make()), clip(frames=3 * FRAMES)) > 1e-9).all()
+def test_each_frame_depends_on_all_others(make):
+    """This also holds in clips longer than those of training."""
+    assert (dependence_of_frames(randomised(make()), clip(frames=3 * FRAMES)) > 1e-9).all()
 
 
 @networks
-def test_independent_images_see_no_other_frame_and_are_not_seen(make):
-    """Exactly: not a number of the gradient is other than 0. The other clip of the batch has its own mask."""
+def test_independent_images_depend_on_no_other_frame_and_none_on_them(make):
+    """These gradients are exactly 0. The other clip of the batch has its own mask."""
     independent = torch.tensor([[False] * 3 + [True] * 3, [False] * 6])
     network, x = randomised(make()), clip(frames=6)
     cond = Condition(independent=independent)
-    seen = frames_seen(network, x, cond)
+    dependence = dependence_of_frames(network, x, cond)
     allowed = torch.eye(6, dtype=torch.bool)
     allowed[:3, :3] = True
-    assert (seen[~allowed] == 0).all()
-    assert (seen[allowed] > 1e-9).all()
-    assert (frames_seen(network, x, cond, row=1) > 1e-9).all()
+    assert (dependence[~allowed] == 0).all()
+    assert (dependence[allowed] > 1e-9).all()
+    assert (dependence_of_frames(network, x, cond, row=1) > 1e-9).all()
 
 
 @networks
-def test_a_clip_and_its_images_are_what_they_are_alone(make):
+def test_a_clip_and_independent_images_have_the_outputs_that_they_have_alone(make):
     network, x, t = randomised(make()), clip(frames=6), torch.rand(2, 6).double() * 999
     cond = Condition(independent=torch.tensor([[False] * 3 + [True] * 3]).expand(2, 6))
     together = network(x, t, cond)
@@ -156,14 +156,14 @@ def test_permuting_images_permutes_their_outputs_and_nothing_else(make):
 
 @networks
 def test_frames_of_a_clip_have_an_order(make):
-    """What a clip says is not what it says in another order."""
+    """The output of reordered frames is not the reordered output."""
     network, x, t = randomised(make()), clip(), torch.tensor([3.0, 800.0]).double()
     order = torch.tensor([0, 3, 2, 1, 4])
     assert (network(x[:, :, order], t) - network(x, t)[:, :, order]).abs().max() > 1e-6
 
 
 def masked_window(network, x, first, length):
-    """The output for a clip within a longer one, all other frames being images of their own."""
+    """Return the output for a clip within a longer one whose other frames are independent images."""
     independent = torch.ones(len(x), x.shape[2], dtype=torch.bool)
     independent[:, first : first + length] = False
     out = network(x, torch.full((len(x),), 300.0).double(), Condition(independent=independent))
@@ -172,7 +172,7 @@ def masked_window(network, x, first, length):
 
 @networks
 def test_time_is_relative(make):
-    """A clip at another place in time has the same outputs."""
+    """A clip at another position in time has the same outputs."""
     network, window = randomised(make()), clip(frames=4)
     early, late = clip(frames=10), clip(frames=10)
     early[:, :, :4], late[:, :, 5:9] = window, window
@@ -181,7 +181,7 @@ def test_time_is_relative(make):
 
 
 @networks
-def test_images_of_a_condition_are_of_the_clip_or_of_each_frame(make):
+def test_a_condition_has_one_image_for_the_clip_or_one_for_each_frame(make):
     network, x, t = randomised(make(image_channels=2)), clip(), torch.tensor([3.0, 800.0]).double()
     image = normal(2, 2, SIZE, SIZE)
     of_all = network(x, t, Condition(image=image))
@@ -193,8 +193,8 @@ def test_images_of_a_condition_are_of_the_clip_or_of_each_frame(make):
 
 
 @pytest.mark.parametrize("make", [unet3d, dit3d])
-def test_tokens_are_of_the_clip(make):
-    """Each frame attends to them, and a clip without its tokens has the null one."""
+def test_all_frames_attend_to_the_tokens_of_their_clip(make):
+    """Each frame attends to the tokens, and a clip without tokens attends to the null token."""
     network, x, t = randomised(make(context_dim=6)), clip(), torch.tensor([3.0, 800.0]).double()
     tokens = normal(2, 4, 6)
     out = network(x, t, Condition(tokens=tokens))
@@ -206,8 +206,8 @@ def test_tokens_are_of_the_clip(make):
     torch.testing.assert_close(nulled[1], out[1])
 
 
-def test_a_patch_in_time_is_the_mean_of_its_frames_times():
-    """And its pixels are those of all its frames: the network of stacked frames."""
+def test_a_patch_of_frames_has_the_mean_of_their_time_embeddings():
+    """The network is that of frames stacked as channels, and a patch has the mean of its frames' time embeddings."""
     network = randomised(dit3d(frames_per_patch=2, num_frames=6, image_channels=1, out_channels=2))
     x, t = clip(frames=6), torch.rand(2, 6).double() * 999
     image = clip(frames=6)
@@ -232,7 +232,7 @@ def test_a_patch_in_time_is_the_mean_of_its_frames_times():
 @pytest.mark.parametrize(
     ("make", "options", "message"),
     [
-        (unet3d, {"attention_factors": []}, "set backbone.attention_factors, or use temporal_attention=all"),
+        (unet3d, {"attention_factors": []}, "set backbone.attention_factors, or use backbone.temporal_attention=all"),
         (unet3d, {"temporal_attention": "some"}, "backbone.temporal_attention is one of spatial, all, not some"),
         (unet3d, {"num_frames": 0}, "backbone.num_frames must be at least 1"),
         (dit3d, {"attention": "some"}, "backbone.attention is one of factorised, full, not some"),
@@ -241,20 +241,20 @@ def test_a_patch_in_time_is_the_mean_of_its_frames_times():
         (dit3d, {"num_heads": 8}, "backbone.num_heads=8 gives heads of 1 channels"),
     ],
 )
-def test_what_does_not_fit_is_named(make, options, message):
+def test_impossible_options_are_refused_by_name(make, options, message):
     with pytest.raises(ValueError, match=message):
         make(**options)
 
 
-def test_patches_in_time_take_no_independent_frames():
+def test_patches_of_several_frames_refuse_independent_frames():
     network = dit3d(frames_per_patch=5)
     with pytest.raises(ValueError, match=r"backbone.frames_per_patch=5 joins independent frames; use 1"):
         network(clip().float(), torch.zeros(2), Condition(independent=torch.zeros(2, 5, dtype=torch.bool)))
 
 
 @pytest.mark.parametrize("make", [unet3d, dit3d])
-def test_checkpointing_changes_no_gradient(make):
-    """What is told of the clips reaches blocks that are computed again."""
+def test_checkpointing_does_not_change_gradients(make):
+    """The clips' mask reaches blocks that are recomputed."""
     gradients = []
     x = clip()
     cond = Condition(independent=torch.tensor([[False] * 3 + [True] * 2]).expand(2, 5))

@@ -1,4 +1,4 @@
-"""DiT: the published sizes and costs, equality with diffusers, and what each way of conditioning must do."""
+"""DiT: published sizes and costs, equality with diffusers, and each way of conditioning."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ blocks = pytest.mark.parametrize("block", list(BLOCKS))
 
 
 def small(**settings):
-    """A tiny network with classes and tokens, its zeros replaced by random weights."""
+    """Return a tiny network with classes and tokens, with random weights in place of zeros."""
     settings = {"channels": 16, "depth": 2, "num_heads": 2, "num_classes": 3, "context_dim": 6, **settings}
     return randomised(DiT(2, 4, 8, **settings))
 
@@ -64,7 +64,10 @@ LATENTS = ("space.channels=4", "space.out_channels=8", "space.image_size=32")
     [(*row[:4], patch, cost) for row in TABLE for patch, cost in zip((8, 4, 2), row[4], strict=True)],
 )
 def test_a_published_size_has_the_published_parameters_and_cost(compose, name, depth, width, heads, patch, cost):
-    """On 32 x 32 x 4 latents with a learned variance and 1000 classes; diffusers keeps a copy of the embeddings in every block."""
+    """Costs are for 32 x 32 x 4 latents, a learned variance and 1000 classes.
+
+    Diffusers has a copy of the embeddings in every block.
+    """
     cfg = compose(f"backbone=dit_{name}_{patch}", "backbone.num_classes=1000", *LATENTS)
     with torch.device("meta"):
         ours = build(cfg, "backbone")
@@ -77,12 +80,12 @@ def test_a_published_size_has_the_published_parameters_and_cost(compose, name, d
     assert count(ours) == count(theirs) - copies
     assert counter.get_total_flops() / 2e9 == pytest.approx(cost, rel=3e-4, abs=6e-3)
     if (name, patch) == ("xl", 2):
-        assert count(ours) == 675_129_632 - 256 * 1152  # what the authors' code counts has the fixed positions in it
+        assert count(ours) == 675_129_632 - 256 * 1152  # the authors' count includes the fixed positions
         assert counter.get_total_flops() / 2e9 == pytest.approx(118.62, abs=5e-3)
 
 
 def test_pixart_has_the_published_parameters(compose):
-    """Those of diffusers, and the learned null token."""
+    """The count is that of diffusers and the learned null token."""
     with torch.device("meta"):
         ours = build(compose("backbone=pixart", *LATENTS), "backbone")
         theirs = PixArtTransformer2DModel(sample_size=32, caption_channels=4096)
@@ -102,22 +105,22 @@ IN_BLOCK = {
 
 
 def copy_weights(theirs, ours, names):
-    """Each weight of theirs to its place in ours; every parameter of ours but the null token is filled, once."""
+    """Copy each weight of theirs to ours; every parameter of ours but the null token is set, once."""
     source, state = theirs.state_dict(), {}
 
-    def move(here, *there):
-        state[f"{here}.weight"] = torch.cat([source[f"{name}.weight"].flatten(1) for name in there])
-        state[f"{here}.bias"] = torch.cat([source[f"{name}.bias"] for name in there])
+    def move(our_name, *their_names):
+        state[f"{our_name}.weight"] = torch.cat([source[f"{name}.weight"].flatten(1) for name in their_names])
+        state[f"{our_name}.bias"] = torch.cat([source[f"{name}.bias"] for name in their_names])
 
-    for here, there in names.items():
-        move(here, there)
+    for our_name, their_name in names.items():
+        move(our_name, their_name)
     move("embed_patches", "pos_embed.proj")
     for index in range(len(theirs.transformer_blocks)):
         block = f"transformer_blocks.{index}"
         move(f"blocks.{index}.attention.to_qkv", *(f"{block}.attn1.to_{part}" for part in "qkv"))
-        for there, here in IN_BLOCK.items():
-            if f"{block}.{there}.weight" in source:
-                move(f"blocks.{index}.{here}", f"{block}.{there}")
+        for their_name, our_name in IN_BLOCK.items():
+            if f"{block}.{their_name}.weight" in source:
+                move(f"blocks.{index}.{our_name}", f"{block}.{their_name}")
         if ours.embed_context is not None:
             move(f"blocks.{index}.cross.to_kv", *(f"{block}.attn2.to_{part}" for part in "kv"))
             state[f"blocks.{index}.modulation.table"] = source[f"{block}.scale_shift_table"]
@@ -130,7 +133,7 @@ def copy_weights(theirs, ours, names):
     ours.load_state_dict(state)
 
 
-def test_it_is_the_dit_of_diffusers():
+def test_it_equals_the_dit_of_diffusers():
     theirs = DiTTransformer2DModel(2, 12, 4, 8, 3, sample_size=8, num_embeds_ada_norm=5, norm_eps=1e-6).eval()
     ours, first = DiT(4, 8, 8, channels=24, depth=3, num_heads=2, num_classes=5), theirs.transformer_blocks[0]
     for block in theirs.transformer_blocks:
@@ -147,7 +150,7 @@ def test_it_is_the_dit_of_diffusers():
     assert expected.std() > 0.1
 
 
-def test_it_is_the_pixart_of_diffusers():
+def test_it_equals_the_pixart_of_diffusers():
     theirs = PixArtTransformer2DModel(2, 12, 4, 8, 3, cross_attention_dim=24, sample_size=8, caption_channels=6).eval()
     ours = DiT(4, 8, 8, channels=24, depth=3, num_heads=2, block="adaln_single", context_dim=6)
     randomised(theirs)
@@ -182,7 +185,7 @@ def test_the_output_is_zero_at_initialisation(block):
 
 
 def test_weights_start_as_published():
-    """Xavier for linear maps, standard deviation 0.02 for the embeddings of time and class, no biases."""
+    """Linear maps are Xavier, embeddings of time and class have standard deviation 0.02, biases are 0."""
     network = DiT(4, 8, 32, channels=384, depth=1, num_heads=6, num_classes=1000)
     linear = network.blocks[0].mlp[0].weight
     bound = (6 / (384 + 4 * 384)) ** 0.5
@@ -192,7 +195,7 @@ def test_weights_start_as_published():
     assert not any(parameter.any() for name, parameter in network.named_parameters() if name.endswith("bias"))
 
 
-# --- what the network sees
+# --- what the output depends on
 
 
 @variants
@@ -218,7 +221,7 @@ def test_without_positions_the_order_of_patches_does_not_matter(monkeypatch, var
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_each_time_has_its_own_embedding(dtype):
-    """Also in bfloat16, which has no 999: the sines are computed before the cast."""
+    """This holds in bfloat16, which cannot represent 999: the sinusoids are computed before the cast."""
     network, vectors = small().to(dtype), []
     network.embed_time.register_forward_hook(lambda module, arguments, output: vectors.append(output))
     network(torch.zeros(1000, 2, 2, 2, dtype=dtype), torch.arange(1000.0), None)
@@ -250,10 +253,10 @@ def test_a_null_row_is_a_row_without_condition(block):
 @blocks
 def test_masked_tokens_do_not_matter_and_a_row_without_any_is_finite(block):
     network, (x, c_noise, cond) = small(block=block), inputs()
-    seen = torch.tensor([[True, False, True], [False, False, False]])
-    other = cond.tokens + 5 * ~seen[..., None]
+    kept = torch.tensor([[True, False, True], [False, False, False]])
+    other = cond.tokens + 5 * ~kept[..., None]
     first, second = (
-        network(x, c_noise, Condition(vector=cond.vector, tokens=tokens, token_mask=seen))
+        network(x, c_noise, Condition(vector=cond.vector, tokens=tokens, token_mask=kept))
         for tokens in (cond.tokens, other)
     )
     torch.testing.assert_close(first, second)
@@ -261,7 +264,7 @@ def test_masked_tokens_do_not_matter_and_a_row_without_any_is_finite(block):
 
 
 @blocks
-def test_without_condition_time_is_all_there_is(block):
+def test_without_sizes_the_condition_is_ignored_and_only_time_matters(block):
     network, (x, c_noise, cond) = small(block=block, num_classes=None, context_dim=None), inputs()
     assert torch.equal(network(x, c_noise, cond), network(x, c_noise, None))
     assert (network(x, c_noise, None) - network(x, c_noise + 100, None)).abs().mean() > 1e-4
@@ -269,8 +272,8 @@ def test_without_condition_time_is_all_there_is(block):
 
 @blocks
 @pytest.mark.parametrize("shape", [(4, 12), (2, 2), (16, 16)])
-def test_other_sizes_have_positions_of_their_own(block, shape):
-    """A network has no weights for places: built for another size it is the same network."""
+def test_positions_are_computed_for_each_size_of_image(block, shape):
+    """Positions are no weights: a network built for another size with the same weights has the same output."""
     network, x = small(block=block, rope=True), torch.randn(2, 2, *shape)
     same = DiT(2, 4, 16, channels=16, depth=2, num_heads=2, num_classes=3, context_dim=6, block=block, rope=True)
     same.load_state_dict(network.state_dict())
@@ -293,7 +296,7 @@ def test_every_parameter_learns(variant):
 
 
 @variants
-def test_computing_blocks_again_changes_no_gradient(variant):
+def test_recomputing_blocks_does_not_change_gradients(variant):
     x, c_noise, cond = inputs()
     half = torch.tensor([True, False])
     assert_computing_blocks_again_changes_no_gradient(small(**variant), (x, c_noise, cond.null(half)))
@@ -303,9 +306,8 @@ def test_computing_blocks_again_changes_no_gradient(variant):
 def test_it_compiles_as_one_graph(variant):
     network, (x, c_noise, cond) = small(**variant), inputs()
     cond = cond.null(torch.tensor([True, False]))
-    network.checkpointing = (
-        VARIANTS.index(variant) % 2 == 1
-    )  # with and without, not each variant with both: it takes seconds
+    # half of the variants with checkpointing, half without: each takes seconds
+    network.checkpointing = VARIANTS.index(variant) % 2 == 1
     assert_it_compiles_as_one_graph(network, (x, c_noise, cond))
 
 
@@ -316,8 +318,8 @@ def test_memory_with_channels_last_gives_the_same_numbers(variant):
     torch.testing.assert_close(last, network(x.double(), c_noise, cond), rtol=0, atol=1e-10)
 
 
-def test_it_can_be_trained_after_it_was_first_called_in_inference_mode():
-    """What it remembers of a grid is not an inference tensor, which no gradient can be taken through."""
+def test_it_can_be_trained_after_a_first_call_in_inference_mode():
+    """The cached positions of a grid are not inference tensors, through which no gradient could be taken."""
     network, (x, c_noise, cond) = small(rope=True), inputs(6)
     with torch.inference_mode():
         network(x, c_noise, cond)

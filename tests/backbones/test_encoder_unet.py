@@ -1,4 +1,4 @@
-"""Half U-Nets with attention pooling."""
+"""The classifier backbone: attention pooling, published sizes, features and logits."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def randomised(network):
 
 @pytest.mark.parametrize("heads", [1, 2])
 def test_pooling_is_multi_head_attention_of_the_mean(heads):
-    """CLIP's: torch's own multi-head attention of all tokens, of which the first, the mean's, is read."""
+    """Pooling equals PyTorch's multi-head attention of all tokens, of which the output of the mean's token is used."""
     pooling = AttentionPool2d(6, 3, heads).double()
     x = torch.randn(2, 6, 3, 3).double()
     theirs = torch.nn.MultiheadAttention(6, heads, batch_first=True).double()
@@ -38,19 +38,21 @@ def test_pooling_is_multi_head_attention_of_the_mean(heads):
     torch.testing.assert_close(pooling(x), theirs(tokens, tokens, tokens)[0][:, 0])
 
 
-def test_pooling_sees_where_things_are():
+def test_pooling_depends_on_positions():
     pooling, x = AttentionPool2d(4, 3, 1), torch.randn(1, 4, 3, 3)
     assert not torch.allclose(pooling(x), pooling(x.flip(3)))
 
 
-def test_pooling_says_that_a_size_does_not_fit():
-    with pytest.raises(ValueError, match=r"\(4, 4\).* a side of 3"):
+def test_pooling_refuses_maps_of_another_size():
+    with pytest.raises(ValueError, match=r"maps of side 3 was given \(4, 4\)"):
         AttentionPool2d(4, 3, 1)(torch.zeros(1, 4, 4, 4))
 
 
 def published(size, width, depth, mult, classes=1000):
-    """guided-diffusion's EncoderUNetModel with pool="attention", scale-shift norms and residual blocks that resample, from the
-    shapes of its layers."""
+    """Return the parameter count of guided-diffusion's EncoderUNetModel, from the shapes of its layers.
+
+    It has pool="attention", scale-shift norms and residual blocks that resample.
+    """
 
     def conv(i, o, k):
         return i * o * k * k + o
@@ -83,7 +85,7 @@ def published(size, width, depth, mult, classes=1000):
         ("adm_classifier_256", 256, 2, (1, 1, 2, 2, 4, 4), 54_096_360),  # with ADM's 553.8M, ADM-G's 608M
     ],
 )
-def test_published_classifiers_have_their_size(compose, preset, size, depth, mult, count):
+def test_published_classifiers_have_the_published_parameter_counts(compose, preset, size, depth, mult, count):
     settings = dict(compose(f"backbone={preset}").backbone)
     settings.pop("_target_")
     settings.update(in_channels=3, num_classes=1000, image_size=size)
@@ -91,8 +93,8 @@ def test_published_classifiers_have_their_size(compose, preset, size, depth, mul
         assert numbers(EncoderUNet(**settings)) == published(size, 128, depth, mult) == count
 
 
-def test_its_way_down_is_that_of_a_unet():
-    """The same modules under the same names: a U-Net's weights load, but for the way up."""
+def test_its_encoder_is_that_of_a_unet():
+    """The modules have the names of a U-Net's, so that the weights of its way down and middle can be loaded."""
     settings = {"block": "biggan", "time_embedding": "scale_shift", "attention_factors": [2], "head_channels": 4}
     whole = UNet(1, 1, 8, channels=8, num_res_blocks=1, **settings)
     half = small(**settings)
@@ -102,7 +104,7 @@ def test_its_way_down_is_that_of_a_unet():
     assert {name.partition(".")[0] for name in missing} == {"norm_out", "pool", "to_logits"}
 
 
-def test_a_fresh_one_says_nothing_and_each_parameter_learns():
+def test_initial_logits_are_zero_and_every_parameter_learns():
     network = small(num_res_blocks=2, attention_factors=[1, 2])
     x, c_noise, label = torch.randn(6, 1, 8, 8), torch.linspace(0, 999, 6), torch.arange(6) % 5
     assert not network(x, c_noise)[1].any()
@@ -111,11 +113,11 @@ def test_a_fresh_one_says_nothing_and_each_parameter_learns():
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(network(x, c_noise)[1], label).backward()
         optimizer.step()
-    still = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
-    assert not still
+    untrained = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not untrained
 
 
-def test_features_are_what_the_logits_are_linear_in():
+def test_logits_are_linear_in_the_features():
     network = randomised(small(feature_dropout=0.5)).eval()
     features, logits = network(torch.randn(3, 1, 8, 8), torch.tensor([0.0, 10.0, 900.0]))
     assert features.shape == (3, network.num_features) == (3, 16)
@@ -123,20 +125,20 @@ def test_features_are_what_the_logits_are_linear_in():
 
 
 @pytest.mark.parametrize("block", ["ddpm", "biggan", "convnext"])
-def test_feature_maps_are_those_that_are_halved_and_the_last(block):
-    """What each level's modules put out, heard as the network looks at an image."""
-    network, heard = randomised(small(channel_mult=[1, 2, 3], num_res_blocks=2, block=block)).eval(), []
+def test_feature_maps_are_the_last_ones_of_each_level(block):
+    """The expected maps are outputs of the levels' modules in a call of the network."""
+    network, outputs = randomised(small(channel_mult=[1, 2, 3], num_res_blocks=2, block=block)).eval(), []
     for module in network.down:
-        module.register_forward_hook(lambda module, inputs, output: heard.append(output))
+        module.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     x, c_noise = torch.randn(2, 1, 8, 8), torch.tensor([3.0, 700.0])
     network(x, c_noise)
-    assert len(heard) == 8  # two blocks a level, and a halving between levels
-    expected, maps = [heard[i] for i in (1, 4, 7)], network.feature_maps(x, c_noise)
+    assert len(outputs) == 8  # two blocks a level, and a halving between levels
+    expected, maps = [outputs[i] for i in (1, 4, 7)], network.feature_maps(x, c_noise)
     assert [tuple(m.shape) for m in maps] == [(2, 8, 8, 8), (2, 16, 4, 4), (2, 24, 2, 2)]
     assert all(torch.equal(one, other) for one, other in zip(maps, expected, strict=True))
 
 
-def test_dropout_of_features_reaches_the_logits_only_while_it_trains():
+def test_feature_dropout_changes_the_logits_in_training_only():
     network = randomised(small(feature_dropout=0.5))
     inputs = torch.randn(2, 1, 8, 8), torch.zeros(2)
     (features, logits), (again, others) = network(*inputs), network(*inputs)
@@ -165,6 +167,6 @@ def test_time_and_every_pixel_reach_the_logits():
         ({"block": "resnet"}, "backbone.block is one of ddpm, biggan, convnext"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_the_reason(bad, match):
+def test_impossible_options_are_refused_with_the_reason(bad, match):
     with pytest.raises(ValueError, match=match):
         small(**bad)

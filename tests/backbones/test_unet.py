@@ -1,4 +1,4 @@
-"""The U-Net: what it must do at initialisation, at odd sizes, with time, and that it can learn."""
+"""The U-Net: its initialisation, odd sizes, time and conditions, options, and training."""
 
 import math
 
@@ -20,7 +20,7 @@ ADM = {
     "head_channels": 8,
     "num_classes": 10,
 }
-VARIANTS = {  # each value of each option, in few networks
+VARIANTS = {  # every value of every option occurs in one of these networks
     "plain": {},
     "ddpm": {"attention_factors": [1, 2], "num_heads": 2, "norm_eps": 1e-6, "norm_groups": 2},
     "adm": ADM,
@@ -42,26 +42,26 @@ def build(variant, in_channels=2, out_channels=3, channels=8, **more):
 
 
 def condition(**more):
-    """Classes and tokens of three samples, the second without either."""
+    """Return classes and tokens of three samples, of which the second has no condition."""
     mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 1], [1, 0, 1, 0]]).bool()
     parts = {"vector": torch.tensor([3, 0, 9]), "tokens": torch.randn(3, 4, 6), "token_mask": mask}
     return Condition(**{**parts, "is_null": torch.tensor([False, True, False]), **more})
 
 
 def outputs_of(modules):
-    """A list that fills with what the modules give when they are called."""
-    seen = []
+    """Return a list to which the output of each module is appended when it is called."""
+    inputs_of_mlp = []
     for module in modules:
-        module.register_forward_hook(lambda module, arguments, output: seen.append(output))
-    return seen
+        module.register_forward_hook(lambda module, arguments, output: inputs_of_mlp.append(output))
+    return inputs_of_mlp
 
 
 def inputs(height=8, width=8):
     return torch.randn(3, 2, height, width), torch.tensor([0.0, 40.0, 900.0]), condition()
 
 
-def trained_like(network):
-    """The network with random weights in place of its zeros."""
+def without_zeros(network):
+    """Return the network with random weights in place of its zeros."""
     for parameter in network.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
@@ -71,7 +71,7 @@ def trained_like(network):
 @pytest.mark.parametrize(
     ("bad", "match"),
     [
-        ({"attention_resolutions": [5]}, r"backbone.attention_resolutions has \[5\].* are \[8, 4\]"),
+        ({"attention_resolutions": [5]}, r"backbone.attention_resolutions has \[5\].* sizes \[8, 4\]"),
         (
             {"image_size": 4, "attention_resolutions": [], "channel_mult": [1, 2, 2, 2]},
             "down to 1 pixel after 3; use fewer",
@@ -79,7 +79,7 @@ def trained_like(network):
         ({"channels": 8, "num_heads": 3}, "channels cannot be split into 3"),
         ({"channels": 9, "num_heads": 1}, r"even.*, not 9"),
         ({"attention_factors": [2, 4]}, r"backbone.attention_factors has \[4\], .* the factors \[1, 2\]"),
-        ({"resample_order": "before", "attention_resolutions": [8]}, r"has \[8\].* are \[4, 2\]"),
+        ({"resample_order": "before", "attention_resolutions": [8]}, r"has \[8\].* sizes \[4, 2\]"),
         (
             {"image_size": 4, "channel_mult": [1, 2, 2], "resample_order": "before"},
             "down to 1 pixel after 2; use fewer",
@@ -97,18 +97,18 @@ def trained_like(network):
         ),
     ],
 )
-def test_impossible_shapes_are_refused_with_the_reason(bad, match):
+def test_impossible_options_are_refused_with_the_reason(bad, match):
     with pytest.raises(ValueError, match=match):
         UNet(**{"in_channels": 1, "out_channels": 1, "image_size": 8, **bad})
 
 
 @pytest.mark.parametrize("size", range(1, 10))
-def test_it_can_be_built_for_small_and_odd_sizes(size):
-    """With every level that the size allows, and attention in all of them; the output has the size of the input."""
+def test_it_works_for_small_and_odd_sizes(size):
+    """The network has all levels that the size allows, with attention in each; the output has the size of the input."""
     sizes = [size]
     while sizes[-1] > 1:
         sizes.append((sizes[-1] + 1) // 2)
-    network = trained_like(UNet(2, 3, size, channels=8, channel_mult=[1] * len(sizes), attention_resolutions=sizes))
+    network = without_zeros(UNet(2, 3, size, channels=8, channel_mult=[1] * len(sizes), attention_resolutions=sizes))
     out = network(torch.randn(2, 2, size, size), torch.zeros(2))
     assert out.shape == (2, 3, size, size)
     assert torch.isfinite(out).all()
@@ -121,8 +121,8 @@ def test_blocks_are_the_identity_at_initialisation():
 
 @pytest.mark.parametrize("channels", [8, 16, 32, 64, 128])
 def test_time_reaches_every_block(channels):
-    """A shift of whole channels before a norm is lost where each group of the norm is one channel."""
-    block = trained_like(ResidualBlock(channels, channels, 16, 0.0))
+    """A shift of whole channels before a norm would be lost if each group of the norm were one channel."""
+    block = without_zeros(ResidualBlock(channels, channels, 16, 0.0))
     x = torch.randn(1, channels, 8, 8)
     early, late = block(x, torch.randn(1, 16)), block(x, torch.randn(1, 16))
     assert (early - late).abs().mean() > 1e-2 * early.abs().mean()
@@ -130,17 +130,17 @@ def test_time_reaches_every_block(channels):
 
 @pytest.mark.parametrize("channels", [8, 16, 32])
 def test_time_changes_the_output(channels):
-    network = trained_like(UNet(1, 1, 8, channels=channels))
+    network = without_zeros(UNet(1, 1, 8, channels=channels))
     x = torch.randn(1, 1, 8, 8)
     early, late = network(x, torch.tensor([0.0])), network(x, torch.tensor([900.0]))
     assert (early - late).abs().mean() > 1e-3 * early.abs().mean()
 
 
 def test_a_block_is_the_written_out_formula():
-    """skip(x) + conv(silu(norm(conv(silu(norm(x))) + W emb)))."""
+    """The block is skip(x) + conv(silu(norm(conv(silu(norm(x))) + W emb)))."""
     functional = torch.nn.functional
     block, x, emb = (
-        trained_like(ResidualBlock(48, 96, 16, 0.0)).double(),
+        without_zeros(ResidualBlock(48, 96, 16, 0.0)).double(),
         torch.randn(2, 48, 5, 5).double(),
         torch.randn(2, 16).double(),
     )
@@ -161,9 +161,9 @@ def test_a_block_is_the_written_out_formula():
     torch.testing.assert_close(block(x, emb), expected)
 
 
-def test_the_way_up_sees_every_stage_of_the_way_down():
-    """Each stage up gets, behind what comes from below, what the way down left: the last first."""
-    network, left, given = trained_like(UNet(1, 1, 8, channels=8, num_res_blocks=2)), [], []
+def test_the_way_up_reads_every_stage_of_the_way_down():
+    """The last channels of each stage's input are the output of a layer of the way down, in reverse order."""
+    network, left, given = without_zeros(UNet(1, 1, 8, channels=8, num_res_blocks=2)), [], []
     for module in (network.conv_in, *network.down):
         module.register_forward_hook(lambda module, arguments, output: left.append(output))
     for module in network.up:
@@ -175,8 +175,8 @@ def test_the_way_up_sees_every_stage_of_the_way_down():
         assert torch.equal(h[:, -skip.shape[1] :], skip)
 
 
-def test_rows_do_not_see_each_other():
-    network = trained_like(UNet(1, 1, 8, channels=16)).double().eval()
+def test_samples_of_a_batch_are_independent():
+    network = without_zeros(UNet(1, 1, 8, channels=16)).double().eval()
     x, c_noise = torch.randn(4, 1, 8, 8).double(), torch.tensor([0.0, 10.0, 500.0, 999.0]).double()
     whole = network(x, c_noise)
     for row in range(4):
@@ -185,16 +185,16 @@ def test_rows_do_not_see_each_other():
         )
 
 
-def test_attention_makes_distant_pixels_matter_and_convolutions_alone_do_not():
-    """At 32 pixels with one level and one block the corner's reach is local without attention."""
+def test_attention_reaches_distant_pixels_and_convolutions_alone_do_not():
+    """At 32 pixels, with one level and one block, the output in a corner depends on nearby pixels alone."""
     x = torch.zeros(1, 1, 32, 32).double().requires_grad_()
     for resolutions, reaches in (([], False), ([32], True)):
-        network = trained_like(
+        network = without_zeros(
             UNet(1, 1, 32, channels=64, channel_mult=[1], num_res_blocks=1, attention_resolutions=resolutions)
         )
         network = network.double()
         for module in network.modules():
-            if isinstance(module, torch.nn.GroupNorm):  # norms see the whole image: take them out
+            if isinstance(module, torch.nn.GroupNorm):  # norms depend on the whole image: leave them out
                 module.forward = lambda h: h
         (gradient,) = torch.autograd.grad(network(x + 0.1, torch.tensor([5.0]).double())[0, 0, 0, 0], x)
         assert bool(gradient[0, 0, -1, -1] != 0) == reaches
@@ -202,7 +202,7 @@ def test_attention_makes_distant_pixels_matter_and_convolutions_alone_do_not():
 
 @pytest.mark.parametrize("variant", some(VARIANTS, fast=3))
 def test_it_overfits_sixteen_digits(variant):
-    """The loss at fixed (t, eps) falls below a twentieth of where it starts, within 300 steps."""
+    """The loss at fixed (t, eps) falls to less than a twentieth of its initial value within 300 steps."""
     x_0 = load_digits("train")["x"][:16]
     network = build(variant, 1, 1, channels=32)
     cond = Condition(vector=load_digits("train")["label"][:16], tokens=torch.randn(16, 2, 6))
@@ -218,11 +218,11 @@ def test_it_overfits_sixteen_digits(variant):
         optimizer.step()
         if loss < first / 20:
             break
-    assert first == pytest.approx(float(eps.square().mean()), rel=1e-5)  # the output is 0 at first
+    assert first == pytest.approx(float(eps.square().mean()), rel=1e-5)  # the initial output is 0
     assert loss < first / 20
 
 
-def test_the_default_network_has_these_parameters_and_draws_them_in_their_order(compose):
+def test_the_default_network_has_the_same_parameters_and_seeds_as_before(compose):
     """Checkpoints and seeds of conf/backbone/unet.yaml stay valid."""
 
     def conv(name, width_in, width_out, size):
@@ -259,11 +259,11 @@ def test_the_default_network_has_these_parameters_and_draws_them_in_their_order(
 
 
 @variants
-def test_options_start_at_zero_and_work_on_any_picture(variant):
-    """Odd, narrow and of one pixel; a row does not depend on the others."""
+def test_all_variants_start_at_zero_and_take_any_size_of_image(variant):
+    """Sizes include odd and narrow images and a single pixel; a sample does not depend on the others in its batch."""
     network = build(variant)
     assert not network(*inputs()).any()
-    network = trained_like(network).double()
+    network = without_zeros(network).double()
     for height, width in ((8, 8), (5, 7), (1, 6), (1, 1), (16, 3)):
         x, c_noise, cond = inputs(height, width)
         out = network(x.double(), c_noise, cond)
@@ -275,23 +275,23 @@ def test_options_start_at_zero_and_work_on_any_picture(variant):
 
 @variants
 def test_every_parameter_learns(variant):
-    """Classes and tokens too, those of the null condition among them."""
+    """This includes the embeddings of classes and tokens, and those of the null condition."""
     network = build(variant)
     optimizer, (x, c_noise, cond) = torch.optim.Adam(network.parameters(), lr=1e-2), inputs()
     for _ in range(5):
         optimizer.zero_grad()
         (network(x, c_noise, cond) - 1).square().mean().backward()
         optimizer.step()
-    still = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
-    assert not still
+    untrained = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.any()]
+    assert not untrained
     if network.embed_condition.classes is not None:
         rows = network.embed_condition.classes.weight.grad.any(dim=1)
-        assert rows.nonzero().flatten().tolist() == [3, 9, 10]  # the second sample's class is not told
+        assert rows.nonzero().flatten().tolist() == [3, 9, 10]  # the second sample has the null class
 
 
 @variants
 def test_memory_format_does_not_change_the_numbers(variant):
-    network, (x, c_noise, cond) = trained_like(build(variant)).double(), inputs(6, 7)
+    network, (x, c_noise, cond) = without_zeros(build(variant)).double(), inputs(6, 7)
     expected = network(x.double(), c_noise, cond)
     network = network.to(memory_format=torch.channels_last)
     out = network(x.double().to(memory_format=torch.channels_last), c_noise, cond)
@@ -300,9 +300,9 @@ def test_memory_format_does_not_change_the_numbers(variant):
 
 @pytest.mark.parametrize("variant", ["adm", "efficient", "sd"])
 def test_checkpointing_recomputes_and_gives_the_same_gradients(variant):
-    """With the same dropout; in training only."""
+    """The dropout is the same; recomputation happens in training only."""
     plain, saving = build(variant, dropout=0.5), build(variant, dropout=0.5, checkpointing=True)
-    saving.load_state_dict(trained_like(plain).state_dict())
+    saving.load_state_dict(without_zeros(plain).state_dict())
     calls = outputs_of([saving.middle[0].block.conv_in])
     gradients, arguments = [], inputs()
     for network in (plain, saving):
@@ -318,28 +318,28 @@ def test_checkpointing_recomputes_and_gives_the_same_gradients(variant):
 
 @pytest.mark.parametrize("variant", some(["efficient_adm", "ddpm", "sd_linear"], fast=1))
 def test_it_compiles_to_one_graph(variant):
-    """One of them with blocks that are computed again."""
+    """One of the networks has blocks that are recomputed."""
     torch.compiler.reset()
-    network, arguments = trained_like(build(variant, checkpointing=variant == "efficient_adm")), inputs(7, 8)
+    network, arguments = without_zeros(build(variant, checkpointing=variant == "efficient_adm")), inputs(7, 8)
     compiled = torch.compile(network, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(*arguments), network(*arguments), rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("variant", ["adm", "sd"])
 def test_the_time_is_embedded_in_float32(variant):
-    """In a bfloat16 network, neighbouring times of the end of a chain are different times."""
-    network, seen = trained_like(build(variant)).bfloat16(), []
-    network.embed_time.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0]))
+    """In a bfloat16 network, neighbouring large times have different embeddings."""
+    network, inputs_of_mlp = without_zeros(build(variant)).bfloat16(), []
+    network.embed_time.register_forward_pre_hook(lambda _, arguments: inputs_of_mlp.append(arguments[0]))
     x, _, cond = inputs()
     assert network(x.bfloat16(), torch.tensor([997.0, 998.0, 999.0]), cond).dtype == torch.bfloat16
-    assert seen[0].dtype == torch.bfloat16
-    assert (seen[0][:2] - seen[0][1:]).abs().amax(dim=1).min() > 0.3
+    assert inputs_of_mlp[0].dtype == torch.bfloat16
+    assert (inputs_of_mlp[0][:2] - inputs_of_mlp[0][1:]).abs().amax(dim=1).min() > 0.3
 
 
 @pytest.mark.parametrize("variant", ["adm", "convnext_scale_shift", "sd", "sd_linear"])
 def test_the_null_condition_is_one_condition(variant):
-    """Whatever was there before it was dropped; and it is not that of any sample."""
-    network, (x, c_noise, cond) = trained_like(build(variant)).double(), inputs()
+    """It does not depend on the condition that was dropped, and differs from that of any sample."""
+    network, (x, c_noise, cond) = without_zeros(build(variant)).double(), inputs()
     x = x.double()
     null = network(x, c_noise, None)
     for dropped in (cond.null(), condition(tokens=torch.full((3, 4, 6), 9.0), is_null=None).null(), Condition()):
@@ -350,7 +350,7 @@ def test_the_null_condition_is_one_condition(variant):
 
 
 def test_masked_tokens_do_not_matter_and_others_do():
-    network, (x, c_noise, cond) = trained_like(build("sd")).double(), inputs()
+    network, (x, c_noise, cond) = without_zeros(build("sd")).double(), inputs()
     changes = []
     for moved in (cond.token_mask, ~cond.token_mask):
         tokens = cond.tokens + moved[..., None]
@@ -361,14 +361,14 @@ def test_masked_tokens_do_not_matter_and_others_do():
 
 
 def test_without_a_mask_every_token_counts():
-    network, (x, c_noise, cond) = trained_like(build("sd")).double(), inputs()
+    network, (x, c_noise, cond) = without_zeros(build("sd")).double(), inputs()
     full = condition(tokens=cond.tokens, token_mask=torch.ones(3, 4, dtype=torch.bool))
     none = condition(tokens=cond.tokens, token_mask=None)
     torch.testing.assert_close(network(x.double(), c_noise, none), network(x.double(), c_noise, full))
 
 
-def test_a_sample_none_of_whose_tokens_counts_is_a_null_one():
-    network, (x, c_noise, cond) = trained_like(build("sd")).double(), inputs()
+def test_a_sample_whose_tokens_are_all_masked_has_the_null_condition():
+    network, (x, c_noise, cond) = without_zeros(build("sd")).double(), inputs()
     outputs = network(x.double(), c_noise, condition(token_mask=torch.zeros(3, 4, dtype=torch.bool)))
     torch.testing.assert_close(outputs, network(x.double(), c_noise, cond.null()), rtol=0, atol=1e-10)
 
@@ -377,7 +377,7 @@ def test_a_sample_none_of_whose_tokens_counts_is_a_null_one():
 @pytest.mark.parametrize("block", ["ddpm", "biggan"])
 @pytest.mark.parametrize("choice", [{"attention_resolutions": [3]}, {"attention_factors": [4]}])
 def test_resolutions_and_factors_name_the_levels(choice, block, order, largest):
-    """One stage of the level on the way down, two on the way up, and the middle; no stage is of full size with ``before``."""
+    """Of the chosen level, one stage down and two up attend, and the middle; ``before`` has no stage of full size."""
     settings = {"attention_resolutions": [], "channel_mult": [1, 1, 1], "num_res_blocks": 1, **choice}
     network = UNet(1, 1, 11, channels=8, block=block, resample_order=order, **settings)
     stages = [module for module in network.modules() if isinstance(module, ResidualStage)]
@@ -388,8 +388,8 @@ def test_resolutions_and_factors_name_the_levels(choice, block, order, largest):
 
 
 def test_skip_connections_are_scaled():
-    """What arrives behind each stage's own input is the skip connection times the factor."""
-    network, given = trained_like(build("plain", skip_scale=0.25)), []
+    """The last channels of each stage's input are the skip connection times the factor."""
+    network, given = without_zeros(build("plain", skip_scale=0.25)), []
     left = outputs_of([network.conv_in, *network.down])
     for module in network.up:
         if isinstance(module, ResidualStage):
@@ -399,8 +399,8 @@ def test_skip_connections_are_scaled():
         assert torch.equal(h[:, -skip.shape[1] :], 0.25 * skip)
 
 
-def test_residual_sums_are_scaled_so_that_depth_does_not_add_up():
-    """At first every branch is zero: n sums in a row are scale^n of the input."""
+def test_residual_sums_are_scaled():
+    """Every branch starts at zero, so that n sums in a row are scale^n times the input."""
     stages = build("ncsnpp", channel_mult=[1], middle_attention=True, attention_factors=[1]).middle
     x, emb = torch.randn(2, 8, 4, 4).double(), torch.randn(2, 32).double()
     out = stages.double()[1](stages[0](x, emb), emb)
@@ -413,7 +413,7 @@ def test_head_channels_give_wider_levels_more_heads(width, heads):
     assert network.middle[0].attention.heads == heads
 
 
-def test_middle_attention_is_where_levels_have_it_or_where_it_is_asked_for():
+def test_the_middle_attends_if_a_level_does_or_if_it_is_requested():
     def has(**settings):
         return UNet(1, 1, 8, channels=8, **settings).middle[0].attention is not None
 
@@ -442,7 +442,7 @@ def test_levels_are_joined_by_convolutions_or_by_residual_blocks():
     ],
 )
 def test_published_networks_at_other_sizes_keep_their_levels(compose, preset, levels):
-    """Attention is at the same levels; digits of 8 pixels have 4 levels, and a network of more says so."""
+    """Attention is at the same levels for all sizes; a network of more than 4 levels is refused for 8 pixels."""
     settings = {name: value for name, value in compose(f"backbone={preset}").backbone.items() if name != "_target_"}
 
     def stages(image_size):
@@ -458,4 +458,4 @@ def test_published_networks_at_other_sizes_keep_their_levels(compose, preset, le
         with pytest.raises(ValueError, match=f"backbone.channel_mult has {levels} levels, but .* after 4; use fewer"):
             stages(8)
     else:
-        trained_like(UNet(**{**settings, "channels": 8}))(torch.randn(1, 1, 8, 8), torch.zeros(1))
+        without_zeros(UNet(**{**settings, "channels": 8}))(torch.randn(1, 1, 8, 8), torch.zeros(1))

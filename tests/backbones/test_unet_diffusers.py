@@ -1,4 +1,4 @@
-"""The U-Net with the weights of diffusers' networks gives their outputs, and the published networks have their sizes."""
+"""The U-Net equals diffusers' networks with the same weights; published networks have the published sizes."""
 
 from itertools import chain
 
@@ -16,7 +16,7 @@ def numbers(module):
 
 
 def load(ours, *theirs):
-    """The weights of one layer, or of several below one another; a linear layer's as those of a 1 x 1 convolution."""
+    """Copy the weights of one layer, or of several in a row; those of linear layers become 1 x 1 convolutions."""
     for name, parameter in ours.named_parameters():
         parameter.data.copy_(torch.cat([getattr(layer, name) for layer in theirs]).reshape(parameter.shape))
 
@@ -59,7 +59,7 @@ def load_stage(ours, resnet, attention):
 
 
 def load_all(ours, theirs):
-    """Our network with the weights of diffusers', drawn at random."""
+    """Return our network with random weights of diffusers' network, and that network."""
     for parameter in theirs.parameters():
         torch.nn.init.normal_(parameter, std=0.15)
     layers = [(ours.conv_in, theirs.conv_in), (ours.norm_out, theirs.conv_norm_out), (ours.conv_out, theirs.conv_out)]
@@ -94,7 +94,7 @@ COMMON = {"in_channels": 2, "image_size": 12, "channels": 16, "norm_groups": 4, 
 INPUT = torch.randn(3, 2, 12, 12, dtype=torch.float64), torch.tensor([0.0, 7.0, 60.0])
 
 
-def test_it_is_the_unet_of_ddpm():
+def test_it_equals_the_unet_of_ddpm():
     theirs = UNet2DModel(
         12, 2, 2, down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
         block_out_channels=(16, 32), layers_per_block=2, attention_head_dim=8, norm_num_groups=4, norm_eps=1e-6,
@@ -105,7 +105,7 @@ def test_it_is_the_unet_of_ddpm():
     torch.testing.assert_close(ours(*INPUT), theirs(*INPUT).sample, rtol=1e-5, atol=1e-5)
 
 
-def test_it_is_the_unet_of_adm():
+def test_it_equals_the_unet_of_adm():
     theirs = UNet2DModel(
         12, 2, 4, down_block_types=("ResnetDownsampleBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "ResnetUpsampleBlock2D"), block_out_channels=(16, 32, 48),
@@ -125,7 +125,7 @@ def test_it_is_the_unet_of_adm():
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_it_is_the_unet_of_stable_diffusion(masked):
+def test_it_equals_the_unet_of_stable_diffusion(masked):
     theirs = UNet2DConditionModel(
         12, 2, 2, down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"), block_out_channels=(16, 32), layers_per_block=2,
@@ -156,8 +156,8 @@ def test_it_is_the_unet_of_stable_diffusion(masked):
         ("unet_sd", (4, 4, 64, None), 859_520_964 + 768),
     ],
 )
-def test_published_networks_have_their_size(compose, preset, sizes, published):
-    """The public codes' counts, and the null class or the null token."""
+def test_published_networks_have_the_published_parameter_counts(compose, preset, sizes, published):
+    """The counts are those of the public codes plus the null class or the null token."""
     settings = dict(compose(f"backbone={preset}").backbone)
     settings.pop("_target_")
     settings.update(zip(("in_channels", "out_channels", "image_size", "num_classes"), sizes, strict=True))
@@ -165,7 +165,7 @@ def test_published_networks_have_their_size(compose, preset, sizes, published):
         assert numbers(UNet(**settings)) == published
 
 
-def test_diffusers_counts_as_many_for_stable_diffusion():
+def test_diffusers_has_the_same_count_for_stable_diffusion():
     with torch.device("meta"):
         theirs = UNet2DConditionModel(64, cross_attention_dim=768, attention_head_dim=8)
     assert numbers(theirs) == 859_520_964

@@ -1,4 +1,4 @@
-"""U-ViT: the published sizes, the written-out formula, and what its long skips and learned positions do."""
+"""U-ViT: published sizes, the written-out formula, long skip connections and learned positions."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ variants = pytest.mark.parametrize("variant", VARIANTS, ids=NAME)
 
 
 def small(**settings):
-    """A tiny network with classes, its zeros replaced by random weights."""
+    """Return a tiny network with classes, with random weights in place of zeros."""
     network = UViT(2, 4, 8, **{"channels": 16, "depth": 5, "num_heads": 2, "num_classes": 3, **settings})
     for parameter in network.parameters():
         if not parameter.any():
@@ -34,7 +34,7 @@ def inputs(size=8):
 
 
 def expected_count(patch, width, depth, channels, size, classes, conv):
-    """Written out: of a block 12 C^2 for its matrices and 10 C for biases and norms, of a skip 2 C^2 + C."""
+    """Return the count of parameters: 12 C^2 + 10 C in a block, and 2 C^2 + C more in one with a skip connection."""
     tokens = (size // patch) ** 2 + (2 if classes else 1)
     blocks = depth * (12 * width**2 + 10 * width) + depth // 2 * (2 * width**2 + width)
     ends = 2 * patch**2 * channels * width + width + patch**2 * channels + 2 * width
@@ -104,7 +104,10 @@ def test_the_output_is_zero_at_initialisation(conv):
 
 
 def test_weights_start_as_published():
-    """Truncated normals of 0.02 (at two units, not two deviations); patches as a convolution starts, classes as an embedding."""
+    """Weights are truncated normals of std 0.02, cut at 2 and not at 2 std; patches start as a convolution does.
+
+    Classes start as an embedding does.
+    """
     network = UViT(4, 4, 32, channels=512, depth=3, num_heads=8, num_classes=1000)
     for weight in (
         network.early[0].mlp[0].weight,
@@ -118,7 +121,7 @@ def test_weights_start_as_published():
 
 
 def test_early_blocks_reach_the_output_through_the_skips():
-    """With the deep way cut in every merge, the first block still changes the output; with the skips cut it does not."""
+    """If each merge drops the deep path, the first block still changes the output; if it drops both, it does not."""
     for cut, reaches in ((slice(0, 16), True), (slice(0, 32), False)):
         network = small()
         with torch.no_grad():
@@ -148,30 +151,30 @@ def test_a_null_row_is_a_row_without_condition():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_each_time_is_a_token_of_its_own(dtype):
-    """Also in bfloat16, which has no 999: the sines are computed before the cast."""
-    network, seen = small().to(dtype), []
-    network.middle.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+def test_each_time_has_its_own_token(dtype):
+    """This holds in bfloat16, which cannot represent 999: the sinusoids are computed before the cast."""
+    network, sequences = small().to(dtype), []
+    network.middle.register_forward_pre_hook(lambda module, arguments: sequences.append(arguments[0]))
     network.early = torch.nn.ModuleList()
     network.late = torch.nn.ModuleList()
     network(torch.zeros(1000, 2, 8, 8, dtype=dtype), torch.arange(1000.0), None)
-    assert len(seen[0][:, 1].unique(dim=0)) == 1000
+    assert len(sequences[0][:, 1].unique(dim=0)) == 1000
 
 
-def test_positions_of_other_grids_are_those_of_the_own_grid_interpolated():
-    """Between columns 1 and 2 by the cubic kernel of Keys with a = -3/4; time and class keep theirs."""
+def test_positions_of_other_grids_are_interpolated():
+    """Between columns 1 and 2 the kernel is the cubic one of Keys with a = -3/4; time and class are unchanged."""
 
     def kernel(d):
         inner, outer = 1.25 * d**3 - 2.25 * d**2 + 1, -0.75 * (d**3 - 5 * d**2 + 8 * d - 4)
         return torch.where(d < 1, inner, outer)
 
     network = small()
-    own = network.positions[2:].reshape(4, 4, 16)
-    moved = network._positions((4, 8))
-    assert torch.equal(moved[:2], network.positions[:2])
-    for column, place in ((3, 1.25), (4, 1.75)):  # the centres of new patches, in units of the old
-        expected = torch.einsum("c,rcd->rd", kernel((torch.arange(4) - place).abs()), own)
-        torch.testing.assert_close(moved[2:].reshape(4, 8, 16)[:, column], expected)
+    learned = network.positions[2:].reshape(4, 4, 16)
+    resized = network._positions((4, 8))
+    assert torch.equal(resized[:2], network.positions[:2])
+    for column, centre in ((3, 1.25), (4, 1.75)):  # the centres of new patches, in units of the old ones
+        expected = torch.einsum("c,rcd->rd", kernel((torch.arange(4) - centre).abs()), learned)
+        torch.testing.assert_close(resized[2:].reshape(4, 8, 16)[:, column], expected)
     assert network._positions((4, 4)) is network.positions
     assert network(torch.randn(2, 2, 4, 12), torch.zeros(2), None).shape == (2, 4, 4, 12)
 
@@ -183,14 +186,14 @@ def test_every_parameter_learns(variant):
 
 
 @variants
-def test_computing_blocks_again_changes_no_gradient(variant):
+def test_recomputing_blocks_does_not_change_gradients(variant):
     assert_computing_blocks_again_changes_no_gradient(small(**variant), inputs())
 
 
 @pytest.mark.parametrize("variant", some(VARIANTS, 1, NAME))
 def test_it_compiles_as_one_graph(variant):
     network = small(**variant)
-    network.checkpointing = True  # which has the other graph in it
+    network.checkpointing = True  # its graph contains that of the network without it
     assert_it_compiles_as_one_graph(network, inputs())
 
 
@@ -217,6 +220,6 @@ def test_it_overfits_sixteen_digits(overfit, variant):
         ({"rope": True, "num_heads": 16}, r"backbone.rope needs heads of 4, 8"),
     ],
 )
-def test_impossible_sizes_are_refused_with_the_reason(bad, match):
+def test_impossible_options_are_refused_with_the_reason(bad, match):
     with pytest.raises(ValueError, match=match):
         UViT(1, 1, 8, **bad)

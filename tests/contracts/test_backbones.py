@@ -1,4 +1,4 @@
-"""What every option of conf/backbone promises."""
+"""What every option of conf/backbone must satisfy."""
 
 import re
 
@@ -15,26 +15,28 @@ from diffsweep.errors import UserError
 
 
 def kind_of(option):
-    """Its class."""
+    """Return the class of an option."""
     while started := parents("backbone", option):
         option = started[0]
     return locate(yaml.safe_load((CONF / "backbone" / f"{option}.yaml").read_text())["_target_"])
 
 
-# What encoders promise instead is in ``tests/backbones``.
+# classifiers are tested in tests/backbones/test_encoder_unet.py
 OPTIONS = [option for option in options("backbone") if not issubclass(kind_of(option), ClassifierBackbone)]
-FAMILIES = [option for option in OPTIONS if not parents("backbone", option)]  # published sizes are these, only larger
+FAMILIES = [
+    option for option in OPTIONS if not parents("backbone", option)
+]  # published sizes differ from these only in their settings
 
 families = pytest.mark.parametrize("option", FAMILIES)
 FRAMES = 3
 
 
 def shape_of(option, *sides):
-    """Of a sample: an image, or for a network of clips a clip."""
+    """Return the shape of a sample: an image, or a clip for networks of clips."""
     return (*sides[:-2], *([FRAMES] if "clips" in kind_of(option).supports else []), *sides[-2:])
 
 
-NETWORKS = {"base_and_residual": ("base.", "residual.")}  # of options that are made of several
+NETWORKS = {"base_and_residual": ("base.", "residual.")}  # prefixes of the networks of options that consist of several
 
 
 def space_of(option):
@@ -50,14 +52,14 @@ def backbone(compose, option):
 
 @pytest.fixture
 def inputs(compose, option):
-    """Two samples, the second without its condition, so that what a backbone learns of either gets a gradient."""
+    """Return two samples, the second without its condition, so that the null embeddings get gradients too."""
     tokens = torch.randn(2, 3, compose(f"backbone={option}").backbone.get("context_dim") or 1)
     cond = Condition(vector=torch.tensor([3, 0]), tokens=tokens, is_null=torch.tensor([False, True]))
     return torch.randn(2, *shape_of(option, 1, 8, 8)), torch.tensor([0.0, 500.0]), cond
 
 
 def randomised(network):
-    """The network away from where it starts: nothing is zero, and nothing so narrow that it is as good as zero."""
+    """Return the network with noise added to its weights, so that nothing is zero and no gradient negligible."""
     with torch.no_grad():
         for parameter in network.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
@@ -65,7 +67,7 @@ def randomised(network):
 
 
 def unless_refused(network, x, c_noise):
-    """The output; or None where the network does not take odd sizes and says so in one line that names the key."""
+    """Return the output, or None if the network refuses odd sizes in one line that names the key."""
     try:
         return network(x, c_noise, None)
     except ValueError as error:
@@ -76,8 +78,8 @@ def unless_refused(network, x, c_noise):
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_every_option_maps_images_of_some_size_and_refuses_others_in_one_line(compose, option):
-    """On the meta device, where a large network costs nothing."""
+def test_every_option_works_for_some_size_and_refuses_others_in_one_line(compose, option):
+    """Networks are built on the meta device, where a large network costs nothing."""
     cfg, refused = compose(f"backbone={option}", *space_of(option)).copy(), ""
     for size in (8, 32, 64, 256):
         cfg.space.update(channels=4, out_channels=8, image_size=size)
@@ -101,16 +103,16 @@ def test_output_is_zero_at_initialisation(backbone, inputs):
 
 @families
 def test_every_parameter_gets_a_gradient(backbone, inputs):
-    """Not at first: what is behind a layer of zeros waits until that layer has moved."""
+    """Layers before a layer of zeros get gradients only after that layer has changed."""
     optimizer, target = torch.optim.Adam(backbone.parameters(), lr=1e-2), torch.randn_like(inputs[0])
     for _ in range(4):
         optimizer.zero_grad()
         (backbone(*inputs) - target).square().mean().backward()
         optimizer.step()
-    still = [
+    untrained = [
         name for name, parameter in backbone.named_parameters() if parameter.grad is None or not parameter.grad.any()
     ]
-    assert not still
+    assert not untrained
 
 
 @families
@@ -131,8 +133,8 @@ def test_a_gradient_reaches_every_pixel_and_every_time(backbone, inputs):
 
 @families
 @pytest.mark.parametrize("size", range(1, 10))
-def test_any_size_of_picture_works(backbone, option, size):
-    """Also odd ones and one pixel, unless refused; a row does not depend on the others."""
+def test_any_size_of_image_works(backbone, option, size):
+    """Sizes include odd ones and a single pixel, unless they are refused; samples of a batch are independent."""
     network = randomised(backbone).double().eval()
     x, c_noise = torch.randn(3, *shape_of(option, 1, size, size)).double(), torch.tensor([0.0, 40.0, 999.0]).double()
     whole = unless_refused(network, x, c_noise)
@@ -145,7 +147,7 @@ def test_any_size_of_picture_works(backbone, option, size):
 
 @families
 @pytest.mark.parametrize("shape", [(3, 7), (8, 2), (1, 5)])
-def test_pictures_need_not_be_square(backbone, option, shape):
+def test_images_need_not_be_square(backbone, option, shape):
     network = randomised(backbone)
     x = torch.randn(2, *shape_of(option, 1, *shape))
     out = unless_refused(network, x, torch.zeros(2))

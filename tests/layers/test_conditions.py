@@ -1,4 +1,4 @@
-"""What networks make of conditions: vectors, numbers, images."""
+"""Embeddings of conditions: feature vectors, numbers, classes and images, and their null embeddings."""
 
 import math
 
@@ -11,7 +11,7 @@ from diffsweep.layers import ConditionEmbedding, with_image
 from diffsweep.layers.conditions import ScalarEmbedding, VectorEmbedding
 
 
-def test_features_go_through_an_mlp_and_nothing_has_its_own_embedding():
+def test_features_are_embedded_by_an_mlp_and_missing_ones_by_the_null_embedding():
     embed, vector = VectorEmbedding(3, 5), torch.randn(4, 3)
     torch.nn.init.normal_(embed.null)
     first, second = embed.mlp[0], embed.mlp[2]
@@ -24,7 +24,7 @@ def test_features_go_through_an_mlp_and_nothing_has_its_own_embedding():
     assert torch.equal(embed(None, None, 2), embed.null.expand(2, -1))
 
 
-def test_numbers_become_sinusoids_of_each():
+def test_numbers_are_embedded_as_sinusoids_of_each_number():
     embed, numbers = ScalarEmbedding(2, 6, frequencies=4), torch.tensor([[0.5, 20.0], [3.0, 0.0]])
     waves = [
         [f(value * omega) for value in row for f in (math.cos, math.sin) for omega in (1, 0.01)]
@@ -33,7 +33,7 @@ def test_numbers_become_sinusoids_of_each():
     torch.testing.assert_close(embed(numbers, None, 2), embed.mlp(torch.tensor(waves)))
 
 
-def test_the_parts_that_have_a_size_are_embedded():
+def test_only_the_configured_parts_are_embedded():
     embed = ConditionEmbedding(4, num_classes=3, num_scalars=2)
     cond = Condition(vector=torch.tensor([1, 2]), scalars=torch.randn(2, 2))
     vectors = embed(cond, 2)
@@ -44,7 +44,7 @@ def test_the_parts_that_have_a_size_are_embedded():
         ConditionEmbedding(4, num_classes=3, vector_dim=2)
 
 
-def test_an_image_stands_beside_x_and_zeros_where_there_is_none():
+def test_an_image_becomes_channels_beside_x_and_a_missing_image_zeros():
     x, image = torch.randn(2, 1, 3, 3), torch.randn(2, 2, 3, 3)
     assert with_image(x, Condition(image=image), 0) is x
     assert torch.equal(with_image(x, Condition(image=image), 2), torch.cat([x, image], 1))
@@ -55,11 +55,11 @@ def test_an_image_stands_beside_x_and_zeros_where_there_is_none():
 
 
 BACKBONES = {
-    "unet": lambda **told: UNet(1, 1, 8, channels=8, num_res_blocks=1, **told),
-    "dit": lambda **told: DiT(1, 1, 8, channels=16, depth=1, **told),
-    "uvit": lambda **told: UViT(1, 1, 8, channels=16, depth=3, **told),
+    "unet": lambda **options: UNet(1, 1, 8, channels=8, num_res_blocks=1, **options),
+    "dit": lambda **options: DiT(1, 1, 8, channels=16, depth=1, **options),
+    "uvit": lambda **options: UViT(1, 1, 8, channels=16, depth=3, **options),
 }
-TOLD = {
+PARTS = {
     "num_classes": (3, lambda i: {"vector": torch.tensor([i, i])}),
     "vector_dim": (4, lambda i: {"vector": torch.randn(2, 4)}),
     "num_scalars": (2, lambda i: {"scalars": torch.randn(2, 2)}),
@@ -69,14 +69,14 @@ TOLD = {
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize("name", TOLD)
-def test_a_backbone_hears_what_it_accepts_and_nothing_in_rows_without(backbone, name):
-    size, part = TOLD[name]
+@pytest.mark.parametrize("name", PARTS)
+def test_each_accepted_part_reaches_the_output_but_not_in_null_rows(backbone, name):
+    size, part = PARTS[name]
     if (backbone, name) == ("uvit", "context_dim"):
         return
     network = BACKBONES[backbone](**{name: size})
     assert network.accepts == {name: size}
-    for parameter in network.parameters():  # what starts at zero would hide it
+    for parameter in network.parameters():  # layers that start at zero would hide the condition
         torch.nn.init.normal_(parameter, std=0.2)
     x, c_noise = torch.randn(2, 1, 8, 8), torch.tensor([10.0, 700.0])
     one, other = Condition(**part(0)), Condition(**part(1))

@@ -48,8 +48,8 @@ def test_heads_must_divide_channels():
 
 
 @pytest.mark.parametrize("dim", [2, 8, 32])
-def test_embedding_is_the_published_formula(dim):
-    """cos then sin, frequencies 10000^(-i / (D/2))."""
+def test_sinusoidal_embedding_is_the_published_formula(dim):
+    """The cosines come first, then the sines, with frequencies 10000^(-i / (D/2))."""
     c = torch.tensor([0.0, 1.0, 499.0, 999.0])
     expected = [
         [f(value * 10000 ** (-i / (dim // 2))) for f in (math.cos, math.sin) for i in range(dim // 2)]
@@ -60,25 +60,25 @@ def test_embedding_is_the_published_formula(dim):
 
 @pytest.mark.parametrize("dim", [8, 32])
 @pytest.mark.parametrize("num_steps", [10, 1000, 4000])
-def test_embedding_tells_all_times_of_a_grid_apart(dim, num_steps):
+def test_embeddings_of_different_times_of_a_grid_are_distinct(dim, num_steps):
     times = 1000 * torch.arange(num_steps) / num_steps
     embedded = SinusoidalEmbedding(dim)(times).double()
     distance = torch.cdist(embedded, embedded, compute_mode="donot_use_mm_for_euclid_dist").fill_diagonal_(9)
     assert distance.min() > 0.1 * min(1, 1000 / num_steps)
 
 
-def test_embedding_needs_an_even_size():
+def test_an_odd_size_of_embedding_is_refused():
     with pytest.raises(ValueError, match="even size, not 7"):
         SinusoidalEmbedding(7)
 
 
-def test_embedding_of_float64_comes_back_in_it():
+def test_float64_times_have_float64_embeddings():
     assert SinusoidalEmbedding(8)(torch.zeros(2, dtype=torch.float64)).dtype == torch.float64
 
 
 @pytest.mark.parametrize("channels", [2, 6, 8, 12, 32, 48, 96, 512])
 def test_norm_groups_divide_the_channels_and_hold_more_than_one(channels):
-    """A group of one channel would erase whatever is added to the channel, the embedding of time above all."""
+    """A group of one channel would remove whatever is constant in that channel, such as the time embedding."""
     groups = group_norm(channels).num_groups
     assert channels % groups == 0
     assert groups <= 32
@@ -91,7 +91,7 @@ def test_zero_init_zeroes_every_parameter_and_returns_the_module():
     assert not any(parameter.any() for parameter in layer.parameters())
 
 
-def test_evaluation_mode_ends_with_each_parts_own_mode_also_after_an_error():
+def test_evaluating_restores_the_mode_of_each_submodule_even_after_an_error():
     network = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Sequential(torch.nn.Dropout()), torch.nn.Dropout())
     network[1].eval()
     modes = [part.training for part in network.modules()]

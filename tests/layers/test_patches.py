@@ -1,4 +1,4 @@
-"""Patches and their places: the convolution, the published positions, and rotations that know offsets only."""
+"""Patches and their positions: the equivalent convolution, published positions, and relative rotations."""
 
 import math
 
@@ -20,15 +20,15 @@ def test_embedding_patches_is_a_strided_convolution(patch_size):
     torch.testing.assert_close(layer(x), expected.flatten(2).mT)
 
 
-def test_unpatchify_puts_every_pixel_in_its_place():
-    """Token (i, j) holds, for each of its p p pixels, all channels."""
+def test_unpatchify_inverts_cutting_into_patches():
+    """Token (i, j) holds all channels of each of its p x p pixels."""
     x = torch.arange(2 * 3 * 4 * 6).reshape(2, 3, 4, 6)
     tokens = torch.stack([x[:, :, i : i + 2, j : j + 2] for i in (0, 2) for j in (0, 2, 4)], dim=1)  # (B, N, C, p, p)
     assert torch.equal(unpatchify(tokens.permute(0, 1, 3, 4, 2).flatten(2), (2, 3), 2), x)
 
 
 @pytest.mark.parametrize(
-    ("sizes", "line"),
+    ("sizes", "message"),
     [
         ((8, 8, 3), "backbone.patch_size=3 does not divide the 8-pixel image; use 1, 2, 4 or 8"),
         ((12, 8, 8), "backbone.patch_size=8 does not divide the 12 x 8-pixel image; use 1, 2 or 4"),
@@ -36,19 +36,19 @@ def test_unpatchify_puts_every_pixel_in_its_place():
         ((4, 4, 0), "backbone.patch_size=0 does not divide the 4-pixel image; use 1, 2 or 4"),
     ],
 )
-def test_a_patch_that_does_not_divide_is_refused_with_those_that_do(sizes, line):
+def test_a_patch_size_that_does_not_divide_is_refused_with_those_that_do(sizes, message):
     with pytest.raises(ValueError) as error:
         patch_grid(*sizes)
-    assert str(error.value) == line
+    assert str(error.value) == message
 
 
-def test_positions_are_the_published_ones():
+def test_positions_equal_those_of_diffusers():
     expected = get_2d_sincos_pos_embed(24, 5, base_size=5, output_type="pt", device=CPU)
     torch.testing.assert_close(sincos_positions((5, 5), 24, CPU, torch.float64), expected, rtol=0, atol=1e-6)
 
 
 def test_positions_of_a_grid_that_is_not_square_are_the_written_out_formula():
-    """sin and cos of the column, then of the row."""
+    """The channels are sines and cosines of the column, then of the row."""
     positions = sincos_positions((2, 3), 8, CPU, torch.float64)
     for row in range(2):
         for column in range(3):
@@ -58,7 +58,10 @@ def test_positions_of_a_grid_that_is_not_square_are_the_written_out_formula():
 
 @pytest.mark.parametrize("extras", [0, 2])
 def test_rotated_scores_depend_on_offsets_only_and_are_the_closed_form(extras):
-    """q and k at places p, p': the sum over planes i of (q_i . k_i) cos(w_i d) + (q_i x k_i) sin(w_i d), d the offset of its axis."""
+    """The score of q at position p and k at position p' is the sum over the planes i of
+
+    (q_i . k_i) cos(w_i d) + (q_i x k_i) sin(w_i d), with d the offset p - p' along the axis of the plane.
+    """
     q, k = torch.randn(2, 8, dtype=torch.float64)
     rotation = axial_rotation((3, 4), 8, extras, CPU, torch.float64)
     turned_q, turned_k = (rotate(vector.expand(1, 1, extras + 12, 8), rotation)[0, 0] for vector in (q, k))
@@ -73,7 +76,7 @@ def test_rotated_scores_depend_on_offsets_only_and_are_the_closed_form(extras):
                 for i, axis, w in planes
             )
             assert float(scores[a, b]) == pytest.approx(float(expected), abs=1e-12)
-    assert torch.equal(turned_q[:extras], q.expand(extras, 8))  # tokens without a place are not turned
+    assert torch.equal(turned_q[:extras], q.expand(extras, 8))  # tokens without a position are not rotated
 
 
 def test_positions_are_computed_once_and_follow_device_and_type():
@@ -82,8 +85,8 @@ def test_positions_are_computed_once_and_follow_device_and_type():
     assert sincos_positions((4, 4), 8, torch.device("meta"), torch.float32).is_meta
 
 
-def test_tokens_lie_in_memory_as_blocks_read_them():
-    """Also from an image whose channels are last: the convolution would leave the channels outside."""
+def test_tokens_are_contiguous():
+    """Tokens are contiguous even for an image in channels-last memory, where a convolution would permute them."""
     x = torch.randn(2, 3, 8, 8).double().to(memory_format=torch.channels_last)
     layer = PatchEmbedding(3, 5, 2).double()
     assert layer(x).is_contiguous()

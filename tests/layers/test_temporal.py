@@ -1,4 +1,4 @@
-"""Attention over the frames of clips."""
+"""Attention, convolutions and rotary positions over the frames of clips."""
 
 import pytest
 import torch
@@ -19,14 +19,14 @@ from diffsweep.layers import (
 
 
 def test_buckets_are_those_of_t5():
-    """By hand: exact below 8, then 8 + floor(8 log(d / 8) / log 16) up to 15; what comes later 16 further."""
+    """The buckets are the distances below 8, then 8 + floor(8 log(d / 8) / log 16) up to 15; later keys add 16."""
     distances = torch.tensor([0, 1, 7, 8, 12, 16, 32, 64, 127, 128, 1000])
     before = [0, 1, 7, 8, 9, 10, 12, 14, 15, 15, 15]
     assert t5_bucket(-distances).tolist() == before
     assert t5_bucket(distances[1:]).tolist() == [bucket + 16 for bucket in before[1:]]
 
 
-def test_buckets_are_those_of_the_library():
+def test_buckets_equal_those_of_transformers():
     transformers = pytest.importorskip("transformers.models.t5.modeling_t5")
     distances = torch.arange(-300, 301)
     theirs = transformers.T5Attention._relative_position_bucket(distances)
@@ -35,7 +35,7 @@ def test_buckets_are_those_of_the_library():
 
 @pytest.mark.parametrize("kind", ["buckets", "distance"])
 def test_the_bias_is_a_function_of_the_distance_alone(kind):
-    """Beyond the clips of training that of their ends."""
+    """Distances beyond those of the training clips have the bias of the largest of these."""
     bias = drawn(RelativeBias(2, kind, num_frames=4))
     table = bias(10)
     assert torch.equal(table[:, 1:, 1:], table[:, :-1, :-1])  # Toeplitz
@@ -46,13 +46,13 @@ def test_the_bias_is_a_function_of_the_distance_alone(kind):
     assert len(table[0].unique()) == 7  # -3 to 3
 
 
-def test_an_unknown_bias_is_named():
+def test_an_unknown_bias_is_refused():
     with pytest.raises(ValueError, match=r"backbone.position_bias is one of buckets, distance, not rotary"):
         RelativeBias(1, "rotary")
 
 
 def test_temporal_attention_is_the_written_out_sum_over_frames():
-    """Also with frames that are images of their own."""
+    """One of the clips has frames that are independent images."""
     layer, x = drawn(TemporalAttention(8, heads=2, num_frames=5)), normal(2 * 5, 8, 2, 3)
     independent = torch.tensor([[False, False, False, False, False], [False, False, False, True, True]])
     got = layer(x, clips_of(5, independent)).unflatten(0, (2, 5))
@@ -61,20 +61,20 @@ def test_temporal_attention_is_the_written_out_sum_over_frames():
     expected, bias = x.unflatten(0, (2, 5)).clone(), layer.bias(5)
     for b in range(2):
         for i in range(5):
-            seen = [j for j in range(5) if j == i or not (independent[b, i] or independent[b, j])]
+            attended = [j for j in range(5) if j == i or not (independent[b, i] or independent[b, j])]
             out = []
             for n in range(2):
                 part = slice(4 * n, 4 * n + 4)
-                logits = torch.stack([(q[b, i] * k[b, j])[..., part].sum(-1) / 2 + bias[n, i, j] for j in seen])
+                logits = torch.stack([(q[b, i] * k[b, j])[..., part].sum(-1) / 2 + bias[n, i, j] for j in attended])
                 weights = logits.softmax(0)
-                out.append(sum(weights[m][..., None] * v[b, j][..., part] for m, j in enumerate(seen)))
-            told = torch.cat(out, dim=-1) @ layer.to_out.weight.T + layer.to_out.bias
-            expected[b, i] += told.permute(2, 0, 1)
+                out.append(sum(weights[m][..., None] * v[b, j][..., part] for m, j in enumerate(attended)))
+            change = torch.cat(out, dim=-1) @ layer.to_out.weight.T + layer.to_out.bias
+            expected[b, i] += change.permute(2, 0, 1)
     torch.testing.assert_close(got, expected)
 
 
-def test_temporal_convolution_is_that_of_torch():
-    """On the clip as a volume, 3x1x1; where frames are images of their own, on the clip without them."""
+def test_temporal_convolution_equals_conv3d():
+    """It equals a 3 x 1 x 1 convolution of the clip as a volume, of which independent images are no part."""
     layer, x = drawn(TemporalConvolution(8)), normal(2 * 5, 8, 2, 3)
     volume = torch.nn.Conv3d(8, 8, (3, 1, 1), padding=(1, 0, 0)).double()
     volume.load_state_dict(
@@ -94,7 +94,7 @@ def test_temporal_convolution_is_that_of_torch():
     torch.testing.assert_close(layer(x, clips_of(5, independent)), torch.cat(alone))
 
 
-def test_rotary_places_see_distances_only():
+def test_rotary_scores_depend_on_distances_only():
     q, k = normal(1, 1, 1, 8).expand(1, 1, 6, 8), normal(1, 1, 1, 8).expand(1, 1, 6, 8)
     rotation = temporal_rotation(6, 8, q.device, q.dtype)
     logits = (rotate(q, rotation) @ rotate(k, rotation).mT)[0, 0]
@@ -102,8 +102,8 @@ def test_rotary_places_see_distances_only():
     assert (logits[0, 1:] - logits[0, :-1]).abs().min() > 1e-3
 
 
-def test_places_in_space_and_time_are_both_turned():
-    """Of all tokens of a clip: half of the channels as time alone, half as space alone."""
+def test_rotations_encode_space_and_time_in_halves_of_the_channels():
+    """Half of the channels of all tokens are rotated by time alone, the other half by space alone."""
     frames, grid, extras = 3, (2, 2), 1
     cos, sin = space_time_rotation(frames, grid, 16, extras, True, torch.device("cpu"), torch.float64)
     in_time, _ = temporal_rotation(frames, 8, torch.device("cpu"), torch.float64)
@@ -111,11 +111,11 @@ def test_places_in_space_and_time_are_both_turned():
     torch.testing.assert_close(cos[:, :4].unflatten(0, (3, 5)), in_time[:, None].expand(3, 5, 4))
     space = cos[:, 4:].unflatten(0, (3, 5))
     assert torch.equal(space, space[:1].expand_as(space))
-    assert (space[0, :2] == 1).all()  # a token without a place, and the first corner
+    assert (space[0, :2] == 1).all()  # a token without a position, and the patch in the corner
 
 
-def test_gathering_goes_there_and_back():
-    """And puts tokens side by side that attend to each other."""
+def test_scattering_inverts_gathering():
+    """``scatter`` inverts ``gather``, which makes tokens neighbours that attend to each other."""
     x = normal(2 * 3, 4, 5, 8)  # of clips of 3 frames: 4 heads, 5 tokens
     clips = clips_of(3, torch.tensor([[False, False, True]]).expand(2, 3))
     time, everything = over_time(clips), over_space_and_time(clips, 5)

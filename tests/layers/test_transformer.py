@@ -22,7 +22,7 @@ from diffsweep.layers import (
 
 
 def softmax_attention(q, k, v, heads):
-    """One head after the other; q (N, C), k and v (L, C)."""
+    """Attend with one head after the other: q is (N, C), k and v are (L, C)."""
     size, out = q.shape[1] // heads, torch.empty_like(q)
     for part in (slice(head * size, (head + 1) * size) for head in range(heads)):
         scores = torch.exp(q[:, part] @ k[:, part].T / math.sqrt(size))
@@ -39,12 +39,12 @@ def test_self_attention_is_the_written_out_softmax(heads):
 
 
 @pytest.mark.parametrize("heads", [1, 2, 4])
-def test_cross_attention_is_the_softmax_over_what_the_mask_leaves(heads):
+def test_cross_attention_is_the_softmax_over_unmasked_tokens(heads):
     layer = CrossAttention(16, heads).double()
     x, context = torch.randn(2, 5, 16, dtype=torch.float64), torch.randn(2, 3, 16, dtype=torch.float64)
     mask = torch.tensor([[True, False, True], [True, True, True]])
-    for row, tokens, seen, out in zip(x, context, mask, layer(x, context, mask[:, None, None]), strict=True):
-        k, v = layer.to_kv(tokens[seen]).split(16, dim=1)
+    for row, tokens, kept, out in zip(x, context, mask, layer(x, context, mask[:, None, None]), strict=True):
+        k, v = layer.to_kv(tokens[kept]).split(16, dim=1)
         torch.testing.assert_close(out, layer.to_out(softmax_attention(layer.to_q(row), k, v, heads)))
 
 
@@ -57,7 +57,7 @@ def test_heads_must_divide_channels(layer, heads):
 
 @pytest.mark.parametrize("qk_norm", [True, False])
 @pytest.mark.parametrize("cross", [True, False])
-def test_qk_norm_bounds_what_the_softmax_sees(monkeypatch, qk_norm, cross):
+def test_qk_norm_bounds_the_logits_of_the_softmax(monkeypatch, qk_norm, cross):
     """|q . k| / sqrt(D) is at most sqrt(D) however large the input; without the norm it grows."""
     logits = []
 
@@ -90,7 +90,10 @@ def test_swiglu_is_the_written_out_formula_and_has_as_many_parameters_as_the_mlp
 @pytest.mark.parametrize("count", [0, 4, 6])
 @pytest.mark.parametrize("table", [True, False])
 def test_a_block_is_the_written_out_formula(count, table):
-    """x + g A(N(x) (1 + s) + b), + X(x, context), + g M(N(x) (1 + s) + b); without modulations norms have weights."""
+    """The block is x + g A(N(x) (1 + s) + b), + X(x, context), + g M(N(x) (1 + s) + b).
+
+    Without modulation the norms have weights.
+    """
     modulation = (ModulationTable if table else Modulation)(16, count) if count else None
     block = Block(16, 2, modulation=modulation, cross=True).double()
     x, context = torch.randn(2, 5, 16, dtype=torch.float64), torch.randn(2, 3, 16, dtype=torch.float64)
@@ -112,7 +115,7 @@ def test_a_block_is_the_written_out_formula(count, table):
     torch.testing.assert_close(block(x, emb, context), expected)
 
 
-def test_a_block_that_is_computed_again_keeps_less_and_gives_the_same_gradient():
+def test_a_checkpointed_block_is_recomputed_and_has_the_same_gradient():
     gradients, calls = [], []
     block, x = Block(8, 2), torch.randn(2, 4, 8)
     block.mlp.register_forward_pre_hook(lambda *_: calls.append(1))
@@ -127,7 +130,7 @@ def test_a_block_that_is_computed_again_keeps_less_and_gives_the_same_gradient()
     assert len(calls) == 1  # in training only
 
 
-def test_labels_are_rows_and_the_last_row_is_no_label():
+def test_classes_are_rows_and_the_last_row_is_the_null_class():
     layer = ClassEmbedding(3, 8)
     rows = layer.weight
     assert len(rows) == 4
@@ -139,10 +142,10 @@ def test_labels_are_rows_and_the_last_row_is_no_label():
         ClassEmbedding(0, 8)
 
 
-def test_rows_without_tokens_see_the_null_token_alone():
+def test_samples_without_tokens_attend_to_the_null_token_alone():
     layer, tokens = ContextEmbedding(6, 8), torch.randn(3, 4, 6)
-    seen = torch.tensor([[True, True, False, True], [False] * 4, [True] * 4])
-    context, mask = layer(tokens, seen, torch.tensor([False, False, True]), 3)
+    kept = torch.tensor([[True, True, False, True], [False] * 4, [True] * 4])
+    context, mask = layer(tokens, kept, torch.tensor([False, False, True]), 3)
     torch.testing.assert_close(context[0], layer.mlp(tokens[0]))
     assert torch.equal(context[1:], layer.context.null.expand(2, 4, 8))
     assert mask.shape == (3, 1, 1, 4)
