@@ -1,4 +1,4 @@
-"""The discriminator of patches against its published structure; its losses and their weight against values by hand."""
+"""The patch discriminator against its published structure; losses and the adaptive weight against known values."""
 
 import math
 from pathlib import Path
@@ -24,14 +24,17 @@ def numbers(module):
 
 
 @pytest.mark.parametrize(("channels", "count"), [(3, 2_765_633), (6, 2_768_705)])
-def test_it_has_the_published_size(channels, count):
-    """pix2pix's code counts 2.769 M for its pairs of images, CycleGAN's 2.765 M: BatchNorm has as many weights as GroupNorm."""
+def test_the_discriminator_has_the_published_parameter_count(channels, count):
+    """The published counts are 2.769 M for pix2pix, whose input is pairs, and 2.765 M for CycleGAN.
+
+    BatchNorm has as many weights as GroupNorm.
+    """
     with torch.device("meta"):
         assert numbers(PatchDiscriminator(channels, 256)) == count
 
 
-def test_three_halvings_see_70_pixels_and_256_become_30_patches():
-    """Without the norms, which see all of an image."""
+def test_three_halvings_have_a_receptive_field_of_70_pixels():
+    """The norms, which depend on the whole image, are left out."""
     network = PatchDiscriminator(1, 256, channels=2)
     network.layers = nn.Sequential(
         *(nn.Identity() if isinstance(m, nn.GroupNorm) else m for m in network.layers)
@@ -40,8 +43,8 @@ def test_three_halvings_see_70_pixels_and_256_become_30_patches():
     logits = network(x)
     assert logits.shape == (1, 1, 30, 30)
     (gradient,) = torch.autograd.grad(logits[0, 0, 15, 15], x)
-    seen = gradient[0, 0].nonzero()
-    assert (seen.max(0).values - seen.min(0).values + 1).tolist() == [70, 70]
+    reached = gradient[0, 0].nonzero()
+    assert (reached.max(0).values - reached.min(0).values + 1).tolist() == [70, 70]
 
 
 @pytest.mark.parametrize(
@@ -61,27 +64,27 @@ def test_halvings_fit_the_image(size, halvings, patches):
         (32, {"channels": 0}, "channels must be at least 1"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_the_reason(size, settings, match):
+def test_impossible_sizes_are_refused_with_the_reason(size, settings, match):
     with pytest.raises(ValueError, match=match):
         PatchDiscriminator(1, size, **settings)
 
 
-def test_its_weights_are_drawn_as_published():
+def test_weights_are_initialised_as_published():
     network = PatchDiscriminator(3, 32)
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             assert module.weight.std().item() == pytest.approx(0.02, rel=0.05)
 
 
-def test_a_sample_does_not_depend_on_its_batch():
+def test_the_loss_of_a_sample_does_not_depend_on_its_batch():
     loss = AdversarialLoss(small().double())
-    x, made = torch.randn(2, 4, 1, 8, 8).double()
-    alone = torch.cat([loss.discriminator_loss(x[i : i + 1], made[i : i + 1]) for i in range(4)])
-    torch.testing.assert_close(loss.discriminator_loss(x, made), alone)
+    x, fake = torch.randn(2, 4, 1, 8, 8).double()
+    alone = torch.cat([loss.discriminator_loss(x[i : i + 1], fake[i : i + 1]) for i in range(4)])
+    torch.testing.assert_close(loss.discriminator_loss(x, fake), alone)
     assert len(set(alone.tolist())) == 4
 
 
-# Logits of two patches, real 2 and 0.5, made -3 and 0.25.
+# (discriminator, decoder) for the logits of two patches: real 2 and 0.5, fake -3 and 0.25
 BY_HAND = {
     "hinge": (((0 + 0.5) / 2 + (0 + 1.25) / 2) / 2, (3 - 0.25) / 2),
     "vanilla": (
@@ -93,36 +96,36 @@ BY_HAND = {
 
 
 @pytest.mark.parametrize("kind", BY_HAND)
-def test_losses_are_those_by_hand(kind):
+def test_losses_have_the_values_computed_by_hand(kind):
     loss = AdversarialLoss(nn.Identity(), kind)
-    x, made = torch.tensor([[2.0, 0.5]]).view(1, 1, 1, 2), torch.tensor([[-3.0, 0.25]]).view(1, 1, 1, 2)
+    x, fake = torch.tensor([[2.0, 0.5]]).view(1, 1, 1, 2), torch.tensor([[-3.0, 0.25]]).view(1, 1, 1, 2)
     discriminator, decoder = BY_HAND[kind]
-    torch.testing.assert_close(loss.discriminator_loss(x, made), torch.tensor([discriminator]))
-    torch.testing.assert_close(loss.generator_loss(made), torch.tensor([decoder]))
+    torch.testing.assert_close(loss.discriminator_loss(x, fake), torch.tensor([discriminator]))
+    torch.testing.assert_close(loss.generator_loss(fake), torch.tensor([decoder]))
 
 
 @pytest.mark.parametrize("kind", BY_HAND)
-def test_each_loss_teaches_one_of_both(kind):
-    """One backward pass of the sum gives each what its own loss alone gives it."""
+def test_each_loss_has_gradients_for_one_side_only(kind):
+    """The gradients of the sum of both losses are those of the loss that each side is trained by."""
     loss = AdversarialLoss(small(), kind)
-    x, made = torch.randn(3, 1, 8, 8), torch.randn(3, 1, 8, 8, requires_grad=True)
+    x, fake = torch.randn(3, 1, 8, 8), torch.randn(3, 1, 8, 8, requires_grad=True)
     weights = list(loss.parameters())
-    (loss.generator_loss(made) + loss.discriminator_loss(x, made)).mean().backward()
-    got = [made.grad, *(weight.grad for weight in weights)]
+    (loss.generator_loss(fake) + loss.discriminator_loss(x, fake)).mean().backward()
+    got = [fake.grad, *(weight.grad for weight in weights)]
 
-    taught = torch.autograd.grad(loss.generator_loss(made).mean(), [made, *weights], allow_unused=True)
-    assert taught[0].any()
-    assert taught[1:] == (None,) * len(weights)
-    learned = torch.autograd.grad(loss.discriminator_loss(x, made).mean(), [made, *weights], allow_unused=True)
-    assert learned[0] is None
-    for ours, expected in zip(got, [taught[0], *learned[1:]], strict=True):
+    of_decoder = torch.autograd.grad(loss.generator_loss(fake).mean(), [fake, *weights], allow_unused=True)
+    assert of_decoder[0].any()
+    assert of_decoder[1:] == (None,) * len(weights)
+    of_discriminator = torch.autograd.grad(loss.discriminator_loss(x, fake).mean(), [fake, *weights], allow_unused=True)
+    assert of_discriminator[0] is None
+    for ours, expected in zip(got, [of_decoder[0], *of_discriminator[1:]], strict=True):
         torch.testing.assert_close(ours, expected)
-    # What the decoder is told is the gradient through the network as it is.
-    (through,) = torch.autograd.grad(loss.losses.generator(loss.network(made)).mean(), made)
-    torch.testing.assert_close(taught[0], through)
+    # the decoder has the same gradient as through the network with its own weights
+    (through,) = torch.autograd.grad(loss.losses.generator(loss.network(fake)).mean(), fake)
+    torch.testing.assert_close(of_decoder[0], through)
 
 
-def test_a_low_precision_gives_losses_of_float32():
+def test_losses_are_float32_under_autocast():
     loss, x = AdversarialLoss(small()), torch.randn(2, 1, 8, 8)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert loss.generator_loss(x).dtype == loss.discriminator_loss(x, x).dtype == torch.float32
@@ -130,14 +133,14 @@ def test_a_low_precision_gives_losses_of_float32():
 
 def test_adaptive_weight_is_the_quotient_of_the_gradients():
     last, other = torch.tensor([1.0, 2.0], requires_grad=True), torch.tensor(3.0, requires_grad=True)
-    made = last * torch.tensor([3.0, 4.0]) * other  # gradients 3 * 3 and 4 * 3 of its sum: 15
+    reconstruction = last * torch.tensor([3.0, 4.0]) * other  # gradients 3 * 3 and 4 * 3 of its sum: 15
     generator = (last * torch.tensor([0.6, 0.8])).sum()  # 1
-    weight = adaptive_weight(made.sum(), generator, last)
+    weight = adaptive_weight(reconstruction.sum(), generator, last)
     assert weight.item() == pytest.approx(15 / 1.0001, rel=1e-6)
     assert not weight.requires_grad
     assert last.grad is None
     assert other.grad is None
-    (made.sum() + weight * generator).backward()  # the graphs are still there
+    (reconstruction.sum() + weight * generator).backward()  # the graphs have been kept
     torch.testing.assert_close(last.grad, torch.tensor([9 + 0.6 * 15 / 1.0001, 12 + 0.8 * 15 / 1.0001]))
 
 
@@ -148,18 +151,18 @@ def test_adaptive_weight_is_bounded():
 
 
 def first_stage_loss(decoder, discriminator, x, step):
-    """A training step of a first stage, of L1 and the adversarial losses, as models compose it."""
-    made = decoder(x)
-    per_sample = (x - made).abs().mean((1, 2, 3))
+    """Return the loss of a training step, L1 and the adversarial losses, composed as models do."""
+    fake = decoder(x)
+    per_sample = (x - fake).abs().mean((1, 2, 3))
     loss = per_sample
     if step >= discriminator.start:
-        generator = discriminator.generator_loss(made)
+        generator = discriminator.generator_loss(fake)
         weight = discriminator.weight * adaptive_weight(per_sample.mean(), generator.mean(), decoder.weight)
-        loss = loss + weight * generator + discriminator.discriminator_loss(x, made)
+        loss = loss + weight * generator + discriminator.discriminator_loss(x, fake)
     return loss.mean()
 
 
-def test_before_its_start_the_discriminator_neither_teaches_nor_learns():
+def test_before_start_neither_adversarial_loss_is_used():
     decoder, x = nn.Conv2d(1, 1, 3, padding=1), torch.randn(4, 1, 8, 8)
     discriminator = AdversarialLoss(small(), start=5)
     (alone,) = torch.autograd.grad((x - decoder(x)).abs().mean(), decoder.weight)
@@ -170,8 +173,10 @@ def test_before_its_start_the_discriminator_neither_teaches_nor_learns():
 
     decoder.zero_grad()
     first_stage_loss(decoder, discriminator, x, step=5).backward()
-    taught = decoder.weight.grad - alone
-    assert taught.norm().item() == pytest.approx(0.5 * alone.norm().item(), rel=0.05)  # weight times what L1 pulls
+    of_decoder = decoder.weight.grad - alone
+    assert of_decoder.norm().item() == pytest.approx(
+        0.5 * alone.norm().item(), rel=0.05
+    )  # the weight 0.5 times the gradient of L1
     expected = torch.autograd.grad(
         discriminator.discriminator_loss(x, decoder(x)).mean(), list(discriminator.parameters())
     )
@@ -179,7 +184,7 @@ def test_before_its_start_the_discriminator_neither_teaches_nor_learns():
         torch.testing.assert_close(parameter.grad, gradient)
 
 
-def test_it_learns_to_tell_noise_from_lines():
+def test_the_discriminator_learns_to_distinguish_noise_from_lines():
     loss = AdversarialLoss(small())
     optimizer = torch.optim.Adam(loss.parameters(), lr=2e-3)
     generator = torch.Generator().manual_seed(0)
@@ -211,7 +216,7 @@ def test_settings_out_of_range_are_refused(settings, match):
         AdversarialLoss(small(), **settings)
 
 
-def test_options_name_what_they_build():
+def test_the_options_build_their_classes():
     def cfg(option):
         own, data = OmegaConf.load(CONF / f"{option}.yaml"), {"channels": 3, "image_size": 32}
         return OmegaConf.create({"trust": [], "dataset": data, "optimizer": {"lr": 0.003}, "discriminator": own})

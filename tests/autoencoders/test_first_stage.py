@@ -1,4 +1,4 @@
-"""The latents of a trained autoencoder as a space."""
+"""Tests of the space that the latents of a trained autoencoder are."""
 
 import contextlib
 import copy
@@ -23,7 +23,7 @@ def x():
 
 
 @pytest.mark.parametrize("factor", [1, 2, 4])
-def test_there_and_back_is_the_image(x, factor):
+def test_decoding_inverts_encoding(x, factor):
     space = first_stage(linear.Perfect(factor=factor, gain=4.0))
     z = space.encode(x)
     assert z.shape[1:] == space.shape == (factor**2, 8 // factor, 8 // factor)
@@ -42,7 +42,7 @@ def test_standardised_latents_have_mean_0_and_deviation_1(x):
     torch.testing.assert_close(first_stage(trained).decode(z), x, rtol=0, atol=1e-5)
 
 
-def test_what_is_kept_of_the_posterior_is_an_option(x):
+def test_latents_are_the_mean_or_draws_of_the_posterior(x):
     trained, noise = linear.Perfect(spread=0.3), Noise(0, torch.arange(len(x)))
     mean, whole = first_stage(trained), first_stage(trained, latents="posterior")
     assert mean.posterior(x).shape[1] == 4
@@ -53,7 +53,7 @@ def test_what_is_kept_of_the_posterior_is_an_option(x):
     torch.testing.assert_close(moved / 0.3, noise.like(moved))
 
 
-def test_batches_and_slices_do_not_matter(x):
+def test_results_do_not_depend_on_the_batch_size(x):
     trained = linear.Perfect()
     whole, sliced = first_stage(trained, batch_size=64), first_stage(trained, batch_size=5)
     z = whole.encode(x)
@@ -61,7 +61,7 @@ def test_batches_and_slices_do_not_matter(x):
     assert torch.equal(sliced.decode(z), whole.decode(z))
 
 
-def test_tiles_do_not_matter(x):
+def test_decoding_in_tiles_gives_the_same_images(x):
     big = torch.randn(2, 1, 64, 48)
     trained = linear.Perfect(image_size=64)
     space = first_stage(trained, tile=8)
@@ -69,8 +69,8 @@ def test_tiles_do_not_matter(x):
     torch.testing.assert_close(space.decode(z), big, rtol=0, atol=1e-6)
 
 
-def test_it_is_no_part_of_a_model_that_uses_it(x):
-    """It is in no checkpoint, optimizer or average, and computes in float32."""
+def test_it_is_not_a_submodule_of_a_model_that_uses_it(x):
+    """The autoencoder is in no checkpoint, optimizer or average, and computes in float32."""
     trained = linear.Perfect()
     space = first_stage(trained)
     holder = torch.nn.Sequential(space)
@@ -84,9 +84,9 @@ def test_it_is_no_part_of_a_model_that_uses_it(x):
     assert not trained.encoder.gain.requires_grad
 
 
-def test_halves_are_only_where_they_are_used(x, monkeypatch):
-    """Meta stands for a device: what has been moved there has lost its values."""
-    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # which that device has not
+def test_encoder_and_decoder_are_moved_only_when_used(x, monkeypatch):
+    """The meta device stands for a GPU: tensors that are moved to it lose their values."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # the meta device has no autocast
     trained = linear.Perfect()
     space = first_stage(trained)
     space.encode(x)
@@ -95,7 +95,7 @@ def test_halves_are_only_where_they_are_used(x, monkeypatch):
     assert trained.encoder.gain.device.type == "cpu"
 
 
-def test_the_hash_is_of_weights_and_of_the_standardisation():
+def test_the_hash_depends_on_weights_and_standardisation():
     hashes = {first_stage(linear.Perfect(gain=gain)).weights_hash for gain in (1.0, 1.0, 2.0)}
     assert len(hashes) == 2
     moved = linear.Perfect()
@@ -104,7 +104,7 @@ def test_the_hash_is_of_weights_and_of_the_standardisation():
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"latents": "max"}, "mean or posterior"),
         ({"batch_size": 0}, "batch_size"),
@@ -113,12 +113,12 @@ def test_the_hash_is_of_weights_and_of_the_standardisation():
         ({"levels": 17}, "levels"),
     ],
 )
-def test_settings_out_of_range_are_refused(options, told):
-    with pytest.raises(ValueError, match=told):
+def test_settings_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
         first_stage(linear.Perfect(), **options)
 
 
-def test_another_autoencoder_than_the_one_described_is_refused(x):
+def test_an_autoencoder_of_other_sizes_is_refused(x):
     space = FirstStage(4, 4, 2, lambda: linear.Perfect(factor=2), lambda: linear.Perfect(factor=4))
     with pytest.raises(ValueError, match=r"autoencoder.channels=16, autoencoder.factor=4"):
         space.encode(x)

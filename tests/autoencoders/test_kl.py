@@ -26,7 +26,7 @@ def autoencoder():
     ("factor", "mult", "attention", "middle"),
     [(4, [1, 2, 2], [], True), (4, [1, 2, 3], [2, 4], True), (8, [1, 1, 2, 2], [8], True), (8, [1, 2], [], False)],
 )
-def test_it_is_diffusers_autoencoder(factor, mult, attention, middle):
+def test_it_equals_the_autoencoder_of_diffusers(factor, mult, attention, middle):
     widths = [8 * m for m in (*mult, *[mult[-1]] * (factor.bit_length() - len(mult)))]
     attends = [2**level in attention for level in range(len(widths))]
     theirs = AutoencoderKL(
@@ -45,7 +45,7 @@ def test_it_is_diffusers_autoencoder(factor, mult, attention, middle):
     for name, parameter in ours.named_parameters():
         parts = torch.cat([weights.pop(part) for part in public_names(name)])
         parameter.data.copy_(parts.reshape(parameter.shape))
-    assert not weights  # every parameter of theirs has its place
+    assert not weights  # every parameter of theirs has been copied
     ours, theirs = ours.double().eval(), theirs.double().eval()
     x = torch.randn(2, 3, 16, 24, dtype=torch.float64)
     distribution = theirs.encode(x).latent_dist
@@ -60,20 +60,21 @@ def test_it_is_diffusers_autoencoder(factor, mult, attention, middle):
 @pytest.mark.parametrize(
     ("factor", "mult", "latent", "published"), [(8, [1, 2, 4, 4], 4, 83_653_863), (4, [1, 2, 4], 3, None)]
 )
-def test_published_networks_have_their_size(factor, mult, latent, published):
-    """kl-f8 (Stable Diffusion's) and kl-f4, whose other half is diffusers' count."""
+def test_published_networks_have_the_published_parameter_counts(factor, mult, latent, published):
+    """The networks are kl-f8, Stable Diffusion's, and kl-f4; the counts are those of diffusers."""
     widths = [128 * m for m in mult]
     with torch.device("meta"):
         ours = KLAutoencoder(256, 3, latent, factor=factor, channels=128, channel_mult=mult, num_res_blocks=2)
         theirs = AutoencoderKL(
-            3, 3, ["DownEncoderBlock2D"] * len(mult), ["UpDecoderBlock2D"] * len(mult), widths, 2, latent_channels=latent
+            3, 3, ["DownEncoderBlock2D"] * len(mult), ["UpDecoderBlock2D"] * len(mult), widths, 2,
+            latent_channels=latent,
         )  # fmt: skip
     assert numbers(ours) == numbers(theirs)
     assert published in (None, numbers(ours))
     assert ours.shape == (latent, 256 // factor, 256 // factor)
 
 
-def test_levels_that_are_not_given_are_as_wide_as_the_last():
+def test_levels_beyond_channel_mult_have_its_last_width():
     with torch.device("meta"):
         short, full = (
             KLAutoencoder(16, 3, 4, factor=8, channels=8, channel_mult=mult) for mult in ([1, 2], [1, 2, 2, 2])
@@ -105,11 +106,11 @@ def test_a_posterior_is_standardised_and_drawn_with_the_noise_of_its_samples(aut
 
 
 @pytest.mark.parametrize("noisy", [False, True])
-def test_a_reconstruction_is_the_way_there_and_back(autoencoder, noisy):
-    """Also through the standardised space, which cancels."""
+def test_a_reconstruction_is_the_decoded_encoding(autoencoder, noisy):
+    """The standardisation of the space cancels."""
     x, noise = torch.randn(3, 1, 8, 8, dtype=torch.float64), Noise(7, torch.arange(3)) if noisy else None
-    there = autoencoder.encode(x, noise)
-    torch.testing.assert_close(autoencoder.reconstruct(x, noise).x, autoencoder.decode(there))
+    z = autoencoder.encode(x, noise)
+    torch.testing.assert_close(autoencoder.reconstruct(x, noise).x, autoencoder.decode(z))
 
 
 @pytest.mark.parametrize(("bias", "clamped"), [(100.0, 20.0), (-100.0, -30.0)])
@@ -130,12 +131,12 @@ def test_standardised_latents_have_mean_0_and_std_1():
     torch.testing.assert_close(z.mean((0, 2, 3)), torch.zeros(2, dtype=torch.float64))
     torch.testing.assert_close(z.square().mean(), torch.ones((), dtype=torch.float64))
     again = KLAutoencoder(**SMALL).double().eval()
-    again.load_state_dict(model.state_dict())  # which holds shift and scale
+    again.load_state_dict(model.state_dict())  # the state holds shift and scale
     assert torch.equal(again.encode(x), z)
 
 
-def test_a_perfect_linear_autoencoder_returns_what_it_was_given():
-    """Weights set so that both networks are affine: norms see no signal, and the latents are the pixels' own."""
+def test_an_affine_autoencoder_reconstructs_exactly():
+    """The weights make both networks affine: the norms change nothing, and the latents are the pixels."""
     model = KLAutoencoder(8, 1, 1, factor=1, channels=4, channel_mult=[1], num_res_blocks=1, middle_attention=False)
     model = model.double().eval()
     with torch.no_grad():
@@ -143,7 +144,7 @@ def test_a_perfect_linear_autoencoder_returns_what_it_was_given():
             for name, parameter in network.named_parameters():
                 if "blocks" in name or name.startswith(("conv_in", "conv_out")):
                     parameter.zero_()
-            # silu(a) - silu(-a) = a, and the norm leaves the channels x, -x, 0, 0 as they are where their variance is 1.
+            # silu(a) - silu(-a) = a, and the norm does not change the channels x, -x, 0, 0 if their variance is 1
             network.conv_in.weight[0, 0, 1, 1], network.conv_in.weight[1, 0, 1, 1] = 1, -1
             network.conv_out.weight[0, 0, 1, 1], network.conv_out.weight[0, 1, 1, 1] = 1, -1
         model.encoder.quant_conv.weight.zero_()[0, 0] = 1
@@ -151,14 +152,14 @@ def test_a_perfect_linear_autoencoder_returns_what_it_was_given():
         model.decoder.post_quant_conv.weight.fill_(1)
         model.decoder.post_quant_conv.bias.zero_()
     x = torch.randn(4, 1, 8, 8, dtype=torch.float64)
-    x = x / (0.5 * x.square().mean((1, 2, 3), keepdim=True)).sqrt()  # whose channels x, -x, 0, 0 have variance 1
+    x = x / (0.5 * x.square().mean((1, 2, 3), keepdim=True)).sqrt()  # the channels x, -x, 0, 0 have variance 1
     model.standardise(torch.tensor([0.3]), torch.tensor(1.7))
     z = model.encode(x)
     torch.testing.assert_close(z, (x - 0.3) / 1.7, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(model.decode(z), x, rtol=1e-5, atol=1e-5)
 
 
-def test_the_last_layer_puts_out_pixels(autoencoder):
+def test_the_last_layer_makes_the_pixels(autoencoder):
     x = torch.randn(2, 1, 8, 8, dtype=torch.float64)
     autoencoder.last_layer.data.zero_()
     assert torch.equal(
@@ -184,6 +185,6 @@ def test_the_last_layer_puts_out_pixels(autoencoder):
         ({"dropout": 1.0}, "autoencoder.network.dropout"),
     ],
 )
-def test_a_mistake_is_named_by_its_key(settings, message):
+def test_impossible_options_are_refused_by_their_key(settings, message):
     with pytest.raises(ValueError, match=message):
         KLAutoencoder(**{**SMALL, **settings})

@@ -1,4 +1,4 @@
-"""Perceptual losses against torchmetrics' own LPIPS, distances computed by hand, and what a frozen network promises."""
+"""Perceptual losses against torchmetrics' LPIPS and distances by hand; how the frozen network is held."""
 
 from pathlib import Path
 from urllib.error import URLError
@@ -25,7 +25,7 @@ VGG16 = [64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512
 
 @pytest.fixture(scope="module")
 def features():
-    """VGG16's layers as torchvision orders them, with random weights."""
+    """Return VGG16's layers in torchvision's order, with random weights."""
     torch.manual_seed(1)
     layers, width = [], 3
     for entry in VGG16:
@@ -42,7 +42,7 @@ def features():
 
 @pytest.fixture(scope="module")
 def weights(features, tmp_path_factory):
-    """A file of these weights and of a layer that LPIPS does not need, as torchvision's is."""
+    """Return the path of a file like torchvision's, with these weights and those of a layer that LPIPS does not use."""
     path = tmp_path_factory.mktemp("vgg") / "vgg16.pth"
     saved = {f"features.{name}": tensor for name, tensor in features.state_dict().items()}
     torch.save({**saved, "classifier.6.bias": torch.zeros(1000)}, path)
@@ -56,7 +56,7 @@ def lpips(weights):
 
 @pytest.fixture
 def theirs(features, monkeypatch):
-    """torchmetrics' LPIPS, whose network is the same."""
+    """Return torchmetrics' LPIPS with the same VGG16."""
     module = pytest.importorskip("torchmetrics.functional.image.lpips")
     monkeypatch.setattr(module, "_get_tv_model_features", lambda name, pretrained: features)
     return module._NoTrainLpips(net="vgg")
@@ -83,7 +83,7 @@ def clean_classifier():
 
 
 @pytest.mark.parametrize("size", [16, 32])
-def test_lpips_is_torchmetrics(lpips, theirs, size):
+def test_lpips_equals_that_of_torchmetrics(lpips, theirs, size):
     x, y = images(3, 3, size, size), images(3, 3, size, size)
     distance = lpips(x, y)
     assert distance.shape == (3,)
@@ -91,21 +91,23 @@ def test_lpips_is_torchmetrics(lpips, theirs, size):
     torch.testing.assert_close(distance, theirs(x, y).flatten(), rtol=1e-5, atol=0)
 
 
-def test_the_gradient_of_lpips_is_torchmetrics(lpips, theirs):
+def test_the_gradient_of_lpips_equals_that_of_torchmetrics(lpips, theirs):
     x, y = images(2, 3, 16, 16).requires_grad_(), images(2, 3, 16, 16)
     (ours,) = torch.autograd.grad(lpips(x, y).sum(), x)
     (expected,) = torch.autograd.grad(theirs(x, y).sum(), x)
     torch.testing.assert_close(ours, expected, rtol=1e-3, atol=1e-6 * expected.abs().max().item())
 
 
-def test_grey_images_stand_in_all_channels(lpips, weights):
+def test_grey_images_are_repeated_in_all_channels(lpips, weights):
     x, y = images(2, 1, 16, 16), images(2, 1, 16, 16)
     torch.testing.assert_close(LPIPS(1, 16, weights)(x, y), lpips(x.expand(2, 3, 16, 16), y.expand(2, 3, 16, 16)))
 
 
-def test_distance_in_given_maps_is_that_by_hand():
-    """Two by two pixels of (3, 4), and the same with one of (0, 5): 0.6^2 + 0.2^2 at one of four pixels, and at the second level the
-    distance of (3, 4) and (2.25, 4.25)."""
+def test_the_distance_has_the_value_computed_by_hand():
+    """The pixels are (3, 4), and one of (0, 5) in y: 0.6^2 + 0.2^2 at one of four pixels.
+
+    At the second level it is the distance of (3, 4) and (2.25, 4.25).
+    """
     loss = ClassifierPerceptual(Maps)
     x = torch.tensor([3.0, 4.0])[None, :, None, None].repeat(1, 1, 2, 2)
     y = x.clone()
@@ -114,7 +116,7 @@ def test_distance_in_given_maps_is_that_by_hand():
     torch.testing.assert_close(loss(x, y), (0.4 / 4 + second.sum())[None], rtol=1e-5, atol=0)
 
 
-def test_a_batch_is_its_samples(lpips):
+def test_the_distance_of_a_sample_does_not_depend_on_its_batch(lpips):
     for loss, x, y in [
         (lpips, images(3, 3, 16, 16), images(3, 3, 16, 16)),
         (ClassifierPerceptual(clean_classifier), images(3, 1, 8, 8), images(3, 1, 8, 8)),
@@ -142,15 +144,15 @@ def test_the_gradient_is_finite_where_all_features_are_zero():
     assert torch.equal(unit(torch.zeros(1, 3, 1, 1)), torch.zeros(1, 3, 1, 1))
 
 
-def test_it_descends():
-    """Following its gradient brings an image nearer in the maps."""
+def test_following_the_gradient_decreases_the_distance():
+    """A step against the gradient of the distance decreases it."""
     loss, x, y = ClassifierPerceptual(clean_classifier), images(2, 1, 8, 8).requires_grad_(), images(2, 1, 8, 8)
     before = loss(x, y)
     (gradient,) = torch.autograd.grad(before.sum(), x)
     assert (loss(x - 0.1 * gradient, y) < before).all()
 
 
-def test_maps_of_a_classifier_are_those_of_clean_images_in_any_precision():
+def test_a_classifiers_maps_are_at_time_zero_and_do_not_depend_on_autocast():
     model, x = clean_classifier(), images(2, 1, 8, 8)
     maps = model.feature_maps(x)
     assert [tuple(level.shape) for level in maps] == [(2, 8, 8, 8), (2, 16, 4, 4)]
@@ -160,8 +162,8 @@ def test_maps_of_a_classifier_are_those_of_clean_images_in_any_precision():
         assert all(torch.equal(a, b) for a, b in zip(model.feature_maps(x), maps, strict=True))
 
 
-def test_a_low_precision_loses_no_sign_of_near_images(lpips):
-    """Under autocast the distance is still in float32."""
+def test_autocast_does_not_change_the_distance_of_near_images(lpips):
+    """The distance is computed in float32 under autocast."""
     x = images(2, 3, 16, 16)
     y = x + 0.05 * torch.randn_like(x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -171,14 +173,14 @@ def test_a_low_precision_loses_no_sign_of_near_images(lpips):
 
 
 class Holder(nn.Module):
-    """What holds a loss, as models do."""
+    """A module that holds a loss, as models do."""
 
     def __init__(self, loss):
         super().__init__()
         self.decoder, self.perceptual = nn.Conv2d(3, 3, 1), loss
 
 
-def test_the_network_is_no_part_of_who_holds_it_and_gets_no_gradient(lpips):
+def test_the_network_is_not_a_submodule_and_has_no_gradient(lpips):
     for loss, maps in [(lpips, 3), (ClassifierPerceptual(Maps), 3)]:
         holder, x = Holder(loss), images(1, maps, 16, 16)
         holder.perceptual(holder.decoder(x), x).sum().backward()
@@ -192,8 +194,8 @@ def test_the_network_is_no_part_of_who_holds_it_and_gets_no_gradient(lpips):
         assert all(not parameter.requires_grad and parameter.grad is None for parameter in frozen)
 
 
-def test_it_is_loaded_once_at_its_first_use_and_draws_no_random_numbers(weights):
-    """Also where that is a validation, whose tensors could not be trained with."""
+def test_the_network_is_loaded_once_without_drawing_random_numbers(weights):
+    """This also holds if the first use is a validation, in inference mode."""
     calls = []
 
     def given():
@@ -222,7 +224,7 @@ def test_the_public_weights_are_read_from_the_folder_of_torch_hub(lpips, weights
     assert torch.equal(LPIPS(3, 16)(x, y), lpips(x, y))
 
 
-def test_no_network_is_one_line_that_says_what_to_do(tmp_path, monkeypatch):
+def test_a_failed_download_is_one_line_with_the_remedies(tmp_path, monkeypatch):
     def offline(*args, **keywords):
         raise URLError("Name or service not known")
 
@@ -262,7 +264,7 @@ def test_files_that_are_no_vgg16_are_refused(features, tmp_path):
         ({"channels": 3, "image_size": 32, "weight": 0.0}, "perceptual.weight must be above 0, not 0.0"),
     ],
 )
-def test_what_does_not_fit_is_refused_with_the_reason(settings, match):
+def test_impossible_options_are_refused_with_the_reason(settings, match):
     with pytest.raises(ValueError, match=match):
         LPIPS(**settings)
 
@@ -274,7 +276,7 @@ def composed(option):
 
 
 @pytest.mark.parametrize(("option", "kind"), [("lpips", LPIPS), ("classifier", ClassifierPerceptual)])
-def test_options_name_what_they_build(option, kind):
+def test_the_options_build_their_classes(option, kind):
     cfg = composed(option)
     check(cfg)
     loss = instantiate(cfg.perceptual, _convert_="all")
@@ -282,13 +284,13 @@ def test_options_name_what_they_build(option, kind):
     assert loss.weight == cfg.perceptual.weight == 1
 
 
-def test_none_is_none():
+def test_the_option_none_is_no_loss():
     check(composed("none"))
     assert instantiate(composed("none").perceptual) is nothing() is None
 
 
-def test_its_classifier_is_not_the_metrics(compose):
-    """Of the same data, but trained under another seed, in another directory."""
+def test_the_classifier_of_the_loss_differs_from_that_of_the_metrics(compose):
+    """The loss has a classifier of the same data that is trained with another seed, in another directory."""
     cfg = compose("metrics=classifier", "dataset=shapes", "dataset.num_train=500")
     node = composed("classifier").perceptual.classifier
     ours = trainable_config(cfg, "perceptual.classifier", node)

@@ -1,4 +1,4 @@
-"""Autoencoders in diffusers' format, written by diffusers itself with small random weights."""
+"""Autoencoders in diffusers' format, which diffusers writes with small random weights."""
 
 import json
 import re
@@ -14,8 +14,8 @@ from diffsweep.autoencoders import PublicAutoencoder
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
-def written(folder, **settings):
-    """diffusers' autoencoder, drawn at random, and its folder."""
+def write(folder, **settings):
+    """Return diffusers' autoencoder with random weights, after writing it to a folder."""
     torch.manual_seed(3)
     theirs = AutoencoderKL(**{
         "in_channels": 3, "out_channels": 3, "down_block_types": ["DownEncoderBlock2D", "AttnDownEncoderBlock2D"],
@@ -28,20 +28,20 @@ def written(folder, **settings):
     return theirs.eval()
 
 
-def rewritten(folder, **changes):
-    """The configuration with some of its keys changed."""
+def change_config(folder, **changes):
+    """Change some keys of a configuration."""
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
 @pytest.fixture
 def folder(tmp_path):
-    written(tmp_path)
+    write(tmp_path)
     return tmp_path
 
 
 def assert_equal(ours, theirs, shift=0.0):
-    """Moments and images, with the latents standardised as pipelines do: (h - shift) times the scaling factor."""
+    """Assert that moments and images are equal, with latents (h - shift) times the scaling factor as in pipelines."""
     x, scaling = torch.randn(2, 3, 16, 16), theirs.config.scaling_factor
     ours.eval()
     with torch.no_grad():
@@ -63,9 +63,9 @@ def assert_equal(ours, theirs, shift=0.0):
         {"mid_block_add_attention": False, "layers_per_block": 2},
     ],
 )
-def test_it_is_what_diffusers_wrote(tmp_path, settings, safe, subfolder):
+def test_it_equals_the_autoencoder_that_diffusers_wrote(tmp_path, settings, safe, subfolder):
     place = tmp_path / (subfolder or "")
-    theirs = written(place, **settings)
+    theirs = write(place, **settings)
     if not safe:
         torch.save(load_file(place / WEIGHTS), place / "diffusion_pytorch_model.bin")
         (place / WEIGHTS).unlink()
@@ -78,7 +78,7 @@ def test_it_is_what_diffusers_wrote(tmp_path, settings, safe, subfolder):
 
 
 def test_older_names_of_attention_are_read(tmp_path):
-    theirs = written(tmp_path)
+    theirs = write(tmp_path)
     older = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
     weights = {
         re.sub("|".join(older), lambda match: older[match[0]], name): weight
@@ -90,7 +90,7 @@ def test_older_names_of_attention_are_read(tmp_path):
 
 
 def test_half_precision_weights_are_read_as_float32(tmp_path):
-    theirs = written(tmp_path).half()
+    theirs = write(tmp_path).half()
     theirs.save_pretrained(tmp_path)
     ours = PublicAutoencoder(str(tmp_path))()
     assert {value.dtype for value in ours.state_dict().values()} == {torch.float32}
@@ -111,8 +111,8 @@ def test_sizes_need_no_weights(folder):
         public()
 
 
-def test_what_an_older_configuration_leaves_out_is_the_formats(tmp_path):
-    theirs = written(tmp_path, scaling_factor=0.18215)
+def test_missing_keys_have_the_defaults_of_the_format(tmp_path):
+    theirs = write(tmp_path, scaling_factor=0.18215)
     config = json.loads((tmp_path / "config.json").read_text())
     for key in ("scaling_factor", "shift_factor", "use_quant_conv", "use_post_quant_conv", "mid_block_add_attention"):
         config.pop(key)
@@ -133,8 +133,8 @@ def test_what_an_older_configuration_leaves_out_is_the_formats(tmp_path):
         ({"scaling_factor": 0}, "scaling_factor=0"),
     ],
 )
-def test_another_network_is_refused_by_its_key(folder, changes, message):
-    rewritten(folder, **changes)
+def test_unsupported_configurations_are_refused_by_their_key(folder, changes, message):
+    change_config(folder, **changes)
     with pytest.raises(ValueError, match=message) as error:
         PublicAutoencoder(str(folder))
     assert "\n" not in str(error.value)
@@ -158,14 +158,14 @@ def test_weights_that_are_not_those_of_the_configuration_are_refused(folder):
         PublicAutoencoder(str(folder))()
 
 
-def test_a_pickle_that_runs_code_is_not_read(folder):
+def test_a_pickle_with_code_is_not_read(folder):
     (folder / WEIGHTS).unlink()
     torch.save({"encoder.conv_in.bias": re.compile("x")}, folder / "diffusion_pytorch_model.bin")
     with pytest.raises(ValueError, match="cannot be read"):
         PublicAutoencoder(str(folder))()
 
 
-def test_a_folder_without_a_model_is_named(tmp_path):
+def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"the folder has no config.json"):
         PublicAutoencoder(str(tmp_path))
     (tmp_path / "config.json").write_text("{")
@@ -174,7 +174,7 @@ def test_a_folder_without_a_model_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("path", ["/no/such/place", "diffsweep-tests/absent"])
-def test_what_is_neither_a_folder_nor_of_the_hub_is_named_in_a_line(monkeypatch, path):
+def test_a_path_that_is_neither_folder_nor_model_is_refused_in_a_line(monkeypatch, path):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(
         ValueError, match=f"autoencoder.model.path={path} is neither a folder with config.json nor"
@@ -183,18 +183,18 @@ def test_what_is_neither_a_folder_nor_of_the_hub_is_named_in_a_line(monkeypatch,
     assert "\n" not in str(error.value)
 
 
-def test_a_model_of_the_hub_is_downloaded_by_file(monkeypatch, folder):
-    theirs, asked = written(folder / "vae"), []
+def test_a_model_of_the_hub_is_downloaded_file_by_file(monkeypatch, folder):
+    theirs, requests = write(folder / "vae"), []
 
     def download(repo, name, subfolder=None):
-        asked.append((repo, name))
+        requests.append((repo, name))
         if not (folder / subfolder / name).exists():
             raise FileNotFoundError(name)
         return str(folder / subfolder / name)
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     assert_equal(PublicAutoencoder("owner/model", "vae")(), theirs)
-    assert asked == [("owner/model", "config.json"), ("owner/model", WEIGHTS)]
+    assert requests == [("owner/model", "config.json"), ("owner/model", WEIGHTS)]
 
 
 @pytest.mark.parametrize(("package", "path"), [("huggingface_hub", "owner/model"), ("safetensors.torch", None)])

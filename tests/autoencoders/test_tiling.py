@@ -1,4 +1,4 @@
-"""Tiles against the whole."""
+"""Decoding in tiles against decoding the whole; applying functions to slices of a batch."""
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ from diffsweep.autoencoders import decode_in_tiles, in_slices
 
 
 def local(radius, factor, channels=3):
-    """A decoder whose pixels depend on latents at most ``radius`` away, and whose border is that of zero padding."""
+    """Return a decoder whose pixels depend on latents at sizes ``radius`` away, with zero padding."""
     weight = torch.randn(channels, 2, 2 * radius + 1, 2 * radius + 1, dtype=torch.float64)
 
     def decode(z):
@@ -21,12 +21,12 @@ def local(radius, factor, channels=3):
 @pytest.mark.parametrize("factor", [1, 4])
 @pytest.mark.parametrize("size", [(16, 16), (16, 17), (37, 9), (5, 40), (23, 61)])
 @pytest.mark.parametrize(("tile", "overlap", "radius"), [(16, 8, 2), (12, 4, 1), (8, 7, 1), (10, 0, 0), (9, 3, 0)])
-def test_tiles_are_the_whole_of_a_local_decoder(factor, size, tile, overlap, radius):
+def test_tiles_equal_the_whole_for_a_local_decoder(factor, size, tile, overlap, radius):
     decode, z = local(radius, factor), torch.randn(2, 2, *size, dtype=torch.float64)
     torch.testing.assert_close(decode_in_tiles(decode, z, tile, overlap, factor), decode(z))
 
 
-def test_no_tile_is_larger_than_asked_for_and_none_is_too_many():
+def test_tiles_have_the_requested_size_and_the_least_number():
     sizes = []
 
     def decode(z):
@@ -38,7 +38,7 @@ def test_no_tile_is_larger_than_asked_for_and_none_is_too_many():
     assert sizes == [(16, 6)] * 3  # 16 + 2 x 12 = 40
 
 
-def test_a_tile_that_holds_all_is_the_whole():
+def test_latents_that_fit_a_tile_are_decoded_at_once():
     calls = []
     z = torch.randn(1, 2, 5, 6)
     assert torch.equal(decode_in_tiles(lambda z: calls.append(1) or z.exp(), z, 6, 3, 1), z.exp())
@@ -46,7 +46,7 @@ def test_a_tile_that_holds_all_is_the_whole():
 
 
 def test_tiles_that_differ_are_blended_linearly():
-    """Images of 0, 1, 2, ...: between neighbours the step is a ramp over the inner half of the overlap."""
+    """The tiles have the values 0, 1, ...; the blend of neighbours is a ramp over the inner half of the overlap."""
     count = iter(range(10))
     out = decode_in_tiles(lambda z: torch.full_like(z, next(count)), torch.zeros(1, 1, 4, 24).double(), 16, 8, 1)
     ramp = torch.cat([torch.zeros(10), torch.tensor([0.125, 0.375, 0.625, 0.875]), torch.ones(10)]).double()
@@ -54,10 +54,10 @@ def test_tiles_that_differ_are_blended_linearly():
 
 
 @pytest.mark.parametrize("size", [1, 3, 7, 20])
-def test_slices_are_the_whole(size):
-    x, most = torch.randn(7, 3), []
-    torch.testing.assert_close(in_slices(lambda part: most.append(len(part)) or part.exp(), x, size), x.exp())
-    assert max(most) == min(size, 7)
+def test_slices_equal_the_whole(size):
+    x, sizes = torch.randn(7, 3), []
+    torch.testing.assert_close(in_slices(lambda part: sizes.append(len(part)) or part.exp(), x, size), x.exp())
+    assert max(sizes) == min(size, 7)
 
 
 @pytest.mark.parametrize(("tile", "overlap"), [(0, 0), (4, 4), (4, -1)])
@@ -66,6 +66,6 @@ def test_tiles_that_do_not_fit_are_refused(tile, overlap):
         decode_in_tiles(lambda z: z, torch.zeros(1, 1, 8, 8), tile, overlap, 1)
 
 
-def test_slices_hold_a_sample():
+def test_slices_of_no_sample_are_refused():
     with pytest.raises(ValueError, match="at least 1"):
         in_slices(lambda x: x, torch.zeros(3, 1), 0)

@@ -17,7 +17,7 @@ KINDS = {"ema": EMACodebook, "gradient": GradientCodebook}
 
 
 def book(kind, codes, usage=1.0, decay=0.75, revive_below=0.0):
-    """A codebook of given codes (K, D), which have been used."""
+    """Return a codebook of given codes (K, D), which have been used."""
     codes = torch.tensor(codes, dtype=torch.float64)
     made = KINDS[kind](*codes.shape, decay, revive_below).double()
     made.embedding.data.copy_(codes)
@@ -28,7 +28,7 @@ def book(kind, codes, usage=1.0, decay=0.75, revive_below=0.0):
 
 
 def latents(*vectors):
-    """(1, D, 1, N) of N vectors."""
+    """Return N vectors as latents (1, D, 1, N)."""
     return torch.tensor(vectors, dtype=torch.float64).T[None, :, None]
 
 
@@ -46,7 +46,7 @@ def test_codes_are_the_nearest(kind, at_once, monkeypatch):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_gradients_pass_straight_through(kind):
-    """d/dh of a function f at the codes is f'(e), and the codes get none of it."""
+    """The gradient of f(q(h)) with respect to h is f'(e), and the codes have none."""
     made = book(kind, [[0.0, 0.0], [3.0, 1.0]])
     h = latents([2.0, 2.0], [0.5, -1.0]).requires_grad_()
     out = made(h)
@@ -55,8 +55,8 @@ def test_gradients_pass_straight_through(kind):
     assert made.embedding.grad is None
 
 
-def test_the_terms_are_means_of_squares_and_each_moves_its_own_side():
-    """(2, 2) is on (3, 1), (0.5, -1) on (0, 0): squares 1, 1, 0.25, 1."""
+def test_the_terms_are_means_of_squares_with_gradients_for_one_side():
+    """The code of (2, 2) is (3, 1), that of (0.5, -1) is (0, 0): the squares are 1, 1, 0.25, 1."""
     made = book("gradient", [[0.0, 0.0], [3.0, 1.0]])
     h = latents([2.0, 2.0], [0.5, -1.0]).requires_grad_()
     terms = made(h).terms
@@ -76,8 +76,8 @@ def test_terms_are_of_each_sample():
     assert made(h).terms["commitment"].tolist() == [2.5, 0.5]
 
 
-def test_moving_averages_are_those_of_the_paper():
-    """Appendix A.1, by hand: decay 3/4; (0, 0) was used twice and gets one vector, (3, 1) gets two."""
+def test_moving_averages_have_the_values_computed_by_hand():
+    """By hand (appendix A.1), with decay 3/4: (0, 0) was used twice and gets one vector, (3, 1) gets two."""
     made = book("ema", [[0.0, 0.0], [3.0, 1.0]], usage=2.0)
     made(latents([0.5, -1.0], [2.0, 2.0], [4.0, 1.0]))
     usage = torch.tensor([1.75, 2.0])  # 3/4 of 2 and 1/4 of 1, of 2
@@ -88,7 +88,7 @@ def test_moving_averages_are_those_of_the_paper():
     torch.testing.assert_close(made.embedding, sums.double() / smoothed[:, None])
 
 
-def test_a_codebook_of_averages_goes_to_the_means_of_clusters():
+def test_averaged_codes_converge_to_the_means_of_clusters():
     made = book("ema", [[-1.0], [1.0]], decay=0.5)
     for _ in range(60):
         made(latents([-4.0], [-2.0], [7.0], [8.0], [9.0]))
@@ -106,7 +106,7 @@ def test_nothing_learns_outside_training(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_code_that_is_not_used_becomes_an_output_of_the_encoder(kind):
-    """100 is dead once 0.75^n falls below a tenth of the 2 vectors that each of the two codes would have."""
+    """The code 100 is dead once 0.75^n falls below a tenth of the 2 vectors of even use."""
     made = book(kind, [[0.0], [100.0]], usage=2.0, revive_below=0.1)
     vectors = [[-1.0], [1.0], [0.5], [-0.5]]
     steps = 0
@@ -114,12 +114,12 @@ def test_a_code_that_is_not_used_becomes_an_output_of_the_encoder(kind):
         before = made.usage[1].item()
         made(latents(*vectors))
         steps += 1
-    assert before <= 0.2 < before / 0.75  # by when it was revived, and not a step earlier
+    assert before <= 0.2 < before / 0.75  # revived at this step, and not a step earlier
     assert steps == 1 + 9  # 2 x 0.75^9 = 0.15, 2 x 0.75^8 = 0.2002
     if kind == "gradient":
         assert made.embedding[1].item() in (-1.0, 1.0, 0.5, -0.5)
         assert made.embedding[0].item() == 0.0
-    assert made.usage[1] > 1.0  # counts anew, as of even use
+    assert made.usage[1] > 1.0  # its count is that of even use
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -131,11 +131,11 @@ def test_the_first_step_takes_the_codes_from_its_batch(kind, vectors):
     distances = torch.cdist(made.embedding.data, h[0, :, 0].T).min(1).values
     assert distances.max() < 1e-4
     first = made.embedding.data.clone()
-    made(h + 100)  # nothing is taken from a second batch
+    made(h + 100)  # a second batch replaces no codes
     assert (made.embedding - first).abs().max() < 1e-4
 
 
-def test_unused_codes_stay_where_none_are_revived():
+def test_unused_codes_stay_if_none_are_revived():
     made = book("gradient", [[0.0], [100.0]], decay=0.1)
     for _ in range(400):  # 0.1^400 is 0 in float64
         made(latents([1.0], [-1.0]))
@@ -143,7 +143,7 @@ def test_unused_codes_stay_where_none_are_revived():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_training_goes_on_from_a_state_dict_bit_by_bit(kind):
+def test_training_resumes_from_a_state_dict_bit_by_bit(kind):
     def model():
         torch.manual_seed(0)
         made = VQAutoencoder(**SMALL, codebook=kind, decay=0.5, revive_below=0.5)
@@ -175,7 +175,7 @@ def test_training_goes_on_from_a_state_dict_bit_by_bit(kind):
         ("gradient", {"usage"}, {"codebook": 1.0, "commitment": 0.5}),
     ],
 )
-def test_codes_are_parameters_only_where_gradients_move_them(kind, names, weights):
+def test_codes_are_parameters_only_with_codebook_gradient(kind, names, weights):
     model = VQAutoencoder(**SMALL, codebook=kind, commitment_weight=0.5)
     assert {name for name, _ in model.codebook.named_buffers()} == names
     assert {name for name, _ in model.codebook.named_parameters()} == {"embedding"} - names
@@ -213,7 +213,7 @@ def test_the_space_is_that_before_quantisation_and_decoding_quantises():
         ({"factor": 16}, "autoencoder.factor=16 does not divide dataset.image_size=8"),
     ],
 )
-def test_a_mistake_is_named_by_its_key(settings, message):
+def test_impossible_options_are_refused_by_their_key(settings, message):
     with pytest.raises(ValueError, match=message):
         VQAutoencoder(**{**SMALL, **settings})
 
@@ -221,34 +221,34 @@ def test_a_mistake_is_named_by_its_key(settings, message):
 RANK = """
 import sys, torch
 from diffsweep.autoencoders import codebook
-rank, place, name = int(sys.argv[1]), sys.argv[2], sys.argv[3]
-torch.distributed.init_process_group("gloo", f"file://{place}", rank=rank, world_size=2)
+rank, path, name = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+torch.distributed.init_process_group("gloo", f"file://{path}", rank=rank, world_size=2)
 torch.manual_seed(rank)
 made, states = getattr(codebook, name)(5, 2, 0.75, 0.0).double(), []
-for h in torch.load(f"{place}.batches"):
+for h in torch.load(f"{path}.batches"):
     made(h.chunk(2)[rank])
     states.append({key: value.detach().clone() for key, value in made.state_dict().items()})
-torch.save(states, f"{place}.{rank}")
+torch.save(states, f"{path}.{rank}")
 torch.distributed.destroy_process_group()
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-def test_ranks_have_one_codebook_that_learns_of_all_their_vectors(kind, tmp_path):
+def test_ranks_share_a_codebook_that_learns_from_all_their_vectors(kind, tmp_path):
     batches = torch.randn(3, 4, 2, 3, 3, dtype=torch.float64)
-    place = tmp_path / "ranks"
-    torch.save(batches, f"{place}.batches")
-    commands = [[sys.executable, "-c", RANK, str(rank), str(place), KINDS[kind].__name__] for rank in range(2)]
+    path = tmp_path / "ranks"
+    torch.save(batches, f"{path}.batches")
+    commands = [[sys.executable, "-c", RANK, str(rank), str(path), KINDS[kind].__name__] for rank in range(2)]
     environment = {**os.environ, "PYTHONPATH": str(SRC)}
     processes = [subprocess.Popen(command, env=environment) for command in commands]
     assert [process.wait(timeout=120) for process in processes] == [0, 0]
-    ranks = [torch.load(f"{place}.{rank}") for rank in range(2)]
+    ranks = [torch.load(f"{path}.{rank}") for rank in range(2)]
     for first, second in zip(*ranks, strict=True):
         assert all(torch.equal(first[name], second[name]) for name in first)
     alone = KINDS[kind](5, 2, 0.75, 0.0).double()
     for h, before, after in zip(batches[1:], ranks[0], ranks[0][1:], strict=False):
         alone.load_state_dict(before)
-        alone(h)  # of both halves in one process
+        alone(h)  # both halves in one process
         for name, value in alone.state_dict().items():
             torch.testing.assert_close(value, after[name])

@@ -1,4 +1,4 @@
-"""Every option of every group, and their combinations: each pair of options meets in some configuration."""
+"""Tests of every option of every group, and of rows in which each pair of options occurs."""
 
 import itertools
 import math
@@ -23,7 +23,7 @@ from diffsweep.proofs.data import with_stand_ins
 
 CONF = Path(__file__).parents[2] / "conf"
 NULLABLE = {"debug", "experiment"}  # groups that choose nothing by default
-LIFE = {"callbacks", "debug", "experiment", "logger", "paths", "trainer"}  # groups that no loss or sample depends on
+OUTSIDE = {"callbacks", "debug", "experiment", "logger", "paths", "trainer"}  # groups that no loss or sample depends on
 NAMED = {
     key for entry in yaml.safe_load((CONF / "base.yaml").read_text())["defaults"] if entry != "_self_" for key in entry
 }
@@ -38,20 +38,23 @@ def text_of(group, option):
     return (CONF / group / f"{option}.yaml").read_text()
 
 
-# Weights from elsewhere: see test_pretrained_text, test_public and test_i3d.
-ABROAD = {"conditioning=text_clip", "conditioning=text_t5", "autoencoder=public", "metrics=fvd"}
-# An option with a stage needs another run trained: what it does is tested with its stage, but for first stages, which are stood in for.
+# options that need downloaded weights; they are tested in test_pretrained_text, test_public and test_i3d
+DOWNLOADED = {"conditioning=text_clip", "conditioning=text_t5", "autoencoder=public", "metrics=fvd"}
+# An option with a stage requires another trained run and is tested with it, except first stages, which are replaced by
+# untrained ones.
 LEARNED = ("autoencoder=kl", "autoencoder=vq")
-# Of clips, and most of the cover's rows are images, which would be refused: see test_video and test_base_and_residual.
+# These are for clips, but most rows are of images, which would be refused; see test_video and test_base_and_residual.
 OF_CLIPS = ("noise=shared", "noise=progressive", "backbone=base_and_residual")
-FAMILIES = {  # of options that start from another of their group, that one: a published size adds no combination
+FAMILIES = {  # options that do not start from another of their group: published sizes add no combinations
     name: [
         option
         for option in choices
         if option == "null"
         or f"{name}={option}" in LEARNED
         or not (
-            conf.parents(name, option) or STAGE in text_of(name, option) or f"{name}={option}" in {*ABROAD, *OF_CLIPS}
+            conf.parents(name, option)
+            or STAGE in text_of(name, option)
+            or f"{name}={option}" in {*DOWNLOADED, *OF_CLIPS}
         )
     ]
     for name, choices in GROUPS.items()
@@ -60,20 +63,21 @@ RESERVED = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 
 
 def overrides(row):
-    """As on the command line, where what is null by default is left out."""
+    """Return the overrides of a row, without those that are null by default."""
     return tuple(override for override in row if not override.endswith("=null"))
 
 
 def pairwise(groups):
-    """Rows, one option of each group, such that every pair of options of two groups is in some row (Lei and Tai 1998, in-parameter-order).
+    """Return rows with one option of each group, such that every pair of options of two groups is in some row.
 
-    The two largest groups are crossed, each pair once, which no cover has fewer rows than. The others follow, the larger ones first: each
-    row gets the option with most pairs that no row has yet; pairs that are left, a few, have rows of their own."""
+    The algorithm is in-parameter-order (Lei and Tai 1998). The two largest groups are crossed, each pair once, which
+    is the least number of rows of any cover. The others follow, the larger ones first: each row gets the option with
+    most pairs that no row has yet. The few pairs that are left have rows of their own.
+    """
     names = sorted(groups, key=lambda name: -len(groups[name]))
     (a, first), (b, second) = ((name, groups[name]) for name in names[:2])
-    shifted = itertools.product(
-        range(len(second)), range(len(first))
-    )  # each option early: the fast suite has the first rows
+    # each option occurs early, since the fast suite has the first rows
+    shifted = itertools.product(range(len(second)), range(len(first)))
     rows = [{a: first[i], b: second[(i + shift) % len(second)]} for shift, i in shifted]
     for count, name in enumerate(names[2:], 2):
         left = {(other, x, y) for other in names[:count] for x in groups[other] for y in groups[name]}
@@ -86,11 +90,11 @@ def pairwise(groups):
 
 
 ROWS = pairwise(FAMILIES)
-MATHS = {name: options if name not in LIFE else options[:1] for name, options in FAMILIES.items()}
+MATHS = {name: options if name not in OUTSIDE else options[:1] for name, options in FAMILIES.items()}
 SHALLOW = ("backbone.channel_mult=[1,2]", "backbone.attention_factors=[2]")  # digits have no pixels for more levels
 CLASSIFIER = "model=noisy_classifier"
 CLIPS = ("space.num_frames=4",)
-COMPANIONS = {  # what an option needs beside it
+COMPANIONS = {  # the other choices that an option requires
     "autoencoder=kl_f8": ("dataset=shapes", "metrics=classifier"),
     "autoencoder=vq_f8": ("dataset=shapes", "metrics=classifier"),
     "dataset=moving_digits": ("backbone=unet3d", "metrics=moving_digits"),
@@ -131,7 +135,7 @@ COMPANIONS = {  # what an option needs beside it
 
 
 def nodes(cfg):
-    """Every node with a target, with what it is given."""
+    """Yield every node of a configuration that has a target."""
     if isinstance(cfg, DictConfig):
         if "_target_" in cfg:
             yield cfg
@@ -155,8 +159,8 @@ def keywords_are_those_of_the_targets(cfg):
             assert needed <= given
 
 
-# Groups whose options have nothing to do with each other: their first options are checked at once, then their second ones, each time with
-# another backbone. In two sets, since some objectives have a weighting of their own.
+# Groups whose options are independent: their first options are checked in one row, then their second ones, each time
+# with another backbone. They form two sets, since some objectives have a weighting of their own.
 APART = (
     ("schedule", "weighting", "likelihood", "conditioning", "guidance", "sampler", "metrics"),
     ("prediction", "time_sampling", "objective", "logger", "lr_scheduler", "optimizer", "trainer", "callbacks"),
@@ -170,9 +174,9 @@ DEFAULTS = {
 
 
 def together():
-    """Rows of options that pass the checks together, with every option but the defaults in one of them."""
+    """Return rows of options that pass the checks together, with every option but the defaults in one of them."""
     every = {
-        group: [f"{group}={o}" for o in options if o != "null" and f"{group}={o}" not in DEFAULTS | ABROAD]
+        group: [f"{group}={o}" for o in options if o != "null" and f"{group}={o}" not in DEFAULTS | DOWNLOADED]
         for group, options in GROUPS.items()
     }
     alone = {option: COMPANIONS[option] for options in every.values() for option in options if option in COMPANIONS}
@@ -180,19 +184,19 @@ def together():
     rows = [row for groups in APART for row in itertools.zip_longest(*(free[group] for group in groups))]
     rows = itertools.zip_longest(free["backbone"], rows, fillvalue=())
     rows = [tuple(filter(None, (backbone, *others))) for backbone, others in rows]
-    met = {option for row in rows for option in row}
+    occurred = {option for row in rows for option in row}
     for option in sorted(
-        (o for options in every.values() for o in options if o not in met), key=lambda o: o not in alone
+        (o for options in every.values() for o in options if o not in occurred), key=lambda o: o not in alone
     ):
-        if option not in met:
+        if option not in occurred:
             rows.append((option, *alone.get(option, ())))
-            met |= set(rows[-1])
+            occurred |= set(rows[-1])
     return rows
 
 
 @pytest.mark.parametrize("row", together(), ids=",".join)
 def test_every_option_passes_the_checks_before_a_run(compose, row):
-    """Its keywords are those of its target; and the networks can be built."""
+    """The keywords are those of the targets, and the networks can be built."""
     cfg = compose(*row)
     chosen = {group: option for group, _, option in (override.partition("=") for override in row) if group in GROUPS}
     assert {group: str(cfg.choices[group]) for group in chosen} == chosen
@@ -200,9 +204,9 @@ def test_every_option_passes_the_checks_before_a_run(compose, row):
     preflight(cfg)
 
 
-@pytest.mark.parametrize("option", sorted(ABROAD))
+@pytest.mark.parametrize("option", sorted(DOWNLOADED))
 def test_options_that_need_files_from_elsewhere_compose(compose, option):
-    """Those of no row above."""
+    """These options are in no row of the test above."""
     group, _, name = option.partition("=")
     cfg = compose(option)
     assert cfg.choices[group] == name
@@ -225,20 +229,20 @@ def _walk(node):
 
 
 @pytest.mark.parametrize("override", ["schedule=5", "schedule=null"])
-def test_an_option_that_is_no_word_is_the_users_mistake(compose, override):
+def test_an_option_that_is_no_word_is_refused(compose, override):
     with pytest.raises(UserError, match=override.partition("=")[0]):
         compose(override)
 
 
 def test_the_cover_has_every_pair_of_options():
-    met = {pair for row in ROWS for pair in itertools.combinations(row, 2)}
+    occurred = {pair for row in ROWS for pair in itertools.combinations(row, 2)}
     for a, b in itertools.combinations(FAMILIES, 2):
         for x, y in itertools.product(FAMILIES[a], FAMILIES[b]):
-            assert (f"{a}={x}", f"{b}={y}") in met
+            assert (f"{a}={x}", f"{b}={y}") in occurred
 
 
 class StandIn:
-    """In place of the trained models that guidance asks for: a classifier and a denoiser that know nothing."""
+    """An untrained classifier and denoiser in place of the trained models that guidance requires."""
 
     def __init__(self, model):
         self.denoiser, self.weight = model.denoiser, torch.randn(math.prod(model.autoencoder.shape), 10)
@@ -248,8 +252,11 @@ class StandIn:
 
 
 def runs_or_is_refused(cfg):
-    """Refused in a line (False), or (True): a loss that is the same twice and falls along its gradient, and samples, of a classifier
-    probabilities."""
+    """Return whether a configuration is accepted, and then check its training and sampling.
+
+    It is refused in one line (False), or (True) its loss is the same in a second call and decreases along its
+    gradient, and it samples; a classifier gives probabilities.
+    """
     refused = None
     try:
         preflight(cfg)
@@ -268,9 +275,9 @@ def runs_or_is_refused(cfg):
 
 
 def runs(cfg):
-    """As said above, of what is not refused."""
+    """Check the training and sampling of an accepted configuration; see :func:`runs_or_is_refused`."""
     model, data = build_model(cfg), build_data(cfg)
-    model.train(not isinstance(model, AutoencoderModel))  # a codebook moves in training
+    model.train(not isinstance(model, AutoencoderModel))  # in training mode a codebook changes
     batch = {**data.split("train")[torch.arange(8)], "position": torch.arange(8)}
     loss, again = model.training_step(batch, 0), model.training_step(batch, 0)
     assert torch.isfinite(loss)
@@ -284,7 +291,7 @@ def runs(cfg):
         for size in (1e-3, 1e-4, 1e-5)  # steep where an objective divides by small sigmas
     )
     for parameter in parameters:
-        if not parameter.any():  # a head that starts at 0 says the same whatever the noise
+        if not parameter.any():  # the output of a head that starts at 0 does not depend on the noise
             torch.nn.init.normal_(parameter, std=0.1)
     model.eval()
     if isinstance(model, AutoencoderModel):
@@ -313,7 +320,7 @@ def runs(cfg):
 
 
 def _moved(parameters, gradients, step, function):
-    """The function's value with the parameters moved along their gradients."""
+    """Return the function's value at the parameters moved along their gradients, which are restored."""
     before = [parameter.detach().clone() for parameter in parameters]
     with torch.no_grad():
         for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -330,7 +337,7 @@ SMALL = ("backbone.channels=8", "sampler.steps=2")
 
 
 def small(row):
-    """What makes the networks of a row small."""
+    """Return overrides that make the networks of a row small."""
     return (*SMALL, *(["autoencoder.network.channels=8"] if set(row) & set(LEARNED) else []))
 
 
@@ -347,7 +354,7 @@ def test_every_pair_of_options_trains_and_samples_or_is_refused(compose, row):
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(50))
 def test_combinations_train_and_sample_or_are_refused(compose, part):
-    """Of the full product, which is beyond testing, some drawn at random."""
+    """The rows are drawn at random from the full product, which is too large to test."""
     draw = random.Random(part)
     for _ in range(20):
         row = [f"{name}={draw.choice(choices)}" for name, choices in MATHS.items()]
@@ -358,7 +365,7 @@ def test_combinations_train_and_sample_or_are_refused(compose, part):
 @pytest.mark.parametrize("family", GROUPS["model"])
 @pytest.mark.parametrize("group", ["schedule", "prediction", "objective", "weighting", "time_sampling"])
 def test_one_part_of_a_family_is_varied_at_a_time(compose, family, group):
-    """Each family with each option of each part: it trains and samples, or is refused by a rule; some of them train."""
+    """Each family with each option of each part trains and samples or is refused by a rule; some of them train."""
     ran = [runs_or_is_refused(compose(f"model={family}", f"{group}={option}", *SMALL)) for option in GROUPS[group]]
     assert any(ran)
 
@@ -367,7 +374,7 @@ VARIED = ("schedule", "prediction", "weighting", "time_sampling", "backbone", "s
 
 
 def in_latents():
-    """Rows with each option of what is varied, where it needs nothing beside it, in latents."""
+    """Return rows in latents with each option of the varied groups that requires no other choice."""
     columns = [
         [
             f"{group}={option}"
@@ -377,7 +384,7 @@ def in_latents():
         for group in VARIED
     ]
     samplers = columns[VARIED.index("sampler")]
-    samplers[:] = samplers[5:] + samplers[:5]  # the adaptive one with no stiff schedule: it takes seconds
+    samplers[:] = samplers[5:] + samplers[:5]  # the adaptive one meets no stiff schedule, with which it takes seconds
     return [("model=ldm", *filter(None, row)) for row in itertools.zip_longest(*columns)]
 
 
