@@ -207,7 +207,7 @@ def test_the_discriminator_learns_to_distinguish_noise_from_lines():
     [
         ({"loss": "wasserstein"}, "discriminator.loss is one of hinge, vanilla, least_squares, not wasserstein"),
         ({"start": -1}, "discriminator.start is a step, 0 or later, not -1"),
-        ({"weight": 0.0}, "discriminator.weight must be above 0, not 0.0; discriminator=none"),
+        ({"weight": 0.0}, "discriminator.weight must be above 0, not 0.0; use discriminator=none"),
         ({"lr": 0.0}, "discriminator.lr must be above 0"),
     ],
 )

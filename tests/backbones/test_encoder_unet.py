@@ -159,8 +159,8 @@ def test_time_and_every_pixel_reach_the_logits():
 @pytest.mark.parametrize(
     ("bad", "match"),
     [
-        ({"num_classes": None}, "at least 2 classes .* no labels"),
-        ({"num_classes": 1}, "at least 2 classes .* has 1;"),
+        ({"num_classes": None}, "at least 2 classes, .* no labels"),
+        ({"num_classes": 1}, "at least 2 classes, .* has 1;"),
         ({"channel_mult": [1, 2, 2, 2, 2]}, "down to 1 pixel after 4; use fewer"),
         ({"attention_factors": [4]}, r"has \[4\], but the levels have the factors \[1, 2\]"),
         ({"channels": 24, "head_channels": 32}, "backbone.head_channels=32 does not divide a level's 48 channels"),
