@@ -1,4 +1,4 @@
-"""Noise schedules: ``alpha_t, sigma_t = schedule(t)`` with ``t`` in [0, 1]."""
+"""Noise schedules: ``alpha_t, sigma_t = schedule(t)`` of ``x_t = alpha_t x_0 + sigma_t eps``, with t in [0, 1]."""
 
 from diffsweep.schedules.alpha_bar import Cosine, SigmoidAlphaBar
 from diffsweep.schedules.base import DiscreteSchedule, Level, Schedule

@@ -1,7 +1,8 @@
-r"""Discrete schedules given by a function :math:`\bar\alpha(u)` on [0, 1], sampled at ``u = k / T``.
+r"""Discrete schedules given by a function :math:`\bar\alpha(u)` that falls from 1 to 0 on [0, 1], sampled at u = k / T.
 
-The betas that follow, :math:`1 - \bar\alpha_k / \bar\alpha_{k-1}`, are clipped at 0.999, as the papers' codes do; without
-it the last alpha_bar would be 0 and eps-prediction singular.
+The schedule is :math:`\alpha_t = \sqrt{\bar\alpha_k}, \sigma_t = \sqrt{1 - \bar\alpha_k}` at t = k / T. The betas
+that follow, :math:`\beta_k = 1 - \bar\alpha_k / \bar\alpha_{k-1}`, are clipped at 0.999, as in the papers' codes.
+Without the clipping the last alpha_bar would be 0, where x_0 cannot be computed from eps.
 """
 
 import math
@@ -24,12 +25,14 @@ def _clipped(alpha_bar: Tensor) -> Tensor:
 
 
 class Cosine(DiscreteSchedule):
-    r""":math:`\bar\alpha(u) = f(u) / f(0)`, :math:`f(u) = \cos^2(\frac{u + s}{1 + s} \frac{\pi}{2})` (Nichol & Dhariwal 2021, arXiv:2102.09672).
+    r"""The cosine schedule, :math:`\bar\alpha(u) = f(u) / f(0)` (Nichol & Dhariwal 2021, arXiv:2102.09672).
+
+    Here :math:`f(u) = \cos^2(\frac{u + s}{1 + s} \frac{\pi}{2})`.
 
     Args:
         num_steps: T, at least 1.
         s: the offset that keeps the first betas from vanishing.
-        zero_terminal_snr: end at exactly no signal (arXiv:2305.08891).
+        zero_terminal_snr: whether to rescale the schedule so that alpha is exactly 0 at t = 1 (arXiv:2305.08891).
     """
 
     def __init__(self, num_steps: int = 1000, s: float = 0.008, zero_terminal_snr: bool = False) -> None:
@@ -40,15 +43,17 @@ class Cosine(DiscreteSchedule):
 
 
 class SigmoidAlphaBar(DiscreteSchedule):
-    r"""Sigmoid in :math:`\bar\alpha` (Chen 2023, arXiv:2301.10972): with :math:`g(u) = \mathrm{logistic}((a + (b - a) u) / \tau)`,
+    r"""A schedule whose :math:`\bar\alpha` is a falling sigmoid (Chen 2023, arXiv:2301.10972).
+
+    With :math:`g(u) = \mathrm{logistic}((a + (b - a) u) / \tau)` it is
     :math:`\bar\alpha(u) = (g(1) - g(u)) / (g(1) - g(0))`.
 
     Args:
         num_steps: T, at least 1.
-        start: a, where the logistic begins.
-        end: b, where it ends.
+        start: a, the argument of the logistic function at u = 0.
+        end: b, its argument at u = 1.
         tau: temperature; a smaller one makes the middle steeper.
-        zero_terminal_snr: end at exactly no signal (arXiv:2305.08891).
+        zero_terminal_snr: whether to rescale the schedule so that alpha is exactly 0 at t = 1 (arXiv:2305.08891).
     """
 
     def __init__(

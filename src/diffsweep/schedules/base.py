@@ -1,8 +1,12 @@
-r"""Noise schedules: the pair of functions of the Gaussian perturbation
+r"""A noise schedule is the pair of functions alpha_t, sigma_t in :math:`x_t = \alpha_t x_0 + \sigma_t \epsilon`.
 
-.. math:: x_t = \alpha_t x_0 + \sigma_t \epsilon, \qquad t \in [0, 1], \quad \epsilon \sim N(0, I).
+Here :math:`x_0` is clean data, :math:`\epsilon \sim N(0, I)` is noise, and t runs from 0 (data) to 1 (noise). The
+signal-to-noise ratio :math:`\mathrm{SNR}(t) = \alpha_t^2 / \sigma_t^2` strictly decreases in t, so that its
+logarithm, the log-SNR, names a noise level as well as t does. All else follows from alpha and sigma at two times: the
+variance of a forward step, that of its posterior, and steps of any stride (:mod:`diffsweep.diffusion.process`).
 
-Everything else (beta, the posterior variance, strided steps) follows from ``(alpha, sigma)`` at two times.
+A discrete schedule is given by a table at the times t = k / T, k = 0, ..., T, as in DDPM (:class:`DiscreteSchedule`);
+a continuous one by closed forms (:mod:`diffsweep.schedules.continuous`).
 """
 
 import math
@@ -21,11 +25,12 @@ Value = TypeVar("Value", Tensor, float)
 
 
 class Level(NamedTuple, Generic[Value]):
-    r"""A noise level: a time and what the schedule is there, :math:`x_t = \alpha x_0 + \sigma \epsilon`.
+    r"""A noise level: a time t with alpha and sigma of the schedule, :math:`x_t = \alpha x_0 + \sigma \epsilon`.
 
     Attributes:
-        t: the time; within a walk a float64 scalar on the CPU.
-        alpha, sigma: the schedule at t, tensors of its shape; within a walk, which has one time for the batch, numbers.
+        t: the time; during sampling a float64 scalar on the CPU.
+        alpha, sigma: the values at t, tensors of its shape; during sampling, where the batch has one time, Python
+            numbers.
     """
 
     t: Tensor
@@ -34,36 +39,39 @@ class Level(NamedTuple, Generic[Value]):
 
     @property
     def half_log_snr(self) -> float:
-        r""":math:`\lambda = \log(\alpha / \sigma)`, infinite where one of them is 0."""
+        r"""Return half the log-SNR, :math:`\log(\alpha / \sigma)`: inf where sigma is 0, -inf where alpha is 0."""
         if self.sigma == 0:
             return math.inf
         return math.log(self.alpha / self.sigma) if self.alpha > 0 else -math.inf
 
     @property
     def ratio(self) -> float:
-        r""":math:`\sigma / \alpha`, infinite where no signal is left."""
+        r"""Return the noise-to-signal ratio :math:`\sigma / \alpha`, infinite where alpha is 0."""
         return float(self.sigma / self.alpha) if self.alpha > 0 else math.inf
 
     @property
     def angle(self) -> float:
-        r""":math:`\mathrm{atan2}(\sigma, \alpha)`, finite at both ends."""
+        r"""Return :math:`\mathrm{atan2}(\sigma, \alpha)`: 0 for clean data, :math:`\pi / 2` for pure noise."""
         return math.atan2(self.sigma, self.alpha)
 
     @property
     def norm(self) -> float:
-        r""":math:`\sqrt{\alpha^2 + \sigma^2}`."""
+        r"""Return :math:`\sqrt{\alpha^2 + \sigma^2}`, which is 1 on variance-preserving schedules."""
         return math.hypot(self.alpha, self.sigma)
 
 
 class Schedule(nn.Module, Part, ABC):
-    """The pair ``alpha_t, sigma_t``. A subclass defines :meth:`forward`, :meth:`log_snr` and :meth:`time_of`.
+    """A module that maps times t in [0, 1] to alpha_t and sigma_t of ``x_t = alpha_t x_0 + sigma_t eps``.
+
+    A subclass defines :meth:`forward`, :meth:`log_snr` and :meth:`time_of`.
 
     Attributes:
-        num_steps: T of a discrete schedule, None for a continuous one.
-        t_min, t_max: an interval on which the log-SNR is finite; training times and those of steps in log-SNR lie there.
-        zero_terminal_snr: whether alpha is exactly 0 at t = 1.
-        clean_at_zero: whether sigma is exactly 0 at t = 0; where it is not, samplers append a step to clean data.
-        learned: whether it has parameters, trained with the model.
+        num_steps: T, the number of steps of a discrete schedule; None for a continuous one.
+        t_min, t_max: the ends of an interval on which the log-SNR is finite; training times lie in it, and so do the
+            times of samplers that step in log-SNR.
+        zero_terminal_snr: whether alpha is exactly 0 at t = 1, so that x_1 is pure noise.
+        clean_at_zero: whether sigma is exactly 0 at t = 0; if not, samplers append a step from t = 0 to clean data.
+        learned: whether the schedule has parameters that are trained with the model.
     """
 
     num_steps: int | None = None
@@ -79,22 +87,25 @@ class Schedule(nn.Module, Part, ABC):
 
     @abstractmethod
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """``alpha_t, sigma_t`` at ``t`` in [0, 1]; any shape, and the same shape and dtype back."""
+        """Return ``alpha_t, sigma_t`` at times ``t`` in [0, 1], each of the shape and dtype of ``t``."""
 
     @abstractmethod
     def log_snr(self, t: Tensor) -> Tensor:
-        r""":math:`\log(\alpha_t^2 / \sigma_t^2)`, strictly decreasing in ``t``; infinite where sigma or alpha is 0."""
+        r"""Return the log-SNR :math:`\log(\alpha_t^2 / \sigma_t^2)`, like ``t``.
+
+        It strictly decreases in t, and is infinite where sigma or alpha is 0.
+        """
 
     @abstractmethod
     def time_of(self, log_snr: Tensor) -> Tensor:
-        """The inverse of :meth:`log_snr`; values beyond its range give 0 or 1."""
+        """Return the time at which the log-SNR has a given value; values out of its range give 0 or 1."""
 
     def at(self, t: Tensor) -> Level[float]:
-        """Return the level at one time, a float64 scalar on the CPU, as numbers."""
+        """Return the noise level at one time, a float64 scalar on the CPU, with alpha and sigma as Python numbers."""
         return self.cached(("t", t.item()), lambda: self._level(t))
 
     def at_log_snr(self, log_snr: float) -> Level[float]:
-        """Return the level at which the log-SNR has a value; its time is that of :meth:`time_of`."""
+        """Return the noise level that has a given log-SNR; its time is the one that :meth:`time_of` returns."""
         return self.cached(
             ("log_snr", log_snr), lambda: self._level(self.time_of(torch.tensor(log_snr, dtype=torch.float64)))
         )
@@ -103,10 +114,11 @@ class Schedule(nn.Module, Part, ABC):
         return Level(t, *(value.item() for value in self(t)))
 
     def cached(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Return what ``make`` gives, numbers that follow from the key and this schedule; remembered, unless the schedule is learned.
+        """Return ``make()``, which may depend on ``key`` and this schedule alone, from a cache where possible.
 
-        Walks ask for the same levels at each network call. On the cosine schedule what a network is given takes 7 microseconds in place of 88,
-        and a level at a log-SNR 2 in place of 138, where all of a DDIM step but the network takes 60.
+        A learned schedule changes, so nothing of it is cached. A sampler needs the same levels at each network call.
+        On the cosine schedule the inputs of a network take 7 microseconds with the cache and 88 without, and a level
+        at a given log-SNR 2 and 138; a whole DDIM step without its network takes 60.
         """
         if key in self._cache:
             return self._cache[key]
@@ -119,16 +131,21 @@ class Schedule(nn.Module, Part, ABC):
         return made
 
     def embedded_time(self, t: Tensor) -> Tensor:
-        """The time that a network is told: 1000 (t - 1/T), at least 0, on a discrete schedule; 1000 t on a continuous one.
+        """Return the number by which a network receives the time ``t``, like ``t``: about 1000 t.
 
-        The public checkpoints count steps from 0 and embed them so.
+        It is 1000 (t - 1/T), at least 0, on a discrete schedule, and 1000 t on a continuous one. The public
+        checkpoints number their T = 1000 steps from 0 and embed these numbers.
         """
         if self.num_steps is None:
             return 1000 * t
         return (1000 * (t - 1 / self.num_steps)).clamp(min=0)
 
     def log_snr_rate(self, t: Tensor) -> Tensor:
-        r""":math:`d \log\mathrm{SNR} / dt` of a continuous schedule, at ``t`` of any shape; differentiable itself."""
+        """Return the derivative of the log-SNR by t, like ``t``, itself differentiable; continuous schedules only.
+
+        Raises:
+            ValueError: the schedule is discrete.
+        """
         if self.num_steps is not None:
             raise ValueError("a discrete schedule has no rate in t: its log-SNR is given on a grid")
         with torch.enable_grad():
@@ -137,13 +154,17 @@ class Schedule(nn.Module, Part, ABC):
         return rate if torch.is_grad_enabled() else rate.detach()
 
     def time_at(self, u: Tensor) -> Tensor:
-        """Map ``u`` in [0, 1), uniform, to a training time: uniform over the grid, or over (0, 1] where continuous."""
+        """Map uniform numbers ``u`` in [0, 1) to uniform training times, of the same shape.
+
+        The times are uniform over the grid 1/T, ..., 1 of a discrete schedule, and over (t_min, t_max] of a
+        continuous one.
+        """
         if self.num_steps is None:
             return self.t_min + (self.t_max - self.t_min) * (1 - u)
         return ((u * self.num_steps).floor() + 1) / self.num_steps
 
     def on_grid(self, t: Tensor) -> Tensor:
-        """Any times as training times: up to the grid of a discrete schedule, into [t_min, t_max] of a continuous one."""
+        """Map any times to training times: up to the next grid point if discrete, else into [t_min, t_max]."""
         if self.num_steps is None:
             return t.clamp(self.t_min, self.t_max)
         slack = self.num_steps * torch.finfo(t.dtype).eps  # a time on the grid stays, however it was rounded
@@ -151,25 +172,30 @@ class Schedule(nn.Module, Part, ABC):
 
 
 class Cell(NamedTuple):
-    """What a discrete schedule is at the grid point k before a time, float64, of the shape of the time; a table of it has k = 0 .. T."""
+    """The values of a discrete schedule at the last grid point k that is not after a time t, float64, like t.
+
+    As a table it has an entry for each k = 0, ..., T. The angle is ``atan2(sigma, alpha)``, and ``next_angle`` is
+    that at k + 1.
+    """
 
     alpha: Tensor
     sigma: Tensor
     log_snr: Tensor
     angle: Tensor
-    next_angle: Tensor  # at k + 1
+    next_angle: Tensor
 
 
 class DiscreteSchedule(Schedule):
-    r"""A schedule given by its :math:`\bar\alpha_k` at :math:`t = k/T`, built in float64 (Ho et al. 2020, arXiv:2006.11239).
+    r"""A schedule given by a table of :math:`\bar\alpha_k = \alpha_t^2` at the times :math:`t = k/T` (DDPM).
 
-    Step ``k`` of ``T`` is ``t = k / T``, ``k = 1 .. T``; ``t = 0`` is clean data (alpha 1, sigma 0). On the grid the
-    tabulated values are returned exactly. Between grid points the angle ``atan2(sigma, alpha)`` is interpolated
+    In DDPM (Ho et al. 2020, arXiv:2006.11239) step ``k`` of ``T`` is ``t = k / T``, ``k = 1 .. T``, with
+    :math:`\sigma_t^2 = 1 - \bar\alpha_k`; ``t = 0`` is clean data (alpha 1, sigma 0). At grid points the tabulated
+    float64 values are returned exactly. Between grid points the angle ``atan2(sigma, alpha)`` is interpolated
     linearly: it is finite at both ends, where the log-SNR is not.
 
     Args:
-        log_alpha_bar: float64, shape (T,), the log of the squared signal level at k = 1 .. T, strictly decreasing.
-        zero_terminal_snr: rescale it so that alpha is exactly 0 at k = T (:func:`zero_terminal`).
+        log_alpha_bar: float64, shape (T,), the logarithm of alpha_bar at k = 1 .. T, strictly decreasing.
+        zero_terminal_snr: whether to rescale the table so that alpha is exactly 0 at k = T (:func:`zero_terminal`).
     """
 
     provides = frozenset({"grid"})
@@ -185,7 +211,7 @@ class DiscreteSchedule(Schedule):
         alpha, sigma = torch.exp(log_alpha_bar / 2), torch.exp(log_one_minus / 2)
         angle = torch.atan2(sigma, alpha)
         table = Cell(alpha, sigma, log_alpha_bar - log_one_minus, angle, torch.cat([angle[1:], angle[-1:]]))
-        # Not a buffer: it is never trained, cast or saved, and samplers ask on the CPU while training asks on the GPU.
+        # Not a buffer: it is never trained, cast or saved, and is read on the CPU by samplers, on the GPU in training.
         self._tables = {angle.device: torch.stack(table)}  # (5, T + 1)
         self.t_min = 1 / self.num_steps
         self.t_max = 1 - 1 / self.num_steps if zero_terminal_snr else 1.0
@@ -196,7 +222,7 @@ class DiscreteSchedule(Schedule):
         return self._tables[device]
 
     def _cell(self, t: Tensor) -> tuple[Cell, Tensor]:
-        """The cell of times ``t``, and the fraction within it, float64."""
+        """Return the cell of the grid that each time is in, and the fraction of the cell passed, float64 in [0, 1)."""
         position = (t.double() * self.num_steps).clamp(0, self.num_steps)
         k = position.floor()
         return Cell(*self._on(t.device)[:, k.long()]), position - k
@@ -223,11 +249,16 @@ class DiscreteSchedule(Schedule):
 
 
 def zero_terminal(log_alpha_bar: Tensor) -> Tensor:
-    r"""Shift and scale :math:`\alpha_k` linearly so that the last is exactly 0 and the first stays (Lin et al. 2023,
-    arXiv:2305.08891, alg. 1): :math:`\alpha_k \leftarrow (\alpha_k - \alpha_T) \frac{\alpha_1}{\alpha_1 - \alpha_T}`.
+    r"""Rescale :math:`\alpha_k` so that the last one is exactly 0 and the first one is kept.
+
+    The map is linear (Lin et al. 2023, arXiv:2305.08891, alg. 1):
+    :math:`\alpha_k \leftarrow (\alpha_k - \alpha_T) \frac{\alpha_1}{\alpha_1 - \alpha_T}`.
 
     Args:
-        log_alpha_bar: float64, shape (T,), T at least 2.
+        log_alpha_bar: :math:`\log \alpha_k^2`, float64, shape (T,), T at least 2.
+
+    Returns:
+        the same logarithm of the rescaled alphas, (T,); the last one is -inf.
     """
     if len(log_alpha_bar) < 2:
         raise ValueError("schedule.zero_terminal_snr needs schedule.num_steps of at least 2")

@@ -1,8 +1,11 @@
-r"""Discrete schedules given by :math:`\beta_k`, one step's noise variance; :math:`\bar\alpha_k = \prod_{j \le k} (1 - \beta_j)`.
+r"""Discrete schedules given by the noise variance :math:`\beta_k` of each step.
 
-With :math:`u = (k - 1) / (T - 1)` in [0, 1] and :math:`b_0, b_1` the first and the last beta. The betas are meant for
-T = 1000 and scale with 1000 / T, as in improved-diffusion (diffusers does not scale): alpha_bar at the end is then about
-the same for any T. Betas are clipped at 0.999.
+.. math:: \bar\alpha_k = \prod_{j \le k} (1 - \beta_j), \qquad \alpha_t = \sqrt{\bar\alpha_k}, \quad
+    \sigma_t = \sqrt{1 - \bar\alpha_k} \quad \text{at } t = k / T.
+
+Each class is a curve :math:`\beta(u)` with :math:`u = (k - 1) / (T - 1)` in [0, 1], from :math:`b_0`, the first beta,
+to :math:`b_1`, the last. Betas are given for T = 1000 and scaled by 1000 / T, as in improved-diffusion (diffusers
+does not scale): alpha_bar at the end is then about the same for any T. Betas are clipped at 0.999.
 """
 
 from abc import ABC, abstractmethod
@@ -16,18 +19,18 @@ MAX_BETA = 0.999
 
 
 def log_alpha_bar_of_betas(betas: Tensor) -> Tensor:
-    r""":math:`\log \bar\alpha_k`, float64, shape (T,), from betas of shape (T,), clipped to at most 0.999."""
+    r"""Return :math:`\log \bar\alpha_k`, float64, (T,), from betas (T,), which are clipped to at most 0.999."""
     return torch.log1p(-betas.double().clamp(max=MAX_BETA)).cumsum(0)
 
 
 class BetaSchedule(DiscreteSchedule, ABC):
-    """A schedule whose betas follow a curve between ``beta_start`` and ``beta_end``.
+    """A discrete schedule whose betas follow a curve from ``beta_start`` to ``beta_end``.
 
     Args:
         num_steps: T, at least 1.
-        beta_start: the first beta at T = 1000.
-        beta_end: the last beta at T = 1000.
-        zero_terminal_snr: rescale so that it ends at exactly no signal (arXiv:2305.08891).
+        beta_start: the first beta, for T = 1000.
+        beta_end: the last beta, for T = 1000.
+        zero_terminal_snr: whether to rescale the schedule so that alpha is exactly 0 at t = 1 (arXiv:2305.08891).
     """
 
     def __init__(
@@ -49,11 +52,11 @@ class BetaSchedule(DiscreteSchedule, ABC):
     @staticmethod
     @abstractmethod
     def betas(u: Tensor, b0: float, b1: float) -> Tensor:
-        """The betas at ``u`` in [0, 1], for T = 1000."""
+        """Return the betas for T = 1000 at ``u`` in [0, 1], on the curve from b0 at u = 0 to b1 at u = 1."""
 
 
 class Linear(BetaSchedule):
-    """``b0 + (b1 - b0) u``: DDPM (Ho et al. 2020, arXiv:2006.11239)."""
+    """A schedule with linear betas, ``b0 + (b1 - b0) u``: that of DDPM (Ho et al. 2020, arXiv:2006.11239)."""
 
     @staticmethod
     def betas(u: Tensor, b0: float, b1: float) -> Tensor:
@@ -61,7 +64,10 @@ class Linear(BetaSchedule):
 
 
 class ScaledLinear(BetaSchedule):
-    """``(sqrt b0 + (sqrt b1 - sqrt b0) u)^2``: latent diffusion (arXiv:2112.10752), whose code calls it "linear"."""
+    """A schedule whose betas have linear square roots, ``(sqrt b0 + (sqrt b1 - sqrt b0) u)^2``.
+
+    It is that of latent diffusion (arXiv:2112.10752), whose code calls this schedule "linear".
+    """
 
     @staticmethod
     def betas(u: Tensor, b0: float, b1: float) -> Tensor:
@@ -69,7 +75,10 @@ class ScaledLinear(BetaSchedule):
 
 
 class Quadratic(BetaSchedule):
-    """``b0 + (b1 - b0) u^2``. (Many codes call the scaled linear schedule quadratic.)"""
+    """A schedule with quadratic betas, ``b0 + (b1 - b0) u^2``.
+
+    Many codes call another schedule quadratic: :class:`ScaledLinear`.
+    """
 
     @staticmethod
     def betas(u: Tensor, b0: float, b1: float) -> Tensor:
@@ -77,7 +86,7 @@ class Quadratic(BetaSchedule):
 
 
 class Exponential(BetaSchedule):
-    """``b0 (b1 / b0)^u``: geometric betas."""
+    """A schedule with geometric betas, ``b0 (b1 / b0)^u``."""
 
     @staticmethod
     def betas(u: Tensor, b0: float, b1: float) -> Tensor:
@@ -85,9 +94,10 @@ class Exponential(BetaSchedule):
 
 
 class Sigmoid(BetaSchedule):
-    """The logistic function of ``12 u - 6``, between b0 and b1: sigmoid in *beta*, as in GeoDiff and diffusers.
+    """A schedule whose betas rise from about b0 to about b1 by the logistic function of ``12 u - 6``.
 
-    Chen's sigmoid (in alpha_bar) is another curve: :class:`~diffsweep.schedules.alpha_bar.SigmoidAlphaBar`.
+    It is that of GeoDiff and diffusers. Here beta is a sigmoid. In Chen's sigmoid schedule alpha_bar is one, which is
+    another curve: :class:`~diffsweep.schedules.alpha_bar.SigmoidAlphaBar`.
     """
 
     @staticmethod
@@ -96,12 +106,12 @@ class Sigmoid(BetaSchedule):
 
 
 class Constant(BetaSchedule):
-    r"""``b0``: one beta for all steps.
+    """A schedule with one beta for all steps.
 
     Args:
         num_steps: T, at least 1.
-        beta_start: the beta at T = 1000; 0.01 ends at about the alpha_bar of the linear schedule, 4e-5.
-        zero_terminal_snr: see :class:`BetaSchedule`.
+        beta_start: the beta, for T = 1000; with 0.01 alpha_bar ends at 4e-5, about as on the linear schedule.
+        zero_terminal_snr: whether to rescale the schedule so that alpha is exactly 0 at t = 1 (arXiv:2305.08891).
     """
 
     def __init__(self, num_steps: int = 1000, beta_start: float = 0.01, zero_terminal_snr: bool = False) -> None:

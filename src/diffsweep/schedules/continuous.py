@@ -1,6 +1,18 @@
-r"""Continuous schedules: functions of t with a closed-form log-SNR and inverse.
+r"""Continuous schedules: alpha_t, sigma_t and the log-SNR in closed form, for any t in [0, 1].
 
-Where sigma vanishes at t = 0 or alpha at t = 1 the log-SNR is infinite: training times stay in [t_min, t_max].
+The log-SNR is :math:`\lambda(t) = \log(\alpha_t^2 / \sigma_t^2)`, where
+:math:`x_t = \alpha_t x_0 + \sigma_t \epsilon`.
+
+=================  =====================================  =============================================
+variance           alpha_t and sigma_t                    classes
+=================  =====================================  =============================================
+preserving         :math:`\alpha_t^2 + \sigma_t^2 = 1`    :class:`VP`, :class:`CosineContinuous`
+exploding          :math:`\alpha_t = 1`, sigma_t grows    :class:`VE`, :class:`EDM`
+in between         see each class                         :class:`SubVP`, :class:`Flow`
+=================  =====================================  =============================================
+
+Each class has the inverse of :math:`\lambda` in closed form too. Where sigma vanishes at t = 0 or alpha at t = 1,
+:math:`\lambda` is infinite; training times stay in [t_min, t_max], where it is finite.
 """
 
 import math
@@ -14,21 +26,24 @@ from diffsweep.schedules.base import Schedule
 
 
 class ContinuousSchedule(Schedule, ABC):
-    """A schedule without a grid. A subclass defines the functions below, on float64, whatever dtype is asked in."""
+    """A schedule without a grid, computed in float64 and returned in the dtype of its argument.
+
+    A subclass defines :meth:`levels`, :meth:`exact_log_snr` and :meth:`exact_time_of`.
+    """
 
     provides = frozenset({"rate"})
 
     @abstractmethod
     def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha and sigma at ``t``, float64."""
+        """Return alpha and sigma at times ``t``, all float64."""
 
     @abstractmethod
     def exact_log_snr(self, t: Tensor) -> Tensor:
-        """The log-SNR at ``t``, float64."""
+        """Return the log-SNR at times ``t``, both float64."""
 
     @abstractmethod
     def exact_time_of(self, log_snr: Tensor) -> Tensor:
-        """The time of a log-SNR, float64."""
+        """Return the times at which the log-SNR has given values, both float64."""
 
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
         alpha, sigma = self.levels(t.double())
@@ -42,7 +57,10 @@ class ContinuousSchedule(Schedule, ABC):
 
 
 class _LinearBeta(ContinuousSchedule, ABC):
-    r""":math:`\alpha_t = e^{-a(t)}`, :math:`a(t) = \frac12 \int_0^t \beta = \frac{\beta_0}{2} t + \frac{\beta_1 - \beta_0}{4} t^2`."""
+    r"""A schedule with :math:`\alpha_t = e^{-a(t)}` for a rate :math:`\beta(t)` that is linear in t.
+
+    Here :math:`a(t) = \frac12 \int_0^t \beta = \frac{\beta_0}{2} t + \frac{\beta_1 - \beta_0}{4} t^2`.
+    """
 
     def __init__(self, beta_start: float = 0.1, beta_end: float = 20.0, t_min: float = 1e-5) -> None:
         super().__init__()
@@ -54,19 +72,21 @@ class _LinearBeta(ContinuousSchedule, ABC):
         return t * (self.beta_start / 2 + (self.beta_end - self.beta_start) / 4 * t)
 
     def _time(self, decay: Tensor) -> Tensor:
-        """The inverse of :meth:`_decay`, in the form of the quadratic's root that does not cancel at small t."""
+        """Return the inverse of :meth:`_decay`, by the form of the quadratic's root that does not cancel at small t."""
         half = self.beta_start / 2
         t = 2 * decay / (half + (half**2 + (self.beta_end - self.beta_start) * decay).sqrt())
         return torch.where(decay.isinf(), torch.ones_like(t), t).clamp(0, 1)
 
 
 class VP(_LinearBeta):
-    r"""Variance preserving (Song et al. 2021, arXiv:2011.13456, eq. 33): beta linear in t, :math:`\sigma_t^2 = 1 - \alpha_t^2`.
+    r"""The variance-preserving schedule with a rate beta linear in t (Song et al. 2021, arXiv:2011.13456, eq. 33).
+
+    :math:`\alpha_t = e^{-a(t)}` with :math:`a(t) = \frac12 \int_0^t \beta`, and :math:`\sigma_t^2 = 1 - \alpha_t^2`.
 
     Args:
         beta_start: the rate beta at t = 0.
-        beta_end: the rate at t = 1.
-        t_min: smallest training time.
+        beta_end: the rate beta at t = 1.
+        t_min: the smallest training time.
     """
 
     def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,10 +101,15 @@ class VP(_LinearBeta):
 
 
 class SubVP(_LinearBeta):
-    r"""Sub-variance preserving (Song et al. 2021, arXiv:2011.13456, app. B): the alpha of VP, :math:`\sigma_t = 1 - \alpha_t^2`.
+    r"""The sub-variance-preserving schedule (Song et al. 2021, arXiv:2011.13456, app. B).
+
+    The alpha is that of :class:`VP`, and :math:`\sigma_t = 1 - \alpha_t^2`, less noise than :class:`VP` at the same
+    time.
 
     Args:
-        beta_start, beta_end, t_min: see :class:`VP`.
+        beta_start: the rate beta at t = 0.
+        beta_end: the rate beta at t = 1.
+        t_min: the smallest training time.
     """
 
     def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,13 +124,14 @@ class SubVP(_LinearBeta):
 
 
 class VE(ContinuousSchedule):
-    r"""Variance exploding (arXiv:2011.13456, eq. 31): :math:`\alpha = 1`, :math:`\sigma_t = \sigma_{min} (\sigma_{max} / \sigma_{min})^t`.
+    r"""The variance-exploding schedule with a geometric sigma (Song et al. 2021, arXiv:2011.13456, eq. 31).
 
-    sigma is sigma_min at t = 0: samplers append the step to clean data.
+    :math:`\alpha_t = 1` and :math:`\sigma_t = \sigma_{min} (\sigma_{max} / \sigma_{min})^t`. At t = 0 sigma is
+    sigma_min and not 0, so samplers append a step from t = 0 to clean data.
 
     Args:
-        sigma_min: at t = 0.
-        sigma_max: at t = 1; about the largest distance between two samples (arXiv:2006.09011).
+        sigma_min: sigma at t = 0.
+        sigma_max: sigma at t = 1; about the largest distance between two samples (arXiv:2006.09011).
     """
 
     clean_at_zero = False
@@ -130,11 +156,14 @@ class VE(ContinuousSchedule):
 
 
 class EDM(ContinuousSchedule):
-    r"""EDM's (Karras et al. 2022, arXiv:2206.00364): :math:`\alpha = 1`, :math:`\sigma_t = \sigma_{max} t`.
+    r"""The schedule of EDM, :math:`\alpha_t = 1` and :math:`\sigma_t = \sigma_{max} t`.
+
+    EDM is Karras et al. 2022, arXiv:2206.00364.
 
     Args:
         sigma_max: sigma at t = 1.
-        sigma_min: the smallest sigma of training and of steps in log-SNR; :math:`t_{min} = \sigma_{min} / \sigma_{max}`.
+        sigma_min: the smallest sigma in training and of steps in log-SNR;
+            :math:`t_{min} = \sigma_{min} / \sigma_{max}`.
     """
 
     def __init__(self, sigma_max: float = 80.0, sigma_min: float = 0.002) -> None:
@@ -154,8 +183,9 @@ class EDM(ContinuousSchedule):
 
 
 class Flow(ContinuousSchedule):
-    r"""The straight path of flow matching and rectified flow (arXiv:2210.02747, arXiv:2209.03003):
-    :math:`\alpha_t = 1 - t`, :math:`\sigma_t = t`. At t = 1 no signal is left.
+    r"""The straight path :math:`\alpha_t = 1 - t`, :math:`\sigma_t = t` of flow matching and rectified flow.
+
+    The papers are arXiv:2210.02747 and arXiv:2209.03003. At t = 1 no signal is left.
 
     Args:
         t_min: training times lie in [t_min, 1 - t_min].
@@ -179,8 +209,10 @@ class Flow(ContinuousSchedule):
 
 
 class LogSNRSchedule(ContinuousSchedule, ABC):
-    r"""A variance-preserving schedule given by its log-SNR :math:`\lambda(t)`, finite on all of [0, 1]:
-    :math:`\alpha_t^2 = \mathrm{logistic}(\lambda)`, :math:`\sigma_t^2 = \mathrm{logistic}(-\lambda)`."""
+    r"""A variance-preserving schedule given by its log-SNR :math:`\lambda(t)`, which is finite on all of [0, 1].
+
+    :math:`\alpha_t^2 = \mathrm{logistic}(\lambda)` and :math:`\sigma_t^2 = \mathrm{logistic}(-\lambda)`.
+    """
 
     clean_at_zero = False
 
@@ -190,14 +222,15 @@ class LogSNRSchedule(ContinuousSchedule, ABC):
 
 
 class CosineContinuous(LogSNRSchedule):
-    r"""The cosine schedule in continuous time, truncated, shifted for resolution (simple diffusion, arXiv:2301.11093):
-    :math:`\lambda(t) = -2 \log\tan(a + (b - a) t) + 2 \log(d_0 / d)`, a and b such that lambda runs from ``log_snr_max``
-    to ``log_snr_min`` before the shift.
+    r"""The cosine schedule in continuous time, truncated at both ends and shifted for the resolution.
+
+    From simple diffusion (arXiv:2301.11093): :math:`\lambda(t) = -2 \log\tan(a + (b - a) t) + 2 \log(d_0 / d)`, with
+    a and b such that the first term runs from ``log_snr_max`` at t = 0 to ``log_snr_min`` at t = 1.
 
     Args:
-        image_size: d, the side of the data.
-        base_size: d_0, the side at which the plain cosine is right (64 in the paper); None for no shift.
-        log_snr_min, log_snr_max: the ends.
+        image_size: d, the side of the images in pixels.
+        base_size: d_0, the side at which the cosine schedule needs no shift (64 in the paper); None for no shift.
+        log_snr_min, log_snr_max: the log-SNR at t = 1 and at t = 0, before the shift.
     """
 
     def __init__(
@@ -211,7 +244,7 @@ class CosineContinuous(LogSNRSchedule):
         if not log_snr_min < log_snr_max:
             raise ValueError(f"schedule needs log_snr_min < log_snr_max, not {log_snr_min} and {log_snr_max}")
         if image_size < 1 or (base_size is not None and base_size < 1):
-            raise ValueError(f"schedule.image_size and base_size are at least 1, not {image_size} and {base_size}")
+            raise ValueError(f"schedule.image_size and base_size must be at least 1, not {image_size} and {base_size}")
         self.shift = 0.0 if base_size is None else 2 * math.log(base_size / image_size)
         self._a, self._b = (math.atan(math.exp(-end / 2)) for end in (log_snr_max, log_snr_min))
 
@@ -225,5 +258,5 @@ class CosineContinuous(LogSNRSchedule):
 
 def _inside(t_min: float) -> float:
     if not 0 < t_min < 0.5:
-        raise ValueError(f"schedule.t_min lies between 0 and 0.5, not {t_min}")
+        raise ValueError(f"schedule.t_min must lie between 0 and 0.5, not {t_min}")
     return t_min

@@ -1,4 +1,12 @@
-"""The learned noise schedule of variational diffusion models."""
+r"""The learned noise schedule of variational diffusion models, whose log-SNR is a monotone network.
+
+.. math:: \gamma(t) = \gamma_0 + (\gamma_1 - \gamma_0) \, s(t), \qquad s(0) = 0, \; s(1) = 1,
+
+where :math:`-\gamma = \lambda = \log(\alpha_t^2 / \sigma_t^2)` is the log-SNR and s, the shape, increases. In
+continuous time the variational bound depends on the end points :math:`\gamma_0, \gamma_1` but not on the shape. The
+shape changes only the variance of the estimate at random times. So the end points are trained to minimise the bound,
+and the shape to minimise that variance (:func:`minimise_variance`).
+"""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,17 +19,19 @@ from diffsweep.schedules.continuous import LogSNRSchedule
 
 
 class Learned(LogSNRSchedule):
-    r"""A monotone network (Kingma et al. 2021, arXiv:2107.00630, app. H), variance preserving:
-    :math:`-\lambda(t) = \gamma(t) = \gamma_0 + (\gamma_1 - \gamma_0) \frac{n(t) - n(0)}{n(1) - n(0)}`,
-    :math:`n(t) = l_1(t) + l_3(\mathrm{logistic}(l_2(l_1(t))))`, all weights positive.
+    r"""A variance-preserving schedule whose log-SNR is a trained monotone network.
 
-    The endpoints :math:`\gamma_0, \gamma_1` minimise the bound. In continuous time the bound does not depend on the shape in
-    between; only the variance of its estimate does, so the shape is trained on the squared loss: see
-    :func:`minimise_variance`.
+    It is that of VDM (Kingma et al. 2021, arXiv:2107.00630, app. H). The log-SNR :math:`\lambda` is
+    :math:`-\lambda(t) = \gamma(t) = \gamma_0 + (\gamma_1 - \gamma_0) \frac{n(t) - n(0)}{n(1) - n(0)}` with the
+    network :math:`n(t) = l_1(t) + l_3(\mathrm{logistic}(l_2(l_1(t))))` of linear layers whose weights are positive.
+
+    The end points :math:`\gamma_0, \gamma_1` are trained to minimise the variational bound. The shape in between does
+    not change the bound in continuous time, only the variance of its estimate, and is trained on the squared loss:
+    see :func:`minimise_variance`.
 
     Args:
-        log_snr_min: the log-SNR at t = 1 at first.
-        log_snr_max: the log-SNR at t = 0 at first.
+        log_snr_min: the initial log-SNR at t = 1.
+        log_snr_max: the initial log-SNR at t = 0.
         width: hidden units of the monotone network.
     """
 
@@ -39,7 +49,7 @@ class Learned(LogSNRSchedule):
         self.l1 = _Positive(1, 1, weight=log_snr_max - log_snr_min, bias=-log_snr_max)
         self.l2 = _Positive(1, width, weight=None, bias=0.0)
         self.l3 = _Positive(width, 1, weight=None, bias=None)
-        self.shape_value = nn.Identity()  # all uses of the shape pass it, so that a forward hook sees them
+        self.shape_value = nn.Identity()  # every value of the shape passes it: a forward hook sees all
 
     def _network(self, t: Tensor) -> Tensor:
         straight = self.l1(t)  # (..., 1)
@@ -47,7 +57,7 @@ class Learned(LogSNRSchedule):
         return straight + bend
 
     def _shape(self, t: Tensor) -> Tensor:
-        """From 0 at t = 0 to 1 at t = 1, monotone; on the parameters' device."""
+        """Return the shape ``(n(t) - n(0)) / (n(1) - n(0))``, which rises from 0 to 1, on the parameters' device."""
         t = t.to(self.gamma_0.device)
         ends = self._network(torch.arange(2, dtype=t.dtype, device=t.device)[:, None])  # (2, 1)
         return (self._network(t[..., None])[..., 0] - ends[0, 0]) / (ends[1, 0] - ends[0, 0])  # (...)
@@ -65,13 +75,16 @@ class Learned(LogSNRSchedule):
         return -(self.gamma_1 - self.gamma_0).to(rate) * self.shape_value(rate)
 
     def embedded_time(self, t: Tensor) -> Tensor:
-        """The network is told the noise level, 1000 times the log-SNR's way from one end to the other: what it has learned
-        of a level stays right when the shape changes."""
+        """Return the number by which a network receives the time ``t``, like ``t``, in [0, 1000].
+
+        It is 1000 times the fraction of the log-SNR's range that is passed at t. It depends on the noise level alone,
+        so that what the network has learned of a level stays right when the shape changes.
+        """
         return (1000 * self.shape_value(self._shape(t.double()))).to(t)
 
     @contextmanager
     def shape_values(self) -> Iterator[list[Tensor]]:
-        """Collect every value of the shape, and of its rate in t, that is computed within the ``with``."""
+        """Collect every value of the shape, and of its rate in t, that is computed within the ``with`` block."""
         values: list[Tensor] = []
         with self.shape_value.register_forward_hook(lambda _module, _inputs, value: values.append(value)):
             yield values
@@ -87,12 +100,12 @@ class Learned(LogSNRSchedule):
 
 
 def minimise_variance(shape_values: Iterable[Tensor], losses: Tensor) -> None:
-    r"""Make the gradients that flow back from the losses through the *shape* those of the squared losses.
+    r"""Turn the gradients of the losses in the *shape* of the schedule into those of the squared losses.
 
-    They are multiplied by :math:`2 L_i`, sample by sample (app. I.2 of the paper:
-    :math:`\nabla \mathbb{E}[L^2] = \mathbb{E}[2 L \nabla L]`; the mean of the estimate does not depend on the shape, so its second
-    moment is its variance plus a constant). The gradients of the endpoints and of the network stay as they are, and one backward pass
-    gives all of them.
+    The gradient of each sample is multiplied by :math:`2 L_i`, since
+    :math:`\nabla \mathbb{E}[L^2] = \mathbb{E}[2 L \nabla L]` (arXiv:2107.00630, app. I.2). The mean of the estimate
+    does not depend on the shape, so the second moment is its variance plus a constant. The gradients of the end
+    points and of the denoising network stay as they are, and one backward pass gives all of them.
 
     Args:
         shape_values: what :meth:`Learned.shape_values` collected while the losses were computed.
@@ -100,12 +113,12 @@ def minimise_variance(shape_values: Iterable[Tensor], losses: Tensor) -> None:
     """
     twice = 2 * losses.detach()
     for value in shape_values:
-        if value.requires_grad and value.shape == losses.shape:  # else of all samples at once, such as at the ends
+        if value.requires_grad and value.shape == losses.shape:  # else of the whole batch, such as at an end
             value.register_hook(lambda gradient: twice.to(gradient) * gradient)
 
 
 class _Positive(nn.Module):
-    """A linear map with positive weights, so monotone: ``y = |W| x + b``."""
+    """A linear map with positive weights, ``y = |W| x + b``, which is monotone."""
 
     def __init__(self, inputs: int, outputs: int, weight: float | None, bias: float | None) -> None:
         super().__init__()
