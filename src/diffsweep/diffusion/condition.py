@@ -1,4 +1,4 @@
-"""What a denoiser is conditioned on, beside ``x_t`` and ``t``."""
+"""The condition of a denoiser: the c of :math:`p(x_0 | c)` for the network, and a measurement :math:`y = A x_0`."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -9,12 +9,12 @@ from torch import Tensor
 
 from diffsweep.diffusion.measurement import Measurement
 
-_OF_X = ("independent", "known")  # about x itself, whatever it is conditioned on
+_OF_X = ("independent", "known")  # parts about x itself, whatever the network is conditioned on
 
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """What is known of a batch of samples: the value of a measurement of each.
+    """A measurement of a batch of samples with its value, :math:`y = A x_0`.
 
     Args:
         measurement: A.
@@ -25,7 +25,7 @@ class Known:
     y: Tensor
 
     def residual(self, x: Tensor) -> Tensor:
-        """Return y - A x, of samples x (B, ...)."""
+        """Return y - A x for samples x (B, ...)."""
         return self.measurement.residual(self.y.to(x), x)
 
     def project(self, x: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ class Known:
         return len(self.y)
 
     def __getitem__(self, rows: slice | Tensor) -> "Known":
-        """Return what is known of some of the samples."""
+        """Return the measurements of some of the samples."""
         return self.each(lambda part: part[rows])
 
     @property
@@ -44,15 +44,15 @@ class Known:
         return self.y.device
 
     def to(self, device: torch.device) -> "Known":
-        """Return the same on another device."""
+        """Return the same measurements on another device."""
         return self.each(lambda part: part.to(device))
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Known":
-        """Return the same with every tensor changed; all of them have the batch first."""
+        """Return the measurements with every tensor changed; the first axis of each tensor is the batch."""
         return Known(self.measurement.each(change), change(self.y))
 
     def cat(self, others: Sequence["Known"]) -> "Known":
-        """Return what is known of several batches in one."""
+        """Return the measurements of several batches as one batch."""
         return Known(
             self.measurement.cat([other.measurement for other in others]), torch.cat([self.y, *(o.y for o in others)])
         )
@@ -60,21 +60,26 @@ class Known:
 
 @dataclass(frozen=True)
 class Condition:
-    """A batch of conditions; a part that a model does not use is None. Every part has the batch first.
+    """A batch of conditions of several kinds; kinds that a model does not use are None.
+
+    The first axis of every part is the batch.
 
     Attributes:
-        vector: class ids, int64 of shape (B,), or of each frame (B, F) (embedded by the backbone), or features, float of shape (B, D).
-        tokens: a sequence, (B, L, D).
-        token_mask: True where a token counts, (B, L).
-        image: an image of the sample's size, (B, C, H, W), for concatenation; of clips one for all frames, or one of each,
-            (B, C, F, H, W).
-        control: inputs of a control network, like ``image``.
-        is_null: True for rows without a condition, (B,); None where all rows have theirs.
-        scalars: plain numbers such as sizes, (B, S), of which the backbone takes Fourier features.
-        independent: of clips, bool, (B, F): True for frames that are images of their own, which see no other frame and which no
-            other frame sees (joint training, arXiv:2204.03458).
-        known: a measurement of x_0 and its value y = A x_0, which guidance holds samples to; networks do not read it.
-        negative: what guidance leads away from, in place of the null condition; as long as this one.
+        vector: class ids, int64, (B,), or one for each frame (B, F), which the backbone embeds; or features, float,
+            (B, D).
+        tokens: a sequence of embeddings, such as of a text, (B, L, D).
+        token_mask: True for tokens that are used, False for padding, (B, L).
+        image: an image of the sample's size that is concatenated to the network's input, (B, C, H, W); for clips one
+            for all frames, or one for each, (B, C, F, H, W).
+        control: the input of a control network, of the shapes of ``image``.
+        is_null: True for rows without a condition, (B,); None if all rows have theirs.
+        scalars: numbers such as image sizes, (B, S), of which the backbone takes Fourier features.
+        independent: for clips, bool, (B, F): True for frames that are separate images, which exchange nothing with
+            other frames (joint training of images and clips, arXiv:2204.03458).
+        known: a measurement of x_0 and its value y = A x_0, which guidance makes samples agree with; networks do not
+            read it.
+        negative: the condition that guidance leads away from, in place of the null condition; as many rows as this
+            one.
     """
 
     vector: Tensor | None = None
@@ -89,14 +94,14 @@ class Condition:
     negative: "Condition | None" = None
 
     def _parts(self) -> Iterator[tuple[str, Any]]:
-        """The parts that are there but the negative condition: tensors, and what is known."""
+        """Yield name and value of every part that is not None, except the negative condition."""
         for field in fields(self):
             value = getattr(self, field.name)
             if value is not None and field.name != "negative":
                 yield field.name, value
 
     def _each(self, change: Callable[[Any], Any]) -> "Condition":
-        """Every part changed, those of the negative condition too."""
+        """Return the condition with every part changed, and those of the negative condition too."""
         negative = None if self.negative is None else self.negative._each(change)
         parts: dict[str, Any] = {name: change(part) for name, part in self._parts()}
         return Condition(**parts, negative=negative)
@@ -105,11 +110,11 @@ class Condition:
         return next((len(part) for _, part in self._parts()), 0)
 
     def __getitem__(self, rows: slice | Tensor) -> "Condition":
-        """The conditions of some of the rows."""
+        """Return the conditions of some of the rows."""
         return self._each(lambda part: part[rows])
 
     def to(self, device: torch.device) -> "Condition":
-        """The same condition on another device."""
+        """Return the same condition on another device."""
         return self._each(lambda part: part.to(device))
 
     @property
@@ -117,20 +122,33 @@ class Condition:
         return next(part.device for _, part in self._parts())
 
     def null(self, rows: Tensor | None = None) -> "Condition":
-        """The null condition in ``rows`` (bool, (B,); all of them by default): same shapes, marked in ``is_null``."""
+        """Return the condition with some rows marked in ``is_null`` as having none; the other parts stay as they are.
+
+        Args:
+            rows: True for the rows to mark, bool, (B,); all rows by default.
+        """
         marked = torch.ones(len(self), dtype=torch.bool, device=self.device) if rows is None else rows
         return replace(self, is_null=marked if self.is_null is None else self.is_null | marked)
 
     def opposite(self) -> "Condition":
-        """What guidance leads away from: the negative condition, or else the null condition; of the same frames."""
+        """Return the condition that guidance leads away from: the negative condition if any, else the null condition.
+
+        Both keep this one's ``independent`` and ``known``, which are about x itself.
+        """
         if self.negative is None:
             return self.null()
         of_x: dict[str, Any] = {name: part for name, part in self._parts() if name in _OF_X}
         return replace(self.negative, **of_x) if of_x else self.negative
 
     def of_frames(self, frames: int) -> "Condition":
-        """The conditions of frames that are rows of their own, clip by clip, (B F): what is said of each frame is its row's, what is said
-        of the clip is repeated. What joins frames, or is for guidance, is left out."""
+        """Return the conditions of single frames, (B F) rows, clip by clip, for a network of images.
+
+        A part that has one value for each frame gives each row its own; a part of the whole clip is repeated. The
+        parts ``independent``, ``known`` and ``negative`` are left out.
+
+        Args:
+            frames: F, the number of frames of a clip.
+        """
 
         def rows(name: str, part: Tensor) -> Tensor:
             if name == "vector" and part.ndim == 2 and not part.is_floating_point():
@@ -143,14 +161,18 @@ class Condition:
         return Condition(**parts)
 
     def cat(self, *others: "Condition") -> "Condition":
-        """One batch from several, for one batched network call; all must have the same parts. Negative conditions are left out."""
+        """Return one batch made of several, for one network call; negative conditions are left out.
+
+        Raises:
+            ValueError: the conditions do not have the same parts.
+        """
         every = [self, *others]
         if any(condition.is_null is not None for condition in every):  # unmarked rows have their condition
             every = [c.null(torch.zeros(len(c), dtype=torch.bool, device=c.device)) for c in every]
         names = [name for name, _ in every[0]._parts()]
         for other in every[1:]:
-            if [name for name, _ in other._parts()] != names:
-                raise ValueError(f"conditions with different parts cannot be joined: {names} and {other}")
+            if (parts := [name for name, _ in other._parts()]) != names:
+                raise ValueError(f"conditions with different parts cannot be joined: {names} and {parts}")
         joined: dict[str, Any] = {
             name: torch.cat([getattr(c, name) for c in every]) for name in names if name != "known"
         }

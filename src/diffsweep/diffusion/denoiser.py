@@ -1,4 +1,10 @@
-"""Denoisers: maps from ``(x_t, t, cond)`` to what is known of x_0 and eps."""
+r"""A denoiser estimates x_0 and eps from :math:`x_t = \alpha_t x_0 + \sigma_t \epsilon`, t and a condition.
+
+The best estimates are the posterior means :math:`E[x_0 | x_t]` and :math:`E[\epsilon | x_t]`, and then
+:math:`-\epsilon / \sigma_t` is the score :math:`\nabla \log p_t(x_t)`. A network with a schedule and a prediction is
+a denoiser (:class:`NetworkDenoiser`); guidance wraps a denoiser and is one; so is the exact posterior mean of known
+data (:mod:`diffsweep.diffusion.exact`). Samplers, objectives and likelihoods take any of them.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -17,13 +23,14 @@ from diffsweep.schedules import Schedule
 
 
 class Denoised(NamedTuple):
-    r"""What a denoiser says of ``x_t``; always ``x_t = alpha x0 + sigma eps``.
+    """The estimates of a denoiser at ``x_t``, which satisfy ``x_t = alpha x0 + sigma eps``.
 
     Attributes:
         x0: the expected clean sample, like x_t.
-        eps: the expected noise, like x_t; the score is ``-eps / sigma`` where noise is independent.
-        variance_mix: 0 (fixed small), 1 (fixed large) or a tensor in [0, 1] like x_t: where the log-variance of an
-            ancestral step lies between the posterior's and the forward step's.
+        eps: the expected noise, like x_t; the score is ``-eps / sigma`` if noise is independent between frames.
+        variance_mix: where the log-variance of a step of the ancestral sampler lies between that of x_s given x_t and
+            x_0 (0, fixed small) and that of the forward step from s to t (1, fixed large): one of the two, or a
+            tensor in [0, 1] like x_t.
     """
 
     x0: Tensor
@@ -32,8 +39,13 @@ class Denoised(NamedTuple):
 
 
 class Denoiser(nn.Module, ABC):
-    """A denoiser over a schedule, and over the covariance of the noise of clips. Guidance wraps one and is one; so is an exact posterior
-    mean."""
+    """A module that estimates x_0 and eps from x_t, with the schedule, prediction and noise that belong to it.
+
+    Args:
+        schedule: alpha_t and sigma_t.
+        prediction: the units of :meth:`output`; eps by default.
+        noise: the covariance of noise over the frames of clips; independent by default.
+    """
 
     schedule: Schedule
     prediction: Prediction
@@ -48,38 +60,46 @@ class Denoiser(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
-        """x_t (B, ...), t () or (B,); of clips (B, C, F, H, W) also (B, F), a time of each frame."""
+        """Return the estimates of x_0 and eps at ``x_t``.
+
+        Args:
+            x_t: noisy samples, (B, ...).
+            t: their times, () or (B,); for clips (B, C, F, H, W) also (B, F), a time for each frame.
+            cond: the condition of each sample; None for none.
+        """
 
     def output(
         self, x_t: Tensor, t: Tensor, cond: Condition | None = None, levels: tuple[Tensor, Tensor] | None = None
     ) -> Tensor:
-        """The estimate in the units of the prediction, like x_t: what a training loss compares with its target.
+        """Return the estimate in the units of the prediction, like x_t: what a training loss compares with its target.
 
         Args:
-            x_t, t, cond: those of :meth:`forward`.
-            levels: :meth:`levels` of t, where they are known.
+            x_t: noisy samples, (B, ...).
+            t: their times, () or (B,); for clips (B, C, F, H, W) also (B, F).
+            cond: the condition of each sample; None for none.
+            levels: alpha and sigma at t as :meth:`levels` returns them, if they have been computed.
         """
         alpha, sigma = self.levels(x_t, t) if levels is None else levels
         denoised = self(x_t, t, cond)
         return self.prediction.target(denoised.x0, denoised.eps, alpha, sigma)
 
     def levels(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha and sigma at t, () or (B,) or (B, F), so that they multiply x (B, ...)."""
+        """Return alpha and sigma at times t, () or (B,) or (B, F), so that they broadcast with x (B, ...)."""
         alpha, sigma = self.schedule(t)
         return expand_to(alpha, x), expand_to(sigma, x)
 
 
 class PlainDenoiser(Protocol):
-    """All that a denoiser of one's own needs: a schedule, and a call."""
+    """The interface that a user's own denoiser has to have: a schedule, and a call."""
 
     schedule: Schedule
 
     def __call__(self, x_t: Tensor, t: Tensor, cond: Condition | None) -> Denoised:
-        """Return x0 and eps at ``x_t`` (B, ...) and t, () or (B,)."""
+        """Return the estimates of x_0 and eps at noisy samples ``x_t`` (B, ...) and times t, () or (B,)."""
 
 
 class _Adapted(Denoiser):
-    """A plain denoiser, with what it does not say filled in: it predicts eps, and its noise is independent."""
+    """A :class:`PlainDenoiser` as a :class:`Denoiser` that predicts eps and has independent noise."""
 
     def __init__(self, plain: PlainDenoiser) -> None:
         super().__init__(plain.schedule)
@@ -90,22 +110,26 @@ class _Adapted(Denoiser):
 
 
 def as_denoiser(denoiser: Denoiser | PlainDenoiser) -> Denoiser:
-    """Return the denoiser itself, or a plain object with ``schedule`` and ``__call__`` as one that predicts eps under independent noise."""
+    """Return a denoiser as it is, and any object with ``schedule`` and ``__call__`` wrapped as a :class:`Denoiser`.
+
+    The wrapped one predicts eps, and its noise is independent between frames.
+    """
     return denoiser if isinstance(denoiser, Denoiser) else _Adapted(denoiser)
 
 
 def _at_least_single(x: Tensor) -> torch.dtype:
-    """bfloat16 would round the time 999 to 1000."""
+    """Return the dtype for times: that of x, but float32 at least, since bfloat16 would round the time 999 to 1000."""
     return torch.promote_types(x.dtype, torch.float32)
 
 
 class NetworkInput(NamedTuple):
-    """What a network is given at a noise level.
+    """The arguments of a network at a noise level.
 
     Attributes:
         x: c_in x_t, like x_t.
-        c_noise: the time that it is told, (B,), or with a time of each frame (B, F), in float32 at least.
-        alpha, sigma: the level; they broadcast with x_t.
+        c_noise: the number by which the network receives the time, (B,), or (B, F) where each frame has a time;
+            float32 at least.
+        alpha, sigma: the noise level; they broadcast with x_t.
     """
 
     x: Tensor
@@ -121,22 +145,22 @@ def network_input(
     t: Tensor,
     levels: tuple[Tensor, Tensor] | None = None,
 ) -> NetworkInput:
-    """Return what a network that belongs to a schedule and a prediction is given of ``x_t`` (B, ...) and ``t``, (), (B,) or (B, F).
+    """Return the arguments of a network with a schedule and a prediction, at noisy samples and times.
 
     Args:
         schedule: alpha_t and sigma_t.
         prediction: c_in and c_noise.
-        x_t: noisy samples.
-        t: their times.
-        levels: alpha and sigma of times (B,) or (B, F), where they are known: they broadcast with x_t.
+        x_t: noisy samples, (B, ...).
+        t: their times, (), (B,) or (B, F).
+        levels: alpha and sigma at times (B,) or (B, F), broadcasting with x_t, if they have been computed.
     """
     alpha: Scale
     sigma: Scale
-    if t.ndim == 0 and t.device.type == "cpu":  # a walk: one time for the batch, filled in on the device
-        alpha, sigma, told = schedule.cached(
+    if t.ndim == 0 and t.device.type == "cpu":  # in sampling: one time for the batch, filled in on the device
+        alpha, sigma, number = schedule.cached(
             (prediction.c_noise, t.item()), lambda: _numbers(schedule, prediction, t.double())
         )
-        c_noise = torch.full((len(x_t),), told, device=x_t.device, dtype=_at_least_single(x_t))
+        c_noise = torch.full((len(x_t),), number, device=x_t.device, dtype=_at_least_single(x_t))
     else:
         alpha, sigma = levels if levels is not None else (expand_to(value, x_t) for value in schedule(t))
         c_noise = prediction.c_noise(schedule, t).to(x_t.device, _at_least_single(x_t)).expand(len(x_t), *t.shape[1:])
@@ -146,20 +170,20 @@ def network_input(
 
 
 def _numbers(schedule: Schedule, prediction: Prediction, t: Tensor) -> tuple[float, float, float]:
-    """Return alpha, sigma and c_noise at one time."""
+    """Return alpha, sigma and c_noise at one time, as Python numbers."""
     alpha, sigma = schedule(t)
     return alpha.item(), sigma.item(), prediction.c_noise(schedule, t).item()
 
 
 class NetworkDenoiser(Denoiser):
-    """A network with a schedule and a prediction.
+    """A denoiser made of a network, a schedule and a prediction.
 
     Args:
-        backbone: ``backbone(x, c_noise, cond)``, x (B, C, ...) and c_noise (B,), or (B, F) of clips, in float32; its
-            output has ``prediction.heads`` times C channels.
+        backbone: called as ``backbone(x, c_noise, cond)`` with x (B, C, ...) and c_noise (B,), or (B, F) for clips,
+            in float32; its output has ``prediction.heads`` times C channels.
         schedule: the noise schedule.
         prediction: what the backbone's output means.
-        noise: what frames of clips share of their noise.
+        noise: the covariance of noise over the frames of clips.
     """
 
     def __init__(
@@ -171,7 +195,7 @@ class NetworkDenoiser(Denoiser):
     def _call(
         self, x_t: Tensor, t: Tensor, cond: Condition | None, levels: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor | float, Scale, Scale]:
-        """The output, the variance's mix, and alpha and sigma that broadcast with the output."""
+        """Return the network's output, the variance mix, and alpha and sigma that broadcast with the output."""
         x, c_noise, alpha, sigma = network_input(self.schedule, self.prediction, x_t, t, levels)
         output = self.backbone(x, c_noise, cond)
         mix = self.prediction.variance_mix
@@ -193,11 +217,11 @@ class NetworkDenoiser(Denoiser):
 
 @dataclass
 class Evaluations:
-    """How often a denoiser was asked.
+    """A count of the evaluations of a denoiser.
 
     Attributes:
         calls: batched calls.
-        rows: samples in all of these calls: of a guided walk twice as many.
+        rows: samples in all of these calls; classifier-free guidance evaluates two rows for each sample.
     """
 
     calls: int = 0
@@ -206,14 +230,14 @@ class Evaluations:
 
 @contextmanager
 def counting(denoiser: nn.Module) -> Iterator[Evaluations]:
-    """Counts the evaluations of a denoiser, or of the one within guidance, while it is entered."""
+    """Count the evaluations of a module, such as a denoiser or the one within guidance, during a ``with`` block."""
     count = Evaluations()
 
-    def seen(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+    def count_call(module: nn.Module, arguments: tuple[Any, ...]) -> None:
         count.calls += 1
         count.rows += len(arguments[0])
 
-    handle = denoiser.register_forward_pre_hook(seen)
+    handle = denoiser.register_forward_pre_hook(count_call)
     try:
         yield count
     finally:

@@ -1,8 +1,11 @@
-"""Counted randomness: the noise of a sample is a function of (seed, stream, index, step), not of a generator's history.
+r"""Noise that is a function of (seed, stream, index, step) and not of what was drawn before: counted randomness.
 
-A counter-based generator (:mod:`diffsweep.diffusion.philox`) maps the counter ``(block, step, index, stream)`` under the seed as key to
-four 32-bit words. So a sample's noise depends neither on the batch it is in, nor on the number of devices, nor on what was drawn before;
-resuming needs no generator state.
+.. math:: \epsilon_i = f(\text{seed}, \text{stream}, i, \text{step}),
+
+where i is the index of a sample and the stream is what the noise is for. A counter-based generator
+(:mod:`diffsweep.diffusion.philox`) maps the counter ``(block, step, index, stream)``, with the seed as its key, to
+four 32-bit words, which become normal or uniform numbers. So a sample's noise depends neither on the batch it is in
+nor on the number of devices, and resuming needs no state of a generator.
 """
 
 import math
@@ -18,27 +21,35 @@ from diffsweep.diffusion.philox import MASK, Words, draw_words, keys_of_one, rou
 
 
 class Stream(IntEnum):
-    """What a draw is for: draws of different streams are independent."""
+    """The purposes of random numbers; numbers of different streams are independent."""
 
-    STEP = 0  # the noise of a sampler's step
+    STEP = 0  # noise of a sampler's step
     PRIOR = 1  # x at t = 1
     TIME = 2  # training times
     EPS = 3  # training noise
-    VALIDATION = 4
-    AUGMENTATION = 5
-    CONDITION = 6  # condition dropout, and the labels to sample
-    PROBE = 7  # random directions, for traces
-    DEQUANTISE = 8
-    DATA = 9  # what synthetic data are made of
-    POSTERIOR = 10  # of an autoencoder
-    SIGNS = 11  # of sliced score matching
+    VALIDATION = 4  # noise in validation
+    AUGMENTATION = 5  # random changes of training data
+    CONDITION = 6  # condition dropout, and the labels of samples
+    PROBE = 7  # random directions that estimate traces
+    DEQUANTISE = 8  # uniform noise within the bins of discrete data
+    DATA = 9  # random content of synthetic data
+    POSTERIOR = 10  # draws from an autoencoder's posterior
+    SIGNS = 11  # random directions of sliced score matching
 
 
-OF_THE_PROCESS = frozenset({Stream.STEP, Stream.PRIOR, Stream.EPS, Stream.VALIDATION})  # noise that x_t is made of
+# The noise that x_t is made of.
+OF_THE_PROCESS = frozenset({Stream.STEP, Stream.PRIOR, Stream.EPS, Stream.VALIDATION})
 
 
 class Draw(NamedTuple):
-    """What is drawn of each sample: numbers made of words, of a type, from a stream, in a shape."""
+    """A request for random numbers of each sample: their distribution, dtype, stream and shape.
+
+    Attributes:
+        numbers: the function that makes numbers of random words, :func:`normal_numbers` or :func:`uniform_numbers`.
+        dtype: of the numbers.
+        stream: what they are for.
+        shape: of one sample.
+    """
 
     numbers: Callable[[Words, torch.dtype], Tensor]
     dtype: torch.dtype
@@ -47,18 +58,18 @@ class Draw(NamedTuple):
 
 
 class Noise:
-    """Standard normal and uniform numbers of samples ``indices``, keyed by (seed, stream, index, step).
+    """A source of normal and uniform numbers for the samples ``indices``, keyed by (seed, stream, index, step).
 
-    All that x_t is made of is drawn here, so here frames of clips get what they share of it; other draws stay independent.
+    In the streams of which x_t is made, frames of clips get the covariance ``clips``; other numbers are independent.
 
     Args:
-        seed: any int; its low 64 bits count. Or one of each row, int64, (B,).
-        indices: int64, shape (B,), each in [0, 2^48): which sample each row is, on the device to draw on.
-        step: which step of a walk, in [0, 2^32); or one of each row, int64, (B,).
-        clips: the covariance over frames of the streams of the process.
+        seed: any int, of which the low 64 bits count; or one for each row, int64, (B,).
+        indices: int64, (B,), each in [0, 2^48): which sample each row is; numbers are drawn on its device.
+        step: the step of a sampler, in [0, 2^32); or one for each row, int64, (B,).
+        clips: the covariance of noise over the frames of clips.
 
     Attributes:
-        at_once: at most so many numbers of several steps are drawn in one pass, where a walk draws ahead.
+        at_once: the largest count of numbers of several steps that is drawn in one pass, where steps are drawn ahead.
     """
 
     at_once = 2**20
@@ -85,23 +96,31 @@ class Noise:
         return self.normal(*x.shape[1:], stream=stream, dtype=x.dtype).to(x.device)
 
     def normal(self, *shape: int, stream: Stream, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return standard normal numbers, (B, *shape), by Box and Muller from pairs of 32-bit uniforms, so at most 6.7 in size; what
-        frames share comes after."""
+        """Return standard normal numbers, (B, *shape), with the covariance over frames if they are of the process.
+
+        They are made by the method of Box and Muller of pairs of 32-bit uniforms, so that independent ones are at
+        most 6.7 in size.
+        """
         z = self.independent(Draw(normal_numbers, dtype, stream, shape))
         return self.clips.colour(z) if stream in OF_THE_PROCESS else z
 
     def uniform(self, *shape: int, stream: Stream, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return uniform numbers in (0, 1), (B, *shape); 24 bits in float32, else 32."""
+        """Return uniform numbers in (0, 1), (B, *shape), of 24 random bits in float32, else of 32."""
         return self.independent(Draw(uniform_numbers, dtype, stream, shape))
 
     def independent(self, draw: Draw) -> Tensor:
-        """Return the numbers of a draw, of which frames share nothing, (B, *shape)."""
+        """Return the numbers of a draw without a covariance over frames, (B, *shape)."""
         count = math.prod(draw.shape)
         words = self.words(torch.arange(blocks_of(count), device=self.indices.device), draw.stream)
         return draw.numbers(words, draw.dtype)[:, :count].reshape(-1, *draw.shape)
 
     def words(self, blocks: Tensor, stream: Tensor | int) -> Words:
-        """Return the four words of each sample at each counter: blocks (N,) of a stream, or of a stream of each, (N,)."""
+        """Return four random words for each sample and each counter.
+
+        Args:
+            blocks: the numbers of the blocks, (N,).
+            stream: one stream for all blocks, or one for each, (N,).
+        """
         device, index = self.indices.device, self.indices[:, None]
         even, odd = torch.empty(2, 2, len(self), len(blocks), dtype=torch.int64, device=device)
         even[0], even[1] = blocks, index & MASK
@@ -112,17 +131,17 @@ class Noise:
 
 
 def fresh_noise(x: Tensor, clips: ClipNoise = INDEPENDENT) -> Noise:
-    """Return noise for the rows of ``x`` under a seed from torch's global generator, so that ``manual_seed`` governs it."""
+    """Return noise for the rows of ``x``, with a seed from torch's global generator, which ``manual_seed`` sets."""
     return Noise(int(torch.randint(2**62, ())), torch.arange(len(x), device=x.device), clips=clips)
 
 
 def blocks_of(count: int) -> int:
-    """Return how many blocks of four words so many numbers take."""
+    """Return the number of blocks of four words that ``count`` numbers take."""
     return (count + 3) // 4
 
 
 def uniform_numbers(words: Words, dtype: torch.dtype) -> Tensor:
-    """Return uniform numbers, (B, 4 N)."""
+    """Return uniform numbers in (0, 1) made of random words, (B, 4 N), one of each word."""
     bits = 24 if dtype == torch.float32 else 32
     below_one = 1 - torch.finfo(dtype).eps / 2  # the largest word would round up to 1
     numbers, into = _blocks(words, torch.float64)
@@ -132,11 +151,10 @@ def uniform_numbers(words: Words, dtype: torch.dtype) -> Tensor:
 
 
 def normal_numbers(words: Words, dtype: torch.dtype) -> Tensor:
-    """Return normal numbers, (B, 4 N), by Box and Muller from each pair of words two."""
+    """Return standard normal numbers made of random words, (B, 4 N), two of each pair of words (Box and Muller)."""
     numbers, (cosines, sines) = _blocks(words, torch.float64 if dtype == torch.float64 else torch.float32)
-    radius = (
-        (2 * words.even).add_(1).to(numbers).mul_(2.0**-33).log_().mul_(-2).sqrt_()
-    )  # of (u + 1/2) / 2^32, which is never 0
+    # The logarithm is of (u + 1/2) / 2^32, which is never 0.
+    radius = (2 * words.even).add_(1).to(numbers).mul_(2.0**-33).log_().mul_(-2).sqrt_()
     angle = words.odd.to(numbers).mul_(2 * math.pi * 2.0**-32)
     torch.mul(angle.cos(), radius, out=cosines)
     torch.mul(angle.sin_(), radius, out=sines)
@@ -144,8 +162,12 @@ def normal_numbers(words: Words, dtype: torch.dtype) -> Tensor:
 
 
 def _blocks(words: Words, dtype: torch.dtype) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Return room for numbers in the order of the words they are made of, (B, 4 N), and views of what becomes of the even words and of
-    the odd ones, each (2, B, N)."""
+    """Return an empty tensor for the numbers of some words, and views of it for even and odd words.
+
+    Returns:
+        the tensor, (B, 4 N), in the order of the words that the numbers are made of; and the views for the numbers of
+            even and of odd words, each (2, B, N).
+    """
     _, rows, blocks = words.even.shape
     room = torch.empty(rows, blocks, 2, 2, dtype=dtype, device=words.even.device)
     even, odd = room.permute(3, 2, 0, 1)

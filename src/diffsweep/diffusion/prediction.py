@@ -1,7 +1,21 @@
-r"""What the output ``F`` of a network means, and how its input and time are scaled.
+r"""A prediction defines what the output of a network means and how its input and time are scaled.
 
-Each prediction is linear: ``x0 = c_skip x_t + c_out F`` with coefficients of ``(alpha_t, sigma_t)``, the network sees
-``c_in x_t`` and the time ``c_noise``. It converts to x0 and to eps, and back: the training target.
+.. math:: x_0 = c_{skip} x_t + c_{out} F(c_{in} x_t, c_{noise})
+
+Here F is the network. The coefficients depend on alpha_t and sigma_t alone. From x_0 follows eps by
+:math:`x_t = \alpha_t x_0 + \sigma_t \epsilon`. The other way, from x_0 and eps, a prediction gives the target of
+training, the output of a perfect network:
+
+================  ====================================================================================
+class             target
+================  ====================================================================================
+:class:`Eps`      :math:`\epsilon`
+:class:`X0`       :math:`x_0`
+:class:`V`        :math:`(\alpha \epsilon - \sigma x_0) / \sqrt{\alpha^2 + \sigma^2}`
+:class:`Score`    :math:`-\epsilon / \sigma`
+:class:`Flow`     :math:`\epsilon - x_0`
+:class:`EDM`      a mixture of :math:`x_0` and :math:`\epsilon` of unit variance at every noise level
+================  ====================================================================================
 """
 
 from abc import ABC, abstractmethod
@@ -25,7 +39,7 @@ def _like(scale: Scale, value: float) -> Scale:
 
 
 class Coefficients(NamedTuple):
-    """``x0 = c_skip x_t + c_out F(c_in x_t)``, each of the shape of ``alpha``."""
+    """The coefficients of ``x0 = c_skip x_t + c_out F(c_in x_t)`` for a network F, each of the shape of ``alpha``."""
 
     c_in: Scale
     c_skip: Scale
@@ -33,17 +47,18 @@ class Coefficients(NamedTuple):
 
 
 class Prediction(Part, ABC):
-    """The meaning of a network's output.
+    """A definition of what a network's output means, and of how its input and time are scaled.
 
     Args:
-        variance: the variance of an ancestral step: ``fixed_small`` is the posterior's, right for data of variance 0;
-            ``fixed_large`` the forward step's, right for data of variance 1 (DDPM, section 3.2); ``learned_range`` a
-            second head of the network says, number by number, where the log-variance lies between the two (improved
-            DDPM, arXiv:2102.09672, eq. 15).
+        variance: the variance of a step of the ancestral sampler from t to s. ``fixed_small``: that of x_s given x_t
+            and x_0, which is right for data at a single point. ``fixed_large``: that of the forward step from s to t,
+            right for standard normal data (DDPM, section 3.2). ``learned_range``: a second head of the network gives,
+            for each number of x, where the log-variance lies between the two (improved DDPM, arXiv:2102.09672, eq.
+            15).
 
     Attributes:
-        heads: how many times the channels of x the network puts out.
-        variance_mix: 0 (fixed small) or 1 (fixed large); None where it is learned.
+        heads: the channels of the network's output as a multiple of those of x: 2 with a learned variance, else 1.
+        variance_mix: 0 (fixed small) or 1 (fixed large); None if it is learned.
     """
 
     def __init__(self, variance: Variance = "fixed_small") -> None:
@@ -56,34 +71,52 @@ class Prediction(Part, ABC):
 
     @abstractmethod
     def coefficients(self, alpha: Scale, sigma: Scale) -> Coefficients:
-        """c_in, c_skip and c_out at a noise level."""
+        """Return c_in, c_skip and c_out at the noise level ``alpha, sigma``."""
 
     def c_in(self, alpha: Scale, sigma: Scale) -> Scale:
-        """The c_in of :meth:`coefficients` alone: the number 1 where the network sees x_t as it is."""
+        """Return c_in alone, the factor of the network's input; the number 1 if the network receives x_t as it is."""
         return 1.0
 
     @abstractmethod
     def eps(self, output: Tensor, x_t: Tensor, alpha: Scale, sigma: Scale) -> Tensor:
-        """eps from the output, in the form that stays accurate at small sigma; alpha and sigma broadcast with x_t."""
+        """Return eps from the network's output, in the form that stays accurate at small sigma.
+
+        Args:
+            output: F, like x_t.
+            x_t: noisy samples, (B, ...).
+            alpha, sigma: the noise level; they broadcast with x_t.
+        """
 
     @abstractmethod
     def target(self, x_0: Tensor, eps: Tensor, alpha: Scale, sigma: Scale) -> Tensor:
-        """The output of a perfect network: the inverse of the conversion."""
+        """Return the output of a perfect network for samples x_0 and noise eps: the target of training.
+
+        Args:
+            x_0: clean samples, (B, ...).
+            eps: the noise in x_t, like x_0.
+            alpha, sigma: the noise level; they broadcast with x_0.
+        """
 
     def x0(self, output: Tensor, x_t: Tensor, alpha: Scale, sigma: Scale) -> Tensor:
-        """x0 from the output; alpha and sigma broadcast with x_t."""
+        """Return x0 from the network's output.
+
+        Args:
+            output: F, like x_t.
+            x_t: noisy samples, (B, ...).
+            alpha, sigma: the noise level; they broadcast with x_t.
+        """
         _, c_skip, c_out = self.coefficients(alpha, sigma)
-        if isinstance(c_out, float):  # of a walk: one pass less
+        if isinstance(c_out, float):  # one time for the batch: one pass over the tensor less
             return torch.add(c_skip * x_t, output, alpha=c_out)
         return c_skip * x_t + c_out * output
 
     def c_noise(self, schedule: Schedule, t: Tensor) -> Tensor:
-        """The time that the network is told, of the shape of ``t``."""
+        """Return the number by which the network receives the time, like ``t``."""
         return schedule.embedded_time(t)
 
 
 class Eps(Prediction):
-    """The output is the noise (DDPM, arXiv:2006.11239)."""
+    r"""A prediction of the noise, :math:`F = \epsilon` (DDPM, arXiv:2006.11239)."""
 
     provides = frozenset({"eps_output"})
 
@@ -98,7 +131,7 @@ class Eps(Prediction):
 
 
 class X0(Prediction):
-    """The output is the clean sample."""
+    """A prediction of the clean sample, :math:`F = x_0`."""
 
     def coefficients(self, alpha: Scale, sigma: Scale) -> Coefficients:
         return Coefficients(_like(alpha, 1.0), _like(alpha, 0.0), _like(alpha, 1.0))
@@ -111,9 +144,10 @@ class X0(Prediction):
 
 
 class V(Prediction):
-    r"""The output is the velocity :math:`v = (\alpha \epsilon - \sigma x_0) / \sqrt{\alpha^2 + \sigma^2}` (Salimans & Ho 2022, arXiv:2202.00512).
+    r"""A prediction of the velocity :math:`v = (\alpha \epsilon - \sigma x_0) / \sqrt{\alpha^2 + \sigma^2}`.
 
-    The norm is 1 on a variance-preserving schedule; with it, v is a rotation of (x0, eps) on every schedule.
+    It is from Salimans & Ho 2022, arXiv:2202.00512. The root n is 1 on a variance-preserving schedule. Dividing by it
+    makes :math:`(x_t / n, v)` a rotation of :math:`(x_0, \epsilon)` on every schedule.
     """
 
     def coefficients(self, alpha: Scale, sigma: Scale) -> Coefficients:
@@ -129,13 +163,16 @@ class V(Prediction):
 
 
 class Score(Prediction):
-    r"""The output is the score :math:`\nabla_x \log p_t(x_t) = -\epsilon / \sigma` (NCSN, arXiv:1907.05600; score SDE, arXiv:2011.13456).
+    r"""A prediction of the score :math:`\nabla_x \log p_t(x_t) = -\epsilon / \sigma`.
 
-    The network's input is scaled to the size of unit data, which matters where sigma is large.
+    The papers are NCSN, arXiv:1907.05600, and score SDE, arXiv:2011.13456. The network receives
+    :math:`x_t / \sqrt{\alpha^2 + \sigma^2}`, of unit variance for data of unit variance, which matters where sigma is
+    large.
 
     Args:
-        variance: see :class:`Prediction`.
-        scale_by_sigma: the output is sigma times the score, as in score_sde's networks: of one size at every level.
+        variance: the variance of an ancestral step, see :class:`Prediction`.
+        scale_by_sigma: whether the output is sigma times the score, as in score_sde's networks, and so of one size at
+            every noise level.
     """
 
     def __init__(self, variance: Variance = "fixed_small", scale_by_sigma: bool = False) -> None:
@@ -143,7 +180,7 @@ class Score(Prediction):
         self.scale_by_sigma = scale_by_sigma
 
     def _unit(self, sigma: Scale) -> Scale:
-        """What eps is a multiple of the output by, up to its sign."""
+        """Return u in eps = -u F for the output F: sigma, or 1 if the output is scaled by sigma."""
         return _like(sigma, 1.0) if self.scale_by_sigma else sigma
 
     def coefficients(self, alpha: Scale, sigma: Scale) -> Coefficients:
@@ -160,8 +197,10 @@ class Score(Prediction):
 
 
 class Flow(Prediction):
-    r"""The output is the velocity :math:`\epsilon - x_0` of the straight path (flow matching, arXiv:2210.02747; rectified flow,
-    arXiv:2209.03003), on any schedule."""
+    r"""A prediction of the velocity :math:`\epsilon - x_0` of the straight path from data to noise, on any schedule.
+
+    The papers are flow matching, arXiv:2210.02747, and rectified flow, arXiv:2209.03003.
+    """
 
     def coefficients(self, alpha: Scale, sigma: Scale) -> Coefficients:
         total = alpha + sigma
@@ -175,16 +214,18 @@ class Flow(Prediction):
 
 
 class EDM(Prediction):
-    r"""EDM's preconditioning (Karras et al. 2022, arXiv:2206.00364, table 1): input and output of unit variance, the least
-    amplification of the output's errors. With :math:`n^2 = \sigma^2 + \alpha^2 \sigma_{data}^2`,
+    r"""A prediction with EDM's preconditioning: input and target have unit variance at every noise level.
 
-    .. math:: x_0 = \frac{\alpha \sigma_{data}^2}{n^2} x_t + \frac{\sigma \sigma_{data}}{n} F(x_t / n, c_{noise}), \qquad
-        c_{noise} = \tfrac14 \log(\sigma / \alpha),
+    Among such scalings it amplifies the errors of the output least (Karras et al. 2022, arXiv:2206.00364, table 1).
+    With :math:`n^2 = \sigma^2 + \alpha^2 \sigma_{data}^2`,
 
-    the paper's coefficients where alpha = 1, and the same function of x_t / alpha on any other schedule.
+    .. math:: x_0 = \frac{\alpha \sigma_{data}^2}{n^2} x_t + \frac{\sigma \sigma_{data}}{n} F(x_t / n, c_{noise}),
+        \qquad c_{noise} = \tfrac14 \log(\sigma / \alpha).
+
+    These are the paper's coefficients where alpha = 1, and the same function of x_t / alpha on any other schedule.
 
     Args:
-        variance: see :class:`Prediction`.
+        variance: the variance of an ancestral step, see :class:`Prediction`.
         sigma_data: standard deviation of the data.
     """
 
@@ -214,5 +255,5 @@ class EDM(Prediction):
         return (sigma / self.sigma_data * x_0 - alpha * self.sigma_data * eps) / self._norm(alpha, sigma)
 
     def c_noise(self, schedule: Schedule, t: Tensor) -> Tensor:
-        """log(sigma / alpha) / 4, within +-5: the log-SNR may be infinite at an end."""
+        """Return log(sigma / alpha) / 4, clamped to [-5, 5] since it is infinite at some ends of schedules."""
         return (-schedule.log_snr(t) / 8).clamp(-5, 5)

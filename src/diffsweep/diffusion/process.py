@@ -1,7 +1,15 @@
-r"""The Gaussian process between two times, from ``alpha, sigma`` alone (Kingma et al. 2021, arXiv:2107.00630, app. A).
+r"""The Gaussian process :math:`x_t = \alpha_t x_0 + \sigma_t \epsilon` between any two times s < t.
 
-For :math:`s < t`: :math:`x_t = \alpha_{ts} x_s + \sqrt{v_{ts}} z` with :math:`\alpha_{ts} = \alpha_t / \alpha_s` and
-:math:`v_{ts} = \sigma_t^2 - \alpha_{ts}^2 \sigma_s^2`. One formula serves the full chain, a strided one and any pair.
+A forward step, and the posterior of x_s once x_0 is known, follow from alpha and sigma at s and t alone (Kingma et
+al. 2021, arXiv:2107.00630, app. A):
+
+.. math:: x_t = \alpha_{ts} x_s + \sqrt{v_{ts}} \, z, \qquad \alpha_{ts} = \alpha_t / \alpha_s, \quad
+    v_{ts} = \sigma_t^2 - \alpha_{ts}^2 \sigma_s^2, \quad z \sim N(0, I),
+
+.. math:: q(x_s | x_t, x_0) = N\left(\alpha_{ts} \frac{\sigma_s^2}{\sigma_t^2} x_t
+    + \alpha_s \frac{v_{ts}}{\sigma_t^2} x_0, \; v_{ts} \frac{\sigma_s^2}{\sigma_t^2} I\right).
+
+The same formulas serve the T steps of DDPM, steps of a larger stride and any other pair of times.
 """
 
 from typing import Generic
@@ -15,11 +23,11 @@ from diffsweep.schedules.base import Value
 
 
 def expand_to(value: Tensor, x: Tensor) -> Tensor:
-    """``value`` with further axes, so that it multiplies ``x`` of shape (B, ...), in its dtype.
+    """Return ``value`` with axes added, so that it multiplies ``x`` of shape (B, ...), in the dtype of x.
 
     Args:
-        value: () or (B,); or (B, F), one of each frame of clips, which becomes (B, 1, F, 1, 1).
-        x: (B, ...); with a value of each frame (B, C, F, ...), or itself (B, F).
+        value: () or (B,); or (B, F), one for each frame of clips, which becomes (B, 1, F, 1, 1).
+        x: (B, ...); where each frame has its value, (B, C, F, ...) or (B, F).
     """
     if value.ndim == 0:
         return value.to(x.dtype)  # a CPU scalar multiplies a tensor of any device without a copy
@@ -30,42 +38,66 @@ def expand_to(value: Tensor, x: Tensor) -> Tensor:
 
 
 def factor(value: Tensor, x: Tensor) -> Tensor | float:
-    """As :func:`expand_to`, but a number where ``value`` is one on the CPU: a walk has one time for the batch, and a number
-    multiplies a tensor of any device without tiny tensors of its own."""
+    """Return :func:`expand_to` of a value, or a Python number if the value is a scalar on the CPU.
+
+    A sampler has one time for the whole batch, and a number multiplies a tensor on any device without small tensors
+    of its own.
+    """
     return value.item() if value.ndim == 0 and value.device.type == "cpu" else expand_to(value, x)
 
 
 def add_noise(schedule: Schedule, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-    r""":math:`x_t = \alpha_t x_0 + \sigma_t \epsilon`; x_0, eps (B, ...), t () or (B,), of clips (B, C, F, H, W) also (B, F)."""
+    r"""Return noisy samples :math:`x_t = \alpha_t x_0 + \sigma_t \epsilon`, like x_0.
+
+    Args:
+        schedule: alpha_t and sigma_t.
+        x_0: clean samples, (B, ...).
+        t: times, () or (B,); for clips (B, C, F, H, W) also (B, F), a time for each frame.
+        eps: standard normal noise, like x_0.
+    """
     alpha, sigma = schedule(t)
     return expand_to(alpha, x_0) * x_0 + expand_to(sigma, x_0) * eps
 
 
 def mean_at(values: Tensor, t: Tensor) -> Tensor:
-    """The mean of all numbers of ``values`` (B, ...) that have a time in common: (B,) for ``t`` of () or (B,), and for one of each frame,
-    (B, F), that of each frame of (B, C, F, ...)."""
+    """Return the mean of ``values`` (B, ...) over all numbers that have a time in common.
+
+    Returns:
+        for ``t`` of shape () or (B,) the mean of each sample, (B,); for ``t`` of shape (B, F) the mean of each frame
+            of values (B, C, F, ...), (B, F).
+    """
     return values.flatten(1).mean(1) if t.ndim < 2 else values.transpose(1, 2).flatten(2).mean(2)
 
 
 def mean_of_frames(values: Tensor) -> Tensor:
-    """One number a sample, (B,): of (B,) itself, of one of each frame, (B, F), their mean."""
+    """Return one value for each sample, (B,): values (B,) as they are, or the mean over frames of values (B, F)."""
     return values if values.ndim < 2 else values.mean(1)
 
 
 def prior(schedule: Schedule, noise: Tensor, t: Tensor | None = None) -> Tensor:
-    r"""x at t, by default 1, where x_0 is unknown: :math:`\sigma_t \cdot` noise."""
+    r"""Return the noise that sampling starts from, :math:`x_t = \sigma_t \epsilon`, where nothing of x_0 is known.
+
+    Args:
+        schedule: alpha_t and sigma_t.
+        noise: eps, standard normal, (B, ...).
+        t: the time to start at, () or (B,); 1 by default.
+    """
     _, sigma = schedule(torch.ones((), dtype=torch.float64) if t is None else t)
     return expand_to(sigma, noise) * noise
 
 
 class Step(NamedTuple, Generic[Value]):
-    r"""One step, from the level at t to that at s < t: tensors of the shape of the times; within a walk numbers.
+    r"""A step of the process from the noise level at t to a lower one at s < t, with the variances between them.
+
+    Values are tensors of the shape of the times; during sampling, where the batch has one time, Python numbers.
 
     Attributes:
-        here: the level at t, where the step begins.
-        there: the level at s, where it ends; sigma is 0 where that is clean data.
-        var_ts: variance of the forward step, :math:`-\sigma_t^2 \, \mathrm{expm1}(\lambda_t - \lambda_s)`, lambda the log-SNR.
-        var_post: variance of its posterior given x_0, :math:`v_{ts} \sigma_s^2 / \sigma_t^2`; 0 where s is clean.
+        at_t: the level at t, where the step begins.
+        at_s: the level at s, where it ends; its sigma is 0 if the step ends at clean data.
+        var_ts: the variance :math:`v_{ts}` of the forward step from s to t,
+            :math:`-\sigma_t^2 \, \mathrm{expm1}(\lambda_t - \lambda_s)` with :math:`\lambda` the log-SNR.
+        var_post: the variance of x_s given x_t and x_0, :math:`v_{ts} \sigma_s^2 / \sigma_t^2`; 0 if the step ends at
+            clean data.
     """
 
     at_t: Level[Value]
@@ -75,27 +107,29 @@ class Step(NamedTuple, Generic[Value]):
 
     @property
     def alpha_ts(self) -> Value:
+        r"""Return :math:`\alpha_t / \alpha_s`, the factor of x_s in x_t."""
         return self.at_t.alpha / self.at_s.alpha
 
     @property
     def from_x_t(self) -> Value:
-        r"""What the posterior's mean takes of x_t, :math:`\alpha_{ts} \sigma_s^2 / \sigma_t^2`."""
+        r"""Return the coefficient of x_t in the posterior mean of x_s, :math:`\alpha_{ts} \sigma_s^2 / \sigma_t^2`."""
         return self.alpha_ts * self.at_s.sigma**2 / self.at_t.sigma**2
 
     @property
     def from_x_0(self) -> Value:
-        r"""What the posterior's mean takes of x_0, :math:`\alpha_s v_{ts} / \sigma_t^2`."""
+        r"""Return the coefficient of x_0 in the posterior mean of x_s, :math:`\alpha_s v_{ts} / \sigma_t^2`."""
         return self.at_s.alpha * self.var_ts / self.at_t.sigma**2
 
 
 def step_between(schedule: Schedule, s: Tensor, t: Tensor, to_clean: Tensor | None = None) -> Step[Tensor]:
-    """Return the step from t to s < t (elementwise), float64 for exact tables.
+    """Return the step from times t to times s < t, elementwise; float64 times give exact tables.
 
     Args:
-        schedule: the schedule.
+        schedule: alpha_t and sigma_t.
         s, t: times of the same shape.
-        to_clean: bool of the same shape: where true, s is clean data, whatever sigma(s) is. A walk ends with such a step,
-            which differs from one to t = 0 where the schedule's sigma(0) is not 0.
+        to_clean: bool, of the same shape; where true, the step ends at clean data (alpha 1, sigma 0), whatever
+            sigma(s) is. A trajectory ends with such a step; it differs from a step to t = 0 if the schedule's
+            sigma(0) is not 0.
     """
     alpha_t, sigma_t = schedule(t)
     alpha_s, sigma_s = schedule(s)
@@ -109,15 +143,19 @@ def step_between(schedule: Schedule, s: Tensor, t: Tensor, to_clean: Tensor | No
 
 
 def steps_of(schedule: Schedule, times: Tensor) -> Step[Tensor]:
-    """Return the steps of a walk over decreasing ``times`` (K + 1,), each value (K,): the last one goes to clean data where
-    the walk ends at 0."""
+    """Return the steps between neighbouring times of a trajectory, each value (K,).
+
+    Args:
+        schedule: alpha_t and sigma_t.
+        times: decreasing, (K + 1,); if the last one is 0, the last step ends at clean data.
+    """
     last = torch.zeros(len(times) - 1, dtype=torch.bool)
     last[-1] = times[-1] == 0
     return step_between(schedule, times[1:], times[:-1], last)
 
 
 def in_numbers(steps: Step[Tensor]) -> list[Step[float]]:
-    """Return several steps, each value (K,), one by one as numbers."""
+    """Return K steps, whose values are (K,), one by one with Python numbers."""
     at_t, at_s = (
         map(Level, level.t.unbind(), level.alpha.tolist(), level.sigma.tolist()) for level in (steps.at_t, steps.at_s)
     )
@@ -125,14 +163,21 @@ def in_numbers(steps: Step[Tensor]) -> list[Step[float]]:
 
 
 def transition(schedule: Schedule, x_s: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and variance of x_t given x_s, for s < t."""
+    r"""Return mean and variance of x_t given x_s, for times s < t: :math:`\alpha_{ts} x_s` and :math:`v_{ts}`.
+
+    Here :math:`\alpha_{ts} = \alpha_t / \alpha_s` and :math:`v_{ts} = \sigma_t^2 - \alpha_{ts}^2 \sigma_s^2`.
+    """
     step = step_between(schedule, s, t)
     return expand_to(step.alpha_ts, x_s) * x_s, expand_to(step.var_ts, x_s)
 
 
 def posterior(schedule: Schedule, x_0: Tensor, x_t: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    r"""Mean and variance of x_s given x_t and x_0, for s < t (DDPM eq. 7, for any two times):
-    mean :math:`= \alpha_{ts} \frac{\sigma_s^2}{\sigma_t^2} x_t + \alpha_s \frac{v_{ts}}{\sigma_t^2} x_0`."""
+    r"""Return mean and variance of x_s given x_t and x_0, for any times s < t (DDPM, arXiv:2006.11239, eq. 7).
+
+    The mean is :math:`\alpha_{ts} \frac{\sigma_s^2}{\sigma_t^2} x_t + \alpha_s \frac{v_{ts}}{\sigma_t^2} x_0` and the
+    variance :math:`v_{ts} \sigma_s^2 / \sigma_t^2`, with :math:`\alpha_{ts} = \alpha_t / \alpha_s` and
+    :math:`v_{ts} = \sigma_t^2 - \alpha_{ts}^2 \sigma_s^2`.
+    """
     step = step_between(schedule, s, t)
     mean = expand_to(step.from_x_t, x_t) * x_t + expand_to(step.from_x_0, x_0) * x_0
     return mean, expand_to(step.var_post, x_t)
