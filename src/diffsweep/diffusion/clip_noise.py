@@ -1,9 +1,10 @@
-r"""The noise of clips: frames may share a part of it. What is chosen is its covariance over frames.
+r"""Noise of clips that is correlated over frames i and j, :math:`\mathrm{Cov}[\epsilon^i, \epsilon^j] = \Sigma_{ij}`.
 
-:math:`x_t = \alpha_t x_0 + \sigma_t \epsilon` where each number of a frame has :math:`\mathrm{Cov}[\epsilon^i, \epsilon^j] = \Sigma_{ij}` with the
-same number of the other frames, :math:`\Sigma_{ii} = 1`. In coordinates whitened by :math:`\Sigma` it is the standard process, and all of the process is
-linear. So one thing changes: every draw of the process has the covariance :math:`\Sigma`, that of training, of the prior, of a stochastic sampler's
-step. Steps, solvers and conversions between x0 and eps stay as they are, and exact. The score is :math:`-\Sigma^{-1} \epsilon / \sigma_t`.
+In :math:`x_t = \alpha_t x_0 + \sigma_t \epsilon` each number of a frame has the covariance :math:`\Sigma` with the
+same number of the other frames, and :math:`\Sigma_{ii} = 1`. In coordinates whitened by :math:`\Sigma` this is the
+standard process, and all of the process is linear. So one thing changes: every draw of the process has the covariance
+:math:`\Sigma`, in training, at the start of sampling and in each step of a stochastic sampler. Steps, solvers and
+conversions between x0 and eps stay as they are, and exact. The score is :math:`-\Sigma^{-1} \epsilon / \sigma_t`.
 """
 
 import functools
@@ -20,10 +21,10 @@ from diffsweep.diffusion.measurement import Measurement
 
 
 class ClipNoise(Part, ABC):
-    r"""The covariance :math:`\Sigma` over frames of the noise of clips, for any number of frames F.
+    r"""A covariance :math:`\Sigma` of the noise of clips over frames, for any number of frames F.
 
     Attributes:
-        correlated: whether frames share anything.
+        correlated: whether the noise of different frames is correlated.
     """
 
     correlated = True
@@ -31,24 +32,36 @@ class ClipNoise(Part, ABC):
 
     @abstractmethod
     def covariance(self, frames: int) -> Tensor:
-        r""":math:`\Sigma`, float64, (F, F), with ones on its diagonal."""
+        r"""Return :math:`\Sigma`, float64, (F, F), with ones on its diagonal."""
 
     def colour(self, z: Tensor) -> Tensor:
-        r"""Noise of covariance :math:`\Sigma` over frames, from independent ``z`` (B, C, F, H, W): a linear map of each place. By sums and
-        products of whole frames alone, so that a clip's noise is the same in any batch, bit for bit."""
+        r"""Return noise of covariance :math:`\Sigma` over frames from independent noise ``z`` (B, C, F, H, W).
+
+        It is a linear map, made of sums and products of whole frames, so that a clip's noise is the same in any
+        batch, bit for bit.
+
+        Raises:
+            ValueError: z is not of clips.
+        """
         if z.ndim != 5:
             raise ValueError(
-                f"noise that frames share is that of clips (B, C, F, H, W), not of {tuple(z.shape)}; use noise=independent"
+                f"noise that frames share needs clips (B, C, F, H, W), not {tuple(z.shape)}; use noise=independent"
             )
         return self._mixed(z)
 
     @abstractmethod
     def _mixed(self, z: Tensor) -> Tensor:
-        """What :meth:`colour` does."""
+        """Return :meth:`colour` of z (B, C, F, H, W), whose shape has been checked."""
 
     def spread(self, x: Tensor, sigma: Tensor) -> Tensor:
-        r""":math:`S^{-1} \Sigma S x` for x (B, C, F, H, W) and S the frames' ``sigma``, which broadcasts with x: with one sigma for all,
-        :math:`\Sigma x`. It is the part of Tweedie's formulas that independent noise has not."""
+        r"""Return :math:`S^{-1} \Sigma S x`, which stands for x in Tweedie's formulas where frames share noise.
+
+        With one sigma for all frames it is :math:`\Sigma x`.
+
+        Args:
+            x: (B, C, F, H, W).
+            sigma: sigma of each frame, the diagonal of S; broadcasts with x.
+        """
         covariance = self.covariance(x.shape[2]).to(x)
         return _between(sigma, x, lambda y: torch.einsum("fg,bcghw->bcfhw", covariance, y))
 
@@ -57,8 +70,9 @@ class ClipNoise(Part, ABC):
 
         Args:
             u: like measurements y of clips, (B, C, F, H, W), 0 in other frames.
-            ratio: D, sigma over alpha of each frame, which broadcasts with u; with one for all it is :math:`(\Sigma^{aa})^{-1} u`.
-            measurement: of each frame by itself.
+            ratio: sigma over alpha of each frame, the diagonal of D; broadcasts with u. With one ratio for all frames
+                the result is :math:`(\Sigma^{aa})^{-1} u`.
+            measurement: a measurement that acts on each frame by itself.
 
         Raises:
             ValueError: the measurement does not act on each frame by itself.
@@ -70,13 +84,16 @@ class ClipNoise(Part, ABC):
 
 
 def _between(scale: Tensor, x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-    """A linear map of scaled frames, scaled back; where the scale is 0 or infinite, at the ends of a schedule, as if it were 1."""
+    """Return ``change(x scale) / scale``; a scale of 0 or infinity, at an end of the schedule, counts as 1."""
     scale = torch.where((scale == 0) | scale.isinf(), 1.0, scale).to(x)
     return change(x * scale) / scale
 
 
 class IndependentNoise(ClipNoise):
-    r"""Every number has noise of its own, :math:`\Sigma = I`: that of images, and of video diffusion as Ho et al. 2022 (arXiv:2204.03458) have it."""
+    r"""The noise of images, and of clips whose frames are independent, :math:`\Sigma = I`.
+
+    So it is in video diffusion (Ho et al. 2022, arXiv:2204.03458).
+    """
 
     correlated = False
     requires = frozenset()
@@ -101,28 +118,36 @@ INDEPENDENT = IndependentNoise()
 
 
 class SharedNoise(ClipNoise):
-    r"""A base b that all frames of a clip share, and a residual of each (VideoFusion, Luo et al. 2023, arXiv:2303.08320):
+    r"""A noise with a base b that all frames of a clip share, and a residual r of each frame.
 
-    .. math:: \epsilon^i = \sqrt\lambda \, b + \sqrt{1 - \lambda} \, r^i, \qquad \Sigma_{ij} = \lambda + (1 - \lambda) \delta_{ij}.
+    .. math:: \epsilon^i = \sqrt\lambda \, b + \sqrt{1 - \lambda} \, r^i, \qquad
+        \Sigma_{ij} = \lambda + (1 - \lambda) \delta_{ij}.
 
-    It is also the mixed noise of PYoCo (Ge et al. 2023, arXiv:2305.10474), with :math:`\lambda = \alpha^2 / (1 + \alpha^2)`.
+    It is that of VideoFusion (Luo et al. 2023, arXiv:2303.08320), and the mixed noise of PYoCo (Ge et al. 2023,
+    arXiv:2305.10474), with :math:`\lambda = \alpha^2 / (1 + \alpha^2)`.
 
-    With ``key_frame`` the noise of the middle frame, number :math:`\lfloor F / 2 \rfloor` from 0, is the base itself (its lambda is 1), so that a
-    network of images can tell the base from that frame as it would from any image: :math:`\Sigma_{ik} = \sqrt\lambda` for this frame k, and
-    else as above.
+    With ``key_frame`` the noise of the middle frame, number :math:`k = \lfloor F / 2 \rfloor` from 0, is the base
+    itself (its lambda is 1). A network of images can then predict the base from that frame as from any image. In this
+    case :math:`\Sigma_{ik} = \sqrt\lambda`, and the other covariances are as above.
 
     Args:
-        share: lambda, the base's share of a frame's variance, in [0, 1). With 0 it is :class:`IndependentNoise`, bit for bit.
+        share: lambda, the base's share of a frame's variance, in [0, 1). With 0 it is :class:`IndependentNoise`, bit
+            for bit.
         key_frame: whether the middle frame's noise is the base.
     """
 
     def __init__(self, share: float = 0.5, key_frame: bool = False) -> None:
         if not 0 <= share < 1:
-            raise ValueError(f"noise.share lies in [0, 1), 1 excluded, not {share}: frames need noise of their own too")
+            raise ValueError(
+                f"noise.share must lie in [0, 1), 1 excluded, not {share}: frames need noise of their own too"
+            )
         self.share, self.key_frame = share, key_frame
 
     def weights(self, frames: int) -> tuple[Tensor, Tensor]:
-        r"""What base and residuals are multiplied by in each frame, :math:`\sqrt{\lambda_i}` and :math:`\sqrt{1 - \lambda_i}`, float64, (F,)."""
+        r"""Return the factors of base and residual in each frame, float64, (F,) each.
+
+        They are :math:`\sqrt{\lambda_i}` and :math:`\sqrt{1 - \lambda_i}`.
+        """
         share = torch.full((frames,), self.share, dtype=torch.float64)
         if self.key_frame:
             share[frames // 2] = 1
@@ -139,23 +164,27 @@ class SharedNoise(ClipNoise):
             mixed = own * z + math.sqrt(self.share) * key[:, :, None]
             mixed[:, :, frames // 2] = key
             return mixed
-        # The symmetric root of the covariance: it draws no more numbers than there are.
+        # The symmetric root of the covariance needs no more random numbers than the clip has.
         total = functools.reduce(operator.add, z.unbind(2))[:, :, None]
         return own * z + (math.sqrt(1 - self.share + self.share * frames) - own) / frames * total
 
 
 class ProgressiveNoise(ClipNoise):
-    r"""Each frame's noise follows from the one before (PYoCo, Ge et al. 2023, arXiv:2305.10474), as an AR(1) process:
+    r"""A noise in which that of each frame follows from the frame before, as an AR(1) process.
 
-    .. math:: \epsilon^0 = z^0, \quad \epsilon^i = \rho \, \epsilon^{i-1} + \sqrt{1 - \rho^2} \, z^i, \qquad \Sigma_{ij} = \rho^{|i - j|}.
+    .. math:: \epsilon^0 = z^0, \quad \epsilon^i = \rho \, \epsilon^{i-1} + \sqrt{1 - \rho^2} \, z^i, \qquad
+        \Sigma_{ij} = \rho^{|i - j|}.
+
+    It is that of PYoCo (Ge et al. 2023, arXiv:2305.10474).
 
     Args:
-        correlation: rho, of neighbouring frames, in [0, 1); the paper's :math:`\alpha / \sqrt{1 + \alpha^2}`, 0.894 for its alpha = 2.
+        correlation: rho, the correlation of neighbouring frames, in [0, 1); the paper's
+            :math:`\alpha / \sqrt{1 + \alpha^2}`, 0.894 for its alpha = 2.
     """
 
     def __init__(self, correlation: float = 0.894) -> None:
         if not 0 <= correlation < 1:
-            raise ValueError(f"noise.correlation lies in [0, 1), 1 excluded, not {correlation}")
+            raise ValueError(f"noise.correlation must lie in [0, 1), 1 excluded, not {correlation}")
         self.correlation = correlation
 
     def covariance(self, frames: int) -> Tensor:

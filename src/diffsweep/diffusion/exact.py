@@ -1,9 +1,13 @@
-r"""Denoisers in closed form: the truth that samplers, objectives and bounds are tested against.
+r"""Denoisers in closed form, for data of a known distribution: samplers, objectives and bounds are tested against them.
 
-For data :math:`x_0 \sim N(\mu, C)`, :math:`x_t \sim N(\alpha \mu, \alpha^2 C + \sigma^2 I)` and
-:math:`E[x_0 | x_t] = \mu + \alpha C (\alpha^2 C + \sigma^2 I)^{-1} (x_t - \alpha \mu)`; a mixture weighs its components'
-posterior means by their responsibilities. Where frames of clips share noise of covariance :math:`\Sigma`, it stands for I; what is computed is
-the same in coordinates that it is white in.
+For data :math:`x_0 \sim N(\mu, C)`,
+:math:`x_t = \alpha x_0 + \sigma \epsilon \sim N(\alpha \mu, \alpha^2 C + \sigma^2 I)` and
+
+.. math:: E[x_0 | x_t] = \mu + \alpha C (\alpha^2 C + \sigma^2 I)^{-1} (x_t - \alpha \mu).
+
+For a mixture of Gaussians the posterior means of the components are weighted by their posterior probabilities. Where
+frames of clips share noise of covariance :math:`\Sigma`, it takes the place of I, and the computation is done in
+coordinates in which the noise is white.
 """
 
 import math
@@ -22,18 +26,18 @@ from diffsweep.schedules import Schedule
 
 
 class GaussianMixtureDenoiser(Denoiser):
-    """The exact denoiser of data from a mixture of Gaussians.
+    """The exact denoiser of data from a mixture of K Gaussians in D dimensions.
 
     Args:
         schedule: the noise schedule.
         means: (K, D).
         covariances: (K, D, D), positive semi-definite.
-        weights: (K,), positive; normalised here. Equal by default.
-        prediction: the units of :meth:`output` and the ancestral variance.
-        classes: int64, (K,), the class y of each component: ``cond.vector`` tells then which of them x_0 is from. Without, conditions
-            are not looked at.
-        noise: what frames share of the noise, where samples are clips.
-        shape: (C, F, H, W) of these clips, whose numbers in this order are the D of the data.
+        weights: the probabilities of the components, (K,), positive, normalised here; equal by default.
+        prediction: the units of :meth:`output` and the ancestral variance; eps by default.
+        classes: the class y of each component, int64, (K,). With it ``cond.vector`` gives the class of each row, from
+            whose components x_0 is; without it conditions are ignored.
+        noise: the covariance of noise over frames, where samples are clips.
+        shape: (C, F, H, W) of these clips, whose numbers in this order are the D dimensions.
     """
 
     def __init__(
@@ -50,7 +54,7 @@ class GaussianMixtureDenoiser(Denoiser):
         super().__init__(schedule, prediction, noise)
         self.classes = classes
         weights = torch.ones(len(means)) if weights is None else weights
-        # x = whitened @ root: a linear map told by its images of unit vectors
+        # x = whitened @ root, where row i of root is the image of the i-th unit vector
         self.root = of_clips(noise, shape).to(means) if noise.correlated else None
         means = self._white(means)
         if self.root is not None:
@@ -59,15 +63,25 @@ class GaussianMixtureDenoiser(Denoiser):
         self.variances, self.rotations = torch.linalg.eigh(covariances)  # (K, D), (K, D, D): C = Q diag(v) Q^T
 
     def _white(self, x: Tensor) -> Tensor:
-        """x (B, D) in coordinates where the noise is white."""
+        """Return x (B, D) in coordinates in which the noise is white."""
         return x if self.root is None else torch.linalg.solve(self.root, x, left=False)
 
     def _back(self, x: Tensor) -> Tensor:
+        """Return x (B, D) in the original coordinates, the inverse of :meth:`_white`."""
         return x if self.root is None else x @ self.root
 
     def _components(self, x: Tensor, t: Tensor, cond: Condition | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """alpha and sigma, x (B, D), of white noise, whitened by each component of the marginal at t, (B, K, D), and the log-density of x jointly with
-        each component, (B, K), given the class where one is told."""
+        """Return the noise level, and x (B, D) under each component of the marginal at t.
+
+        Args:
+            x: samples x_t in coordinates in which the noise is white.
+            t: their times, () or (B,).
+            cond: with the class of each sample, if any.
+
+        Returns:
+            alpha and sigma; x centred, in the component's principal axes, and divided by the marginal variances,
+                (B, K, D); and the log-density of x jointly with each component, (B, K).
+        """
         alpha, sigma = (expand_to(value, x) for value in self.schedule(t.to(x.dtype)))
         centred = torch.einsum("bkd,kde->bke", x[:, None] - alpha[..., None] * self.means, self.rotations)
         marginal = alpha[..., None] ** 2 * self.variances + sigma[..., None] ** 2  # () or (B, 1, 1) against (K, D)
@@ -75,7 +89,7 @@ class GaussianMixtureDenoiser(Denoiser):
         return alpha, sigma, centred / marginal, self._log_weights(cond) + log_normal
 
     def _log_weights(self, cond: Condition | None) -> Tensor:
-        """Of the components, (K,), or given the class of each row, (B, K)."""
+        """Return the log-probabilities of the components, (K,); or (B, K), given the class of each row."""
         if self.classes is None or cond is None or cond.vector is None:
             return self.weights.log()
         other = self.classes != cond.vector[:, None]  # (B, K)
@@ -85,7 +99,7 @@ class GaussianMixtureDenoiser(Denoiser):
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
         if t.ndim > 1:
-            raise ValueError("one time a sample: a time of each frame is for frames that are samples of their own")
+            raise ValueError(f"the exact denoiser takes one time a sample, () or (B,), not times {tuple(t.shape)}")
         x = self._white(x_t.flatten(1).to(self.means))  # (B, D)
         alpha, sigma, whitened, log_joint = self._components(x, t, cond)
         responsibility = log_joint.softmax(-1)
@@ -97,20 +111,20 @@ class GaussianMixtureDenoiser(Denoiser):
         )
 
     def log_density(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Tensor:
-        """The log-density of the marginal at t, in nats, (B,); given the class where one is told."""
+        """Return the log-density of x_t, in nats, (B,); given the class of each row if ``cond`` has it."""
         x = self._white(x_t.flatten(1).to(self.means))
         log_density = self._components(x, t, cond)[-1].logsumexp(-1)
         return log_density if self.root is None else log_density - torch.linalg.slogdet(self.root).logabsdet
 
     def log_prob(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """log p(y | x_t) of each class, (B, max(classes) + 1): what the perfect noisy classifier says."""
+        """Return log p(y | x_t) of each class y, (B, max(classes) + 1): the output of a perfect noisy classifier."""
         assert self.classes is not None
         log_joint = self._components(self._white(x_t.flatten(1).to(self.means)), t)[-1]  # (B, K)
         own = self.classes == torch.arange(int(self.classes.max()) + 1)[:, None]  # (classes, K)
         return log_joint[:, None].masked_fill(~own, -torch.inf).logsumexp(-1).log_softmax(-1)
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draws from the data distribution, (count, D)."""
+        """Return draws from the distribution of the data, (count, D)."""
         k = torch.multinomial(self.weights, count, replacement=True, generator=generator)
         z = torch.randn(count, self.means.shape[1], generator=generator, dtype=self.means.dtype)
         x = self.means[k] + torch.einsum("bde,be->bd", self.rotations[k], self.variances[k].clamp(min=0).sqrt() * z)
@@ -118,14 +132,29 @@ class GaussianMixtureDenoiser(Denoiser):
 
 
 def of_clips(noise: ClipNoise, shape: Sequence[int]) -> Tensor:
-    """The linear map that :meth:`ClipNoise.colour` is, for clips of ``shape`` (C, F, H, W) of D numbers: row i is what it makes of the i-th
-    unit vector, (D, D) in float64. Its own transpose times itself is the covariance of the noise."""
+    """Return the linear map :meth:`ClipNoise.colour` as a matrix R, (D, D) in float64.
+
+    Row i is the image of the i-th unit vector, and :math:`R^T R` is the covariance of the noise.
+
+    Args:
+        noise: the covariance of noise over frames.
+        shape: (C, F, H, W) of clips, of D numbers.
+    """
     size = math.prod(shape)
     return noise.colour(torch.eye(size, dtype=torch.float64).reshape(size, *shape)).flatten(1)
 
 
 class GaussianDenoiser(GaussianMixtureDenoiser):
-    """The exact denoiser of Gaussian data: mean (D,), covariance (D, D); ``noise`` and ``shape`` as of a mixture."""
+    """The exact denoiser of Gaussian data in D dimensions.
+
+    Args:
+        schedule: the noise schedule.
+        mean: (D,).
+        covariance: (D, D), positive semi-definite.
+        prediction: the units of :meth:`output` and the ancestral variance; eps by default.
+        noise: the covariance of noise over frames, where samples are clips.
+        shape: (C, F, H, W) of these clips, whose numbers in this order are the D dimensions.
+    """
 
     def __init__(
         self,
@@ -140,11 +169,11 @@ class GaussianDenoiser(GaussianMixtureDenoiser):
 
 
 class AsPredicted(Denoiser):
-    """A denoiser whose answer goes the way of a network's: to the prediction's target, and back to x0 and eps.
+    """A denoiser whose estimates are converted to the target of a prediction, and back to x0 and eps, as a network's are.
 
     Args:
-        denoiser: the exact one.
-        prediction: what a network would have to say; it converts both ways.
+        denoiser: the exact denoiser.
+        prediction: the prediction whose target the network would put out; it converts both ways.
     """
 
     def __init__(self, denoiser: Denoiser, prediction: Prediction) -> None:
@@ -160,18 +189,21 @@ class AsPredicted(Denoiser):
 
 
 class Impulses(Noise):
-    """In place of noise: the first sample and the next ``dimension`` get none, of the others each a single 1 in a single draw.
+    """A source of unit impulses in place of noise, which gives the exact moments of a stochastic sampler.
 
-    A walk over the exact denoiser of Gaussian data is affine in its start and its draws. So the first sample's end is the mean, and
-    what the others end at beyond it is the square root of the covariance: exact moments of a stochastic sampler, without Monte Carlo.
+    Sampling with the exact denoiser of Gaussian data is affine in the start and in the draws. The first sample and
+    the next ``dimension`` samples get no noise; each of the others gets a single 1, in a single draw. So the first
+    sample ends at the mean, and the ends of the others, less the mean, are the rows of a square root of the
+    covariance.
 
     Args:
         dimension: D.
-        draws: which draws there are, by step, in the order in which they are drawn; grows while a walk of one sample is taken.
-        root: of noise that is not independent: what takes the place of each of these, in its row, (D, D).
+        draws: the number of each draw by its step, in the order of drawing; filled while one sample is drawn.
+        step: the step of the sampler.
+        root: for correlated noise, the rows that take the place of the unit vectors, (D, D).
     """
 
-    at_once = 0  # a draw ahead would be one more
+    at_once = 0  # draws ahead would count as draws
 
     def __init__(
         self,

@@ -1,19 +1,23 @@
-"""Interpolation between points of a sphere."""
+r"""Spherical interpolation, :math:`\frac{\sin((1 - u) \theta)}{\sin\theta} a + \frac{\sin(u \theta)}{\sin\theta} b`.
+
+The angle :math:`\theta` is that between a and b, and u runs from 0 to 1. Noise of D dimensions lies near a sphere of
+radius :math:`\sqrt D`. A straight line between two points would pass far inside it, where no noise is; the arc stays
+on it.
+"""
 
 import torch
 from torch import Tensor
 
 
 def slerp(a: Tensor, b: Tensor, u: Tensor) -> Tensor:
-    r"""Spherical interpolation (Shoemake 1985): :math:`\frac{\sin((1 - u) \theta)}{\sin\theta} a + \frac{\sin(u \theta)}{\sin\theta} b`,
-    :math:`\theta` the angle between a and b.
+    r"""Return points on the arc between a and b (Shoemake 1985), by the weights of spherical interpolation.
 
-    Noise of D dimensions lies near a sphere of radius :math:`\sqrt D`; a straight line between two would pass far inside it, where no
-    noise is. Where a and b are parallel it is the straight line.
+    They are :math:`\sin((1 - u) \theta) / \sin\theta` for a and :math:`\sin(u \theta) / \sin\theta` for b, with
+    :math:`\theta` the angle between the two. Where a and b are parallel the arc is the straight line.
 
     Args:
-        a, b: (B, ...), a pair each row.
-        u: shares of the way in [0, 1], (K,).
+        a, b: (B, ...), a pair in each row.
+        u: fractions of the arc in [0, 1], (K,).
 
     Returns:
         (K, B, ...): a at u = 0, b at u = 1.

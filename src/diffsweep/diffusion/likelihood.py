@@ -1,10 +1,11 @@
-r"""The exact log-likelihood of a denoiser as a continuous normalising flow, by its probability-flow ODE.
+r"""The exact log-likelihood of a denoiser, as a continuous normalising flow along its probability-flow ODE.
 
-With the ODE :math:`du / d\phi = v(u, \phi)` of :mod:`~diffsweep.diffusion.probability_flow`,
+.. math:: \log p(u_0) = \log p(u_1) + \int \mathrm{tr} \frac{\partial v}{\partial u} d\phi, \qquad
+    \frac{du}{d\phi} = v(u, \phi)
 
-.. math:: \log p(u_0) = \log p(u_1) + \int \mathrm{tr} \frac{\partial v}{\partial u} d\phi
-
-(instantaneous change of variables: arXiv:1806.07366, arXiv:2011.13456 section 4.3).
+(instantaneous change of variables: arXiv:1806.07366; arXiv:2011.13456, section 4.3). The ODE is that of
+:mod:`~diffsweep.diffusion.probability_flow`: :math:`u = x_t / \sqrt{\alpha_t^2 + \sigma_t^2}`, and :math:`\phi` is
+the angle of the noise level. It leads from data :math:`u_0` to noise :math:`u_1`, whose density is Gaussian.
 """
 
 import math
@@ -24,11 +25,11 @@ Divergence = Literal["exact", "hutchinson"]
 
 
 class LogLikelihood(NamedTuple):
-    """The log-density of each sample.
+    """The log-density of each sample, and its cost.
 
     Attributes:
-        nats: (B,).
-        calls: network evaluations.
+        nats: log p(x_0), (B,).
+        calls: the number of network evaluations.
     """
 
     nats: Tensor
@@ -45,17 +46,21 @@ def ode_log_likelihood(
     start: float | None = None,
     progress: Callable[[int], object] | None = None,
 ) -> LogLikelihood:
-    """log p(x_0) in nats.
+    """Return log p(x_0) in nats, by solving the probability-flow ODE from data to noise.
 
     Args:
         denoiser: the model; differentiable in x.
-        x_0: (B, ...), continuous: add uniform noise to data of levels first.
+        x_0: continuous data, (B, ...); to discrete data, add uniform noise first (:func:`dequantised`).
         cond: condition of each sample.
-        divergence: ``exact`` takes one backward pass a dimension; ``hutchinson`` one, with random signs from ``noise``.
-        noise: of the samples, for ``hutchinson``.
+        divergence: how the trace of dv/du is computed. ``exact``: one backward pass for each dimension;
+            ``hutchinson``: an unbiased estimate by one, with random signs from ``noise``.
+        noise: noise of the samples, for ``hutchinson``.
         tolerance: relative and absolute, of the adaptive solver (dopri5 of torchdiffeq).
-        start: the time at which the data are taken to be; by default the schedule's t_min.
-        progress: called after each network evaluation with their number.
+        start: the time t of the data; by default the schedule's t_min.
+        progress: called after each network evaluation with the number of evaluations so far.
+
+    Raises:
+        ValueError: ``hutchinson`` without noise.
     """
     if divergence == "hutchinson" and noise is None:
         raise ValueError("the Hutchinson estimate needs noise")
@@ -93,7 +98,7 @@ def ode_log_likelihood(
 
 
 def _trace(v: Tensor, u: Tensor) -> Tensor:
-    """The trace of dv/du of each sample, (B,), a backward pass a dimension."""
+    """Return the trace of dv/du of each sample, (B,), by a backward pass for each dimension."""
     flat = v.flatten(1)
     total = torch.zeros(len(u), dtype=u.dtype, device=u.device)
     for i in range(flat.shape[1]):
@@ -103,13 +108,20 @@ def _trace(v: Tensor, u: Tensor) -> Tensor:
 
 
 def dequantised(x_0: Tensor, levels: int, noise: Noise) -> Tensor:
-    """Data of ``levels`` equally spaced values on [-1, 1], each moved within its bin by uniform noise."""
+    """Return data of ``levels`` equally spaced values on [-1, 1], each moved within its bin by uniform noise."""
     u = noise.uniform(*x_0.shape[1:], stream=Stream.DEQUANTISE, dtype=x_0.dtype).to(x_0.device)
     return x_0 + (2 * u - 1) / (levels - 1)
 
 
 def bits_per_dim(nats: Tensor, dimensions: int, levels: int | None) -> Tensor:
-    r"""Bits per dimension of a log-density: :math:`-\log_2 p / D`, less the log of a bin's width, :math:`2 / (L - 1)`, where
-    the data have levels."""
+    r"""Return the bits per dimension of a log-density, :math:`-\log_2 p / D`.
+
+    For data of L levels the log of a bin's width is subtracted, :math:`\log_2(2 / (L - 1))`.
+
+    Args:
+        nats: log p, (B,).
+        dimensions: D, the numbers of a sample.
+        levels: L, the number of values that the data take; None for continuous data.
+    """
     bits = -nats / (dimensions * math.log(2))
     return bits if levels is None else bits - math.log2(2 / (levels - 1))

@@ -1,5 +1,11 @@
-"""The counter-based generator Philox-4x32-10 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): a function that maps a
-counter and a key, words of 32 bits, to four words that look random."""
+r"""The counter-based generator Philox-4x32-10, which maps a counter and a key to four random-looking words of 32 bits.
+
+.. math:: (c_0, c_1, c_2, c_3) \leftarrow (\mathrm{hi}(M_1 c_2) \oplus c_1 \oplus k_0, \; \mathrm{lo}(M_1 c_2), \;
+    \mathrm{hi}(M_0 c_0) \oplus c_3 \oplus k_1, \; \mathrm{lo}(M_0 c_0))
+
+is one of its ten rounds, where hi and lo are the upper and the lower 32 bits of a product and a constant is added to
+the key :math:`(k_0, k_1)` after each round (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3").
+"""
 
 import functools
 from typing import Any, NamedTuple
@@ -13,16 +19,18 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 
 
 def philox_4x32(even: Any, odd: Any, spare: Any, keys: Any, multipliers: Any, library: Any = torch) -> tuple[Any, Any]:
-    """Philox-4x32 on int64 arrays that hold unsigned 32-bit words; of torch, or of numpy, whose operations on small arrays cost half as
-    much. In place, since large arrays would come from the system each time.
+    """Run the rounds of Philox-4x32 on int64 arrays that hold unsigned 32-bit words, in place.
+
+    The arrays are torch's, or numpy's, whose operations on small arrays cost half as much. New large arrays would be
+    allocated from the system each time.
 
     Args:
         even: words 0 and 2 of the counters, (2, B, N); overwritten, as the next two are.
-        odd: words 1 and 3, (2, B, N).
-        spare: room, (2, B, N).
-        keys: both words of each round's key, (rounds, 2, B or 1, 1).
-        multipliers: of words 2 and 0, (2, 1, 1).
-        library: that the arrays are of.
+        odd: words 1 and 3 of the counters, (2, B, N).
+        spare: memory for intermediate results, (2, B, N).
+        keys: both words of the key of each round, (rounds, 2, B or 1, 1).
+        multipliers: the multipliers of words 2 and 0, (2, 1, 1).
+        library: the library of the arrays, torch or numpy.
 
     Returns:
         words 0 and 2 of the results, and words 1 and 3.
@@ -33,14 +41,19 @@ def philox_4x32(even: Any, odd: Any, spare: Any, keys: Any, multipliers: Any, li
         library.bitwise_right_shift(spare, 32, out=even)
         even ^= odd
         even ^= key
-        even &= MASK  # away with what the shift of a negative product, and odd, have above 32 bits
+        even &= MASK  # clears the bits above 32 of the shift of a negative product, and of odd
         odd, spare = spare, odd
     odd &= MASK
     return even, odd
 
 
 class Words(NamedTuple):
-    """Counters, or what is drawn of them, int64 in [0, 2^32): words 0 and 2 of each block of four, (2, B, N), and words 1 and 3."""
+    """Counters or random words, int64 in [0, 2^32), in blocks of four.
+
+    Attributes:
+        even: words 0 and 2 of each block, (2, B, N).
+        odd: words 1 and 3 of each block, (2, B, N).
+    """
 
     even: Tensor
     odd: Tensor
@@ -49,13 +62,13 @@ class Words(NamedTuple):
 @functools.lru_cache(maxsize=8)  # saves 21 of some 250 microseconds of a small draw on a CPU, and two copies to a GPU
 @torch.inference_mode(False)
 def constants(device: torch.device) -> tuple[Tensor, Tensor]:
-    """The multipliers of words 2 and 0, (2, 1, 1), and what is added to the key in each of ten rounds, (10, 2, 1, 1)."""
+    """Return the multipliers of words 2 and 0, (2, 1, 1), and the sums added to the key in ten rounds, (10, 2, 1, 1)."""
     weyl = torch.arange(10, device="cpu")[:, None] * torch.tensor(_WEYL, device="cpu")
     return torch.tensor(_MULTIPLIERS[::-1], device="cpu")[:, None, None].to(device), weyl[..., None, None].to(device)
 
 
 def round_keys(seed: Tensor) -> Tensor:
-    """The keys of ten rounds, (10, 2, B, 1), of seeds (B,) of 64 bits."""
+    """Return the keys of ten rounds, (10, 2, B, 1), for seeds (B,) of 64 bits."""
     _, weyl = constants(seed.device)
     return (torch.stack([seed & MASK, (seed >> 32) & MASK])[..., None] + weyl) & MASK
 
@@ -63,12 +76,12 @@ def round_keys(seed: Tensor) -> Tensor:
 @functools.lru_cache(maxsize=32)  # saves 24 of some 250 microseconds of a small draw on a CPU, and a copy to a GPU
 @torch.inference_mode(False)
 def keys_of_one(seed: int, device: torch.device) -> Tensor:
-    """Those of the low 64 bits of a seed, B = 1."""
+    """Return the keys of ten rounds, (10, 2, 1, 1), for the low 64 bits of one seed."""
     return round_keys(torch.tensor([(seed + 2**63) % 2**64 - 2**63], device="cpu").to(device))
 
 
 def draw_words(counters: Words, keys: Tensor) -> Words:
-    """What counters, which are overwritten, give under the keys of rounds."""
+    """Return the random words of counters, which are overwritten, under the keys of the rounds."""
     spare, (multipliers, _) = torch.empty_like(counters.even), constants(keys.device)
     if keys.device.type != "cpu":
         return Words(*philox_4x32(*counters, spare, keys, multipliers))

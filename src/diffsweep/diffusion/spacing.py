@@ -1,6 +1,18 @@
-"""How the times of a walk lie: functions ``(schedule, steps, start, stop) -> times``, float64, shape (steps + 1,).
+r"""The times :math:`t_0 > t_1 > ... > t_K` between which a sampler takes its K steps, spaced in one of six ways.
 
-:func:`walk_times` is what samplers and the bound's chains ask; it adds the step to clean data.
+==============  ==========================================================================================
+spacing         the times are equally spaced in
+==============  ==========================================================================================
+``uniform``     t
+``trailing``    k of the grid t = k / T, counted back from the start
+``leading``     k of the grid, counted up from the first step after the stop
+``quadratic``   :math:`\sqrt{t - t_K}`
+``log_snr``     :math:`\log(\alpha_t^2 / \sigma_t^2)`
+``karras``      :math:`(\sigma_t / \alpha_t)^{1/7}`
+==============  ==========================================================================================
+
+Each is a function ``(schedule, steps, start, stop) -> times``, float64, (steps + 1,). :func:`spaced_times`, which
+samplers and the variational bound call, chooses one and adds the step to clean data where sigma(0) is not 0.
 """
 
 from collections.abc import Callable
@@ -12,24 +24,27 @@ from diffsweep.schedules import Schedule
 
 
 def uniform(schedule: Schedule, steps: int, start: float, stop: float) -> Tensor:
-    """Equal steps in t."""
+    """Return times with equal steps in t."""
     return torch.linspace(start, stop, steps + 1, dtype=torch.float64)
 
 
 def quadratic(schedule: Schedule, steps: int, start: float, stop: float) -> Tensor:
-    """``t = stop + (start - stop) u^2``: denser towards clean data (DDIM, arXiv:2010.02502, app. D.2)."""
+    """Return ``t = stop + (start - stop) u^2``: denser towards clean data (DDIM, arXiv:2010.02502, app. D.2)."""
     u = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
     return stop + (start - stop) * u**2
 
 
 def trailing(schedule: Schedule, steps: int, start: float, stop: float) -> Tensor:
-    """Equal strides on the grid, counted back from ``start``, rounded (Lin et al. 2023, arXiv:2305.08891)."""
+    """Return equal strides on the grid, counted back from ``start`` and rounded (Lin et al. 2023, arXiv:2305.08891)."""
     num_steps = _grid_steps(schedule, "trailing", steps, start, stop)
     return (uniform(schedule, steps, start, stop) * num_steps).round() / num_steps
 
 
 def leading(schedule: Schedule, steps: int, start: float, stop: float) -> Tensor:
-    """Equal whole strides on the grid, counted up from the first step after ``stop``: the walk starts below ``start``."""
+    """Return equal whole strides on the grid, counted up from the first step after ``stop``.
+
+    The first time lies below ``start`` where the strides do not reach it.
+    """
     num_steps = _grid_steps(schedule, "leading", steps, start, stop)
     first, last = round(stop * num_steps), round(start * num_steps)
     k = first + 1 + torch.arange(steps - 1, -1, -1, dtype=torch.float64) * ((last - first) // steps)
@@ -37,12 +52,18 @@ def leading(schedule: Schedule, steps: int, start: float, stop: float) -> Tensor
 
 
 def log_snr(schedule: Schedule, steps: int, start: float, stop: float) -> Tensor:
-    """Equal steps in log-SNR (DPM-Solver, arXiv:2206.00927); where it is infinite, ``stop`` is one step of its own."""
+    """Return times with equal steps in log-SNR (DPM-Solver, arXiv:2206.00927).
+
+    An end of [stop, start] at which the log-SNR is infinite is reached in a step of its own.
+    """
     return _finite(schedule, steps, start, stop, lambda high, low, u: high + (low - high) * u)
 
 
 def karras(schedule: Schedule, steps: int, start: float, stop: float) -> Tensor:
-    """Equal steps in ``(sigma / alpha)^(1 / 7)`` (EDM, arXiv:2206.00364, eq. 5)."""
+    """Return times with equal steps in ``(sigma / alpha)^(1 / 7)`` (EDM, arXiv:2206.00364, eq. 5).
+
+    An end of [stop, start] at which the log-SNR is infinite is reached in a step of its own.
+    """
 
     def spaced(high: Tensor, low: Tensor, u: Tensor) -> Tensor:
         root_high, root_low = torch.exp(-high / 14), torch.exp(-low / 14)  # sigma / alpha = exp(-log_snr / 2)
@@ -57,9 +78,16 @@ SPACINGS: dict[str, Callable[[Schedule, int, float, float], Tensor]] = {
 
 
 def spaced_times(schedule: Schedule, spacing: str, steps: int, start: float = 1.0, stop: float = 0.0) -> Tensor:
-    """Return the times of a walk, decreasing from start to stop: float64 on the CPU, shape (steps + 1,).
+    """Return the times of a trajectory, decreasing from start to stop: float64 on the CPU, (steps + 1,).
 
-    Where sigma(0) is not 0 (VE, learned) a walk to 0 has one step more to go, from there to clean data: its times end with two zeros.
+    If the schedule's sigma(0) is not 0 (VE, learned), a trajectory to 0 needs one more step, from t = 0 to clean
+    data: its times end with two zeros.
+
+    Args:
+        schedule: alpha_t and sigma_t.
+        spacing: a name of :data:`SPACINGS`.
+        steps: the number of steps.
+        start, stop: the first and the last time.
     """
     spaced = SPACINGS[spacing]
     if schedule.clean_at_zero or stop > 0:
@@ -71,6 +99,11 @@ def spaced_times(schedule: Schedule, spacing: str, steps: int, start: float = 1.
 
 
 def _grid_steps(schedule: Schedule, name: str, steps: int, start: float, stop: float) -> int:
+    """Return T of a discrete schedule.
+
+    Raises:
+        ValueError: the schedule is continuous, or its grid has too few steps between the ends.
+    """
     if schedule.num_steps is None:
         raise ValueError(f"sampler.spacing={name} needs a discrete schedule; use uniform, log_snr or karras")
     if steps > round(start * schedule.num_steps) - round(stop * schedule.num_steps):
@@ -81,7 +114,7 @@ def _grid_steps(schedule: Schedule, name: str, steps: int, start: float, stop: f
 def _finite(
     schedule: Schedule, steps: int, start: float, stop: float, spaced: Callable[[Tensor, Tensor, Tensor], Tensor]
 ) -> Tensor:
-    """Times spaced in log-SNR between the ends where it is finite; an infinite end is reached in a step of its own."""
+    """Return times spaced in log-SNR; an end at which it is infinite is reached in a step of its own."""
     first, last = min(start, schedule.t_max), max(stop, schedule.t_min)
     before, after = ([start] if start > first else []), ([stop] if stop < last else [])
     count = steps + 1 - len(before) - len(after)

@@ -1,4 +1,8 @@
-"""Which times a training batch looks at: maps from uniform numbers to times with importance weights."""
+r"""Densities p(t) of training times, by maps from uniform numbers to times with importance weights 1 / (T p(t)).
+
+With these weights the mean loss is that over uniform times: :math:`E_{t \sim p}[L_t / (T p_t)] = \frac1T \sum_t L_t`.
+Where a density is meant as a part of the loss (:class:`LogNormal`, :class:`LogitNormal`) all weights are 1.
+"""
 
 from abc import ABC, abstractmethod
 
@@ -10,31 +14,42 @@ from diffsweep.schedules import Schedule
 
 
 class TimeSampling(nn.Module, Part, ABC):
-    """A density over training times. What it learns of the losses lies in buffers, so checkpoints have it.
+    """A density over training times; state that it learns of the losses is kept in buffers, which checkpoints hold.
 
-    It provides ``uniform_times`` where weighted losses average to those of uniform times; else the density is part of the loss.
+    It provides ``uniform_times`` if weighted losses average to those of uniform times; else the density is a part of
+    the loss.
     """
 
     provides = frozenset({"uniform_times"})
 
     @abstractmethod
     def forward(self, schedule: Schedule, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Times and importance weights, like ``u``, (B,) or of each frame (B, F), uniform in [0, 1); the mean weight is 1."""
+        """Return times and importance weights, each like ``u``.
+
+        Args:
+            schedule: the schedule, whose grid or interval the times lie in.
+            u: uniform numbers in [0, 1), (B,); or (B, F), of each frame.
+
+        Returns:
+            the times, and their weights, whose mean is 1.
+        """
 
     def update(self, schedule: Schedule, t: Tensor, losses: Tensor) -> None:
-        """Hear of the losses (N,), unweighted, at times ``t`` (N,), of all ranks; only where it requires a ``bound``."""
+        """Receive unweighted losses (N,) at times ``t`` (N,), of all ranks; called only if it requires a ``bound``."""
 
 
 class Uniform(TimeSampling):
-    """All times alike: the grid of a discrete schedule, the interval of a continuous one."""
+    """Uniform training times: over the grid of a discrete schedule, or the interval of a continuous one."""
 
     def forward(self, schedule: Schedule, u: Tensor) -> tuple[Tensor, Tensor]:
         return schedule.time_at(u), torch.ones_like(u)
 
 
 class Stratified(TimeSampling):
-    r"""Uniform times of low discrepancy: :math:`u_i = (u_0 + i / B) \bmod 1` (VDM, arXiv:2107.00630, app. I.1). Each time is
-    uniform, together they cover [0, 1) evenly, so that the batch's loss varies less."""
+    r"""Uniform training times of low discrepancy, from :math:`u_i = (u_0 + i / B) \bmod 1`.
+
+    They are those of VDM (arXiv:2107.00630, app. I.1). Each time is uniform, and together they cover [0, 1) evenly, so that the batch's loss varies less.
+    """
 
     def forward(self, schedule: Schedule, u: Tensor) -> tuple[Tensor, Tensor]:
         shifts = torch.arange(len(u), device=u.device, dtype=u.dtype) / max(1, len(u))
@@ -44,13 +59,15 @@ class Stratified(TimeSampling):
 
 
 class Importance(TimeSampling):
-    r"""Times in proportion to the root of the loss's second moment there: :math:`p_t \propto \sqrt{E[L_t^2]}`, weights
-    :math:`1 / (T p_t)` (improved DDPM, arXiv:2102.09672, section 3.3). Uniform until each time has its history.
+    r"""Training times with probabilities that follow the size of their losses, :math:`p_t \propto \sqrt{E[L_t^2]}`.
+
+    The weights are :math:`1 / (T p_t)` (improved DDPM, arXiv:2102.09672, section 3.3). Times are uniform until each
+    of them has its history of losses.
 
     Args:
-        num_steps: T of the schedule; on a continuous one, None, it cannot be used.
-        history: losses kept of each time.
-        uniform: probability that is spread over all times alike.
+        num_steps: T of the schedule; with None, for a continuous one, it cannot be used.
+        history: the number of losses kept of each time.
+        uniform: the probability that is spread over all times equally.
     """
 
     requires = frozenset({"grid", "bound"})
@@ -68,10 +85,10 @@ class Importance(TimeSampling):
         self.register_buffer("counts", torch.zeros(num_steps or 0, dtype=torch.int64))
 
     def probabilities(self) -> Tensor:
-        """p of steps 1 .. T, float64, (T,)."""
+        """Return the probabilities of the steps 1 .. T, float64, (T,)."""
         root = self.losses.double().square().mean(1).sqrt()
         p = root / root.sum() * (1 - self.uniform) + self.uniform / len(root)
-        # Chosen on the device: asking the host whether the history is full would wait for it.
+        # The choice is made on the device, since a decision on the host would wait for the device.
         known = (self.counts >= self.history).all() & (root.sum() > 0)
         return torch.where(known, p, torch.full_like(p, 1 / len(p)))
 
@@ -82,21 +99,23 @@ class Importance(TimeSampling):
         return (k + 1).to(u.dtype) / len(p), (1 / (len(p) * p[k])).to(u.dtype)
 
     def update(self, schedule: Schedule, t: Tensor, losses: Tensor) -> None:
-        """The oldest losses of a time give way to the newest."""
-        k = (t.double() * len(self.counts)).round().long() - 1  # (N,)
+        k = (
+            t.double() * len(self.counts)
+        ).round().long() - 1  # (N,); of each time the newest losses replace the oldest
         order = k.argsort(stable=True)
         k, values = k[order], losses.to(self.losses)[order]
-        begin, end = torch.searchsorted(k, k), torch.searchsorted(k, k, right=True)  # equal times stand together
+        begin, end = torch.searchsorted(k, k), torch.searchsorted(k, k, right=True)  # equal times are neighbours
         rank = torch.arange(len(k), device=k.device)
         slot = (self.counts[k] + rank - begin) % self.history
-        newest = end - 1 - (end - 1 - rank) % self.history  # the last one that goes to the same slot
+        newest = end - 1 - (end - 1 - rank) % self.history  # the last loss of those for the same slot
         self.losses[k, slot] = values[newest]
         self.counts.index_add_(0, k, torch.ones_like(k))
 
 
 class LogNormal(TimeSampling):
-    r""":math:`\log(\sigma/\alpha) \sim N(P_{mean}, P_{std}^2)` (EDM, arXiv:2206.00364, table 1): a part of the loss, not undone by
-    weights. On a grid, the next time up.
+    r"""Training times with :math:`\log(\sigma / \alpha) \sim N(P_{mean}, P_{std}^2)` (EDM, arXiv:2206.00364, table 1).
+
+    The density is a part of the loss, not undone by weights. On a grid the next time up is taken.
 
     Args:
         mean: P_mean.
@@ -117,8 +136,9 @@ class LogNormal(TimeSampling):
 
 
 class LogitNormal(TimeSampling):
-    r""":math:`\mathrm{logit}(t) \sim N(m, s^2)` (Stable Diffusion 3, arXiv:2403.03206, eq. 19): a part of the loss, not undone by
-    weights. On a grid, the next time up.
+    r"""Training times with :math:`\mathrm{logit}(t) \sim N(m, s^2)` (Stable Diffusion 3, arXiv:2403.03206, eq. 19).
+
+    The density is a part of the loss, not undone by weights. On a grid the next time up is taken.
 
     Args:
         mean: m; larger means noisier.
@@ -139,9 +159,10 @@ class LogitNormal(TimeSampling):
 
 
 def stratified(count: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    """One number in each of ``count`` equal cells of [0, 1), at its middle, in an order that looks random: (count,).
+    """Return the middles of ``count`` equal cells of [0, 1), in an order that looks random, (count,).
 
-    The order is that of the golden-ratio sequence, so that neighbouring samples see distant times. Deterministic.
+    The order is that of the golden-ratio sequence, so that neighbouring samples have distant times. It is
+    deterministic.
     """
     golden = torch.arange(count, dtype=torch.float64) * 0.6180339887498949
     return ((golden % 1).argsort().argsort().to(dtype) + 0.5) / count

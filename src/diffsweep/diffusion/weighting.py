@@ -1,9 +1,9 @@
-r"""Weightings of the squared error over noise levels.
+r"""Weightings of squared errors over noise levels, :math:`w(\lambda) \lVert x_0 - \hat x_0 \rVert^2`, in units of x_0.
 
-A weighting is a function of the log-SNR :math:`\lambda` in **x0 units**: the loss is
-:math:`w(\lambda) \lVert x_0 - \hat x_0 \rVert^2`. An error of the network's output is :math:`dx_0 / dF` times smaller or larger in
-x0 (the prediction's ``c_out``), so a loss taken in output units is multiplied by :math:`w(\lambda) (dx_0/dF)^2`: one weighting
-is the same loss for every prediction. Only :class:`UniformWeighting` is in output units.
+Here :math:`\lambda = \log(\alpha_t^2 / \sigma_t^2)` is the log-SNR and :math:`\hat x_0` the denoiser's estimate. An
+error of the network's output F is multiplied by :math:`c_{out} = \partial x_0 / \partial F` to give one of x_0. So a
+squared error in units of the output is multiplied by :math:`w(\lambda) c_{out}^2`, and one weighting is the same loss
+for every prediction. Only :class:`UniformWeighting` is in units of the output.
 """
 
 from abc import ABC, abstractmethod
@@ -16,25 +16,31 @@ from diffsweep.diffusion.denoiser import Denoiser
 
 
 class Weighting(Part, ABC):
-    """A weight for each sample."""
+    """A weight for each sample, or each frame, that depends on its noise level."""
 
     provides = frozenset({"weights"})
 
     @abstractmethod
     def __call__(self, denoiser: Denoiser, t: Tensor) -> Tensor:
-        """What multiplies squared errors of the output at times ``t``, (B,) or (B, F): like t, float64."""
+        """Return the factor of squared errors of the output at times ``t``, (B,) or (B, F): like t, float64."""
 
     def weigh(self, losses: Tensor, denoiser: Denoiser, t: Tensor) -> Tensor:
-        """Losses in output units at times ``t``, both (B,) or, of each frame, (B, F), weighted."""
+        """Return weighted losses.
+
+        Args:
+            losses: squared errors in units of the output, (B,); or (B, F), of each frame.
+            denoiser: the denoiser whose schedule and prediction give noise level and units.
+            t: times, like the losses.
+        """
         return losses * self(denoiser, t).to(losses)
 
 
 class X0Weighting(Weighting):
-    """A function of the log-SNR in x0 units. A subclass defines :meth:`in_x0_units`."""
+    r"""A weight :math:`w(\lambda)` of squared errors of x_0 by their log-SNR, which a subclass defines."""
 
     @abstractmethod
     def in_x0_units(self, log_snr: Tensor) -> Tensor:
-        """w at a log-SNR, any shape, float64."""
+        """Return w, the factor of squared errors of x_0, at log-SNRs of any shape, float64."""
 
     def __call__(self, denoiser: Denoiser, t: Tensor) -> Tensor:
         t = t.double()
@@ -44,7 +50,7 @@ class X0Weighting(Weighting):
 
 
 class UniformWeighting(Weighting):
-    """1 in the units of the network's output: the simple loss of DDPM for eps."""
+    """The weight 1 in units of the network's output: for eps the simple loss of DDPM."""
 
     provides = frozenset()  # nothing is weighted
 
@@ -56,22 +62,23 @@ class UniformWeighting(Weighting):
 
 
 class SNR(X0Weighting):
-    """The SNR: the simple loss on eps, whatever is predicted."""
+    """The weight SNR on squared errors of x_0: for every prediction the simple loss on eps."""
 
     def in_x0_units(self, log_snr: Tensor) -> Tensor:
         return log_snr.exp()
 
 
 class TruncatedSNR(X0Weighting):
-    """max(SNR, 1) (progressive distillation, Salimans & Ho 2022, arXiv:2202.00512): also learns where no signal is left."""
+    """The weight max(SNR, 1), which keeps weight where no signal is left (Salimans & Ho 2022, arXiv:2202.00512)."""
 
     def in_x0_units(self, log_snr: Tensor) -> Tensor:
         return log_snr.exp().clamp(min=1)
 
 
 class MinSNR(X0Weighting):
-    r"""min(SNR, gamma) (Hang et al. 2023, arXiv:2303.09556); in output units min(SNR, gamma)/SNR for eps and
-    min(SNR, gamma)/(SNR + 1) for v.
+    """The weight min(SNR, gamma) (Hang et al. 2023, arXiv:2303.09556).
+
+    In units of the output it is min(SNR, gamma) / SNR for eps and min(SNR, gamma) / (SNR + 1) for v.
 
     Args:
         gamma: the largest weight.
@@ -87,10 +94,12 @@ class MinSNR(X0Weighting):
 
 
 class P2(X0Weighting):
-    r"""SNR / (k + SNR)^gamma: :math:`(k + \mathrm{SNR})^{-\gamma}` on eps (Choi et al. 2022, arXiv:2204.00227).
+    r"""The weight SNR / (k + SNR)^gamma (Choi et al. 2022, arXiv:2204.00227).
+
+    On errors of eps it is :math:`(k + \mathrm{SNR})^{-\gamma}`.
 
     Args:
-        k, gamma: as in the paper; both 1 there.
+        k, gamma: as in the paper, which sets both to 1.
     """
 
     def __init__(self, k: float = 1.0, gamma: float = 1.0) -> None:
@@ -104,8 +113,10 @@ class P2(X0Weighting):
 
 
 class EDMWeighting(X0Weighting):
-    r"""SNR + 1/sigma_data^2, :math:`(\sigma^2 + \sigma_{data}^2) / (\sigma \sigma_{data})^2` at alpha = 1 (Karras et al. 2022,
-    arXiv:2206.00364): 1 in the units of EDM's preconditioned output.
+    r"""The weight SNR + 1/sigma_data^2, which is 1 in units of EDM's preconditioned output.
+
+    At alpha = 1 it is :math:`(\sigma^2 + \sigma_{data}^2) / (\sigma \sigma_{data})^2` (Karras et al. 2022,
+    arXiv:2206.00364).
 
     Args:
         sigma_data: standard deviation of the data.
@@ -121,8 +132,10 @@ class EDMWeighting(X0Weighting):
 
 
 class SigmoidWeighting(X0Weighting):
-    r""":math:`e^b \, \mathrm{logistic}(\lambda - b)`, which is :math:`\mathrm{logistic}(b - \lambda)` on eps (Kingma & Gao 2023,
-    arXiv:2303.00848; simpler diffusion, arXiv:2410.19324): a soft min-SNR.
+    r"""The weight :math:`e^b \, \mathrm{logistic}(\lambda - b)`, a soft minimum of SNR and :math:`e^b`.
+
+    On errors of eps it is :math:`\mathrm{logistic}(b - \lambda)` (Kingma & Gao 2023, arXiv:2303.00848; simpler
+    diffusion, arXiv:2410.19324).
 
     Args:
         bias: b; -3 in simpler diffusion.
