@@ -263,15 +263,15 @@ def test_one_of_somebodys_own_needs_three_methods():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (lambda: FRAMES.apply(draws(IMAGE)), r"known frames are those of clips \(B, C, F, H, W\)"),
-        (lambda: FRAMES.apply(draws(CLIP, 2)), "known frames are those of clips"),
+        (lambda: FRAMES.apply(draws(IMAGE)), r"a mask of frames \(B, F\) measures clips \(B, C, F, H, W\)"),
+        (lambda: FRAMES.apply(draws(CLIP, 2)), "a mask of frames .* the samples are"),
         (lambda: pixels(1, 4, 4).apply(draws(CLIP)), "a mask of pixels .* does not fit"),
         (lambda: pixels(1, 2, 4).apply(draws(IMAGE)), "a mask of pixels .* does not fit"),
         (lambda: SquareMeans(3).apply(draws(IMAGE)), "squares of 3 x 3 pixels do not divide 4 x 4"),
         (lambda: Grey().apply(draws(IMAGE)), "3 weights of grey do not fit the 2 channels"),
         (lambda: Known(FRAMES, draws((2, 3, 1, 4))).project(draws(CLIP)), "does not fit samples whose measurement is"),
         (lambda: Known(GREY, draws(IMAGE)).residual(draws(IMAGE)), "does not fit samples whose measurement is"),
-        (lambda: SquareMeans(2) @ FRAMES, "Frames must come last of a product of measurements, not before SquareMeans"),
+        (lambda: SquareMeans(2) @ FRAMES, "Frames must come last in a product of measurements, not before SquareMeans"),
         (lambda: SquareMeans(2).cat([SquareMeans(4)]), "different measurements cannot be joined"),
         (lambda: FRAMES.cat([GREY]), "different measurements cannot be joined"),
     ],

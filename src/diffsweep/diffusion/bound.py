@@ -1,11 +1,13 @@
 r"""The variational bound on the negative log-likelihood, term by term, in bits per dimension.
 
-For times :math:`0 = t_0 < t_1 < ... < t_K`, whether these are the full chain or a few of it,
+For times :math:`0 = t_0 < t_1 < ... < t_K`, all T steps of a chain or fewer, it is
 
 .. math:: -\log p(x_0) \le D_{KL}(q(x_{t_K}|x_0) \| p(x_{t_K})) + \sum_{k=1}^{K-1} D_{KL}(q(x_{t_k}|x_{t_{k+1}}, x_0) \|
     p(x_{t_k}|x_{t_{k+1}})) - \log p(x_0 | x_{t_1})
 
-(DDPM, arXiv:2006.11239, eq. 5; the variances as in improved DDPM, arXiv:2102.09672).
+in expectation over q (DDPM, arXiv:2006.11239, eq. 5; the variances as in improved DDPM, arXiv:2102.09672). The first
+term is the prior's, the last one the decoder's, and p is the model's reverse step: a Gaussian whose mean is the
+posterior mean with the denoiser's x0 in place of x_0.
 """
 
 import math
@@ -25,22 +27,25 @@ from diffsweep.schedules import Level, Schedule
 
 Progress = Callable[[int], object]
 
-_BLOCK = 8  # steps whose noise is drawn at once
+_BLOCK = 8  # the number of steps whose noise is drawn at once
 
 
 def log_normal_density(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """The log-density of a Gaussian at ``x``, in nats: the decoder of data that has no levels."""
+    """Return the log-density of a Gaussian at ``x``, in nats, like x: the decoder of continuous data."""
     return -0.5 * (math.log(2 * math.pi) + log_variance + (x - mean) ** 2 * torch.exp(-log_variance))
 
 
 def log_level_probability(x: Tensor, mean: Tensor, log_variance: Tensor, levels: int) -> Tensor:
-    """The log-probability, in nats, that a Gaussian gives to the bin of ``x``, for data of ``levels`` equally spaced values
-    on [-1, 1]: half a spacing to each side, the first and the last bin reaching to infinity (DDPM, eq. 13)."""
+    """Return the log-probability, in nats, that a Gaussian gives to the bin of ``x``, like x.
+
+    This is the decoder of data with ``levels`` equally spaced values on [-1, 1]. A bin reaches half a spacing to each
+    side, the first and the last bin to infinity (DDPM, eq. 13).
+    """
     half, dtype = 1 / (levels - 1), x.dtype
-    x, mean, log_variance = (value.double() for value in (x, mean, log_variance))  # far tails need the digits
+    x, mean, log_variance = (value.double() for value in (x, mean, log_variance))  # far tails need float64
     inverse_std = torch.exp(-0.5 * log_variance)
     low, high = (x - half - mean) * inverse_std, (x + half - mean) * inverse_std
-    # In the upper tail both cumulatives are near 1: mirrored, they are small and their difference is accurate.
+    # In the upper tail both cumulative probabilities are near 1. Mirrored they are small, and so is the error.
     mirror = low + high > 0
     low, high = torch.where(mirror, -high, low), torch.where(mirror, -low, high)
     log_low, log_high = torch.special.log_ndtr(low), torch.special.log_ndtr(high)
@@ -51,25 +56,30 @@ def log_level_probability(x: Tensor, mean: Tensor, log_variance: Tensor, levels:
 
 
 def log_decoder(x: Tensor, mean: Tensor, log_variance: Tensor, levels: int | None) -> Tensor:
-    """:func:`log_level_probability` where the data have levels, else :func:`log_normal_density`."""
+    """Return :func:`log_level_probability` if the data have levels, else :func:`log_normal_density`."""
     if levels is None:
         return log_normal_density(x, mean, log_variance)
     return log_level_probability(x, mean, log_variance, levels)
 
 
 def prior_term(schedule: Schedule, x_0: Tensor, t: Tensor) -> Tensor:
-    r"""The bits per dimension, (B,), of :math:`q(x_t | x_0)` against the prior :math:`N(0, \sigma_t^2)`: :math:`\alpha_t^2 x_0^2 / 2 \sigma_t^2`.
+    r"""Return the divergence of q(x_t | x_0) from the prior N(0, sigma_t^2), in bits per dimension, (B,).
 
-    ``t``: (), the time that the walk starts at.
+    It is the mean of :math:`\alpha_t^2 x_0^2 / (2 \sigma_t^2)` over dimensions, in bits.
+
+    Args:
+        schedule: alpha_t and sigma_t.
+        x_0: clean data, (B, ...).
+        t: the time at which sampling starts, ().
     """
     return _per_dim(0.5 * x_0**2, t) * schedule.log_snr(t).exp().to(x_0)
 
 
 class Chain(NamedTuple):
-    """Steps of a chain with the log-variances that their reverse steps choose between, each of the shape of the times.
+    """Steps of a chain with the range of log-variances of their reverse steps, each value of the shape of the times.
 
     Attributes:
-        step: the pairs of times.
+        step: the steps, each between a pair of times.
         log_small, log_large: the ends of the range of log-variances.
         first: whether a step ends at clean data.
     """
@@ -87,17 +97,18 @@ class Chain(NamedTuple):
 
 
 def chain(schedule: Schedule, step: Step[Tensor], first: Tensor, t_1: Tensor, t_2: Tensor) -> Chain:
-    r"""Steps with their ranges of log-variances.
+    r"""Return steps of a chain with the ranges of log-variances of their reverse steps.
 
-    At clean data the posterior is a point. Where its log-variance is needed, that of the pair of times before it in the walk
-    is taken, as improved-diffusion does; on a continuous schedule, whose pairs can be as close as one likes, the variance
-    :math:`\sigma_t^2 / \alpha_t^2` that data of which nothing else is known have at the lowest time.
+    The range is from the log-variance of x_s given x_t and x_0 to that of the forward step from s to t. For a step to
+    clean data the former variance is 0, so it is replaced. On a discrete schedule that of the next higher step is
+    taken, as in improved-diffusion. On a continuous one, whose times can be as close as one likes, both ends become
+    :math:`\sigma_t^2 / \alpha_t^2` at the lowest time: the variance of x_0 given x_t if nothing else is known.
 
     Args:
-        schedule: the schedule.
-        step: pairs of times.
+        schedule: alpha_t and sigma_t.
+        step: the steps.
         first: bool, which of them end at clean data.
-        t_1, t_2: (), the two lowest times of the walk above clean data; t_1 = t_2 if there is one only.
+        t_1, t_2: (), the two lowest times above clean data; equal if the chain has one step only.
     """
     if schedule.num_steps is not None:
         pair = step_between(schedule, t_1, t_2)
@@ -109,40 +120,36 @@ def chain(schedule: Schedule, step: Step[Tensor], first: Tensor, t_1: Tensor, t_
     return Chain(step, torch.where(first, log_first, step.var_post.log()), log_large, first)
 
 
-def bound_term(
-    link: Chain,
-    denoised: Denoised,
-    x_0: Tensor,
-    levels: int | None,
-    detach_mean: bool = False,
-) -> Tensor:
-    """One term of the bound in bits per dimension, (B,): the divergence of the model's reverse step from the posterior, or,
-    for a step that ends at clean data, the decoder's code length.
+def bound_term(link: Chain, denoised: Denoised, x_0: Tensor, levels: int | None, detach_mean: bool = False) -> Tensor:
+    """Return one term of the bound in bits per dimension, (B,).
+
+    It is the divergence of the model's reverse step from the posterior, or, for a step that ends at clean data, the
+    code length of the decoder.
 
     Args:
-        link: the step, each value () or (B,); of clips also (B, F), a step of each frame, whose terms are averaged.
-        denoised: what the denoiser says at its upper time.
+        link: the step, each value () or (B,); for clips also (B, F), a step of each frame, whose terms are averaged.
+        denoised: the denoiser's estimates at the upper time.
         x_0: the clean data, (B, ...).
-        levels: the number of values that the data take, None where they are continuous.
-        detach_mean: no gradient through x0, only through the variance (the hybrid loss).
+        levels: the number of values that the data take; None for continuous data.
+        detach_mean: whether to stop the gradient through x0, so that only the variance has one (the hybrid loss).
     """
     x0 = denoised.x0.detach() if detach_mean else denoised.x0
     mix, first = denoised.variance_mix, link.first
     if isinstance(mix, Tensor):
         log_small, log_large = expand_to(link.log_small, x_0), expand_to(link.log_large, x_0)
         log_variance = log_small + mix.to(x_0) * (log_large - log_small)
-    else:  # fixed_large takes the pair before it in the first step too
+    else:  # in the first step fixed_large takes the replaced variance too
         log_variance = link.log_small if mix == 0 else torch.where(first, link.log_small, link.log_large)
     if first.ndim == 0:
         return _code(x_0, x0, log_variance, levels, first) if first else _divergence(link, log_variance, x_0, x0)
-    # Elsewhere x0 may be anything; what is not asked for must still be finite, or its gradient is not 0 but NaN.
+    # Values that are not used must still be finite, else their gradient is NaN instead of 0; x0 may be anything.
     mean = torch.where(expand_to(first, x_0) > 0, x0, x_0)
     code = _code(x_0, mean, log_variance, levels, first)
     return mean_of_frames(torch.where(first, code, _divergence(link, log_variance, x_0, x0)))
 
 
 def _code(x_0: Tensor, mean: Tensor, log_variance: Tensor, levels: int | None, times: Tensor) -> Tensor:
-    """The decoder's code length at ``times``, whatever they are; the log-variance like x_0, or of the shape of the times."""
+    """Return the code length of the decoder at each of ``times``; the log-variance is like x_0 or like the times."""
     if log_variance.ndim == 0:
         log_variance = torch.full_like(x_0, log_variance.item())
     elif log_variance.ndim < x_0.ndim:
@@ -151,7 +158,7 @@ def _code(x_0: Tensor, mean: Tensor, log_variance: Tensor, levels: int | None, t
 
 
 def _divergence(link: Chain, log_variance: Tensor, x_0: Tensor, x0: Tensor) -> Tensor:
-    """The divergence of the reverse step from the posterior; the log-variance like x_0, or of the shape of the times."""
+    """Return the divergence of the reverse step from the posterior; the log-variance is like x_0 or like the times."""
     step = link.step
     gain = step.from_x_0
     if log_variance.ndim < x_0.ndim:  # one variance for all numbers of a sample
@@ -164,13 +171,15 @@ def _divergence(link: Chain, log_variance: Tensor, x_0: Tensor, x0: Tensor) -> T
 
 
 def _excess(log_ratio: Tensor) -> Tensor:
-    """r - 1 - log r: what a wrong variance costs, in a form that does not cancel where the ratio r is nearly 1."""
+    """Return r - 1 - log r for a ratio r of variances, in a form that does not cancel where r is nearly 1."""
     return torch.expm1(log_ratio) - log_ratio
 
 
 def chain_times(schedule: Schedule, steps: int | None = None) -> Tensor:
-    """The times of a chain of so many steps, decreasing from 1 to 0, float64: of a discrete schedule on its grid, all of it by
-    default; of a continuous one evenly spaced in log-SNR where it is finite, 1000 by default.
+    """Return the times of a chain, decreasing from 1 to 0, float64, (steps + 1,).
+
+    On a discrete schedule they lie on the grid, all of it by default; on a continuous one they are evenly spaced in
+    log-SNR where it is finite, with 1000 steps by default.
 
     Raises:
         ValueError: the grid has fewer steps.
@@ -186,7 +195,16 @@ def chain_times(schedule: Schedule, steps: int | None = None) -> Tensor:
 def grid_term(
     schedule: Schedule, denoised: Denoised, x_0: Tensor, t: Tensor, levels: int | None, detach_mean: bool = False
 ) -> Tensor:
-    """L_t of the full chain of a discrete schedule at grid times ``t``, (B,) or of each frame (B, F), in bits per dimension, (B,)."""
+    """Return the term L_t of the full chain of a discrete schedule, in bits per dimension, (B,).
+
+    Args:
+        schedule: a discrete schedule.
+        denoised: the denoiser's estimates at ``t``.
+        x_0: the clean data, (B, ...).
+        t: times on the grid, (B,); or (B, F), of each frame.
+        levels: the number of values that the data take; None for continuous data.
+        detach_mean: see :func:`bound_term`.
+    """
     assert schedule.num_steps is not None
     k = (t.double() * schedule.num_steps).round()
     t_1, t_2 = 1 / schedule.num_steps, min(2, schedule.num_steps) / schedule.num_steps
@@ -196,8 +214,17 @@ def grid_term(
 
 
 def end_terms(schedule: Schedule, x_0: Tensor, eps: Tensor, levels: int | None) -> Tensor:
-    r"""What the two ends of a continuous schedule cost, in bits per dimension, (B,): the prior at t_max, and the code length
-    of x_0 given :math:`x_{t_{min}}`, decoded by :math:`N(x_{t_{min}} / \alpha, \sigma^2 / \alpha^2)` without a network."""
+    r"""Return the terms of the two ends of a continuous schedule, in bits per dimension, (B,).
+
+    They are the prior's term at t_max, and the code length of x_0 given x at t_min, by the decoder
+    :math:`N(x_{t_{min}} / \alpha, \sigma^2 / \alpha^2)`, which has no network.
+
+    Args:
+        schedule: a continuous schedule.
+        x_0: clean data, (B, ...).
+        eps: the noise at t_min, like x_0.
+        levels: the number of values that the data take; None for continuous data.
+    """
     low, high = (x_0.new_full((), end, dtype=torch.float64) for end in (schedule.t_min, schedule.t_max))
     log_variance = -schedule.log_snr(low).to(x_0)
     z = x_0 + torch.exp(0.5 * log_variance) * eps  # x_t / alpha
@@ -205,16 +232,16 @@ def end_terms(schedule: Schedule, x_0: Tensor, eps: Tensor, levels: int | None) 
 
 
 def _per_dim(nats: Tensor, times: Tensor) -> Tensor:
-    """Bits of each sample, or of each frame where times are of frames."""
+    """Return the mean over dimensions in bits, of each sample, or of each frame if the times are of frames."""
     return mean_at(nats, times) / math.log(2)
 
 
 class Bound(NamedTuple):
-    """The bound of each sample, in bits per dimension.
+    """The variational bound of each sample, in bits per dimension.
 
     Attributes:
-        terms: (B, K), from the decoder's (the step to clean data) to that of the highest time.
-        prior: (B,), what the prior costs.
+        terms: (B, K), from the decoder's term (the step to clean data) to that of the highest time.
+        prior: (B,), the prior's term.
     """
 
     terms: Tensor
@@ -222,7 +249,7 @@ class Bound(NamedTuple):
 
     @property
     def total(self) -> Tensor:
-        """(B,)"""
+        """Return the sum of all terms, (B,)."""
         return self.terms.sum(1) + self.prior
 
 
@@ -237,17 +264,17 @@ def variational_bound(
     clip: bool = False,
     progress: Progress | None = None,
 ) -> Bound:
-    """The bound of data under a chain, one network call a step for all samples.
+    """Return the variational bound of data on a chain, by one network call for each step.
 
     Args:
         denoiser: the model.
-        x_0: (B, ...).
-        times: decreasing from 1 to 0, float64 on the CPU, (K + 1,): of a sampler, or the whole grid. Where the schedule's
-            sigma(0) is not 0 the last step goes from 0 to clean data (two zeros).
-        noise: of the samples; step k of the chain has its own.
-        levels: the number of values that the data take, for the decoder; None for a Gaussian one.
+        x_0: clean data, (B, ...).
+        times: decreasing from 1 to 0, float64 on the CPU, (K + 1,): those of a sampler, or the whole grid. If the
+            schedule's sigma(0) is not 0, the last step goes from 0 to clean data (two zeros).
+        noise: noise of the samples; step k of the chain has its own.
+        levels: the number of values that the data take, for the decoder; None for a Gaussian decoder.
         cond: condition of each sample.
-        clip: hold the predicted x0 in [-1, 1], as improved-diffusion does when it evaluates.
+        clip: whether to clamp the predicted x0 to [-1, 1], as improved-diffusion does in evaluation.
         progress: called after each step with its number.
     """
     schedule, up = denoiser.schedule, times.flip(0)  # (K + 1,)

@@ -169,7 +169,7 @@ class GaussianDenoiser(GaussianMixtureDenoiser):
 
 
 class AsPredicted(Denoiser):
-    """A denoiser whose estimates are converted to the target of a prediction, and back to x0 and eps, as a network's are.
+    """A denoiser whose estimates are converted, as a network's are, to the target of a prediction and back.
 
     Args:
         denoiser: the exact denoiser.
@@ -192,9 +192,9 @@ class Impulses(Noise):
     """A source of unit impulses in place of noise, which gives the exact moments of a stochastic sampler.
 
     Sampling with the exact denoiser of Gaussian data is affine in the start and in the draws. The first sample and
-    the next ``dimension`` samples get no noise; each of the others gets a single 1, in a single draw. So the first
-    sample ends at the mean, and the ends of the others, less the mean, are the rows of a square root of the
-    covariance.
+    the next ``dimension`` samples, whose starts differ, get no noise; each of the others gets a single 1, in a single
+    draw. So the first sample ends at the mean, and the ends of the others, less the mean, are the rows of a square
+    root of the covariance.
 
     Args:
         dimension: D.

@@ -1,14 +1,16 @@
-r"""Linear measurements of clean samples, :math:`y = A x_0`: what may be known of a sample before it is drawn.
+"""Linear measurements :math:`y = A x_0` of clean samples, of which y may be known before x_0 is sampled.
 
-A measurement gives three linear maps: :math:`A`, its transpose :math:`A^T`, and its pseudo-inverse :math:`A^+`, by which
+A measurement gives three linear maps: :math:`A`, its transpose :math:`A^T`, and its pseudo-inverse :math:`A^+`, with
+which
 
 .. math:: x_0 + A^+ (y - A x_0)
 
-is the point nearest to :math:`x_0` of which y is known. Everything here acts on batches (B, ...), images (B, C, H, W) and clips (B, C, F, H, W)
-alike, and without building a matrix.
+is the point nearest to :math:`x_0` whose measurement is y. The maps act on batches (B, ...), of images (B, C, H, W)
+and of clips (B, C, F, H, W), without building a matrix.
 
-Where :math:`A A^T = c I`, A is a coisometry up to a factor: :math:`A^+ = A^T / c`, and for every B, :math:`(B A)^+ = A^+ B^+`. So a mask may
-follow means of squares, ``Frames(mask) @ SquareMeans(2)``: the known frames of a low-resolution clip.
+A measurement with :math:`A A^T = c I` is a coisometry up to a factor. Then :math:`A^+ = A^T / c`, and
+:math:`(B A)^+ = A^+ B^+` for every B. So a mask may follow means of squares: ``Frames(mask) @ SquareMeans(2)``
+measures some frames of a low-resolution clip.
 """
 
 from abc import ABC, abstractmethod
@@ -22,34 +24,31 @@ from torch.nn import functional
 
 
 class Measurement(ABC):
-    """A linear map A of clean samples. A subclass defines :meth:`apply`, :meth:`adjoint` and :meth:`pseudo_inverse`.
-
-    Attributes:
-        coisometric: whether :math:`A A^T = c I`, so that other measurements may follow.
-    """
+    """A linear map A of clean samples; a subclass defines :meth:`apply`, :meth:`adjoint` and :meth:`pseudo_inverse`."""
 
     @property
     def coisometric(self) -> bool:
+        """Return whether :math:`A A^T = c I` for some c, so that other measurements may follow this one."""
         return False
 
     @abstractmethod
     def apply(self, x: Tensor) -> Tensor:
-        """Return A x, (B, ...), of samples x (B, ...).
+        """Return A x, (B, ...), for samples x (B, ...).
 
         Raises:
-            ValueError: the samples do not have a shape that can be measured so.
+            ValueError: the samples have a shape that cannot be measured.
         """
 
     @abstractmethod
     def adjoint(self, y: Tensor) -> Tensor:
-        """Return A^T y, like samples: the inner products of A x and y, and of x and A^T y, are the same."""
+        """Return :math:`A^T y`, like samples: the inner product of A x and y is that of x and :math:`A^T y`."""
 
     @abstractmethod
     def pseudo_inverse(self, y: Tensor) -> Tensor:
-        """Return A^+ y, like samples: of all that have the measurement nearest to y the smallest."""
+        """Return :math:`A^+ y`, like samples: the smallest of all x whose measurement is nearest to y."""
 
     def residual(self, y: Tensor, x: Tensor) -> Tensor:
-        """Return y - A x, 0 where y is hidden by a mask, whatever it is there.
+        """Return y - A x, which is 0 where a mask hides y, whatever the value of y.
 
         Raises:
             ValueError: y does not have the shape of A x.
@@ -58,35 +57,36 @@ class Measurement(ABC):
         return fitting(y, measured) - measured
 
     def project(self, y: Tensor, x: Tensor) -> Tensor:
-        """Return the point nearest to x whose measurement is y, x + A^+ (y - A x)."""
+        """Return the point nearest to x whose measurement is y, :math:`x + A^+ (y - A x)`."""
         return x + self.pseudo_inverse(self.residual(y, x))
 
     def frames(self, y: Tensor) -> Tensor:
-        """Return which frames of clips are measured, bool, (B, F), where each is measured by itself and all in the same way.
+        """Return which frames of clips are measured, bool, (B, F), if each is measured by itself and all alike.
 
         Raises:
-            ValueError: this measurement does not act so.
+            ValueError: this measurement acts on parts of frames, or on several together.
         """
         raise ValueError(
-            f"{type(self).__name__} measures parts of frames, for which noise that frames share has no closed form; use noise=independent"
+            f"{type(self).__name__} measures parts of frames, for which noise that frames share has no closed form; "
+            "use noise=independent"
         )
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Measurement":
-        """Return the measurement with its tensors changed, all of which have the batch first; without tensors, itself."""
+        """Return the measurement with ``change`` applied to its tensors, whose first axis is the batch."""
         return self
 
     def cat(self, others: Sequence["Measurement"]) -> "Measurement":
-        """Return the measurement of several batches in one.
+        """Return the measurement of one batch that is joined of several.
 
         Raises:
-            ValueError: they are of different kinds.
+            ValueError: the measurements are of different kinds.
         """
         if any(other != self for other in others):
             raise ValueError(f"different measurements cannot be joined: {self} and {list(others)}")
         return self
 
     def __matmul__(self, first: "Measurement") -> "Product":
-        """Return the measurement of a measurement, ``first`` being applied before this one."""
+        """Return the product of two measurements, of which ``first`` is applied first."""
         return Product(self, first)
 
 
@@ -94,7 +94,7 @@ _Kind = TypeVar("_Kind", bound=Measurement)
 
 
 def _of_kind(first: _Kind, others: Sequence[Measurement]) -> list[_Kind]:
-    """Return measurements that are all of the kind of the first."""
+    """Return ``others``, or raise a ValueError unless all are of the class of the first measurement."""
     same = [other for other in others if isinstance(other, type(first))]
     if len(same) < len(others):
         raise ValueError(f"different measurements cannot be joined: {first} and {list(others)}")
@@ -102,20 +102,20 @@ def _of_kind(first: _Kind, others: Sequence[Measurement]) -> list[_Kind]:
 
 
 def fitting(y: Tensor, measured: Tensor) -> Tensor:
-    """Return y, which must have the shape of the measurement of samples."""
+    """Return y, or raise a ValueError unless it has the shape of the measurement of samples."""
     if y.shape != measured.shape:
         raise ValueError(f"y {tuple(y.shape)} does not fit samples whose measurement is {tuple(measured.shape)}")
     return y
 
 
 class Masked(Measurement):
-    """Numbers of samples under a mask as they are, and 0 elsewhere: A is a projection, so :math:`A = A^T = A^+`."""
+    """A measurement that keeps the numbers under a mask and is 0 elsewhere, a projection: :math:`A = A^T = A^+`."""
 
     mask: Tensor
 
     @abstractmethod
     def over(self, x: Tensor) -> Tensor:
-        """Return the mask so that it broadcasts with samples."""
+        """Return the mask with axes added, so that it broadcasts with samples."""
 
     def apply(self, x: Tensor) -> Tensor:
         return torch.where(self.over(x), x, 0.0)
@@ -139,10 +139,10 @@ class Masked(Measurement):
 
 @dataclass(frozen=True, eq=False)
 class Frames(Masked):
-    """Whole frames of clips.
+    """A measurement of whole frames of clips.
 
     Args:
-        mask: True for frames that are known, (B, F).
+        mask: True for measured frames, (B, F).
     """
 
     mask: Tensor
@@ -150,7 +150,8 @@ class Frames(Masked):
     def over(self, x: Tensor) -> Tensor:
         if x.ndim != 5 or self.mask.shape != (len(x), x.shape[2]):
             raise ValueError(
-                f"known frames are those of clips (B, C, F, H, W) with a mask (B, F), not of {tuple(x.shape)} with {tuple(self.mask.shape)}"
+                "a mask of frames (B, F) measures clips (B, C, F, H, W), but the mask is "
+                f"{tuple(self.mask.shape)} and the samples are {tuple(x.shape)}"
             )
         return self.mask[:, None, :, None, None]
 
@@ -163,10 +164,11 @@ class Frames(Masked):
 
 @dataclass(frozen=True, eq=False)
 class PixelMask(Masked):
-    """Pixels under a mask, as for inpainting.
+    """A measurement of the pixels under a mask, as in inpainting.
 
     Args:
-        mask: True for pixels that are known, (B, ...); its other axes broadcast with those of samples, (B, 1, H, W) for instance.
+        mask: True for measured pixels, (B, ...); its other axes broadcast with those of samples, for example
+            (B, 1, H, W).
     """
 
     mask: Tensor
@@ -182,7 +184,7 @@ class PixelMask(Masked):
 
 
 class EachFrame(Measurement):
-    """A coisometry that measures each frame of clips by itself, and images as if they were frames."""
+    """A coisometry (up to a factor) that measures each frame of clips by itself, and images like frames."""
 
     @property
     def coisometric(self) -> bool:
@@ -194,11 +196,12 @@ class EachFrame(Measurement):
 
 @dataclass(frozen=True)
 class SquareMeans(EachFrame):
-    r"""Means of squares of f x f pixels: samples of a lower resolution (B, ..., H / f, W / f). :math:`A A^T = I / f^2`, and
-    :math:`A^+` repeats each mean over its square.
+    """A measurement of the means of squares of f x f pixels: samples of a lower resolution, (B, ..., H / f, W / f).
+
+    :math:`A A^T = I / f^2`, and :math:`A^+` repeats each mean over its square.
 
     Args:
-        factor: f, the side of a square.
+        factor: f, the side of a square in pixels.
     """
 
     factor: int
@@ -219,10 +222,12 @@ class SquareMeans(EachFrame):
 
 @dataclass(frozen=True)
 class Grey(EachFrame):
-    r"""A weighted sum over channels, :math:`y = \sum_c w_c x_c`: colourless samples (B, 1, ...). :math:`A A^T = |w|^2 I`.
+    r"""A measurement of a weighted sum over channels, :math:`y = \sum_c w_c x_c`: grey samples (B, 1, ...).
+
+    :math:`A A^T = |w|^2 I`.
 
     Args:
-        weights: w, one of each channel; those of luma (ITU-R BT.601) by default.
+        weights: w, one for each channel; those of luma (ITU-R BT.601) by default.
     """
 
     weights: tuple[float, ...] = (0.299, 0.587, 0.114)
@@ -242,11 +247,15 @@ class Grey(EachFrame):
 
 @dataclass(frozen=True)
 class Product(Measurement):
-    """A measurement of a measurement, A = B A_1, as ``B @ A_1`` writes it.
+    """A measurement of a measurement, A = B A_1, which ``B @ A_1`` makes.
 
     Args:
         then: B.
-        first: A_1, a coisometry up to a factor, or else the pseudo-inverse of the product is not that of its parts.
+        first: A_1, a coisometry up to a factor, since for others the pseudo-inverse of the product is not
+            :math:`A_1^+ B^+`.
+
+    Raises:
+        ValueError: ``first`` is not a coisometry.
     """
 
     then: Measurement
@@ -255,7 +264,8 @@ class Product(Measurement):
     def __post_init__(self) -> None:
         if not self.first.coisometric:
             raise ValueError(
-                f"{type(self.first).__name__} must come last of a product of measurements, not before {type(self.then).__name__}"
+                f"{type(self.first).__name__} must come last in a product of measurements, "
+                f"not before {type(self.then).__name__}"
             )
 
     @property

@@ -1,4 +1,17 @@
-"""Training losses of a denoiser, one number a sample."""
+r"""Training losses of a denoiser at :math:`x_t = \alpha_t x_0 + \sigma_t \epsilon`, one number for each sample.
+
+==================  ======================================================================================
+class               loss, with the denoiser's estimates :math:`\hat x_0, \hat\epsilon`
+==================  ======================================================================================
+:class:`Simple`     :math:`w(t) \, \lVert \hat F - F \rVert^2`, the error of the network's output F
+:class:`VLB`        a term of the variational bound, in bits per dimension
+:class:`Hybrid`     :class:`Simple` plus a small multiple of the bound, for a learned variance
+:class:`DSM`        :math:`\lambda(t) \lVert \hat s - \nabla \log q(x_t | x_0) \rVert^2` of the score :math:`\hat s`
+:class:`SSM`        :math:`\lambda(t) (v^T \nabla \hat s \, v + \frac12 \lVert \hat s \rVert^2)` in random directions v
+==================  ======================================================================================
+
+The score is :math:`\hat s = -\hat\epsilon / \sigma_t`. Squares are averaged over the numbers of a sample.
+"""
 
 import math
 from abc import ABC, abstractmethod
@@ -27,11 +40,14 @@ _DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 class Objective(Part, ABC):
-    """``loss = objective(denoiser, x_0, cond, t, eps)``. Time and noise are drawn outside, so losses compare.
+    """A training loss, called as ``loss = objective(denoiser, x_0, cond, t, eps)``.
 
-    What of other parts it declares, as a :class:`~diffsweep.capabilities.Part`: it provides a ``bound`` where its mean over uniform times
-    is one; it supports ``weights`` where the weighting is a part of it, and a ``learned_variance`` or a ``learned_schedule`` where it has
-    a right gradient for them; it requires ``independent_noise`` where it is a bound, or has the score in it.
+    Times and noise are drawn outside, so that losses of different models can be compared on the same draws.
+
+    An objective declares (:class:`~diffsweep.capabilities.Part`) that it provides a ``bound`` if its mean over
+    uniform times is one. It supports ``weights`` if it has a weighting, and ``learned_variance`` or
+    ``learned_schedule`` if its gradients train them rightly. It requires ``independent_noise`` if it is a bound or
+    contains the score.
     """
 
     def __call__(
@@ -46,12 +62,14 @@ class Objective(Part, ABC):
         """Return the loss of each sample, (B,), the mean over its numbers.
 
         Args:
-            denoiser: what is trained.
+            denoiser: the model to train.
             x_0: clean samples, (B, ...).
             cond: their conditions.
-            t: their times, (B,). Of clips (B, C, F, H, W) also (B, F): what depends on t weighs each frame then.
+            t: their times, (B,); for clips (B, C, F, H, W) also (B, F), by which each frame has its own noise level
+                and weight.
             eps: their noise, like x_0.
-            noise: of the samples, for what an objective draws itself; by default under keys that are read off eps.
+            noise: a source of further random numbers for objectives that draw some; by default one with keys made of
+                eps.
         """
         return self.losses(as_denoiser(denoiser), x_0, cond, t, eps, noise)
 
@@ -59,15 +77,17 @@ class Objective(Part, ABC):
     def losses(
         self, denoiser: Denoiser, x_0: Tensor, cond: Condition | None, t: Tensor, eps: Tensor, noise: Noise | None
     ) -> Tensor:
-        """Return the losses: see :meth:`__call__`."""
+        """Return the losses, with the arguments of :meth:`__call__`."""
 
 
 class Simple(Objective):
-    r"""The distance between output and target, averaged over a sample's numbers: L_simple (DDPM, arXiv:2006.11239, eq. 14).
+    """The distance between the network's output and its target: L_simple (DDPM, arXiv:2006.11239, eq. 14).
+
+    It is averaged over the numbers of a sample.
 
     Args:
         loss: ``l2`` (squared), ``l1`` or ``huber`` (delta = 1).
-        weighting: of noise levels; made for squared errors.
+        weighting: a weighting of noise levels, made for squared errors; uniform by default.
     """
 
     supports = frozenset({"weights"})
@@ -88,15 +108,16 @@ class Simple(Objective):
 
 
 class Hybrid(Simple):
-    r"""L_hybrid = L_simple + lambda L_vlb (improved DDPM, arXiv:2102.09672, eq. 16): for a learned variance.
+    """The loss L_hybrid = L_simple + lambda L_vlb, for a learned variance (improved DDPM, arXiv:2102.09672, eq. 16).
 
-    L_vlb is estimated by its term at t, T L_t in bits per dimension, so lambda = 0.001 weighs L_t by T/1000, as the public
-    code does. The mean is detached within it: only the variance learns from the bound, in the one network call.
+    L_vlb is estimated by its term at t, T L_t in bits per dimension, so lambda = 0.001 weighs L_t by T/1000, as the
+    public code does. The mean is detached in L_vlb: only the variance learns from the bound. Both losses share one
+    network call.
 
     Args:
-        loss, weighting: see :class:`Simple`.
+        loss, weighting: those of :class:`Simple`.
         vlb_weight: lambda.
-        levels: the number of values that the data take; None where they are continuous.
+        levels: the number of values that the data take; None for continuous data.
     """
 
     requires = frozenset({"grid", "independent_noise"})
@@ -131,12 +152,13 @@ class Hybrid(Simple):
 class VLB(Objective):
     r"""The variational bound in bits per dimension, estimated at one time.
 
-    On a discrete schedule T L_t, whose mean over uniform t is :math:`L_0 + ... + L_{T-1}` (improved DDPM). On a continuous
-    one the limit (VDM, arXiv:2107.00630, eq. 17) :math:`-\frac12 \lambda'(t) \lVert\epsilon - \hat\epsilon\rVert^2`, plus what the
-    two ends of the schedule cost: the prior's term and the decoder's, where a learned schedule has its gradients from.
+    On a discrete schedule it is T L_t, whose mean over uniform t is :math:`L_0 + ... + L_{T-1}` (improved DDPM). On a
+    continuous one it is the limit :math:`-\frac12 \lambda'(t) \lVert\epsilon - \hat\epsilon\rVert^2` with the log-SNR
+    :math:`\lambda` (VDM, arXiv:2107.00630, eq. 17), plus the terms of the prior and the decoder at the two ends of
+    the schedule, from which a learned schedule has its gradients.
 
     Args:
-        levels: the number of values that the data take; None where they are continuous.
+        levels: the number of values that the data take; None for continuous data.
     """
 
     requires = frozenset({"uniform_times", "independent_noise"})
@@ -184,12 +206,14 @@ def _lambda(weight: str | Lambda) -> Lambda:
 
 
 class DSM(Objective):
-    r"""Denoising score matching (Vincent 2011; score SDE, arXiv:2011.13456, eq. 7):
-    :math:`\lambda(t) \lVert s(x_t, t) - \nabla \log q(x_t | x_0) \rVert^2`, averaged over a sample's numbers.
+    r"""The loss of denoising score matching, :math:`\lambda(t) \lVert s(x_t, t) - \nabla \log q(x_t | x_0) \rVert^2`.
+
+    It is averaged over the numbers of a sample (Vincent 2011; score SDE, arXiv:2011.13456, eq. 7).
 
     Args:
-        weight: lambda(t): ``sigma2`` (the size of all levels alike), ``likelihood`` (g(t)^2, which bounds the likelihood:
-            arXiv:2101.09258), ``one``; or, from Python, any function of the schedule and of t (float64).
+        weight: lambda(t). ``sigma2``: sigma_t^2, which gives all noise levels losses of one size. ``likelihood``:
+            g(t)^2, with which the loss bounds the likelihood (arXiv:2101.09258). ``one``: 1. From Python also any
+            function of the schedule and of t (float64).
     """
 
     def __init__(self, weight: Literal["sigma2", "likelihood", "one"] | Lambda = "sigma2") -> None:
@@ -203,21 +227,21 @@ class DSM(Objective):
         schedule = denoiser.schedule
         alpha, sigma = denoiser.levels(x_0, t)
         denoised = denoiser(alpha * x_0 + sigma * eps, t, cond)
-        squares = mean_at((denoised.eps - eps).square(), t)  # sigma^2 times those of the score
+        squares = mean_at((denoised.eps - eps).square(), t)  # sigma^2 times the squared errors of the score
         exact = t.double()
         return mean_of_frames(squares * (self.weight(schedule, exact) / schedule(exact)[1] ** 2).to(squares))
 
 
 class SSM(Objective):
-    r"""Sliced score matching (Song et al. 2019, arXiv:1905.07088, eq. 8, variance reduced):
-    :math:`\lambda(t) (v^T \nabla s(x_t) v + \frac12 \lVert s \rVert^2)`, v random signs from a stream of their own, averaged over a sample's
-    numbers.
+    r"""The loss of sliced score matching, :math:`\lambda(t) (v^T \nabla s(x_t) v + \frac12 \lVert s \rVert^2)`.
 
-    It never sees the noise that was added, only the samples; its mean differs from that of half of DSM by a constant. The
-    gradient goes through the network twice, so attention is computed by its definition: fused kernels have no second derivative.
+    It is the variance-reduced form of Song et al. 2019 (arXiv:1905.07088, eq. 8), with random signs v, averaged over
+    the numbers of a sample. The loss uses the noisy samples but not the noise that was added; its mean differs from
+    that of half of :class:`DSM` by a constant. The gradient goes through the network twice, so attention is computed
+    by its definition: fused kernels have no second derivative.
 
     Args:
-        weight: lambda(t), see :class:`DSM`.
+        weight: lambda(t), as of :class:`DSM`.
     """
 
     requires = frozenset({"independent_noise"})
@@ -244,13 +268,20 @@ class SSM(Objective):
 
 
 def _keyed_by(eps: Tensor) -> Noise:
-    """Return the noise of samples that are known by their eps alone: a sample's key is read off its first and its last number."""
-    first, last = (eps.flatten(1)[:, [0, -1]].abs().double() * 2**20).long().unbind(1)  # at most 6.7 in size: 23 bits
+    """Return noise for samples of which only eps is known: the keys are made of its first and its last number."""
+    first, last = (
+        (eps.flatten(1)[:, [0, -1]].abs().double() * 2**20).long().unbind(1)
+    )  # normal numbers are at most 6.7 in size: 23 bits
     return Noise(0, first << 23 | last)
 
 
 def sums_by_quarter(values: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums and counts of ``values`` (B,) in the quarters (0, 1/4], (1/4, 1/2], ... of t, each (4,); no device sync."""
+    """Return sums and counts of values in the quarters (0, 1/4], ... of t, (4,) each, without a device sync.
+
+    Args:
+        values: (B,).
+        t: the time of each value, (B,).
+    """
     quarter = (torch.ceil(t * 4) - 1).clamp(0, 3).long()
     zeros = torch.zeros(4, dtype=values.dtype, device=values.device)
     return zeros.index_add(0, quarter, values), zeros.index_add(0, quarter, torch.ones_like(values))

@@ -62,7 +62,7 @@ class Words(NamedTuple):
 @functools.lru_cache(maxsize=8)  # saves 21 of some 250 microseconds of a small draw on a CPU, and two copies to a GPU
 @torch.inference_mode(False)
 def constants(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the multipliers of words 2 and 0, (2, 1, 1), and the sums added to the key in ten rounds, (10, 2, 1, 1)."""
+    """Return the multipliers of words 2 and 0, (2, 1, 1), and what ten rounds add to the key, (10, 2, 1, 1)."""
     weyl = torch.arange(10, device="cpu")[:, None] * torch.tensor(_WEYL, device="cpu")
     return torch.tensor(_MULTIPLIERS[::-1], device="cpu")[:, None, None].to(device), weyl[..., None, None].to(device)
 

@@ -48,7 +48,8 @@ class Uniform(TimeSampling):
 class Stratified(TimeSampling):
     r"""Uniform training times of low discrepancy, from :math:`u_i = (u_0 + i / B) \bmod 1`.
 
-    They are those of VDM (arXiv:2107.00630, app. I.1). Each time is uniform, and together they cover [0, 1) evenly, so that the batch's loss varies less.
+    They are those of VDM (arXiv:2107.00630, app. I.1). Each time is uniform, and together they cover [0, 1) evenly, so
+    that the batch's loss varies less.
     """
 
     def forward(self, schedule: Schedule, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -99,9 +100,8 @@ class Importance(TimeSampling):
         return (k + 1).to(u.dtype) / len(p), (1 / (len(p) * p[k])).to(u.dtype)
 
     def update(self, schedule: Schedule, t: Tensor, losses: Tensor) -> None:
-        k = (
-            t.double() * len(self.counts)
-        ).round().long() - 1  # (N,); of each time the newest losses replace the oldest
+        # Of each time the newest losses replace the oldest.
+        k = (t.double() * len(self.counts)).round().long() - 1  # (N,)
         order = k.argsort(stable=True)
         k, values = k[order], losses.to(self.losses)[order]
         begin, end = torch.searchsorted(k, k), torch.searchsorted(k, k, right=True)  # equal times are neighbours
