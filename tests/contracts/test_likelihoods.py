@@ -1,4 +1,4 @@
-"""What every option of conf/likelihood promises."""
+"""Every option of conf/likelihood keeps the contract of likelihoods."""
 
 import json
 import math
@@ -29,20 +29,20 @@ def test_none_measures_nothing_and_the_others_are_built(compose):
 
 @pytest.fixture
 def settings(compose, option):
-    """The keys of its file."""
+    """Return the keys of the option's file."""
     return dict(compose(f"likelihood={option}").likelihood)
 
 
 @pytest.fixture
 def make(settings):
-    """The option's likelihood with other settings: ``make(seed=1)``."""
+    """Return a function that makes the option's likelihood with other settings: ``make(seed=1)``."""
     given = dict(settings)
     target = get_class(given.pop("_target_"))
     return lambda **changes: target(**{**given, **changes})
 
 
 class Net(torch.nn.Module):
-    """Differentiable, smooth and of any shape; two heads where the variance is learned."""
+    """A differentiable, smooth network for any shape, with two heads where the variance is learned."""
 
     def __init__(self, heads=1):
         super().__init__()
@@ -90,13 +90,13 @@ def test_numbers_are_finite_with_their_standard_errors(make, schedule, levels):
 
 @each_option
 @pytest.mark.parametrize("variance", ["fixed_large", "learned_range"])
-def test_every_variance_is_served(make, variance):
+def test_every_variance_can_be_measured(make, variance):
     numbers, _ = make()(denoiser(prediction=Eps(variance)), samples(), encode, 17)
     assert all(math.isfinite(value) for value in numbers.values())
 
 
 @each_option
-def test_float32_serves_too(make):
+def test_float32_can_be_measured(make):
     single, _ = make()(denoiser(), samples(), lambda batch: (batch["x"].float(), None), 17)
     double, _ = make()(denoiser(), samples(), encode, 17)
     assert close(single, double, rel=1e-2)
@@ -110,7 +110,7 @@ def test_the_batch_size_does_not_matter(make):
 
 
 @each_option
-def test_asked_twice_it_says_the_same_whatever_torchs_generator_does(make):
+def test_it_gives_the_same_twice_for_any_state_of_torchs_generator(make):
     likelihood, results = make(), []
     for seed in (0, 1):
         torch.manual_seed(seed)
@@ -139,11 +139,11 @@ def test_no_gradients_are_left_behind(make):
 
 @each_option
 def test_the_progress_moves_and_the_count_is_right(make):
-    told, likelihood = [], make(batch_size=5)
+    calls, likelihood = [], make(batch_size=5)
     data = samples()
-    likelihood(denoiser(), data, encode, 17, lambda: told.append(None))
+    likelihood(denoiser(), data, encode, 17, lambda: calls.append(None))
     expected = likelihood.calls(Linear(10), likelihood.count(data))
-    assert len(told) == expected if expected is not None else len(told) > 0
+    assert len(calls) == expected if expected is not None else len(calls) > 0
 
 
 @each_option

@@ -1,4 +1,7 @@
-"""What every measurement y = A x_0 promises, and what guidance makes of it on Gaussian data, where the conditional distribution has a closed form."""
+"""Every measurement y = A x_0 keeps its contract, and guidance by it is right on Gaussian data.
+
+For these the conditional distribution has a closed form.
+"""
 
 import math
 from typing import NamedTuple
@@ -29,7 +32,7 @@ FRAMES = Frames(torch.tensor([[True, False, True], [False, True, False], [False,
 
 
 def pixels(*shape):
-    """A mask of its own in each row, of all pixels in one."""
+    """Return masks that differ in each row; one row has all pixels."""
     mask = torch.rand(ROWS, *shape, generator=torch.Generator().manual_seed(4)) < 0.4
     mask[1] = True
     return PixelMask(mask)
@@ -52,7 +55,7 @@ every = pytest.mark.parametrize("name", MEASUREMENTS)
 
 
 class Dense(NamedTuple):
-    """The matrices of one row's measurement: A (M, D), and as the measurement has them its transpose and pseudo-inverse (D, M)."""
+    """The matrices of one row's measurement: A (M, D), and its own transpose and pseudo-inverse (D, M)."""
 
     apply: torch.Tensor
     adjoint: torch.Tensor
@@ -60,7 +63,7 @@ class Dense(NamedTuple):
 
 
 def dense(name, row):
-    """By the images of unit vectors."""
+    """Return the matrices by the images of unit vectors."""
     shape, measurement = MEASUREMENTS[name]
 
     def of_unit_vectors(change, *shape):
@@ -83,7 +86,7 @@ def draws(shape, count=ROWS, seed=0):
 
 
 def known(name, x_0):
-    """The measurement of x_0, with nonsense where a mask hides it."""
+    """Return the measurement of x_0, with arbitrary values where a mask hides it."""
     measurement = MEASUREMENTS[name][1]
     y = measurement.apply(x_0)
     return Known(measurement, torch.where(measurement.apply(torch.ones_like(x_0)) != 0, y, torch.nan))
@@ -110,7 +113,7 @@ def test_the_adjoint_is_the_transpose_and_the_pseudo_inverse_that_of_moore_and_p
 
 @every
 def test_the_projection_is_the_nearest_point_that_has_the_measurement(name):
-    """x0 + A^+ (y - A x0), by torch's pseudo-inverse; nonsense under a mask is not read."""
+    """It is x0 + A^+ (y - A x0), by torch's pseudo-inverse; values under a mask are not read."""
     shape, measurement = MEASUREMENTS[name]
     x, x_0 = draws(shape), draws(shape, seed=1)
     given = known(name, x_0)
@@ -140,14 +143,14 @@ def test_rows_are_taken_and_joined_moved_and_kept_beside_other_parts(name):
 
 
 def law(shape):
-    """Mean and covariance of Gaussian data, in which all numbers depend on one another."""
+    """Return mean and covariance of Gaussian data, in which all numbers depend on one another."""
     size = math.prod(shape)
     root = torch.randn(size, size, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     return torch.linspace(-0.4, 0.5, size, dtype=torch.float64), root @ root.T / (3 * size)
 
 
 def given_y(a, y, mean, covariance):
-    """Mean and covariance of x_0 given A x_0 = y, for A of any rank."""
+    """Return mean and covariance of x_0 given A x_0 = y, for A of any rank."""
     gain = covariance @ a.T @ torch.linalg.pinv(a @ covariance @ a.T, hermitian=True)
     return mean + gain @ (y - a @ mean), covariance - gain @ a @ covariance
 
@@ -155,7 +158,7 @@ def given_y(a, y, mean, covariance):
 @every
 @pytest.mark.parametrize("schedule", [VP(), Flow()], ids=["vp", "flow"])
 def test_reconstruction_by_the_posterior_covariance_is_the_conditional_mean(name, schedule):
-    """E[x_0 | x_t, y], by the other order: first given y, then given x_t."""
+    """E[x_0 | x_t, y] is computed in the other order here: first given y, then given x_t."""
     shape, _ = MEASUREMENTS[name]
     mean, covariance = law(shape)
     denoiser = AsPredicted(GaussianDenoiser(schedule, mean, covariance), V())
@@ -176,7 +179,10 @@ def test_reconstruction_by_the_posterior_covariance_is_the_conditional_mean(name
 
 @every
 def test_the_published_form_is_alpha_over_two_times_the_gradient(name):
-    """x0 - s alpha / 2 grad |y - A x0(x_t)|^2 for x0 = m + G x_t, then projected onto y; and replacement, which is the projection alone."""
+    """For x0 = m + G x_t it is x0 - s alpha / 2 grad |y - A x0(x_t)|^2, then projected onto y.
+
+    Replacement is the projection alone.
+    """
     shape, _ = MEASUREMENTS[name]
     (mean, covariance), schedule, t = law(shape), VP(), torch.tensor(0.4, dtype=torch.float64)
     denoiser, (alpha, sigma) = GaussianDenoiser(schedule, mean, covariance), schedule(t)
@@ -195,7 +201,7 @@ def test_the_published_form_is_alpha_over_two_times_the_gradient(name):
 
 @every
 @pytest.mark.parametrize("make", [Replacement, Reconstruction], ids=["replacement", "reconstruction"])
-def test_a_sample_has_the_measurement_at_the_end_of_a_walk(name, make):
+def test_a_sample_has_the_measurement_in_the_end(name, make):
     shape, measurement = MEASUREMENTS[name]
     x_0, denoiser = draws(shape, seed=1), GaussianDenoiser(VP(), *law(shape))
     for sampler in (DDIM(steps=4, clip="none"), Ancestral(steps=4, clip="none"), Heun(steps=4, clip="none")):
@@ -204,8 +210,11 @@ def test_a_sample_has_the_measurement_at_the_end_of_a_walk(name, make):
 
 
 @pytest.mark.parametrize("name", ["frames", "means_of_frames", "grey_frames", "means_of_clips", "pixels_of_clips"])
-def test_under_noise_that_frames_share(name):
-    """The conditional mean still, by the joint Gaussian of y and x_t; the scalar form is for measurements of each frame by itself."""
+def test_reconstruction_under_noise_that_frames_share(name):
+    """It is still the conditional mean, by the joint Gaussian of y and x_t.
+
+    The scalar form is for measurements of each frame by itself.
+    """
     shape, measurement = MEASUREMENTS[name]
     (mean, covariance), schedule, noise = law(shape), VP(), SharedNoise(0.4)
     t = torch.tensor(0.5, dtype=torch.float64)
@@ -238,7 +247,7 @@ def test_under_noise_that_frames_share(name):
 
 
 class Blur(Measurement):
-    """One of somebody's own, whose matrix has no rows that are alike: x_c + x_{c+1} / 2 over channels."""
+    """A user's own measurement, x_c + x_{c+1} / 2 over channels, whose matrix has no equal rows."""
 
     def apply(self, x):
         return x[:, :1] + x[:, 1:] / 2
@@ -250,7 +259,7 @@ class Blur(Measurement):
         return self.adjoint(y) / 1.25
 
 
-def test_one_of_somebodys_own_needs_three_methods():
+def test_a_users_own_measurement_requires_three_methods():
     x = draws(IMAGE)
     given = Known(blur := Blur(), blur.apply(draws(IMAGE, seed=1)))
     sampled = DDIM(steps=3, clip="none")(Replacement(GaussianDenoiser(VP(), *law(IMAGE))), x, Condition(known=given))
@@ -276,6 +285,6 @@ def test_one_of_somebodys_own_needs_three_methods():
         (lambda: FRAMES.cat([GREY]), "different measurements cannot be joined"),
     ],
 )
-def test_what_does_not_fit_is_refused(wrong, message):
+def test_shapes_and_kinds_that_do_not_fit_are_refused(wrong, message):
     with pytest.raises(ValueError, match=message):
         wrong()

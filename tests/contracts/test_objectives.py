@@ -1,7 +1,7 @@
-"""What every option of conf/objective promises.
+"""Every option of conf/objective keeps the contract of objectives.
 
-Expectations over Gaussian data and noise are exact here: a loss that is quadratic in (x_0, eps) is integrated without error
-by Gauss and Hermite's three nodes each.
+Expectations over Gaussian data and noise are exact here: a loss that is quadratic in (x_0, eps) is integrated without
+error by the three nodes each of Gauss and Hermite.
 """
 
 import functools
@@ -35,7 +35,7 @@ from diffsweep.schedules import VE, VP, CosineContinuous, Learned, Linear
 from diffsweep.schedules import Flow as Straight
 
 OPTIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf/objective").glob("*.yaml"))
-T = torch.tensor([0.01, 0.3, 0.6, 1.0], dtype=torch.float64)  # of a grid of 100
+T = torch.tensor([0.01, 0.3, 0.6, 1.0], dtype=torch.float64)  # times of a grid of 100
 GRID = Linear(100)
 CONTINUOUS = [VP(), VE(), Straight(), CosineContinuous()]
 INSIDE = torch.tensor([0.02, 0.3, 0.6, 0.97], dtype=torch.float64)
@@ -47,7 +47,7 @@ pytestmark = pytest.mark.parametrize("option", OPTIONS)
 
 @pytest.fixture(scope="module")
 def make(compose):
-    """For data of so many levels."""
+    """Return a function that makes the objective for data of a number of levels."""
 
     @functools.cache
     def make(option, levels=None):
@@ -58,12 +58,12 @@ def make(compose):
 
 @pytest.fixture
 def objective(make, option):
-    """On data without levels, so that everything is Gaussian."""
+    """Return the objective for continuous data, so that everything is Gaussian."""
     return make(option)
 
 
 def cases(objective):
-    """Schedules that the objective is defined on, with times."""
+    """Return schedules that the objective is defined on, with times."""
     continuous = [] if "grid" in objective.requires else [(schedule, INSIDE) for schedule in CONTINUOUS]
     return [(GRID, T), *continuous]
 
@@ -96,7 +96,7 @@ def pictures(count=4, dtype=torch.float64):
 
 
 def nodes():
-    """x_0 and eps (9, 1), and weights (9,): expectations of quadratics are weighted sums over these."""
+    """Return x_0 and eps (9, 1) and weights (9,), whose weighted sums are expectations of quadratics."""
     z, weight = (torch.from_numpy(part) for part in np.polynomial.hermite_e.hermegauss(3))
     weight = weight / weight.sum()
     x_0, eps = torch.cartesian_prod(MEAN + VARIANCE**0.5 * z, z).T[..., None]
@@ -136,7 +136,7 @@ def test_the_posterior_mean_is_the_minimum_at_every_time(objective, kind):
 
 
 class Plain:
-    """All of a denoiser but its schedule and its call taken away."""
+    """A denoiser that has a schedule and a call but nothing else."""
 
     def __init__(self, denoiser):
         self.schedule, self.denoiser = denoiser.schedule, denoiser
@@ -146,7 +146,7 @@ class Plain:
 
 
 def test_the_network_is_called_once(objective):
-    """Also as a plain object, which predicts eps."""
+    """So it is for a plain object too, which predicts eps."""
     for schedule, t in cases(objective):
         denoiser, x_0, eps = Shifted(schedule, Eps()).shifted(0.2), pictures(), torch.randn(4, 1, 3, 3).double()
         losses = objective(denoiser, x_0, None, t, eps)
@@ -186,7 +186,7 @@ def test_it_follows_the_device_of_the_data(objective):
 
 
 def test_only_one_that_trains_the_variance_has_a_gradient_for_it(objective):
-    """At every time of the grid, the decoder's included."""
+    """It has one at every time of the grid, including that of the decoder."""
     mix = torch.full((4, 1, 3, 3), 0.4, dtype=torch.float64, requires_grad=True)
     losses = objective(Shifted(GRID, Eps(), mix=mix), pictures(), None, T, torch.randn(4, 1, 3, 3).double())
     (gradient,) = torch.autograd.grad(losses.sum(), mix, allow_unused=True)
@@ -197,7 +197,10 @@ def test_only_one_that_trains_the_variance_has_a_gradient_for_it(objective):
 
 
 def test_a_bound_averages_to_the_bound_of_the_chain(make, option, objective):
-    """Over all times of the grid, with the same noise; whatever the variance and whether the data have levels or not."""
+    """The average is over all times of the grid, with the same noise.
+
+    It holds for any variance, and for data with levels or without.
+    """
     if "bound" not in objective.provides:
         pytest.skip("is no bound")
     schedule, noise = Linear(20), Noise(0, torch.arange(3))
@@ -225,7 +228,7 @@ def test_a_bound_does_not_depend_on_what_is_predicted(objective):
 
 
 def test_one_that_trains_the_schedule_has_its_derivatives(objective):
-    """Of the losses at given (x_0, t, eps), by central differences in every parameter."""
+    """Those of the losses at given (x_0, t, eps) agree with central differences in every parameter."""
     if "learned_schedule" not in objective.supports:
         pytest.skip("does not train the schedule")
     schedule = Learned(width=3).double()

@@ -1,4 +1,4 @@
-"""What every option of conf/prediction promises, on every kind of schedule."""
+"""Every option of conf/prediction keeps the contract of predictions, on every kind of schedule."""
 
 import functools
 from pathlib import Path
@@ -49,7 +49,7 @@ def prediction(made, option):
 
 @pytest.fixture
 def levels(prediction):
-    """alpha and sigma where x0 follows from the output: with some predictions not where alpha is 0."""
+    """Return alpha and sigma where x0 follows from the output: for some predictions not where alpha is 0."""
     alpha, sigma = (torch.cat(values) for values in zip(*(of(T) for of in SCHEDULES.values()), strict=True))
     finite = torch.stack(prediction.coefficients(alpha, sigma)).isfinite().all(0)
     assert finite[alpha > 0].all()
@@ -62,7 +62,7 @@ def pair(levels):
 
 
 def test_target_converts_back_to_x0_and_eps(prediction, levels, pair):
-    """To 1e-12 of the larger of the terms that are subtracted."""
+    """It does so to 1e-12 of the larger of the terms that are subtracted."""
     (alpha, sigma), (x_0, eps) = levels, pair
     x_t = alpha * x_0 + sigma * eps
     target = prediction.target(x_0, eps, alpha, sigma)
@@ -73,7 +73,7 @@ def test_target_converts_back_to_x0_and_eps(prediction, levels, pair):
 
 
 def test_any_output_decomposes_x_t(prediction, levels, pair):
-    """x_t = alpha x0 + sigma eps for whatever the network says."""
+    """x_t = alpha x0 + sigma eps holds for any output of the network."""
     (alpha, sigma), (x_t, output) = levels, pair
     x0, eps = prediction.x0(output, x_t, alpha, sigma), prediction.eps(output, x_t, alpha, sigma)
     terms = 1 + (sigma * eps).abs()
@@ -108,8 +108,8 @@ def test_its_coefficients_are_those_of_its_conversion(prediction, levels, pair):
     assert (c_out != 0).all()
 
 
-def test_numbers_do_as_tensors_do(prediction, levels, pair):
-    """A walk has one time for the batch: alpha and sigma are then Python's numbers."""
+def test_numbers_give_the_same_as_tensors(prediction, levels, pair):
+    """A sampler has one time for the batch; alpha and sigma are then Python numbers."""
     (alpha, sigma), (x_t, output) = levels, pair
     for row, (a, s) in enumerate(zip(alpha[:, 0].tolist(), sigma[:, 0].tolist(), strict=True)):
         assert all(isinstance(value, float) for value in prediction.coefficients(a, s))
@@ -119,12 +119,12 @@ def test_numbers_do_as_tensors_do(prediction, levels, pair):
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_the_time_that_the_network_is_told_is_finite_and_rises(prediction, option, name):
+def test_the_time_for_the_network_is_finite_and_rises(prediction, option, name):
     schedule = SCHEDULES[name]
     t = torch.linspace(0, 1, 101, dtype=torch.float64)
-    told = prediction.c_noise(schedule, t)
-    assert torch.isfinite(told).all()
-    assert (told.diff() >= 0).all()
+    c_noise = prediction.c_noise(schedule, t)
+    assert torch.isfinite(c_noise).all()
+    assert (c_noise.diff() >= 0).all()
     inside = prediction.c_noise(schedule, t.clamp(max(schedule.t_min, 1e-4), schedule.t_max))
     assert (inside[1:-1].diff() > 0).all()
     for given in (t.float(), t.reshape(1, 101)):
@@ -136,7 +136,7 @@ def test_the_time_that_the_network_is_told_is_finite_and_rises(prediction, optio
 @pytest.mark.parametrize(
     ("variance", "mix", "heads"), [("fixed_small", 0.0, 1), ("fixed_large", 1.0, 1), ("learned_range", None, 2)]
 )
-def test_variance_can_be_chosen(made, option, variance, mix, heads):
+def test_the_variance_can_be_chosen(made, option, variance, mix, heads):
     chosen = made(option, variance)
     assert chosen.variance_mix == mix
     assert chosen.heads == heads

@@ -1,4 +1,4 @@
-"""What every option of conf/schedule promises."""
+"""Every option of conf/schedule keeps the contract of schedules."""
 
 import copy
 import functools
@@ -30,7 +30,7 @@ every_variant = pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant:
 
 @pytest.fixture(scope="module")
 def made(compose):
-    """The schedule of an option with some of its settings changed, built once."""
+    """Return the schedule of an option with some of its settings changed, built once."""
 
     @functools.cache
     def of(option, **changed):
@@ -57,7 +57,7 @@ def scalar(value):
 
 
 @every_option
-def test_its_attributes_say_what_it_is(schedule, option):
+def test_its_attributes_are_right(schedule, option):
     assert schedule.num_steps == KEYS[option].get("num_steps")
     assert schedule.learned == bool(list(schedule.parameters()))
     assert schedule.learned == bool(schedule.state_dict())
@@ -87,7 +87,7 @@ def test_times_keep_shape_and_dtype(schedule, option, dtype):
 
 
 @every_variant
-def test_time_0_is_clean_where_it_says_so(schedule, variant):
+def test_time_0_is_clean_where_clean_at_zero_is_true(schedule, variant):
     alpha, sigma = schedule(TIMES)
     if schedule.clean_at_zero:
         assert alpha[0] == 1
@@ -104,8 +104,11 @@ def test_time_0_is_clean_where_it_says_so(schedule, variant):
 
 
 @every_variant
-def test_time_1_has_exactly_no_signal_where_it_says_so(schedule, variant):
-    """Elsewhere at most 3 % of the variance: the exponential schedule, whose betas are small for long, has 2.3 %."""
+def test_time_1_has_exactly_no_signal_where_zero_terminal_snr_is_true(schedule, variant):
+    """Elsewhere at most 3 % of the variance is signal.
+
+    The exponential schedule, whose betas are small for long, has 2.3 %.
+    """
     alpha, sigma = schedule(scalar(1.0))
     if schedule.zero_terminal_snr:
         assert alpha == 0
@@ -141,7 +144,7 @@ def test_log_snr_is_finite_between_t_min_and_t_max(schedule, variant):
 
 @every_variant
 def test_time_of_inverts_log_snr(schedule, variant):
-    """On the grid, off it, and at the ends."""
+    """It does so on the grid, off it, and at the ends."""
     grid = torch.linspace(0, 1, 201, dtype=torch.float64)
     t = torch.cat([grid, torch.rand(200, dtype=torch.float64), finite_times(schedule)])
     torch.testing.assert_close(schedule.time_of(schedule.log_snr(t)), t, rtol=0, atol=1e-9)
@@ -207,11 +210,11 @@ def test_training_times_stay_where_they_are(schedule, option, dtype):
 @every_option
 def test_embedded_time_rises_from_0_to_at_most_1000(schedule, option):
     t = torch.linspace(0, 1, 1001, dtype=torch.float64)
-    told = schedule.embedded_time(t).detach()
+    embedded = schedule.embedded_time(t).detach()
     first = 0 if schedule.num_steps is None else 1
-    assert told[0] == pytest.approx(0, abs=1e-9)
-    assert (told[first:].diff() > 0).all()
-    assert told[-1] == pytest.approx(1000 - first * 1000 / (schedule.num_steps or 1), abs=1e-9)
+    assert embedded[0] == pytest.approx(0, abs=1e-9)
+    assert (embedded[first:].diff() > 0).all()
+    assert embedded[-1] == pytest.approx(1000 - first * 1000 / (schedule.num_steps or 1), abs=1e-9)
 
 
 @every_continuous
@@ -261,7 +264,7 @@ def test_a_grid_has_no_rate(schedule, option):
 @every_discrete
 @pytest.mark.parametrize("steps", [1, 2, 3, 10, 49, 1000])
 def test_any_number_of_steps_works(made, option, steps):
-    """Also 49, where (1 / 49) * 49 is not 1 in floating point."""
+    """49 is among them, since (1 / 49) * 49 is not 1 in floating point."""
     schedule = made(option, num_steps=steps)
     assert schedule.num_steps == steps
     t = torch.arange(steps + 1, dtype=torch.float64) / steps
@@ -303,7 +306,7 @@ def test_zero_terminal_snr_moves_the_alphas_affinely_and_keeps_the_first(made, o
 
 
 @every_discrete
-def test_zero_terminal_snr_needs_two_steps(made, option):
+def test_zero_terminal_snr_requires_two_steps(made, option):
     with pytest.raises(InstantiationException, match=r"schedule\.num_steps of at least 2"):
         made(option, num_steps=1, zero_terminal_snr=True)
 
@@ -324,7 +327,7 @@ def test_copies_and_pickles_are_the_same_schedule(schedule, variant):
 
 @every_option
 def test_it_follows_the_device_of_the_times(schedule, option):
-    """A learned one has a device of its own."""
+    """A learned schedule has a device of its own."""
     expected = schedule(TIMES)
     elsewhere = copy.deepcopy(schedule).to("meta") if schedule.learned else schedule
     assert elsewhere(torch.ones(3, device="meta"))[0].device.type == "meta"

@@ -1,4 +1,4 @@
-"""What every option of conf/time_sampling promises."""
+"""Every option of conf/time_sampling keeps the contract of time samplings."""
 
 import copy
 import functools
@@ -29,12 +29,12 @@ def built(compose):
 
 @pytest.fixture
 def make(built, option):
-    """For a grid of so many steps; where it learns of losses, it has heard of a full history of unequal ones."""
+    """Make the option for a grid of some steps; one that learns of losses has a full history of unequal ones."""
 
-    def make(num_steps, heard=True):
+    def make(num_steps, updated=True):
         sampling = copy.deepcopy(built(f"time_sampling={option}", f"schedule.num_steps={num_steps}"))
-        if heard and "bound" in sampling.requires:
-            hear(sampling, num_steps)
+        if updated and "bound" in sampling.requires:
+            update(sampling, num_steps)
         return sampling
 
     return make
@@ -47,7 +47,7 @@ def on_continuous(built, option, make):
     return built(f"time_sampling={option}", "schedule=edm")
 
 
-def hear(sampling, num_steps):
+def update(sampling, num_steps):
     k = torch.arange(1, num_steps + 1, dtype=torch.float64).repeat(20)
     sampling.update(Linear(num_steps), k / num_steps, 2 + torch.sin(k))
 
@@ -56,11 +56,11 @@ def midpoints(count):
     return (torch.arange(count, dtype=torch.float64) + 0.5) / count
 
 
-@pytest.mark.parametrize("heard", [False, True])
+@pytest.mark.parametrize("updated", [False, True])
 @pytest.mark.parametrize("num_steps", GRIDS)
-def test_unbiased_weighted_times_are_uniform_over_the_grid(make, num_steps, heard):
+def test_unbiased_weighted_times_are_uniform_over_the_grid(make, num_steps, updated):
     """The importance weights undo the density: the weighted mean of any function of k is its plain mean."""
-    sampling, u = make(num_steps, heard), midpoints(100 * num_steps)
+    sampling, u = make(num_steps, updated), midpoints(100 * num_steps)
     if "uniform_times" not in sampling.provides:
         pytest.skip("its density is part of the loss")
     t, weight = sampling(Linear(num_steps), u)
@@ -78,9 +78,9 @@ def test_biased_times_have_no_weights(make):
     assert (sampling(Linear(10), midpoints(100))[1] == 1).all()
 
 
-@pytest.mark.parametrize("heard", [False, True])
-def test_the_mean_weight_is_1(make, heard):
-    _, weight = make(10, heard)(Linear(10), midpoints(100_000))
+@pytest.mark.parametrize("updated", [False, True])
+def test_the_mean_weight_is_1(make, updated):
+    _, weight = make(10, updated)(Linear(10), midpoints(100_000))
     assert float(weight.mean()) == pytest.approx(1, abs=1e-3)
 
 
@@ -136,24 +136,24 @@ def test_a_rule_keeps_it_to_its_schedules(compose, built, option):
         assert (refused is not None) == ("grid" in sampling.requires and schedule.num_steps is None)
 
 
-def test_what_it_learns_is_in_its_state(make):
+def test_the_learned_losses_are_in_its_state(make):
     """A resumed run draws what the uninterrupted one would have drawn."""
-    sampling, fresh, u = make(10), make(10, heard=False), midpoints(1000)
+    sampling, fresh, u = make(10), make(10, updated=False), midpoints(1000)
     if "bound" in sampling.requires:
         assert not torch.equal(sampling(Linear(10), u)[0], fresh(Linear(10), u)[0])
     fresh.load_state_dict(sampling.state_dict())
-    hear(sampling, 10)
-    hear(fresh, 10)
+    update(sampling, 10)
+    update(fresh, 10)
     for ours, theirs in zip(sampling(Linear(10), u), fresh(Linear(10), u), strict=True):
         assert torch.equal(ours, theirs)
 
 
 def test_one_that_does_not_learn_has_no_state(make):
-    sampling, u = make(10, heard=False), midpoints(1000)
+    sampling, u = make(10, updated=False), midpoints(1000)
     if "bound" in sampling.requires:
         pytest.skip("learns of losses")
     before = sampling(Linear(10), u)
-    hear(sampling, 10)
+    update(sampling, 10)
     assert sampling.state_dict() == {}
     assert torch.equal(sampling(Linear(10), u)[0], before[0])
 

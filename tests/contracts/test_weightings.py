@@ -1,4 +1,4 @@
-"""What every option of conf/weighting promises."""
+"""Every option of conf/weighting keeps the contract of weightings."""
 
 import itertools
 from pathlib import Path
@@ -35,7 +35,7 @@ class Fixed(torch.nn.Module):
 
 
 def losses_of_one_error(weighting, schedule, prediction):
-    """Of a network that is wrong by a given error in x0, whatever it predicts; and the squared error."""
+    """Return the weighted loss of a network with a given error in x0 for any prediction, and the squared error."""
     generator = torch.Generator().manual_seed(3)
     x_0, eps, error = torch.randn(3, len(T), 5, generator=generator, dtype=torch.float64)
     alpha, sigma = (value[:, None] for value in schedule(T))
@@ -45,7 +45,7 @@ def losses_of_one_error(weighting, schedule, prediction):
 
 
 def test_one_error_in_x0_costs_the_same_for_every_prediction(weighting):
-    """And that is the weight in x0 units times its square."""
+    """The cost is the weight in x0 units times the square of the error."""
     if not weighting.provides:
         pytest.skip("is in the units of the output")
     for schedule, prediction in CASES:
@@ -74,7 +74,7 @@ def test_weights_are_positive_at_every_training_time(weighting):
         assert (weight > 0).all()
 
 
-def test_weights_are_those_of_float64_whatever_the_times_have(weighting):
+def test_weights_are_those_of_float64_for_times_of_any_dtype(weighting):
     for schedule, prediction in CASES:
         denoiser = NetworkDenoiser(Fixed(None), schedule, prediction)
         assert torch.equal(weighting(denoiser, T.float()), weighting(denoiser, T.float().double()))

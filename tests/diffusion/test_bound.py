@@ -1,4 +1,4 @@
-"""The variational bound against torch.distributions, closed forms of Gaussian data, and improved-diffusion's conventions."""
+"""The variational bound agrees with torch.distributions, closed forms of Gaussian data, and improved-diffusion."""
 
 import math
 
@@ -38,7 +38,7 @@ SIGNS = torch.tensor([[1, 1], [1, -1], [-1, 1], [-1, -1]], dtype=torch.float64)
 
 
 class Mixed(GaussianDenoiser):
-    """The exact denoiser of independent Gaussian numbers, its variance where ``mix(t)`` says."""
+    """The exact denoiser of independent Gaussian numbers, with the variance mix ``mix(t)``."""
 
     def __init__(self, schedule, mix, mean=MEAN, variance=VARIANCE):
         super().__init__(schedule, mean, torch.diag(variance))
@@ -51,7 +51,10 @@ class Mixed(GaussianDenoiser):
 
 
 class Signs(Noise):
-    """In place of noise: all signs of two numbers. Under them the mean of a quadratic is its Gaussian expectation, exactly."""
+    """All signs of two numbers in place of noise.
+
+    The mean of a quadratic under them is its Gaussian expectation, exactly.
+    """
 
     at_once = 0
 
@@ -66,19 +69,25 @@ class Signs(Noise):
 
 
 def data_by_signs():
-    """(16, 2): x_0 at all signs, mean 0.3 and -0.2 with the variances, each four times for the signs of eps."""
+    """Return x_0 (16, 2) at all signs, of mean 0.3 and -0.2 and the variances, each four times for the signs of eps."""
     return (MEAN + VARIANCE.sqrt() * SIGNS).repeat_interleave(4, 0)
 
 
 def levels_of(schedule, times):
-    """alpha and sigma of a walk from its last step to its first, the clean end at last: two lists of (K + 1,) numbers."""
+    """Return alpha and sigma at the times in rising order, two lists of (K + 1,) numbers.
+
+    The first level is clean data.
+    """
     with torch.no_grad():
         alpha, sigma = (value.flip(0).tolist() for value in schedule(times))
     return [1.0, *alpha[1:]], [0.0, *sigma[1:]]
 
 
 def ranges(schedule, times):
-    """By the formulas in alpha and sigma: the small and the large variance of each step, K numbers each, from the last step."""
+    """Return the small and the large variance of each step in rising order, K numbers each.
+
+    They are computed by the formulas in alpha and sigma.
+    """
     alpha, sigma = levels_of(schedule, times)
     count = len(times) - 1
     large = [sigma[k + 1] ** 2 - (alpha[k + 1] / alpha[k]) ** 2 * sigma[k] ** 2 for k in range(count)]
@@ -90,24 +99,24 @@ def ranges(schedule, times):
     return small, large
 
 
-def known_at(schedule, times, variance=VARIANCE):
-    """The variance of x_0 given x_t at each step's upper time, a list of K."""
+def remaining_variances(schedule, times, variance=VARIANCE):
+    """Return the variance of x_0 given x_t at the upper time of each step, a list of K."""
     alpha, sigma = levels_of(schedule, times)
     return [variance * s**2 / (a**2 * variance + s**2) for a, s in zip(alpha[1:], sigma[1:], strict=True)]
 
 
 def optimal_variances(schedule, times, variance=VARIANCE):
-    """The variance of x_s given x_t: the posterior's, and what is not known of x_0."""
+    """Return the variance of x_s given x_t: that given x_0 too, plus that of x_0 given x_t."""
     alpha, sigma = levels_of(schedule, times)
-    (small, large), known = ranges(schedule, times), known_at(schedule, times, variance)
+    (small, large), known = ranges(schedule, times), remaining_variances(schedule, times, variance)
     best = [
         small[k] + (alpha[k] * large[k] / sigma[k + 1] ** 2) ** 2 * known[k] for k in range(1, len(known))
-    ]  # at clean data: all of it is what is not known
+    ]  # for the step to clean data it is the variance of x_0 given x_t alone
     return [known[0], *best]
 
 
 def optimal_mix(schedule, times, variance=VARIANCE):
-    """Where the best variances lie in the range, by time."""
+    """Return by time where the best variances lie in their ranges."""
     small, large = ranges(schedule, times)
     best = optimal_variances(schedule, times, variance)
     mixes = [
@@ -122,12 +131,12 @@ def bits(nats):
 
 
 def entropy():
-    """Of the data, in bits per dimension."""
+    """Return the entropy of the data, in bits per dimension."""
     return bits(0.5 * (2 * math.pi * math.e * VARIANCE).log().mean().item())
 
 
 def prior_mismatch(schedule):
-    """KL of the true marginal at t = 1 from the prior, in bits per dimension."""
+    """Return the divergence of the true marginal at t = 1 from the prior, in bits per dimension."""
     alpha, sigma = schedule(torch.ones((), dtype=torch.float64))
     marginal = Normal(alpha * MEAN, (alpha**2 * VARIANCE + sigma**2).sqrt())
     return bits(kl_divergence(marginal, Normal(torch.zeros_like(MEAN), sigma)).mean().item())
@@ -184,7 +193,7 @@ def test_every_term_is_the_divergence_by_torch_distributions(name, mix):
 
 
 @pytest.mark.parametrize("name", CHAINS)
-def test_the_prior_costs_the_divergence_at_the_first_time(name):
+def test_the_priors_term_is_the_divergence_at_time_1(name):
     schedule, steps = CHAINS[name]
     x_0, times = torch.randn(5, 2, dtype=torch.float64), chain_times(schedule, steps)
     with torch.no_grad():
@@ -196,9 +205,9 @@ def test_the_prior_costs_the_divergence_at_the_first_time(name):
 
 
 def expected_terms(schedule, times, variances):
-    """The mean over x_0 and eps of each term, in bits per dimension, under reverse steps of given variances."""
+    """Return the mean of each term over x_0 and eps for reverse steps of given variances, in bits per dimension."""
     alpha, sigma = levels_of(schedule, times)
-    (small, large), known = ranges(schedule, times), known_at(schedule, times)
+    (small, large), known = ranges(schedule, times), remaining_variances(schedule, times)
     terms = [0.5 * ((2 * math.pi * variances[0]).log() + known[0] / variances[0])]
     for k in range(1, len(known)):
         gain = alpha[k] * large[k] / sigma[k + 1] ** 2
@@ -208,7 +217,7 @@ def expected_terms(schedule, times, variances):
 
 
 def variances_of(schedule, times, mix):
-    """The variances of a chain for a mix; the fixed ones take the small one at clean data."""
+    """Return the variances of a chain for a mix; fixed ones take the small variance for the step to clean data."""
     shares = [mix] * (len(times) - 1) if isinstance(mix, torch.Tensor) else [0.0, *[mix] * (len(times) - 2)]
     return [
         (small ** (1 - share) * large**share) * torch.ones_like(VARIANCE)
@@ -228,7 +237,7 @@ def test_the_mean_of_each_term_is_its_closed_form(name, mix):
 
 @pytest.mark.parametrize("mix", MIXES)
 def test_drawn_noise_gives_the_mean_of_each_term(mix):
-    """4,000 samples, within four standard errors, at every step."""
+    """At every step, 4,000 samples agree within four standard errors."""
     schedule, mix = Linear(40), MIXES[mix]
     times, denoiser = chain_times(schedule), Mixed(schedule, mix)
     x_0 = denoiser.sample(4000)
@@ -257,7 +266,7 @@ TIGHT = {
 
 @pytest.mark.parametrize("name", TIGHT)
 def test_with_the_best_variance_the_bound_is_the_likelihood(name):
-    """For each x_0: -log q(x_0), and what the prior's mismatch costs; in few steps as in many."""
+    """For each x_0 it is -log q(x_0) plus the prior's mismatch, in few steps as in many."""
     schedule, steps = TIGHT[name]
     times, x_0 = chain_times(schedule, steps), data_by_signs()
     bound = variational_bound(Mixed(schedule, optimal_mix(schedule, times).get), x_0, times, Signs())
@@ -273,7 +282,7 @@ def test_with_the_best_variance_the_bound_is_the_likelihood(name):
 
 @pytest.mark.parametrize("name", ["linear 5", "cosine 1000", "linear 1000 in 30", "vp", "edm"])
 def test_the_best_variance_of_data_of_variance_below_1_lies_in_the_range(name):
-    """Above clean data; at clean data it lies below the upper end."""
+    """For the step to clean data it lies below the upper end."""
     schedule, steps = TIGHT[name]
     mixes = torch.stack(list(optimal_mix(schedule, chain_times(schedule, steps)).values()))
     assert (mixes[1:] >= 0).all()
@@ -290,7 +299,8 @@ def test_with_another_variance_the_bound_is_larger(name):
         return variational_bound(Mixed(schedule, mix), data_by_signs(), times, Signs()).terms.mean(0)
 
     best = terms(mix.get)
-    choice = slice(None) if schedule.num_steps is not None else slice(1, None)  # a continuous one's decoder has none
+    # The decoder of a continuous schedule has no variance to choose.
+    choice = slice(None) if schedule.num_steps is not None else slice(1, None)
     for other in (lambda t: mix[t] + 0.1, lambda t: mix[t] - 0.1):
         assert (terms(other) > best)[choice].all()
     for fixed in (0.0, 1.0):
@@ -299,11 +309,11 @@ def test_with_another_variance_the_bound_is_larger(name):
 
 
 @pytest.mark.parametrize("schedule", [VE(), CosineContinuous(), learned()], ids=["ve", "cosine_continuous", "learned"])
-def test_where_sigma_starts_above_0_all_but_the_last_step_can_be_tight(schedule):
-    """Its decoder has the variance sigma_0^2 / alpha_0^2; what that costs more than the best is known."""
+def test_where_sigma_is_above_0_at_time_0_all_steps_but_the_last_can_be_tight(schedule):
+    """The decoder has the variance sigma_0^2 / alpha_0^2, whose cost above the best variance is known."""
     times = chain_times(schedule, 30)
     bound = variational_bound(Mixed(schedule, optimal_mix(schedule, times).get), data_by_signs(), times, Signs())
-    ratio = known_at(schedule, times)[0] / ranges(schedule, times)[0][0]
+    ratio = remaining_variances(schedule, times)[0] / ranges(schedule, times)[0][0]
     excess = bits(0.5 * (ratio - 1 - ratio.log()).mean().item())
     with torch.no_grad():
         expected = entropy() + prior_mismatch(schedule) + excess
@@ -323,7 +333,10 @@ def test_where_sigma_starts_above_0_all_but_the_last_step_can_be_tight(schedule)
     ],
 )
 def test_a_thousand_steps_of_a_continuous_schedule_are_above_the_likelihood_and_close(schedule, mix, gap):
-    """In bits per dimension. With the small variance the first steps of the others, even in t, are far from it."""
+    """The gap is in bits per dimension.
+
+    With the small variance, the first steps of the other schedules, even in t, are far from the likelihood.
+    """
     bound = variational_bound(Mixed(schedule, mix), data_by_signs(), chain_times(schedule), Signs())
     assert torch.isfinite(bound.terms).all()
     with torch.no_grad():
@@ -331,7 +344,7 @@ def test_a_thousand_steps_of_a_continuous_schedule_are_above_the_likelihood_and_
     assert least < bound.total.mean().item() < least + gap
 
 
-def test_the_last_step_of_a_schedule_that_starts_above_0_goes_from_there_to_clean_data():
+def test_the_last_step_goes_to_clean_data_where_sigma_is_above_0_at_time_0():
     schedule, noise = VE(sigma_min=0.1), Noise(0, torch.arange(3))
     times = chain_times(schedule, 4)
     assert times.tolist() == pytest.approx([1, 2 / 3, 1 / 3, 0, 0])
@@ -343,8 +356,8 @@ def test_the_last_step_of_a_schedule_that_starts_above_0_goes_from_there_to_clea
     torch.testing.assert_close(variational_bound(denoiser, x_0, times, noise).terms[:, 0], expected)
 
 
-def test_the_bound_of_data_of_levels_is_above_their_entropy_and_close():
-    """17 levels, equally likely: log2(17) bits."""
+def test_the_bound_of_discrete_data_is_above_their_entropy_and_close():
+    """The entropy of 17 equally likely levels is log2(17) bits."""
     levels = torch.linspace(-1, 1, 17, dtype=torch.float64)[:, None]
     denoiser = GaussianMixtureDenoiser(VE(), levels, torch.zeros(17, 1, 1, dtype=torch.float64))
     x_0 = levels.repeat(40, 1)
@@ -355,14 +368,14 @@ def test_the_bound_of_data_of_levels_is_above_their_entropy_and_close():
 
 
 def links(schedule, times):
-    """The chain of a walk, from its last step."""
+    """Return the chain of decreasing times, from the step to clean data upwards."""
     up = times.flip(0)
     step = step_between(schedule, up[:-1], up[1:])
     return chain(schedule, step, torch.arange(len(up) - 1) == 0, up[1], up[min(2, len(up) - 1)])
 
 
 def test_the_log_variances_are_those_of_improved_diffusion():
-    """Index i there is step i + 1: its posterior_log_variance_clipped and log(betas)."""
+    """Index i of posterior_log_variance_clipped and log(betas) in improved-diffusion is step i + 1."""
     betas = np.linspace(1e-4, 0.02, 1000)
     alpha_bar = np.cumprod(1 - betas)
     variance = betas * (1 - np.append(1, alpha_bar[:-1])) / (1 - alpha_bar)
@@ -393,7 +406,7 @@ def test_the_variance_at_clean_data_is_that_of_index_1_if_it_is_fixed_and_reache
     assert high == pytest.approx(1e-4, rel=1e-8)
 
 
-def test_a_strided_chain_takes_the_pair_before_its_own_last_step():
+def test_a_strided_chain_takes_the_variance_of_its_own_second_step():
     schedule = Linear(1000)
     strided = links(schedule, chain_times(schedule, 4))
     pair = step_between(schedule, *(torch.tensor(t, dtype=torch.float64) for t in (0.25, 0.5)))
@@ -404,7 +417,7 @@ def test_a_strided_chain_takes_the_pair_before_its_own_last_step():
 @pytest.mark.parametrize("num_steps", [1, 2, 3, 50])
 @pytest.mark.parametrize("mix", MIXES)
 def test_terms_at_single_times_are_those_of_the_chain(num_steps, mix):
-    """grid_term, with a time for each sample, as a training loss has it."""
+    """A training loss calls grid_term with a time for each sample."""
     schedule, noise = Linear(num_steps), Noise(0, torch.arange(3))
     denoiser = Mixed(schedule, MIXES[mix])
     x_0 = denoiser.sample(3)
@@ -438,7 +451,7 @@ def test_a_detached_mean_leaves_gradients_to_the_variance_only():
 @pytest.mark.parametrize("levels", [None, 17, 256])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_gradients_are_finite_however_wrong_the_estimate_is(levels, dtype):
-    """Early in training x0 may be hundreds; in each row one of the two forms is not asked for."""
+    """Early in training x0 may be hundreds, and in each row one of the two forms is not used."""
     x_0 = torch.linspace(-1, 1, 17, dtype=dtype).repeat(4, 1)
     x0 = (1e3 * torch.randn(4, 17, dtype=dtype)).requires_grad_()
     mix = torch.rand(4, 17, dtype=dtype).requires_grad_()
@@ -449,7 +462,7 @@ def test_gradients_are_finite_however_wrong_the_estimate_is(levels, dtype):
         assert torch.isfinite(gradient).all()
 
 
-def test_clipping_holds_the_estimate_in_the_range():
+def test_clipping_clamps_the_estimate_to_the_range():
     schedule, noise = Linear(10), Noise(0, torch.arange(3))
 
     class Wild(Denoiser):
@@ -471,11 +484,11 @@ def test_clipping_holds_the_estimate_in_the_range():
 
 
 def test_the_condition_and_the_progress_are_passed_on():
-    told, seen = [], []
+    reported, received = [], []
 
     class Keeping(Denoiser):
         def forward(self, x_t, t, cond=None):
-            seen.append((float(t), cond))
+            received.append((float(t), cond))
             return Denoised(x_t, x_t)
 
     cond = object()
@@ -486,14 +499,14 @@ def test_the_condition_and_the_progress_are_passed_on():
         times,
         Noise(0, torch.arange(2)),
         cond=cond,
-        progress=told.append,
+        progress=reported.append,
     )
-    assert told == [0, 1, 2, 3]
-    assert seen == [(t, cond) for t in (0.25, 0.5, 0.75, 1.0)]
+    assert reported == [0, 1, 2, 3]
+    assert received == [(t, cond) for t in (0.25, 0.5, 0.75, 1.0)]
 
 
 def test_each_samples_bound_is_its_own():
-    """Whatever else is in the batch; and no gradient graph is kept."""
+    """It does not depend on the rest of the batch, and no graph is kept."""
     denoiser = Mixed(Linear(20), 1.0)
     x_0, noise, times = denoiser.sample(6), Noise(3, torch.arange(6)), chain_times(denoiser.schedule)
     whole = variational_bound(denoiser, x_0.requires_grad_(), times, noise).total
@@ -504,8 +517,8 @@ def test_each_samples_bound_is_its_own():
 
 @pytest.mark.parametrize("levels", [None, 17])
 @pytest.mark.parametrize("mix", ["fixed_small", "fixed_large", "learned_range"])
-def test_the_bound_is_computed_where_the_data_are(mix, levels):
-    """Times are on the CPU, data on another device: none of a term's parts may stay behind."""
+def test_the_bound_is_computed_on_the_device_of_the_data(mix, levels):
+    """Times are on the CPU and the data on another device: no part of a term may stay on the CPU."""
 
     class Elsewhere(Denoiser):
         def forward(self, x_t, t, cond=None):
@@ -557,7 +570,7 @@ def test_continuous_schedules_have_steps_even_in_log_snr(schedule, steps):
 
 
 @pytest.mark.parametrize("schedule", [VP(), SubVP(), Flow(), EDM(), VE(), learned(), CosineContinuous()])
-def test_the_ends_of_a_continuous_schedule_cost_the_prior_and_a_code_without_a_network(schedule):
+def test_the_terms_of_the_ends_are_the_priors_and_a_decoders_without_a_network(schedule):
     x_0, eps = torch.rand(4, 3, dtype=torch.float64), torch.randn(4, 3, dtype=torch.float64)
     with torch.no_grad():
         alpha, sigma = schedule(torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64))
@@ -588,7 +601,7 @@ LOG_VARIANCES = torch.tensor([-14.0, -9.8, -6.0, -2.0, 0.0, 3.0, 6.0])
 
 
 def every_level(levels, dtype=torch.float64):
-    """All levels at all means and variances: x, mean, log_variance, of one shape (levels, 8, 7)."""
+    """Return x, mean and log_variance (levels, 8, 7): all levels at all means and variances."""
     x = torch.linspace(-1, 1, levels, dtype=torch.float64).to(dtype)
     return torch.broadcast_tensors(x[:, None, None], MEANS.to(dtype)[:, None], LOG_VARIANCES.to(dtype))
 

@@ -1,4 +1,7 @@
-"""Noise that frames of clips share: its covariance by its formula, which draws have it, and that in whitened coordinates nothing changes."""
+"""Noise that is correlated over the frames of clips has the covariance of its formula, in the process alone.
+
+In whitened coordinates nothing changes.
+"""
 
 import pytest
 import torch
@@ -46,14 +49,14 @@ def formula(name, frames, **changes):
 
 
 def of_all(name):
-    """The covariance of a clip's numbers, frame by frame."""
+    """Return the covariance of a clip's numbers, frame by frame."""
     return torch.kron(formula(name, F), torch.eye(S, dtype=torch.float64))
 
 
 @laws
 @pytest.mark.parametrize("frames", [1, 2, 4, 7])
 def test_covariance_is_its_formula_exactly(name, frames):
-    """By what becomes of unit draws: also that channels and places share nothing. A frame's variance is 1."""
+    """The images of unit vectors show it, and that channels and places are independent; a frame's variance is 1."""
     law, expected = LAWS[name], formula(name, frames)
     torch.testing.assert_close(law.covariance(frames), expected, rtol=0, atol=1e-14)
     root = of_clips(law, (2, frames, 1, 3))
@@ -74,7 +77,7 @@ def test_the_key_frame_is_the_base_of_the_others():
 
 @laws
 def test_draws_have_the_covariance(name):
-    """Of 40,000 clips, within 4.5 standard errors; what a share of 0.55 would give is not."""
+    """40,000 clips agree within 4.5 standard errors; a share of 0.55 would not."""
     count = 40_000
     eps = Noise(0, torch.arange(count), clips=LAWS[name]).normal(1, F, 1, 1, stream=Stream.EPS)[:, 0, :, 0, 0].double()
     expected = formula(name, F)
@@ -85,7 +88,7 @@ def test_draws_have_the_covariance(name):
 
 
 @laws
-def test_the_draws_of_the_process_share_and_no_others(name):
+def test_only_the_draws_of_the_process_are_correlated(name):
     law, indices, x = LAWS[name], torch.tensor([5, 2**33, 0]), torch.empty(3, 2, F, 3, 3)
     white, ours = Noise(1, indices, 4), Noise(1, indices, 4, law)
     for stream in Stream:
@@ -94,18 +97,18 @@ def test_the_draws_of_the_process_share_and_no_others(name):
         assert torch.equal(ours.like(x, stream), expected)
         assert torch.equal(ours.normal(2, F, 3, 3, stream=stream), expected)
         assert torch.equal(ours.uniform(2, F, stream=stream), white.uniform(2, F, stream=stream))
-    walk = StepNoise(ours, 7, temperature=0.5, at_most=3)
+    ahead = StepNoise(ours, 7, temperature=0.5, at_most=3)
     for step in range(7):
         drawn = ours.at(step).like(x)
         assert torch.equal(drawn, law.colour(white.at(step).like(x)))
-        assert torch.equal(walk.at(step).like(x), 0.5 * drawn)
-        assert torch.equal(walk[1:].at(step).like(x[1:]), 0.5 * drawn[1:])
+        assert torch.equal(ahead.at(step).like(x), 0.5 * drawn)
+        assert torch.equal(ahead[1:].at(step).like(x[1:]), 0.5 * drawn[1:])
 
 
 @laws
 @pytest.mark.parametrize("frames", [2, 9])
 def test_a_clip_has_the_same_noise_in_any_batch(name, frames):
-    """To the bit, at any number of frames."""
+    """It is the same to the bit, for any number of frames."""
     whole = Noise(3, torch.arange(13), clips=LAWS[name]).normal(3, frames, 5, 7, stream=Stream.STEP)
     for row in (0, 12):
         alone = Noise(3, torch.tensor([row]), clips=LAWS[name]).normal(3, frames, 5, 7, stream=Stream.STEP)
@@ -115,7 +118,7 @@ def test_a_clip_has_the_same_noise_in_any_batch(name, frames):
 @pytest.mark.parametrize(
     "law", [SharedNoise(0), SharedNoise(0, key_frame=True), ProgressiveNoise(0), IndependentNoise()]
 )
-def test_nothing_shared_is_independent_noise_to_the_bit(law):
+def test_noise_with_a_share_of_0_is_independent_noise_to_the_bit(law):
     indices = torch.arange(4)
     for stream in PROCESS:
         draws = [Noise(0, indices, clips=each).normal(1, 5, 3, 3, stream=stream) for each in (law, INDEPENDENT)]
@@ -123,7 +126,7 @@ def test_nothing_shared_is_independent_noise_to_the_bit(law):
     assert torch.equal(law.covariance(5), torch.eye(5).double())
 
 
-def test_what_is_no_clip_shares_nothing():
+def test_images_are_refused_by_correlated_noise():
     with pytest.raises(ValueError, match="use noise=independent"):
         Noise(0, torch.arange(2), clips=SharedNoise()).normal(1, 8, 8, stream=Stream.EPS)
 
@@ -136,7 +139,7 @@ def test_a_share_lies_below_1(kind, key, value):
 
 
 def data(components=3):
-    """A mixture of Gaussian clips: means, covariances, weights."""
+    """Return means, covariances and weights of a mixture of Gaussian clips."""
     generator = torch.Generator().manual_seed(0)
     means = torch.randn(components, SIZE, generator=generator, dtype=torch.float64) / 2
     roots = torch.randn(components, SIZE, SIZE, generator=generator, dtype=torch.float64) / 5
@@ -144,7 +147,7 @@ def data(components=3):
 
 
 def marginal(name, t, components=3):
-    """Of x_t, by torch.distributions."""
+    """Return the log-density of x_t, by torch.distributions."""
     means, covariances, weights = data(components)
     alpha, sigma = VP()(t)
     parts = MultivariateNormal(alpha * means, alpha**2 * covariances + sigma**2 * of_all(name))
@@ -152,8 +155,8 @@ def marginal(name, t, components=3):
 
 
 @laws
-def test_exact_denoisers_know_the_noise(name):
-    """E[x_0 | x_t] by its formula, the density of x_t, and eps = -sigma Sigma score of it."""
+def test_exact_denoisers_use_the_covariance_of_the_noise(name):
+    """E[x_0 | x_t] and the density of x_t are their formulas, and eps = -sigma Sigma score."""
     (means, covariances, weights), t = data(), torch.tensor(0.4, dtype=torch.float64)
     alpha, sigma = VP()(t)
     x = torch.randn(5, SIZE, dtype=torch.float64, requires_grad=True)
@@ -173,14 +176,16 @@ def test_exact_denoisers_know_the_noise(name):
 
 
 @pytest.mark.parametrize("sampler", names("sampler"))
-def test_every_sampler_walks_as_in_whitened_coordinates(sampler):
-    """A walk under noise that frames share is, number by number, the linear image of the walk of whitened data under independent noise:
-    each solver and each stochastic step is as exact as it was, whatever its number of steps."""
+def test_every_sampler_is_the_same_as_in_whitened_coordinates(sampler):
+    """Samples under correlated noise are, number by number, the linear image of those of whitened data.
+
+    So each solver and each stochastic step is as exact as under independent noise, for any number of steps.
+    """
     name = "key_frame" if sampler in ("ddim", "heun") else "progressive"
     law, (means, covariances, weights) = LAWS[name], data()
     own = {"ddim": {"eta": 0.7}, "heun": {"s_churn": 2.0}, "ode": {"tolerance": 1e-6}}
     changes = {"steps": 4, "clip": "none"} | own.get(sampler, {})
-    walk = option("sampler", sampler, **changes)
+    sample = option("sampler", sampler, **changes)
     root = of_clips(law, SHAPE)
     back = torch.linalg.inv(root)
     whitened = GaussianMixtureDenoiser(VP(), means @ back, back.T @ covariances @ back, weights)
@@ -193,27 +198,27 @@ def test_every_sampler_walks_as_in_whitened_coordinates(sampler):
         )
         for clips in (law, INDEPENDENT)
     ]
-    ends = [walk(denoiser, x, noise=noise) for denoiser, (noise, x) in zip((ours, whitened), starts, strict=True)]
-    near = 1e-4 if sampler == "ode" else 1e-9  # an adaptive solver chooses its steps by the errors that it sees
+    ends = [sample(denoiser, x, noise=noise) for denoiser, (noise, x) in zip((ours, whitened), starts, strict=True)]
+    near = 1e-4 if sampler == "ode" else 1e-9  # an adaptive solver chooses its steps by its errors
     torch.testing.assert_close(ends[0], law.colour(ends[1]), rtol=near, atol=near)
     assert (ends[0] - ends[1]).abs().max() > 0.05
 
 
-def test_a_walk_that_is_given_no_noise_draws_that_of_its_denoiser():
+def test_a_sampler_that_is_given_no_noise_draws_that_of_its_denoiser():
     means, covariances, weights = data()
     denoiser = GaussianMixtureDenoiser(VP(), means, covariances, weights, noise=LAWS["shared"], shape=SHAPE)
-    x, walk = torch.randn(3, *SHAPE, dtype=torch.float64), option("sampler", "ancestral", steps=3, clip="none")
+    x, sample = torch.randn(3, *SHAPE, dtype=torch.float64), option("sampler", "ancestral", steps=3, clip="none")
     torch.manual_seed(4)
-    ours = walk(denoiser, x)
+    ours = sample(denoiser, x)
     torch.manual_seed(4)
     noise = Noise(int(torch.randint(2**62, ())), torch.arange(3), clips=LAWS["shared"])
-    assert torch.equal(ours, walk(denoiser, x, noise=noise))
+    assert torch.equal(ours, sample(denoiser, x, noise=noise))
 
 
 KNOWN = torch.tensor([True, False, True, False])
 
 
-def told(count):
+def condition_on_frames(count):
     known = data()[0][1].reshape(1, *SHAPE).expand(count, *SHAPE)
     return Condition(known=Known(Frames(KNOWN.expand(count, -1)), known))
 
@@ -226,34 +231,37 @@ def noisy(t, count=4):
 @laws
 @pytest.mark.parametrize("t", [0.05, 0.5, 0.95])
 def test_reconstruction_by_the_posterior_covariance_is_the_conditional_mean(name, t):
-    """E[x_0 | x_t, x^a] of the joint Gaussian of x_0 and x_t, where the noise of known frames tells of that of the others."""
+    """It is E[x_0 | x_t, x^a] of the joint Gaussian, in which known and other frames have correlated noise."""
     (mean, *_), (covariance, *_), _ = data()
     t = torch.tensor(t, dtype=torch.float64)
-    (alpha, sigma), x_t, cond = VP()(t), noisy(t), told(4)
+    (alpha, sigma), x_t, cond = VP()(t), noisy(t), condition_on_frames(4)
     exact = GaussianDenoiser(VP(), mean, covariance, noise=LAWS[name], shape=SHAPE)
     ours = Reconstruction(exact, weight="covariance", tolerance=1e-13, iterations=50)(x_t, t, cond)
     a = KNOWN.repeat_interleave(S)
-    seen = torch.cat([torch.eye(SIZE)[a], alpha * torch.eye(SIZE).double()])  # of x_0: x^a, and x_t
-    of_seen = seen @ covariance @ seen.T
-    of_seen[int(a.sum()) :, int(a.sum()) :] += sigma**2 * of_all(name)
+    observation = torch.cat([torch.eye(SIZE)[a], alpha * torch.eye(SIZE).double()])  # the matrix of x_0 in x^a and x_t
+    of_observation = observation @ covariance @ observation.T
+    of_observation[int(a.sum()) :, int(a.sum()) :] += sigma**2 * of_all(name)
     values = torch.cat([cond.known.y.flatten(1)[:, a], x_t.flatten(1)], 1)
-    expected = mean + (values - seen @ mean) @ torch.linalg.solve(of_seen, seen @ covariance)
+    expected = mean + (values - observation @ mean) @ torch.linalg.solve(of_observation, observation @ covariance)
     torch.testing.assert_close(ours.x0.flatten(1), expected, rtol=1e-6, atol=1e-7)
     torch.testing.assert_close(alpha * ours.x0 + sigma * ours.eps, x_t)
 
 
 @laws
 def test_the_scalar_form_takes_the_widest_posterior_for_known_frames(name):
-    """x_0^b + s sigma^2 / alpha (Sigma grad log N(x^a; x_0^a(x_t), (sigma / alpha)^2 Sigma^aa))^b, by central differences."""
+    """The expected value is found by central differences.
+
+    It is x_0^b + s sigma^2 / alpha (Sigma grad log N(x^a; x_0^a(x_t), (sigma / alpha)^2 Sigma^aa))^b.
+    """
     (mean, *_), (covariance, *_), _ = data()
     t = torch.tensor(0.3, dtype=torch.float64)
-    (alpha, sigma), x_t, cond, h = VP()(t), noisy(t, 1), told(1), 1e-4
+    (alpha, sigma), x_t, cond, h = VP()(t), noisy(t, 1), condition_on_frames(1), 1e-4
     exact = GaussianDenoiser(VP(), mean, covariance, noise=LAWS[name], shape=SHAPE)
     a = KNOWN.repeat_interleave(S)
     of_known = (sigma / alpha) ** 2 * of_all(name)[a][:, a]
     moved = x_t.flatten() + h * torch.cat([torch.eye(SIZE), -torch.eye(SIZE)]).double()
-    said = exact(moved.reshape(-1, *SHAPE), t).x0.flatten(1)[:, a]
-    log = MultivariateNormal(cond.known.y.flatten()[a], of_known).log_prob(said)
+    estimate = exact(moved.reshape(-1, *SHAPE), t).x0.flatten(1)[:, a]
+    log = MultivariateNormal(cond.known.y.flatten()[a], of_known).log_prob(estimate)
     gradient = (log[:SIZE] - log[SIZE:]) / (2 * h)
     expected = exact(x_t, t).x0.flatten() + 2.0 * sigma**2 / alpha * of_all(name) @ gradient
     ours = Reconstruction(exact, scale=2.0)(x_t, t, cond).x0.flatten()
@@ -263,7 +271,7 @@ def test_the_scalar_form_takes_the_widest_posterior_for_known_frames(name):
 
 @laws
 def test_classifier_guidance_adds_the_gradient_to_the_score(name):
-    """eps = -sigma Sigma (score + s grad log p(y | x_t)), with densities of torch.distributions."""
+    """eps = -sigma Sigma (score + s grad log p(y | x_t)), with the densities of torch.distributions."""
     (means, covariances, weights), t = data(), torch.tensor(0.6, dtype=torch.float64)
     classes, (alpha, sigma), x_t = torch.tensor([0, 1, 0]), VP()(t), noisy(t)
     exact = GaussianMixtureDenoiser(VP(), means, covariances, weights, None, classes, LAWS[name], SHAPE)

@@ -1,4 +1,4 @@
-"""The process of clips, in which each frame may have its own time, against frames that are samples of their own."""
+"""Clips in which each frame may have its own time are processed like frames that are samples by themselves."""
 
 import pytest
 import torch
@@ -62,8 +62,8 @@ class OfFrames(Denoiser):
         t = t.expand(len(x_t)) if t.ndim == 0 else t
         t = t[:, None].expand(-1, x_t.shape[2]) if t.ndim == 1 else t
         frames = x_t.transpose(1, 2)
-        told = self.frame(frames.flatten(0, 1), t.flatten())
-        return Denoised(*(part.reshape(frames.shape).transpose(1, 2) for part in told[:2]))
+        denoised = self.frame(frames.flatten(0, 1), t.flatten())
+        return Denoised(*(part.reshape(frames.shape).transpose(1, 2) for part in denoised[:2]))
 
 
 def of_frames(schedule=SCHEDULE):
@@ -71,7 +71,7 @@ def of_frames(schedule=SCHEDULE):
     return OfFrames(GaussianDenoiser(schedule, normal(C * H * W), root @ root.T))
 
 
-def test_levels_of_frames_stand_where_the_frames_are():
+def test_levels_of_frames_lie_on_the_axis_of_frames():
     value, x = torch.arange(6.0).reshape(B, F), torch.ones(B, C, F, H, W)
     expanded = expand_to(value, x)
     assert expanded.shape == (B, 1, F, 1, 1)
@@ -110,9 +110,12 @@ def test_noise_transition_and_posterior_are_those_of_each_frame(schedule):
 
 
 def test_the_exact_denoiser_of_frames_is_the_closed_form_of_the_clip():
-    """E[x_0 | x_t] = mu + C A (A C A + S^2)^-1 (x_t - A mu), where A and S are diagonal, each frame with its level."""
+    """It is E[x_0 | x_t] = mu + C A (A C A + S^2)^-1 (x_t - A mu).
+
+    A and S are diagonal and hold the level of each frame.
+    """
     denoiser, x_t, t = of_frames(), clip(), times()
-    told, frame = denoiser(x_t, t), denoiser.frame
+    denoised, frame = denoiser(x_t, t), denoiser.frame
     covariance = frame.rotations[0] @ torch.diag(frame.variances[0]) @ frame.rotations[0].T
     covariance = torch.block_diag(*[covariance] * F)  # the numbers of a clip, frame by frame
     mean = frame.means[0].repeat(F)
@@ -121,20 +124,20 @@ def test_the_exact_denoiser_of_frames_is_the_closed_form_of_the_clip():
         flat = x_t[b].transpose(0, 1).flatten()
         marginal = alpha[:, None] * covariance * alpha + torch.diag(sigma**2)
         x0 = mean + covariance @ (alpha * torch.linalg.solve(marginal, flat - alpha * mean))
-        torch.testing.assert_close(told.x0[b].transpose(0, 1).flatten(), x0)
-        torch.testing.assert_close(told.eps[b].transpose(0, 1).flatten(), (flat - alpha * x0) / sigma)
+        torch.testing.assert_close(denoised.x0[b].transpose(0, 1).flatten(), x0)
+        torch.testing.assert_close(denoised.eps[b].transpose(0, 1).flatten(), (flat - alpha * x0) / sigma)
 
 
 @pytest.mark.parametrize("prediction", [Eps(), X0(), V(), Score(), Flow(), EDM()], ids=lambda p: type(p).__name__)
 def test_predictions_convert_each_frame_at_its_level(prediction):
     denoiser, x_t, t = of_frames(), clip(), times()
-    exact, there_and_back = denoiser(x_t, t), AsPredicted(denoiser, prediction)(x_t, t)
-    torch.testing.assert_close(there_and_back.x0, exact.x0)
-    torch.testing.assert_close(there_and_back.eps, exact.eps)
+    exact, converted = denoiser(x_t, t), AsPredicted(denoiser, prediction)(x_t, t)
+    torch.testing.assert_close(converted.x0, exact.x0)
+    torch.testing.assert_close(converted.eps, exact.eps)
 
 
 @pytest.mark.parametrize("prediction", [Eps(), V(), Score(), EDM()], ids=lambda p: type(p).__name__)
-def test_a_network_is_told_the_time_of_each_frame(prediction):
+def test_a_network_receives_the_time_of_each_frame(prediction):
     x_t, t = clip(), times()
     given = network_input(SCHEDULE, prediction, x_t, t)
     assert given.c_noise.shape == (B, F)
@@ -145,7 +148,7 @@ def test_a_network_is_told_the_time_of_each_frame(prediction):
 
 
 class Frames(torch.nn.Module):
-    """A network that sees each frame and its time, with as many heads as asked for."""
+    """A network that reads each frame and its time, with a given number of heads."""
 
     def __init__(self, heads):
         super().__init__()
@@ -171,7 +174,7 @@ objectives = pytest.mark.parametrize("make", OBJECTIVES.values(), ids=OBJECTIVES
 
 @objectives
 def test_a_loss_is_the_mean_of_the_losses_of_the_frames(make):
-    """Each with its own time and so its own weight; at the last step of a chain (t = 0.1 of 10) beside others."""
+    """Each frame has its own time and so its own weight; one is at the last step of a chain (t = 0.1 of 10)."""
     objective, schedule, prediction = make()
     denoiser = NetworkDenoiser(Frames(prediction.heads), schedule, prediction)
     x_0, eps, t = clip().clamp(-1, 1), clip(), times()

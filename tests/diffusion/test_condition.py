@@ -1,4 +1,4 @@
-"""Batches of conditions."""
+"""Batches of conditions are sliced, joined, moved and replaced by the null condition part by part."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ def condition(rows=3, start=0):
 
 
 def parts(cond):
-    """The tensors of a condition, by name."""
+    """Return the tensors of a condition by name."""
     found = dict(cond._parts())
     if (known := found.pop("known", None)) is not None:
         found |= {"y": known.y, "mask": known.measurement.mask}
@@ -38,7 +38,7 @@ def test_rows_are_taken_from_every_part(rows):
     assert part.is_null is None
 
 
-def test_cat_of_slices_is_the_whole():
+def test_joined_slices_are_the_whole():
     whole = condition(5)
     assert same(whole[:2].cat(whole[2:4], whole[4:]), whole)
 
@@ -49,7 +49,7 @@ def test_null_keeps_every_part_and_marks_the_rows():
     some = whole.null(torch.tensor([False, True, False]))
     assert some.is_null.tolist() == [False, True, False]
     assert torch.equal(some.vector, whole.vector)
-    assert whole.is_null is None  # it was not changed
+    assert whole.is_null is None  # the condition itself is unchanged
 
 
 def test_null_rows_stay_null():
@@ -57,8 +57,8 @@ def test_null_rows_stay_null():
     assert some.is_null.tolist() == [True, False, True]
 
 
-def test_cat_of_a_condition_and_its_null_is_one_batch():
-    """As guidance calls the network once: rows that nobody marked have their condition."""
+def test_a_condition_and_its_null_are_joined_in_one_batch():
+    """Guidance calls the network once on both; rows that are not marked have their condition."""
     whole = condition(2)
     both = whole.cat(whole.null())
     assert both.is_null.tolist() == [False, False, True, True]
@@ -73,7 +73,7 @@ def test_different_parts_cannot_be_joined():
         condition().cat(Condition(vector=torch.arange(3)))
 
 
-def test_to_moves_every_part():
+def test_every_part_moves_to_a_device():
     assert all(part.device.type == "meta" for _, part in condition().null().to(torch.device("meta"))._parts())
 
 
@@ -100,7 +100,7 @@ def of_clips(rows=3, frames=4):
     return Condition(vector=ids, independent=independent, known=Known(Frames(ids % 2 == 0), known))
 
 
-def test_parts_of_clips_go_along():
+def test_parts_of_clips_are_sliced_and_joined():
     whole = of_clips()
     assert same(whole[:1].cat(whole[1:]), whole)
     part = whole[torch.tensor([2, 0])]
@@ -114,7 +114,7 @@ def test_parts_of_clips_go_along():
 
 
 def test_the_negative_condition_is_of_the_same_frames():
-    """So that it is joined with what it is led away from, although nobody said which frames it has."""
+    """It takes its frames from the condition that it is joined with, although it was made without any."""
     negative = Condition(vector=torch.full((3, 4), 9))
     cond = replace(of_clips(), negative=negative)
     joined = cond.cat(cond.opposite())
@@ -123,8 +123,8 @@ def test_the_negative_condition_is_of_the_same_frames():
     assert (joined.vector[3:] == 9).all()
 
 
-def test_frames_as_rows_of_their_own():
-    """What is said of a frame is its row's, what is said of a clip each of its rows'."""
+def test_each_frame_becomes_a_row():
+    """Each row has the value of its frame; a value of the whole clip is repeated in each row."""
     tokens, features = torch.randn(2, 5, 6), torch.randn(2, 3)
     image = torch.randn(2, 1, 3, 4, 4)
     is_null = torch.tensor([False, True])

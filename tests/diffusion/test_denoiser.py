@@ -1,4 +1,4 @@
-"""A network as a denoiser: what it sees, what is made of its output, and what is remembered between calls."""
+"""A network with a schedule and a prediction is a denoiser: its inputs, its output, and the cache between calls."""
 
 import copy
 import functools
@@ -39,19 +39,19 @@ def tensor(*values, dtype=torch.float64):
 
 
 class Recorder(torch.nn.Module):
-    """A network that keeps what it was given and returns a fixed output."""
+    """A network that keeps its inputs and returns a fixed output."""
 
     def __init__(self, output):
         super().__init__()
         self.output = output
 
     def forward(self, x, c_noise, cond):
-        self.seen = x, c_noise, cond
+        self.received = x, c_noise, cond
         return self.output
 
 
 class Wavy(torch.nn.Module):
-    """A network whose output depends on all that it is given."""
+    """A network whose output depends on all of its inputs."""
 
     def __init__(self, heads=1):
         super().__init__()
@@ -76,7 +76,7 @@ def test_a_network_that_knows_the_target_denoises_perfectly(kind, schedule, t):
     torch.testing.assert_close(denoised.x0, X_0, rtol=0, atol=1e-11)
     torch.testing.assert_close(denoised.eps, EPS, rtol=0, atol=1e-11)
     assert denoised.variance_mix == 1
-    x, c_noise, seen_cond = network.seen
+    x, c_noise, seen_cond = network.received
     torch.testing.assert_close(x, prediction.coefficients(alpha, sigma).c_in * x_t)
     assert seen_cond is cond
     torch.testing.assert_close(c_noise, prediction.c_noise(schedule, t).expand(2))
@@ -86,7 +86,7 @@ def test_a_network_that_knows_the_target_denoises_perfectly(kind, schedule, t):
 @every_schedule
 @every_kind
 @pytest.mark.parametrize("variance", ["fixed_small", "learned_range"])
-def test_one_time_is_as_that_time_for_each_sample(kind, schedule, variance):
+def test_a_scalar_time_is_the_same_as_that_time_for_each_sample(kind, schedule, variance):
     prediction = kind(variance)
     denoiser = NetworkDenoiser(Wavy(prediction.heads), schedule, prediction)
     for time in TIMES:
@@ -99,27 +99,27 @@ def test_one_time_is_as_that_time_for_each_sample(kind, schedule, variance):
 
 @every_kind
 @pytest.mark.parametrize("schedule", [*SCHEDULES.values(), Learned(width=8)], ids=[*SCHEDULES, "learned"])
-def test_the_network_is_told_the_same_time_at_a_scalar_and_at_a_batch(kind, schedule):
+def test_the_network_receives_the_same_time_from_a_scalar_and_from_a_batch(kind, schedule):
     network = Recorder(torch.zeros(2, 2, dtype=torch.float64))
     denoiser = NetworkDenoiser(network, schedule, kind())
     for time in TIMES:
-        told = []
+        times = []
         for t in (tensor(time), tensor(time, time)):
             denoiser(X_0, t)
-            told.append(network.seen[1].detach())
-        assert told[0].shape == told[1].shape == (2,)
-        assert told[0].dtype == told[1].dtype == torch.float64
-        torch.testing.assert_close(*told, rtol=1e-13, atol=1e-12)
+            times.append(network.received[1].detach())
+        assert times[0].shape == times[1].shape == (2,)
+        assert times[0].dtype == times[1].dtype == torch.float64
+        torch.testing.assert_close(*times, rtol=1e-13, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
-def test_time_is_told_in_single_precision_at_least(dtype):
+def test_the_network_receives_the_time_in_single_precision_at_least(dtype):
     """bfloat16 would round 999 to 1000."""
     network = Recorder(torch.zeros(2, 3, dtype=dtype))
     denoiser = NetworkDenoiser(network, Linear(1000), Eps())
     for t in (tensor(1.0), tensor(1.0, 1.0), torch.ones((), dtype=torch.float32)):
         denoised = denoiser(torch.ones(2, 3, dtype=dtype), t)
-        x, c_noise, _ = network.seen
+        x, c_noise, _ = network.received
         assert x.dtype == denoised.x0.dtype == denoised.eps.dtype == dtype
         assert c_noise.dtype == torch.promote_types(dtype, torch.float32)
         torch.testing.assert_close(c_noise, torch.full_like(c_noise, 999.0), rtol=1e-6, atol=0)
@@ -129,7 +129,7 @@ def test_time_is_told_in_single_precision_at_least(dtype):
 @pytest.mark.parametrize("shape", [(2, 3), (2, 3, 4, 4), (2, 1, 2, 4, 4)])
 @pytest.mark.parametrize("t", [tensor(0.3), tensor(0.3, 0.8)], ids=["one_time", "times"])
 def test_a_learned_variance_is_the_second_half_of_the_channels(kind, shape, t):
-    """Output channels C .. 2C are in [-1, 1] from fixed small to fixed large, and nothing is clamped."""
+    """Output channels C .. 2C run from fixed small at -1 to fixed large at 1, and nothing is clamped."""
     x_t, output, raw = torch.randn(3, *shape, dtype=torch.float64).unbind()
     network = Recorder(torch.cat([output, 2 * raw], dim=1))
     denoiser = NetworkDenoiser(network, VP(), kind("learned_range"))
@@ -149,7 +149,7 @@ def test_the_range_of_a_learned_variance_is_from_fixed_small_to_fixed_large():
 
 @every_schedule
 @every_kind
-def test_levels_that_are_remembered_do_not_change_results(kind, schedule):
+def test_cached_levels_do_not_change_results(kind, schedule):
     denoiser = NetworkDenoiser(Wavy(), schedule, kind())
     first = [denoiser(X_0, tensor(time)) for time in TIMES]
     for _ in range(2):
@@ -159,7 +159,7 @@ def test_levels_that_are_remembered_do_not_change_results(kind, schedule):
             assert torch.equal(denoised.eps, expected.eps)
 
 
-def test_levels_are_remembered_for_any_input():
+def test_levels_are_cached_for_any_input():
     denoiser = NetworkDenoiser(Wavy(), VP(), EDM())
     denoiser(X_0.float(), tensor(0.5))
     for x in (X_0, X_0[:1], X_0.float(), X_0.bfloat16()):
@@ -170,8 +170,8 @@ def test_levels_are_remembered_for_any_input():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
-def test_levels_of_a_rounder_time_are_not_remembered_for_an_exact_one(dtype):
-    """0.5 is the same number in all, but the schedule answers in the dtype it is asked in."""
+def test_cached_levels_do_not_depend_on_the_dtype_of_the_time(dtype):
+    """0.5 is the same number in each dtype, but the schedule returns the dtype of its argument."""
     denoiser = NetworkDenoiser(Wavy(), VP(), Eps())
     expected = denoiser(X_0, tensor(0.5))
     other = NetworkDenoiser(Wavy(), VP(), Eps())
@@ -179,16 +179,16 @@ def test_levels_of_a_rounder_time_are_not_remembered_for_an_exact_one(dtype):
     assert torch.equal(other(X_0, tensor(0.5)).x0, expected.x0)
 
 
-def test_a_schedule_is_asked_once_for_a_time():
-    denoiser, asked = NetworkDenoiser(Wavy(), VP(), V()), []
-    denoiser.schedule.register_forward_hook(lambda schedule, given, levels: asked.append(given))
+def test_a_schedule_is_evaluated_once_per_time():
+    denoiser, evaluated = NetworkDenoiser(Wavy(), VP(), V()), []
+    denoiser.schedule.register_forward_hook(lambda schedule, given, levels: evaluated.append(given))
     for _ in range(3):
         for time in TIMES:
             denoiser(X_0, tensor(time))
-    assert len(asked) == len(TIMES)
+    assert len(evaluated) == len(TIMES)
 
 
-def test_a_learned_schedule_is_asked_again_since_it_changes():
+def test_a_learned_schedule_is_evaluated_again_since_it_changes():
     schedule = Learned(width=8)
     denoiser = NetworkDenoiser(Wavy(), schedule, V())
     for prediction in (V(), EDM()):
@@ -214,7 +214,7 @@ def test_gradients_reach_a_learned_schedule_from_a_batch_of_times():
         assert parameter.grad.abs().max() > 0
 
 
-def test_a_copy_remembers_by_itself():
+def test_a_copy_has_a_cache_of_its_own():
     denoiser = NetworkDenoiser(Wavy(), VP(), V())
     expected = denoiser(X_0, tensor(0.5))
     other = copy.deepcopy(denoiser)

@@ -1,4 +1,4 @@
-"""The exact denoisers against the score of the log density, by automatic differentiation."""
+"""The exact denoisers agree with the score of the log-density, by automatic differentiation."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ TIMES = [0.001, 0.05, 0.3, 0.7, 1.0]
 
 
 def log_density(means, covariances, weights, alpha, sigma):
-    """Of x_t, by torch.distributions."""
+    """Return the log-density of x_t as a function, by torch.distributions."""
     marginal = MultivariateNormal(alpha * means, alpha**2 * covariances + sigma**2 * torch.eye(means.shape[1]).double())
     return MixtureSameFamily(Categorical(weights), marginal).log_prob
 
@@ -50,7 +50,7 @@ def test_the_gaussian_is_a_mixture_of_one():
 
 
 def test_x0_is_the_posterior_mean():
-    """Of a mixture on a line, by numerical integration over x_0."""
+    """For a mixture on a line it is the numerical integral over x_0."""
     schedule = Linear(100)
     means, variances = torch.tensor([[-1.0], [0.5]]).double(), torch.tensor([[[0.04]], [[0.25]]]).double()
     weights = torch.tensor([0.25, 0.75]).double()
@@ -69,14 +69,14 @@ def test_x0_is_the_posterior_mean():
 
 
 def test_data_of_no_variance_are_reached_exactly():
-    """A semi-definite covariance: two points."""
+    """The data are two points, with a semi-definite covariance."""
     means = torch.tensor([[1.0, 1.0], [-1.0, -1.0]], dtype=torch.float64)
     denoiser = GaussianMixtureDenoiser(Linear(1000), means, torch.zeros(2, 2, 2, dtype=torch.float64))
     denoised = denoiser(torch.tensor([[0.9, 1.1]], dtype=torch.float64), torch.tensor(0.01))
     torch.testing.assert_close(denoised.x0, means[:1], rtol=1e-12, atol=0)
 
 
-def test_images_rows_times_and_dtypes():
+def test_shapes_rows_times_and_dtypes_are_those_of_x_t():
     schedule, (means, covariances, weights) = Linear(10), parts()
     denoiser = GaussianMixtureDenoiser(schedule, means, covariances, weights, prediction=V("fixed_large"))
     x, t = torch.randn(3, 1, 2, 2), torch.tensor([0.1, 0.6, 1.0])

@@ -1,4 +1,4 @@
-"""The likelihood of the probability-flow ODE against densities in closed form, and the conversions to bits per dimension."""
+"""The likelihood by the probability-flow ODE agrees with densities in closed form; bits per dimension follow."""
 
 import math
 
@@ -28,13 +28,13 @@ SCHEDULES["short linear"] = Linear(20)
 
 
 def ends(schedule):
-    """alpha and sigma at t_min and t_max, (2,) each."""
+    """Return alpha and sigma at t_min and t_max, (2,) each."""
     with torch.no_grad():
         return schedule(torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64))
 
 
 def marginal(denoiser, alpha, sigma):
-    """The log-density of x_t at a noise level, by torch.distributions."""
+    """Return the log-density of x_t at a noise level, by torch.distributions."""
     covariances = denoiser.rotations @ torch.diag_embed(denoiser.variances) @ denoiser.rotations.mT
     eye = torch.eye(covariances.shape[-1], dtype=torch.float64)
     parts = MultivariateNormal(alpha * denoiser.means, alpha**2 * covariances + sigma**2 * eye)
@@ -52,7 +52,7 @@ def flown(denoiser, x):
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_the_density_of_gaussian_data_is_exact(gaussian, name):
-    """The prior's density where the flow ends, and its volume: both known."""
+    """The prior's density at the end of the flow and the change of volume are both known."""
     denoiser = gaussian(SCHEDULES[name])
     x = denoiser.sample(8)
     found = ode_log_likelihood(denoiser, x, tolerance=1e-7)
@@ -80,7 +80,7 @@ def flown_by_scipy(denoiser, x):
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_the_density_of_a_mixture_is_exact(mixture, name):
-    """That of the marginal at t_min; where the flow ends, the prior stands for the marginal there."""
+    """It is that of the marginal at t_min, with the prior in place of the marginal at the end of the flow."""
     denoiser = mixture(SCHEDULES[name])
     x = denoiser.sample(4)
     (alpha_0, alpha_1), (sigma_0, sigma_1) = ends(denoiser.schedule)
@@ -92,7 +92,7 @@ def test_the_density_of_a_mixture_is_exact(mixture, name):
 
 @pytest.mark.parametrize("schedule", [Flow(), VP(), EDM(sigma_max=300.0), EDM(sigma_min=1e-4)])
 def test_where_t_min_is_almost_clean_it_is_the_density_of_the_data(schedule):
-    """Of data of mean 0, so that the prior hardly differs from the last marginal."""
+    """The data have mean 0, so that the prior hardly differs from the last marginal."""
     covariance = torch.tensor([[0.3, 0.1], [0.1, 0.2]], dtype=torch.float64)
     denoiser = GaussianDenoiser(schedule, torch.zeros(2, dtype=torch.float64), covariance)
     x = denoiser.sample(8)
@@ -101,7 +101,7 @@ def test_where_t_min_is_almost_clean_it_is_the_density_of_the_data(schedule):
     torch.testing.assert_close(found.nats, expected, rtol=0, atol=1e-4)
 
 
-def test_of_a_mixture_too(mixture):
+def test_where_t_min_is_almost_clean_the_density_of_a_mixture_is_that_of_the_data(mixture):
     denoiser = mixture(Flow())
     x = denoiser.sample(8)
     found = ode_log_likelihood(denoiser, x, tolerance=1e-7)
@@ -109,7 +109,7 @@ def test_of_a_mixture_too(mixture):
 
 
 def test_the_data_may_be_taken_to_be_at_another_time(gaussian):
-    """``start``: as x_t there."""
+    """With ``start`` the data are taken as x_t at that time."""
     denoiser = gaussian(Flow())
     x, t = torch.randn(4, 2, dtype=torch.float64), 0.3
     found = ode_log_likelihood(denoiser, x, tolerance=1e-7, start=t)
@@ -117,7 +117,7 @@ def test_the_data_may_be_taken_to_be_at_another_time(gaussian):
 
 
 def test_the_density_integrates_to_1():
-    """Of a mixture on a line, by the trapezoid rule."""
+    """It is that of a mixture on a line, integrated by the trapezoid rule."""
     means, covariances = torch.tensor([[-0.5], [0.4]]).double(), torch.tensor([[[0.02]], [[0.1]]]).double()
     denoiser = GaussianMixtureDenoiser(VE(sigma_min=0.05, sigma_max=5.0), means, covariances)
     x = torch.linspace(-4, 4, 801, dtype=torch.float64)
@@ -126,7 +126,7 @@ def test_the_density_integrates_to_1():
 
 
 def test_images_are_samples_of_many_dimensions(gaussian):
-    """(B, C, H, W) is (B, D) in other clothes."""
+    """Data (B, C, H, W) have the likelihood of the same numbers as (B, D)."""
     roots = torch.randn(4, 4, dtype=torch.float64)
     denoiser = GaussianDenoiser(Cosine(100), torch.randn(4).double(), roots @ roots.T / 4)
     x = denoiser.sample(3)
@@ -135,7 +135,7 @@ def test_images_are_samples_of_many_dimensions(gaussian):
 
 
 def test_hutchinsons_estimate_is_unbiased(mixture):
-    """Three points with 300 probes each: their means within four standard errors of the exact numbers."""
+    """The means of 300 probes at each of three points lie within four standard errors of the exact values."""
     denoiser = mixture(Cosine(1000))
     x, count = denoiser.sample(3), 300
     exact = ode_log_likelihood(denoiser, x, tolerance=1e-6).nats
@@ -148,7 +148,7 @@ def test_hutchinsons_estimate_is_unbiased(mixture):
 
 
 def test_hutchinsons_estimate_is_exact_in_one_dimension():
-    """Random signs, whose squares are 1."""
+    """The squares of random signs are 1."""
     means, covariances = torch.tensor([[-0.5], [0.4]]).double(), torch.tensor([[[0.02]], [[0.1]]]).double()
     denoiser = GaussianMixtureDenoiser(Linear(100), means, covariances)
     x = denoiser.sample(16)
@@ -158,8 +158,8 @@ def test_hutchinsons_estimate_is_exact_in_one_dimension():
     assert estimate.calls == exact.calls
 
 
-def test_it_is_exact_where_the_numbers_are_independent():
-    """A diagonal Jacobian; a whitened Gaussian has one."""
+def test_hutchinsons_estimate_is_exact_where_the_numbers_are_independent():
+    """A whitened Gaussian has a diagonal Jacobian."""
     denoiser = GaussianDenoiser(Linear(100), torch.zeros(5).double(), torch.diag(torch.rand(5).double() + 0.1))
     x = denoiser.sample(4)
     exact = ode_log_likelihood(denoiser, x).nats
@@ -178,7 +178,7 @@ def test_the_probes_are_of_the_samples_and_of_the_seed(mixture):
     assert len({round(value, 6) for seed in range(6) for value in estimate(seed, 0, 1).tolist()}) > 1
 
 
-def test_hutchinsons_estimate_needs_noise(gaussian):
+def test_hutchinsons_estimate_requires_noise(gaussian):
     with pytest.raises(ValueError, match="needs noise"):
         ode_log_likelihood(gaussian(Linear(10)), torch.zeros(1, 2).double(), divergence="hutchinson")
 
@@ -195,22 +195,22 @@ def test_a_smaller_tolerance_is_closer_and_costs_more_calls(mixture, name):
 
 
 def test_calls_progress_and_condition_are_those_of_the_denoiser(gaussian):
-    seen, told, cond = [], [], object()
+    received, reported, cond = [], [], object()
 
     class Keeping(Denoiser):
         def forward(self, x_t, t, cond=None):
-            seen.append(cond)
+            received.append(cond)
             return gaussian(self.schedule)(x_t, t)
 
     x = torch.zeros(2, 2, dtype=torch.float64)
-    found = ode_log_likelihood(Keeping(Linear(10)), x, cond, progress=told.append)
-    assert found.calls == len(seen)
-    assert all(each is cond for each in seen)
-    assert told == list(range(1, found.calls + 1))
+    found = ode_log_likelihood(Keeping(Linear(10)), x, cond, progress=reported.append)
+    assert found.calls == len(received)
+    assert all(each is cond for each in received)
+    assert reported == list(range(1, found.calls + 1))
 
 
 @pytest.mark.parametrize("name", ["flow", "edm", "linear", "cosine zero terminal", "learned"])
-def test_the_denoiser_is_asked_inside_the_schedules_finite_range_only(gaussian, name):
+def test_the_denoiser_is_evaluated_only_where_the_schedule_is_finite(gaussian, name):
     times = []
 
     class Keeping(Denoiser):
@@ -234,7 +234,7 @@ def test_single_precision_is_double_with_fewer_digits(gaussian, name):
 
 
 def test_it_works_under_no_grad_and_keeps_no_graph(gaussian):
-    """Also for a schedule and a denoiser with parameters: these get no gradients."""
+    """Parameters of the schedule and of the denoiser get no gradients either."""
 
     class Scaled(Denoiser):
         def __init__(self, schedule):
@@ -309,8 +309,8 @@ def test_data_uniform_over_the_bins_take_the_log_of_the_levels(levels):
     assert bits_per_dim(nats, 64, levels).item() == pytest.approx(math.log2(levels), abs=1e-12)
 
 
-def test_levels_of_a_wide_gaussian_cost_what_their_probabilities_say():
-    """Dequantised, where a bin's density hardly varies: the code length of the bin."""
+def test_the_cost_of_levels_of_a_wide_gaussian_follows_from_their_probabilities():
+    """Where a bin's density hardly varies, dequantised data cost the code length of the bin."""
     schedule, variance = VE(sigma_min=1e-3, sigma_max=200.0), 4.0
     denoiser = GaussianDenoiser(schedule, torch.zeros(1).double(), torch.full((1, 1), variance).double())
     x_0 = torch.linspace(-1, 1, 17, dtype=torch.float64)[1:-1, None]

@@ -1,4 +1,4 @@
-"""Counted randomness: known answers of Philox, the distributions, and what the numbers depend on."""
+"""Counted randomness gives the known answers of Philox and the right distributions, and depends on its key alone."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ FULL = 0xFFFFFFFF
 
 
 def words_of(counters, key):
-    """Of counters (B, 4) under a key, a pair of words, the four words of each."""
+    """Return the four words of each of the counters (B, 4) under a key, a pair of words."""
     even, odd = (counters[:, part].T[..., None].contiguous() for part in ([0, 2], [1, 3]))  # (2, B, 1)
     seed = torch.tensor([key[0] | (key[1] << 32)], dtype=torch.uint64).view(torch.int64)
     words = draw_words(Words(even, odd), round_keys(seed))
@@ -37,7 +37,7 @@ def test_known_answers_of_random123(counter, key, expected):
 
 
 def test_philox_equals_python_integers():
-    """Ten rounds in Python's exact integers, on random counters."""
+    """Ten rounds on random counters are the same in Python's exact integers."""
 
     def rounds(c, k):
         for _ in range(10):
@@ -74,7 +74,7 @@ def test_normals_are_normal(dtype):
 
 
 def test_numbers_of_a_sample_are_uncorrelated():
-    """Also the two that Box and Muller make of one pair, and their squares."""
+    """So are the two that Box and Muller make of one pair, and their squares."""
     z = Noise(5, torch.arange(50_000)).normal(8, stream=Stream.STEP, dtype=torch.float64)
     for values in (z, z**2):
         off_diagonal = torch.corrcoef(values.T) - torch.eye(8).double()
@@ -92,7 +92,7 @@ def test_uniforms_are_uniform(dtype):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("word", [0, FULL])
 def test_uniforms_lie_strictly_between_0_and_1(monkeypatch, dtype, word):
-    """For the smallest and the largest word too: u = 1 would be a time beyond the grid."""
+    """They do for the smallest and the largest word too; u = 1 would be a time beyond the grid."""
     monkeypatch.setattr(noise, "draw_words", lambda counters, keys: Words(*[torch.full_like(counters.even, word)] * 2))
     u = Noise(0, torch.arange(1)).uniform(4, stream=Stream.TIME, dtype=dtype)
     assert (u > 0).all()
@@ -133,7 +133,10 @@ def test_float64_is_float32_with_more_digits():
 
 
 def test_every_part_of_the_key_changes_the_noise():
-    """Seeds beyond 32 bits, negative ones, indices beyond 32 bits, streams and steps: uncorrelated with each other."""
+    """Noises of different seeds, indices, streams and steps are uncorrelated with each other.
+
+    Seeds and indices beyond 32 bits and negative seeds are among them.
+    """
     first = torch.arange(20_000)
     draws = [Noise(seed, first).normal(stream=Stream.EPS) for seed in (0, 1, 2**32, 2**40 + 1, -1)]
     draws += [Noise(0, first, step).normal(stream=Stream.EPS) for step in (1, 2, 1000)]
@@ -143,7 +146,7 @@ def test_every_part_of_the_key_changes_the_noise():
     assert correlation.abs().max() < 4.5 / 20_000**0.5
 
 
-def test_at_keeps_samples_and_changes_the_step():
+def test_another_step_has_the_same_samples():
     noise = Noise(9, torch.arange(4))
     assert torch.equal(
         noise.at(7).normal(2, stream=Stream.STEP), Noise(9, torch.arange(4), 7).normal(2, stream=Stream.STEP)
@@ -151,7 +154,7 @@ def test_at_keeps_samples_and_changes_the_step():
     assert len(noise.at(7)) == 4
 
 
-def test_like_takes_shape_and_dtype():
+def test_noise_like_a_tensor_has_its_shape_and_dtype():
     x = torch.empty(3, 1, 4, 4, dtype=torch.float64)
     noise = Noise(0, torch.arange(3))
     assert torch.equal(noise.like(x, Stream.EPS), noise.normal(1, 4, 4, stream=Stream.EPS, dtype=torch.float64))
@@ -172,36 +175,39 @@ STREAMS = {
 }
 
 
-def ask(noise, batch):
-    """What a step may ask for: not always the same."""
+def draws_of(noise, batch):
+    """Return some draws of a training step, which are not always the same."""
     x = torch.empty(len(noise), 2, 3, 2, 2, dtype=torch.float64 if batch > 20 else torch.float32)
-    asked = [noise.uniform(stream=Stream.TIME), noise.like(x, Stream.EPS), noise.like(x, Stream.POSTERIOR)]
-    asked.append(noise.at(1).like(x))
-    return asked + [noise.uniform(5, stream=Stream.DATA)] * (batch % 7 == 0)
+    drawn = [noise.uniform(stream=Stream.TIME), noise.like(x, Stream.EPS), noise.like(x, Stream.POSTERIOR)]
+    drawn.append(noise.at(1).like(x))
+    return drawn + [noise.uniform(5, stream=Stream.DATA)] * (batch % 7 == 0)
 
 
 @pytest.mark.parametrize("clips", [INDEPENDENT, SharedNoise(0.5)], ids=["independent", "shared"])
 @pytest.mark.parametrize("kind", STREAMS)
 def test_the_noise_of_batches_is_that_of_their_samples(kind, clips):
-    """However they follow each other."""
+    """It is so in whatever order batches follow each other."""
     batch_noise = BatchNoise(7, clips)
     for batch, positions in enumerate(STREAMS[kind]):
         ours, plain = batch_noise(positions), Noise(7, positions, clips=clips)
-        for drawn, expected in zip(ask(ours, batch), ask(plain, batch), strict=True):
+        for drawn, expected in zip(draws_of(ours, batch), draws_of(plain, batch), strict=True):
             assert torch.equal(drawn, expected)
 
 
 @pytest.mark.parametrize(("numbers", "passes"), [(16, 21), (2**13, 88), (2**16, 257)])
 def test_batches_that_follow_each_other_are_drawn_together(monkeypatch, numbers, passes):
-    """All that a step asks for in one pass, and where it is little that of 16 steps: the first ones are drawn by 1, 2, 4, 8."""
-    seen = []
+    """All draws of a step are made in one pass, and small ones of 16 steps at once.
+
+    The first passes are over 1, 2, 4 and 8 steps.
+    """
+    calls = []
     draw = noise.draw_words
-    monkeypatch.setattr(noise, "draw_words", lambda *parts: seen.append(1) or draw(*parts))
+    monkeypatch.setattr(noise, "draw_words", lambda *parts: calls.append(1) or draw(*parts))
     batch_noise = BatchNoise(0)
     for positions in batches(*range(4, 4 * 257, 4)):
         drawn = batch_noise(positions)
         drawn.uniform(stream=Stream.TIME), drawn.normal(numbers // 4, stream=Stream.EPS)
-    assert len(seen) <= passes
+    assert len(calls) <= passes
 
 
 @pytest.mark.parametrize("shape", [(4, 1, 4, 4), (4, 3), (4,)])
@@ -211,7 +217,7 @@ def test_one_pass_over_steps_draws_what_each_step_draws(shape):
     assert torch.equal(drawn, torch.stack([noise.at(step).like(x, Stream.EPS) for step in (3, 5, 7)]))
 
 
-def test_it_leaves_the_global_generator_alone():
+def test_the_global_generator_is_left_alone():
     before = torch.get_rng_state()
     Noise(0, torch.arange(10)).normal(100, stream=Stream.EPS)
     assert torch.equal(torch.get_rng_state(), before)

@@ -1,4 +1,4 @@
-"""Objectives against hand-computed numbers, closed forms and gradient identities."""
+"""Objectives agree with numbers computed by hand, closed forms and gradient identities."""
 
 import math
 
@@ -52,7 +52,7 @@ class Fixed(nn.Module):
         ("huber", [(0.125 + 1.5 + 0 + 2.5) / 4, (0 + 0.5 + 0.125 + 0.125) / 4]),
     ],
 )
-def test_by_hand(loss, expected):
+def test_losses_are_those_computed_by_hand(loss, expected):
     error = torch.tensor([[0.5, -2.0, 0.0, 3.0], [0.0, 1.0, -0.5, 0.5]], dtype=torch.float64).reshape(2, 1, 2, 2)
     x_0, eps = torch.randn(2, 1, 2, 2, dtype=torch.float64), torch.randn(2, 1, 2, 2, dtype=torch.float64)
     denoiser = NetworkDenoiser(Fixed(eps + error), SCHEDULE, Eps())
@@ -60,7 +60,7 @@ def test_by_hand(loss, expected):
     torch.testing.assert_close(losses, torch.tensor(expected, dtype=torch.float64))
 
 
-def test_refuses_an_unknown_loss():
+def test_an_unknown_loss_is_refused():
     with pytest.raises(ValueError, match="l2, l1, huber"):
         Simple("l3")
 
@@ -75,7 +75,7 @@ def test_a_perfect_network_has_no_loss(kind):
 
 @pytest.mark.parametrize("k", [1, 50, 300, 700, 1000])
 def test_expected_loss_at_the_exact_denoiser(k):
-    """Gaussian data of variances c: E |eps - E[eps | x_t]|^2 is the mean of alpha^2 c / (alpha^2 c + sigma^2)."""
+    """For Gaussian data of variances c, E |eps - E[eps | x_t]|^2 is the mean of alpha^2 c / (alpha^2 c + sigma^2)."""
     count, variances = 40_000, torch.tensor([0.5, 0.1, 2.0], dtype=torch.float64)
     denoiser = GaussianDenoiser(SCHEDULE, torch.zeros(3).double(), torch.diag(variances))
     noise, t = Noise(0, torch.arange(count)), torch.full((count,), k / 1000, dtype=torch.float64)
@@ -89,7 +89,7 @@ def test_expected_loss_at_the_exact_denoiser(k):
 
 @pytest.mark.parametrize("schedule", [Linear(1000), Cosine(1000)])
 def test_losses_of_predictions_differ_by_known_factors(schedule):
-    """With one and the same estimate: eps-loss = SNR * x0-loss, v-loss = x0-loss / sigma^2 (variance preserving)."""
+    """For the same estimate, eps-loss = SNR * x0-loss and v-loss = x0-loss / sigma^2 (variance preserving)."""
     t = torch.tensor([0.05, 0.4, 0.95], dtype=torch.float64)
     x_0, eps = torch.randn(3, 4).double(), torch.randn(3, 4).double()
 
@@ -137,7 +137,7 @@ def test_expected_gradient_vanishes_at_the_exact_denoiser_and_nowhere_else():
         assert float(gradient.mean()) == pytest.approx(expected, abs=4 * float(gradient.std()) / count**0.5)
 
 
-def test_sums_by_quarter():
+def test_sums_by_quarter_are_those_of_the_quarter_that_an_edge_ends():
     """Quarters are (0, 1/4], (1/4, 1/2], ...: an edge belongs to the one that it ends."""
     t = torch.tensor([0.001, 0.25, 0.2501, 0.5, 0.75, 0.76, 1.0])
     sums, counts = sums_by_quarter(torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0]), t)
@@ -155,7 +155,7 @@ def test_sums_by_quarter_of_an_empty_quarter_are_0():
 
 
 class TwoHeads(nn.Module):
-    """A mean head and a variance head that share nothing; counts its calls."""
+    """A network with a mean head and a variance head that share nothing, which counts its calls."""
 
     def __init__(self, channels=1):
         super().__init__()
@@ -170,14 +170,14 @@ class TwoHeads(nn.Module):
 
 
 def betas_of(schedule):
-    """beta, alpha_bar and the alpha_bar before it, of steps 1 .. T in order, from the schedule's own alphas."""
+    """Return beta, alpha_bar and the alpha_bar before it of steps 1 .. T, from the schedule's own alphas."""
     alpha, _ = schedule(torch.arange(schedule.num_steps + 1, dtype=torch.float64) / schedule.num_steps)
     alpha_bar = alpha**2
     return 1 - alpha_bar[1:] / alpha_bar[:-1], alpha_bar[1:], alpha_bar[:-1]
 
 
 def bits_of_a_step(schedule, k, x_0, x_t, x0, mix, levels):
-    """L_{k-1} of one sample as improved-diffusion computes it, in bits per dimension; ``mix`` in [0, 1]."""
+    """Return L_{k-1} of one sample as improved-diffusion computes it, in bits per dimension; ``mix`` in [0, 1]."""
     betas, bar, before = betas_of(schedule)
     variances = betas * (1 - before) / (1 - bar)
     beta, small = (
@@ -222,7 +222,7 @@ def test_hybrid_is_simple_plus_a_thousandth_of_the_bound(schedule, kind, levels)
 
 @pytest.mark.parametrize("vlb_weight", [0.0, 0.001, 1.0])
 def test_the_bound_in_hybrid_is_t_times_the_term(vlb_weight):
-    """VLB, of which it is the same estimate; and 1 L_t at T = 1000."""
+    """It is the same estimate as VLB, and L_t itself at T = 1000."""
     _, denoiser, x_0, eps, t = hybrid_case(SCHEDULE, Eps, [1, 2, 300, 1000])
     hybrid, simple, bound = (
         objective(denoiser, x_0, None, t, eps) for objective in (Hybrid(vlb_weight=vlb_weight), Simple(), VLB())
@@ -270,7 +270,7 @@ def test_hybrid_weighs_simple_and_not_the_bound():
 @pytest.mark.parametrize("kind", [Eps, X0, V])
 @pytest.mark.parametrize("scale", [0.0, 1.0, 30.0])
 def test_hybrid_is_finite_in_float32_on_a_long_cosine_chain(kind, levels, scale):
-    """At every step, with a network that says 0, as at the start of training, and with a wild one."""
+    """It is so at every step, with an output of 0, as at the start of training, and with large outputs."""
     schedule, network = Cosine(4000), TwoHeads().float()
     for parameter in network.parameters():
         nn.init.normal_(parameter, std=scale) if scale else nn.init.zeros_(parameter)
@@ -306,14 +306,14 @@ CONTINUOUS = [VP(), SubVP(), VE(), EDM(), Flow(), CosineContinuous()]
 
 
 def nodes():
-    """x_0 and eps (81, 2) and weights (81,): sums over these are the exact expectations of quadratics."""
+    """Return x_0 and eps (81, 2) and weights (81,), whose sums are the exact expectations of quadratics."""
     z, weight = (torch.from_numpy(part) for part in np.polynomial.hermite_e.hermegauss(3))
     z, weight = torch.cartesian_prod(*[z] * 4), torch.cartesian_prod(*[weight / weight.sum()] * 4).prod(1)
     return MEAN + z[:, :2] @ torch.linalg.cholesky(COVARIANCE).T, z[:, 2:], weight
 
 
 def mean_over_time(objective, schedule, count=300, denoiser=None):
-    """E over x_0 and eps, exact, and over uniform t by Gauss and Legendre."""
+    """Return the mean over x_0 and eps, exactly, and over uniform t by Gauss and Legendre."""
     x_0, eps, weight = nodes()
     u, of_u = (torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(count))
     t = schedule.t_min + (schedule.t_max - schedule.t_min) * (u + 1) / 2
@@ -324,7 +324,10 @@ def mean_over_time(objective, schedule, count=300, denoiser=None):
 
 
 def bound_in_closed_form(schedule):
-    """Of Gaussian data, bits per dimension: variances c give I-MMSE's integral, log(1 + c SNR) / 2 from end to end."""
+    """Return the bound of Gaussian data, in bits per dimension.
+
+    Variances c give the integral of I-MMSE, log(1 + c SNR) / 2 from end to end.
+    """
     ends = torch.tensor([schedule.t_min, schedule.t_max], dtype=torch.float64)
     high, low = schedule.log_snr(ends)
     c = torch.linalg.eigvalsh(COVARIANCE)
@@ -339,7 +342,7 @@ def entropy():
 
 
 def learned(seed=0, low=-5.0, high=13.3, width=3):
-    """With another shape for each seed, from end to end the same."""
+    """Return a learned schedule whose shape depends on the seed, with the same ends."""
     schedule = Learned(low, high, width).double()
     drawn = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -360,13 +363,13 @@ def test_continuous_vlb_is_the_bound_in_closed_form(schedule):
 
 
 def test_continuous_vlb_of_the_exact_denoiser_is_the_negative_log_likelihood():
-    """With ends far enough out the bound is tight."""
+    """The bound is tight where the ends are far enough out."""
     schedule = learned(low=-16.0, high=16.0)
     torch.testing.assert_close(mean_over_time(VLB(), schedule), entropy(), rtol=0, atol=2e-6)
 
 
 def test_continuous_vlb_by_random_times_is_the_negative_log_likelihood():
-    """As in training: one (x_0, t, eps) a sample, times stratified."""
+    """As in training, each sample has one (x_0, t, eps), with stratified times."""
     count, schedule = 20_000, learned(low=-16.0, high=16.0)
     noise = Noise(0, torch.arange(count))
     x_0 = MEAN + noise.normal(2, stream=Stream.PRIOR, dtype=torch.float64) @ torch.linalg.cholesky(COVARIANCE).T
@@ -377,7 +380,7 @@ def test_continuous_vlb_by_random_times_is_the_negative_log_likelihood():
 
 
 def test_continuous_vlb_does_not_depend_on_the_shape_of_the_schedule():
-    """Only on its ends, and the variance of the estimate on the shape too."""
+    """It depends on the ends alone; the variance of its estimate depends on the shape too."""
     schedules = [learned(seed) for seed in range(3)]
     t = torch.linspace(0.1, 0.9, 9, dtype=torch.float64)
     shapes = torch.stack([schedule.log_snr(t).detach() for schedule in schedules])
@@ -393,7 +396,7 @@ def test_continuous_vlb_does_not_depend_on_the_shape_of_the_schedule():
 
 
 def test_gradients_of_the_endpoints_are_those_of_the_bound_in_closed_form():
-    """At the exact denoiser; the mean over t has no gradient for the shape."""
+    """At the exact denoiser the mean over t has no gradient for the shape."""
     schedule = learned(low=-1.0, high=3.0)
     ends = [schedule.gamma_0, schedule.gamma_1]
     shape = [parameter for name, parameter in schedule.named_parameters() if not name.startswith("gamma")]
@@ -403,8 +406,8 @@ def test_gradients_of_the_endpoints_are_those_of_the_bound_in_closed_form():
     assert all(part.abs().max() < 1e-8 for part in ours[2:])
 
 
-def test_continuous_vlb_decodes_levels():
-    """Half a level to each side: about the density times a level's width, where sigma is large against it."""
+def test_continuous_vlb_is_the_code_length_of_discrete_data():
+    """With half a level to each side it is about the density times a level's width, where sigma is large against it."""
     schedule = CosineContinuous(log_snr_max=2.0)
     x_0, eps = torch.zeros(5, 2).double(), torch.randn(5, 2).double() * 0.1
     t = torch.linspace(0.1, 0.9, 5).double()
@@ -428,7 +431,7 @@ def test_discrete_vlb_trains_mean_and_variance_by_the_bound():
 
 
 class LinearScore(Denoiser):
-    """s(x) = a - b x, whatever the time."""
+    """A denoiser with the score s(x) = a - b x at every time."""
 
     def __init__(self, schedule, a=0.2, b=0.7):
         super().__init__(schedule)
@@ -444,7 +447,7 @@ TIMES = torch.tensor([0.05, 0.3, 0.6, 0.9], dtype=torch.float64)
 
 
 def g_squared(schedule, t, step=1e-6):
-    """d sigma^2 / dt - 2 dlog(alpha) / dt sigma^2, by central differences."""
+    """Return d sigma^2 / dt - 2 dlog(alpha) / dt sigma^2, by central differences."""
     (alpha_up, sigma_up), (alpha_down, sigma_down) = schedule(t + step), schedule(t - step)
     rate_of_alpha = (alpha_up.log() - alpha_down.log()) / (2 * step)
     return (sigma_up**2 - sigma_down**2) / (2 * step) - 2 * rate_of_alpha * schedule(t)[1] ** 2
@@ -465,7 +468,7 @@ def tempered(schedule, t):
 )
 @pytest.mark.parametrize("schedule", CONTINUOUS)
 def test_dsm_is_its_definition(schedule, weight, factor):
-    """lambda |s - grad log q(x_t | x_0)|^2 with the gradient taken by autograd."""
+    """It is lambda |s - grad log q(x_t | x_0)|^2 with the gradient taken by autograd."""
     x_0, eps = torch.randn(4, 3).double(), torch.randn(4, 3).double()
     denoiser = LinearScore(schedule)
     losses = DSM(weight)(denoiser, x_0, None, TIMES, eps)
@@ -485,7 +488,7 @@ def test_dsm_and_ssm_work_on_a_grid_but_for_rates(weight):
             objective("likelihood")(LinearScore(SCHEDULE), x_0, None, t, eps)
 
 
-def test_refuses_an_unknown_weight():
+def test_an_unknown_weight_is_refused():
     for objective in (DSM, SSM):
         with pytest.raises(ValueError, match="one, sigma2, likelihood"):
             objective("snr")
@@ -499,7 +502,7 @@ def test_dsm_by_sigma2_is_the_simple_loss_on_eps():
 
 
 def test_dsm_by_the_likelihood_is_the_continuous_bound_in_other_units():
-    """g^2 |s - truth|^2 / 2 in nats: the part of the bound between the ends."""
+    """g^2 |s - truth|^2 / 2 in nats is the part of the bound between the ends."""
     x_0, eps = torch.randn(4, 3).double(), torch.randn(4, 3).double()
     for schedule in (VE(), CosineContinuous()):
         wrong, right = (
@@ -515,7 +518,7 @@ def test_dsm_by_the_likelihood_is_the_continuous_bound_in_other_units():
 @pytest.mark.parametrize("weight", ["one", "sigma2", "likelihood", tempered])
 @pytest.mark.parametrize("schedule", [VP(), VE(), Flow()])
 def test_ssm_has_the_gradients_of_half_of_dsm(schedule, weight):
-    """In expectation, which is exact here; their values differ by what does not depend on the score."""
+    """They are equal in expectation, which is exact here; the values differ by a constant in the score."""
     x_0, eps, weights = nodes()
     for t in TIMES:
 
@@ -533,8 +536,8 @@ def test_ssm_has_the_gradients_of_half_of_dsm(schedule, weight):
         torch.testing.assert_close(torch.stack(offsets), offsets[0].expand(3), rtol=0, atol=1e-8 * scale)
 
 
-def test_ssm_by_hand():
-    """s = a - b x in D numbers: lambda (-b + |s|^2 / (2 D)) whatever the signs."""
+def test_ssm_of_a_linear_score_is_that_computed_by_hand():
+    """For s = a - b x in D numbers it is lambda (-b + |s|^2 / (2 D)) for any signs."""
     x_0, eps, schedule = torch.randn(4, 3).double(), torch.randn(4, 3).double(), VP()
     losses = SSM()(LinearScore(schedule, 0.2, 0.7), x_0, None, TIMES, eps)
     score = 0.2 - 0.7 * add_noise(schedule, x_0, TIMES, eps)
@@ -547,7 +550,7 @@ PRECISION = torch.tensor([[1.0, 0.75], [0.75, 1.5]], dtype=torch.float64)
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_ssm_slices_average_to_the_trace(dtype):
-    """v^T J v of random signs, for a score whose numbers depend on each other, is the trace of J and +-2 J_01."""
+    """With random signs v^T J v is the trace of J and +-2 J_01, for a score whose numbers depend on each other."""
     count, schedule, t = 20_000, VP(), torch.tensor(0.1, dtype=torch.float64)
     noise = Noise(0, torch.arange(count))
     x_0, eps = (noise.normal(2, stream=stream, dtype=dtype) for stream in (Stream.PRIOR, Stream.EPS))
@@ -572,8 +575,8 @@ def test_ssm_slices_average_to_the_trace(dtype):
         assert torch.equal(signs.sign(), expected.double()) == (keyed is noise)
 
 
-def test_ssm_never_sees_the_noise():
-    """Only x_t: any (x_0, eps) with the same sum has the same loss."""
+def test_ssm_does_not_depend_on_the_noise_given_x_t():
+    """Any (x_0, eps) with the same x_t has the same loss."""
     schedule, x_0, eps = VP(), torch.randn(4, 3).double(), torch.randn(4, 3).double()
     alpha, sigma = (value[:, None] for value in schedule(TIMES))
     same = x_0 + 0.3 / alpha, eps - 0.3 / sigma
@@ -599,7 +602,7 @@ def test_ssm_works_where_no_weight_is_trained():
 
 
 def test_ssm_is_a_function_of_its_arguments():
-    """It draws nothing of its own, so that validation is fixed and a sample's loss is its own in any batch."""
+    """It draws nothing from a generator, so that validation is fixed and a sample's loss is the same in any batch."""
     schedule, x_0, eps = VP(), torch.randn(4, 2).double(), torch.randn(4, 2).double()
     denoiser = GaussianDenoiser(schedule, MEAN, COVARIANCE)
     state = torch.get_rng_state()

@@ -1,4 +1,4 @@
-"""Predictions against their published forms."""
+"""Predictions agree with their published forms."""
 
 import math
 
@@ -42,14 +42,14 @@ def test_v_is_the_angular_derivative():
 
 @pytest.mark.parametrize("num_steps", [1, 4, 100, 1000])
 @pytest.mark.parametrize("prediction", [Eps(), X0(), V(), Score(), Flow()])
-def test_time_seen_by_the_network_counts_from_0_to_almost_1000(prediction, num_steps):
+def test_the_time_for_the_network_counts_from_0_to_almost_1000(prediction, num_steps):
     """1000 (k - 1) / T: the index of public checkpoints where T = 1000."""
     k = torch.arange(1, num_steps + 1, dtype=torch.float64)
-    seen = prediction.c_noise(Linear(num_steps), k / num_steps)
-    torch.testing.assert_close(seen, 1000 * (k - 1) / num_steps, rtol=1e-12, atol=1e-9)
+    c_noise = prediction.c_noise(Linear(num_steps), k / num_steps)
+    torch.testing.assert_close(c_noise, 1000 * (k - 1) / num_steps, rtol=1e-12, atol=1e-9)
 
 
-def test_time_seen_by_the_network_is_never_negative():
+def test_the_time_for_the_network_is_never_negative():
     assert Eps().c_noise(Linear(10), torch.tensor(0.03)) == 0
 
 
@@ -59,29 +59,31 @@ def test_time_of_a_continuous_schedule_is_1000_t(prediction, schedule):
     assert float(prediction.c_noise(schedule, torch.tensor(0.25))) == 250
 
 
-def test_time_of_a_learned_schedule_is_the_log_snr_on_its_way_between_the_ends():
+def test_the_time_of_a_learned_schedule_follows_the_log_snr_between_the_ends():
     schedule, t = schedules.Learned(width=8), tensor(0.0, 0.2, 0.9, 1.0)
     high, low = schedule.log_snr(tensor(0.0, 1.0)).detach()
-    seen = V().c_noise(schedule, t).detach()
-    torch.testing.assert_close(seen, 1000 * (high - schedule.log_snr(t).detach()) / (high - low), rtol=1e-12, atol=1e-9)
+    c_noise = V().c_noise(schedule, t).detach()
+    torch.testing.assert_close(
+        c_noise, 1000 * (high - schedule.log_snr(t).detach()) / (high - low), rtol=1e-12, atol=1e-9
+    )
 
 
-def test_edm_tells_a_quarter_of_the_log_of_sigma():
+def test_edm_gives_the_network_a_quarter_of_the_log_of_sigma():
     """Table 1 of the paper."""
     sigma = tensor(0.002, 0.5, 1.0, 80.0)
-    seen = EDM().c_noise(schedules.EDM(), sigma / 80)
-    torch.testing.assert_close(seen, sigma.log() / 4, rtol=1e-13, atol=1e-14)
+    c_noise = EDM().c_noise(schedules.EDM(), sigma / 80)
+    torch.testing.assert_close(c_noise, sigma.log() / 4, rtol=1e-13, atol=1e-14)
 
 
 @pytest.mark.parametrize("schedule", [Linear(1000), schedules.VP(), schedules.SubVP(), schedules.Flow()])
-def test_edm_tells_a_quarter_of_the_log_of_sigma_over_alpha_on_any_schedule(schedule):
+def test_edm_gives_the_network_a_quarter_of_the_log_of_sigma_over_alpha_on_any_schedule(schedule):
     t = tensor(0.01, 0.3, 0.9)
     alpha, sigma = schedule(t)
     torch.testing.assert_close(EDM().c_noise(schedule, t), (sigma / alpha).log() / 4, rtol=1e-12, atol=1e-13)
 
 
-def test_edm_tells_at_most_5_where_the_log_snr_is_infinite():
-    """And so nothing is lost for sigma / alpha between e^-20 and e^20."""
+def test_edm_gives_the_network_at_most_5_where_the_log_snr_is_infinite():
+    """Nothing is lost for sigma / alpha between e^-20 and e^20."""
     for schedule in (schedules.Flow(), Linear(10, zero_terminal_snr=True)):
         assert EDM().c_noise(schedule, tensor(0.0, 1.0)).tolist() == [-5, 5]
     t = tensor(math.exp(-19.9))
@@ -109,7 +111,7 @@ def test_eps_from_eps_is_exact_where_sigma_is_tiny():
 
 @pytest.mark.parametrize("kind", [Eps, X0, V, Score, Flow, EDM])
 def test_output_of_a_denoiser_is_in_the_units_of_its_prediction(kind):
-    """The default of :meth:`Denoiser.output`, by conversion, converts back to what the denoiser says."""
+    """The default of :meth:`Denoiser.output` converts back to the denoiser's estimates."""
     schedule = Cosine(100)
     denoiser = GaussianDenoiser(schedule, torch.zeros(2).double(), torch.eye(2).double() / 3, prediction=kind())
     t = torch.tensor([0.2, 0.9], dtype=torch.float64)
@@ -151,7 +153,7 @@ def test_score_scaled_by_sigma_is_minus_eps(alpha, sigma):
 
 @pytest.mark.parametrize("scale_by_sigma", [False, True])
 @pytest.mark.parametrize(("alpha", "sigma"), LEVELS)
-def test_score_sees_an_input_of_the_size_of_unit_data(alpha, sigma, scale_by_sigma):
+def test_score_scales_the_input_to_the_size_of_unit_data(alpha, sigma, scale_by_sigma):
     c_in = Score(scale_by_sigma=scale_by_sigma).coefficients(alpha, sigma).c_in
     assert c_in**2 * (alpha**2 + sigma**2) == pytest.approx(1, rel=1e-14)
 
@@ -191,7 +193,7 @@ def test_edm_is_on_any_schedule_the_function_of_x_over_alpha(alpha, sigma):
 @pytest.mark.parametrize("sigma_data", [0.5, 1.0, 0.1])
 @pytest.mark.parametrize(("alpha", "sigma"), LEVELS)
 def test_edm_has_input_and_target_of_unit_variance(alpha, sigma, sigma_data):
-    """For data of standard deviation sigma_data; both are linear in x_0 and eps, which are independent."""
+    """The data have the standard deviation sigma_data; both are linear in x_0 and eps, which are independent."""
     prediction, one, zero = EDM(sigma_data=sigma_data), tensor(1.0), tensor(0.0)
     from_x_0, from_eps = (prediction.target(*pair, alpha, sigma) for pair in ((one, zero), (zero, one)))
     assert float((from_x_0 * sigma_data) ** 2 + from_eps**2) == pytest.approx(1, rel=1e-13)
@@ -219,7 +221,7 @@ ENDS = [Linear(100, zero_terminal_snr=True), schedules.Flow()]
 
 @pytest.mark.parametrize("schedule", ENDS)
 @pytest.mark.parametrize("prediction", [X0(), V(), Flow(), EDM()])
-def test_both_follow_from_the_output_where_no_signal_is_left(prediction, schedule):
+def test_x0_and_eps_follow_from_the_output_where_no_signal_is_left(prediction, schedule):
     for alpha, sigma in (schedule(tensor(1.0)), (0.0, 1.0)):
         target = prediction.target(X_0, EPS, alpha, sigma)
         torch.testing.assert_close(prediction.x0(target, EPS, alpha, sigma), X_0, rtol=0, atol=1e-12)
@@ -229,7 +231,7 @@ def test_both_follow_from_the_output_where_no_signal_is_left(prediction, schedul
 @pytest.mark.parametrize("schedule", ENDS)
 @pytest.mark.parametrize("prediction", [Eps(), Score(), Score(scale_by_sigma=True)])
 def test_x0_does_not_follow_from_eps_where_no_signal_is_left(prediction, schedule):
-    """Its coefficients say so."""
+    """The coefficients are infinite."""
     coefficients = prediction.coefficients(*schedule(tensor(1.0)))
     assert not torch.isfinite(coefficients.c_skip)
     assert not torch.isfinite(coefficients.c_out)

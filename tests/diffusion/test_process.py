@@ -1,4 +1,4 @@
-"""The process between two times, against the formulas in betas, composition, and Bayes' rule."""
+"""The process between two times agrees with the formulas in betas, with composition, and with Bayes' rule."""
 
 import math
 
@@ -16,7 +16,7 @@ def time(k, schedule):
 
 
 def in_betas(num_steps=1000):
-    """beta, alpha_bar and alpha_bar_prev of the linear schedule, index i = k - 1, as improved-diffusion has them."""
+    """Return beta, alpha_bar and alpha_bar_prev of the linear schedule at index i = k - 1, as in improved-diffusion."""
     betas = torch.linspace(1e-4, 0.02, num_steps, dtype=torch.float64)
     alpha_bar = (1 - betas).cumprod(0)
     return betas, alpha_bar, torch.cat([torch.ones(1, dtype=torch.float64), alpha_bar[:-1]])
@@ -56,7 +56,7 @@ def test_posterior_variance_reference_numbers():
 @pytest.mark.parametrize(("s", "u", "t"), [(0, 1, 2), (0, 300, 1000), (1, 2, 3), (100, 130, 800), (999, 999.5, 1000)])
 @pytest.mark.parametrize("kind", [Linear, Cosine])
 def test_transitions_compose(kind, s, u, t):
-    """Chapman-Kolmogorov: s to u to t is s to t."""
+    """From s to u to t is the same as from s to t (Chapman-Kolmogorov)."""
     schedule = kind(1000)
     s, u, t = (time(k, schedule) for k in (s, u, t))
     mean_u, variance_u = transition(schedule, ROWS, s, u)
@@ -70,7 +70,7 @@ def test_transitions_compose(kind, s, u, t):
 @pytest.mark.parametrize(("s", "t"), [(1, 2), (10, 500), (1, 1000), (400.25, 401.5)])
 @pytest.mark.parametrize("kind", [Linear, Cosine])
 def test_posterior_is_bayes_rule(kind, s, t):
-    """p(x_s | x_t, x_0) of scalars by completing the square of prior times likelihood."""
+    """p(x_s | x_t, x_0) of scalars follows by completing the square of prior times likelihood."""
     schedule = kind(1000)
     s, t = time(s, schedule), time(t, schedule)
     x_0, x_t = torch.tensor([0.7], dtype=torch.float64), torch.tensor([-1.2], dtype=torch.float64)
@@ -84,7 +84,7 @@ def test_posterior_is_bayes_rule(kind, s, t):
     torch.testing.assert_close(mean, expected, rtol=1e-9, atol=1e-12)
 
 
-def test_posterior_then_marginal():
+def test_the_posterior_averages_to_the_marginal():
     """Averaging the posterior over x_t given x_0 is the marginal at s."""
     schedule = Cosine(1000)
     s, t = time(200, schedule), time(700, schedule)
@@ -95,7 +95,7 @@ def test_posterior_then_marginal():
     torch.testing.assert_close(slope**2 * sigma_t**2 + variance, sigma_s**2, rtol=1e-11, atol=0)
 
 
-def test_posterior_towards_clean_data_is_the_point():
+def test_the_posterior_at_clean_data_is_a_point():
     schedule = Linear(10)
     x_0 = torch.randn(3, dtype=torch.float64)
     mean, variance = posterior(schedule, x_0, torch.randn(3, dtype=torch.float64), time(0, schedule), time(4, schedule))
@@ -104,7 +104,7 @@ def test_posterior_towards_clean_data_is_the_point():
 
 
 def test_forward_variance_keeps_its_digits_in_tiny_steps():
-    """By expm1 of the log-SNR's change; sigma_t^2 - alpha_ts^2 sigma_s^2 would cancel."""
+    """It is computed by expm1 of the change of the log-SNR, as sigma_t^2 - alpha_ts^2 sigma_s^2 would cancel."""
     schedule = Linear(100_000)
     k = 99_000
     u = (k - 1) / (100_000 - 1)
@@ -144,7 +144,7 @@ def test_prior_is_noise_at_the_last_sigma():
     assert prior(Linear(10), noise.float()).dtype == torch.float32
 
 
-WALKED = {
+SCHEDULES = {
     "linear": Linear(100),
     "zero terminal": Cosine(100, zero_terminal_snr=True),
     "vp": VP(),
@@ -157,9 +157,9 @@ WALKED = {
 }
 
 
-@pytest.mark.parametrize("name", WALKED)
-def test_a_walk_is_its_steps_one_by_one(name):
-    schedule = WALKED[name]
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_the_steps_of_a_trajectory_are_its_steps_one_by_one(name):
+    schedule = SCHEDULES[name]
     times = torch.tensor([1.0, 0.7, 0.31, 0.02, 0.01], dtype=torch.float64)
     steps = in_numbers(steps_of(schedule, times))
     assert len(steps) == 4
@@ -170,10 +170,13 @@ def test_a_walk_is_its_steps_one_by_one(name):
         assert all(type(value) is float for value in (*steps[i].at_t[1:], *steps[i].at_s[1:], *steps[i][2:]))
 
 
-@pytest.mark.parametrize("name", WALKED)
-def test_a_walk_to_0_ends_at_clean_data(name):
-    """alpha 1 and sigma 0, whatever the schedule has at t = 0: all of sigma_t^2 is forward variance, the posterior a point."""
-    schedule = WALKED[name]
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_trajectory_to_0_ends_at_clean_data(name):
+    """Alpha is 1 and sigma 0 at the end, whatever the schedule has at t = 0.
+
+    All of sigma_t^2 is then forward variance, and the posterior is a point.
+    """
+    schedule = SCHEDULES[name]
     times = torch.tensor([1.0, 0.5, 0.2, 0.0], dtype=torch.float64)
     steps = steps_of(schedule, times)
     assert steps.at_s.alpha[-1] == 1
@@ -186,8 +189,8 @@ def test_a_walk_to_0_ends_at_clean_data(name):
 
 
 @pytest.mark.parametrize("name", ["ve", "cosine_continuous", "learned"])
-def test_a_walk_with_0_twice_steps_there_and_then_to_clean_data(name):
-    schedule = WALKED[name]
+def test_a_trajectory_with_0_twice_steps_to_time_0_and_then_to_clean_data(name):
+    schedule = SCHEDULES[name]
     times = torch.tensor([1.0, 0.4, 0.0, 0.0], dtype=torch.float64)
     steps, (alpha, sigma) = steps_of(schedule, times), schedule(torch.zeros((), dtype=torch.float64))
     for ours, expected in (
@@ -203,14 +206,14 @@ def test_a_walk_with_0_twice_steps_there_and_then_to_clean_data(name):
 
 
 @pytest.mark.parametrize("name", ["linear", "zero terminal", "vp", "sub_vp", "flow", "edm"])
-def test_where_time_0_is_clean_it_need_not_be_said(name):
-    schedule = WALKED[name]
+def test_where_time_0_is_clean_to_clean_changes_nothing(name):
+    schedule = SCHEDULES[name]
     s, t = torch.zeros(2, dtype=torch.float64), torch.tensor([0.3, 1.0], dtype=torch.float64)
-    said, unsaid = step_between(schedule, s, t, torch.ones(2, dtype=torch.bool)), step_between(schedule, s, t)
-    torch.testing.assert_close(said, unsaid, rtol=1e-14, atol=0)
+    explicit, default = step_between(schedule, s, t, torch.ones(2, dtype=torch.bool)), step_between(schedule, s, t)
+    torch.testing.assert_close(explicit, default, rtol=1e-14, atol=0)
 
 
-def test_to_clean_is_said_row_by_row():
+def test_to_clean_is_given_row_by_row():
     schedule = VE()
     s, t = torch.tensor([0.0, 0.0, 0.2], dtype=torch.float64), torch.tensor([0.0, 0.5, 0.9], dtype=torch.float64)
     to_clean = torch.tensor([True, False, False])
@@ -221,10 +224,10 @@ def test_to_clean_is_said_row_by_row():
     torch.testing.assert_close(rows.var_ts[0], schedule(t[0])[1] ** 2, rtol=1e-14, atol=0)
 
 
-@pytest.mark.parametrize("name", WALKED)
+@pytest.mark.parametrize("name", SCHEDULES)
 def test_forward_variances_of_every_schedule_are_the_difference_of_levels(name):
     """sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2, and the posterior's share sigma_s^2 / sigma_t^2 of it."""
-    schedule = WALKED[name]
+    schedule = SCHEDULES[name]
     s, t = (torch.tensor(values, dtype=torch.float64) for values in ([0.1, 0.5, 0.01], [0.4, 1.0, 0.9]))
     (alpha_s, sigma_s), (alpha_t, sigma_t), step = schedule(s), schedule(t), step_between(schedule, s, t)
     expected = sigma_t**2 - (alpha_t / alpha_s) ** 2 * sigma_s**2
@@ -232,7 +235,7 @@ def test_forward_variances_of_every_schedule_are_the_difference_of_levels(name):
     torch.testing.assert_close(step.var_post, expected * sigma_s**2 / sigma_t**2, rtol=1e-10, atol=0)
 
 
-def test_a_walk_is_on_the_cpu_in_float64():
+def test_a_trajectory_is_on_the_cpu_in_float64():
     steps = steps_of(Linear(10), torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64))
     for value in (*steps.at_t, *steps.at_s, steps.var_ts, steps.var_post):
         assert (value.dtype, value.device.type) == (torch.float64, "cpu")

@@ -1,4 +1,4 @@
-"""Which times are trained at."""
+"""Training times have their densities and weights."""
 
 import math
 
@@ -49,7 +49,7 @@ def test_stratified_has_exactly_one_number_in_each_stratum(count):
 
 
 def test_stratified_neighbours_are_far_apart_and_any_run_is_nearly_uniform():
-    """The golden-ratio sequence: 50 in a row leave no gap above 3 / 50."""
+    """50 numbers in a row of the golden-ratio sequence leave no gap above 3 / 50."""
     u = stratified(1000)
     assert u.diff().abs().min() > 0.3
     for start in (0, 333, 950):
@@ -77,7 +77,7 @@ def test_a_stratified_batch_of_the_size_of_the_grid_has_each_step_once():
 
 
 def test_stratified_times_are_the_formula_of_the_paper():
-    """Sample i of B sees (u_0 + i / B) mod 1, u_0 that of the first; the others' numbers are not used."""
+    """Sample i of B has (u_0 + i / B) mod 1; of the numbers u only the first is used."""
     schedule, u = VE(), torch.tensor([0.7, 0.1, 0.9, 0.4], dtype=torch.float64)
     t, _ = Stratified()(schedule, u)
     expected = schedule.time_at(torch.tensor([0.7, 0.95, 0.2, 0.45], dtype=torch.float64))
@@ -92,7 +92,10 @@ def test_each_time_of_a_stratified_batch_is_uniform():
 
 
 def test_stratified_means_vary_far_less_than_uniform_ones():
-    """Of 32 times: the variance is some 1 / 32 of it, and none is left of a periodic function's."""
+    """The variance of the mean of 32 times is about 1 / 32 of that of uniform times.
+
+    For a periodic function it is 0.
+    """
     u = torch.rand(500, 32, dtype=torch.float64)
     for function, most in ((torch.exp, 1 / 20), (lambda t: torch.cos(2 * math.pi * t), 1e-12)):
         plain, even = (
@@ -109,7 +112,7 @@ def test_stratified_means_vary_far_less_than_uniform_ones():
 
 
 class Resampler:
-    """The loss-second-moment resampler of improved-diffusion, in plain Python: lists that forget their oldest."""
+    """The loss-second-moment resampler of improved-diffusion, in plain Python: lists that drop their oldest losses."""
 
     def __init__(self, num_steps, history, uniform):
         self.losses = [[] for _ in range(num_steps)]
@@ -122,19 +125,19 @@ class Resampler:
         root = np.array([math.sqrt(sum(loss**2 for loss in losses) / self.history) for losses in self.losses])
         return root / root.sum() * (1 - self.uniform) + self.uniform / num_steps
 
-    def hear(self, steps, losses):
+    def update(self, steps, losses):
         for step, loss in zip(steps, losses, strict=True):
             self.losses[step - 1] = [*self.losses[step - 1], loss][-self.history :]
 
 
-def hear(sampling, steps, losses):
-    """Steps count from 1."""
+def update(sampling, steps, losses):
+    """Update a time sampling with the losses of steps, which count from 1."""
     num_steps = len(sampling.counts)
     sampling.update(Linear(num_steps), torch.as_tensor(steps).float() / num_steps, torch.as_tensor(losses).float())
 
 
 def each_time(sampling):
-    """Every time that is drawn and its weight, from the middles of the cells of u that belong to them."""
+    """Return every time that is drawn and its weight, from the middles of the cells of u that belong to them."""
     p = sampling.probabilities()
     return sampling(Linear(len(p)), p.cumsum(0) - p / 2)
 
@@ -144,36 +147,36 @@ def each_time(sampling):
     ("num_steps", "history", "batch"), [(7, 3, 5), (7, 10, 64), (3, 2, 50), (1, 1, 4), (40, 4, 300)]
 )
 def test_importance_is_the_resampler_of_improved_diffusion(num_steps, history, batch, seed):
-    """Batch by batch, with times that repeat within a batch, more often than there is history for too."""
+    """They agree batch by batch, also with times that repeat within a batch more often than the history is long."""
     drawn = np.random.default_rng(seed)
     ours, plain = Importance(num_steps, history, 0.01), Resampler(num_steps, history, 0.01)
     for _ in range(12):
         steps = drawn.integers(1, num_steps + 1, batch)
         losses = drawn.lognormal(0, 2, batch).astype(np.float32)
-        hear(ours, steps, losses)
-        plain.hear(steps.tolist(), losses.tolist())
+        update(ours, steps, losses)
+        plain.update(steps.tolist(), losses.tolist())
         np.testing.assert_allclose(ours.probabilities().numpy(), plain.weights(), rtol=1e-12)
         kept = [sorted(row[:count].tolist()) for row, count in zip(ours.losses, ours.counts, strict=True)]
         assert kept == [sorted(part) for part in plain.losses]
 
 
 def test_the_newest_losses_of_one_batch_are_kept_in_order():
-    """Six of step 2 into a history of 4, then two more: the last four heard."""
+    """Six losses of step 2 into a history of 4, and then two more, leave the last four."""
     sampling = Importance(3, history=4)
-    hear(sampling, [2, 2, 1, 2, 2, 2, 3, 2], [1.0, 2.0, 50.0, 3.0, 4.0, 5.0, 60.0, 6.0])
+    update(sampling, [2, 2, 1, 2, 2, 2, 3, 2], [1.0, 2.0, 50.0, 3.0, 4.0, 5.0, 60.0, 6.0])
     assert sorted(sampling.losses[1].tolist()) == [3.0, 4.0, 5.0, 6.0]
-    hear(sampling, [2, 2], [7.0, 8.0])
+    update(sampling, [2, 2], [7.0, 8.0])
     assert sorted(sampling.losses[1].tolist()) == [5.0, 6.0, 7.0, 8.0]
     assert sampling.losses[[0, 2], 0].tolist() == [50.0, 60.0]
     assert sampling.counts.tolist() == [1, 8, 1]
 
 
-def test_a_batch_of_all_at_once_is_as_one_by_one():
+def test_a_batch_updates_as_its_losses_one_by_one():
     steps, losses = torch.randint(1, 6, (80,)), torch.rand(80)
     whole, single = Importance(5, 4), Importance(5, 4)
-    hear(whole, steps, losses)
+    update(whole, steps, losses)
     for step, loss in zip(steps, losses, strict=True):
-        hear(single, [step], [loss])
+        update(single, [step], [loss])
     assert torch.equal(whole.losses, single.losses)
     assert torch.equal(whole.counts, single.counts)
 
@@ -182,21 +185,21 @@ def test_importance_is_uniform_until_every_history_is_full():
     sampling = Importance(4, history=2)
     flat = torch.full((4,), 0.25, dtype=torch.float64)
     for step in (1, 2, 3):
-        hear(sampling, [step] * 5, [float(step)] * 5)
+        update(sampling, [step] * 5, [float(step)] * 5)
         assert torch.equal(sampling.probabilities(), flat)
-    hear(sampling, [4], [9.0])
+    update(sampling, [4], [9.0])
     assert torch.equal(sampling.probabilities(), flat)
     t, weight = sampling(Linear(4), midpoints(8))
     assert t.tolist() == [0.25, 0.25, 0.5, 0.5, 0.75, 0.75, 1.0, 1.0]
     assert (weight == 1).all()
-    hear(sampling, [4], [9.0])
+    update(sampling, [4], [9.0])
     assert not torch.equal(sampling.probabilities(), flat)
 
 
 def test_importance_is_by_the_second_moment_mixed_with_a_thousandth():
-    """Losses 3, 4 and 1, 7: sqrt(12.5) and 5."""
+    """The losses 3, 4 and 1, 7 give sqrt(12.5) and 5."""
     sampling = Importance(2, history=2)
-    hear(sampling, [1, 2, 1, 2], [3.0, 1.0, 4.0, 7.0])
+    update(sampling, [1, 2, 1, 2], [3.0, 1.0, 4.0, 7.0])
     roots = torch.tensor([math.sqrt(12.5), 5.0], dtype=torch.float64)
     expected = 0.999 * roots / roots.sum() + 0.0005
     torch.testing.assert_close(sampling.probabilities(), expected, rtol=1e-12, atol=0)
@@ -204,9 +207,9 @@ def test_importance_is_by_the_second_moment_mixed_with_a_thousandth():
 
 @pytest.mark.parametrize("uniform", [0.001, 0.5, 1.0])
 def test_weighted_losses_have_exactly_the_mean_of_the_losses(uniform):
-    """Summed over all that can be drawn; whatever the losses are that come, not only those that were heard."""
+    """The sum over all times that can be drawn shows it, for any losses and not only those of the history."""
     sampling = Importance(50, history=3, uniform=uniform)
-    hear(sampling, torch.arange(1, 51).repeat(3), torch.rand(150) ** 8 * 100)
+    update(sampling, torch.arange(1, 51).repeat(3), torch.rand(150) ** 8 * 100)
     p = sampling.probabilities()
     t, weight = each_time(sampling)
     torch.testing.assert_close(t, torch.arange(1, 51).double() / 50, rtol=1e-6, atol=0)
@@ -217,16 +220,16 @@ def test_weighted_losses_have_exactly_the_mean_of_the_losses(uniform):
 
 def test_importance_draws_with_its_probabilities():
     sampling = Importance(5, history=1, uniform=0.1)
-    hear(sampling, [1, 2, 3, 4, 5], [1.0, 0.0, 10.0, 2.0, 0.5])
+    update(sampling, [1, 2, 3, 4, 5], [1.0, 0.0, 10.0, 2.0, 0.5])
     t, _ = sampling(Linear(5), midpoints(100_000))
     drawn = torch.bincount((t * 5).round().long() - 1, minlength=5) / 100_000
     torch.testing.assert_close(drawn.double(), sampling.probabilities(), rtol=0, atol=2e-5)
 
 
 def test_steps_without_probability_are_never_drawn():
-    """Not even at the ends of the unit interval."""
+    """They are not drawn at the ends of the unit interval either."""
     sampling = Importance(5, history=1, uniform=0.0)
-    hear(sampling, [1, 2, 3, 4, 5], [0.0, 1.0, 0.0, 2.0, 0.0])
+    update(sampling, [1, 2, 3, 4, 5], [0.0, 1.0, 0.0, 2.0, 0.0])
     for u in (torch.tensor([0.0, 1 - 2**-24]), torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64), midpoints(999)):
         t, weight = sampling(Linear(5), u)
         assert set((t * 5).round().tolist()) == {2.0, 4.0}
@@ -236,27 +239,27 @@ def test_steps_without_probability_are_never_drawn():
 def test_importance_lowers_the_variance_of_the_loss():
     """Losses of the bound span orders of magnitude; with p in proportion to them the estimate hardly varies."""
     sampling, losses = Importance(100, history=2), torch.logspace(2, -2, 100, dtype=torch.float64)
-    hear(sampling, torch.arange(1, 101).repeat(2), losses.repeat(2))
+    update(sampling, torch.arange(1, 101).repeat(2), losses.repeat(2))
     t, weight = sampling(Linear(100), midpoints(10_000))
     weighted, plain = weight * losses[(t * 100).round().long() - 1], losses
     assert float(weighted.mean()) == pytest.approx(float(losses.mean()), rel=1e-2)
     assert weighted.var() < plain.var() / 1000
 
 
-def test_the_history_is_in_the_state():
+def test_the_history_is_in_the_state_dict():
     sampling = Importance(6, history=2)
-    hear(sampling, torch.arange(1, 7).repeat(3), torch.rand(18))
+    update(sampling, torch.arange(1, 7).repeat(3), torch.rand(18))
     assert set(sampling.state_dict()) == {"losses", "counts"}
     other = Importance(6, history=2)
     other.load_state_dict(sampling.state_dict())
     for part in (sampling, other):
-        hear(part, [1, 1, 5], [3.0, 4.0, 5.0])
+        update(part, [1, 1, 5], [3.0, 4.0, 5.0])
     assert torch.equal(other.probabilities(), sampling.probabilities())
     assert not list(sampling.parameters())
 
 
-def test_times_of_float32_are_heard_as_their_steps():
-    """At T = 4000, where k / T is rounded."""
+def test_times_of_float32_are_counted_as_their_steps():
+    """At T = 4000 the time k / T is rounded."""
     sampling = Importance(4000, history=1)
     t, _ = sampling(Cosine(4000), midpoints(4000).float())
     sampling.update(Cosine(4000), t, torch.ones(4000))
@@ -275,7 +278,7 @@ def test_importance_refuses_values_that_make_no_sense(history, uniform):
 @pytest.mark.parametrize(("mean", "std"), [(-1.2, 1.2), (0.3, 0.5)])
 @pytest.mark.parametrize("schedule", [EDM(), VE(), VP(), Flow()])
 def test_log_sigma_is_normal(schedule, mean, std):
-    """Of sigma / alpha, quantile by quantile, wherever the schedule reaches."""
+    """log(sigma / alpha) has the quantiles of the normal distribution wherever the schedule reaches."""
     u = midpoints(10_000)
     t, weight = LogNormal(mean, std)(schedule, u)
     log_sigma = -schedule.log_snr(t) / 2
@@ -297,7 +300,7 @@ def test_moments_of_log_sigma_on_the_edm_schedule():
 
 @pytest.mark.parametrize("schedule", [Linear(1000), Cosine(30), Linear(1)])
 def test_log_normal_on_a_grid_is_the_next_time_up(schedule):
-    """The first that is at least as noisy as the draw, or the last."""
+    """It is the first that is at least as noisy as the draw, or the last."""
     u = midpoints(2000)
     t, _ = LogNormal()(schedule, u)
     k = (t * schedule.num_steps).round()

@@ -1,4 +1,4 @@
-"""Weightings against the papers' formulas in the units of their own outputs."""
+"""Weightings agree with the papers' formulas in the units of their own outputs."""
 
 import math
 
@@ -71,7 +71,7 @@ def test_edm_on_x0_is_lambda_of_the_paper(sigma_data):
 @pytest.mark.parametrize("schedule", ALL)
 @pytest.mark.parametrize("sigma_data", [0.5, 0.1, 1.0])
 def test_edm_is_1_in_the_units_of_its_preconditioned_output(schedule, sigma_data):
-    """Of every schedule, not only those with alpha = 1."""
+    """This holds on every schedule, not only where alpha = 1."""
     weight = weights(EDMWeighting(sigma_data), schedule, EDM(sigma_data=sigma_data))
     torch.testing.assert_close(weight, torch.ones_like(T), rtol=1e-9, atol=0)
 
@@ -91,7 +91,7 @@ def test_sigmoid_keeps_its_digits_where_the_logistic_rounds_to_0_or_1():
 
 
 def test_sigmoid_is_a_soft_min_snr():
-    """In x0 units SNR at low SNR and e^b at high SNR, as min(SNR, e^b)."""
+    """In x0 units it is SNR at low SNR and e^b at high SNR, like min(SNR, e^b)."""
     log_snr = torch.tensor([-30.0, 30.0], dtype=torch.float64)
     soft, hard = (weighting.in_x0_units(log_snr) for weighting in (SigmoidWeighting(1.5), MinSNR(math.exp(1.5))))
     torch.testing.assert_close(soft, hard, rtol=1e-11, atol=0)

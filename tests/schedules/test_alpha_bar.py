@@ -1,4 +1,4 @@
-"""Schedules given by alpha_bar, against their papers' formulas in float64."""
+"""Schedules given by alpha_bar agree with their papers' formulas in float64."""
 
 import math
 
@@ -21,7 +21,7 @@ def sigmoid(u, start=-3.0, end=3.0, tau=1.0):
 
 
 def on_grid(schedule):
-    """alpha_bar at k = 1 .. T."""
+    """Return alpha_bar at k = 1 .. T."""
     t = torch.arange(1, schedule.num_steps + 1, dtype=torch.float64) / schedule.num_steps
     return (schedule(t)[0] ** 2).numpy()
 
@@ -42,20 +42,20 @@ def test_one_step_is_one_clipped_beta(kind):
 
 
 def test_cosine_reference_numbers():
-    """beta_1 and alpha_bar_T at T = 1000 in float64."""
+    """They are beta_1 and alpha_bar_T at T = 1000 in float64."""
     alpha_bar = on_grid(Cosine(1000))
     assert 1 - alpha_bar[0] == pytest.approx(4.12842248e-05, rel=1e-8)
     assert alpha_bar[-1] == pytest.approx(2.4287669070e-09, rel=1e-9)
 
 
 def test_sigmoid_reference_number():
-    """alpha_bar_T at T = 1000: another curve than the sigmoid in beta, which ends at 4.0e-5."""
+    """It is alpha_bar_T at T = 1000; the sigmoid in beta is another curve, which ends at 4.0e-5."""
     assert on_grid(SigmoidAlphaBar(1000))[-1] == pytest.approx(3.0e-7, rel=0.05)
 
 
 @pytest.mark.parametrize("num_steps", [50, 1000])
 def test_cosine_equals_diffusers(num_steps):
-    """diffusers' squaredcos_cap_v2 is in float32, and off by 1e-5 relative in its betas; alpha_bar_T by more."""
+    """diffusers' squaredcos_cap_v2 is in float32, with errors of 1e-5 in its betas and more in alpha_bar_T."""
     from diffusers import DDPMScheduler
 
     theirs = DDPMScheduler(num_train_timesteps=num_steps, beta_schedule="squaredcos_cap_v2")
@@ -76,7 +76,7 @@ def test_sigmoid_start_end_and_temperature():
     np.testing.assert_allclose(ours, [sigmoid(k / 100, 0.0, 3.0, 0.7) for k in range(1, 100)], rtol=1e-10)
 
 
-def test_refuses_values_out_of_range():
+def test_values_out_of_range_are_refused():
     with pytest.raises(ValueError, match=r"schedule\.s"):
         Cosine(10, s=-0.1)
     with pytest.raises(ValueError, match="start < end"):

@@ -1,4 +1,4 @@
-"""Schedules given by betas, against formulas written out here in float64 with math and numpy."""
+"""Schedules given by betas agree with formulas written out here in float64 with math and numpy."""
 
 import math
 
@@ -93,7 +93,7 @@ def test_beta_start_and_beta_end_are_the_first_and_last_beta():
 
 
 def test_linear_ends_at_the_reference_number():
-    """alpha_bar_T of DDPM's schedule in float64."""
+    """It is alpha_bar_T of DDPM's schedule in float64."""
     alpha, _ = schedules.Linear(1000)(torch.ones((), dtype=torch.float64))
     assert float(alpha**2) == pytest.approx(4.0358297654e-05, rel=1e-10)
 
@@ -118,13 +118,13 @@ def test_equals_diffusers_at_1000_steps(kind, name):
 
 
 @pytest.mark.parametrize("start_and_end", [(0.0, 0.02), (-1e-4, 0.02), (0.02, 1e-4), (1e-4, 1.0)])
-def test_refuses_betas_out_of_order_or_range(start_and_end):
+def test_betas_out_of_order_or_range_are_refused(start_and_end):
     with pytest.raises(ValueError, match="beta_start"):
         schedules.Linear(100, *start_and_end)
 
 
 @pytest.mark.parametrize("kind", [*CURVES, schedules.Cosine, schedules.SigmoidAlphaBar])
 @pytest.mark.parametrize("num_steps", [0, -5])
-def test_refuses_fewer_than_one_step(kind, num_steps):
+def test_fewer_than_one_step_is_refused(kind, num_steps):
     with pytest.raises(ValueError, match="num_steps"):
         kind(num_steps=num_steps)

@@ -1,4 +1,4 @@
-"""Continuous schedules against their papers' formulas, in 50 digits."""
+"""Continuous schedules agree with their papers' formulas, in 50 digits."""
 
 import math
 
@@ -96,7 +96,7 @@ def test_log_snr_rate_is_the_derivative_of_the_formula(schedule, formula):
 
 @every_pair
 def test_tiny_times_come_back_from_their_log_snr_without_cancellation(schedule, formula):
-    """Those on which the log-SNR says enough about t: it has 16 digits of its own."""
+    """The times are those that the 16 digits of the log-SNR determine well enough."""
     t = tensor(1e-8, 1e-6, 1e-4, 0.1, 0.9)
     sensitivity = (t * schedule.log_snr_rate(t)).abs()
     bound = 1e-14 * (1 + schedule.log_snr(t).abs()) / sensitivity.clamp(max=1)
@@ -189,7 +189,7 @@ def test_cosine_without_ends_is_the_cosine():
 
 @pytest.mark.parametrize(("image_size", "base_size"), [(128, 64), (512, 32), (8, 64), (64, 64)])
 def test_cosine_shifts_with_resolution_everywhere_alike(image_size, base_size):
-    """sigma / alpha grows by d / d_0; the clip is before the shift."""
+    """sigma / alpha grows by d / d_0 at every t; the truncation is before the shift."""
     t = torch.linspace(0, 1, 21, dtype=torch.float64)
     shifted, plain = CosineContinuous(image_size, base_size), CosineContinuous(image_size)
     shift = 2 * math.log(base_size / image_size)
@@ -205,26 +205,26 @@ def test_cosine_is_not_shifted_without_a_base_size():
 
 @pytest.mark.parametrize("kind", [VP, SubVP, Flow])
 @pytest.mark.parametrize("t_min", [0.0, -0.1, 0.5, 1.0])
-def test_refuses_a_t_min_that_is_no_margin(kind, t_min):
+def test_a_t_min_out_of_range_is_refused(kind, t_min):
     with pytest.raises(ValueError, match=r"schedule\.t_min"):
         kind(t_min=t_min)
 
 
 @pytest.mark.parametrize("kind", [VP, SubVP])
 @pytest.mark.parametrize("start_and_end", [(0.0, 20.0), (-1.0, 20.0), (20.0, 0.1)])
-def test_refuses_betas_out_of_order(kind, start_and_end):
+def test_betas_out_of_order_are_refused(kind, start_and_end):
     with pytest.raises(ValueError, match="beta_start"):
         kind(*start_and_end)
 
 
 @pytest.mark.parametrize("kind", [VE, EDM])
 @pytest.mark.parametrize(("low", "high"), [(0.0, 50.0), (-1.0, 50.0), (50.0, 0.01), (1.0, 1.0)])
-def test_refuses_sigmas_out_of_order(kind, low, high):
+def test_sigmas_out_of_order_are_refused(kind, low, high):
     with pytest.raises(ValueError, match="sigma_min"):
         kind(sigma_min=low, sigma_max=high)
 
 
 @pytest.mark.parametrize(("low", "high"), [(15.0, -15.0), (1.0, 1.0)])
-def test_refuses_ends_out_of_order(low, high):
+def test_ends_out_of_order_are_refused(low, high):
     with pytest.raises(ValueError, match="log_snr_min"):
         CosineContinuous(log_snr_min=low, log_snr_max=high)

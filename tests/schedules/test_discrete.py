@@ -1,4 +1,4 @@
-"""What every discrete schedule shares: exact tables, and the angle between grid points."""
+"""Every discrete schedule has exact tables, and interpolates the angle between grid points."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def test_tables_are_those_of_the_given_alpha_bar():
 
 
 def test_tiny_sigma_keeps_its_digits():
-    """sigma^2 = -expm1(log alpha_bar): forming 1 - alpha_bar would lose ten digits."""
+    """sigma^2 = -expm1(log alpha_bar), since 1 - alpha_bar would lose ten digits."""
     schedule = DiscreteSchedule(torch.tensor([-1e-12, -1.0], dtype=torch.float64))
     _, sigma = schedule(torch.tensor(0.5, dtype=torch.float64))
     assert float(sigma**2) == pytest.approx(1e-12 * (1 - 0.5e-12), rel=1e-14)

@@ -1,4 +1,4 @@
-"""The learned schedule of variational diffusion models: monotone, and trained on two losses at once."""
+"""The learned schedule of variational diffusion models is monotone, and trained on two losses at once."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ def tensor(*values):
 
 
 def bent(seed=0, scale=1.0, width=16):
-    """A schedule whose shape is far from where it began."""
+    """Return a schedule whose shape is far from the initial one."""
     generator = torch.Generator().manual_seed(seed)
     schedule = Learned(width=width)
     with torch.no_grad():
@@ -48,13 +48,13 @@ def test_its_ends_are_its_two_parameters(seed):
     torch.testing.assert_close(schedule.embedded_time(tensor(0.0, 1.0)), tensor(0.0, 1000.0), rtol=1e-13, atol=1e-10)
 
 
-def test_its_ends_are_at_first_those_asked_for():
+def test_its_ends_are_at_first_the_given_ones():
     schedule = Learned(log_snr_min=-7.0, log_snr_max=9.5, width=4).requires_grad_(False)
     assert torch.equal(schedule.log_snr(tensor(0.0, 1.0)), tensor(9.5, -7.0))
 
 
 def test_its_shape_is_the_formula_of_the_paper():
-    """n(t) = l1(t) + l3(logistic(l2(l1(t)))) up to what the normalisation takes away."""
+    """It is n(t) = l1(t) + l3(logistic(l2(l1(t)))) up to the normalisation."""
     schedule = bent(3).requires_grad_(False)
 
     def network(t):
@@ -101,7 +101,7 @@ def test_the_rate_is_the_derivative_and_its_gradient_that_of_a_difference():
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
 
 
-def test_gradients_of_the_ends_are_how_far_t_is_from_each():
+def test_gradients_of_the_ends_are_the_distances_of_the_shape_from_each():
     """d log SNR / d gamma_0 = shape - 1, d gamma_1: -shape."""
     schedule, t = bent(4), tensor(0.3)
     way = schedule.embedded_time(t).detach() / 1000
@@ -136,19 +136,19 @@ def of_levels(schedule, t):
     return (FEATURES * alpha + sigma.sqrt()) ** 2
 
 
-def of_told_time(schedule, t):
+def of_embedded_time(schedule, t):
     return torch.cos(FEATURES * schedule.embedded_time(t) / 300) + 2
 
 
 def of_everything(schedule, t):
-    """As the bound: a rate times an error that depends on the levels, and what the ends cost."""
+    """Return a loss like the bound: a rate times an error that depends on the levels, plus terms of the ends."""
     ends = schedule.log_snr(tensor(0.0, 1.0))
-    error = of_levels(schedule, t) + of_told_time(schedule, t)
+    error = of_levels(schedule, t) + of_embedded_time(schedule, t)
     return -schedule.log_snr_rate(t) * error + ends[0].exp() / 1e5 - ends[1]
 
 
 @pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("toy", [of_log_snr, of_rate, of_levels, of_told_time, of_everything])
+@pytest.mark.parametrize("toy", [of_log_snr, of_rate, of_levels, of_embedded_time, of_everything])
 def test_one_backward_pass_trains_the_ends_on_the_loss_and_the_shape_on_its_square(toy, seed):
     schedule, t = bent(seed), tensor(0.05, 0.2, 0.4, 0.6, 0.8, 0.99)
     ends, shape = ends_and_shape(schedule)
@@ -182,7 +182,7 @@ def test_a_network_beside_the_schedule_keeps_its_plain_gradient():
 
 
 def test_weights_of_samples_are_those_of_the_square_too():
-    """Times drawn by importance: the weighted mean of L^2."""
+    """Where times are drawn by importance, the weighted mean of L^2 is minimised."""
     schedule, t, weight = bent(1), tensor(0.1, 0.3, 0.5, 0.7, 0.8, 0.9), tensor(1.0, 0.5, 2.0, 0.1, 3.0, 1.0)
     _, shape = ends_and_shape(schedule)
     expected = torch.autograd.grad((weight * of_levels(schedule, t) ** 2).mean(), shape)
@@ -207,11 +207,11 @@ def test_values_are_the_same_while_the_variance_is_minimised_and_gradients_plain
 
 
 @pytest.mark.parametrize(("low", "high"), [(13.3, -5.0), (1.0, 1.0)])
-def test_refuses_ends_out_of_order(low, high):
+def test_ends_out_of_order_are_refused(low, high):
     with pytest.raises(ValueError, match="log_snr_min"):
         Learned(log_snr_min=low, log_snr_max=high)
 
 
-def test_refuses_a_network_of_no_width():
+def test_a_network_without_units_is_refused():
     with pytest.raises(ValueError, match=r"schedule\.width"):
         Learned(width=0)

@@ -1,4 +1,4 @@
-"""Zero terminal SNR (Lin et al. 2023), against its algorithm 1 and diffusers."""
+"""Rescaling to zero terminal SNR (Lin et al. 2023) agrees with its algorithm 1 and with diffusers."""
 
 import math
 
@@ -27,7 +27,7 @@ def grid(num_steps):
 
 
 def algorithm_1(betas):
-    """Betas to betas, as printed in the paper."""
+    """Return the betas of the rescaled schedule from betas, as printed in the paper."""
     alphas_bar_sqrt = np.sqrt(np.cumprod(1 - betas))
     first, last = alphas_bar_sqrt[0].copy(), alphas_bar_sqrt[-1].copy()
     alphas_bar_sqrt -= last
@@ -91,12 +91,12 @@ def test_the_plain_schedule_keeps_some_signal(kind):
     assert schedule(torch.ones((), dtype=torch.float64))[0] > 0
 
 
-def test_what_ends_at_zero_already_stays():
+def test_a_schedule_that_ends_at_zero_already_is_unchanged():
     alpha_bar = torch.tensor([0.9, 0.5, 0.1, 0.0], dtype=torch.float64)
     torch.testing.assert_close(zero_terminal(alpha_bar.log()).exp(), alpha_bar, rtol=1e-14, atol=0)
 
 
-def test_a_schedule_by_hand():
+def test_alphas_are_rescaled_as_computed_by_hand():
     """alpha 0.9, 0.5, 0.1 becomes (alpha - 0.1) 0.9 / 0.8."""
     alpha = torch.tensor([0.9, 0.5, 0.1], dtype=torch.float64)
     expected = torch.tensor([0.9, 0.45, 0.0], dtype=torch.float64)
