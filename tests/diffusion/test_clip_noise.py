@@ -147,7 +147,7 @@ def data(components=3):
 
 
 def marginal(name, t, components=3):
-    """Return the log-density of x_t, by torch.distributions."""
+    """Return the distribution of x_t, by torch.distributions."""
     means, covariances, weights = data(components)
     alpha, sigma = VP()(t)
     parts = MultivariateNormal(alpha * means, alpha**2 * covariances + sigma**2 * of_all(name))

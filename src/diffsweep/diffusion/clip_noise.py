@@ -54,19 +54,20 @@ class ClipNoise(Part, ABC):
         """Return :meth:`colour` of z (B, C, F, H, W), whose shape has been checked."""
 
     def spread(self, x: Tensor, sigma: Tensor) -> Tensor:
-        r"""Return :math:`S^{-1} \Sigma S x`, which stands for x in Tweedie's formulas where frames share noise.
+        r"""Return :math:`S^{-1} \Sigma S x`, which takes the place of a gradient x where frames share noise.
 
-        With one sigma for all frames it is :math:`\Sigma x`.
+        So Tweedie's formula :math:`\epsilon = -\sigma s` for a score s becomes :math:`-\sigma \Sigma s`. With one sigma
+        for all frames the result is :math:`\Sigma x`.
 
         Args:
             x: (B, C, F, H, W).
             sigma: sigma of each frame, the diagonal of S; broadcasts with x.
         """
         covariance = self.covariance(x.shape[2]).to(x)
-        return _between(sigma, x, lambda y: torch.einsum("fg,bcghw->bcfhw", covariance, y))
+        return _in_scaled_frames(sigma, x, lambda y: torch.einsum("fg,bcghw->bcfhw", covariance, y))
 
     def whiten(self, u: Tensor, ratio: Tensor, measurement: Measurement) -> Tensor:
-        r"""Return :math:`D (\Sigma^{aa})^{-1} D^{-1} u` on the frames a that are measured.
+        r"""Return :math:`D (\Sigma^{aa})^{-1} D^{-1} u`, which whitens u by the noise of measured frames a.
 
         Args:
             u: like measurements y of clips, (B, C, F, H, W), 0 in other frames.
@@ -80,10 +81,10 @@ class ClipNoise(Part, ABC):
         covariance = self.covariance(u.shape[2]).to(u)
         known = measurement.frames(u).to(u)  # (B, F)
         inverse = torch.linalg.inv(torch.diag_embed(1 - known) + known[:, :, None] * covariance * known[:, None])
-        return _between(1 / ratio, u, lambda scaled: torch.einsum("bfg,bcghw->bcfhw", inverse, scaled))
+        return _in_scaled_frames(1 / ratio, u, lambda scaled: torch.einsum("bfg,bcghw->bcfhw", inverse, scaled))
 
 
-def _between(scale: Tensor, x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+def _in_scaled_frames(scale: Tensor, x: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
     """Return ``change(x scale) / scale``; a scale of 0 or infinity, at an end of the schedule, counts as 1."""
     scale = torch.where((scale == 0) | scale.isinf(), 1.0, scale).to(x)
     return change(x * scale) / scale

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffsweep.diffusion.measurement import Measurement
 
-_OF_X = ("independent", "known")  # parts about x itself, whatever the network is conditioned on
+_PARTS_ABOUT_X = ("independent", "known")  # parts about x itself, whatever the network is conditioned on
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +137,7 @@ class Condition:
         """
         if self.negative is None:
             return self.null()
-        of_x: dict[str, Any] = {name: part for name, part in self._parts() if name in _OF_X}
+        of_x: dict[str, Any] = {name: part for name, part in self._parts() if name in _PARTS_ABOUT_X}
         return replace(self.negative, **of_x) if of_x else self.negative
 
     def of_frames(self, frames: int) -> "Condition":
@@ -157,7 +157,7 @@ class Condition:
                 return part.transpose(1, 2).flatten(0, 1)
             return part if frames == 1 else part.repeat_interleave(frames, dim=0)
 
-        parts: dict[str, Any] = {name: rows(name, part) for name, part in self._parts() if name not in _OF_X}
+        parts: dict[str, Any] = {name: rows(name, part) for name, part in self._parts() if name not in _PARTS_ABOUT_X}
         return Condition(**parts)
 
     def cat(self, *others: "Condition") -> "Condition":

@@ -1,9 +1,9 @@
 r"""A denoiser estimates x_0 and eps from :math:`x_t = \alpha_t x_0 + \sigma_t \epsilon`, t and a condition.
 
-The best estimates are the posterior means :math:`E[x_0 | x_t]` and :math:`E[\epsilon | x_t]`, and then
-:math:`-\epsilon / \sigma_t` is the score :math:`\nabla \log p_t(x_t)`. A network with a schedule and a prediction is
-a denoiser (:class:`NetworkDenoiser`); guidance wraps a denoiser and is one; so is the exact posterior mean of known
-data (:mod:`diffsweep.diffusion.exact`). Samplers, objectives and likelihoods take any of them.
+The best estimates are the posterior means :math:`E[x_0 | x_t]` and :math:`E[\epsilon | x_t]`. With them
+:math:`-\epsilon / \sigma_t` is the score :math:`\nabla \log p_t(x_t)` if noise is independent. A network with a
+schedule and a prediction is a denoiser (:class:`NetworkDenoiser`); guidance wraps a denoiser and is one; so is the
+exact posterior mean of known data (:mod:`diffsweep.diffusion.exact`). Samplers, objectives and likelihoods take any.
 """
 
 from abc import ABC, abstractmethod
@@ -28,9 +28,9 @@ class Denoised(NamedTuple):
     Attributes:
         x0: the expected clean sample, like x_t.
         eps: the expected noise, like x_t; the score is ``-eps / sigma`` if noise is independent between frames.
-        variance_mix: where the log-variance of a step of the ancestral sampler lies between that of x_s given x_t and
-            x_0 (0, fixed small) and that of the forward step from s to t (1, fixed large): one of the two, or a
-            tensor in [0, 1] like x_t.
+        variance_mix: the log-variance of a step of the ancestral sampler from t to s < t, as a place between that of
+            x_s given x_t and x_0 (0, fixed small) and that of the forward step from s to t (1, fixed large): 0, 1 or
+            a tensor in [0, 1] like x_t.
     """
 
     x0: Tensor
@@ -127,7 +127,7 @@ class NetworkInput(NamedTuple):
 
     Attributes:
         x: c_in x_t, like x_t.
-        c_noise: the number by which the network receives the time, (B,), or (B, F) where each frame has a time;
+        c_noise: the number that the network is given for the time, (B,), or (B, F) where each frame has a time;
             float32 at least.
         alpha, sigma: the noise level; they broadcast with x_t.
     """

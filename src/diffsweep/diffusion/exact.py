@@ -56,18 +56,18 @@ class GaussianMixtureDenoiser(Denoiser):
         weights = torch.ones(len(means)) if weights is None else weights
         # x = whitened @ root, where row i of root is the image of the i-th unit vector
         self.root = of_clips(noise, shape).to(means) if noise.correlated else None
-        means = self._white(means)
+        means = self._whitened(means)
         if self.root is not None:
-            covariances = torch.stack([self._white(self._white(each).mT) for each in covariances])
+            covariances = torch.stack([self._whitened(self._whitened(each).mT) for each in covariances])
         self.means, self.weights = means, (weights / weights.sum()).to(means)
         self.variances, self.rotations = torch.linalg.eigh(covariances)  # (K, D), (K, D, D): C = Q diag(v) Q^T
 
-    def _white(self, x: Tensor) -> Tensor:
+    def _whitened(self, x: Tensor) -> Tensor:
         """Return x (B, D) in coordinates in which the noise is white."""
         return x if self.root is None else torch.linalg.solve(self.root, x, left=False)
 
-    def _back(self, x: Tensor) -> Tensor:
-        """Return x (B, D) in the original coordinates, the inverse of :meth:`_white`."""
+    def _coloured(self, x: Tensor) -> Tensor:
+        """Return x (B, D) in the original coordinates, the inverse of :meth:`_whitened`."""
         return x if self.root is None else x @ self.root
 
     def _components(self, x: Tensor, t: Tensor, cond: Condition | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -100,26 +100,26 @@ class GaussianMixtureDenoiser(Denoiser):
     def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
         if t.ndim > 1:
             raise ValueError(f"the exact denoiser takes one time a sample, () or (B,), not times {tuple(t.shape)}")
-        x = self._white(x_t.flatten(1).to(self.means))  # (B, D)
+        x = self._whitened(x_t.flatten(1).to(self.means))  # (B, D)
         alpha, sigma, whitened, log_joint = self._components(x, t, cond)
         responsibility = log_joint.softmax(-1)
         x0 = self.means + torch.einsum("bke,kde->bkd", alpha[..., None] * self.variances * whitened, self.rotations)
         eps = torch.einsum("bke,kde->bkd", sigma[..., None] * whitened, self.rotations)
-        x0, eps = (self._back(torch.einsum("bk,bkd->bd", responsibility, part)) for part in (x0, eps))
+        x0, eps = (self._coloured(torch.einsum("bk,bkd->bd", responsibility, part)) for part in (x0, eps))
         return Denoised(
             x0.to(x_t).reshape(x_t.shape), eps.to(x_t).reshape(x_t.shape), self.prediction.variance_mix or 0.0
         )
 
     def log_density(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Tensor:
         """Return the log-density of x_t, in nats, (B,); given the class of each row if ``cond`` has it."""
-        x = self._white(x_t.flatten(1).to(self.means))
+        x = self._whitened(x_t.flatten(1).to(self.means))
         log_density = self._components(x, t, cond)[-1].logsumexp(-1)
         return log_density if self.root is None else log_density - torch.linalg.slogdet(self.root).logabsdet
 
     def log_prob(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Return log p(y | x_t) of each class y, (B, max(classes) + 1): the output of a perfect noisy classifier."""
         assert self.classes is not None
-        log_joint = self._components(self._white(x_t.flatten(1).to(self.means)), t)[-1]  # (B, K)
+        log_joint = self._components(self._whitened(x_t.flatten(1).to(self.means)), t)[-1]  # (B, K)
         own = self.classes == torch.arange(int(self.classes.max()) + 1)[:, None]  # (classes, K)
         return log_joint[:, None].masked_fill(~own, -torch.inf).logsumexp(-1).log_softmax(-1)
 
@@ -128,7 +128,7 @@ class GaussianMixtureDenoiser(Denoiser):
         k = torch.multinomial(self.weights, count, replacement=True, generator=generator)
         z = torch.randn(count, self.means.shape[1], generator=generator, dtype=self.means.dtype)
         x = self.means[k] + torch.einsum("bde,be->bd", self.rotations[k], self.variances[k].clamp(min=0).sqrt() * z)
-        return self._back(x)
+        return self._coloured(x)
 
 
 def of_clips(noise: ClipNoise, shape: Sequence[int]) -> Tensor:

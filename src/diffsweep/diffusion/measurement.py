@@ -54,7 +54,7 @@ class Measurement(ABC):
             ValueError: y does not have the shape of A x.
         """
         measured = self.apply(x)
-        return fitting(y, measured) - measured
+        return of_equal_shape(y, measured) - measured
 
     def project(self, y: Tensor, x: Tensor) -> Tensor:
         """Return the point nearest to x whose measurement is y, :math:`x + A^+ (y - A x)`."""
@@ -93,7 +93,7 @@ class Measurement(ABC):
 _Kind = TypeVar("_Kind", bound=Measurement)
 
 
-def _of_kind(first: _Kind, others: Sequence[Measurement]) -> list[_Kind]:
+def _of_equal_kind(first: _Kind, others: Sequence[Measurement]) -> list[_Kind]:
     """Return ``others``, or raise a ValueError unless all are of the class of the first measurement."""
     same = [other for other in others if isinstance(other, type(first))]
     if len(same) < len(others):
@@ -101,7 +101,7 @@ def _of_kind(first: _Kind, others: Sequence[Measurement]) -> list[_Kind]:
     return same
 
 
-def fitting(y: Tensor, measured: Tensor) -> Tensor:
+def of_equal_shape(y: Tensor, measured: Tensor) -> Tensor:
     """Return y, or raise a ValueError unless it has the shape of the measurement of samples."""
     if y.shape != measured.shape:
         raise ValueError(f"y {tuple(y.shape)} does not fit samples whose measurement is {tuple(measured.shape)}")
@@ -127,13 +127,13 @@ class Masked(Measurement):
         return self.apply(y)
 
     def residual(self, y: Tensor, x: Tensor) -> Tensor:
-        return torch.where(self.over(x), fitting(y, x) - x, 0.0)
+        return torch.where(self.over(x), of_equal_shape(y, x) - x, 0.0)
 
     def project(self, y: Tensor, x: Tensor) -> Tensor:
-        return torch.where(self.over(x), fitting(y, x), x)  # y itself, not x + (y - x)
+        return torch.where(self.over(x), of_equal_shape(y, x), x)  # y itself, not x + (y - x)
 
     def cat(self, others: Sequence[Measurement]) -> Measurement:
-        masks = [other.mask for other in _of_kind(self, others)]
+        masks = [other.mask for other in _of_equal_kind(self, others)]
         return self.each(lambda mask: torch.cat([mask, *masks]))
 
 
@@ -291,5 +291,5 @@ class Product(Measurement):
         return Product(self.then.each(change), self.first.each(change))
 
     def cat(self, others: Sequence[Measurement]) -> Measurement:
-        products = _of_kind(self, others)
+        products = _of_equal_kind(self, others)
         return Product(self.then.cat([p.then for p in products]), self.first.cat([p.first for p in products]))

@@ -96,7 +96,7 @@ class Noise:
         return self.normal(*x.shape[1:], stream=stream, dtype=x.dtype).to(x.device)
 
     def normal(self, *shape: int, stream: Stream, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Return standard normal numbers, (B, *shape), with the covariance over frames if they are of the process.
+        """Return standard normal numbers, (B, *shape), of covariance ``clips`` in the streams that x_t is made of.
 
         They are made by the method of Box and Muller of pairs of 32-bit uniforms, so that independent ones are at
         most 6.7 in size.

@@ -71,9 +71,9 @@ Drawn = dict[Draw, Tensor]  # the numbers of each draw, before frames share any
 class BatchNoise:
     """A source of noise for the batches of a training stream: ``batch_noise(positions)`` is ``Noise(seed, positions)``.
 
-    It expects each batch to draw what the last one drew, and draws all of it in one pass; on a CPU, where batches are
-    small, for several batches ahead. The distance between the positions of batches is that of the last two batches. A
-    wrong guess costs time but never changes a number.
+    A position is the number of a sample in the stream. Each batch is expected to draw what the last one drew, and all
+    of it is drawn in one pass; on a CPU, where batches are small, for several batches ahead. The distance between the
+    positions of batches is expected to be that of the last two. A wrong guess costs time but never changes a number.
 
     Args:
         seed: the seed of the noise, any int.

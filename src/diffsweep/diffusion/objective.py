@@ -3,7 +3,7 @@ r"""Training losses of a denoiser at :math:`x_t = \alpha_t x_0 + \sigma_t \epsil
 ==================  ======================================================================================
 class               loss, with the denoiser's estimates :math:`\hat x_0, \hat\epsilon`
 ==================  ======================================================================================
-:class:`Simple`     :math:`w(t) \, \lVert \hat F - F \rVert^2`, the error of the network's output F
+:class:`Simple`     :math:`w(t) \, \lVert \hat F - F \rVert^2`, the error of the network's output :math:`\hat F`
 :class:`VLB`        a term of the variational bound, in bits per dimension
 :class:`Hybrid`     :class:`Simple` plus a small multiple of the bound, for a learned variance
 :class:`DSM`        :math:`\lambda(t) \lVert \hat s - \nabla \log q(x_t | x_0) \rVert^2` of the score :math:`\hat s`
@@ -256,7 +256,7 @@ class SSM(Objective):
     ) -> Tensor:
         schedule, keep = denoiser.schedule, torch.is_grad_enabled()
         alpha, sigma = denoiser.levels(x_0, t)
-        noise = _keyed_by(eps) if noise is None else noise
+        noise = _noise_keyed_by(eps) if noise is None else noise
         v = (noise.uniform(*x_0.shape[1:], stream=Stream.SIGNS) < 0.5).to(x_0) * 2 - 1
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
             x_t = (alpha * x_0 + sigma * eps).detach().requires_grad_()
@@ -267,7 +267,7 @@ class SSM(Objective):
         return losses if keep else losses.detach()
 
 
-def _keyed_by(eps: Tensor) -> Noise:
+def _noise_keyed_by(eps: Tensor) -> Noise:
     """Return noise for samples of which only eps is known: the keys are made of its first and its last number."""
     first, last = (
         (eps.flatten(1)[:, [0, -1]].abs().double() * 2**20).long().unbind(1)

@@ -31,10 +31,10 @@ Variance = Literal["fixed_small", "fixed_large", "learned_range"]
 Scale = Tensor | float  # alpha or sigma: a tensor that broadcasts with x_t, or one number for the batch
 
 
-_MIXES: dict[str, float | None] = {"fixed_small": 0.0, "fixed_large": 1.0, "learned_range": None}
+_VARIANCE_MIXES: dict[str, float | None] = {"fixed_small": 0.0, "fixed_large": 1.0, "learned_range": None}
 
 
-def _like(scale: Scale, value: float) -> Scale:
+def _constant_like(scale: Scale, value: float) -> Scale:
     return torch.full_like(scale, value) if isinstance(scale, Tensor) else value
 
 
@@ -53,8 +53,8 @@ class Prediction(Part, ABC):
         variance: the variance of a step of the ancestral sampler from t to s. ``fixed_small``: that of x_s given x_t
             and x_0, which is right for data at a single point. ``fixed_large``: that of the forward step from s to t,
             right for standard normal data (DDPM, section 3.2). ``learned_range``: a second head of the network gives,
-            for each number of x, where the log-variance lies between the two (improved DDPM, arXiv:2102.09672, eq.
-            15).
+            for each number of x, where the log-variance lies between the two (improved DDPM, arXiv:2102.09672,
+            eq. 15).
 
     Attributes:
         heads: the channels of the network's output as a multiple of those of x: 2 with a learned variance, else 1.
@@ -62,9 +62,9 @@ class Prediction(Part, ABC):
     """
 
     def __init__(self, variance: Variance = "fixed_small") -> None:
-        if variance not in _MIXES:
-            raise ValueError(f"prediction.variance is one of {', '.join(_MIXES)}, not {variance}")
-        self.variance_mix = _MIXES[variance]
+        if variance not in _VARIANCE_MIXES:
+            raise ValueError(f"prediction.variance is one of {', '.join(_VARIANCE_MIXES)}, not {variance}")
+        self.variance_mix = _VARIANCE_MIXES[variance]
         self.heads = 2 if self.variance_mix is None else 1
         if self.heads == 2:
             self.provides = self.provides | {"learned_variance"}
@@ -111,7 +111,7 @@ class Prediction(Part, ABC):
         return c_skip * x_t + c_out * output
 
     def c_noise(self, schedule: Schedule, t: Tensor) -> Tensor:
-        """Return the number by which the network receives the time, like ``t``."""
+        """Return the number that the network is given for the time, like ``t``; by default about 1000 t."""
         return schedule.embedded_time(t)
 
 
@@ -121,7 +121,7 @@ class Eps(Prediction):
     provides = frozenset({"eps_output"})
 
     def coefficients(self, alpha: Scale, sigma: Scale) -> Coefficients:
-        return Coefficients(_like(alpha, 1.0), 1 / alpha, -sigma / alpha)
+        return Coefficients(_constant_like(alpha, 1.0), 1 / alpha, -sigma / alpha)
 
     def eps(self, output: Tensor, x_t: Tensor, alpha: Scale, sigma: Scale) -> Tensor:
         return output
@@ -134,7 +134,7 @@ class X0(Prediction):
     """A prediction of the clean sample, :math:`F = x_0`."""
 
     def coefficients(self, alpha: Scale, sigma: Scale) -> Coefficients:
-        return Coefficients(_like(alpha, 1.0), _like(alpha, 0.0), _like(alpha, 1.0))
+        return Coefficients(_constant_like(alpha, 1.0), _constant_like(alpha, 0.0), _constant_like(alpha, 1.0))
 
     def eps(self, output: Tensor, x_t: Tensor, alpha: Scale, sigma: Scale) -> Tensor:
         return (x_t - alpha * output) / sigma
@@ -152,7 +152,7 @@ class V(Prediction):
 
     def coefficients(self, alpha: Scale, sigma: Scale) -> Coefficients:
         square = alpha**2 + sigma**2
-        return Coefficients(_like(alpha, 1.0), alpha / square, -sigma / square**0.5)
+        return Coefficients(_constant_like(alpha, 1.0), alpha / square, -sigma / square**0.5)
 
     def eps(self, output: Tensor, x_t: Tensor, alpha: Scale, sigma: Scale) -> Tensor:
         square = alpha**2 + sigma**2
@@ -179,21 +179,21 @@ class Score(Prediction):
         super().__init__(variance)
         self.scale_by_sigma = scale_by_sigma
 
-    def _unit(self, sigma: Scale) -> Scale:
+    def _factor_of_output(self, sigma: Scale) -> Scale:
         """Return u in eps = -u F for the output F: sigma, or 1 if the output is scaled by sigma."""
-        return _like(sigma, 1.0) if self.scale_by_sigma else sigma
+        return _constant_like(sigma, 1.0) if self.scale_by_sigma else sigma
 
     def coefficients(self, alpha: Scale, sigma: Scale) -> Coefficients:
-        return Coefficients(self.c_in(alpha, sigma), 1 / alpha, sigma * self._unit(sigma) / alpha)
+        return Coefficients(self.c_in(alpha, sigma), 1 / alpha, sigma * self._factor_of_output(sigma) / alpha)
 
     def c_in(self, alpha: Scale, sigma: Scale) -> Scale:
         return 1 / (alpha**2 + sigma**2) ** 0.5
 
     def eps(self, output: Tensor, x_t: Tensor, alpha: Scale, sigma: Scale) -> Tensor:
-        return -self._unit(sigma) * output
+        return -self._factor_of_output(sigma) * output
 
     def target(self, x_0: Tensor, eps: Tensor, alpha: Scale, sigma: Scale) -> Tensor:
-        return -eps / self._unit(sigma)
+        return -eps / self._factor_of_output(sigma)
 
 
 class Flow(Prediction):
@@ -204,7 +204,7 @@ class Flow(Prediction):
 
     def coefficients(self, alpha: Scale, sigma: Scale) -> Coefficients:
         total = alpha + sigma
-        return Coefficients(_like(alpha, 1.0), 1 / total, -sigma / total)
+        return Coefficients(_constant_like(alpha, 1.0), 1 / total, -sigma / total)
 
     def eps(self, output: Tensor, x_t: Tensor, alpha: Scale, sigma: Scale) -> Tensor:
         return (x_t + alpha * output) / (alpha + sigma)

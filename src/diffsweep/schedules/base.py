@@ -131,7 +131,7 @@ class Schedule(nn.Module, Part, ABC):
         return made
 
     def embedded_time(self, t: Tensor) -> Tensor:
-        """Return the number by which a network receives the time ``t``, like ``t``: about 1000 t.
+        """Return the number that a network is given for the time ``t``, like ``t``: about 1000 t.
 
         It is 1000 (t - 1/T), at least 0, on a discrete schedule, and 1000 t on a continuous one. The public
         checkpoints number their T = 1000 steps from 0 and embed these numbers.

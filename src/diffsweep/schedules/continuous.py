@@ -66,7 +66,7 @@ class _LinearBeta(ContinuousSchedule, ABC):
         super().__init__()
         if not 0 < beta_start <= beta_end:
             raise ValueError(f"schedule needs 0 < beta_start <= beta_end, not {beta_start} and {beta_end}")
-        self.beta_start, self.beta_end, self.t_min = beta_start, beta_end, _inside(t_min)
+        self.beta_start, self.beta_end, self.t_min = beta_start, beta_end, _checked_t_min(t_min)
 
     def _decay(self, t: Tensor) -> Tensor:
         return t * (self.beta_start / 2 + (self.beta_end - self.beta_start) / 4 * t)
@@ -195,7 +195,7 @@ class Flow(ContinuousSchedule):
 
     def __init__(self, t_min: float = 1e-5) -> None:
         super().__init__()
-        self.t_min = _inside(t_min)
+        self.t_min = _checked_t_min(t_min)
         self.t_max = 1 - self.t_min
 
     def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -256,7 +256,7 @@ class CosineContinuous(LogSNRSchedule):
         return ((angle - self._a) / (self._b - self._a)).clamp(0, 1)
 
 
-def _inside(t_min: float) -> float:
+def _checked_t_min(t_min: float) -> float:
     if not 0 < t_min < 0.5:
         raise ValueError(f"schedule.t_min must lie between 0 and 0.5, not {t_min}")
     return t_min

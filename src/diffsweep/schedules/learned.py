@@ -75,7 +75,7 @@ class Learned(LogSNRSchedule):
         return -(self.gamma_1 - self.gamma_0).to(rate) * self.shape_value(rate)
 
     def embedded_time(self, t: Tensor) -> Tensor:
-        """Return the number by which a network receives the time ``t``, like ``t``, in [0, 1000].
+        """Return the number that a network is given for the time ``t``, like ``t``, in [0, 1000].
 
         It is 1000 times the fraction of the log-SNR's range that is passed at t. It depends on the noise level alone,
         so that what the network has learned of a level stays right when the shape changes.
@@ -102,10 +102,11 @@ class Learned(LogSNRSchedule):
 def minimise_variance(shape_values: Iterable[Tensor], losses: Tensor) -> None:
     r"""Turn the gradients of the losses in the *shape* of the schedule into those of the squared losses.
 
-    The gradient of each sample is multiplied by :math:`2 L_i`, since
-    :math:`\nabla \mathbb{E}[L^2] = \mathbb{E}[2 L \nabla L]` (arXiv:2107.00630, app. I.2). The mean of the estimate
-    does not depend on the shape, so the second moment is its variance plus a constant. The gradients of the end
-    points and of the denoising network stay as they are, and one backward pass gives all of them.
+    The shape is the curve of a learned schedule's log-SNR between its two end points. The gradient of each sample is
+    multiplied by :math:`2 L_i`, since :math:`\nabla \mathbb{E}[L^2] = \mathbb{E}[2 L \nabla L]` (arXiv:2107.00630,
+    app. I.2). The mean of the estimate does not depend on the shape, so the second moment is its variance plus a
+    constant. The gradients of the end points and of the denoising network stay as they are, and one backward pass
+    gives all of them.
 
     Args:
         shape_values: what :meth:`Learned.shape_values` collected while the losses were computed.
