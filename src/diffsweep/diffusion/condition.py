@@ -41,6 +41,7 @@ class Known:
 
     @property
     def device(self) -> torch.device:
+        """Return the device of the tensors."""
         return self.y.device
 
     def to(self, device: torch.device) -> "Known":
@@ -119,6 +120,7 @@ class Condition:
 
     @property
     def device(self) -> torch.device:
+        """Return the device of the tensors."""
         return next(part.device for _, part in self._parts())
 
     def null(self, rows: Tensor | None = None) -> "Condition":
