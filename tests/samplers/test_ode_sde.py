@@ -478,7 +478,7 @@ def test_history_belongs_to_the_walk_and_is_dropped_where_it_goes_back(mixture, 
     for t, s in itertools.pairwise(times):
         x, state = sampler.step(denoiser, x, t, s, state, noise)
     assert isinstance(state.history, tuple)
-    assert [round(slope.place, 6) for slope in state.history] == sorted(round(s.place, 6) for s in state.history)
+    assert [round(slope.coordinate, 6) for slope in state.history] == sorted(round(s.coordinate, 6) for s in state.history)
     assert len(state.history) == 3
     back, _ = sampler.step(denoiser, x, times[1], times[2], state, noise)  # x is taken to be at an earlier time
     fresh, _ = sampler.step(denoiser, x, times[1], times[2], State(state.denoised, state.history[2:]), noise)

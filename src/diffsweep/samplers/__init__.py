@@ -1,4 +1,9 @@
-"""Samplers: walks from t = 1 to t = 0 over any denoiser."""
+r"""Samplers turn noise into data: they take x from t = 1 to t = 0 over any denoiser.
+
+A denoiser estimates :math:`x_0, \epsilon` with :math:`x_t = \alpha_t x_0 + \sigma_t \epsilon`. The deterministic
+samplers solve the probability-flow ODE :math:`dx = x_0 \, d\alpha + \epsilon \, d\sigma`, the stochastic ones add noise
+on the way. A sampler produces a trajectory: the states x at the times from ``sampler.start`` to ``sampler.stop``.
+"""
 
 from diffsweep.samplers.ancestral import Ancestral
 from diffsweep.samplers.base import Callback, Sampler, State

@@ -1,4 +1,13 @@
-"""Ancestral sampling: DDPM's reverse chain, full or strided."""
+r"""Ancestral sampling, the reverse chain of DDPM.
+
+.. math:: x_s = \mu + \sqrt v \, z, \quad
+    \mu = \alpha_{ts} \frac{\sigma_s^2}{\sigma_t^2} x_t + \alpha_s \frac{v_{ts}}{\sigma_t^2} x_0
+    = \alpha_s x_0 + \sqrt{\sigma_s^2 - v_{post}} \, \epsilon
+
+is the step from t to s < t, with :math:`\alpha_{ts} = \alpha_t / \alpha_s`, the variance
+:math:`v_{ts} = \sigma_t^2 - \alpha_{ts}^2 \sigma_s^2` of the forward step, the variance
+:math:`v_{post} = v_{ts} \sigma_s^2 / \sigma_t^2` of :math:`q(x_s | x_t, x_0)`, and standard normal z.
+"""
 
 import math
 from dataclasses import dataclass
@@ -12,10 +21,12 @@ from diffsweep.samplers.conditioned import ConditionedDenoiser
 
 @dataclass(kw_only=True, eq=False)
 class Ancestral(Sampler):
-    r"""Draws :math:`x_s \sim N(\mu(x_0, x_t), v)` with the posterior's mean for the predicted x_0 (DDPM, arXiv:2006.11239, alg. 2).
+    r"""Sample each :math:`x_s` from the Gaussian posterior of the predicted x_0 (DDPM, arXiv:2006.11239, alg. 2).
 
-    :math:`\log v` lies between the posterior's variance and the forward step's at the denoiser's ``variance_mix``, for any
-    pair of times: a stride of several steps is as exact as one. The step to clean data adds no noise.
+    :math:`x_s \sim N(\mu(x_t, x_0), v)` with the mean of :math:`q(x_s | x_t, x_0)` at the denoiser's x_0. The variance
+    v is interpolated in its logarithm by the denoiser's ``variance_mix``, from the posterior's variance (0) to the
+    forward step's (1): :math:`\log v = (1 - mix) \log v_{post} + mix \log v_{ts}`. The formulas hold for any pair of
+    times, so a step may skip times of a discrete schedule. The step to clean data adds no noise.
     """
 
     uses_variance = True

@@ -1,4 +1,9 @@
-"""What samplers share: the walk over times from t = 1 to t = 0, and its steps."""
+r"""The base class of samplers: a trajectory from t = 1 to t = 0, one step after another.
+
+At each step, from a time t to s < t, the denoiser estimates :math:`x_0, \epsilon` with
+:math:`x_t = \alpha_t x_0 + \sigma_t \epsilon`, and the sampler's :meth:`Sampler.advance` computes :math:`x_s`. The
+simplest step, Euler's on the probability-flow ODE and DDIM's, is :math:`x_s = \alpha_s x_0 + \sigma_s \epsilon`.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -30,11 +35,13 @@ Callback = Callable[[int, Tensor, Denoised, Tensor], None]
 
 
 class State(NamedTuple):
-    """What one step leaves for the next. It belongs to the walk: a sampler holds none, so threads can share it.
+    """The state that one step leaves for the next.
+
+    It belongs to a trajectory. A sampler object holds none of it, so threads can share a sampler.
 
     Attributes:
-        denoised: what the denoiser said at the step's start, clipped.
-        history: what a multi-step solver remembers; None for a single-step one.
+        denoised: the denoiser's estimate at the start of the step, clipped.
+        history: what a multistep solver remembers of earlier steps; None for a single-step solver.
     """
 
     denoised: Denoised
@@ -43,13 +50,16 @@ class State(NamedTuple):
 
 @dataclass(kw_only=True, eq=False)
 class Sampler(Part, WalkOptions, ABC):
-    """Walks t from ``start`` to ``stop`` over any denoiser. A subclass defines :meth:`advance`, one step, and is a dataclass of its options.
+    """A sampler that takes x from t = ``start`` to t = ``stop`` over any denoiser.
+
+    A subclass defines :meth:`advance`, which takes one step, and is a dataclass of its options.
 
     Attributes:
-        order: order of convergence of a deterministic solver, None for a stochastic one. Where it depends on an option, a subclass sets it
-            before it calls this ``__post_init__``.
+        order: the order of convergence of a deterministic solver; None for a stochastic one. Where it depends on an
+            option, a subclass sets it before it calls this ``__post_init__``.
         uses_variance: whether the denoiser's ``variance_mix`` changes the samples.
-        tolerance: of an adaptive solver, which chooses its steps for a batch at once; None for all others.
+        tolerance: the error tolerance of an adaptive solver, which chooses its steps for the whole batch at once; None
+            for all other solvers.
     """
 
     order: int | None = field(default=None, init=False)
@@ -60,13 +70,13 @@ class Sampler(Part, WalkOptions, ABC):
         super().__post_init__()
         if self.temperature != 1 and self.order is not None:
             raise ValueError(
-                f"sampler.temperature={self.temperature} has nothing to act on: this solver draws no noise; leave it at 1, or use "
-                "sampler=ancestral, or ddim with sampler.eta above 0"
+                f"sampler.temperature={self.temperature} has nothing to act on: this solver draws no noise; "
+                "leave it at 1, or use sampler=ancestral, or ddim with sampler.eta above 0"
             )
 
     @property
     def requires(self) -> frozenset[str]:  # type: ignore[override]
-        """The range that a clip holds x0 in."""
+        """Return what the data must provide: their ``range``, where ``clip`` holds x0 in it."""
         return frozenset() if self.clip == "none" else frozenset({"range"})
 
     @torch.no_grad()
@@ -78,15 +88,15 @@ class Sampler(Part, WalkOptions, ABC):
         noise: Noise | None = None,
         callback: Callback | None = None,
     ) -> Tensor:
-        """Walk from ``x`` at t = start to the sample at t = stop.
+        """Return the samples at t = stop, of the trajectory that begins with ``x`` at t = start.
 
         Args:
-            denoiser: any denoiser; guided or not, or an object with ``schedule`` and ``__call__`` alone.
-            x: (B, ...), for start = 1 from :func:`~diffsweep.diffusion.prior`.
-            cond: condition of each sample.
-            noise: keyed noise of the samples; by default drawn from a seed of torch's global generator.
-            callback: called after each step as ``callback(step, t, denoised, x)``, with the time the step began at,
-                what the denoiser said there and the new x.
+            denoiser: any denoiser, guided or not; or an object that has ``schedule`` and ``__call__`` alone.
+            x: the first state, (B, ...); for start = 1 from :func:`~diffsweep.diffusion.prior`.
+            cond: the condition of each sample.
+            noise: the noise of the steps, keyed by sample; by default from a seed of torch's global generator.
+            callback: called after each step as ``callback(step, t, denoised, x)``: the step's index from 0, the time at
+                which it began, the denoiser's estimate at that time, and x at the end of the step.
         """
         denoise = ConditionedDenoiser(as_denoiser(denoiser), cond, self.clip)
         steps = in_numbers(steps_of(denoise.schedule, self.times(denoise.schedule)))
@@ -112,47 +122,66 @@ class Sampler(Part, WalkOptions, ABC):
         cond: Condition | None = None,
         to_clean: bool = False,
     ) -> tuple[Tensor, State]:
-        """Take one step from t to s < t (each a float64 scalar tensor); ``state`` is None at first. Return x at s, and the state.
+        """Take one step from t to s < t, and return x at s and the state for the next step.
 
-        With ``to_clean`` it goes to clean data, where sigma(0) is not 0: a walk to s = 0 ends so. From t = 0 there is no other step.
+        Args:
+            denoiser: any denoiser, guided or not; or an object that has ``schedule`` and ``__call__`` alone.
+            x: the state at t, (B, ...).
+            t, s: float64 scalar tensors.
+            state: what the previous step returned; None for the first step.
+            noise: the noise of this step.
+            cond: the condition of each sample.
+            to_clean: end at clean data (sigma = 0) even where the schedule's sigma(0) is above 0, as the last step of a
+                trajectory to t = 0 does. A step from t = 0 to s = 0 always does.
         """
-        denoise, clean = (
-            ConditionedDenoiser(as_denoiser(denoiser), cond, self.clip),
-            torch.tensor([to_clean or bool(s == t == 0)]),
-        )
+        denoise = ConditionedDenoiser(as_denoiser(denoiser), cond, self.clip)
+        clean = torch.tensor([to_clean or bool(s == t == 0)])
         (step,) = in_numbers(step_between(denoise.schedule, s[None], t[None], clean))
         return self.advance(denoise, x, step, state, StepNoise(noise, 1, self.temperature))
 
     @property
     def invertible(self) -> bool:
-        """Whether the walk can be taken backwards, from data to their noise: see :meth:`invert`."""
+        """Return whether :meth:`invert` can follow trajectories backwards, from data to the noise that gives them."""
         return False
 
     def invert(
         self, denoiser: PlainDenoiser, x: Tensor, cond: Condition | None = None, callback: Callback | None = None
     ) -> Tensor:
-        """Return the x at t = start whose walk ends near ``x``, where the sampler is invertible.
+        """Return the x at t = start from which sampling ends near ``x``, if the sampler is invertible.
+
+        Args:
+            denoiser: any denoiser, guided or not.
+            x: the state at t = stop, (B, ...).
+            cond: the condition of each sample.
+            callback: called after each step, as in sampling.
 
         Raises:
-            ValueError: it is not.
+            ValueError: the sampler is not invertible.
         """
-        raise ValueError("only DDIM's deterministic walk is inverted; use sampler=ddim with sampler.eta=0")
+        raise ValueError("only deterministic DDIM can be inverted; use sampler=ddim with sampler.eta=0")
 
     @abstractmethod
     def advance(
         self, denoise: ConditionedDenoiser, x: Tensor, step: Step[float], state: State | None, noise: Noise
     ) -> tuple[Tensor, State]:
-        """Return x at the step's end, and what the next step needs of this one.
+        """Return x at the end of a step from t to s, and the state for the next step.
 
         Args:
-            look: the denoiser, its condition and its clip: ``look(x, step.here)``.
-            x: (B, ...), at the level ``step.here``.
-            step: from which level to which, in numbers.
-            state: what the step before has left; None at first.
-            noise: of this step.
+            denoise: the denoiser, bound to its condition and its clip: ``denoised = denoise(x, step.at_t)``.
+            x: the state at t, (B, ...).
+            step: the levels ``at_t`` and ``at_s`` and the variances of the step, as numbers.
+            state: what the previous step returned; None for the first step.
+            noise: the noise of this step.
         """
 
 
 def euler_step(denoised: Denoised, alpha: float, sigma: float) -> Tensor:
-    r"""Return where Euler's method on the sampling ODE arrives at (alpha, sigma): :math:`\alpha x_0 + \sigma \epsilon`, finite at both ends."""
+    r"""Return :math:`\alpha x_0 + \sigma \epsilon`, where a step of Euler's method on the probability-flow ODE ends.
+
+    It is finite at both ends, alpha = 0 and sigma = 0.
+
+    Args:
+        denoised: the denoiser's estimate at the start of the step.
+        alpha, sigma: those at the end of the step.
+    """
     return (denoised.x0 * alpha).add_(denoised.eps, alpha=sigma)

@@ -1,4 +1,8 @@
-"""What a step sees of a denoiser: its answer under one condition, held in the data's range."""
+r"""The denoiser that a sampler evaluates: bound to its condition, with x0 clipped to the data's range.
+
+From :math:`x = \alpha x_0 + \sigma \epsilon` follows the eps of a clipped x0:
+:math:`\epsilon = (x - \alpha \, \mathrm{clip}(x_0)) / \sigma`.
+"""
 
 from collections.abc import Callable
 from typing import Literal
@@ -27,12 +31,13 @@ CLIPS: dict[str, Callable[[Tensor], Tensor] | None] = {"none": None, "static": _
 
 
 class ConditionedDenoiser:
-    """A denoiser with its condition and its clip: ``denoised = look(x, at)``.
+    """A denoiser bound to its condition and its clip: ``denoised = denoise(x, level)``.
 
     Args:
-        denoiser: any denoiser; guided or not.
-        cond: condition of each sample.
-        clip: how x0 is held in the data's range: see :class:`~diffsweep.samplers.options.WalkOptions`.
+        denoiser: any denoiser, guided or not.
+        cond: the condition of each sample.
+        clip: how x0 is held in [-1, 1]: ``none``, ``static`` or ``dynamic``, as in
+            :class:`~diffsweep.samplers.options.WalkOptions`.
     """
 
     def __init__(self, denoiser: Denoiser, cond: Condition | None = None, clip: Clip = "none") -> None:
@@ -40,18 +45,30 @@ class ConditionedDenoiser:
 
     @property
     def schedule(self) -> Schedule:
-        """The denoiser's schedule, for levels between those of a step."""
+        """Return the denoiser's schedule, with which solvers find levels between the two of a step."""
         return self.denoiser.schedule
 
-    def __call__(self, x: Tensor, at: Level[float]) -> Denoised:
-        """Return x0, clipped, and the eps with which ``x = alpha x0 + sigma eps`` still holds; x (B, ...)."""
-        denoised = self.denoiser(x, at.t, self.cond)
+    def __call__(self, x: Tensor, level: Level[float]) -> Denoised:
+        """Return the clipped x0, and the eps with which ``x = alpha x0 + sigma eps`` still holds.
+
+        Args:
+            x: the state at the level, (B, ...).
+            level: the time, with alpha and sigma at that time.
+        """
+        denoised = self.denoiser(x, level.t, self.cond)
         if self.clip is None:
             return denoised
         x0 = self.clip(denoised.x0)
-        return Denoised(x0, torch.add(x, x0, alpha=-at.alpha).div_(at.sigma), denoised.variance_mix)
+        return Denoised(x0, torch.add(x, x0, alpha=-level.alpha).div_(level.sigma), denoised.variance_mix)
 
     def velocity(self, u: Tensor, angle: float) -> Tensor:
-        r"""Return :math:`du / d\phi` of :math:`u = x / \sqrt{\alpha^2 + \sigma^2}` at an angle above 0."""
-        at = self.schedule.at_log_snr(log_snr_of(angle))
-        return velocity(self(u * at.norm, at), angle)
+        r"""Return :math:`du / d\phi = \cos\phi \, \epsilon - \sin\phi \, x_0`, the slope of the ODE.
+
+        This is the probability-flow ODE in the angle :math:`\phi = \mathrm{atan2}(\sigma, \alpha)`.
+
+        Args:
+            u: :math:`x / \sqrt{\alpha^2 + \sigma^2}`, (B, ...).
+            angle: :math:`\phi`, above 0.
+        """
+        level = self.schedule.at_log_snr(log_snr_of(angle))
+        return velocity(self(u * level.norm, level), angle)

@@ -1,4 +1,11 @@
-"""DDIM: the deterministic walk, the family between it and the ancestral one, and their other published names."""
+r"""DDIM, and the Euler samplers that equal it.
+
+.. math:: x_s = \alpha_s x_0 + \sqrt{\sigma_s^2 - v} \, \epsilon + \sqrt v \, z, \quad v = \eta^2 v_{post}
+
+is the step from t to s < t, with the denoiser's :math:`x_0, \epsilon` at t; :math:`v_{post}` is the variance of
+:math:`q(x_s | x_t, x_0)` and z standard normal. With eta = 0 no noise is drawn, and the step is Euler's on the
+probability-flow ODE :math:`dx = x_0 \, d\alpha + \epsilon \, d\sigma`. With eta = 1 it is DDPM's ancestral step.
+"""
 
 import math
 from dataclasses import dataclass, field
@@ -14,15 +21,17 @@ from diffsweep.samplers.watch import Watch
 
 @dataclass(kw_only=True, eq=False)
 class DDIM(Sampler):
-    r""":math:`x_s = \alpha_s x_0 + \sqrt{\sigma_s^2 - v} \, \epsilon + \sqrt v z`, :math:`v = \eta^2 v_{post}` (Song et al. 2021, arXiv:2010.02502, eq. 12, 16).
+    r"""Sample with DDIM, deterministic at eta = 0 and ancestral at eta = 1 (Song et al. 2021, arXiv:2010.02502).
 
-    With eta = 0 it is Euler's method on the probability-flow ODE ``dx = x0 d alpha + eps d sigma``, of order 1; with
-    eta = 1 it is the ancestral step with the posterior's variance.
+    A step is :math:`x_s = \alpha_s x_0 + \sqrt{\sigma_s^2 - v} \, \epsilon + \sqrt v z`, :math:`v = \eta^2 v_{post}`
+    (eq. 12, 16), where :math:`v_{post}` is the variance of :math:`q(x_s | x_t, x_0)`.
 
-    With eta = 0 it can be walked backwards, from data to their noise: :meth:`invert`.
+    With eta = 0 it is Euler's method on the probability-flow ODE ``dx = x0 d alpha + eps d sigma``, of order 1, and
+    :meth:`invert` follows it backwards, from data to their noise. With eta = 1 it is the ancestral step with the
+    posterior's variance.
 
     Args:
-        eta: in [0, 1], the share of the posterior's standard deviation that is drawn anew.
+        eta: the standard deviation of the noise that a step draws, relative to the posterior's; in [0, 1].
     """
 
     eta: float = 0.0
@@ -50,29 +59,32 @@ class DDIM(Sampler):
     def invert(
         self, denoiser: PlainDenoiser, x: Tensor, cond: Condition | None = None, callback: Callback | None = None
     ) -> Tensor:
-        r"""Return the x at t = start whose walk ends near ``x``: the same times upwards, :math:`x_t = \alpha_t x_0 + \sigma_t \epsilon` with what
-        the denoiser says at the step's *lower* end (arXiv:2010.02502, section 5.4; arXiv:2105.05233, app. F).
+        r"""Return the x at t = start from which sampling ends near ``x``, the data's noise.
 
-        Walked down again it gives x back to first order in the steps: Euler's method on the same ODE in both directions. It does not
-        clip: eps could not follow where sigma is 0. From clean data the step begins at ``schedule.t_min``, the lowest time that the
-        denoiser knows.
+        This is DDIM inversion (arXiv:2010.02502, section 5.4; arXiv:2105.05233, app. F).
+        The steps go through the times of sampling upwards, from s to t > s:
+        :math:`x_t = \alpha_t x_0 + \sigma_t \epsilon` with the denoiser's x_0 and eps at s, the lower end of the step.
+
+        Sampling from the result gives x back to first order in the step size, since both directions are Euler's method
+        on the same ODE. The x0 estimates are not clipped, because eps could not be recomputed where sigma is 0. For the
+        step from clean data the denoiser is evaluated at ``schedule.t_min``, the lowest time at which it is defined.
 
         Args:
-            denoiser: as in a walk.
-            x: (B, ...), at t = stop.
-            cond: condition of each sample.
-            callback: called after each step as in a walk, with the time that the denoiser was asked at.
+            denoiser: any denoiser, guided or not.
+            x: the state at t = stop, (B, ...).
+            cond: the condition of each sample.
+            callback: called after each step as in sampling, with the time at which the denoiser was evaluated.
 
         Raises:
-            ValueError: eta is above 0, and what a step drew cannot be known.
+            ValueError: eta is above 0, so the steps draw noise that cannot be recovered.
         """
         if not self.invertible:
-            raise ValueError(f"only a deterministic walk can be inverted; use sampler.eta=0, not {self.eta}")
+            raise ValueError(f"only deterministic DDIM can be inverted; use sampler.eta=0, not {self.eta}")
         denoise = ConditionedDenoiser(as_denoiser(denoiser), cond)
         steps = in_numbers(steps_of(denoise.schedule, self.times(denoise.schedule)))
-        ways = [(step.at_s, step.at_t) for step in reversed(steps)]
-        lowest, watch = denoise.schedule.at(torch.tensor(denoise.schedule.t_min, dtype=torch.float64)), Watch(ways)
-        for i, (low, high) in enumerate(ways):
+        upwards = [(step.at_s, step.at_t) for step in reversed(steps)]
+        lowest, watch = denoise.schedule.at(torch.tensor(denoise.schedule.t_min, dtype=torch.float64)), Watch(upwards)
+        for i, (low, high) in enumerate(upwards):
             begin = lowest if low.sigma == 0 else low
             denoised = denoise(x, begin)
             x = euler_step(denoised, high.alpha, high.sigma)
@@ -84,12 +96,16 @@ class DDIM(Sampler):
 
 @dataclass(kw_only=True, eq=False)
 class Euler(DDIM):
-    r""":math:`x_s = x_t + x_0 (\alpha_s - \alpha_t) + \epsilon (\sigma_s - \sigma_t) = \alpha_s x_0 + \sigma_s \epsilon` (EDM, arXiv:2206.00364, alg. 1 without
-    its correction; k-diffusion's ``sample_euler``).
+    r"""Sample with Euler's method on the probability-flow ODE (EDM, arXiv:2206.00364, alg. 1 without its correction).
 
-    It is Euler's method in :math:`\sigma / \alpha` too, for any alpha, and so the very walk of
-    :class:`~diffsweep.samplers.DDIM` with eta = 0: two published names of one solver. As in k-diffusion and diffusers the final
-    step goes to sigma = 0. Their option to add noise (churn) is kept to :class:`~diffsweep.samplers.Heun`.
+    It is k-diffusion's ``sample_euler``. A step is
+
+    .. math:: x_s = x_t + x_0 (\alpha_s - \alpha_t) + \epsilon (\sigma_s - \sigma_t) = \alpha_s x_0 + \sigma_s \epsilon.
+
+    For any alpha it is also Euler's method in :math:`\sigma / \alpha`, and so equal to
+    :class:`~diffsweep.samplers.DDIM` with eta = 0: these are two published names of one solver. As in k-diffusion and
+    diffusers the last step goes to sigma = 0. Their option to add noise (churn) is an option of
+    :class:`~diffsweep.samplers.Heun` alone.
     """
 
     eta: float = field(default=0.0, init=False)
@@ -97,17 +113,21 @@ class Euler(DDIM):
 
 @dataclass(kw_only=True, eq=False)
 class EulerAncestral(DDIM):
-    r"""Euler's step down to less noise than s has, and new noise up to s (k-diffusion's ``sample_euler_ancestral``). With :math:`r = \sigma / \alpha`:
+    r"""Sample with Euler steps below the noise level of s, then add noise up to s.
+
+    This is k-diffusion's ``sample_euler_ancestral``. With :math:`r = \sigma / \alpha` and standard normal z, a step is
 
     .. math:: x_s = \alpha_s (x_0 + r_{down} \epsilon + r_{up} z), \quad
         r_{up} = \eta \, \frac{r_s}{r_t} \sqrt{r_t^2 - r_s^2}, \quad r_{down} = \sqrt{r_s^2 - r_{up}^2}.
 
-    :math:`\alpha_s r_{up}` is eta times the posterior's standard deviation, so this is the walk of
-    :class:`~diffsweep.samplers.DDIM` of the same eta (arXiv:2010.02502, eq. 16): eta = 1 is DDPM's step with the small variance, eta = 0 Euler's.
-    Kept on purpose: k-diffusion takes any eta and caps :math:`r_{up}` at :math:`r_s`; here eta is at most 1. Its s_noise is our ``temperature``.
+    :math:`\alpha_s r_{up}` is eta times the standard deviation of :math:`q(x_s | x_t, x_0)`, so this equals
+    :class:`~diffsweep.samplers.DDIM` of the same eta (arXiv:2010.02502, eq. 16): eta = 1 is DDPM's step with the small
+    variance, eta = 0 is Euler's step. One difference is intended: k-diffusion accepts any eta and limits :math:`r_{up}`
+    to :math:`r_s`; here eta is at most 1. Its ``s_noise`` is the option ``temperature`` here.
 
     Args:
-        eta: in [0, 1], the share of the posterior's standard deviation that is drawn anew; 0 is deterministic.
+        eta: the standard deviation of the noise that a step draws, relative to the posterior's; in [0, 1], 0 is
+            deterministic.
     """
 
     eta: float = 1.0

@@ -1,4 +1,12 @@
-"""DPM-Solver: single-step solvers of the ODE in eps."""
+r"""DPM-Solver: single-step solvers of the probability-flow ODE in eps.
+
+.. math:: x_s = \frac{\alpha_s}{\alpha_t} x_t
+    - \alpha_s \int_{\lambda_t}^{\lambda_s} e^{-\lambda} \epsilon(\lambda) \, d\lambda,
+    \quad \lambda = \log(\alpha / \sigma)
+
+holds exactly on the ODE's solution. A solver of order k approximates eps from k network calls within the step, at
+lambdas between the two ends.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,16 +21,24 @@ from diffsweep.samplers.options import one_of
 
 @dataclass(kw_only=True, eq=False)
 class DPMSolver(InEps, ExponentialSampler):
-    r"""DPM-Solver-1, 2 and 3 (Lu et al. 2022, arXiv:2206.00927, alg. 1 and 2), with :math:`\lambda = \log(\alpha / \sigma)`, :math:`h = \lambda_s - \lambda_t`.
+    r"""Sample with DPM-Solver-1, 2 or 3 (Lu et al. 2022, arXiv:2206.00927, alg. 1 and 2).
 
-    Order 1 is DDIM. Order 2 looks at the middle of the step in lambda:
-    :math:`x_s = \frac{\alpha_s}{\alpha_t} x_t - \sigma_s (e^h - 1) \epsilon_{1/2}`. Order 3 looks at a third and at two thirds of it:
-    :math:`x_s = \frac{\alpha_s}{\alpha_t} x_t - \sigma_s (e^h - 1) \epsilon_0 - \frac32 \sigma_s (\frac{e^h - 1}{h} - 1) (\epsilon_{2/3} - \epsilon_0)`,
-    :math:`x_{2/3}` by the same formula from :math:`\epsilon_0, \epsilon_{1/3}`.
+    With :math:`\lambda = \log(\alpha / \sigma)`, :math:`h = \lambda_s - \lambda_t`, and :math:`\epsilon_r` the eps at
+    :math:`\lambda_t + r h`:
 
-    Differences kept on purpose: every step is of one order and makes that many network calls, so a walk makes order times as
-    many as it has steps, less those that its steps from and to infinite log-SNR, DDIM's, need not; the official code counts
-    network calls and mixes orders to make them up.
+    Order 1 is DDIM. Order 2 evaluates the denoiser at the middle of the step in lambda:
+    :math:`x_s = \frac{\alpha_s}{\alpha_t} x_t - \sigma_s (e^h - 1) \epsilon_{1/2}`. Order 3 evaluates it at one third
+    and at two thirds:
+
+    .. math:: x_s = \frac{\alpha_s}{\alpha_t} x_t - \sigma_s (e^h - 1) \epsilon_0
+        - \tfrac32 \sigma_s \Big(\frac{e^h - 1}{h} - 1\Big) (\epsilon_{2/3} - \epsilon_0).
+
+    :math:`x_{2/3}` is given by the same formula for the shorter step to :math:`\lambda_t + \frac23 h`, with
+    :math:`\epsilon_{1/3}` in place of :math:`\epsilon_{2/3}` and the factor 2 in place of 3/2.
+
+    Intended differences: every step is of the same order and takes that many network calls, except that steps from or
+    to an infinite log-SNR are DDIM's, of one call. So ``sampler.steps`` counts steps, where the official code is given
+    the number of network calls and mixes orders to use them up.
 
     Args:
         order: 1, 2 or 3.

@@ -1,4 +1,11 @@
-"""DPM-Solver++: multistep and single-step solvers of the ODE in x0, and a multistep one of the SDE."""
+r"""DPM-Solver++: solvers in x0 of the probability-flow ODE (multistep, single-step) and of the reverse SDE.
+
+.. math:: x_s = \frac{\sigma_s}{\sigma_t} x_t
+    + \sigma_s \int_{\lambda_t}^{\lambda_s} e^{\lambda} x_0(\lambda) \, d\lambda, \quad \lambda = \log(\alpha / \sigma)
+
+holds exactly on the ODE's solution. The solvers replace x_0 between the two ends by a polynomial through estimates of
+x_0: those of earlier steps (multistep), or of levels within the step (single-step).
+"""
 
 import math
 from dataclasses import dataclass
@@ -25,29 +32,36 @@ from diffsweep.samplers.options import one_of
 
 @dataclass(kw_only=True, eq=False)
 class DPMSolverPP(InX0, MultistepSampler):
-    r"""DPM-Solver++ (Lu et al. 2022, arXiv:2211.01095), with :math:`\lambda = \log(\alpha / \sigma)`, :math:`h = \lambda_s - \lambda_t`.
+    r"""Sample with DPM-Solver++ (Lu et al. 2022, arXiv:2211.01095), on the ODE or on the SDE.
 
-    ``multistep``, 2M: :math:`x_s = \frac{\sigma_s}{\sigma_t} x_t - \alpha_s (e^{-h} - 1) (m_0 + \frac12 D_1)`, where :math:`m_0` is x_0 at t and
-    :math:`D_1 = (m_0 - m_1) / r`, :math:`m_1` the x_0 of the step before, which was r h long ("midpoint" in diffusers). 3M:
+    With :math:`\lambda = \log(\alpha / \sigma)`, :math:`h = \lambda_s - \lambda_t`, :math:`m_0` the x_0 at t,
+    :math:`m_1` that of the step before, which was r h long in lambda, and :math:`D_1 = (m_0 - m_1) / r`:
+
+    ``multistep`` of order 2 (2M, "midpoint" in diffusers):
+    :math:`x_s = \frac{\sigma_s}{\sigma_t} x_t - \alpha_s (e^{-h} - 1) (m_0 + \frac12 D_1)`. Of order 3 (3M):
     :math:`x_s = \frac{\sigma_s}{\sigma_t} x_t + \alpha_s (E_1 m_0 + E_2 D_1 + 2 E_3 D_2)`,
-    :math:`E_1 = 1 - e^{-h}, E_2 = 1 - E_1 / h, E_3 = \frac12 - E_2 / h`,
-    with :math:`D_1 = h m'` and :math:`D_2 = h^2 m'' / 2` of the parabola through three x_0. One network call a step.
+    :math:`E_1 = 1 - e^{-h}, E_2 = 1 - E_1 / h, E_3 = \frac12 - E_2 / h`, with :math:`D_1 = h m'` and
+    :math:`D_2 = h^2 m'' / 2` of the parabola m through the last three x_0. A step takes one network call.
 
-    ``singlestep``, 2S and 3S: as many network calls a step as the order; 2S through the middle, 3S through a third and two thirds.
+    ``singlestep`` (2S, 3S): a step takes as many network calls as the order; 2S evaluates the denoiser at the middle of
+    the step in lambda, 3S at one third and at two thirds.
 
-    ``sde``, SDE-2M: :math:`x_s = \frac{\sigma_s}{\sigma_t} e^{-h} x_t + \alpha_s (1 - e^{-2h}) (m_0 + \frac12 D_1) + \sigma_s \sqrt{1 - e^{-2h}} z`; its first
-    step, and one from or to infinite log-SNR, leaves :math:`D_1` out, the rest being finite there.
+    ``sde`` (SDE-2M): :math:`x_s = \frac{\sigma_s}{\sigma_t} e^{-h} x_t + \alpha_s (1 - e^{-2h}) (m_0 + \frac12 D_1) +
+    \sigma_s \sqrt{1 - e^{-2h}} z`. The first step, and a step from or to an infinite log-SNR, leaves :math:`D_1` out;
+    the other terms are finite for these.
 
-    Differences kept on purpose. The published third-order multistep update (the official code, diffusers, k-diffusion) lacks the
-    factor 2 before :math:`D_2` and converges at order 2: ``public_form`` gives it. The public codes start with Euler's step and, below
-    15 steps, end at lower orders; ours starts with single steps (``warm_start``) and ends with DDIM's step to clean data.
+    Intended differences. The published third-order multistep update (the official code, diffusers, k-diffusion) lacks
+    the factor 2 before :math:`D_2` and converges at order 2; ``public_form`` gives it. The public codes start with
+    Euler's step and, below 15 steps, end at lower orders. This class starts with single steps (``warm_start``) and ends
+    with DDIM's step to clean data.
 
     Args:
         order: 2 or 3; 2 for ``sde``.
         variant: ``multistep``, ``singlestep`` or ``sde``.
-        public_form: the third-order multistep update as it is published, of order 2.
-        warm_start: of ``multistep``: its first order - 1 steps are ``singlestep``, 2S or 3S, so a 2M walk makes 1 network call
-            more than it has steps and a 3M walk 4 more; or ``euler``: 1M, then 2M, as the public codes, with none more.
+        public_form: use the third-order multistep update as published, which converges at order 2.
+        warm_start: how ``multistep`` takes its first order - 1 steps. ``singlestep``: by 2S or 3S, which adds 1 network
+            call in all for 2M and 4 for 3M; ``euler``: by 1M, then 2M, as the public codes do, with no further network
+            call.
     """
 
     orders = (2, 3)
@@ -79,11 +93,11 @@ class DPMSolverPP(InX0, MultistepSampler):
         if state is not None and math.isfinite(at_s.half_log_snr) and at_t.half_log_snr != at_s.half_log_snr:
             points = usable((*points, *(state.history or ()))[: self.solver_order], at_s.half_log_snr)
             weights = quadrature(nodes_of(points, at_t.half_log_snr, at_s.half_log_snr), [1.0, 0.5][: len(points)])
-        decay = at_s.sigma / at_s.alpha * at_t.alpha / at_t.sigma  # e^-h, finite at either end
-        fresh = 1 - decay**2
-        x = combine(x, at_s.sigma / at_t.sigma * decay, points, [at_s.alpha * fresh * w for w in weights])
+        decay = at_s.sigma / at_s.alpha * at_t.alpha / at_t.sigma  # e^-h, finite at both ends
+        added = 1 - decay**2  # share of sigma_s^2 that the noise of this step makes up
+        x = combine(x, at_s.sigma / at_t.sigma * decay, points, [at_s.alpha * added * w for w in weights])
         if at_s.sigma > 0:
-            x.add_(noise.like(x), alpha=at_s.sigma * math.sqrt(max(0.0, fresh)))
+            x.add_(noise.like(x), alpha=at_s.sigma * math.sqrt(max(0.0, added)))
         return x, State(denoised, points[:1] if math.isfinite(at_t.half_log_snr) else ())
 
     def solve(

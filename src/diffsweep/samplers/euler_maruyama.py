@@ -1,4 +1,11 @@
-"""Euler and Maruyama's method on the reverse SDE."""
+r"""The Euler-Maruyama method on the reverse SDE.
+
+.. math:: x_s = \alpha_s x_0 + \Big(\sigma_s - \frac{v_{ts}}{2 \sigma_t}\Big) \epsilon + \sqrt{v_{ts}} \, z
+
+is its step from t to s < t, with the denoiser's :math:`x_0, \epsilon` at t, the variance
+:math:`v_{ts} = \sigma_t^2 - (\alpha_t / \alpha_s)^2 \sigma_s^2` that the forward process adds from s to t, and standard
+normal z.
+"""
 
 import math
 from dataclasses import dataclass
@@ -12,16 +19,19 @@ from diffsweep.samplers.conditioned import ConditionedDenoiser
 
 @dataclass(kw_only=True, eq=False)
 class EulerMaruyama(Sampler):
-    r"""Euler and Maruyama's method on the reverse SDE (Song et al. 2021, arXiv:2011.13456, eq. 6): the sampling ODE, the score's other half
-    and noise,
+    r"""Sample with the Euler-Maruyama method on the reverse SDE (Song et al. 2021, arXiv:2011.13456, eq. 6).
+
+    The reverse SDE is the probability-flow ODE plus a drift of half the score, :math:`-\epsilon / \sigma`, and noise:
 
     .. math:: dx = x_0 \, d\alpha + \epsilon \, d\sigma - \tfrac12 \frac{\epsilon}{\sigma} dG + dW, \quad
         x_s = \alpha_s x_0 + \Big(\sigma_s - \frac{v_{ts}}{2 \sigma_t}\Big) \epsilon + \sqrt{v_{ts}} \, z,
 
-    where W has the variance G that the forward process adds, :math:`v_{ts}` over a step. The step to clean data gives x_0, without noise.
+    where G > 0 is the variance that the forward process adds, :math:`v_{ts}` over a step, and W is Brownian motion of
+    that variance. The step to clean data gives x_0, without noise.
 
-    Differences from score_sde's code, kept on purpose: it takes the rates beta(t) or d sigma^2 / dt at the step's start times dt, which
-    are infinite where no signal is left; here they are the increments of alpha, sigma and G over the step, the same to first order and finite on any schedule.
+    Intended difference from score_sde's code: the code multiplies dt by the rate beta(t) or d sigma^2 / dt at the start
+    of the step, which is infinite where alpha is 0. This class uses the increments of alpha, sigma and G over the step,
+    which are equal to first order and finite on any schedule.
     """
 
     steps: int = 500

@@ -1,14 +1,17 @@
-r"""What the solvers in log-SNR share: exponential integrators (DPM-Solver, UniPC, DEIS).
+r"""Exponential integrators in the log-SNR, the base of DPM-Solver, DPM-Solver++, UniPC and DEIS.
 
-With :math:`\lambda = \log(\alpha / \sigma)`, half the log-SNR, the sampling ODE is :math:`d(x / \sigma) = x_0 \, d e^\lambda`, and as well
-:math:`d(x / \alpha) = \epsilon \, d e^{-\lambda}`, for any alpha and sigma. From :math:`\lambda_t` to :math:`\lambda_s = \lambda_t + h`, with m the x_0
-and z = -h, or m the eps and z = h, both are
+.. math:: x_s = \rho x_t - c z \int_0^1 e^{z (1 - \theta)} m(\lambda_t + \theta h) \, d\theta
 
-.. math:: x_s = \rho x_t - c z \int_0^1 e^{z (1 - \theta)} m(\lambda_t + \theta h) \, d\theta,
+is the exact solution of the probability-flow ODE from :math:`\lambda_t` to :math:`\lambda_s = \lambda_t + h`, where
+:math:`\lambda = \log(\alpha / \sigma)` is half the log-SNR. Either m is the denoiser's x_0, with
+:math:`z = -h, \rho = \sigma_s / \sigma_t, c = \alpha_s`, since the ODE is :math:`d(x / \sigma) = x_0 \, d e^\lambda`;
+or m is its eps, with :math:`z = h, \rho = \alpha_s / \alpha_t, c = \sigma_s`, since the ODE is
+:math:`d(x / \alpha) = \epsilon \, d e^{-\lambda}` as well.
 
-with :math:`\rho = \sigma_s / \sigma_t, c = \alpha_s` for x_0 and :math:`\rho = \alpha_s / \alpha_t, c = \sigma_s` for eps. A solver replaces the integral by
-:math:`\sum_k w_k m_k` over points :math:`\theta_k` where m is known. The weights are those with :math:`\sum_k w_k \theta_k^i = \mu_i`: exact for polynomials
-where :math:`\mu_i = i! \, \varphi_{i+1}(z)`, the integral of :math:`\theta^i`; published solvers take simpler moments where the order allows it.
+A solver replaces the integral by :math:`\sum_k w_k m_k` over nodes :math:`\theta_k` at which m was evaluated. The
+weights solve :math:`\sum_k w_k \theta_k^i = \mu_i`. They are exact for polynomials m where the moments are
+:math:`\mu_i = \int_0^1 e^{z (1 - \theta)} \theta^i \, d\theta = i! \, \varphi_{i+1}(z)`; published solvers use simpler
+moments where the order allows it.
 """
 
 import math
@@ -26,28 +29,40 @@ from diffsweep.samplers.options import Spacing, one_of
 from diffsweep.schedules import Level
 
 WarmStart = Literal["singlestep", "euler"]
-Moments = Callable[[int, float], list[float]]  # of how many outputs, at z
+Moments = Callable[[int, float], list[float]]  # from the number of outputs and z, the moments mu_i
 
 
 class Point(NamedTuple):
-    """What a denoiser said: ``output``, the x0 or the eps, at a ``place`` on the way, such as log(alpha / sigma)."""
+    """An output of the denoiser, x0 or eps, and its coordinate, such as log(alpha / sigma)."""
 
-    place: float
+    coordinate: float
     output: Tensor
 
 
-def usable(points: tuple[Point, ...], at_s: float) -> tuple[Point, ...]:
-    """Return, of points, newest first, those up to the first that does not lie before the one after it, on the way to ``there``: a walk
-    may have gone back in t."""
+def usable(points: tuple[Point, ...], target: float) -> tuple[Point, ...]:
+    """Return the newest points that lie in order on the way to ``target``.
+
+    Points are given newest first. Where a trajectory has gone back in t (:meth:`Sampler.step` allows it), an older
+    point does not lie behind the newer one as seen from the target; it and all older ones are left out.
+
+    Args:
+        points: outputs of this step and of the steps before, newest first.
+        target: the coordinate at which the step ends.
+    """
     for count in range(1, len(points)):
-        if (points[count - 1].place - points[count].place) * (at_s - points[0].place) <= 0:
+        if (points[count - 1].coordinate - points[count].coordinate) * (target - points[0].coordinate) <= 0:
             return points[:count]
     return points
 
 
 def phi(k: int, z: float) -> float:
-    r""":math:`\varphi_k(z) = \int_0^1 e^{z (1 - \theta)} \theta^{k-1} / (k-1)! \, d\theta` for k >= 1: :math:`\varphi_1 = (e^z - 1) / z`,
-    :math:`\varphi_{k+1} = (\varphi_k - 1/k!) / z`, whose cancellation for small z a series avoids."""
+    r"""Return :math:`\varphi_k(z)` for k >= 1, the functions of exponential integrators.
+
+    .. math:: \varphi_k(z) = \int_0^1 e^{z (1 - \theta)} \theta^{k-1} / (k-1)! \, d\theta
+
+    :math:`\varphi_1 = (e^z - 1) / z` and :math:`\varphi_{k+1} = (\varphi_k - 1/k!) / z`. For |z| < 1 a series avoids
+    the cancellation.
+    """
     if abs(z) < 1:
         return sum(z**j / math.factorial(j + k) for j in range(18))
     value = math.expm1(z) / z
@@ -57,17 +72,24 @@ def phi(k: int, z: float) -> float:
 
 
 def exact_moments(count: int, z: float) -> list[float]:
-    r""":math:`\int_0^1 e^{z (1 - \theta)} \theta^i d\theta = i! \, \varphi_{i+1}(z)` for i below ``count``."""
+    r"""Return :math:`\int_0^1 e^{z (1 - \theta)} \theta^i d\theta = i! \, \varphi_{i+1}(z)` for i < ``count``."""
     return [math.factorial(i) * phi(i + 1, z) for i in range(count)]
 
 
 def middle_moments(count: int, z: float) -> list[float]:
-    r"""Return :math:`\varphi_1, \varphi_1 / 2` for the two outputs of a step through its middle."""
+    r"""Return the moments :math:`\varphi_1(z), \varphi_1(z) / 2` of published solvers of order 2."""
     return [phi(1, z), phi(1, z) / 2][:count]
 
 
 def quadrature(nodes: Sequence[float], moments: Sequence[float]) -> list[float]:
-    r"""The weights of distinct nodes with :math:`\sum_k w_k \theta_k^i = \mu_i`: each Lagrange polynomial under the moments."""
+    r"""Return the weights w with :math:`\sum_k w_k \theta_k^i = \mu_i`.
+
+    Weight k is the moment of the Lagrange polynomial that is 1 at node k.
+
+    Args:
+        nodes: distinct :math:`\theta_k`.
+        moments: :math:`\mu_i`, as many as nodes.
+    """
     weights = []
     for node in nodes:
         polynomial = [1.0]  # coefficients, lowest first
@@ -82,24 +104,30 @@ def quadrature(nodes: Sequence[float], moments: Sequence[float]) -> list[float]:
 
 
 def combine(x: Tensor, scale: float, points: Sequence[Point], weights: Sequence[float]) -> Tensor:
-    """Return ``scale x`` and the weighted outputs of points."""
+    """Return ``scale x`` plus the weighted sum of the outputs of ``points``."""
     result = x * scale
     for point, weight in zip(points, weights, strict=True):
         result.add_(point.output, alpha=weight)
     return result
 
 
-def nodes_of(points: Sequence[Point], at_t: float, at_s: float) -> list[float]:
-    """Return where points lie on the way: 0 here, 1 there, below 0 before."""
-    return [(point.place - at_t) / (at_s - at_t) for point in points]
+def nodes_of(points: Sequence[Point], begin: float, end: float) -> list[float]:
+    """Return the coordinates of points relative to a step: 0 at its beginning, 1 at its end, negative before it.
+
+    Args:
+        points: outputs with their coordinates.
+        begin, end: the coordinates between which the step lies.
+    """
+    return [(point.coordinate - begin) / (end - begin) for point in points]
 
 
 @dataclass(kw_only=True, eq=False)
 class ExponentialSampler(Sampler):
-    """A solver in log-SNR. A subclass takes a step between finite log-SNRs, and integrates x0 (:class:`InX0`) or eps (:class:`InEps`).
+    """A sampler that solves the probability-flow ODE in the log-SNR.
 
-    A step from or to an infinite log-SNR (clean data; t = 1 of a schedule of zero terminal SNR) is DDIM's,
-    ``x_s = alpha_s x0 + sigma_s eps``, and leaves no history.
+    A subclass defines :meth:`solve`, a step between finite log-SNRs, and integrates x0 (:class:`InX0`) or eps
+    (:class:`InEps`). A step from or to an infinite log-SNR (clean data; t = 1 of a schedule of zero terminal SNR) is
+    DDIM's, ``x_s = alpha_s x0 + sigma_s eps``, and leaves no history.
     """
 
     steps: int = 20
@@ -119,31 +147,48 @@ class ExponentialSampler(Sampler):
     def solve(
         self, denoise: ConditionedDenoiser, x: Tensor, step: Step[float], denoised: Denoised, history: Any
     ) -> tuple[Tensor, Any]:
-        """Take a step between distinct finite log-SNRs: return x there, and the history for the next step; None for none."""
+        """Take a step between distinct finite log-SNRs.
+
+        Args:
+            denoise: the denoiser, bound to its condition and its clip.
+            x: the state at t, (B, ...).
+            step: the levels at t and s, as numbers.
+            denoised: the denoiser's estimate at t.
+            history: what the previous step returned; None for the first step and after a step of infinite log-SNR.
+
+        Returns:
+            x at s, and the history for the next step; None for a solver without history.
+        """
 
     @abstractmethod
     def output(self, denoised: Denoised) -> Tensor:
-        """Return what is integrated: the x0 or the eps."""
+        """Return the quantity that is integrated: x0 or eps."""
 
     @abstractmethod
     def linear_part(self, at_t: Level[float], at_s: Level[float]) -> tuple[float, float, float]:
-        """Return rho, c and z of the formula."""
+        r"""Return :math:`\rho, c, z` of :math:`x_s = \rho x_t - c z \int_0^1 e^{z (1 - \theta)} m \, d\theta`."""
 
-    def point(self, at: Level[float], denoised: Denoised) -> Point:
-        """Return what is integrated, at its place."""
-        return Point(at.half_log_snr, self.output(denoised))
+    def point(self, level: Level[float], denoised: Denoised) -> Point:
+        """Return the integrated quantity at a level, with log(alpha / sigma) as its coordinate."""
+        return Point(level.half_log_snr, self.output(denoised))
 
     def weights(
         self, at_t: Level[float], at_s: Level[float], points: Sequence[Point], moments: Moments = exact_moments
     ) -> list[float]:
-        """Return what the quadrature multiplies each output by, :math:`-c z w_k`."""
+        """Return the factor of each output in a step from t to s, :math:`-c z w_k`.
+
+        Args:
+            at_t, at_s: the levels at the two ends of the step.
+            points: the outputs, each with its coordinate.
+            moments: the moments that define the weights w.
+        """
         _, c, z = self.linear_part(at_t, at_s)
         return [
             -c * z * w
             for w in quadrature(nodes_of(points, at_t.half_log_snr, at_s.half_log_snr), moments(len(points), z))
         ]
 
-    def moved(
+    def integrated(
         self,
         x: Tensor,
         at_t: Level[float],
@@ -151,16 +196,17 @@ class ExponentialSampler(Sampler):
         points: Sequence[Point],
         moments: Moments = exact_moments,
     ) -> Tensor:
-        """Return x there, by the quadrature over ``points``."""
+        """Return x at s from x at t, by the quadrature over ``points``."""
         return combine(x, self.linear_part(at_t, at_s)[0], points, self.weights(at_t, at_s, points, moments))
 
     def single_step(
         self, order: int, denoise: ConditionedDenoiser, x: Tensor, step: Step[float], denoised: Denoised
     ) -> Tensor:
-        r"""Take a step of order 1, 2 or 3 that needs no history, of as many network calls, one of which is ``denoised``.
+        r"""Return x at s by a step of order 1, 2 or 3 that uses no history.
 
-        Order 2 goes through the middle, with :func:`middle_moments`; order 3 through a third and two thirds of the step,
-        with exact moments: the published DPM-Solver-2 and 3, DPM-Solver++ 2S and 3S.
+        It takes as many network calls as the order; the first one is given as ``denoised``. Order 2 evaluates the
+        denoiser at the middle of the step in log-SNR, with :func:`middle_moments`; order 3 at one third and at two
+        thirds, with exact moments. These are the published DPM-Solver-2 and 3, and DPM-Solver++ 2S and 3S.
         """
         at_t, at_s, first = step.at_t, step.at_s, self.point(step.at_t, denoised)
 
@@ -168,17 +214,17 @@ class ExponentialSampler(Sampler):
             between = denoise.schedule.at_log_snr(
                 2 * (at_t.half_log_snr + share * (at_s.half_log_snr - at_t.half_log_snr))
             )
-            return self.point(between, denoise(self.moved(x, at_t, between, points), between))
+            return self.point(between, denoise(self.integrated(x, at_t, between, points), between))
 
         if order == 1:
-            return self.moved(x, at_t, at_s, [first])
+            return self.integrated(x, at_t, at_s, [first])
         if order == 2:
-            return self.moved(x, at_t, at_s, [first, inner(1 / 2, first)], middle_moments)
-        return self.moved(x, at_t, at_s, [first, inner(2 / 3, first, inner(1 / 3, first))])
+            return self.integrated(x, at_t, at_s, [first, inner(1 / 2, first)], middle_moments)
+        return self.integrated(x, at_t, at_s, [first, inner(2 / 3, first, inner(1 / 3, first))])
 
 
 class InX0:
-    """Integrates x0, over x / sigma."""
+    r"""A solver that integrates x0, from :math:`d(x / \sigma) = x_0 \, d e^\lambda`."""
 
     def output(self, denoised: Denoised) -> Tensor:
         return denoised.x0
@@ -188,7 +234,7 @@ class InX0:
 
 
 class InEps:
-    """Integrates eps, over x / alpha."""
+    r"""A solver that integrates eps, from :math:`d(x / \alpha) = \epsilon \, d e^{-\lambda}`."""
 
     def output(self, denoised: Denoised) -> Tensor:
         return denoised.eps
@@ -199,17 +245,19 @@ class InEps:
 
 @dataclass(kw_only=True, eq=False)
 class MultistepSampler(ExponentialSampler):
-    """A solver whose step of order p uses p - 1 outputs of the steps before: one network call a step.
+    """A multistep solver of order p, whose step uses the outputs of the p - 1 steps before it.
+
+    A step takes one network call.
 
     Args:
-        order: p; ``.order`` is then the order of convergence, see :meth:`convergence`.
-        warm_start: how a walk takes its first p - 1 steps, where outputs are missing (and again after a step from infinite
-            log-SNR). ``singlestep``: by single steps of order p, each of p network calls in place of one, so p (p - 1) calls in
-            place of p - 1; ``euler``: at the orders 1, ..., p - 1, as the public codes do, with no further call but at
-            the price of the order of convergence where p is 3 and the log-SNR begins late.
+        order: p. On the object, ``.order`` is the order of convergence, see :meth:`convergence`.
+        warm_start: how the first p - 1 steps are taken, for which outputs are missing (so too after a step from
+            infinite log-SNR). ``singlestep``: by single steps of order p, each of p network calls, so p (p - 1) calls
+            in place of p - 1; ``euler``: at the orders 1, ..., p - 1, as the public codes do, with no further call, but
+            with a lower order of convergence where p is 3 and sampling starts late, at alpha = sigma for example.
 
     Attributes:
-        orders: those that there are.
+        orders: the orders that the solver supports.
         solver_order: p.
     """
 
@@ -235,9 +283,9 @@ class MultistepSampler(ExponentialSampler):
         if len(points) < self.solver_order and self.warm_start == "singlestep":
             x = self.single_step(self.solver_order, denoise, x, step, denoised)
         else:
-            x = self.moved(x, at_t, at_s, points, self.moments)
+            x = self.integrated(x, at_t, at_s, points, self.moments)
         return x, points[: self.solver_order - 1]
 
     def moments(self, count: int, z: float) -> list[float]:
-        """Return those of the multistep update of ``count`` outputs; exact by default."""
+        """Return the moments of the multistep update with ``count`` outputs; exact by default."""
         return exact_moments(count, z)

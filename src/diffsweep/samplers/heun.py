@@ -1,4 +1,11 @@
-"""Heun's method on the sampling ODE, with EDM's churn."""
+r"""Heun's method on the probability-flow ODE, with EDM's churn.
+
+.. math:: x_s = x_t + \tfrac12 (x_0 + x_0') (\alpha_s - \alpha_t)
+    + \tfrac12 (\epsilon + \epsilon') (\sigma_s - \sigma_t)
+
+is its step from t to s < t: the trapezoid rule on :math:`dx = x_0 \, d\alpha + \epsilon \, d\sigma`, with the
+denoiser's :math:`x_0, \epsilon` at t and its :math:`x_0', \epsilon'` at s, evaluated where Euler's step ends.
+"""
 
 import math
 from dataclasses import dataclass
@@ -14,27 +21,32 @@ from diffsweep.schedules import Level, Schedule
 
 @dataclass(kw_only=True, eq=False)
 class Heun(Sampler):
-    r"""The trapezoid rule on the ODE ``dx = x0 d alpha + eps d sigma`` (EDM, Karras et al. 2022, arXiv:2206.00364, alg. 1 and 2), of order 2:
+    r"""Sample with Heun's method on the probability-flow ODE (EDM, Karras et al. 2022, arXiv:2206.00364, alg. 1 and 2).
 
-    .. math:: x_s = x_t + \tfrac12 (x_0 + x_0') (\alpha_s - \alpha_t) + \tfrac12 (\epsilon + \epsilon') (\sigma_s - \sigma_t),
+    It is the trapezoid rule on ``dx = x0 d alpha + eps d sigma``, of order 2:
 
-    with :math:`x_0', \epsilon'` at s, where Euler's step arrives. Two network calls a step; the step to clean data is Euler's, of one.
-    Down to clean data in equal steps of t it is of order 2 where sigma is smooth in t (flow, EDM, sub-VP); where sigma grows like the root of t
-    (VP, DDPM's schedules) of 1.5, and of order 2 with ``spacing=quadratic`` or ``karras``.
+    .. math:: x_s = x_t + \tfrac12 (x_0 + x_0') (\alpha_s - \alpha_t)
+        + \tfrac12 (\epsilon + \epsilon') (\sigma_s - \sigma_t),
 
-    Before a step from :math:`r = \sigma_t / \alpha_t` with ``s_min`` <= r <= ``s_max``, churn raises the noise to
-    :math:`\hat r = (1 + \gamma) r`, :math:`\gamma = \min(s_{churn} / steps, \sqrt 2 - 1)`:
-    :math:`\hat x = \hat\alpha (x / \alpha_t + \sqrt{\hat r^2 - r^2} \, z)`.
-    EDM's :math:`S_{noise}` is ``temperature``. What the callback sees of the denoiser is then what it said of :math:`\hat x`.
+    with :math:`x_0', \epsilon'` evaluated at s, where Euler's step ends. A step takes two network calls; the step to
+    clean data is Euler's and takes one. Down to clean data in equal steps of t, the order is 2 where sigma is smooth in
+    t (flow, EDM, sub-VP) and 1.5 where sigma grows like the square root of t (VP, DDPM's schedules); with
+    ``spacing=quadratic`` or ``karras`` it is 2 for these too.
 
-    Differences from the public codes (EDM, k-diffusion, diffusers), kept on purpose. It is theirs for alpha = 1; elsewhere they take
-    the trapezoid in :math:`\sigma / \alpha`, which is infinite where no signal is left, while this one starts from there, and is of
-    order 2 as well. The time at s is that of its log-SNR. Churn does not go beyond the noise of t = 1: there EDM asks the network about more than
+    Churn adds noise before a step from :math:`r = \sigma_t / \alpha_t` with ``s_min`` <= r <= ``s_max``. It raises the
+    noise level to :math:`\hat r = (1 + \gamma) r`, :math:`\gamma = \min(s_{churn} / steps, \sqrt 2 - 1)`, by
+    :math:`\hat x = \hat\alpha (x / \alpha_t + \sqrt{\hat r^2 - r^2} \, z)`. The callback then gets the denoiser's
+    estimate at :math:`\hat x`. EDM's :math:`S_{noise}` is the option ``temperature``.
+
+    Intended differences from the public codes (EDM, k-diffusion, diffusers). For alpha = 1 the method equals theirs.
+    For other alpha they use the trapezoid rule in :math:`\sigma / \alpha`, which is infinite where alpha is 0; this
+    class can start at alpha = 0, and is of order 2 as well. The time of a raised noise level is the one at which the
+    schedule has that log-SNR. Churn does not exceed the noise level of t = 1, where EDM evaluates the network above
     sigma_max.
 
     Args:
-        s_churn: how much noise is added over the walk, at least 0; 0 is deterministic.
-        s_min, s_max: the range of sigma / alpha with churn.
+        s_churn: the amount of noise that is added over all steps, at least 0; 0 is deterministic.
+        s_min, s_max: the range of sigma / alpha in which noise is added.
     """
 
     steps: int = 25
@@ -49,7 +61,7 @@ class Heun(Sampler):
             raise ValueError(f"churn needs 0 <= sampler.s_min <= sampler.s_max, not {self.s_min} and {self.s_max}")
         if self.s_churn == 0 and (self.s_min > 0 or self.s_max < math.inf):
             raise ValueError(
-                "sampler.s_min and sampler.s_max have nothing to act on: there is no churn; set sampler.s_churn above 0"
+                "sampler.s_min and sampler.s_max have nothing to act on without churn; set sampler.s_churn above 0"
             )
         self.order = 2 if self.s_churn == 0 else None
         super().__post_init__()
@@ -65,7 +77,7 @@ class Heun(Sampler):
         return x, State(denoised)
 
     def _churned(self, schedule: Schedule, x: Tensor, at_t: Level[float], noise: Noise) -> tuple[Tensor, Level[float]]:
-        """Return x with more noise, and its level then; both as they are where there is no churn."""
+        """Return x with the noise of churn added, and its new level; both unchanged for a step without churn."""
         if self.s_churn == 0 or at_t.alpha == 0 or not self.s_min <= at_t.ratio <= self.s_max:
             return x, at_t
         gamma = min(self.s_churn / self.steps, math.sqrt(2) - 1)
@@ -76,6 +88,12 @@ class Heun(Sampler):
         return torch.add(x * (raised.alpha / at_t.alpha), noise.like(x), alpha=added), raised
 
 
-def trapezoid(moved: Tensor, at_t: Denoised, at_s: Denoised, d_alpha: float, d_sigma: float) -> Tensor:
-    """``moved``, where Euler's step arrives, plus half of what the slope changes on the way; in place."""
-    return moved.add_(at_s.x0 - at_t.x0, alpha=d_alpha / 2).add_(at_s.eps - at_t.eps, alpha=d_sigma / 2)
+def trapezoid(euler: Tensor, first: Denoised, second: Denoised, d_alpha: float, d_sigma: float) -> Tensor:
+    """Return the end of a step by the trapezoid rule, computed in place from the end of Euler's step.
+
+    Args:
+        euler: x at the end of Euler's step, (B, ...); overwritten.
+        first, second: the denoiser's estimates at the beginning and at the end of Euler's step.
+        d_alpha, d_sigma: the changes of alpha and sigma over the step.
+    """
+    return euler.add_(second.x0 - first.x0, alpha=d_alpha / 2).add_(second.eps - first.eps, alpha=d_sigma / 2)

@@ -1,4 +1,12 @@
-"""Annealed Langevin dynamics, and the Langevin steps that a predictor-corrector takes too."""
+r"""Annealed Langevin dynamics, and Langevin steps at one noise level.
+
+.. math:: x \leftarrow x - \frac{\delta}{2 \sigma_t} \epsilon + \sqrt\delta \, z,
+    \quad \delta = (2 \, \mathrm{snr} \, \sigma_t)^2
+
+is a Langevin step at the level t: a step of size delta / 2 along the score :math:`-\epsilon / \sigma_t`, plus standard
+normal noise z. Many such steps sample from :math:`p_t(x)`. :class:`~diffsweep.samplers.PredictorCorrector` takes such
+steps as its corrector.
+"""
 
 from dataclasses import dataclass
 
@@ -13,22 +21,22 @@ from diffsweep.schedules import Level
 
 @dataclass(kw_only=True, eq=False)
 class LangevinSampler(Sampler):
-    r"""A sampler that takes Langevin steps at a noise level: :math:`x \leftarrow x + \frac\delta2 \nabla \log p_t(x) + \sqrt\delta z`,
-    :math:`\delta = (2 \, \mathrm{snr} \, \sigma_t)^2`.
+    r"""A sampler that takes Langevin steps at each noise level.
 
-    The score is :math:`-\epsilon / \sigma`. The step is score_sde's,
-    :math:`\delta = 4 (\mathrm{snr} \lVert z \rVert / \lVert \mathrm{score} \rVert)^2` in this form, with
-    :math:`\lVert z \rVert / \lVert \mathrm{score} \rVert` at sigma, about what it is for images: its code takes the
-    means of the norms over the batch, which would make a sample depend on the others.
+    A Langevin step is :math:`x \leftarrow x + \frac\delta2 \nabla \log p_t(x) + \sqrt\delta z`,
+    :math:`\delta = (2 \, \mathrm{snr} \, \sigma_t)^2`, with the score :math:`-\epsilon / \sigma`. score_sde's code has
+    :math:`\delta = 4 (\mathrm{snr} \lVert z \rVert / \lVert \mathrm{score} \rVert)^2` in this form, with the means of
+    the norms over the batch, which make a sample depend on the others. Here
+    :math:`\lVert z \rVert / \lVert \mathrm{score} \rVert` is replaced by sigma, about its value for images.
 
-    A step draws noise several times: draw k of step i, of which each has n, is that of the counted step n i + k.
+    A step of the sampler draws noise several times. If it draws n times, draw k of step i has the counter n i + k.
 
     Args:
         snr: the signal-to-noise ratio of a Langevin step, above 0 and below 1.
-        corrections: Langevin steps at each level, at least 1.
+        corrections: the number of Langevin steps at each level, at least 1.
 
     Attributes:
-        other_draws: how often a step draws noise before its Langevin steps do.
+        other_draws: the number of draws that a step makes besides those of its Langevin steps.
     """
 
     other_draws = 0
@@ -43,37 +51,49 @@ class LangevinSampler(Sampler):
             raise ValueError(f"sampler.corrections lies between 1 and {2**12 - 1}, not {self.corrections}")
 
     def corrected(
-        self, denoise: ConditionedDenoiser, x: Tensor, at: Level[float], denoised: Denoised, noise: Noise
+        self, denoise: ConditionedDenoiser, x: Tensor, level: Level[float], denoised: Denoised, noise: Noise
     ) -> Tensor:
-        """Return x after the Langevin steps at a level, the first of which uses ``denoised``."""
-        std = 2 * self.snr * at.sigma
+        """Return x after the Langevin steps at a level.
+
+        Args:
+            denoise: the denoiser, bound to its condition and its clip.
+            x: the state at the level, (B, ...).
+            level: the time, with alpha and sigma at that time.
+            denoised: the denoiser's estimate at x, which the first Langevin step uses.
+            noise: the noise of this step of the sampler.
+        """
+        std = 2 * self.snr * level.sigma
         for k in range(self.corrections):
-            eps = (denoise(x, at) if k > 0 else denoised).eps
-            x = torch.add(x, eps, alpha=-(std**2) / (2 * at.sigma))
+            eps = (denoise(x, level) if k > 0 else denoised).eps
+            x = torch.add(x, eps, alpha=-(std**2) / (2 * level.sigma))
             x = x.add_(self.drawn(noise, self.other_draws + k).like(x), alpha=std)
         return x
 
     def drawn(self, noise: Noise, k: int) -> Noise:
-        """Return the noise of the k-th draw within a walk's step."""
+        """Return the noise of draw k within a step of the sampler."""
         return noise.at(noise.step * (self.other_draws + self.corrections) + k)
 
 
 @dataclass(kw_only=True, eq=False)
 class Langevin(LangevinSampler):
-    r"""Annealed Langevin dynamics (Song & Ermon 2019, arXiv:1907.05600, alg. 1): at each level ``corrections`` steps of
+    r"""Sample with annealed Langevin dynamics (Song & Ermon 2019, arXiv:1907.05600, alg. 1).
 
-    .. math:: x \leftarrow x - \frac{\delta}{2 \sigma_t} \epsilon + \sqrt\delta z, \quad \delta = (2 \, \mathrm{snr} \, \sigma_t)^2,
+    At each level it takes ``corrections`` Langevin steps
 
-    then on to the next level with the same :math:`x / \sqrt{\alpha^2 + \sigma^2}`. The step to clean data ends with x_0 (the denoising step of
-    arXiv:2006.09011), of one network call more.
+    .. math:: x \leftarrow x - \frac{\delta}{2 \sigma_t} \epsilon + \sqrt\delta z,
+        \quad \delta = (2 \, \mathrm{snr} \, \sigma_t)^2,
 
-    No predictor takes the noise away, and where it is small the steps are as well: some noise stays in the sample (with these
-    settings, 250 steps and the linear schedule a variance of 0.016), and a thousand network calls are few. What it is best for is the
-    corrector of :class:`~diffsweep.samplers.PredictorCorrector`.
+    then goes to the next level with the same :math:`x / \sqrt{\alpha^2 + \sigma^2}`. The step to clean data ends with
+    x_0 (the denoising step of arXiv:2006.09011), which takes one more network call.
 
-    Differences from the public code (NCSN), kept on purpose. Its :math:`\delta = 2 \epsilon \sigma^2 / \sigma_L^2` is this one for
-    :math:`\mathrm{snr}^2 = \epsilon / (2 \sigma_L^2)`, and its x is kept from level to level: the same where sigma is small and alpha 1; the norm
-    kept here suits every alpha and starts with any share of signal.
+    No predictor removes noise, and the Langevin steps are small where sigma is, so some noise stays in the samples (a
+    variance of 0.016 with these defaults, 250 steps and the linear schedule), and even a thousand network calls are
+    few. As the corrector of :class:`~diffsweep.samplers.PredictorCorrector` such steps are more useful.
+
+    Intended differences from the public code (NCSN). Its :math:`\delta = 2 \epsilon \sigma^2 / \sigma_L^2`, with its
+    step size epsilon, is the same for :math:`\mathrm{snr}^2 = \epsilon / (2 \sigma_L^2)`. It keeps x unchanged from
+    level to level, which is equal where alpha is 1 and sigma small; keeping :math:`x / \sqrt{\alpha^2 + \sigma^2}`
+    suits every alpha and any log-SNR at the start.
     """
 
     steps: int = 100

@@ -1,4 +1,11 @@
-"""Linear multistep solvers in sigma / alpha, and the one whose coefficients fit the steps as they lie."""
+r"""Linear multistep solvers in sigma / alpha.
+
+.. math:: x_s = \alpha_s \Big(\frac{x_t}{\alpha_t} + (r_s - r_t) \sum_k w_k \epsilon_k\Big), \quad r = \sigma / \alpha
+
+is their step from t to s < t on the probability-flow ODE :math:`d(x / \alpha) = \epsilon \, dr`: its slope is a
+weighted mean of the eps :math:`\epsilon_k` of this step and of the steps before. LMS computes the weights for steps of
+any size; PLMS uses those of equal steps.
+"""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -15,17 +22,21 @@ from diffsweep.schedules import Level
 
 
 class LinearMultistepSampler(Sampler):
-    r"""With :math:`r = \sigma / \alpha` the sampling ODE is :math:`d(x / \alpha) = \epsilon \, dr`, and a step takes a weighted mean of the eps
-    of this step and of those before it for the slope:
+    r"""A sampler whose step uses a weighted mean of the last eps as the slope of the probability-flow ODE.
 
-    .. math:: x_s = \alpha_s x_0 + \sigma_s \epsilon + \alpha_s (r_s - r_t) \sum_k w_k (\epsilon_k - \epsilon), \quad \sum_k w_k = 1.
+    With :math:`r = \sigma / \alpha` the ODE is :math:`d(x / \alpha) = \epsilon \, dr`, and a step from t to s is
 
-    From where no signal is left, r being infinite, the step is Euler's and leaves no history. So is the step to clean data
-    where ``clip`` is on, so that the sample stays in the data's range. History that does not lie before the step, in a walk that has
-    gone back in t, is dropped.
+    .. math:: x_s = \alpha_s x_0 + \sigma_s \epsilon + \alpha_s (r_s - r_t) \sum_k w_k (\epsilon_k - \epsilon),
+        \quad \sum_k w_k = 1,
+
+    with :math:`x_0, \epsilon` at t and :math:`\epsilon_k` the eps at t and of the steps before.
+
+    A step from alpha = 0, where r is infinite, leaves no history. The step to clean data is Euler's where ``clip`` is
+    on, so that the sample stays in the data's range. Where a trajectory has gone back in t, eps that do not lie before
+    the step are dropped.
     """
 
-    memory: int  # how many eps a step uses
+    memory: int  # the number of eps that a step uses
 
     def advance(
         self, denoise: ConditionedDenoiser, x: Tensor, step: Step[float], state: State | None, noise: Noise
@@ -47,17 +58,30 @@ class LinearMultistepSampler(Sampler):
     def begin(
         self, denoise: ConditionedDenoiser, x: Tensor, step: Step[float], denoised: Denoised, slopes: Sequence[Point]
     ) -> Tensor:
-        """Take a step, not to clean data, for which some history is missing; ``slopes`` is empty where no signal is left."""
+        """Return x at the end of a step for which history is missing; s is not clean data.
+
+        Args:
+            denoise: the denoiser, bound to its condition and its clip.
+            x: the state at t, (B, ...).
+            step: the levels at t and s, as numbers.
+            denoised: the denoiser's estimate at t.
+            slopes: the eps at t and those of steps before, newest first; empty where alpha_t is 0.
+        """
 
     @abstractmethod
     def weights(self, slopes: Sequence[Point], ratio: float) -> list[float]:
-        """Return the weights of the newest slope, an eps at its sigma / alpha, and of those before it, for a step to ``ratio``."""
+        """Return the weights of the slopes for a step to sigma / alpha = ``ratio``; they add up to 1.
+
+        Args:
+            slopes: eps with their sigma / alpha, newest first.
+            ratio: sigma / alpha at the end of the step.
+        """
 
     def multistep(self, denoised: Denoised, slopes: Sequence[Point], at_s: Level[float]) -> Tensor:
-        """Return x there by the slopes there are, the newest first; by Euler's step for none."""
+        """Return x at s by the given slopes, newest first; by Euler's step for fewer than two."""
         if len(slopes) < 2:
             return euler_step(denoised, at_s.alpha, at_s.sigma)
-        change = at_s.alpha * (at_s.ratio - slopes[0].place)
+        change = at_s.alpha * (at_s.ratio - slopes[0].coordinate)
         newest, *older = self.weights(slopes, at_s.ratio)
         x = euler_step(denoised, at_s.alpha, at_s.sigma + change * (newest - 1))
         for weight, slope in zip(older, slopes[1:], strict=True):
@@ -67,21 +91,24 @@ class LinearMultistepSampler(Sampler):
 
 @dataclass(kw_only=True, eq=False)
 class LMS(LinearMultistepSampler):
-    r"""Linear multistep of order p (k-diffusion's ``sample_lms``; Adams and Bashforth's method for steps of any size): the weights are those
-    of the polynomial through the last p eps, :math:`w_k = \frac{1}{r_s - r_t} \int_{r_t}^{r_s} \prod_{j \ne k} \frac{r - r_j}{r_k - r_j} \, dr`.
-    One network call a step.
+    r"""Sample with the linear multistep method of order p (k-diffusion's ``sample_lms``).
 
-    Differences from the public codes (k-diffusion, diffusers), kept on purpose. They begin with Euler's step and raise the order
-    step by step: ``warm_start=euler`` gives that, which is of order 2 for any p
-    above where the walk starts late (Euler's one step has an error of order 2). Ours begins with Runge and Kutta's classical step of order 4
-    in the angle :math:`\mathrm{atan2}(\sigma, \alpha)`, finite where no signal is left.
-    They integrate the polynomials
-    numerically, diffusers to 1e-4 and in float32; here they are exact.
+    It is the Adams-Bashforth method for steps of any size, in :math:`r = \sigma / \alpha`. The weights integrate the
+    polynomial through the last p eps:
+    :math:`w_k = \frac{1}{r_s - r_t} \int_{r_t}^{r_s} \prod_{j \ne k} \frac{r - r_j}{r_k - r_j} \, dr`. A step takes one
+    network call.
+
+    Intended differences from the public codes (k-diffusion, diffusers). They begin with Euler's step and raise the
+    order step by step, as ``warm_start=euler`` does. The single Euler step has an error of order 2, so the whole is of
+    order 2 for any p above 2 where sampling starts late, at alpha = sigma for example. The default begins with
+    classical Runge-Kutta steps of order 4 in the angle :math:`\mathrm{atan2}(\sigma, \alpha)`, which is finite where
+    alpha is 0. The public codes integrate the polynomials numerically, diffusers to 1e-4 and in float32; here the
+    integrals are exact.
 
     Args:
         order: p, 1 to 4.
-        warm_start: how the steps that lack history are taken. ``singlestep``: by Runge and Kutta's, of 4 network calls each in
-            place of 1, p - 1 of them (p where the walk begins with no signal); ``euler``: at the orders 1, ..., p - 1.
+        warm_start: how the steps that lack history are taken. ``singlestep``: by Runge-Kutta steps of 4 network calls
+            each; p - 1 of them, or p where sampling starts at alpha = 0; ``euler``: at the orders 1, ..., p - 1.
     """
 
     steps: int = 20
@@ -98,15 +125,15 @@ class LMS(LinearMultistepSampler):
     ) -> Tensor:
         if self.warm_start == "euler" or self.memory == 1:
             return self.multistep(denoised, slopes, step.at_s)
-        at_t, at_s = step.at_t.angle, step.at_s.angle
-        h, middle, u = at_s - at_t, (at_t + at_s) / 2, x / step.at_t.norm
-        k1 = velocity(denoised, at_t)
+        begin, end = step.at_t.angle, step.at_s.angle
+        h, middle, u = end - begin, (begin + end) / 2, x / step.at_t.norm
+        k1 = velocity(denoised, begin)
         k2 = denoise.velocity(u.add(k1, alpha=h / 2), middle)
         k3 = denoise.velocity(u.add(k2, alpha=h / 2), middle)
-        k4 = denoise.velocity(u.add(k3, alpha=h), at_s)
+        k4 = denoise.velocity(u.add(k3, alpha=h), end)
         u = u.add_(k1.add_(k2, alpha=2).add_(k3, alpha=2).add_(k4), alpha=h / 6)
         return u * step.at_s.norm
 
     def weights(self, slopes: Sequence[Point], ratio: float) -> list[float]:
-        nodes = nodes_of(slopes, slopes[0].place, ratio)
+        nodes = nodes_of(slopes, slopes[0].coordinate, ratio)
         return quadrature(nodes, [1 / (i + 1) for i in range(len(nodes))])

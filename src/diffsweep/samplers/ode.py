@@ -1,4 +1,10 @@
-"""The probability-flow ODE by an adaptive solver."""
+r"""The probability-flow ODE, solved by an adaptive solver.
+
+.. math:: \frac{du}{d\phi} = \cos\phi \; \epsilon - \sin\phi \; x_0
+
+is the ODE in the angle :math:`\phi = \mathrm{atan2}(\sigma, \alpha)` of :math:`u = x / \sqrt{\alpha^2 + \sigma^2}`. It
+is finite at both ends of every schedule, and the same for all schedules.
+"""
 
 from dataclasses import dataclass
 
@@ -13,21 +19,25 @@ from diffsweep.schedules import Level
 
 @dataclass(kw_only=True, eq=False)
 class ODE(Sampler):
-    r"""The probability-flow ODE (Song et al. 2021, arXiv:2011.13456, section 4.3) by dopri5 of torchdiffeq, whose steps follow a tolerance.
+    r"""Sample by solving the probability-flow ODE with an adaptive solver (Song et al. 2021, arXiv:2011.13456).
 
-    Each of the ``steps`` intervals is one adaptive solution, so ``steps`` is how often the callback is called, not how many network
-    calls are made. An interval to clean data is integrated down to the schedule's ``t_min`` and ends with Euler's step from
-    there. An interval costs at least 7 network calls and its error is that of the tolerance.
+    The ODE is that of the paper's section 4.3. The solver is dopri5 of torchdiffeq, which chooses its own steps so that
+    their errors stay below ``tolerance``. The ``steps`` of the sampler are intervals, each solved separately, so
+    ``steps`` is the number of calls of the callback, not of network calls. An interval takes at least 7 network calls,
+    and its error follows the tolerance. An interval to clean data is integrated down to the schedule's ``t_min`` and
+    ends with Euler's step from ``t_min``.
 
-    Differences from score_sde's code, kept on purpose: it integrates in t with scipy's RK45 on the CPU, down to 1e-3 or 1e-5; here the variable is
-    the angle, in which the ODE is finite at t = 1 too, and no step goes beyond the end of its interval. As there, the samples of a
-    batch share their steps: another batch changes them within the tolerance. With ``clip`` the right-hand side has kinks, which cost steps.
+    Intended differences from score_sde's code: the code integrates in t with scipy's RK45 on the CPU, down to t = 1e-3
+    or 1e-5. Here the variable is the angle :math:`\mathrm{atan2}(\sigma, \alpha)`, in which the ODE is finite at t = 1
+    too, and no step of the solver goes beyond the end of its interval. In both, the samples of a batch share the
+    solver's steps, so a sample depends on its batch within the tolerance. With ``clip`` the right-hand side has kinks,
+    which cost further steps.
 
     Args:
-        tolerance: relative and absolute, of one step of the solver in u.
+        tolerance: relative and absolute error of one step of the solver, in :math:`u = x / \sqrt{\alpha^2 + \sigma^2}`.
 
     Attributes:
-        order: 5, that of dopri5's steps; the error of a walk follows the tolerance, not ``steps``.
+        order: 5, the order of dopri5's steps; the error of the samples follows the tolerance, not ``steps``.
     """
 
     order = 5
@@ -54,11 +64,11 @@ class ODE(Sampler):
     def _solved(
         self, denoise: ConditionedDenoiser, x: Tensor, denoised: Denoised, at_t: Level[float], at_s: Level[float]
     ) -> Tensor:
-        """Return x there, where sigma is above 0; ``denoised`` is what is known here."""
+        """Return x at s, where sigma is above 0; ``denoised`` is the denoiser's estimate at t."""
         first: list[Tensor] = [velocity(denoised, at_t.angle)]
 
         def rate(phi: Tensor, u: Tensor) -> Tensor:
-            # the solver begins by asking for the slope at the start
+            # the solver's first evaluation is at the start, where the estimate is known
             return first.pop() if first else denoise.velocity(u, float(phi))
 
         return integrate(rate, at_t.angle, at_s.angle, x / at_t.norm, x.device, self.tolerance) * at_s.norm

@@ -1,4 +1,4 @@
-"""The options of a walk, which every sampler has."""
+"""The options that every sampler has: the number of its steps, their times, clipping and temperature."""
 
 import copy
 import math
@@ -18,7 +18,7 @@ Choice = TypeVar("Choice")
 
 
 def one_of(key: str, value: object, allowed: Sequence[Choice]) -> Choice:
-    """Return ``value``, if allowed."""
+    """Return ``value`` if it is allowed; raise a ValueError that names the option ``sampler.<key>`` otherwise."""
     if value not in allowed:
         raise ValueError(f"sampler.{key} is one of {', '.join(map(str, allowed))}, not {value}")
     return allowed[allowed.index(value)]
@@ -26,19 +26,23 @@ def one_of(key: str, value: object, allowed: Sequence[Choice]) -> Choice:
 
 @dataclass(kw_only=True, eq=False)
 class WalkOptions:
-    """The options of a walk. A sampler inherits them, and gives those of its defaults that differ.
+    """The options that every sampler has.
+
+    A sampler inherits from this class and overrides some of its defaults.
 
     Args:
-        steps: intervals of the walk, at least 1.
-        spacing: how the times lie. ``uniform``: equal steps in t; ``trailing`` and ``leading``: on the grid of a
-            discrete schedule, counted from its end or its start, as diffusers does; ``quadratic``: t as a square;
-            ``log_snr``: equal steps in log-SNR; ``karras``: EDM's rho = 7 in sigma / alpha.
-        start: the time to start at, 1 for pure noise.
-        stop: the time to stop at, 0 for clean data.
-        clip: how x0 is held in the data's range [-1, 1], eps following from it: ``none``; ``static`` clamps;
-            ``dynamic`` scales each sample by its 99.5th percentile of |x0| where above 1 (Imagen, arXiv:2205.11487).
-        temperature: the size of the noise that steps draw, 1 for as much as the process asks for. A deterministic solver draws none
-            and refuses another.
+        steps: the number of steps from ``start`` to ``stop``, at least 1.
+        spacing: how the times of the steps are spaced. ``uniform``: equal steps in t; ``trailing`` and ``leading``: on
+            the grid of a discrete schedule, counted from its end or its start, as diffusers does; ``quadratic``: t is
+            the square of an evenly spaced number; ``log_snr``: equal steps in log-SNR; ``karras``: EDM's times, rho = 7
+            in sigma / alpha.
+        start: the time at which sampling starts, 1 for pure noise.
+        stop: the time at which sampling stops, 0 for clean data.
+        clip: how each x0 estimate is held in the data's range [-1, 1]; eps is recomputed from the clipped x0. ``none``:
+            it is not; ``static``: it is clamped; ``dynamic``: each sample is clamped to the 99.5th percentile of its
+            |x0| and divided by it, where that is above 1 (Imagen, arXiv:2205.11487).
+        temperature: a factor on the noise that steps draw; 1 draws the variance that the reverse process has. A
+            deterministic solver draws no noise and accepts 1 only.
     """
 
     steps: int = 50
@@ -52,19 +56,19 @@ class WalkOptions:
         if self.steps < 1:
             raise ValueError(f"sampler.steps must be at least 1, not {self.steps}")
         if not 0 <= self.stop < self.start <= 1:
-            raise ValueError(f"a walk needs 0 <= sampler.stop < sampler.start <= 1, not {self.stop} and {self.start}")
+            raise ValueError(f"sampling needs 0 <= sampler.stop < sampler.start <= 1, not {self.stop} and {self.start}")
         one_of("spacing", self.spacing, list(SPACINGS))
         one_of("clip", self.clip, list(CLIPS))
         if not 0 <= self.temperature < math.inf:
             raise ValueError(f"sampler.temperature is at least 0 and finite, not {self.temperature}")
 
     def with_steps(self, steps: int) -> Self:
-        """Return the same with another number of steps."""
+        """Return a copy of this sampler with another number of steps."""
         other = copy.copy(self)
         other.steps = steps
         WalkOptions.__post_init__(other)
         return other
 
     def times(self, schedule: Schedule) -> Tensor:
-        """Return the times of the walk: see :func:`~diffsweep.diffusion.spacing.walk_times`."""
+        """Return the times of the steps, (steps + 1,), from ``start`` down to ``stop``."""
         return spaced_times(schedule, self.spacing, self.steps, self.start, self.stop)

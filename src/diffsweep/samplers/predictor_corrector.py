@@ -1,4 +1,11 @@
-"""Predictor-corrector sampling of the reverse SDE."""
+r"""Predictor-corrector sampling of the reverse SDE.
+
+.. math:: x_t \leftarrow x_t - \frac{\delta}{2 \sigma_t} \epsilon + \sqrt\delta \, z, \qquad
+    x_s = \alpha_s x_0 + \alpha_{ts} \frac{\sigma_s^2}{\sigma_t} \epsilon + \sqrt v \, z
+
+are the corrector, a Langevin step at the level t of size :math:`\delta = (2 \, \mathrm{snr} \, \sigma_t)^2`, and the
+predictor, a step of the reverse process from t to s < t, with :math:`\alpha_{ts} = \alpha_t / \alpha_s`.
+"""
 
 import math
 from dataclasses import dataclass
@@ -15,28 +22,32 @@ from diffsweep.samplers.options import one_of
 
 @dataclass(kw_only=True, eq=False)
 class PredictorCorrector(LangevinSampler):
-    r"""A predictor's step from level to level, with Langevin steps at each (Song et al. 2021, arXiv:2011.13456, alg. 2 and 3, app. G).
+    r"""Sample with predictor steps between noise levels and Langevin steps at each (Song et al., arXiv:2011.13456).
 
-    At t first the corrector, ``corrections`` times
-    :math:`x \leftarrow x - \frac{\delta}{2 \sigma_t} \epsilon + \sqrt\delta z, \delta = (2 \, \mathrm{snr} \, \sigma_t)^2`,
-    then the predictor, with x_0 and eps of the corrected x:
+    These are the paper's algorithms 2 and 3 (app. G). At each t the corrector comes first, ``corrections`` Langevin
+    steps :math:`x \leftarrow x - \frac{\delta}{2 \sigma_t} \epsilon + \sqrt\delta z` with
+    :math:`\delta = (2 \, \mathrm{snr} \, \sigma_t)^2`, then the predictor, with x_0 and eps at the corrected x:
 
-    .. math:: x_s = \alpha_s x_0 + \alpha_{ts} \frac{\sigma_s^2}{\sigma_t} \epsilon + \sqrt v z,
+    .. math:: x_s = \alpha_s x_0 + \alpha_{ts} \frac{\sigma_s^2}{\sigma_t} \epsilon + \sqrt v z.
 
-    the posterior's mean; v is :math:`v_{ts}`, the forward step's variance, for ``reverse_diffusion`` and the posterior's for ``ancestral``. The step to
-    clean data gives x_0, without noise. ``corrections`` + 1 network calls a step.
+    Its mean is that of :math:`q(x_s | x_t, x_0)`. v is the variance :math:`v_{ts}` of the forward step for
+    ``reverse_diffusion``, and the variance of :math:`q(x_s | x_t, x_0)` for ``ancestral``. The step to clean data gives
+    x_0, without noise. A step takes ``corrections`` + 1 network calls.
 
-    Differences from score_sde's code, kept on purpose. As there the corrector comes first; the paper's algorithms put it last. Its mean for VP,
-    :math:`(2 - \sqrt{1 - \beta}) x + \beta \, \mathrm{score}`, is this one to first order in beta; for VE they are equal. Its Langevin step takes
-    norms over the batch and for VP one factor :math:`1 - \beta` more: see :class:`~diffsweep.samplers.langevin.LangevinSampler`.
+    Intended differences. The corrector comes first, as in score_sde's code; the paper's algorithms put it last. The
+    mean in that code for VP, :math:`(2 - \sqrt{1 - \beta}) x + \beta \, \mathrm{score}`, equals this one to first order
+    in beta; for VE they are equal. Its Langevin step uses norms over the batch, and for VP one more factor
+    :math:`1 - \beta`: see :class:`~diffsweep.samplers.langevin.LangevinSampler`.
 
     Args:
         predictor: ``reverse_diffusion`` or ``ancestral``.
-        snr: the signal-to-noise ratio of a Langevin step, above 0 and below 1: 0.16 for VE, 0.01 for VP in the paper.
-        corrections: Langevin steps at each level, at least 1; without them it is :class:`~diffsweep.samplers.Ancestral`.
+        snr: the signal-to-noise ratio of a Langevin step, above 0 and below 1; in the paper 0.16 for VE and 0.01 for
+            VP.
+        corrections: the number of Langevin steps at each level, at least 1; :class:`~diffsweep.samplers.Ancestral`
+            takes none.
     """
 
-    other_draws = 1  # the predictor's
+    other_draws = 1  # the draw of the predictor
     steps: int = 250
     predictor: Literal["reverse_diffusion", "ancestral"] = "reverse_diffusion"
     snr: float = 0.16

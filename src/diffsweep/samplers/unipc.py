@@ -1,4 +1,13 @@
-"""UniPC: a multistep predictor whose every step the next network call corrects."""
+r"""UniPC: a multistep predictor in x0, corrected by the next network call.
+
+.. math:: x_s = \frac{\sigma_s}{\sigma_t} x_t - \alpha_s (e^{-h} - 1) m_0
+    - \alpha_s B(h) \sum_k \rho_k \frac{m_k - m_0}{r_k},
+    \quad h = \lambda_s - \lambda_t, \quad \lambda = \log(\alpha / \sigma)
+
+is a step from t to s < t, with :math:`m_k` the denoiser's x_0 at :math:`\lambda_t + r_k h`. The predictor uses those of
+steps before (:math:`r_k < 0`); the corrector repeats the step with the x_0 at the predicted :math:`x_s` (:math:`r = 1`)
+as well, which the next step evaluates anyway.
+"""
 
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -21,7 +30,7 @@ from diffsweep.schedules import Level
 
 
 class Predicted(NamedTuple):
-    """A step that the next one corrects: from where to where, with which outputs, of which weights."""
+    """A step that the next one corrects: its two levels, the outputs that it used and their weights."""
 
     at_t: Level[float]
     at_s: Level[float]
@@ -30,7 +39,7 @@ class Predicted(NamedTuple):
 
 
 class History(NamedTuple):
-    """Outputs, the newest first, and the last step where a multistep update took it."""
+    """The outputs of earlier steps, newest first, and the last step, if it was a multistep update."""
 
     points: tuple[Point, ...]
     predicted: Predicted | None
@@ -38,25 +47,34 @@ class History(NamedTuple):
 
 @dataclass(kw_only=True, eq=False)
 class UniPC(InX0, MultistepSampler):
-    r"""UniPC in x_0 (Zhao et al. 2023, arXiv:2302.04867, alg. 5 and 6), with :math:`\lambda = \log(\alpha / \sigma)`, :math:`h = \lambda_s - \lambda_t`.
+    r"""Sample with UniPC in x_0, a predictor-corrector of order p (Zhao et al. 2023, arXiv:2302.04867, alg. 5 and 6).
 
-    The predictor of order p: :math:`x_s = \frac{\sigma_s}{\sigma_t} x_t - \alpha_s (e^{-h} - 1) m_0 - \alpha_s B(h) \sum_k \rho_k (m_k - m_0) / r_k`, where
-    :math:`m_k` is the x_0 at :math:`\lambda_t + r_k h`, p - 1 of them past. The x_0 at the predicted x_s, which the next step asks for
-    in any case, joins them at :math:`r = 1`, and the corrector takes the step again with these p + 1: so p network calls' worth of
-    past, order p + 1, one call a step. :math:`\rho` is exact for polynomials, except where a single difference is left, in UniP-2
-    and UniC-1: there it is 1/2, and B is -h (``bh1``) or :math:`e^{-h} - 1` (``bh2``). Elsewhere B cancels, so at order 3 the
-    variants differ in the warm start ``euler`` only.
+    With :math:`\lambda = \log(\alpha / \sigma)` and :math:`h = \lambda_s - \lambda_t`, the predictor is
 
-    ``callback`` and the walk's end see the predicted x. The correction is added to what x has become since.
+    .. math:: x_s = \frac{\sigma_s}{\sigma_t} x_t - \alpha_s (e^{-h} - 1) m_0
+        - \alpha_s B(h) \sum_k \rho_k (m_k - m_0) / r_k,
 
-    Differences kept on purpose: the public codes start with Euler's step and lower the order of the last steps; ours starts with
-    single steps (``warm_start``), which are not corrected, and keeps its order until DDIM's step to clean data.
+    where :math:`m_0` is the x_0 at t and :math:`m_k` the x_0 at :math:`\lambda_t + r_k h`, of p - 1 steps before. The
+    next step evaluates the x_0 at the predicted x_s in any case. The corrector repeats the step with it as a further
+    :math:`m_k` of :math:`r_k = 1`, so the order is p + 1 with one network call a step.
+
+    The coefficients :math:`\rho` are exact for polynomials, except with a single difference (UniP-2 and UniC-1): it has
+    :math:`\rho = 1/2`, and B is -h (``bh1``) or :math:`e^{-h} - 1` (``bh2``). In all other cases B cancels, so at order
+    3 the variants differ in the warm start ``euler`` only.
+
+    The callback gets the predicted x, and the samples are the last predicted x. The correction is added to x at the
+    next step, so it also applies where the caller has changed x in between.
+
+    Intended differences: the public codes start with Euler's step and lower the order of the last steps. This class
+    starts with single steps (``warm_start``), which are not corrected, and keeps its order until the step to clean
+    data, which is DDIM's.
 
     Args:
-        order: p, 1, 2 or 3; it converges at p + 1, which is ``.order``.
+        order: p, 1, 2 or 3; the order of convergence is p + 1, which is ``.order`` of the object.
         variant: ``bh1`` or ``bh2``.
-        warm_start: the first p - 1 steps are ``singlestep``, DPM-Solver++ 2S or 3S, so a walk of order 2 makes 1 network call
-            more than it has steps and one of order 3 makes 4 more; or ``euler``: at the orders 1, ..., p - 1, with none more.
+        warm_start: how the first p - 1 steps are taken. ``singlestep``: by DPM-Solver++ 2S or 3S, which adds 1 network
+            call in all for order 2 and 4 for order 3; ``euler``: at the orders 1, ..., p - 1, with no further network
+            call.
     """
 
     variant: Literal["bh1", "bh2"] = "bh2"
@@ -84,10 +102,10 @@ class UniPC(InX0, MultistepSampler):
         return x, History(kept, Predicted(at_t, at_s, points, weights))
 
     def _corrected(self, x: Tensor, predicted: Predicted, new: Point) -> Tensor:
-        """Return x with the predictor's quadrature replaced by the corrector's, over one output more."""
+        """Return x with the predictor's quadrature replaced by the corrector's, which has one more output."""
         joined = (*predicted.points, new)
-        after = self.weights(predicted.at_t, predicted.at_s, joined, self.moments)
-        return combine(x, 1.0, joined, [w - v for w, v in zip(after, [*predicted.weights, 0.0], strict=True)])
+        corrected = self.weights(predicted.at_t, predicted.at_s, joined, self.moments)
+        return combine(x, 1.0, joined, [w - v for w, v in zip(corrected, [*predicted.weights, 0.0], strict=True)])
 
     def moments(self, count: int, z: float) -> list[float]:
         if count == 2:

@@ -1,4 +1,4 @@
-"""Stops a walk that is not finite any more."""
+"""The check that stops sampling when x contains a NaN or an infinity."""
 
 import math
 from collections.abc import Sequence
@@ -9,25 +9,27 @@ from torch import Tensor
 from diffsweep.schedules import Level
 
 
-class NotFinite(FloatingPointError):  # noqa: N818 - says what happened
-    """A walk has come to a NaN or an infinity."""
+class NotFinite(FloatingPointError):  # noqa: N818 - the name states the fact
+    """The error of samples that contain a NaN or an infinity."""
 
 
 class Watch:
-    """Stops a walk that is not finite any more. It looks every few steps: each look waits for the device.
+    """A check that raises :class:`NotFinite` when samples contain a NaN or an infinity.
+
+    Each test waits for the device, so the sums of x are kept on the device and tested every 16 steps and at the end.
 
     Args:
-        steps: from which level to which, in the order in which they are taken.
+        steps: the first and the last level of each step, in the order in which the steps are taken.
     """
 
     EVERY = 16
 
     def __init__(self, steps: Sequence[tuple[Level[float], Level[float]]]) -> None:
         self.steps = steps
-        self.sums: list[Tensor] = []  # a sum is finite where all terms are, unless they are beyond 1e30
+        self.sums: list[Tensor] = []  # a sum is finite if all its terms are, unless they are beyond 1e30
 
     def __call__(self, x: Tensor) -> None:
-        """Take note of x after a step."""
+        """Record x at the end of a step, and test the recorded steps when it is time."""
         self.sums.append(x.sum(dtype=torch.promote_types(x.dtype, torch.float32)))
         count = len(self.sums)
         if count % self.EVERY and count < len(self.steps):
@@ -38,6 +40,7 @@ class Watch:
             i = first + bad.index(True)
             begin, end = self.steps[i]
             raise NotFinite(
-                f"the walk is not finite after step {i + 1} of {len(self.steps)}, from t = {begin.t:.4g} (sigma = {begin.sigma:.4g}) to "
-                f"{end.t:.4g}: look at the denoiser's output there (weights, precision), or use sampler.clip=static or more steps"
+                f"the samples are not finite after step {i + 1} of {len(self.steps)}, from t = {begin.t:.4g} "
+                f"(sigma = {begin.sigma:.4g}) to {end.t:.4g}: check the denoiser's output at these times (weights, "
+                "precision), or use sampler.clip=static or more steps"
             )
