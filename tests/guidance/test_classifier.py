@@ -146,5 +146,5 @@ def test_the_classifier_is_asked_for_at_its_first_use():
 
 @pytest.mark.parametrize("cond", [None, Condition(), Condition(vector=torch.randn(2, 3))])
 def test_without_classes_there_is_nothing_to_lead_to(cond):
-    with pytest.raises(ValueError, match="classifier guidance needs the class to lead to"):
+    with pytest.raises(ValueError, match="classifier guidance needs a class to guide towards"):
         guided_by(exact(Flow()), exact(Flow())).gradient(points(2), torch.tensor(0.5), cond)

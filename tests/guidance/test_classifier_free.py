@@ -220,5 +220,5 @@ def test_wrong_settings_are_told(settings, match):
 
 
 def test_without_a_condition_there_is_nothing_to_lead_to():
-    with pytest.raises(ValueError, match="needs a condition to lead to"):
+    with pytest.raises(ValueError, match="needs a condition to guide towards"):
         ClassifierFreeGuidance(exact(Flow()))(points(2), torch.tensor(0.5))

@@ -1,4 +1,11 @@
-"""Guidance: wraps a denoiser and is one."""
+r"""Guidance changes the estimates of a denoiser: it wraps a denoiser and is a denoiser itself.
+
+.. math:: \tilde D(x_t, t, y) = D(x_t, t, y) + s(t) \, \Delta(x_t, t, y)
+
+D is the estimate of x_0 (or eps, or the score) of the guided denoiser, y the condition, s the scale and :math:`\Delta`
+the direction in which a guidance moves it. A sampler treats guided and other denoisers alike, and guidance can wrap
+guidance.
+"""
 
 from diffsweep.guidance.autoguidance import AutoGuidance
 from diffsweep.guidance.base import Guidance, guidances_of

@@ -1,4 +1,9 @@
-"""Guidance by a weaker version of the model itself."""
+r"""Autoguidance: guidance by a weaker version of the model itself.
+
+.. math:: \tilde D = D_{weak} + s \, (D_{main} - D_{weak})
+
+D is the estimate of x_0, eps or the score; with s > 1 the guided estimate moves further away from the weaker model's.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -12,25 +17,26 @@ from diffsweep.guidance.base import ExactScore, Guidance
 
 
 class Trained(Protocol):
-    """A trained model, as far as autoguidance needs it."""
+    """A trained model that has a denoiser."""
 
     @property
     def denoiser(self) -> Denoiser | PlainDenoiser:
-        """Its denoiser."""
+        """Return the denoiser of the model."""
 
 
 class AutoGuidance(Guidance):
-    r"""Autoguidance of Karras et al. 2024 (arXiv:2406.02507): away from the estimate of a weaker model.
+    r"""Guidance away from the estimate of a weaker model (autoguidance, Karras et al. 2024, arXiv:2406.02507).
 
-    :math:`D = D_{weak} + s (D_{main} - D_{weak})` for x0, and so for eps and the score, since both models see the same
-    :math:`x_t = \alpha x_0 + \sigma \epsilon`. The weaker model is smaller, or trained for less time, on the same data, condition
-    and schedule: it errs where the main model errs, and more. The variance's mix is the main model's.
+    :math:`D = D_{weak} + s (D_{main} - D_{weak})` for x0, and so for eps and the score, since both models are evaluated
+    at the same :math:`x_t = \alpha x_0 + \sigma \epsilon`. The weaker model is smaller, or trained for less time, on
+    the same data, condition and schedule; where the main model makes errors it makes the same but larger ones.
+    ``variance_mix`` is the main model's.
 
     Args:
-        denoiser: the main model's.
-        weak: gives the weaker model; it is called at the first use.
-        scale: the paper's w; 1 is no guidance, bit for bit.
-        options: shape, interval and times of :class:`Guidance`.
+        denoiser: the denoiser of the main model.
+        weak: a function that returns the weaker model; it is called when the model is first used.
+        scale: s, the paper's w; 1 is no guidance, bit for bit.
+        options: ``shape``, ``interval`` and ``times`` of :class:`Guidance`.
     """
 
     requires = frozenset()
@@ -45,9 +51,9 @@ class AutoGuidance(Guidance):
         super().__init__(denoiser, scale, **options)
         self._weak_model = weak
 
-    @cached_property  # a run is read from its folder once, and is no submodule: not saved, moved or trained with this one
+    @cached_property  # read from its run once; as no submodule it is not saved, moved or trained with this module
     def weak(self) -> Denoiser:
-        """The weaker model's denoiser."""
+        """Return the weaker model's denoiser."""
         return as_denoiser(self._weak_model().denoiser)
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:

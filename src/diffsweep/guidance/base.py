@@ -1,4 +1,11 @@
-r"""Guidance is a denoiser around a denoiser, :math:`\tilde D(x_t, t, y) = D(x_t, t, y) + s(t) \, \Delta(x_t, t, y)`, whose scale s may change with t."""
+r"""The base class of guidance: a denoiser around a denoiser, with a scale that may change over time.
+
+.. math:: \tilde D(x_t, t, y) = D(x_t, t, y) + s(t) \, \Delta(x_t, t, y)
+
+D is the estimate of the guided denoiser, y the condition, s(t) the scale and :math:`\Delta` the direction of a
+subclass. This class computes s(t), from a number and a shape over t, or from a list with one scale for each step of the
+sampler.
+"""
 
 import math
 from bisect import bisect_left
@@ -21,24 +28,28 @@ _SHAPES: dict[str, Callable[[Tensor], Tensor]] = {  # of mean 1 over t
 
 
 class Guidance(Denoiser, Part):
-    r"""A denoiser that changes the estimates of another one, which may be guided itself.
+    r"""A denoiser that changes the estimates of another denoiser, which may be guided itself.
 
-    The scale at t is ``scale`` within ``interval`` and ``neutral`` outside. With a shape it is
-    :math:`n + (s - n) w(t)` with the neutral scale n and weights w of mean 1 that grow towards the data: ``linear`` 2 (1 - t),
-    ``cosine`` 1 + cos(pi t) (Wang et al. 2024, arXiv:2404.13040). A list has one scale for each step, from noise to data.
+    The scale at t is ``scale`` within ``interval`` and ``neutral`` outside. With a ``shape`` it is
+    :math:`n + (s - n) w(t)` with the neutral scale n and weights w of mean 1 over t that grow towards the data:
+    ``linear`` 2 (1 - t), ``cosine`` 1 + cos(pi t) (Wang et al. 2024, arXiv:2404.13040). A list has one scale for each
+    step, from noise to data.
 
     Args:
-        denoiser: the denoiser that is guided; a plain object with ``schedule`` and ``__call__`` will do.
+        denoiser: the denoiser to guide; an object that has ``schedule`` and ``__call__`` alone is accepted.
         scale: s, or a list of scales.
-        shape: the shape of s over t.
-        interval: the times (least, most) that are guided (Kynkaanniemi et al. 2024, arXiv:2404.07724, in t instead of sigma).
-        times: the times of the sampler's steps, (steps + 1,), from its start down; only a list of scales needs them.
+        shape: the shape of s over t: ``constant``, ``linear`` or ``cosine``.
+        interval: the least and the most time at which guidance acts (Kynkaanniemi et al. 2024, arXiv:2404.07724, who
+            give it in sigma).
+        times: the times of the sampler's steps, (steps + 1,), decreasing; only a list of scales needs them.
 
     Attributes:
-        neutral: the scale at which the denoiser is left as it is.
-        requires: a ``condition`` to guide by; the parts of it that guidance itself uses, so that the network need not take them; a
-            ``null_condition`` where it asks the network for that.
-        exact_on_gaussians: whether samples given a measurement are those of the conditional Gaussian, where the data are Gaussian.
+        neutral: the scale at which the estimates are those of ``denoiser``.
+        requires: what other parts must provide: ``condition`` where guidance uses one; ``null_condition`` where it
+            evaluates the network with the null condition; parts of a condition that guidance itself uses, such as
+            ``num_classes``.
+        exact_on_gaussians: whether samples of Gaussian data under a measurement have exactly the conditional
+            distribution.
     """
 
     neutral: float = 1.0
@@ -65,14 +76,17 @@ class Guidance(Denoiser, Part):
         self.denoiser, self.scale, self.shape = denoiser, scale, shape
         self.least, self.most = (float(value) for value in interval)
         self._scales = scales
-        self._ends: list[float] = []  # times, up, where the scale changes to that of the step before
+        # increasing times at which the scale changes, from that of a step to that of the step before it
+        self._ends: list[float] = []
         if not isinstance(scale, int | float):
             if times is None:
-                raise ValueError("a list of scales is one for each step: it needs the times of the walk")
+                raise ValueError(
+                    "a list of scales has one scale for each step: pass the times of the sampler's steps as times=..."
+                )
             if len(scales) != len(times) - 1:
                 raise ValueError(
-                    f"guidance.scale has {len(scales)} values, and the walk has {len(times) - 1} steps: one is needed for each "
-                    "(sampler.steps), or a number for all"
+                    f"guidance.scale has {len(scales)} values for {len(times) - 1} steps: give one for each step "
+                    "(sampler.steps), or one number for all"
                 )
             if shape != "constant":
                 raise ValueError("a list of scales has its own shape; leave guidance.shape=constant")
@@ -80,13 +94,13 @@ class Guidance(Denoiser, Part):
             self._scales = scales[::-1]
 
     def scale_at(self, t: Tensor) -> float | Tensor:
-        """Return the scale at a time () as a number, at times (B,) as a tensor like them."""
+        """Return the scale at t: a number for one time of shape (), a tensor like t for times (B,)."""
         if t.ndim == 0 and t.device.type == "cpu":
             return float(self._scale_of(t.double()[None])[0]) if self._varies else self._scales[0]
         return self._scale_of(t)
 
     def scale_on(self, x_t: Tensor, t: Tensor) -> float | Tensor:
-        """Return :meth:`scale_at` so that it multiplies ``x_t``."""
+        """Return the scale at t, as a number or with further axes so that it multiplies ``x_t`` (B, ...)."""
         scale = self.scale_at(t)
         return expand_to(scale, x_t) if isinstance(scale, Tensor) else scale
 
@@ -103,23 +117,28 @@ class Guidance(Denoiser, Part):
         return torch.where((t >= self.least) & (t <= self.most), scale, self.neutral)
 
     def score(self, exact: ExactScore, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor | None:
-        """Return the guided score by its formula, where the scores of the data are known; None where it has no such formula.
+        """Return the guided score by its formula, from the exact scores of the data.
+
+        It is None for guidance that has no such formula. ``verify.py`` compares the guided estimates with it.
 
         Args:
-            exact: the score of x_t at t (B,) under a condition; None for all data.
-            x_t, t, cond: (B, ...), (B,), and the condition of each row.
+            exact: a function ``exact(x_t, t, cond)`` that returns the score of the data's density at t under a
+                condition, or of all data for None.
+            x_t: (B, ...).
+            t: (B,).
+            cond: the condition of each sample.
         """
         return None
 
     def inner_score(self, exact: ExactScore, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor | None:
-        """Return the score of the denoiser that is guided; the arguments are those of :meth:`score`."""
+        """Return the score of the wrapped denoiser, guided or not; the arguments are those of :meth:`score`."""
         if isinstance(self.denoiser, Guidance):
             return self.denoiser.score(exact, x_t, t, cond)
         return exact(x_t, t, cond)
 
 
 def guidances_of(denoiser: Denoiser) -> list[Guidance]:
-    """Return the guidances around a denoiser, from the outermost in."""
+    """Return the guidances that wrap a denoiser, the outermost first."""
     found = []
     while isinstance(denoiser, Guidance):
         found.append(denoiser)

@@ -1,4 +1,10 @@
-"""Classifier guidance."""
+r"""Classifier guidance: towards a class, by the gradient of a classifier of noisy samples.
+
+.. math:: \nabla \log \tilde p(x_t | y) = \nabla \log p(x_t) + s \, \nabla \log p(y | x_t)
+
+is the guided score. With the score :math:`-\epsilon / \sigma_t` the guided eps is
+:math:`\epsilon - s \, \sigma_t \nabla \log p(y | x_t)`.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -15,29 +21,32 @@ class TimedClassifier(Protocol):
     """A classifier of noisy samples."""
 
     def log_prob(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """Return log p(y | x_t), (B, K), of x_t (B, ...) at t, () or (B,)."""
+        """Return log p(y | x_t) of each of K classes, (B, K), for x_t (B, ...) at t of shape () or (B,)."""
 
 
 class ClassifierGuidance(Guidance):
-    r"""Guidance towards a class by a classifier of noisy samples (Dhariwal and Nichol 2021, arXiv:2105.05233).
+    r"""Guidance towards a class, by a classifier of noisy samples (Dhariwal and Nichol 2021, arXiv:2105.05233).
 
     .. math:: \nabla \log \tilde p(x_t | y) = \nabla \log p(x_t) + s \nabla \log p(y | x_t)
 
-    that is :math:`\tilde \epsilon = \epsilon - s \sigma_t g` and :math:`\tilde x_0 = x_0 + s (\sigma_t^2 / \alpha_t) g` with the
-    gradient g of :math:`\log p(y | x_t)`, which serves every sampler (their algorithm 2). Their algorithm 1 shifts the mean of an ancestral
-    step by :math:`s \Sigma g`. Ours shifts it by :math:`s \beta g / \sqrt{1 - \beta}` on a step of variance :math:`\beta`, which is the
-    same for :math:`\Sigma = \beta` up to the factor :math:`1 / \sqrt{1 - \beta} = 1 + O(\beta)`.
+    that is :math:`\tilde \epsilon = \epsilon - s \sigma_t g` and :math:`\tilde x_0 = x_0 + s (\sigma_t^2 / \alpha_t) g`
+    with the gradient g of :math:`\log p(y | x_t)`. This form suits every sampler (algorithm 2 of the paper). Algorithm
+    1 shifts the mean of an ancestral step by :math:`s \Sigma g`. In an ancestral step of variance :math:`\beta` this
+    class shifts it by :math:`s \beta g / \sqrt{1 - \beta}`, which is the same for :math:`\Sigma = \beta` up to the
+    factor :math:`1 / \sqrt{1 - \beta} = 1 + O(\beta)`.
 
-    Where frames of clips share noise of covariance :math:`\Sigma`, :math:`\Sigma g` takes the place of g.
+    Where the frames of a clip share noise of covariance :math:`\Sigma`, :math:`\Sigma g` replaces g.
 
-    The network may be conditional too, or not. Rows without a condition are left as they are. A negative class is led away from:
-    g is the gradient of :math:`\log p(y | x_t) - \log p(\bar y | x_t)` then. Where alpha is 0, x_t holds nothing of y, and nothing moves.
+    The network may be conditional or not. Samples under the null condition are not guided. With a negative class
+    :math:`\bar y`, g is the gradient of :math:`\log p(y | x_t) - \log p(\bar y | x_t)`. Where alpha is 0, x_t holds no
+    information about y and the estimates are unchanged.
 
     Args:
-        denoiser: the denoiser that is guided.
-        classifier: gives the classifier, of the same data and schedule; it is called at the first use.
-        scale: s; 0 leaves the denoiser as it is.
-        options: shape, interval and times of :class:`Guidance`.
+        denoiser: the denoiser to guide.
+        classifier: a function that returns the classifier, of the same data and schedule; it is called at the first
+            use.
+        scale: s; 0 is no guidance.
+        options: ``shape``, ``interval`` and ``times`` of :class:`Guidance`.
     """
 
     neutral = 0.0
@@ -53,9 +62,9 @@ class ClassifierGuidance(Guidance):
         super().__init__(denoiser, scale, **options)
         self._trained_classifier = classifier
 
-    @cached_property  # a run is read from its folder once, and is no submodule: not saved, moved or trained with this one
+    @cached_property  # read from its run once; as no submodule it is not saved, moved or trained with this module
     def classifier(self) -> TimedClassifier:
-        """The classifier of noisy samples."""
+        """Return the classifier of noisy samples."""
         return self._trained_classifier()
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
@@ -69,9 +78,12 @@ class ClassifierGuidance(Guidance):
         return Denoised(x0, denoised.eps - shift, denoised.variance_mix)
 
     def gradient(self, x_t: Tensor, t: Tensor, cond: Condition | None) -> Tensor:
-        """Return g, like x_t; it is computed in float32 at least, whatever the network computes in."""
+        """Return g, the gradient of log p(y | x_t), like x_t.
+
+        It is computed in float32 or better, whatever precision the network uses.
+        """
         if cond is None or cond.vector is None or cond.vector.is_floating_point():
-            raise ValueError("classifier guidance needs the class to lead to; use conditioning=class")
+            raise ValueError("classifier guidance needs a class to guide towards; use conditioning=class")
         with torch.enable_grad(), torch.autocast(x_t.device.type, enabled=False):
             x = x_t.detach().to(torch.promote_types(x_t.dtype, torch.float32)).requires_grad_()
             log_prob = self.classifier.log_prob(x, t)  # (B, K)
@@ -87,7 +99,6 @@ class ClassifierGuidance(Guidance):
         if inner is None:
             return None
         scale = expand_to(self._scale_of(t), x_t)
-        towards = Condition(
-            vector=cond.vector, is_null=cond.is_null
-        )  # log p(y | x) = log p(x | y) - log p(x) + a constant
+        # log p(y | x) = log p(x | y) - log p(x) + a constant
+        towards = Condition(vector=cond.vector, is_null=cond.is_null)
         return inner + scale * (exact(x_t, t, towards) - exact(x_t, t, cond.negative))

@@ -1,4 +1,4 @@
-"""Guidance around guidance."""
+"""The composition of two guidances: one wraps the other."""
 
 from collections.abc import Callable
 
@@ -13,5 +13,11 @@ def composed(
     outer: Callable[..., Denoiser],
     times: Tensor | None = None,
 ) -> Denoiser:
-    """Return a denoiser under ``inner`` guidance, and that one under ``outer`` guidance."""
+    """Return ``outer(inner(denoiser))``: the inner guidance wraps the denoiser, and the outer one wraps the result.
+
+    Args:
+        denoiser: any denoiser.
+        inner, outer: constructors of guidance, called as ``guidance(denoiser, times=times)``.
+        times: the times of the sampler's steps, (steps + 1,); only a list of scales needs them.
+    """
     return outer(inner(denoiser, times=times), times=times)

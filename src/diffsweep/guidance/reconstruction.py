@@ -1,5 +1,11 @@
-r"""Reconstruction guidance: samples move until they reconstruct a measurement that is known,
-:math:`x_0 + s\, C A^T (A C A^T)^{-1} (y - A x_0)` with the covariance C of x_0 given x_t."""
+r"""Reconstruction guidance: each estimate of x_0 moves towards samples whose measurement is the known one.
+
+.. math:: x_0 \leftarrow x_0 + s \, C A^T (A C A^T)^{-1} (y - A x_0)
+
+y = A x_0 is a linear measurement of the sample (frames of a clip, pixels under a mask), C the covariance of x_0 given
+x_t, from the Jacobian of the denoiser, and s the scale. For Gaussian data and s = 1 the result is
+:math:`E[x_0 | x_t, y]`.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -16,45 +22,49 @@ Apply = Callable[[Tensor], Tensor]
 
 
 class Reconstruction(Guidance):
-    r"""Reconstruction guidance of Ho et al. 2022 (arXiv:2204.03458, section 3.1), on top of the replacement method.
+    r"""Guidance towards a measurement, by a gradient through the denoiser (Ho et al. 2022, arXiv:2204.03458).
 
-    Of samples a linear measurement :math:`y = A x_0` is known, ``cond.known``: frames of a clip, pixels under a mask, means of squares, grey.
-    What is wanted is
+    It is the paper's reconstruction guidance (section 3.1). A linear measurement :math:`y = A x_0` of each sample is
+    given as ``cond.known``: frames of a clip, pixels under a mask, means of squares, grey values. The estimate is to
+    become
 
-    .. math:: E[x_0 | x_t, y] = x_0(x_t) + \frac{\sigma_t^2}{\alpha_t} \nabla_{x_t} \log p(y | x_t)
+    .. math:: E[x_0 | x_t, y] = x_0(x_t) + \frac{\sigma_t^2}{\alpha_t} \nabla_{x_t} \log p(y | x_t),
 
-    with :math:`p(y | x_t)` Gaussian around :math:`A x_0(x_t)`, and the gradient through the network. Its covariance is
+    where :math:`p(y | x_t)` is approximated by a Gaussian around :math:`A x_0(x_t)`. ``weight`` is its covariance:
 
-    ``scalar``: :math:`(\sigma_t / \alpha_t)^2 I`, whatever A is, the published form:
-    :math:`x_0 - s \frac{\alpha_t}{2} \nabla_{x_t} \| y - A x_0(x_t) \|^2`. No Gaussian data have a wider posterior than
-    :math:`(\sigma_t / \alpha_t)^2 A A^T`, where :math:`A A^T` is I for frames and masks, :math:`I / f^2` for means of f x f pixels and
-    :math:`|w|^2 I` for grey. So it guides too little, the less the more numbers are averaged; the paper takes s above 1. It costs one
-    vector-Jacobian product a call, about two forward passes.
+    ``scalar``: :math:`(\sigma_t / \alpha_t)^2 I` for any A, the published form, which is
+    :math:`x_0 - s \frac{\alpha_t}{2} \nabla_{x_t} \| y - A x_0(x_t) \|^2`. For Gaussian data the covariance of y given
+    x_t is at most :math:`(\sigma_t / \alpha_t)^2 A A^T`, where :math:`A A^T` is I for frames and masks, :math:`I / f^2`
+    for means of f x f pixels and :math:`|w|^2 I` for grey values of weights w. So this form guides too weakly, the more
+    so the more pixels are averaged; the paper uses s above 1. A call takes one vector-Jacobian product, about two
+    forward passes.
 
-    ``covariance``: :math:`A C A^T`, :math:`C = \mathrm{Cov}[x_0 | x_t] = \frac{\sigma_t^2}{\alpha_t} \frac{\partial x_0}{\partial x_t}` (Tweedie's
-    second order; used so by Boys et al. 2023, arXiv:2310.06721), held constant in the gradient:
-    :math:`x_0 + s\, C A^T (A C A^T)^{-1} (y - A x_0)`. With s = 1 that is the conditional mean of Gaussian data exactly. No matrix is built:
-    conjugate gradients on vector-Jacobian products, one an iteration, whose graph is kept for the call, so a call costs a forward pass and
-    about twice as many again as iterations. They end early at ``tolerance``, each sample by itself, or where a network's Jacobian is not that
-    of a covariance (no positive curvature); what they have not solved by then does not guide.
+    ``covariance``: :math:`A C A^T`,
+    :math:`C = \mathrm{Cov}[x_0 | x_t] = \frac{\sigma_t^2}{\alpha_t} \frac{\partial x_0}{\partial x_t}` (Tweedie's
+    formula of second order, as in Boys et al. 2023, arXiv:2310.06721), held constant in the gradient:
+    :math:`x_0 + s\, C A^T (A C A^T)^{-1} (y - A x_0)`. With s = 1 it is the exact conditional mean of Gaussian data.
+    The inverse is applied by conjugate gradients with one vector-Jacobian product an iteration, so a call costs a
+    forward pass and about two more for each iteration. The iterations end at ``tolerance``, for each sample separately,
+    or where the network's Jacobian is not a covariance (curvature not positive); the part of the residual that is
+    unsolved by then is left out.
 
-    Where frames share noise of covariance :math:`\Sigma` (:class:`~diffsweep.diffusion.ClipNoise`), the gradient is that of all frames,
-    multiplied by :math:`\Sigma`, since the noise of known frames holds some of that of the others:
-    :math:`C = \frac{\sigma_t^2}{\alpha_t} \Sigma (\frac{\partial x_0}{\partial x_t})^T`, which stays exact on Gaussian data. The
-    covariance of the scalar form is :math:`(\sigma_t / \alpha_t)^2 \Sigma^{aa}` over the measured frames a then, so it needs a measurement of
-    whole frames, or of their means or grey.
+    Where the frames of a clip share noise of covariance :math:`\Sigma` (:class:`~diffsweep.diffusion.ClipNoise`), the
+    noise of known frames holds part of the noise of the others. Then
+    :math:`C = \frac{\sigma_t^2}{\alpha_t} \Sigma (\frac{\partial x_0}{\partial x_t})^T`, which stays exact on Gaussian
+    data. The covariance of the scalar form becomes :math:`(\sigma_t / \alpha_t)^2 \Sigma^{aa}` over the measured frames
+    a, so it needs a measurement of whole frames, or of their means or grey values.
 
-    Then x0 is projected onto y, eps follows: :math:`x_t = \alpha_t x_0 + \sigma_t \epsilon` holds. Where alpha is 0, x_t holds nothing
-    of the data, and only the projection is left. Each frame may have its own time (B, F). Around classifier-free guidance the gradient
-    is that of the guided x0 (``guidance=reconstruction_free``).
+    At the end x0 is projected onto y, and eps follows from :math:`x_t = \alpha_t x_0 + \sigma_t \epsilon`. Where alpha
+    is 0, x_t holds no information about the data, and only the projection acts. Each frame may have its own time,
+    (B, F). Around classifier-free guidance (``guidance=reconstruction_free``) the gradient is that of the guided x0.
 
     Args:
-        denoiser: the denoiser that is guided, guided itself or not; x0 must have gradients.
+        denoiser: the denoiser to guide, guided itself or not; its x0 must be differentiable.
         scale: s, the paper's w_r; 0 is :class:`~diffsweep.guidance.Replacement`.
         weight: ``scalar`` or ``covariance``.
-        iterations: the most iterations of conjugate gradients.
-        tolerance: they end where this share of the residual is left.
-        options: shape, interval and times of :class:`Guidance`.
+        iterations: the largest number of iterations of conjugate gradients.
+        tolerance: the norm of the residual, relative to the initial one, at which the iterations end.
+        options: ``shape``, ``interval`` and ``times`` of :class:`Guidance`.
     """
 
     neutral = 0.0
@@ -97,25 +107,28 @@ class Reconstruction(Guidance):
         measurement = known.measurement
 
         def posterior(u: Tensor) -> Tensor:
-            """C A^T u, (B, ...) like x_t, for u like y."""
+            """Return C A^T u, (B, ...) like x_t, for u like y."""
             (pulled,) = torch.autograd.grad(x0, x, measurement.adjoint(u).to(x0), retain_graph=True)
             return spread * self.noise.spread(pulled.to(precise), expand_to(sigma, x_t))
 
         residual = known.residual(denoised.x0).to(precise)  # like y
         snr = expand_to(torch.where(sigma == 0, 0.0, (alpha / sigma) ** 2), residual)
 
-        def widest(u: Tensor) -> Tensor:
-            """The inverse of the covariance of the scalar form times u, like y."""
+        def whitened(u: Tensor) -> Tensor:
+            """Return the inverse of the scalar form's covariance times u, like y."""
             return snr * self.noise.whiten(u, expand_to(sigma / alpha, u), measurement)
 
-        shift = _WEIGHTS[self.weight](self, posterior, residual, widest, measurement)  # (B, ...)
+        shift = _WEIGHTS[self.weight](self, posterior, residual, whitened, measurement)  # (B, ...)
         return replaced(denoised, (denoised.x0 + scale * shift).to(x_t), known, alpha, sigma)
 
-    def _by_scalar(self, posterior: Apply, residual: Tensor, widest: Apply, measurement: Measurement) -> Tensor:
-        return posterior(widest(residual))
+    def _by_scalar(self, posterior: Apply, residual: Tensor, whitened: Apply, measurement: Measurement) -> Tensor:
+        return posterior(whitened(residual))
 
-    def _by_covariance(self, posterior: Apply, residual: Tensor, widest: Apply, measurement: Measurement) -> Tensor:
-        r""":math:`C A^T u` where :math:`A C A^T u` is the residual; it is summed up along the way, so u itself is not needed."""
+    def _by_covariance(self, posterior: Apply, residual: Tensor, whitened: Apply, measurement: Measurement) -> Tensor:
+        r"""Return :math:`C A^T u` for the u with :math:`A C A^T u` = residual, by conjugate gradients.
+
+        The sum of the steps is :math:`C A^T u` itself, so u is not computed.
+        """
         left = direction = residual
         solved = residual.new_zeros(())
         square = _dot(left, left)  # (B,)
@@ -124,11 +137,11 @@ class Reconstruction(Guidance):
             if not (square > enough).any():
                 break
             image = posterior(direction)  # like x_t
-            seen = measurement.apply(image)  # like y
-            curvature = _dot(direction, seen)
+            measured = measurement.apply(image)  # like y
+            curvature = _dot(direction, measured)
             going = (square > enough) & (curvature > 0)
             step = torch.where(going, square / curvature, 0.0)  # (B,)
-            solved, left = solved + expand_to(step, image) * image, left - expand_to(step, seen) * seen
+            solved, left = solved + expand_to(step, image) * image, left - expand_to(step, measured) * measured
             before, square = square, torch.where(going, _dot(left, left), 0.0)  # 0: this sample is done
             direction = left + expand_to(torch.where(going, square / before, 0.0), left) * direction
         return solved

@@ -1,4 +1,10 @@
-r"""The replacement method: of a measurement that is known, every estimate has the right value, :math:`x_0 \leftarrow x_0 + A^+ (y - A x_0)`."""
+r"""The replacement method: each estimate of x_0 is projected so that its measurement is the known one.
+
+.. math:: x_0 \leftarrow x_0 + A^+ (y - A x_0)
+
+y = A x_0 is a linear measurement of the sample, such as some frames of a clip or the pixels under a mask, and
+:math:`A^+` the pseudo-inverse of A. After the projection :math:`A x_0 = y`.
+"""
 
 import torch
 from torch import Tensor
@@ -8,29 +14,31 @@ from diffsweep.guidance.base import Guidance
 
 
 class Replacement(Guidance):
-    r"""The replacement method (Song et al. 2021, arXiv:2011.13456, section 5 and appendix I.2; so named by Ho et al. 2022, arXiv:2204.03458).
+    r"""Guidance that replaces the measured part of each estimate of x_0 by the measurement.
 
-    Of samples a linear measurement :math:`y = A x_0` is known, ``cond.known``: frames of a clip, pixels under a mask, means of squares. The
-    estimate becomes the nearest x0 whose measurement is y,
+    See Song et al. 2021 (arXiv:2011.13456), section 5 and appendix I.2; Ho et al. 2022 (arXiv:2204.03458) named it the
+    replacement method. A linear measurement :math:`y = A x_0` of each sample is given as ``cond.known``: frames of a
+    clip, pixels under a mask, means of squares. The estimate becomes the nearest x0 whose measurement is y,
 
     .. math:: x_0 + A^+ (y - A x_0).
 
-    Where frames or pixels :math:`x^a` are known, they take the place of the denoiser's, so that every sampler moves them along
+    Known frames or pixels :math:`x^a` replace the denoiser's estimate of them, so every sampler moves them along
 
-    .. math:: x_t^a = \alpha_t x^a + \sigma_t \epsilon^a, \quad \epsilon^a = (x_t^a - \alpha_t x^a) / \sigma_t
+    .. math:: x_t^a = \alpha_t x^a + \sigma_t \epsilon^a, \quad \epsilon^a = (x_t^a - \alpha_t x^a) / \sigma_t,
 
-    and the denoiser sees them with the noise of their time. A deterministic walk keeps :math:`\epsilon^a` of each sample
-    as the start drew it; a stochastic one draws :math:`x_s^a` from :math:`q(x_s^a | x_t^a, x^a)`, the second of the two forms in
-    arXiv:2204.03458. So :math:`\epsilon^a` is read off the x_t at hand and not keyed: it needs no memory between steps, belongs to the
-    sample and not to the batch, and is as well defined at a solver's inner points. (The start, pure noise, lacks :math:`\alpha_1 x^a`, as it
-    does for the rest.)
+    and the denoiser gets them with the noise of their time. In deterministic sampling :math:`\epsilon^a` stays what the
+    first x drew; a stochastic sampler draws :math:`x_s^a` from :math:`q(x_s^a | x_t^a, x^a)`, the second of the two
+    forms in arXiv:2204.03458. Since :math:`\epsilon^a` is computed from x_t, nothing is stored between steps, a sample
+    does not depend on its batch, and :math:`\epsilon^a` is defined at the inner points of a solver's step too. (The
+    first x is pure noise: it lacks :math:`\alpha_1 x^a`, and :math:`\alpha_1 x_0` of the rest.)
 
-    The rest gets :math:`E[x^b | x_t]` where :math:`E[x^b | x_t, x^a]` is right: samples fit what is known of them too little.
-    :class:`~diffsweep.guidance.Reconstruction` adds what is missing. Where nothing is known it is the denoiser.
+    The rest, :math:`x^b`, is estimated as :math:`E[x^b | x_t]` instead of :math:`E[x^b | x_t, x^a]`, so samples agree
+    with the measurement too little; :class:`~diffsweep.guidance.Reconstruction` adds the missing term. Without a
+    measurement the estimates are unchanged.
 
     Args:
-        denoiser: the denoiser that is guided.
-        times: not used; every guidance takes them.
+        denoiser: the denoiser to guide.
+        times: not used; every guidance accepts the times of the sampler's steps.
     """
 
     neutral = 0.0
@@ -48,15 +56,15 @@ class Replacement(Guidance):
 
 
 def replaced(denoised: Denoised, x0: Tensor, known: Known, alpha: Tensor, sigma: Tensor) -> Denoised:
-    """Return the estimate with another x0, projected onto what is known; eps follows, and is left where sigma is 0.
+    """Return an estimate whose x0 is the given one, projected onto the measurement, with the eps that follows from it.
 
     Args:
-        denoised: of a denoiser.
-        x0: in place of its x0.
-        known: a measurement and its value.
-        alpha, sigma: the level, of the shape of t.
+        denoised: a denoiser's estimate at x_t.
+        x0: the x0 to project, (B, ...), in place of that of ``denoised``.
+        known: a measurement and its value y.
+        alpha, sigma: the noise level, of the shape of t. Where sigma is 0, eps is unchanged.
     """
     ratio = expand_to(torch.where(sigma == 0, 0.0, alpha / sigma), x0)
     x0 = known.project(x0)
-    # By the difference: rows of which nothing is known stay as they are, bit for bit.
+    # eps is changed by the difference, so samples without a measurement are unchanged, bit for bit.
     return Denoised(x0, denoised.eps - ratio * (x0 - denoised.x0), denoised.variance_mix)

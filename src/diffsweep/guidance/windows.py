@@ -1,9 +1,11 @@
-r"""Long clips from a model of short ones: windows whose known frames are those that are there already.
+r"""Long clips from a model of short clips: windows are sampled one after another, given the frames that they share.
 
-Given the known frames of a window, the rest of it is drawn by ``sample_window(known, mask, index)``: a walk under
-:class:`~diffsweep.guidance.Reconstruction` or :class:`~diffsweep.guidance.Replacement`, or a model of conditional clips. Both ways are those
-of Ho et al. 2022 (arXiv:2204.03458, section 3.1): blocks that extend a clip, and frames between the frames of a slower one. Where frames are a
-Markov chain of order m, an exact sampler of windows gives exact long clips if the windows overlap in m frames at least.
+A function ``sample_window(known, mask, index)`` draws the unknown frames of a window given its known frames: by
+sampling under :class:`~diffsweep.guidance.Reconstruction` or :class:`~diffsweep.guidance.Replacement`, or with a model
+of conditional clips. The two plans are those of Ho et al. 2022 (arXiv:2204.03458, section 3.1): :func:`windows` extends
+a clip block by block, :func:`between` draws frames between the frames of a slower clip. Where the frames of the data
+are a Markov chain of order m, an exact sampler of windows gives exact long clips if the windows overlap in at least m
+frames.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,11 +18,11 @@ SampleWindow = Callable[[Tensor, Tensor, int], Tensor]
 
 
 class Window(NamedTuple):
-    """Frames that are sampled at once.
+    """The frames of a long clip that are sampled together, given those of them that are known.
 
     Attributes:
-        frames: which frames of the long clip they are, int64, (F,), equally far apart.
-        known: True for those that are known when the window is sampled, bool, (F,).
+        frames: the indices of the frames in the long clip, int64, (F,), equally spaced.
+        known: True for the frames that are known when the window is sampled, bool, (F,).
     """
 
     frames: Tensor
@@ -30,16 +32,19 @@ class Window(NamedTuple):
 def windows(total_frames: int, length: int, overlap: int, given: int = 0) -> list[Window]:
     """Return the windows that extend a clip to ``total_frames``, block by block.
 
-    Each has ``length`` frames and knows the last ``overlap`` of those before; the last one ends with the clip and may know more.
+    Each window has ``length`` frames, of which the first ``overlap`` are known from the windows before it. The last
+    window ends with the clip, so more of its frames may be known.
 
     Args:
-        total_frames: of the long clip.
-        length: frames of a window.
-        overlap: frames.
-        given: how many frames the clip has already; where these are fewer than the overlap, the first window knows so many.
+        total_frames: the number of frames of the long clip.
+        length: the number of frames of a window.
+        overlap: the number of frames that a window shares with those before it.
+        given: the number of frames that the clip has at the beginning. Where it is below the overlap, the first window
+            has that many known frames.
 
     Raises:
-        ValueError: the overlap is not at least 1 and below the length, or the clip is shorter than a window, or has all its frames.
+        ValueError: the overlap is not between 1 and length - 1, or the clip is shorter than a window, or has all its
+            frames.
     """
     if not 1 <= overlap < length:
         raise ValueError(f"overlap={overlap}: windows of {length} frames overlap in 1 to {length - 1} of them")
@@ -51,30 +56,34 @@ def windows(total_frames: int, length: int, overlap: int, given: int = 0) -> lis
 
 
 def between(count: int, length: int, overlap: int = 1) -> list[Window]:
-    """Return the windows that double the frame rate of a clip of ``count`` frames: of 2 count - 1 frames, every other one is known from
-    the start.
+    """Return the windows that double the frame rate of a clip of ``count`` frames, to 2 count - 1 frames.
 
-    A frame is kept where a window knows a frame behind it, too: an unknown frame at a window's end is drawn anew with the next.
+    Every other frame is known from the beginning. A drawn frame is kept if its window has a known frame after it; an
+    unknown frame at the end of a window is drawn again with the next window.
 
     Args:
-        count: frames of the slow clip, at least 2.
-        length: frames of a window, at least 3.
-        overlap: frames that a window shares with what is kept of the ones before, at least 1 and at most length - 2.
+        count: the number of frames of the slow clip, at least 2.
+        length: the number of frames of a window, at least 3.
+        overlap: the number of kept frames that a window shares with the windows before it, between 1 and length - 2.
 
     Raises:
-        ValueError: there is nothing in between, or windows of this length cannot overlap so.
+        ValueError: the clip has fewer than 2 frames, or the overlap is not between 1 and length - 2.
     """
     if count < 2:
-        raise ValueError(f"count={count}: there are frames in between from 2 frames on")
+        raise ValueError(f"count={count}: frames between others need a clip of at least 2 frames")
     if not 1 <= overlap <= length - 2:
-        raise ValueError(f"overlap={overlap}: windows of {length} frames overlap in 1 to {length - 2} of them here")
+        raise ValueError(
+            f"overlap={overlap}: windows of {length} frames overlap in 1 to {length - 2} when the rate is doubled"
+        )
     total = 2 * count - 1
     return _planned(total, min(length, total), overlap, step=2)
 
 
 def _planned(total: int, length: int, overlap: int, step: int, made: int = 0) -> list[Window]:
-    """Return windows over ``total`` frames, of which ``made`` are there, and with step 2 every other one; what a window keeps ends with one
-    of the step."""
+    """Return windows over ``total`` frames, of which the first ``made`` exist, and with ``step`` 2 every other one too.
+
+    A window keeps its frames up to the last one whose index is a multiple of ``step``.
+    """
     plan: list[Window] = []
     while made < total:
         start = max(0, min(made - overlap, total - length))
@@ -89,21 +98,24 @@ def filled(sample_window: SampleWindow, clip: Tensor, plan: Sequence[Window]) ->
     """Return a clip whose unknown frames are drawn, window by window.
 
     Args:
-        sample_window: ``sample_window(known, mask, index)``, the frames of a window (B, C, F, H, W), for known frames like them and their mask
-            (B, F); the index of the window, from 0, is what its noise may be keyed by.
-        clip: (B, C, F, H, W); frames that no window before made, and that a window knows, are given in it.
-        plan: the windows.
+        sample_window: a function ``sample_window(known, mask, index)`` that returns the frames of a window, (B, C, F,
+            H, W), given ``known``, their known frames with zeros elsewhere, the bool mask of known frames, (B, F), and
+            the index of the window from 0, by which its noise may be keyed.
+        clip: (B, C, F, H, W); it contains the frames that a window of the plan knows and that no earlier window draws.
+        plan: the windows, in the order in which they are sampled.
 
     Returns:
-        (B, C, F, H, W), with the frames that were given as they were.
+        The clip with all frames, (B, C, F, H, W); frames that were given are unchanged.
     """
     clip = clip.clone()
     for index, window in enumerate(plan):
-        frames, there = window.frames.to(clip.device), window.known.to(clip.device)
-        mask = there.expand(len(clip), -1)  # (B, F)
-        known = clip[:, :, frames] * there[:, None, None]
+        frames, is_known = window.frames.to(clip.device), window.known.to(clip.device)
+        mask = is_known.expand(len(clip), -1)  # (B, F)
+        known = clip[:, :, frames] * is_known[:, None, None]
         made = sample_window(known, mask, index)
         if made.shape != known.shape:
-            raise ValueError(f"sample_window gives {tuple(made.shape)} for a window of {tuple(known.shape)}")
-        clip[:, :, frames] = torch.where(there[:, None, None], known, made)
+            raise ValueError(
+                f"sample_window returned the shape {tuple(made.shape)}, not that of the window, {tuple(known.shape)}"
+            )
+        clip[:, :, frames] = torch.where(is_known[:, None, None], known, made)
     return clip
