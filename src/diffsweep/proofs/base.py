@@ -1,4 +1,4 @@
-"""The subject of proofs, the checks that they yield, and the decorator that collects them."""
+"""The base of proofs: their subject, the checks that they yield, and the decorator that collects them."""
 
 import math
 from bisect import bisect_left
@@ -21,16 +21,16 @@ from diffsweep.proofs.data import (
 from diffsweep.samplers import Sampler
 from diffsweep.schedules import Schedule
 
-MANY = 500  # steps after which samples must be those of the data
+MANY = 500  # number of steps with which samples must have the distribution of the data
 
 
 class Check(NamedTuple):
-    """A number that was measured, and the bounds that it must keep.
+    """A measured number, and the bounds within which it must lie.
 
     Attributes:
         name: what was measured.
         measured: the number.
-        least, most: what it must reach, and must not pass; None where there is no bound.
+        least, most: the lower and the upper bound, inclusive; None for no bound.
     """
 
     name: str
@@ -40,31 +40,36 @@ class Check(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        """Whether the bounds are kept. NaN keeps none."""
+        """Return whether the number lies within its bounds; NaN never does."""
         if math.isnan(self.measured):
             return False
         return (self.least is None or self.measured >= self.least) and (self.most is None or self.measured <= self.most)
 
     @property
     def required(self) -> bool:
-        """Whether there is a bound; a number without one is only reported."""
+        """Return whether the number has a bound; a number without one is only reported."""
         return self.least is not None or self.most is not None
 
 
 class Curve(NamedTuple):
-    """Errors of walks by their network evaluations."""
+    """The errors of a sampler at several settings, by what each costs.
+
+    Attributes:
+        evaluations: network evaluations, or steps, of each setting.
+        errors: the error of each setting.
+    """
 
     evaluations: list[float]
     errors: list[float]
 
 
 class Trial(NamedTuple):
-    """A walk whose samples are compared with the data.
+    """A sampler, with its number of steps, whose samples are compared with the data.
 
     Attributes:
-        sampler: that walks.
-        label: how names of checks begin: its number of steps; empty for an adaptive solver.
-        required: whether its samples must be right. Otherwise the error is reported.
+        sampler: the sampler.
+        label: the beginning of its checks' names: the number of steps; empty for an adaptive solver.
+        required: whether its samples must agree with the data; otherwise the error is only reported.
     """
 
     sampler: Sampler
@@ -74,11 +79,14 @@ class Trial(NamedTuple):
 
 @dataclass
 class Subject:
-    """The parts under proof, and the curves that were measured on the way.
+    """The parts that proofs check, and the curves that proofs have measured.
 
     Attributes:
-        schedule, prediction, sampler, guidance, noise: the chosen parts.
-        curves: ``order`` by steps; ``wasserstein`` and, of a deterministic solver, ``solution`` by network evaluations.
+        schedule, prediction, sampler, guidance, noise: the chosen parts. ``guidance`` is a function of a denoiser, and
+            ``noise`` the noise of the frames of clips.
+        curves: by name. ``order``: the errors by steps; ``wasserstein``: the distances from the data by network
+            evaluations; ``solution``: for a deterministic solver, the distances from the ODE's solution by network
+            evaluations.
     """
 
     schedule: Schedule
@@ -90,35 +98,36 @@ class Subject:
 
     @property
     def gaussian(self) -> Denoiser:
-        """The exact denoiser of Gaussian data in the plane."""
+        """Return the exact denoiser of Gaussian data in the plane."""
         return AsPredicted(GaussianDenoiser(self.schedule, MEAN, COVARIANCE), self.prediction)
 
     @property
     def clips(self) -> Denoiser:
-        """The exact denoiser of clips (B, 1, F, 1, 1) of Gaussian data, under the chosen noise."""
+        """Return the exact denoiser of Gaussian clips (B, 1, F, 1, 1) under the chosen noise."""
         frames = len(CLIP_MEAN)
         exact = GaussianDenoiser(self.schedule, CLIP_MEAN, CLIP_COVARIANCE, noise=self.noise, shape=(1, frames, 1, 1))
         return AsPredicted(exact, self.prediction)
 
     @property
     def mixture(self) -> Denoiser:
-        """The exact denoiser of a mixture of Gaussians in the plane, whose components have classes."""
+        """Return the exact denoiser of a mixture of Gaussians in the plane, whose components have classes."""
         return AsPredicted(exact_mixture(self.schedule), self.prediction)
 
     @property
     def guided(self) -> Denoiser:
-        """The mixture's denoiser under guidance for the chosen walk."""
+        """Return the mixture's denoiser under the chosen guidance, at the times of the chosen sampler."""
         guidance = with_stand_ins(self.guidance, StandIn(self.schedule, self.prediction))
         return guidance(self.mixture, times=self.sampler.times(self.schedule))
 
     def trials(self, **changes: Any) -> list[Trial]:
-        """Return the walks whose samples are compared with the data: the chosen one, and one of :data:`MANY` steps, which must be right.
+        """Return the samplers whose samples are compared with the data.
 
-        Where so many steps do not exist, as on a grid of 100 with trailing spacing, the second walk has as many as there are, and its
-        errors are reported. An adaptive solver has one walk, which must be right.
+        These are the chosen one, and one of :data:`MANY` steps, whose samples must agree with the data. Where the
+        schedule does not have so many times, as on a grid of 100 with trailing spacing, the second has as many steps as
+        possible, and its errors are only reported. An adaptive solver has one trial, which must agree.
 
         Args:
-            changes: see :meth:`sampler_with`.
+            changes: other settings of the sampler, see :meth:`sampler_with`.
         """
         if self.sampler.tolerance is not None:
             return [Trial(self.sampler_with(**changes), "", True)]
@@ -126,12 +135,12 @@ class Subject:
         return [Trial(self.sampler_with(steps=n, **changes), f"{n} steps: ", n >= MANY) for n in counts]
 
     def most_steps(self) -> int:
-        """Return the largest number of steps from the chosen to :data:`MANY` whose times exist on this schedule."""
+        """Return the largest number of steps, from the chosen one to :data:`MANY`, that the schedule has times for."""
         more = range(self.sampler.steps + 1, MANY + 1)
         return self.sampler.steps + bisect_left(more, True, key=lambda steps: not self.exists(steps))
 
     def exists(self, steps: int) -> bool:
-        """Return whether a walk of so many steps has its times on this schedule."""
+        """Return whether the schedule has times for this number of steps, with the sampler's spacing."""
         try:
             self.sampler.with_steps(steps).times(self.schedule)
         except ValueError:
@@ -139,7 +148,7 @@ class Subject:
         return True
 
     def sampler_with(self, **changes: Any) -> Sampler:
-        """Return the sampler with other settings of its walk, such as ``steps=100`` or ``clip="none"``."""
+        """Return the sampler with other settings, such as ``steps=100`` or ``clip="none"``."""
         other = self.sampler.with_steps(changes.pop("steps", self.sampler.steps))
         for name, value in changes.items():
             setattr(other, name, value)
@@ -151,10 +160,10 @@ PLACES: dict[Proof, int] = {}
 
 
 def proof(place: int = 80) -> Callable[[Proof], Proof]:
-    """Make a function a proof of ``verify.py``.
+    """Return a decorator that makes a function a proof of ``verify.py``.
 
     Args:
-        place: proofs run, and stand in the certificate, in the order of their places.
+        place: the position among the proofs; they run, and are listed in the certificate, in increasing order.
     """
 
     def collect(function: Proof) -> Proof:
@@ -165,6 +174,6 @@ def proof(place: int = 80) -> Callable[[Proof], Proof]:
 
 
 def proofs_of(packages: Sequence[str]) -> list[Proof]:
-    """Return diffsweep's proofs and those of the packages, in the order of their places."""
+    """Return diffsweep's proofs and those of the given packages, ordered by place, then by name."""
     own = [function for function in PLACES if is_of(function, packages)]
     return sorted(own, key=lambda function: (PLACES[function], function.__name__))

@@ -1,4 +1,4 @@
-"""The variational bound of Gaussian data against their entropy."""
+"""The proof that the variational bound of Gaussian data is an upper bound of their entropy."""
 
 import math
 from collections.abc import Iterator
@@ -25,7 +25,10 @@ SIGNS = torch.tensor([[1, 1], [1, -1], [-1, 1], [-1, -1]], dtype=torch.float64)
 
 
 class Signs(Noise):
-    """Replaces noise by all signs of two numbers. Under them the mean of a quadratic is its Gaussian expectation, exactly."""
+    """A stand-in for standard normal noise in the plane: the four points (+-1, +-1).
+
+    The mean of a quadratic function over them is its expectation under the normal distribution, exactly.
+    """
 
     at_once = 0
 
@@ -41,8 +44,11 @@ class Signs(Noise):
 
 @proof(place=40)
 def bound(subject: Subject) -> Iterator[Check]:
-    """Compare the bound's expectation with the data's entropy: it is never below, and equal, up to what the prior does not know, where
-    each reverse step has the variance that it should have."""
+    """Compare the expected variational bound of Gaussian data with their entropy.
+
+    The bound must never be below the entropy. Where each reverse step has its best variance, it must be equal, up to
+    the bound's prior term.
+    """
     schedule, variances = subject.schedule, COVARIANCE.diagonal()
     exact = AsPredicted(GaussianDenoiser(schedule, MEAN, torch.diag(variances)), subject.prediction)
     entropy = float(0.5 * (2 * math.pi * math.e * variances).log2().mean())
@@ -56,8 +62,10 @@ def bound(subject: Subject) -> Iterator[Check]:
 
 
 class BestVariance(Denoiser):
-    """A denoiser of independent Gaussian numbers that names the variance which a reverse step really has: the posterior's, and that of
-    x_0 given x_t."""
+    """A denoiser of independent Gaussian numbers whose ``variance_mix`` gives the true variance of a reverse step.
+
+    It is the variance of q(x_s | x_t, x_0) plus that which the unknown x_0 given x_t adds.
+    """
 
     def __init__(self, denoiser: Denoiser, variances: Tensor, times: Tensor) -> None:
         super().__init__(denoiser.schedule, denoiser.prediction, denoiser.noise)
@@ -69,7 +77,7 @@ class BestVariance(Denoiser):
         alpha, sigma, small, large, gain, var_post = (
             value[:, None] for value in (*step.at_t[1:], link.log_small, link.log_large, gain, step.var_post)
         )
-        unknown = variances * sigma**2 / (alpha**2 * variances + sigma**2)  # (K, D): the variance of x_0 given x_t
+        unknown = variances * sigma**2 / (alpha**2 * variances + sigma**2)  # (K, D), the variance of x_0 given x_t
         best = var_post + gain**2 * unknown
         mix = torch.where(large > small, (best.log() - small) / (large - small), 0.0)
         self.mix = dict(zip(up[1:].tolist(), mix, strict=True))

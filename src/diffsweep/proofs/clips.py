@@ -1,4 +1,4 @@
-"""Clips of Gaussian data: completed from known frames, and under noise that frames share."""
+"""Proofs with Gaussian clips: completed from known frames, and under noise that frames share."""
 
 import math
 from collections.abc import Iterator
@@ -15,10 +15,10 @@ from diffsweep.proofs.moments import moments
 
 @proof(place=70)
 def completed(subject: Subject) -> Iterator[Check]:
-    """Compare clips whose ends are known with the conditional Gaussian: mean and covariance of the other frames.
+    """Compare Gaussian clips, given their first and last frame, with the conditional Gaussian: mean and covariance.
 
-    Guidance must hold known frames and do nothing beside it. Where it is exact on Gaussian data, and the solver above order 1, samples of
-    many steps must be right; else the error is reported.
+    It applies to a single guidance that accepts a measurement. Where the guidance is exact on Gaussian data and the
+    order of the solver is above 1, samples of many steps must agree; otherwise the errors are only reported.
     """
     guidance = subject.guided
     if not isinstance(guidance, Guidance) or "measurement" not in guidance.provides or len(guidances_of(guidance)) > 1:
@@ -43,7 +43,7 @@ def completed(subject: Subject) -> Iterator[Check]:
 
 @proof(place=75)
 def clips_of_shared_noise(subject: Subject) -> Iterator[Check]:
-    """Compare samples of Gaussian clips under noise that frames share with the data: mean and covariance, exact."""
+    """Compare the exact mean and covariance of sampled clips with those of the data, where frames share noise."""
     if not subject.noise.correlated:
         return
     of_noise, size = subject.noise.covariance(len(CLIP_MEAN)), math.sqrt(float(CLIP_COVARIANCE.trace()))
@@ -57,7 +57,7 @@ def clips_of_shared_noise(subject: Subject) -> Iterator[Check]:
 
 
 class OfClip(Denoiser):
-    """A denoiser of clips with known frames, on vectors (B, F) of a number a frame."""
+    """A denoiser of clips with known frames, for vectors (B, F) with one number for each frame."""
 
     def __init__(self, denoiser: Denoiser) -> None:
         super().__init__(denoiser.schedule, denoiser.prediction, denoiser.noise)

@@ -1,4 +1,4 @@
-"""Conversions there and back: x_t to x0 and eps through the prediction, t to the log-SNR."""
+"""The proof that conversions are inverse to each other: a prediction and x0, eps; t and the log-SNR."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from diffsweep.proofs.data import MEANS, exact_mixture
 
 @proof(place=10)
 def round_trips(subject: Subject) -> Iterator[Check]:
-    """Compare x0 and eps through the prediction with the exact ones, and t with the time of its log-SNR."""
+    """Compare x0 and eps, converted to the prediction and back, with the exact ones, and t with that of its log-SNR."""
     schedule = subject.schedule
     t = torch.linspace(schedule.t_min, schedule.t_max, 257, dtype=torch.float64)
     exact, eps = exact_mixture(schedule), Noise(0, torch.arange(len(t)))
@@ -19,7 +19,7 @@ def round_trips(subject: Subject) -> Iterator[Check]:
     x_t = add_noise(schedule, x_0, t, eps.normal(2, stream=Stream.EPS, dtype=torch.float64))
     truth, ours = exact(x_t, t), AsPredicted(exact, subject.prediction)(x_t, t)
     alpha, sigma = (value[:, None] for value in schedule(t))
-    # An error of the output by its last digit is one of x0 that grows like sigma / alpha.
+    # A rounding error of the network's output causes an error of x0 that grows like sigma / alpha.
     x0_error = ((ours.x0 - truth.x0).abs() / (1 + sigma / alpha)).max()
     yield Check("round trip of the prediction: x0", float(x0_error), most=1e-9)
     yield Check("round trip of the prediction: eps", float((ours.eps - truth.eps).abs().max()), most=1e-9)

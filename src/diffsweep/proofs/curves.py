@@ -1,4 +1,4 @@
-"""Errors by network evaluations, the plot that papers have."""
+"""The curves of a sampler's errors by network evaluations, as papers plot them."""
 
 import math
 from collections.abc import Iterator
@@ -13,12 +13,15 @@ from diffsweep.proofs.distances import wasserstein
 from diffsweep.proofs.moments import moments
 from diffsweep.samplers import ODE
 
-COUNTS = (4, 6, 8, 10, 14, 20, 30, 50, 100, 200)  # steps of the walks
+COUNTS = (4, 6, 8, 10, 14, 20, 30, 50, 100, 200)  # numbers of steps
 
 
 @proof(place=90)
 def curves(subject: Subject) -> Iterator[Check]:
-    """Measure the chosen walk's errors for other numbers of steps, into the subject's curves; there is nothing to check."""
+    """Measure the sampler's errors for several numbers of steps, and add them to ``subject.curves``.
+
+    Of an adaptive solver the tolerance varies instead. No check is yielded.
+    """
     sampler = subject.sampler
     if sampler.tolerance is not None:
         settings: list[dict[str, Any]] = [{"tolerance": 10.0**-k} for k in range(2, 8)]

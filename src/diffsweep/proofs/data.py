@@ -1,4 +1,4 @@
-"""Data whose exact denoiser is known: a Gaussian and a mixture in the plane, Gaussian clips, and what stands in for trained models."""
+"""The data of the proofs, with exact denoisers: a Gaussian and a mixture in the plane, and Gaussian clips."""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,19 +18,25 @@ ROOTS = torch.tensor(
 )
 WEIGHTS = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
 CLASSES = torch.tensor([0, 1, 0])  # of the components, for guidance
-CLIP_MEAN = torch.tensor([0.2, 0.1, 0.0, -0.1], dtype=torch.float64)  # of clips of four frames, a number each
+# Clips of four frames, with one number for each frame.
+CLIP_MEAN = torch.tensor([0.2, 0.1, 0.0, -0.1], dtype=torch.float64)
 CLIP_COVARIANCE = 0.08 * 0.8 ** (torch.arange(4)[:, None] - torch.arange(4)).abs().double()
 CLIP_KNOWN = torch.tensor([True, False, False, True])
 CLIP_VALUES = torch.tensor([0.5, 0.0, 0.0, -0.4], dtype=torch.float64)
 
 
 def exact_mixture(schedule: Schedule) -> GaussianMixtureDenoiser:
-    """Return the denoiser of the mixture, as it is before any prediction."""
+    """Return the exact denoiser of the mixture of three Gaussians in the plane, without a prediction."""
     return GaussianMixtureDenoiser(schedule, MEANS, ROOTS @ ROOTS.mT, WEIGHTS, classes=CLASSES)
 
 
 class StandIn:
-    """Replaces the trained models that guidance uses: the perfect classifier, and a model that knows less of the data."""
+    """A replacement of the trained models that guidance uses, with exact functions of the mixture.
+
+    Attributes:
+        log_prob: the exact log p(y | x_t), in place of a noisy classifier.
+        denoiser: the exact denoiser of a mixture with twice the covariances, in place of autoguidance's weaker model.
+    """
 
     def __init__(self, schedule: Schedule, prediction: Prediction) -> None:
         self.log_prob = exact_mixture(schedule).log_prob
@@ -39,7 +45,7 @@ class StandIn:
 
 
 def with_stand_ins(guidance: Callable[..., Denoiser], stand_in: StandIn) -> Callable[..., Denoiser]:
-    """Return guidance with a stand-in for each of its trained models."""
+    """Return ``guidance`` with each of its trained models replaced by ``stand_in``."""
     if not isinstance(guidance, partial):
         return guidance
     if guidance.func is loading.trained:
@@ -52,7 +58,7 @@ def with_stand_ins(guidance: Callable[..., Denoiser], stand_in: StandIn) -> Call
 
 
 def mixture_at_start(schedule: Schedule, count: int, start: float) -> Tensor:
-    """Return x (count, 2) where a walk starts: from the prior at t = 1, else data of the mixture with noise."""
+    """Return x (count, 2) at t = start: from the prior for start = 1, otherwise samples of the mixture with noise."""
     noise = Noise(0, torch.arange(count)).normal(2, stream=Stream.PRIOR, dtype=torch.float64)
     t = torch.tensor(start, dtype=torch.float64)
     with torch.no_grad():
@@ -63,7 +69,7 @@ def mixture_at_start(schedule: Schedule, count: int, start: float) -> Tensor:
 
 
 def mixture_at_stop(schedule: Schedule, x_0: Tensor, stop: float) -> Tensor:
-    """Return data x_0 (B, 2) as they are where a walk stops: with noise, where that is above t = 0."""
+    """Return data x_0 (B, 2) at t = stop: with the noise of that time, unchanged for stop = 0."""
     if stop == 0:
         return x_0
     eps = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(3), dtype=x_0.dtype)

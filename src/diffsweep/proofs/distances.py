@@ -1,4 +1,4 @@
-"""Distances of distributions, and slopes of curves, in closed form."""
+"""Distances between distributions, and slopes of curves."""
 
 import math
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def slope(x: Sequence[float], y: Sequence[float]) -> float:
-    """Return the slope of log y over log x, by least squares; NaN for fewer than two points."""
+    """Return the least-squares slope of log y over log x; NaN for fewer than two points."""
     if len(x) < 2:
         return math.nan
     u, v = (torch.tensor(values, dtype=torch.float64).log() for values in (x, y))
@@ -16,11 +16,13 @@ def slope(x: Sequence[float], y: Sequence[float]) -> float:
 
 
 def wasserstein(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:
-    r"""Return the 2-Wasserstein distance of two Gaussians: :math:`W^2 = |\mu_a - \mu_b|^2 + \mathrm{tr}(A + B - 2 (B^{1/2} A B^{1/2})^{1/2})`.
+    r"""Return the 2-Wasserstein distance between two Gaussians.
+
+    .. math:: W^2 = |\mu_a - \mu_b|^2 + \mathrm{tr}(A + B - 2 (B^{1/2} A B^{1/2})^{1/2})
 
     Args:
-        mean_a, mean_b: (D,).
-        cov_a, cov_b: (D, D).
+        mean_a, mean_b: the means, (D,).
+        cov_a, cov_b: the covariances A and B, (D, D).
     """
 
     def root(matrix: Tensor) -> Tensor:
@@ -33,7 +35,14 @@ def wasserstein(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) ->
 
 
 def sliced_wasserstein(a: Tensor, b: Tensor, directions: int = 32) -> float:
-    """Return the 2-Wasserstein distance of two sets of as many points in the plane (N, 2), root mean square over directions."""
+    """Return the sliced 2-Wasserstein distance between two sets of N points in the plane.
+
+    It is the root mean square of the 2-Wasserstein distances of their projections onto lines.
+
+    Args:
+        a, b: the points, (N, 2) each.
+        directions: the number of lines, with angles evenly spaced over half a turn.
+    """
     angle = math.pi * torch.arange(directions, dtype=a.dtype) / directions
     lines = torch.stack([angle.cos(), angle.sin()])  # (2, K)
     return float(((a @ lines).sort(0).values - (b @ lines).sort(0).values).square().mean().sqrt())

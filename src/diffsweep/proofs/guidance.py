@@ -1,4 +1,4 @@
-"""Guided scores against their formula over exact log-densities, and guided samples against the guided ODE's solution."""
+"""The proof of guidance: guided scores against their formula, guided samples against the guided ODE's solution."""
 
 from collections.abc import Iterator
 
@@ -14,8 +14,11 @@ from diffsweep.samplers import ODE
 
 @proof(place=60)
 def guided(subject: Subject) -> Iterator[Check]:
-    """Compare guided scores with their formula over the exact log-densities, the calls of the denoiser with unguided ones, and samples of
-    many steps with the guided ODE's solution. (Guided samples are not those of a tilted density.)"""
+    """Compare guided scores with their formula, and samples of many steps with the solution of the guided ODE.
+
+    The formula is evaluated with the exact log-densities. The number of guided calls of the denoiser is compared with
+    that of unguided sampling. (Samples are compared with the ODE, since they are not samples of a tilted density.)
+    """
     denoiser = subject.guided
     if not isinstance(denoiser, Guidance):
         return

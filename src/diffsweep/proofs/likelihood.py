@@ -1,4 +1,4 @@
-"""The log-likelihood by the probability-flow ODE against the exact log-density of a mixture."""
+"""The proof of the likelihood by the probability-flow ODE, against the exact log-density of a mixture."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,10 @@ from diffsweep.proofs.data import exact_mixture
 
 @proof(place=50)
 def likelihood(subject: Subject) -> Iterator[Check]:
-    """Compare the ODE's log-likelihood of a mixture's samples with their exact log-density at the schedule's lowest noise."""
+    """Compare the ODE's log-likelihood of samples of a mixture with their exact log-density.
+
+    Both are those of x at the schedule's lowest noise level, t = ``t_min``.
+    """
     schedule, mixture = subject.schedule, exact_mixture(subject.schedule)
     if schedule.t_min >= schedule.t_max:  # a schedule of one step has no ODE between its ends
         return
@@ -24,6 +27,6 @@ def likelihood(subject: Subject) -> Iterator[Check]:
     )
     ours = ode_log_likelihood(AsPredicted(mixture, subject.prediction), x, tolerance=1e-7)
     error = (ours.nats - mixture.log_density(x, lowest)).abs().mean()
-    # What is left of the data at t = 1 is not in the prior; it costs about alpha x0 x / sigma^2.
+    # The prior does not have the signal left at t = 1; the error is about alpha x0 x / sigma^2.
     left = float((schedule.log_snr(highest) / 2).exp()) if schedule.t_max == 1 else 0.01
     yield Check("log-likelihood by the ODE, mean error in nats", float(error), most=1e-3 + 2 * left)

@@ -1,4 +1,4 @@
-"""The order of convergence: the error of n steps of a solver of order p falls like n^-p."""
+"""The proof of the order of convergence: the error of a solver of order p falls like n^-p with n steps."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,13 +11,17 @@ from diffsweep.proofs.distances import slope
 from diffsweep.samplers import ODE
 
 HALF_LOG_SNR = (-5.0, 4.0)  # the range of log(alpha / sigma) on which orders are measured
-COUNTS = (8, 16, 32, 64, 128, 256, 512)  # steps of the walks whose errors are compared
-ROUNDING = 1e-11  # errors below are not those of a solver
+COUNTS = (8, 16, 32, 64, 128, 256, 512)  # numbers of steps whose errors are compared
+ROUNDING = 1e-11  # errors below this are rounding errors
 
 
 @proof(place=20)
 def order(subject: Subject) -> Iterator[Check]:
-    """Measure the slope of the mean error in steps even in log-SNR on a finite range, unclipped; of an adaptive solver, in its tolerance."""
+    """Measure the order of convergence, the slope of the log of the mean error over the log of the number of steps.
+
+    The steps are even in log-SNR over a finite range, without clipping. Of an adaptive solver the slope over the
+    tolerance is measured.
+    """
     sampler, schedule = subject.sampler, subject.schedule
     if sampler.order is None:
         return

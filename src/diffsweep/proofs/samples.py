@@ -1,4 +1,4 @@
-"""Samples of a walk against the data: moments of a Gaussian, exact, and the distance of a mixture's samples."""
+"""The proof of samples: exact moments of Gaussian samples, and the distance of a mixture's samples to the data."""
 
 import math
 from collections.abc import Iterator
@@ -14,7 +14,11 @@ from diffsweep.proofs.moments import moments
 
 @proof(place=30)
 def samples(subject: Subject) -> Iterator[Check]:
-    """Compare mean, covariance and Wasserstein distance of Gaussian samples, and the sliced Wasserstein distance of a mixture's samples."""
+    """Compare samples of the Gaussian and of the mixture with the data.
+
+    Of Gaussian samples these are the exact mean, covariance and Wasserstein distance; of the mixture's samples it is
+    the sliced Wasserstein distance.
+    """
     schedule, sampler, size = subject.schedule, subject.sampler, math.sqrt(float(COVARIANCE.trace()))
     for trial in subject.trials(clip="none"):
         most = 0.03 if trial.required else None
