@@ -1,4 +1,4 @@
-"""Walks on every kind of schedule down to clean data: where sigma(0) is not 0 there is one step more, from there to x0."""
+"""Sampling down to clean data on every schedule: where sigma(0) is above 0, a last step goes from t = 0 to x0."""
 
 import math
 
@@ -39,7 +39,7 @@ def draw(schedule, count, dimension=2):
         return prior(schedule, noise.normal(dimension, stream=Stream.PRIOR, dtype=torch.float64)), noise
 
 
-def test_these_schedules_are_never_clean():
+def test_these_schedules_have_noise_at_t_0():
     assert NEVER_CLEAN == ["cosine_continuous", "learned", "ve"]
 
 
@@ -55,20 +55,20 @@ def test_the_times_end_with_two_zeros(name, spacing):
         assert (times[:-1].diff() < 0).all()
 
 
-def test_the_times_above_are_those_of_one_step_less():
+def test_the_times_before_the_last_step_are_those_of_one_step_fewer():
     sampler = DDIM(steps=5)
     assert sampler.times(VE()).tolist() == [1, 0.75, 0.5, 0.25, 0, 0]
     assert DDIM(steps=3, start=0.5).times(VE()).tolist() == [0.5, 0.25, 0, 0]
     assert DDIM(steps=1).times(VE()).tolist() == [1, 0]
 
 
-def test_a_walk_that_stops_above_0_has_no_such_step():
+def test_sampling_that_stops_above_0_has_no_step_to_clean_data():
     assert DDIM(steps=4, stop=0.2).times(VE()).tolist() == pytest.approx([1, 0.8, 0.6, 0.4, 0.2])
     assert DDIM(steps=4).times(Cosine(100)).tolist() == [1, 0.75, 0.5, 0.25, 0]
 
 
 def moments(sampler, denoiser):
-    """Mean and covariance of the samples, exactly, from the true marginal at t = 1."""
+    """Return the exact mean and covariance of the samples that start from the true marginal at t = 1."""
     covariance = covariance_of(denoiser)
     dimension, steps = len(covariance), len(sampler.times(denoiser.schedule)) - 1
     with torch.no_grad():
@@ -85,13 +85,13 @@ def covariance_of(denoiser):
     return denoiser.rotations[0] @ torch.diag(denoiser.variances[0]) @ denoiser.rotations[0].T
 
 
-SPACING = {"edm": "karras", "ve": "uniform"}  # equal steps in t are too large for EDM's last ones
+SPACING = {"edm": "karras", "ve": "uniform"}  # for EDM the last of equal steps in t are too large
 
 
 @pytest.mark.parametrize("kind", ["ancestral", "ddim"])
 @pytest.mark.parametrize("name", [*NEVER_CLEAN, "edm", "flow", "vp", "sub_vp", "cosine zero terminal", "sigmoid"])
 def test_gaussian_data_are_recovered(gaussian, name, kind):
-    """In 250 steps up to their size, and in the limit of small ones: what 500 steps halve is extrapolated to nothing."""
+    """Moments with 250 steps are near, and those extrapolated from 250 and 500 steps to infinitely many nearer."""
     denoiser = gaussian(SCHEDULES[name], V())
     coarse, fine = (
         moments(KINDS[kind](steps=steps, spacing=SPACING.get(name, "uniform"), clip="none"), denoiser)
@@ -106,7 +106,7 @@ def test_gaussian_data_are_recovered(gaussian, name, kind):
 @pytest.mark.parametrize("kind", ["ancestral", "ddim"])
 @pytest.mark.parametrize("name", ["ve", "flow"])
 def test_drawn_samples_have_these_moments(gaussian, name, kind):
-    """3,000 samples from the prior, within five standard errors and 2 % for the steps and the prior."""
+    """3,000 samples from the prior agree within five standard errors and 0.02 for the step size and the prior."""
     denoiser, count = gaussian(SCHEDULES[name]), 3_000
     x, noise = draw(denoiser.schedule, count)
     x = KINDS[kind](steps=250, clip="none")(denoiser, x, noise=noise)
@@ -120,15 +120,15 @@ def test_drawn_samples_have_these_moments(gaussian, name, kind):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_the_final_step_goes_to_x0(gaussian, name, kind):
-    denoiser, seen = gaussian(SCHEDULES[name]), []
+    denoiser, calls = gaussian(SCHEDULES[name]), []
     x, noise = draw(denoiser.schedule, 4)
-    x = KINDS[kind](steps=6, clip="none")(denoiser, x, noise=noise, callback=lambda *each: seen.append(each))
-    step, t, denoised, last = seen[-1]
+    x = KINDS[kind](steps=6, clip="none")(denoiser, x, noise=noise, callback=lambda *each: calls.append(each))
+    step, t, denoised, last = calls[-1]
     assert step == 5
     assert (t == 0) == (name in NEVER_CLEAN)
     assert torch.equal(last, x)
     torch.testing.assert_close(x, denoised.x0, rtol=0, atol=1e-15)
-    torch.testing.assert_close(denoised.x0, denoiser(seen[-2][3], t).x0, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(denoised.x0, denoiser(calls[-2][3], t).x0, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -145,12 +145,12 @@ def test_data_that_are_one_point_are_reached_exactly(name, kind):
 @pytest.mark.parametrize("steps", [2, 3, 8])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", [*NEVER_CLEAN, "flow", "edm", "linear", "cosine zero terminal"])
-def test_steps_over_the_times_are_the_walk(mixture, name, kind, steps):
+def test_single_steps_over_the_times_give_the_samples(mixture, name, kind, steps):
     assert_stepwise_is_whole(mixture(SCHEDULES[name]), KINDS[kind](steps=steps))
 
 
 @pytest.mark.parametrize("name", [*NEVER_CLEAN, "flow", "linear"])
-def test_one_step_over_the_times_is_the_walk_of_one_step(mixture, name):
+def test_one_step_over_the_times_gives_the_samples_of_one_step(mixture, name):
     for kind in KINDS.values():
         assert_stepwise_is_whole(mixture(SCHEDULES[name]), kind(steps=1))
 
@@ -174,26 +174,26 @@ def test_one_step_goes_from_noise_to_x0(gaussian, name, kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_walk_can_be_broken_off_and_taken_up(mixture, kind):
-    """Down to t = 1/2, and from there to clean data."""
+def test_sampling_can_be_stopped_and_continued(mixture, kind):
+    """Sampling stops at t = 1/2, and continues from t = 1/2 to clean data."""
     denoiser = mixture(VE())
     x, noise = draw(denoiser.schedule, 3)
     times = KINDS[kind](steps=9).times(denoiser.schedule)
     assert times[4] == 0.5
-    seen = []
-    KINDS[kind](steps=9)(denoiser, x, noise=noise, callback=lambda step, t, denoised, x: seen.append(x))
+    states = []
+    KINDS[kind](steps=9)(denoiser, x, noise=noise, callback=lambda step, t, denoised, x: states.append(x))
     middle = KINDS[kind](steps=4, stop=0.5)(denoiser, x, noise=noise)
-    torch.testing.assert_close(middle, seen[3], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(middle, states[3], rtol=1e-12, atol=1e-12)
     if kind == "ddim":
         rest = KINDS[kind](steps=5, start=0.5)(denoiser, middle, noise=noise)
-        torch.testing.assert_close(rest, seen[-1], rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(rest, states[-1], rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(
     "kind", [VE(sigma_min=0.3), CosineContinuous(log_snr_max=2.0), Learned(log_snr_max=2.0, width=4)]
 )
-def test_the_step_to_clean_data_takes_the_noise_of_sigma_0_away(kind):
-    """From x_t at t = 0 to E[x_0 | x_t]: what is left of the data's variance is known."""
+def test_the_step_to_clean_data_removes_the_noise_of_sigma_0(kind):
+    """It goes from x_t at t = 0 to E[x_0 | x_t], which is known for Gaussian data."""
     zero = torch.zeros((), dtype=torch.float64)
     with torch.no_grad():
         alpha, sigma = kind(zero)
@@ -215,16 +215,16 @@ def test_an_ancestral_step_draws_from_the_posterior_of_the_estimate(mixture, nam
     t, s = (torch.tensor(value, dtype=torch.float64) for value in pair)
     if s == 0 and denoiser.schedule.clean_at_zero:
         return
-    moved, _ = Ancestral(clip="none").step(denoiser, x, t, s, None, noise)
+    x_s, _ = Ancestral(clip="none").step(denoiser, x, t, s, None, noise)
     with torch.no_grad():
         mean, variance = posterior(denoiser.schedule, denoiser(x, t).x0, x, s, t)
-    torch.testing.assert_close(moved, mean + variance.sqrt() * noise.like(x), rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(x_s, mean + variance.sqrt() * noise.like(x), rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_clipped_estimates_still_decompose_x_t(name, kind):
-    """At every step, that to clean data too: alpha x0 + sigma eps."""
+    """x = alpha x0 + sigma eps holds at every step, also at the one to clean data."""
     schedule = SCHEDULES[name]
     denoiser = GaussianDenoiser(schedule, torch.full((2,), 1.5).double(), torch.eye(2).double())
     x, noise = draw(schedule, 20)
@@ -242,18 +242,18 @@ def test_clipped_estimates_still_decompose_x_t(name, kind):
 
 
 def spacings(schedule):
-    """Those that the schedule has."""
+    """Return the spacings that the schedule supports."""
     grid = ("trailing", "leading")
     return [spacing for spacing in SPACINGS if schedule.num_steps is not None or spacing not in grid]
 
 
 @pytest.mark.parametrize(("name", "sampler"), crossed(list(SCHEDULES), list(SAMPLERS)))
 def test_no_option_gives_nan(gaussian, name, sampler):
-    """Every spacing, one step and several, every clip, either variance where it is asked for."""
+    """Every spacing, one step and several, every clip, and both variances where the sampler uses one."""
     schedule = SCHEDULES[name]
     x, noise = draw(schedule, 3)
     loose = {"tolerance": 1e-2} if sampler == "ode" else {}
-    counts = (1, 2) if loose else (1, 2, 7)  # an adaptive solver remembers nothing of its steps
+    counts = (1, 2) if loose else (1, 2, 7)  # an adaptive solver has no history
     cases = [{"spacing": spacing, "steps": steps} for spacing in spacings(schedule) for steps in counts]
     cases += [{"clip": clip, "steps": counts[-1]} for clip in ("none", "dynamic")]
     for case in cases:
@@ -264,7 +264,7 @@ def test_no_option_gives_nan(gaussian, name, sampler):
 
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_no_number_of_steps_makes_a_variance_vanish_above_clean_data(name):
-    """Whose logarithm an ancestral step takes."""
+    """An ancestral step takes the logarithm of the variance."""
     schedule = SCHEDULES[name]
     for spacing in spacings(schedule):
         for steps in (1, 2, 49, 1000) if spacing in ("trailing", "leading") else (1, 2, 49, 1000, 4000):
@@ -278,7 +278,7 @@ def test_no_number_of_steps_makes_a_variance_vanish_above_clean_data(name):
 
 
 class Perfect(torch.nn.Module):
-    """A network whose output is that of the exact denoiser, at the time that it is told."""
+    """A network whose output is that of the exact denoiser at the time that c_noise encodes."""
 
     def __init__(self, denoiser):
         super().__init__()
@@ -296,7 +296,7 @@ class Perfect(torch.nn.Module):
     [("cosine zero terminal", V()), ("vp", Eps()), ("sub_vp", V()), ("flow", Flow()), ("ve", X0()), ("flow", X0())],
 )
 def test_a_perfect_network_samples_as_the_exact_denoiser(mixture, name, prediction, kind):
-    """In the units of a prediction; at t = 1 of a zero-terminal schedule no signal is left to start from."""
+    """The network's output is in the units of its prediction; a zero-terminal schedule has alpha = 0 at t = 1."""
     exact = mixture(SCHEDULES[name], prediction)
     x, noise = draw(exact.schedule, 5)
     sampler = KINDS[kind](steps=20, clip="none")
@@ -305,7 +305,7 @@ def test_a_perfect_network_samples_as_the_exact_denoiser(mixture, name, predicti
 
 
 def test_ancestral_on_ve_is_the_published_step():
-    """SMLD's (arXiv:2011.13456, app. F): x + (s_t^2 - s_s^2) score + sqrt(s_s^2 (s_t^2 - s_s^2) / s_t^2) z."""
+    """SMLD's step (arXiv:2011.13456, app. F): x + (s_t^2 - s_s^2) score + sqrt(s_s^2 (s_t^2 - s_s^2) / s_t^2) z."""
     schedule = VE(0.01, 50.0)
     denoiser = GaussianDenoiser(
         schedule, torch.full((2,), 0.3, dtype=torch.float64), 0.2 * torch.eye(2, dtype=torch.float64)
@@ -316,5 +316,5 @@ def test_ancestral_on_ve_is_the_published_step():
     score = -(x - 0.3) / (0.2 + sigma_t**2)
     expected = x + (sigma_t**2 - sigma_s**2) * score
     expected = expected + math.sqrt(sigma_s**2 * (sigma_t**2 - sigma_s**2) / sigma_t**2) * noise.like(x)
-    moved, _ = Ancestral(clip="none").step(denoiser, x, t, s, None, noise)
-    torch.testing.assert_close(moved, expected, rtol=1e-10, atol=1e-10)
+    x_s, _ = Ancestral(clip="none").step(denoiser, x, t, s, None, noise)
+    torch.testing.assert_close(x_s, expected, rtol=1e-10, atol=1e-10)

@@ -1,4 +1,4 @@
-"""Samplers on Gaussian data, where each step is an affine map that can be written down, and DDIM's order."""
+"""Samplers on Gaussian data, where each step is a known affine map, and the order of DDIM."""
 
 import itertools
 import math
@@ -35,7 +35,7 @@ def test_ddim_is_the_product_of_its_affine_steps(schedule, steps):
 @pytest.mark.parametrize("variance", ["fixed_small", "fixed_large"])
 @pytest.mark.parametrize("steps", [1, 10, 200])
 def test_ancestral_has_the_moments_of_its_recursion(variance, steps):
-    """Mean and variance, step by step in plain numbers, against 20,000 walks."""
+    """Mean and variance are computed step by step in plain numbers, and compared with 20,000 samples."""
     schedule, count = Linear(1000), 20_000
     x, noise = draw(count)
     x = Ancestral(steps=steps, clip="none")(scalar(schedule, prediction=Eps(variance)), prior(schedule, x), noise=noise)
@@ -56,7 +56,7 @@ def test_ancestral_has_the_moments_of_its_recursion(variance, steps):
 
 
 def test_learned_variance_lies_between_on_the_log_scale():
-    """A tensor of mixes, one for each number: log v = (1 - m) log v_small + m log v_large."""
+    """A tensor of mixes m, one for each number, gives log v = (1 - m) log v_small + m log v_large."""
     schedule = Linear(100)
     mix = torch.tensor([[0.0, 0.25], [0.7, 1.0]], dtype=torch.float64)
 
@@ -66,12 +66,12 @@ def test_learned_variance_lies_between_on_the_log_scale():
 
     x, noise = draw(2, 2)
     t, s = torch.tensor(0.8, dtype=torch.float64), torch.tensor(0.4, dtype=torch.float64)
-    moved, _ = Ancestral(clip="none").step(Learned(schedule), x, t, s, None, noise)
+    x_s, _ = Ancestral(clip="none").step(Learned(schedule), x, t, s, None, noise)
     z = noise.like(x)
     (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
     large = sigma_t**2 - (alpha_t / alpha_s) ** 2 * sigma_s**2
     small = large * sigma_s**2 / sigma_t**2
-    torch.testing.assert_close(moved, small ** ((1 - mix) / 2) * large ** (mix / 2) * z, rtol=1e-10, atol=0)
+    torch.testing.assert_close(x_s, small ** ((1 - mix) / 2) * large ** (mix / 2) * z, rtol=1e-10, atol=0)
 
 
 @pytest.mark.parametrize("pair", [(1.0, 0.999), (0.5, 0.499), (1.0, 0.0), (0.9, 0.2), (0.003, 0.001), (0.4321, 0.1234)])
@@ -86,11 +86,11 @@ def test_ddim_with_eta_1_is_the_ancestral_step(schedule, pair, mixture):
 
 
 @pytest.mark.parametrize("steps", [1, 7, 100])
-def test_ddim_with_eta_1_is_the_ancestral_walk(steps, mixture):
+def test_ddim_with_eta_1_gives_the_ancestral_samples(steps, mixture):
     denoiser = mixture(Linear(1000))
     x, noise = draw(8, 2)
-    walks = [sampler(denoiser, x, noise=noise) for sampler in (DDIM(eta=1.0, steps=steps), Ancestral(steps=steps))]
-    torch.testing.assert_close(*walks, rtol=0, atol=1e-12)
+    samples = [sampler(denoiser, x, noise=noise) for sampler in (DDIM(eta=1.0, steps=steps), Ancestral(steps=steps))]
+    torch.testing.assert_close(*samples, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("pair", [(0.8, 0.7), (1.0, 0.3), (0.02, 0.001)])
@@ -99,9 +99,9 @@ def test_an_ancestral_step_draws_from_the_posterior_of_the_estimate(pair, mixtur
     denoiser = mixture(schedule)
     x, noise = draw(8, 2)
     t, s = (torch.tensor(value, dtype=torch.float64) for value in pair)
-    moved, state = Ancestral(clip="none").step(denoiser, x, t, s, None, noise)
+    x_s, state = Ancestral(clip="none").step(denoiser, x, t, s, None, noise)
     mean, variance = posterior(schedule, denoiser(x, t).x0, x, s, t)
-    torch.testing.assert_close(moved, mean + variance.sqrt() * noise.like(x), rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(x_s, mean + variance.sqrt() * noise.like(x), rtol=1e-9, atol=1e-11)
     torch.testing.assert_close(state.denoised.x0, denoiser(x, t).x0)
 
 
@@ -113,9 +113,9 @@ def test_ddim_keeps_the_marginal_of_known_data(eta):
     x, noise = draw(count, seed=2)
     t, s = torch.tensor(0.7, dtype=torch.float64), torch.tensor(0.4, dtype=torch.float64)
     (alpha_t, sigma_t), (alpha_s, sigma_s) = schedule(t), schedule(s)
-    moved, _ = DDIM(eta=eta, clip="none").step(denoiser, alpha_t * 0.4 + sigma_t * x, t, s, None, noise)
-    assert float(moved.mean()) == pytest.approx(float(alpha_s * 0.4), abs=4.5 * float(sigma_s) / count**0.5)
-    assert float(moved.var()) == pytest.approx(float(sigma_s**2), rel=4.5 * (2 / count) ** 0.5)
+    x_s, _ = DDIM(eta=eta, clip="none").step(denoiser, alpha_t * 0.4 + sigma_t * x, t, s, None, noise)
+    assert float(x_s.mean()) == pytest.approx(float(alpha_s * 0.4), abs=4.5 * float(sigma_s) / count**0.5)
+    assert float(x_s.var()) == pytest.approx(float(sigma_s**2), rel=4.5 * (2 / count) ** 0.5)
 
 
 def slope(steps, errors):
@@ -129,7 +129,7 @@ STEPS = [10, 20, 40, 80, 160]
 @pytest.mark.parametrize("schedule", [Linear(1000), Cosine(1000)], ids=["linear", "cosine"])
 @pytest.mark.parametrize("spacing", ["log_snr", "uniform"])
 def test_ddim_is_of_first_order_on_gaussian_data(schedule, spacing):
-    """The flow: x - alpha mu scales with the marginal's standard deviation."""
+    """On the ODE's solution x - alpha mu is proportional to the marginal's standard deviation."""
     denoiser, (x, _) = scalar(schedule, variance=0.05), draw(100)
     begin, end = 0.95, 0.05
     levels = schedule(torch.tensor([begin, end], dtype=torch.float64))
@@ -144,14 +144,14 @@ def test_ddim_is_of_first_order_on_gaussian_data(schedule, spacing):
 
 
 def test_ddim_is_of_first_order_on_a_mixture(mixture):
-    """Against a walk of 5,120 steps, uniform in log-SNR on a finite range."""
+    """The reference has 5,120 steps, uniform in log-SNR on a finite range."""
     denoiser, (x, _) = mixture(Cosine(1000)), draw(100, 2)
 
-    def walk(steps):
+    def sampled(steps):
         return DDIM(steps=steps, spacing="log_snr", start=0.95, stop=0.05, clip="none")(denoiser, x)
 
-    exact = walk(5_120)
-    errors = [float((walk(steps) - exact).norm(dim=1).mean()) for steps in STEPS]
+    exact = sampled(5_120)
+    errors = [float((sampled(steps) - exact).norm(dim=1).mean()) for steps in STEPS]
     assert 0.8 <= slope(STEPS, errors) <= 1.3
     assert DDIM(eta=0).order == 1
     assert DDIM(eta=0.5).order is None
@@ -159,11 +159,11 @@ def test_ddim_is_of_first_order_on_a_mixture(mixture):
 
 
 def test_clip_none_static_and_dynamic_by_hand():
-    """Dynamic: the 99.5th percentile of |x0| of a sample, where above 1, becomes 1 (Imagen)."""
+    """Dynamic clipping scales a sample's 99.5th percentile of |x0|, where it is above 1, to 1 (Imagen)."""
     x0 = torch.linspace(-3, 2, 1001, dtype=torch.float64).repeat(2, 1)
     x0[1] /= 4
 
-    class Says(Denoiser):
+    class Constant(Denoiser):
         def forward(self, x_t, t, cond=None):
             alpha, sigma = self.schedule(t)
             return Denoised(x0, (x_t - alpha * x0) / sigma)
@@ -171,7 +171,8 @@ def test_clip_none_static_and_dynamic_by_hand():
     x, noise = draw(2, 1001)
     t, s = torch.tensor(0.5, dtype=torch.float64), torch.tensor(0.0, dtype=torch.float64)
     results = {
-        clip: DDIM(clip=clip).step(Says(Linear(10)), x, t, s, None, noise)[0] for clip in ("none", "static", "dynamic")
+        clip: DDIM(clip=clip).step(Constant(Linear(10)), x, t, s, None, noise)[0]
+        for clip in ("none", "static", "dynamic")
     }
     torch.testing.assert_close(results["none"], x0)
     torch.testing.assert_close(results["static"], x0.clamp(-1, 1))

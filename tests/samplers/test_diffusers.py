@@ -1,4 +1,4 @@
-"""Whole walks equal diffusers' schedulers on the same noise, with the exact eps of a mixture as the network."""
+"""Samples equal those of diffusers' schedulers with the same noise; the network is a mixture's exact denoiser."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ PREDICTIONS = {"epsilon": Eps, "sample": X0, "v_prediction": V}
 
 
 def theirs_of(kind, schedule, steps, spacing, **settings):
-    """diffusers' scheduler with our betas, its tables in float64."""
+    """Return diffusers' scheduler with the schedule's betas and its tables in float64."""
     num_steps = schedule.num_steps
     alpha_bar = schedule(torch.arange(num_steps + 1, dtype=torch.float64) / num_steps)[0] ** 2
     betas = 1 - alpha_bar[1:] / alpha_bar[:-1]
@@ -26,7 +26,7 @@ def theirs_of(kind, schedule, steps, spacing, **settings):
 
 
 def output_of(denoiser, x, timestep, kind):
-    """The perfect network's output in the units of a prediction; their timestep i is our time (i + 1) / T."""
+    """Return the perfect network's output in the units of a prediction; timestep i of diffusers is t = (i + 1) / T."""
     t = (timestep.double() + 1) / denoiser.schedule.num_steps
     alpha, sigma = denoiser.schedule(t)
     denoised = denoiser(x, t)
@@ -51,7 +51,7 @@ def draw():
     ],
 )
 def test_ancestral_is_ddpm(monkeypatch, mixture, schedule, steps, spacing, prediction, variance, clip):
-    """Where a strided walk ends above their timestep 0 they would add noise to the clean sample: it is left out."""
+    """Where the last timestep is above 0, diffusers would add noise to the clean sample; this noise is left out."""
     schedule = SCHEDULES[schedule]
     denoiser = mixture(schedule, PREDICTIONS[prediction](variance))
     start, noise = draw()
@@ -80,7 +80,7 @@ def test_ancestral_is_ddpm(monkeypatch, mixture, schedule, steps, spacing, predi
     ],
 )
 def test_ddim_is_ddim(mixture, schedule, steps, spacing, prediction, eta, clip):
-    """diffusers recomputes eps from the clipped x0 only where asked to; ours always does."""
+    """diffusers recomputes eps from the clipped x0 as an option; diffsweep always does."""
     schedule = SCHEDULES[schedule]
     denoiser = mixture(schedule, PREDICTIONS[prediction]())
     start, noise = draw()
@@ -98,8 +98,8 @@ def test_ddim_is_ddim(mixture, schedule, steps, spacing, prediction, eta, clip):
     torch.testing.assert_close(ours, x, rtol=0, atol=1e-5)
 
 
-def test_keeping_eps_after_clipping_is_another_walk(mixture):
-    """The oracle of the clipped cases tells the two forms apart."""
+def test_keeping_eps_after_clipping_gives_other_samples(mixture):
+    """The comparison of the clipped cases distinguishes the two forms."""
     denoiser = mixture(SCHEDULES["linear"])
     start, _ = draw()
     ours = DDIM(steps=20, spacing="trailing")(denoiser, 3 * start)

@@ -64,7 +64,7 @@ def draw(schedule, count, dimension=2, seed=0):
 
 
 def between(schedule, begin, end):
-    """Settings of an unclipped walk, even in log-SNR, from log(alpha / sigma) = ``begin`` to ``end``."""
+    """Return the settings of unclipped steps even in log-SNR, from log(alpha / sigma) = ``begin`` to ``end``."""
     start, stop = (schedule.time_of(torch.tensor(2 * level, dtype=torch.float64)).item() for level in (begin, end))
     return {"spacing": "log_snr", "start": start, "stop": stop, "clip": "none"}
 
@@ -74,7 +74,7 @@ def between(schedule, begin, end):
 
 @pytest.mark.parametrize("z", [-30.0, -3.0, -1.0, -0.999, -0.1, -1e-9, 1e-9, 0.3, 0.999, 1.0, 4.0])
 def test_phi_and_the_moments_are_integrals(z):
-    """By Gauss and Legendre, 60 nodes."""
+    """The integrals are computed by Gauss-Legendre quadrature with 60 nodes."""
     import numpy as np
 
     nodes, weights = np.polynomial.legendre.leggauss(60)
@@ -107,10 +107,10 @@ REFERENCES = {}
 
 
 def measured(make, denoiser, begin=-5.0, end=4.0, counts=COUNTS):
-    """Slope of the mean error over 64 samples against 3S in 1,200 steps, and the errors."""
+    """Return the slope of the mean error of 64 samples, against 3S with 1,200 steps, and the errors."""
     schedule = denoiser.schedule
     settings, (x, _) = between(schedule, begin, end), draw(schedule, 64)
-    key = type(schedule), begin, end  # of the one mixture there is
+    key = type(schedule), begin, end  # all tests use the same mixture
     if key not in REFERENCES:
         REFERENCES[key] = SOLVERS["3S"](steps=1_200, **settings)(denoiser, x)
     exact = REFERENCES[key]
@@ -135,7 +135,7 @@ def test_orders_where_alpha_and_sigma_are_not_on_a_circle(mixture, schedule, nam
 
 
 def test_the_published_third_order_update_is_of_order_2(mixture):
-    """Without the factor 2 before D_2; .order says so."""
+    """It lacks the factor 2 before D_2, and .order is 2."""
     order, errors = measured(OTHERS["3M as published"], mixture(Cosine(1000)))
     assert 1.8 <= order <= 2.3
     assert OTHERS["3M as published"]().order == 2
@@ -147,8 +147,8 @@ def test_the_published_third_order_update_is_of_order_2(mixture):
     ("warm", "euler", "order"),
     [("3M", "3M by Euler", 3), ("DEIS-3", "DEIS-3 by Euler", 3), ("UniPC-3 bh2", "UniPC-3 by Euler", 4)],
 )
-def test_single_steps_at_the_start_keep_the_order_of_a_walk_that_starts_late(mixture, warm, euler, order):
-    """From alpha = sigma, where the curve bends already; the start of the public codes costs a whole order."""
+def test_single_steps_at_the_start_keep_the_order_where_sampling_starts_late(mixture, warm, euler, order):
+    """Sampling starts at alpha = sigma, where the solution is curved; the public codes' start costs a whole order."""
     denoiser, counts = mixture(Cosine(1000)), [40, 80, 160, 320]
     kept, _ = measured(SOLVERS[warm], denoiser, begin=0.0, counts=counts)
     lost, _ = measured(STARTED_BY_EULER[euler], denoiser, begin=0.0, counts=counts)
@@ -171,7 +171,7 @@ class Counting(Denoiser):
     [
         ("2M", 10 + 1),
         ("3M", 10 + 4),
-        ("2S", 19),  # the last step, to clean data, is DDIM's
+        ("2S", 19),  # the last step, to clean data, takes one call
         ("3S", 28),
         ("DPM-Solver-1", 10),
         ("DPM-Solver-2", 19),
@@ -252,7 +252,7 @@ def test_2s_is_algorithm_1_of_the_paper(mixture, schedule):
 
 
 def theirs_of(kind, schedule, times, **settings):
-    """diffusers' scheduler at our times, its noise levels in float64; its timesteps are indices of ours."""
+    """Return diffusers' scheduler at the given times, with float64 noise levels; its timesteps are indices of times."""
     clean = bool(times[-1] == 0)
     if "final_sigmas_type" in inspect.signature(kind).parameters:
         settings |= {"final_sigmas_type": "zero" if clean else "sigma_min"}
@@ -264,10 +264,10 @@ def theirs_of(kind, schedule, times, **settings):
     return scheduler
 
 
-def their_walk(scheduler, denoiser, x, times, noise=None):
-    said = {"sample": "x0", "epsilon": "eps"}[scheduler.config.prediction_type]
+def their_samples(scheduler, denoiser, x, times, noise=None):
+    output_name = {"sample": "x0", "epsilon": "eps"}[scheduler.config.prediction_type]
     for i, timestep in enumerate(scheduler.timesteps):
-        output = getattr(denoiser(x, times[i]), said)
+        output = getattr(denoiser(x, times[i]), output_name)
         given = {"variance_noise": noise.at(i).like(x)} if noise is not None else {}
         x = scheduler.step(output, timestep, x, **given).prev_sample
     return x
@@ -290,14 +290,17 @@ WHOLE = [{"spacing": "log_snr"}, {"spacing": "trailing"}]
     ],
 )
 @pytest.mark.parametrize("schedule", [Linear(1000), Cosine(1000)], ids=["linear", "cosine"])
-def test_walks_are_those_of_diffusers(mixture, schedule, name, kind, order, prediction, ends, atol, steps):
-    """In float64, but for diffusers' multistep DPM-Solver, which rounds x to float32. To clean data diffusers' UniPC-3 takes the
-    step before the last at order 2, and its DEIS has no such step."""
+def test_samples_are_those_of_diffusers(mixture, schedule, name, kind, order, prediction, ends, atol, steps):
+    """All run in float64, except diffusers' multistep DPM-Solver, which rounds x to float32.
+
+    Down to clean data diffusers' UniPC-3 takes the last but one step at order 2, and its DEIS has no step to clean
+    data.
+    """
     denoiser, (x, _) = mixture(schedule), draw(schedule, 16)
     ours = ALL[name](steps=steps, clip="none", **ends)
     times = ours.times(schedule)
     theirs = theirs_of(kind, schedule, times, solver_order=order, prediction_type=prediction)
-    torch.testing.assert_close(ours(denoiser, x), their_walk(theirs, denoiser, x, times), rtol=0, atol=atol)
+    torch.testing.assert_close(ours(denoiser, x), their_samples(theirs, denoiser, x, times), rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize("variant", ["bh1", "bh2"])
@@ -310,7 +313,7 @@ def test_both_forms_of_unipc_are_those_of_diffusers(mixture, order, variant):
     theirs = theirs_of(
         UniPCMultistepScheduler, schedule, times, solver_order=order, solver_type=variant, prediction_type="sample"
     )
-    torch.testing.assert_close(ours(denoiser, x), their_walk(theirs, denoiser, x, times), rtol=0, atol=1e-9)
+    torch.testing.assert_close(ours(denoiser, x), their_samples(theirs, denoiser, x, times), rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("steps", [16, 40])
@@ -328,7 +331,7 @@ def test_sde_2m_is_that_of_diffusers(mixture, ends, steps):
         prediction_type="sample",
         algorithm_type="sde-dpmsolver++",
     )
-    expected = their_walk(theirs, denoiser, x, times, noise)
+    expected = their_samples(theirs, denoiser, x, times, noise)
     torch.testing.assert_close(ours(denoiser, x, noise=noise), expected, rtol=0, atol=1e-5)
 
 
@@ -336,7 +339,7 @@ def test_sde_2m_is_that_of_diffusers(mixture, ends, steps):
     ("name", "algorithm", "prediction"), [("2S", "dpmsolver++", "sample"), ("DPM-Solver-2", "dpmsolver", "epsilon")]
 )
 def test_single_steps_of_order_2_are_those_of_diffusers(mixture, name, algorithm, prediction):
-    """Two of its timesteps, the second the middle in log-SNR, are one of our steps."""
+    """Two timesteps of diffusers, the second in the middle in log-SNR, are one step."""
     schedule = Cosine(1000)
     denoiser, (x, _) = mixture(schedule), draw(schedule, 16)
     settings = between(schedule, -3.0, 3.0)
@@ -351,10 +354,10 @@ def test_single_steps_of_order_2_are_those_of_diffusers(mixture, name, algorithm
     )
     theirs.order_list = [1, 2] * 10
     ours = SOLVERS[name](steps=10, **settings)(denoiser, x)
-    torch.testing.assert_close(ours, their_walk(theirs, denoiser, x, times), rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours, their_samples(theirs, denoiser, x, times), rtol=0, atol=1e-5)
 
 
-# Walks that are finite, right and restartable
+# Samples are finite and right, and sampling can be restarted
 
 SCHEDULES = {name: option("schedule", name) for name in names("schedule")}
 SCHEDULES |= {
@@ -378,7 +381,7 @@ def test_no_schedule_gives_nan(mixture, schedule, name):
 
 
 def deviation_error(make, denoiser, settings, steps):
-    """Relative error of the samples' standard deviations, from exact ones at the start; the means are right to 1e-6."""
+    """Return the relative error of the samples' standard deviations; sampling starts from the exact marginal."""
     covariance = denoiser.rotations[0] @ torch.diag(denoiser.variances[0]) @ denoiser.rotations[0].T
     marginals = []
     for t in (settings.get("start", 1.0), settings.get("stop", 0.0)):
@@ -399,7 +402,7 @@ ONE_PERCENT = {name: 20 if ORDERS[name] >= 3 else 40 for name in SOLVERS if ORDE
 @pytest.mark.parametrize("name", ONE_PERCENT)
 @pytest.mark.parametrize("schedule", [Linear(1000), Cosine(1000)], ids=["linear", "cosine"])
 def test_gaussian_data_are_recovered_to_1_percent(gaussian, schedule, name):
-    """Between log(alpha / sigma) = -5 and 4, in 20 steps from order 3 on and in 40 steps below, computed without sampling."""
+    """log(alpha / sigma) goes from -5 to 4, in 20 steps for orders from 3 and 40 steps below; nothing is drawn."""
     error = deviation_error(SOLVERS[name], gaussian(schedule), between(schedule, -5.0, 4.0), ONE_PERCENT[name])
     assert error < 0.01
 
@@ -410,7 +413,7 @@ def test_gaussian_data_are_recovered_to_1_percent_in_20_steps_from_noise_to_clea
 
 
 def test_sde_2m_converges_to_the_data(gaussian):
-    """Covariance of its samples, computed without sampling: weakly of about order 2."""
+    """The covariance of its samples, computed exactly, converges with a weak order of about 2."""
     denoiser, errors = gaussian(Cosine(1000)), []
     variance = denoiser.rotations[0] @ torch.diag(denoiser.variances[0]) @ denoiser.rotations[0].T
     for steps in (20, 40, 80, 160):
@@ -427,7 +430,7 @@ def test_sde_2m_converges_to_the_data(gaussian):
 
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("schedule", ["cosine", "flow", "ve", "linear zero terminal"])
-def test_steps_are_the_walk_and_leave_the_sampler_alone(mixture, schedule, name):
+def test_single_steps_give_the_samples_and_do_not_change_the_sampler(mixture, schedule, name):
     schedule = SCHEDULES[schedule]
     denoiser, (x, noise) = mixture(schedule), draw(schedule, 3)
     sampler = ALL[name](steps=8)
@@ -440,8 +443,8 @@ def test_steps_are_the_walk_and_leave_the_sampler_alone(mixture, schedule, name)
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_walk_may_go_back_in_t_and_keep_its_state(mixture, name):
-    """As RePaint's does: outputs that lie ahead, or at the same time, are not interpolated."""
+def test_a_trajectory_may_go_back_in_t_and_keep_its_state(mixture, name):
+    """RePaint goes back so; outputs of lower or equal times are not interpolated."""
     schedule = Cosine(1000)
     denoiser, (x, noise) = mixture(schedule), draw(schedule, 3)
     sampler, state = ALL[name](clip="none"), None
@@ -453,7 +456,7 @@ def test_a_walk_may_go_back_in_t_and_keep_its_state(mixture, name):
 
 @pytest.mark.parametrize("name", ["2S", "3S", "DPM-Solver-2", "DPM-Solver-3"])
 def test_a_step_up_undoes_a_step_down(mixture, name):
-    """The same formulas from s to t: what inversion needs. The difference falls with the step."""
+    """The same formulas go from s to t, and the difference falls with the size of the step."""
     schedule = Cosine(1000)
     denoiser, (x, noise) = mixture(schedule), draw(schedule, 8)
     t, differences = torch.tensor(0.5, dtype=torch.float64), []
@@ -466,16 +469,16 @@ def test_a_step_up_undoes_a_step_down(mixture, name):
 
 @pytest.mark.parametrize("kind", [DPMSolver, DPMSolverPP, UniPC, DEIS])
 def test_an_x_changed_between_steps_stays_changed(mixture, kind):
-    """As by inpainting: UniPC's correction is added, and replaces nothing."""
+    """Inpainting changes x so: UniPC's correction is added to x and does not replace it."""
     schedule = Cosine(1000)
     denoiser, (x, noise) = mixture(schedule), draw(schedule, 4)
     sampler, state = kind(clip="none"), None
     times = [torch.tensor(value, dtype=torch.float64) for value in (0.6, 0.58, 0.56, 0.54)]
     for i in range(2):
         x, state = sampler.step(denoiser, x, times[i], times[i + 1], state, noise.at(i))
-    moved, _ = sampler.step(denoiser, x + 1.0, times[2], times[3], state, noise)
-    stayed, _ = sampler.step(denoiser, x, times[2], times[3], state, noise)
-    assert ((moved - stayed) > 0.5).all()
+    changed, _ = sampler.step(denoiser, x + 1.0, times[2], times[3], state, noise)
+    unchanged, _ = sampler.step(denoiser, x, times[2], times[3], state, noise)
+    assert ((changed - unchanged) > 0.5).all()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Euler, Heun, linear multistep, the adaptive ODE and the samplers of the SDE: orders, diffusers' walks, every schedule, moments."""
+"""Euler, Heun, linear multistep, the adaptive ODE and the samplers of the SDE: orders, diffusers' samples, moments."""
 
 import itertools
 import math
@@ -65,7 +65,7 @@ def error(x, y):
 
 
 def slope(steps, errors):
-    """Of the line through the points in the logarithms."""
+    """Return the slope of the line through the points in the logarithms."""
     xs, ys = (torch.tensor(values, dtype=torch.float64).log() for values in (steps, errors))
     return -((xs - xs.mean()) * (ys - ys.mean())).sum().item() / (xs - xs.mean()).square().sum().item()
 
@@ -74,7 +74,7 @@ EXACT = {}
 
 
 def errors_of(sampler, denoiser, steps, reference, name=None):
-    """The errors of walks; where the reference has a ``name``, it is walked once."""
+    """Return the errors for several numbers of steps; a reference with a ``name`` is computed once."""
     x, noise = draw(denoiser.schedule, 64)
     exact = EXACT.get(name)
     if exact is None:
@@ -85,13 +85,13 @@ def errors_of(sampler, denoiser, steps, reference, name=None):
 
 
 def finite_range(schedule):
-    """start and stop at log(alpha / sigma) of -5 and 4, and equal steps in log-SNR between."""
+    """Return the settings of equal steps in log-SNR between log(alpha / sigma) = -5 and 4."""
     ends = schedule.time_of(torch.tensor([-10.0, 8.0], dtype=torch.float64)).tolist()
     return {"start": ends[0], "stop": ends[1], "spacing": "log_snr", "clip": "none"}
 
 
 GRIDS = [(20, 40, 80), (32, 64, 128), (50, 100, 200)]
-FINE = [(100, 200, 400), (128, 256, 512)]  # where the error of a high order is that of its leading term
+FINE = [(100, 200, 400), (128, 256, 512)]  # numbers of steps for which a high order's leading term dominates
 SMOOTH = {"vp": VP(0.1, 30.0), "flow": Flow(), "ve": VE(0.001, 200.0)}
 
 
@@ -122,8 +122,8 @@ def test_order_in_log_snr_on_a_finite_range(mixture, name, case):
 
 
 @pytest.mark.parametrize("order", [3, 4])
-def test_a_walk_that_starts_late_keeps_its_order_by_its_first_steps(mixture, order):
-    """From log(alpha / sigma) = -1/2; Euler's first step would leave it at 2."""
+def test_the_first_steps_keep_the_order_where_sampling_starts_late(mixture, order):
+    """Sampling starts at log(alpha / sigma) = -1/2; with Euler's step first the order is 2."""
     ends = finite_range(SMOOTH["vp"])
     ends["start"] = SMOOTH["vp"].time_of(torch.tensor(-1.0, dtype=torch.float64)).item()
     reference = ODE(tolerance=1e-12, **{**ends, "spacing": "uniform"})
@@ -133,7 +133,7 @@ def test_a_walk_that_starts_late_keeps_its_order_by_its_first_steps(mixture, ord
 
 
 class Truth:
-    """Where the sampling ODE of Gaussian data leads, in closed form."""
+    """The solution of the probability-flow ODE of Gaussian data, in closed form."""
 
     def __call__(self, denoiser, x, noise=None):
         with torch.no_grad():
@@ -164,7 +164,7 @@ def test_order_from_noise_to_clean_data(gaussian, kind, order, name, spacing):
 
 
 @pytest.mark.parametrize("name", ["flow", "vp", "sub_vp", "edm", "cosine_continuous", "learned"])
-def test_the_adaptive_walk_ends_at_the_truth_within_its_tolerance(gaussian, name):
+def test_the_adaptive_solver_ends_at_the_solution_within_its_tolerance(gaussian, name):
     denoiser = gaussian(SCHEDULES[name])
     x, noise = draw(denoiser.schedule, 64)
     with torch.no_grad():
@@ -174,7 +174,7 @@ def test_the_adaptive_walk_ends_at_the_truth_within_its_tolerance(gaussian, name
 
 
 @pytest.mark.parametrize("name", ["flow", "vp", "linear", "zero terminal", "ve"])
-def test_the_adaptive_walk_is_heuns_of_many_steps(mixture, name):
+def test_the_adaptive_solver_agrees_with_heun_with_many_steps(mixture, name):
     schedule = SCHEDULES[name]
     denoiser = mixture(schedule)
     x, noise = draw(schedule, 16)
@@ -185,11 +185,11 @@ def test_the_adaptive_walk_is_heuns_of_many_steps(mixture, name):
         torch.testing.assert_close(ours, heun, rtol=0, atol=1e-4)
 
 
-# (b) diffusers' walks
+# (b) diffusers' samples
 
 
 def theirs_of(kind, schedule, steps, spacing, **settings):
-    """diffusers' scheduler with our alpha_bar, its tables in float64."""
+    """Return diffusers' scheduler with the schedule's alpha_bar and its tables in float64."""
     num_steps = schedule.num_steps
     alpha_bar = schedule(torch.arange(num_steps + 1, dtype=torch.float64) / num_steps)[0] ** 2
     betas = 1 - alpha_bar[1:] / alpha_bar[:-1]
@@ -206,8 +206,8 @@ def theirs_of(kind, schedule, steps, spacing, **settings):
     return theirs
 
 
-def walked(theirs, denoiser, x):
-    """Their walk over x / alpha, with the exact eps as the network's output."""
+def their_samples(theirs, denoiser, x):
+    """Return diffusers' samples, computed in x / alpha with the exact eps as the network's output."""
     for timestep in theirs.timesteps:
         t = (timestep.double() + 1) / denoiser.schedule.num_steps
         output = denoiser(theirs.scale_model_input(x, timestep), t).eps
@@ -215,7 +215,7 @@ def walked(theirs, denoiser, x):
     return x
 
 
-WALKS = [
+RUNS = [
     ("linear", 50, "trailing"),
     ("linear", 20, "leading"),
     ("cosine", 25, "leading"),
@@ -224,24 +224,24 @@ WALKS = [
 
 
 def begin(schedule, steps, spacing):
-    """x at the walk's first time, and alpha there: their x is ours over alpha."""
+    """Return the first x, the noise, and alpha at the first time; diffusers' x is x / alpha."""
     noise = Noise(0, torch.arange(16))
     alpha, _ = schedule(DDIM(steps=steps, spacing=spacing).times(schedule)[0])
     return noise.normal(2, stream=Stream.PRIOR, dtype=torch.float64), noise, alpha
 
 
-@pytest.mark.parametrize(("name", "steps", "spacing"), WALKS)
+@pytest.mark.parametrize(("name", "steps", "spacing"), RUNS)
 def test_euler_is_diffusers(mixture, name, steps, spacing):
-    """They step in float32."""
+    """diffusers takes its steps in float32."""
     schedule = SCHEDULES[name]
     denoiser = mixture(schedule)
     x, noise, alpha = begin(schedule, steps, spacing)
     ours = Euler(steps=steps, spacing=spacing, clip="none")(denoiser, x, noise=noise)
-    theirs = walked(theirs_of(EulerDiscreteScheduler, schedule, steps, spacing), denoiser, x / alpha)
+    theirs = their_samples(theirs_of(EulerDiscreteScheduler, schedule, steps, spacing), denoiser, x / alpha)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "steps", "spacing"), WALKS)
+@pytest.mark.parametrize(("name", "steps", "spacing"), RUNS)
 def test_euler_ancestral_is_diffusers(monkeypatch, mixture, name, steps, spacing):
     schedule = SCHEDULES[name]
     denoiser = mixture(schedule)
@@ -249,14 +249,14 @@ def test_euler_ancestral_is_diffusers(monkeypatch, mixture, name, steps, spacing
     ours = EulerAncestral(steps=steps, spacing=spacing, clip="none")(denoiser, x, noise=noise)
     draws = iter([noise.at(i).like(x) for i in range(steps)])
     monkeypatch.setattr(scheduling_euler_ancestral_discrete, "randn_tensor", lambda *_, **__: next(draws))
-    theirs = walked(theirs_of(EulerAncestralDiscreteScheduler, schedule, steps, spacing), denoiser, x / alpha)
+    theirs = their_samples(theirs_of(EulerAncestralDiscreteScheduler, schedule, steps, spacing), denoiser, x / alpha)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
-@pytest.mark.parametrize(("name", "steps", "spacing"), WALKS)
+@pytest.mark.parametrize(("name", "steps", "spacing"), RUNS)
 def test_lms_is_diffusers(mixture, name, steps, spacing, order):
-    """With their start; they integrate the weights numerically, to 1e-4."""
+    """It starts as diffusers does, which integrates the weights numerically, to 1e-4."""
     schedule = SCHEDULES[name]
     denoiser = mixture(schedule)
     x, noise, alpha = begin(schedule, steps, spacing)
@@ -264,11 +264,11 @@ def test_lms_is_diffusers(mixture, name, steps, spacing, order):
     theirs = theirs_of(LMSDiscreteScheduler, schedule, steps, spacing)
     step = theirs.step
     theirs.step = lambda output, timestep, x: step(output, timestep, x, order=order)
-    torch.testing.assert_close(ours, walked(theirs, denoiser, x / alpha), rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours, their_samples(theirs, denoiser, x / alpha), rtol=0, atol=1e-5)
 
 
 class Exploding(Schedule):
-    """A discrete schedule's x / alpha: alpha is 1 and sigma its sigma / alpha, as k-diffusion has it."""
+    """The schedule of x / alpha for a discrete schedule: alpha is 1 and sigma is sigma / alpha, as in k-diffusion."""
 
     def __init__(self, schedule):
         super().__init__()
@@ -285,30 +285,30 @@ class Exploding(Schedule):
         return self.inner.time_of(log_snr)
 
 
-@pytest.mark.parametrize(("name", "steps", "spacing"), WALKS)
+@pytest.mark.parametrize(("name", "steps", "spacing"), RUNS)
 def test_heun_is_diffusers_where_alpha_is_1(mixture, name, steps, spacing):
     schedule = SCHEDULES[name]
     x, noise, alpha = begin(schedule, steps, spacing)
     ours = Heun(steps=steps, spacing=spacing, clip="none")(mixture(Exploding(schedule)), x / alpha, noise=noise)
-    theirs = walked(theirs_of(HeunDiscreteScheduler, schedule, steps, spacing), mixture(schedule), x / alpha)
+    theirs = their_samples(theirs_of(HeunDiscreteScheduler, schedule, steps, spacing), mixture(schedule), x / alpha)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-8)
 
 
-@pytest.mark.parametrize(("name", "steps", "spacing"), WALKS)
+@pytest.mark.parametrize(("name", "steps", "spacing"), RUNS)
 def test_plms_is_diffusers(mixture, name, steps, spacing):
-    """In its public form."""
+    """The comparison is with ``public_form``."""
     schedule = SCHEDULES[name]
     denoiser = mixture(schedule)
     x, noise, _ = begin(schedule, steps, spacing)
     ours = PLMS(public_form=True, steps=steps, spacing=spacing, clip="none")(denoiser, x, noise=noise)
-    theirs = walked(
+    theirs = their_samples(
         theirs_of(PNDMScheduler, schedule, steps, spacing, skip_prk_steps=True, set_alpha_to_one=True), denoiser, x
     )
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-7)
 
 
 def test_heun_is_edms_algorithm_2(mixture):
-    """As its code has it, with churn."""
+    """The expected samples follow EDM's code, with churn."""
     steps, s_churn, s_min, s_max, s_noise = 18, 40.0, 0.05, 50.0, 1.003
     denoiser = mixture(EDM())
     x, noise = draw(denoiser.schedule, 8)
@@ -323,11 +323,11 @@ def test_heun_is_edms_algorithm_2(mixture):
         gamma = min(s_churn / steps, math.sqrt(2) - 1) if s_min <= sigma <= s_max else 0.0
         raised = sigma * (1 + gamma)
         hat = x + math.sqrt(raised**2 - sigma**2) * s_noise * noise.at(i).like(x)
-        slope_here = (hat - denoiser(hat, torch.tensor(raised / 80, dtype=torch.float64)).x0) / raised
-        x = hat + (below - raised) * slope_here
+        slope_t = (hat - denoiser(hat, torch.tensor(raised / 80, dtype=torch.float64)).x0) / raised
+        x = hat + (below - raised) * slope_t
         if below > 0:
-            at_s = (x - denoiser(x, torch.tensor(below / 80, dtype=torch.float64)).x0) / below
-            x = hat + (below - raised) * (slope_here + at_s) / 2
+            slope_s = (x - denoiser(x, torch.tensor(below / 80, dtype=torch.float64)).x0) / below
+            x = hat + (below - raised) * (slope_t + slope_s) / 2
     torch.testing.assert_close(ours, x, rtol=0, atol=1e-8)
 
 
@@ -335,7 +335,7 @@ def test_heun_is_edms_algorithm_2(mixture):
 
 
 class Garbage(torch.nn.Module):
-    """A network that knows nothing: its output is bounded and does not vanish."""
+    """An untrained network whose output is bounded and not 0."""
 
     def forward(self, x, c_noise, cond):
         return x.sin() + 0.5
@@ -347,7 +347,7 @@ def test_no_schedule_gives_nan_of_a_network(name, sampler):
     x, noise = draw(schedule, 3)
     grid = ("trailing", "leading") if schedule.num_steps == 1000 else ()
     loose = {"tolerance": 1e-2} if sampler == "ode" else {}
-    counts = (1, 2) if loose else (1, 2, 5)  # an adaptive solver remembers nothing of its steps
+    counts = (1, 2) if loose else (1, 2, 5)  # an adaptive solver has no history
     for spacing in ("uniform", "log_snr") if loose else ("uniform", "quadratic", "log_snr", "karras", *grid):
         for steps in counts:
             for clip in ("none", "static") if steps == counts[-1] else ("static",):
@@ -362,7 +362,7 @@ def test_data_that_are_one_point_are_reached_exactly(name, sampler):
     point = torch.tensor([0.3, -0.8], dtype=torch.float64)
     denoiser = GaussianDenoiser(SCHEDULES[name], point, torch.zeros(2, 2, dtype=torch.float64))
     x, noise = draw(denoiser.schedule, 4)
-    for steps in (2,) if sampler == "ode" else (1, 2, 9):  # an adaptive solver remembers nothing of its steps
+    for steps in (2,) if sampler == "ode" else (1, 2, 9):  # an adaptive solver has no history
         x0 = option("sampler", sampler, steps=steps)(denoiser, x, noise=noise)
         torch.testing.assert_close(x0, point.expand(4, 2), rtol=0, atol=1e-9)
 
@@ -386,7 +386,7 @@ def test_data_that_are_one_point_are_reached_exactly(name, sampler):
     ),
 )
 def test_mean_and_covariance_of_gaussian_data(gaussian, name, sampler):
-    """Within five standard errors and 3 % of a variance for steps of this size."""
+    """They agree within five standard errors and 3 % of a variance, for the size of the steps."""
     denoiser, count = gaussian(SCHEDULES[name]), 2_500
     x, noise = draw(denoiser.schedule, count)
     x = sampler(denoiser, x, noise=noise)
@@ -398,8 +398,11 @@ def test_mean_and_covariance_of_gaussian_data(gaussian, name, sampler):
 
 
 @pytest.mark.parametrize("name", ["flow", "linear", "ve", "zero terminal"])
-def test_names_for_one_walk(mixture, name):
-    """euler is ddim; euler_ancestral is euler with eta 0, ddim with the same eta, and ancestral with eta 1; lms of order 1 is euler."""
+def test_samplers_with_several_names_give_equal_samples(mixture, name):
+    """Euler is DDIM, and LMS of order 1.
+
+    EulerAncestral is Euler with eta 0, DDIM with the same eta, and Ancestral with eta 1.
+    """
     denoiser = mixture(SCHEDULES[name])
     x, noise = draw(denoiser.schedule, 8)
 
@@ -470,7 +473,7 @@ def test_network_calls(mixture, sampler, calls):
 
 
 @pytest.mark.parametrize("kind", [LMS, PLMS])
-def test_history_belongs_to_the_walk_and_is_dropped_where_it_goes_back(mixture, kind):
+def test_history_belongs_to_the_trajectory_and_is_dropped_where_it_goes_back(mixture, kind):
     denoiser, sampler = mixture(SCHEDULES["vp"]), kind(clip="none")
     before = dict(vars(sampler))
     x, noise = draw(denoiser.schedule, 4)
@@ -478,7 +481,8 @@ def test_history_belongs_to_the_walk_and_is_dropped_where_it_goes_back(mixture, 
     for t, s in itertools.pairwise(times):
         x, state = sampler.step(denoiser, x, t, s, state, noise)
     assert isinstance(state.history, tuple)
-    assert [round(slope.coordinate, 6) for slope in state.history] == sorted(round(s.coordinate, 6) for s in state.history)
+    coordinates = [round(slope.coordinate, 6) for slope in state.history]
+    assert coordinates == sorted(coordinates)
     assert len(state.history) == 3
     back, _ = sampler.step(denoiser, x, times[1], times[2], state, noise)  # x is taken to be at an earlier time
     fresh, _ = sampler.step(denoiser, x, times[1], times[2], State(state.denoised, state.history[2:]), noise)

@@ -40,7 +40,7 @@ def test_trailing_and_leading_by_hand():
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 10, 25, 49, 50, 99, 100, 250, 333, 500, 1000])
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
 def test_grid_spacings_are_those_of_diffusers(spacing, steps):
-    """Its timestep i is step k = i + 1; it leaves the last 0 out."""
+    """Timestep i of diffusers is step k = i + 1; its timesteps lack the last 0."""
     from diffusers import DDIMScheduler
 
     theirs = DDIMScheduler(num_train_timesteps=1000, timestep_spacing=spacing, steps_offset=0)
@@ -52,7 +52,7 @@ def test_grid_spacings_are_those_of_diffusers(spacing, steps):
 
 
 def space_timesteps(num_timesteps, sections):
-    """improved-diffusion's respacing, as it is published: the set of steps that a strided chain keeps, from 0."""
+    """Return the steps that a strided chain keeps, from 0: improved-diffusion's respacing as it is published."""
     if isinstance(sections, str) and sections.startswith("ddim"):
         count = int(sections[len("ddim") :])
         return next(
@@ -99,7 +99,7 @@ def test_karras_makes_equal_steps_in_the_seventh_root_of_sigma_over_alpha(schedu
 
 @pytest.mark.parametrize("spacing", ["log_snr", "karras"])
 def test_clean_data_is_a_step_of_its_own(spacing):
-    """The log-SNR is infinite at 0: the finite part ends at the first grid point."""
+    """The log-SNR is infinite at t = 0, so the steps in log-SNR end at the first grid point."""
     ours = times(spacing, 10, Cosine(1000))
     assert ours[0] == 1
     assert ours[-2] == 1 / 1000
@@ -109,5 +109,5 @@ def test_clean_data_is_a_step_of_its_own(spacing):
 
 
 @pytest.mark.parametrize("spacing", ["log_snr", "karras", "uniform", "trailing", "quadratic"])
-def test_one_step_goes_all_the_way(spacing):
+def test_one_step_goes_from_1_to_0(spacing):
     close(times(spacing, 1), [1, 0])

@@ -1,4 +1,4 @@
-"""What all walks share: counted noise and its temperature, the stop at a NaN, DDIM's inversion."""
+"""What all samplers share: counted noise and its temperature, the stop at a NaN, DDIM's inversion."""
 
 import math
 
@@ -33,7 +33,7 @@ DRAWING = {
 
 
 def covariance(sampler, denoiser):
-    """Of what the draws alone make of a start at the mean: exact, by impulses."""
+    """Return the exact covariance of the samples that begin at the mean, by impulses in place of the steps' noise."""
     noise, mean = Impulses(2, {}), torch.zeros(1, 2, dtype=torch.float64)
     sampler(denoiser, mean, noise=noise)
     x = sampler(denoiser, mean.repeat(3 + 2 * len(noise.draws), 1), noise=noise)
@@ -42,7 +42,7 @@ def covariance(sampler, denoiser):
 
 @pytest.mark.parametrize("name", DRAWING)
 def test_the_temperature_is_the_size_of_the_noise(gaussian, name):
-    """A walk over Gaussian data is linear in its draws: half of them gives a quarter of their covariance, none none."""
+    """Samples of Gaussian data are affine in the noise, so half the noise gives a quarter of the covariance."""
     denoiser = gaussian(Linear(100))
     whole, half, none = (
         covariance(DRAWING[name](steps=12, clip="none", temperature=temperature), denoiser)
@@ -68,13 +68,13 @@ def test_a_solver_that_draws_nothing_refuses_a_temperature(kind):
 
 
 @pytest.mark.parametrize("bad", [-0.1, math.inf, math.nan])
-def test_a_temperature_that_is_none_is_refused(bad):
+def test_a_negative_or_infinite_temperature_is_refused(bad):
     with pytest.raises(ValueError, match=r"sampler\.temperature is at least 0 and finite"):
         Ancestral(temperature=bad)
 
 
 class Breaks(Denoiser):
-    """An exact denoiser, below a time NaN or infinite in one number."""
+    """An exact denoiser with one NaN or infinite number below a time."""
 
     def __init__(self, schedule, below, value):
         super().__init__(schedule)
@@ -90,30 +90,30 @@ class Breaks(Denoiser):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("steps", [3, 40, 100])
-def test_a_walk_that_is_not_finite_stops_and_says_where(steps, value):
-    """The first step that starts below t = 0.5; no more than sixteen steps later it stops."""
-    denoiser, seen = Breaks(Cosine(1000), 0.5 - 1e-9, value), []
-    with pytest.raises(NotFinite) as told:
+def test_samples_that_are_not_finite_stop_the_sampler_which_names_the_step(steps, value):
+    """The step is the first that begins below t = 0.5; sampling stops at most sixteen steps later."""
+    denoiser, steps_done = Breaks(Cosine(1000), 0.5 - 1e-9, value), []
+    with pytest.raises(NotFinite) as error:
         DDIM(steps=steps, clip="none")(
-            denoiser, torch.randn(3, 2).double(), callback=lambda step, *_: seen.append(step)
+            denoiser, torch.randn(3, 2).double(), callback=lambda step, *_: steps_done.append(step)
         )
     times = DDIM(steps=steps).times(denoiser.schedule)
     first = int((times < 0.5 - 1e-9).nonzero()[0])
     sigma = float(denoiser.schedule(times[first])[1])
     assert f"after step {first + 1} of {steps}, from t = {float(times[first]):.4g} (sigma = {sigma:.4g})" in str(
-        told.value
+        error.value
     )
-    assert first <= len(seen) <= first + 16
-    assert "\n" not in str(told.value)
+    assert first <= len(steps_done) <= first + 16
+    assert "\n" not in str(error.value)
 
 
-def test_the_adaptive_solver_says_so_too():
+def test_the_adaptive_solver_names_the_times_too():
     with pytest.raises(FloatingPointError, match="adaptive solver finds no step"):
         ODE(clip="none")(Breaks(Cosine(1000), 0.9, math.nan), torch.randn(3, 2).double())
 
 
 def test_large_and_half_precision_numbers_are_finite():
-    """Sums of which the terms are finite do not overflow."""
+    """Sums of finite terms do not overflow."""
     denoiser = Breaks(Cosine(100), -1, 0.0)
     for dtype in (torch.float16, torch.bfloat16, torch.float32):
         x = torch.full((64, 2), 6e4 if dtype == torch.float16 else 1e30, dtype=dtype)
@@ -124,7 +124,7 @@ def test_large_and_half_precision_numbers_are_finite():
 
 
 def gaussian_start(denoiser, t):
-    """What takes the data to their noise along the ODE of Gaussian data, exactly: (x - mean) to alpha_t mean + root (x - mean)."""
+    """Return the exact map of Gaussian data to x_t along the ODE: from x to alpha_t mean + root (x - mean)."""
     alpha, sigma = denoiser.schedule(torch.tensor(t, dtype=torch.float64))
     covariance = denoiser.rotations[0] @ torch.diag(denoiser.variances[0]) @ denoiser.rotations[0].T
     values, vectors = torch.linalg.eigh(covariance)
@@ -138,7 +138,7 @@ def gaussian_start(denoiser, t):
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_inversion_follows_the_odes_solution(gaussian, schedule, spacing):
-    """To first order in the steps: half the error for twice as many, from data to the exact noise and back to the data."""
+    """It is of first order: twice as many steps halve the error, from data to noise and back to the data."""
     denoiser = gaussian(schedule)
     data = denoiser.sample(64, torch.Generator().manual_seed(0))
     exact = gaussian_start(denoiser, 1.0)(data)
@@ -154,17 +154,17 @@ def test_inversion_follows_the_odes_solution(gaussian, schedule, spacing):
     assert back[1] < 0.7 * back[0]
 
 
-def test_an_inverted_walk_goes_through_the_times_upwards(gaussian):
-    denoiser, seen = gaussian(Linear(100)), []
+def test_inversion_goes_through_the_times_upwards(gaussian):
+    denoiser, calls = gaussian(Linear(100)), []
     sampler = DDIM(steps=10, start=0.8, stop=0.0)
     with counting(denoiser) as count:
-        sampler.invert(denoiser, torch.zeros(3, 2).double(), callback=lambda i, t, *_: seen.append((i, float(t))))
+        sampler.invert(denoiser, torch.zeros(3, 2).double(), callback=lambda i, t, *_: calls.append((i, float(t))))
     up = sampler.times(denoiser.schedule).flip(0)[:-1].tolist()
-    assert seen == list(enumerate([1 / 100, *up[1:]]))
+    assert calls == list(enumerate([1 / 100, *up[1:]]))
     assert (count.calls, count.rows) == (10, 30)
 
 
-def test_what_drew_noise_cannot_be_inverted(gaussian):
+def test_a_stochastic_sampler_cannot_be_inverted(gaussian):
     with pytest.raises(ValueError, match=r"use sampler\.eta=0, not 0\.5"):
         DDIM(eta=0.5).invert(gaussian(Linear(100)), torch.zeros(1, 2).double())
 
@@ -185,12 +185,12 @@ def test_evaluations_are_counted(gaussian, sampler, calls):
     x = prior(denoiser.schedule, torch.randn(5, 2).double())
     with counting(denoiser) as count:
         sampler(denoiser, x)
-    sampler(denoiser, x)  # outside it is not counted
+    sampler(denoiser, x)  # is not counted
     assert (count.calls, count.rows) == (calls, 5 * calls)
 
 
-def test_walk_noise_is_the_noise_of_each_step():
-    """Drawn in blocks, in and out of order, for large samples one by one, with a seed of each sample."""
+def test_noise_drawn_ahead_is_the_noise_of_each_step():
+    """It is drawn in blocks, in and out of order, one by one for large samples, and with one seed for each sample."""
     seeds = torch.tensor([5, 2**40 + 1, 7])
     for noise, size in (
         (Noise(3, torch.arange(3)), 6),
@@ -206,7 +206,7 @@ def test_walk_noise_is_the_noise_of_each_step():
         assert torch.equal(ahead.like(x, Stream.EPS), noise.at(40).like(x, Stream.EPS))
 
 
-def test_a_seed_of_each_sample_is_that_seeds_own_noise():
+def test_noise_with_one_seed_for_each_sample_is_that_of_each_seed():
     seeds = torch.tensor([5, 2**40 + 1, 7])
     x = torch.zeros(3, 4)
     noise = Noise(seeds, torch.arange(3))
@@ -217,7 +217,7 @@ def test_a_seed_of_each_sample_is_that_seeds_own_noise():
         assert torch.equal(like_over(noise, x, range(2))[1, i], alone.at(1).like(x)[i])
 
 
-def test_a_walk_keeps_no_more_than_a_block_of_each_draw(gaussian):
+def test_noise_drawn_ahead_keeps_at_most_one_block(gaussian):
     noise = StepNoise(Noise(0, torch.arange(3)), 64)
     for step in range(64):
         noise.at(step).like(torch.zeros(3, 2))
@@ -225,7 +225,7 @@ def test_a_walk_keeps_no_more_than_a_block_of_each_draw(gaussian):
     assert spaced_times(Linear(10), "uniform", 2).tolist() == [1, 0.5, 0]
 
 
-def test_the_callback_sees_what_was_inverted(gaussian):
+def test_the_callback_of_inversion_gets_each_state(gaussian):
     denoiser, last = gaussian(Cosine(100)), []
     x = DDIM(steps=5).invert(
         denoiser, torch.zeros(2, 2).double(), callback=lambda i, t, denoised, x: last.append((denoised, x))
