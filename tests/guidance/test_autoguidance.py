@@ -12,7 +12,7 @@ from diffsweep.schedules import VP, Cosine, Flow
 
 
 def blurred(schedule):
-    """A weaker model: the truth of one broad Gaussian."""
+    """Return a weaker model: the exact denoiser of one broad Gaussian."""
     mean, covariance = torch.tensor([[0.1, 0.1]]).double(), 0.8 * torch.eye(2).double()[None]
     return GaussianMixtureDenoiser(schedule, mean, covariance)
 
@@ -25,7 +25,7 @@ def guided_by(main, weak, scale):
 @pytest.mark.parametrize("t", [0.05, 0.5, 0.95])
 @pytest.mark.parametrize("scale", [0.0, 0.5, 2.0, 3.5])
 def test_the_score_is_that_of_the_densities_ratio(mixture, schedule, t, scale):
-    """grad log of p_main^s p_weak^(1 - s), by automatic differentiation of the densities."""
+    """The score is the gradient of log(p_main^s p_weak^(1 - s)), by automatic differentiation."""
     main, weak, t = mixture(schedule), blurred(schedule), torch.tensor(t).double()
     alpha, sigma = schedule(t)
     x = torch.randn(16, 2).double().requires_grad_()
@@ -36,7 +36,7 @@ def test_the_score_is_that_of_the_densities_ratio(mixture, schedule, t, scale):
     torch.testing.assert_close(alpha * denoised.x0 + sigma * denoised.eps, x.detach())
 
 
-def test_scale_one_is_the_main_model_and_asks_for_no_other(mixture):
+def test_scale_one_is_the_main_model_and_makes_no_weaker_one(mixture):
     def never():
         raise AssertionError
 
@@ -46,13 +46,13 @@ def test_scale_one_is_the_main_model_and_asks_for_no_other(mixture):
     assert torch.equal(DDIM(steps=10, clip="none")(guided, x), DDIM(steps=10, clip="none")(main, x))
 
 
-def test_the_weaker_model_is_called_once_a_step_after_the_main_one_with_the_same(mixture):
+def test_the_weaker_model_is_called_once_after_the_main_one_with_the_same_arguments(mixture):
     main, weak = mixture(Cosine(100)), blurred(Cosine(100))
-    seen = []
+    calls = []
     for name, denoiser in (("main", main), ("weak", weak)):
-        denoiser.register_forward_pre_hook(lambda module, given, name=name: seen.append((name, *given)))
+        denoiser.register_forward_pre_hook(lambda module, given, name=name: calls.append((name, *given)))
     guided_by(main, weak, 2)(torch.ones(3, 2).double(), torch.tensor(0.3))
-    (first, x, t, cond), (second, *same) = seen
+    (first, x, t, cond), (second, *same) = calls
     assert (first, second) == ("main", "weak")
     assert same[0] is x
     assert same[1] is t

@@ -30,7 +30,7 @@ def points(count=12):
 
 
 def log_posterior(x, t, schedule, label):
-    """log p(y | x_t), written with torch's distributions."""
+    """Return log p(y | x_t), computed with torch's distributions."""
     alpha, sigma = schedule(t)
     normal = torch.distributions.MultivariateNormal(
         alpha * MEANS, alpha**2 * COVARIANCES + sigma**2 * torch.eye(2).double()
@@ -52,15 +52,15 @@ def test_the_score_gets_the_gradient_of_the_log_posterior(schedule, scale):
         t = torch.tensor(t, dtype=torch.float64)
         alpha, sigma = schedule(t)
         guided = guided_by(denoiser, denoiser, scale)(x, t, Condition(vector=torch.full((12,), label)))
-        # The perfect denoiser is told the class, too: its own answer is that of the class.
+        # The exact denoiser is conditioned on the class as well, so without guidance its score is score(x | y).
         plain = denoiser(x, t, Condition(vector=torch.full((12,), label)))
         expected = -plain.eps / sigma + scale * gradient(x, t, schedule, label)
         torch.testing.assert_close(-guided.eps / sigma, expected, rtol=1e-7, atol=1e-9)
         torch.testing.assert_close(alpha * guided.x0 + sigma * guided.eps, x, rtol=1e-9, atol=1e-9)
 
 
-def test_an_unconditional_model_led_by_the_perfect_classifier_is_the_conditional_one():
-    """score(x) + grad log p(y|x) = score(x|y), Bayes' rule, at scale 1."""
+def test_an_unconditional_model_with_the_perfect_classifier_is_the_conditional_model():
+    """By Bayes' rule score(x) + grad log p(y|x) = score(x|y), the guided score at scale 1."""
     schedule, x, t = Cosine(1000), points(), torch.tensor(0.3, dtype=torch.float64)
     unconditional = GaussianMixtureDenoiser(schedule, MEANS, COVARIANCES, WEIGHTS)
     cond = Condition(vector=torch.ones(12, dtype=torch.int64))
@@ -70,8 +70,10 @@ def test_an_unconditional_model_led_by_the_perfect_classifier_is_the_conditional
 
 @pytest.mark.parametrize("steps", [50, 200, 800])
 def test_it_is_adms_shift_of_the_mean_up_to_higher_order(steps):
-    """Ours shifts the mean of a step by beta / sqrt(1 - beta), theirs by the step's variance: with fixed large that is beta, a relative
-    difference of 1 / sqrt(1 - beta) - 1, which halves with the step."""
+    """The mean of a step is shifted by beta / sqrt(1 - beta), and in ADM by the step's variance, beta for fixed_large.
+
+    The relative difference is 1 / sqrt(1 - beta) - 1, which halves with the size of the step.
+    """
     schedule, x = Linear(1000), points()
     t, s = torch.tensor(0.5).double(), torch.tensor(0.5 - 1 / steps).double()
     denoiser, cond = GaussianMixtureDenoiser(schedule, MEANS, COVARIANCES), Condition(vector=torch.ones(12).long())
@@ -90,7 +92,7 @@ def test_it_is_adms_shift_of_the_mean_up_to_higher_order(steps):
     assert (ours / theirs - 1).abs().max() < 0.6 * beta
 
 
-def test_where_nothing_is_left_of_the_data_nothing_moves():
+def test_where_alpha_is_0_nothing_changes():
     schedule = Linear(1000, zero_terminal_snr=True)
     x, t = points(), torch.ones((), dtype=torch.float64)
     denoiser, cond = exact(schedule), Condition(vector=CLASSES.repeat(4))
@@ -99,7 +101,7 @@ def test_where_nothing_is_left_of_the_data_nothing_moves():
     assert torch.equal(guided.eps, plain.eps)
 
 
-def test_rows_without_a_class_are_left_and_a_negative_class_is_left_behind():
+def test_null_conditions_are_not_guided_and_a_negative_class_is_subtracted():
     schedule, x, t = Cosine(1000), points(3), torch.tensor(0.3, dtype=torch.float64)
     denoiser = exact(schedule)
     cond = Condition(vector=torch.tensor([1, 1, 0]), is_null=torch.tensor([False, True, False]))
@@ -114,22 +116,22 @@ def test_rows_without_a_class_are_left_and_a_negative_class_is_left_behind():
 
 
 def test_the_gradient_is_computed_in_float32():
-    seen = []
+    dtypes = []
 
     class Classifier(torch.nn.Module):
         def log_prob(self, x_t, t):
-            seen.append((x_t.dtype, (x_t @ torch.ones(2, 2)).dtype))
+            dtypes.append((x_t.dtype, (x_t @ torch.ones(2, 2)).dtype))
             return x_t.log_softmax(1)
 
     with torch.autocast("cpu", torch.bfloat16):
         guided = guided_by(exact(Flow()), Classifier())
         x = points(2).to(torch.bfloat16)
         denoised = guided(x, torch.tensor(0.5), Condition(vector=torch.tensor([0, 1])))
-    assert seen == [(torch.float32, torch.float32)]
+    assert dtypes == [(torch.float32, torch.float32)]
     assert denoised.eps.dtype == torch.bfloat16
 
 
-def test_the_classifier_is_asked_for_at_its_first_use():
+def test_the_classifier_is_made_at_its_first_use():
     made = []
 
     def make():
@@ -145,6 +147,6 @@ def test_the_classifier_is_asked_for_at_its_first_use():
 
 
 @pytest.mark.parametrize("cond", [None, Condition(), Condition(vector=torch.randn(2, 3))])
-def test_without_classes_there_is_nothing_to_lead_to(cond):
+def test_without_classes_it_is_refused(cond):
     with pytest.raises(ValueError, match="classifier guidance needs a class to guide towards"):
         guided_by(exact(Flow()), exact(Flow())).gradient(points(2), torch.tensor(0.5), cond)

@@ -1,4 +1,4 @@
-"""Classifier-free guidance against its formula over exact densities, and against diffusers where it has the same thing."""
+"""Classifier-free guidance against its formula over exact densities."""
 
 import itertools
 
@@ -21,7 +21,7 @@ def exact(schedule, prediction=None):
 
 
 def log_density(x_t, t, schedule, label=None):
-    """Of the mixture's marginal at t, written with torch's distributions; given a class where there is one."""
+    """Return the log-density of the mixture's marginal at t, given a class if any, with torch's distributions."""
     alpha, sigma = schedule(t)
     covariance = alpha**2 * ROOTS @ ROOTS.mT + sigma**2 * torch.eye(2).double()
     parts = torch.distributions.MultivariateNormal(alpha * MEANS, covariance).log_prob(x_t[:, None])  # (B, 3)
@@ -62,8 +62,8 @@ def test_scale_one_is_the_conditional_model_bit_for_bit():
         plain, guided = denoiser(x, t, cond), ClassifierFreeGuidance(denoiser, scale=1)(x, t, cond)
         assert torch.equal(plain.x0, guided.x0)
         assert torch.equal(plain.eps, guided.eps)
-    walk = DDIM(steps=7)
-    assert torch.equal(walk(denoiser, x, cond), walk(ClassifierFreeGuidance(denoiser, scale=1), x, cond))
+    sampler = DDIM(steps=7)
+    assert torch.equal(sampler(denoiser, x, cond), sampler(ClassifierFreeGuidance(denoiser, scale=1), x, cond))
 
 
 @pytest.mark.parametrize(
@@ -78,24 +78,24 @@ def test_scale_one_is_the_conditional_model_bit_for_bit():
 )
 def test_the_network_is_called_once_a_step(settings, calls, rows):
     denoiser, schedule = exact(Flow()), Flow()
-    walk = DDIM(steps=10)
+    sampler = DDIM(steps=10)
     if "interval" in settings:
         settings = {**settings, "interval": [0.25, 0.75]}
-    guided = ClassifierFreeGuidance(denoiser, **settings, times=walk.times(schedule))
+    guided = ClassifierFreeGuidance(denoiser, **settings, times=sampler.times(schedule))
     with counting(denoiser) as count:
-        walk(guided, points(4), Condition(vector=torch.tensor([0, 1, 0, 1])))
+        sampler(guided, points(4), Condition(vector=torch.tensor([0, 1, 0, 1])))
     assert (count.calls, count.rows) == (calls, 4 * rows)
 
 
 class Heads(Denoiser):
-    """Another eps for each class, and a variance that tells them apart."""
+    """A denoiser with another eps for each class, and the class as its variance_mix."""
 
     def forward(self, x_t, t, cond=None):
-        told = cond.vector.double() if cond.is_null is None else torch.where(cond.is_null, -1.0, cond.vector.double())
+        label = cond.vector.double() if cond.is_null is None else torch.where(cond.is_null, -1.0, cond.vector.double())
         shape = (len(x_t), *[1] * (x_t.ndim - 1))
-        eps = (x_t * (1 + 0.3 * told).reshape(shape)).sin()
+        eps = (x_t * (1 + 0.3 * label).reshape(shape)).sin()
         alpha, sigma = (value if value.ndim == 0 else value.reshape(shape) for value in self.schedule(t))
-        return Denoised((x_t - sigma * eps) / alpha, eps, told.reshape(shape).expand_as(x_t))
+        return Denoised((x_t - sigma * eps) / alpha, eps, label.reshape(shape).expand_as(x_t))
 
 
 def test_the_variance_is_that_of_the_condition():
@@ -107,7 +107,7 @@ def test_the_variance_is_that_of_the_condition():
 @pytest.mark.parametrize("prediction", [Eps(), V()])
 @pytest.mark.parametrize("rescale", [0.3, 0.7, 1.0])
 def test_rescaling_gives_the_deviation_of_the_conditional_output(prediction, rescale):
-    """Equations 15 and 16 of arXiv:2305.08891, in the units of the prediction."""
+    """The expected output is that of equations 15 and 16 of arXiv:2305.08891, in the units of the prediction."""
     schedule, x, t = Cosine(1000), torch.randn(4, 3, 5, 5, dtype=torch.float64), torch.tensor(0.6).double()
     denoiser, cond = Heads(schedule, prediction), Condition(vector=torch.tensor([0, 1, 2, 3]))
     alpha, sigma = schedule(t)
@@ -124,7 +124,7 @@ def test_rescaling_gives_the_deviation_of_the_conditional_output(prediction, res
     torch.testing.assert_close(alpha * guided.x0 + sigma * guided.eps, x, rtol=1e-9, atol=1e-9)
 
 
-def test_a_negative_condition_takes_the_place_of_the_null_condition():
+def test_a_negative_condition_replaces_the_null_condition():
     denoiser, x, t = Heads(Cosine(1000)), torch.randn(2, 1, 3, 3, dtype=torch.float64), torch.tensor(0.4).double()
     towards, away = Condition(vector=torch.tensor([3, 1])), Condition(vector=torch.tensor([2, 2]))
     cond = Condition(vector=towards.vector, negative=away)
@@ -146,8 +146,8 @@ def test_shapes_have_mean_one_and_grow_towards_the_data(shape):
 
 
 def test_each_step_has_its_scale():
-    walk, schedule = DDIM(steps=4), Flow()
-    times, scales = walk.times(schedule), [1.5, 4.0, 2.0, 3.0]
+    sampler, schedule = DDIM(steps=4), Flow()
+    times, scales = sampler.times(schedule), [1.5, 4.0, 2.0, 3.0]
     guided = ClassifierFreeGuidance(exact(schedule), scale=scales, times=times)
     assert [guided.scale_at(t) for t in times[:-1]] == scales
     assert guided.scale_at(times[:-1]).tolist() == scales
@@ -156,7 +156,7 @@ def test_each_step_has_its_scale():
     for t, s, scale in zip(times[:-1], times[1:], scales, strict=True):  # step by step with each scale alone
         denoised = ClassifierFreeGuidance(exact(schedule), scale=scale)(x, t, cond)
         x = (1 - s) * denoised.x0.clamp(-1, 1) + s * (x - (1 - t) * denoised.x0.clamp(-1, 1)) / t
-    torch.testing.assert_close(walk(guided, points(2), cond), x, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(sampler(guided, points(2), cond), x, rtol=1e-9, atol=1e-9)
 
 
 def test_each_row_may_have_its_time():
@@ -168,8 +168,10 @@ def test_each_row_may_have_its_time():
 
 
 def test_guidance_of_guidance_adds_up():
-    """Classifier guidance of scale a within or around classifier-free guidance of scale s, on exact densities: with the perfect
-    classifier, scale a adds a (score of the class - score of all)."""
+    """Classifier guidance of scale a is within or around classifier-free guidance of scale s, on exact densities.
+
+    With the perfect classifier it adds a (score of the class - score of all data).
+    """
     schedule, x, t = Cosine(1000), points(), torch.tensor(0.4, dtype=torch.float64)
     denoiser, cond = exact(schedule), Condition(vector=torch.ones(16, dtype=torch.int64))
     towards, away = score(x, t, schedule, 1), score(x, t, schedule)
@@ -181,13 +183,13 @@ def test_guidance_of_guidance_adds_up():
     expected = 2 * towards - away + 1.5 * (towards - away)
     torch.testing.assert_close(-guided(x, t, cond).eps / schedule(t)[1], expected, rtol=1e-6, atol=1e-8)
     other = ClassifierFreeGuidance(ClassifierGuidance(denoiser, lambda: denoiser, scale=1.5), scale=2.0)
-    # The classifier leaves rows of the null condition as they are: s (c + a g) - (s - 1) u.
+    # The classifier does not guide the null condition: s (c + a g) - (s - 1) u.
     expected = 2 * (towards + 1.5 * (towards - away)) - away
     torch.testing.assert_close(-other(x, t, cond).eps / schedule(t)[1], expected, rtol=1e-6, atol=1e-8)
 
 
 def test_guided_samples_are_not_those_of_the_tilted_density():
-    """Guided samples are the guided ODE's, for every solver; at scale 3 they lie elsewhere than p(x) p(y|x)^3."""
+    """Guided samples are those of the guided ODE; at scale 3 their mean is not that of p(x) p(y|x)^3."""
     schedule = Flow()
     x = torch.randn(500, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     cond = Condition(vector=torch.ones(500, dtype=torch.int64))
@@ -205,8 +207,8 @@ def test_guided_samples_are_not_those_of_the_tilted_density():
     ("settings", "match"),
     [
         ({"scale": float("nan")}, "guidance.scale must be finite"),
-        ({"scale": [1.0, 2.0], "times": torch.linspace(1, 0, 4)}, "has 2 values, and the walk has 3 steps"),
-        ({"scale": [1.0, 2.0]}, "needs the times of the walk"),
+        ({"scale": [1.0, 2.0], "times": torch.linspace(1, 0, 4)}, "has 2 values for 3 steps"),
+        ({"scale": [1.0, 2.0]}, "pass the times of the sampler's steps"),
         ({"scale": [1.0, 2.0], "times": torch.linspace(1, 0, 3), "shape": "linear"}, "leave guidance.shape=constant"),
         ({"shape": "square"}, "guidance.shape is one of constant, linear, cosine, not square"),
         ({"interval": [0.5, 0.2]}, "guidance.interval is two times"),
@@ -214,11 +216,11 @@ def test_guided_samples_are_not_those_of_the_tilted_density():
         ({"rescale": 1.2}, r"guidance.rescale lies in \[0, 1\]"),
     ],
 )
-def test_wrong_settings_are_told(settings, match):
+def test_wrong_settings_are_refused(settings, match):
     with pytest.raises(ValueError, match=match):
         ClassifierFreeGuidance(exact(Flow()), **settings)
 
 
-def test_without_a_condition_there_is_nothing_to_lead_to():
+def test_without_a_condition_it_is_refused():
     with pytest.raises(ValueError, match="needs a condition to guide towards"):
         ClassifierFreeGuidance(exact(Flow()))(points(2), torch.tensor(0.5))

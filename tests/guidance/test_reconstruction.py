@@ -1,4 +1,4 @@
-"""Known frames on Gaussian clips, whose conditional distributions have a closed form."""
+"""Reconstruction and replacement guidance on Gaussian clips, whose conditional distributions have a closed form."""
 
 import math
 
@@ -28,7 +28,7 @@ FRAMES, SIDE = 5, 2  # a frame is 1 x 1 x SIDE, a clip 10 numbers, frame by fram
 SIZE = FRAMES * SIDE
 GAPS = (torch.arange(FRAMES)[:, None] - torch.arange(FRAMES)).abs().double()
 WITHIN = torch.tensor([[0.30, 0.12], [0.12, 0.20]], dtype=torch.float64)
-COVARIANCE = torch.kron(0.8**GAPS, WITHIN)  # frames follow one another, as those of an AR(1) process
+COVARIANCE = torch.kron(0.8**GAPS, WITHIN)  # the frames are an AR(1) process
 MEAN = torch.linspace(-0.3, 0.4, SIZE, dtype=torch.float64)
 GIVEN = {"past": [True, True, False, False, False], "ends": [True, False, False, False, True]}
 
@@ -42,7 +42,7 @@ def exact(schedule, prediction=None):
 
 
 def given(mask, count=1, seed=1, **parts):
-    """Known frames: the same draw of the data for all rows, with nonsense in the frames that are not known."""
+    """Return a condition with known frames: one sample of the data for all rows, with NaN in the unknown frames."""
     draw = exact(VP()).sample(1, torch.Generator().manual_seed(seed)).expand(count, -1)
     mask = torch.tensor(mask).repeat(count, 1)
     y = torch.where(mask[:, None, :, None, None], clips(draw), torch.nan)
@@ -50,7 +50,7 @@ def given(mask, count=1, seed=1, **parts):
 
 
 def conditional(mask, known, mean=MEAN, covariance=COVARIANCE):
-    """Mean and covariance of the unknown numbers given the known ones, by Schur's complement."""
+    """Return the mean and covariance of the unknown numbers given the known ones, by Schur's complement."""
     a = torch.tensor(mask).repeat_interleave(SIDE)
     gain = torch.linalg.solve(covariance[a][:, a], covariance[a][:, ~a]).T
     centred = known.flatten()[a] - mean[a]
@@ -70,8 +70,8 @@ TIMES = [0.02, 0.3, 0.7, 0.98]
 
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("place", GIVEN)
-def test_weighed_by_the_posterior_covariance_it_is_the_conditional_mean(name, place):
-    """E[x_0 | x_t, x^a] = E[x_0 | x_t^b, x^a], from the joint Gaussian of x_0 and x_t, whatever x_t^a is."""
+def test_with_the_weight_covariance_it_is_the_conditional_mean(name, place):
+    """E[x_0 | x_t, x^a] = E[x_0 | x_t^b, x^a] follows from the joint Gaussian of x_0 and x_t, for any x_t^a."""
     schedule, mask = SCHEDULES[name], GIVEN[place]
     a = torch.tensor(mask).repeat_interleave(SIDE)
     for t in torch.tensor(TIMES, dtype=torch.float64):
@@ -88,7 +88,7 @@ def test_weighed_by_the_posterior_covariance_it_is_the_conditional_mean(name, pl
 
 
 def test_frames_may_have_times_of_their_own():
-    """Known frames nearly clean beside noised ones: the conditional mean still, since it does not depend on x_t^a."""
+    """Known frames have lower times; the result is still the conditional mean, which does not depend on x_t^a."""
 
     class Diagonal(Denoiser):  # E[x_0 | x_t] = mu + C A (A C A + S^2)^-1 (x_t - A mu), with a level of each frame
         def forward(self, x_t, t, cond=None):
@@ -115,13 +115,13 @@ def test_frames_may_have_times_of_their_own():
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
 def test_the_published_form_is_alpha_over_two_times_the_gradient(name, scale):
-    """By central differences of the squared error, with no automatic differentiation."""
+    """The gradient of the squared error is computed by central differences."""
     schedule, mask = SCHEDULES[name], GIVEN["ends"]
     denoiser, t, h = exact(schedule), torch.tensor(0.4, dtype=torch.float64), 1e-4
     x_t, cond, (alpha, _) = noised(schedule, t, 1), given(mask), schedule(t)
     a = cond.known.measurement.mask[:, None, :, None, None]
-    moved = clips((x_t.flatten() + h * torch.cat([torch.eye(SIZE), -torch.eye(SIZE)])).double())
-    errors = torch.where(a, cond.known.y - denoiser(moved, t).x0, 0).square().flatten(1).sum(1)
+    shifted = clips((x_t.flatten() + h * torch.cat([torch.eye(SIZE), -torch.eye(SIZE)])).double())
+    errors = torch.where(a, cond.known.y - denoiser(shifted, t).x0, 0).square().flatten(1).sum(1)
     gradient = clips(((errors[:SIZE] - errors[SIZE:]) / (2 * h))[None])
     expected = torch.where(a, cond.known.y, denoiser(x_t, t).x0 - scale * alpha / 2 * gradient)
     ours = Reconstruction(denoiser, scale)(x_t, t, cond)
@@ -129,7 +129,10 @@ def test_the_published_form_is_alpha_over_two_times_the_gradient(name, scale):
 
 
 def moments(sampler, guided, mask, schedule):
-    """Mean and covariance of the samples' unknown numbers, exactly: a deterministic walk on Gaussian data is affine in its start."""
+    """Return the exact mean and covariance of the samples' unknown numbers.
+
+    Samples of a deterministic sampler on Gaussian data are affine in the first x.
+    """
     start = schedule(torch.ones((), dtype=torch.float64))[1] * torch.eye(SIZE, dtype=torch.float64)
     x = clips(torch.cat([torch.zeros(1, SIZE).double(), start]))
     cond = given(mask, len(x))
@@ -142,7 +145,7 @@ def moments(sampler, guided, mask, schedule):
 
 
 def errors(sampler, guided, mask, schedule):
-    """Of the mean over the standard deviation, and of the covariance relative to it."""
+    """Return the error of the mean over the standard deviation, and the relative error of the covariance."""
     mean, covariance = moments(sampler, guided, mask, schedule)
     truth, spread = conditional(mask, given(mask).known.y)
     return (
@@ -151,14 +154,14 @@ def errors(sampler, guided, mask, schedule):
     )
 
 
-WALK = Heun(steps=40, clip="none", spacing="quadratic")
+SAMPLER = Heun(steps=40, clip="none", spacing="quadratic")
 
 
 @pytest.mark.parametrize(
     ("sampler", "schedule"),
     [
-        (WALK, VP()),
-        (WALK, Flow()),
+        (SAMPLER, VP()),
+        (SAMPLER, Flow()),
         (DPMSolverPP(steps=60, clip="none"), VP()),
         (DDIM(steps=200, clip="none", spacing="quadratic"), Cosine(1000)),
     ],
@@ -172,7 +175,7 @@ def test_samples_are_those_of_the_conditional_gaussian(sampler, schedule, place)
 
 
 def test_samples_of_a_low_resolution_are_those_of_the_conditional_gaussian():
-    """Clips of 3 frames of 2 x 2 pixels, of which the means of two frames are known."""
+    """Clips have 3 frames of 2 x 2 pixels, and the means of two frames are known."""
     wide = torch.kron(COVARIANCE[: 3 * SIDE, : 3 * SIDE], torch.tensor([[1.0, 0.4], [0.4, 0.7]], dtype=torch.float64))
     pool = torch.kron(torch.eye(3)[:2], torch.full((1, 4), 0.25)).double()
     y = pool @ torch.linalg.cholesky(wide) @ torch.randn(12, generator=torch.Generator().manual_seed(1)).double()
@@ -181,22 +184,22 @@ def test_samples_of_a_low_resolution_are_those_of_the_conditional_gaussian():
     schedule = VP()
     guided = Reconstruction(GaussianDenoiser(schedule, torch.zeros(12).double(), wide), weight="covariance")
     start = torch.cat([torch.zeros(1, 12), torch.eye(12)]).double() * schedule(torch.ones(()).double())[1]
-    ends = WALK(guided, start.reshape(13, 1, 3, 2, 2), Condition(known=known)).flatten(1)
+    ends = SAMPLER(guided, start.reshape(13, 1, 3, 2, 2), Condition(known=known)).flatten(1)
     gain = torch.linalg.solve(pool @ wide @ pool.T, pool @ wide).T
     covariance = wide - gain @ pool @ wide
-    response = ends[1:] - ends[0]  # a deterministic walk is affine in its start
+    response = ends[1:] - ends[0]  # samples are affine in the first x
     assert (ends[0] - gain @ y).norm() < 0.02 * covariance.trace().sqrt()
     assert (response.T @ response - covariance).norm() < 0.02 * covariance.norm()
     torch.testing.assert_close(ends @ pool.T, y.expand(13, -1), rtol=0, atol=1e-9)
 
 
 def test_the_published_form_and_replacement_are_biased(record_property):
-    """Errors of the mean in standard deviations of what is unknown, and of the covariance, relative, measured here on VP:
+    """Errors on VP: of the mean in standard deviations of the unknown numbers, and of the covariance, relative.
 
-        ==================  ================  ================
-        known frames        0 and 1 of 5      0 and 4 of 5
-        ==================  ================  ================
-        replacement         0.295  0.574      0.479  1.319
+    ==================  ================  ================
+    known frames        0 and 1 of 5      0 and 4 of 5
+    ==================  ================  ================
+    replacement         0.295  0.574      0.479  1.319
     scalar, scale 1     0.226  0.355      0.362  0.761
     scalar, scale 2     0.164  0.190      0.258  0.364
     scalar, scale 4     0.063  0.036      0.091  0.094
@@ -210,7 +213,7 @@ def test_the_published_form_and_replacement_are_biased(record_property):
             **{f"scalar, scale {s:g}": Reconstruction(exact(schedule), s) for s in (1.0, 2.0, 4.0)},
             "covariance": Reconstruction(exact(schedule), weight="covariance"),
         }.items():
-            measured[place, name] = errors(WALK, guided, mask, schedule)
+            measured[place, name] = errors(SAMPLER, guided, mask, schedule)
             record_property(f"{place}, {name}", measured[place, name])
     print(*(f"{place:5} {name:16} {mean:.4f} {c:.4f}" for (place, name), (mean, c) in measured.items()), sep="\n")
     for place in GIVEN:
@@ -221,28 +224,31 @@ def test_the_published_form_and_replacement_are_biased(record_property):
 
 @pytest.mark.parametrize("sampler", [DDIM(steps=9), Heun(steps=5), Ancestral(steps=9)], ids=lambda s: type(s).__name__)
 def test_known_frames_carry_the_noise_of_their_time(sampler):
-    """What the denoiser is asked with: alpha x^a + sigma eps^a, of a deterministic walk with one eps^a, that of the start."""
+    """The denoiser is evaluated at alpha x^a + sigma eps^a.
+
+    In deterministic sampling eps^a is that of the first x at all steps.
+    """
     schedule, mask, count = VP(), GIVEN["past"], 512
-    denoiser, seen = exact(schedule), []
-    denoiser.register_forward_pre_hook(lambda module, given: seen.append(given[:2]))
+    denoiser, calls = exact(schedule), []
+    denoiser.register_forward_pre_hook(lambda module, given: calls.append(given[:2]))
     x = clips(torch.randn(count, SIZE, dtype=torch.float64))
     cond = given(mask, count)
     x = x * schedule(torch.ones(()).double())[1]
     ends = sampler(Replacement(denoiser), x, cond, Noise(0, torch.arange(count)))
     torch.testing.assert_close(ends[:, :, :2], cond.known.y[:, :, :2], rtol=0, atol=1e-12)
     eps = []
-    for x_t, t in seen:
+    for x_t, t in calls:
         alpha, sigma = schedule(t)
         eps.append(((x_t - alpha * cond.known.y) / sigma)[:, :, :2])
     for later in eps[1:]:
         if sampler.order is not None:
             torch.testing.assert_close(later, eps[0], rtol=1e-8, atol=1e-8)
-        else:  # drawn anew in part, still of unit variance
+        else:  # drawn again in part, with unit variance
             assert not torch.allclose(later, eps[0], atol=0.1)
             torch.testing.assert_close(later.std(), torch.ones(()).double(), rtol=0.06, atol=0)
 
 
-def test_replacement_leaves_unknown_frames_to_the_denoiser():
+def test_replacement_does_not_change_unknown_frames():
     schedule, t = VP(), torch.tensor(0.4, dtype=torch.float64)
     x_t, cond, denoiser = noised(schedule, t), given(GIVEN["past"], 6), exact(schedule)
     plain, ours = denoiser(x_t, t), Replacement(denoiser)(x_t, t, cond)
@@ -266,7 +272,7 @@ guidances = pytest.mark.parametrize("make", GUIDANCES.values(), ids=GUIDANCES)
 
 
 @guidances
-def test_where_nothing_is_known_it_is_the_denoiser_bit_for_bit(make):
+def test_without_a_measurement_it_is_the_denoiser_bit_for_bit(make):
     schedule, t = VP(), torch.tensor(0.4, dtype=torch.float64)
     x_t, denoiser = noised(schedule, t), exact(schedule)
     plain = denoiser(x_t, t)
@@ -285,7 +291,7 @@ def test_where_nothing_is_known_it_is_the_denoiser_bit_for_bit(make):
 
 @guidances
 def test_each_sample_is_guided_by_itself(make):
-    """Clips with other known frames, and with none, beside it change nothing."""
+    """Clips of the same batch with other known frames, or with none, make no difference."""
     schedule, t = VP(), torch.tensor(0.3, dtype=torch.float64)
     x_t, denoiser = noised(schedule, t), exact(schedule)
     mask = torch.tensor([[True, True, False, False, False], [False] * 5, [True, False, True, False, True]]).repeat(2, 1)
@@ -298,7 +304,7 @@ def test_each_sample_is_guided_by_itself(make):
 
 
 class Tiny(torch.nn.Module):
-    """A network of clips whose Jacobian is no covariance, and which is told a class."""
+    """A network of clips that is conditioned on a class, and whose Jacobian is not a covariance."""
 
     def __init__(self):
         super().__init__()
@@ -313,14 +319,14 @@ class Tiny(torch.nn.Module):
 
 
 def guided_x0(x_t, t, labels, network, scale):
-    """Classifier-free guidance written out, as a function of x_t alone."""
+    """Return the x0 of classifier-free guidance as a function of x_t alone."""
     network = NetworkDenoiser(network, VP(), V())
-    told, null = (network(x_t, t, Condition(vector=labels * told)).x0 for told in (1, 0))
-    return null + scale * (told - null)
+    towards, null = (network(x_t, t, Condition(vector=labels * factor)).x0 for factor in (1, 0))
+    return null + scale * (towards - null)
 
 
-def test_it_goes_around_classifier_free_guidance():
-    """The gradient is that of the guided x0, by torch's dense Jacobian."""
+def test_it_guides_classifier_free_guidance():
+    """The gradient is that of the guided x0, compared with torch's dense Jacobian."""
     schedule, t, network, mask = VP(), torch.tensor(0.4, dtype=torch.float64), Tiny(), GIVEN["past"]
     labels = torch.tensor([1])
     x_t, cond = noised(schedule, t, 1), given(mask, vector=labels)
@@ -342,7 +348,7 @@ def test_it_goes_around_classifier_free_guidance():
 
 
 def test_a_jacobian_that_is_no_covariance_ends_the_iterations():
-    """x0 falls where x rises: there is no positive curvature, and replacement is what is left."""
+    """x0 falls where x rises, so no curvature is positive, and only replacement acts."""
 
     class Negative(torch.nn.Module):
         def forward(self, x, c_noise, cond=None):
@@ -358,8 +364,8 @@ def test_a_jacobian_that_is_no_covariance_ends_the_iterations():
     assert torch.isfinite(of_network(x_t, t, given(GIVEN["past"], 6, vector=torch.ones(6))).x0).all()
 
 
-def test_iterations_end_where_enough_is_solved(monkeypatch):
-    """Known numbers that are alike are solved in one: conjugate gradients take one step for each distinct eigenvalue."""
+def test_iterations_end_at_the_tolerance(monkeypatch):
+    """Conjugate gradients take one iteration for each distinct eigenvalue."""
     schedule, t = VP(), torch.tensor(0.4, dtype=torch.float64)
     calls, grad = [], torch.autograd.grad
     monkeypatch.setattr(torch.autograd, "grad", lambda *given, **more: calls.append(1) or grad(*given, **more))
@@ -375,8 +381,8 @@ def test_iterations_end_where_enough_is_solved(monkeypatch):
 
 
 @guidances
-def test_where_no_data_are_left_nothing_moves(make):
-    """alpha is 0 at the start of a zero terminal SNR; sigma is 0 where frames are clean."""
+def test_where_alpha_is_0_the_unknown_frames_are_unchanged(make):
+    """alpha is 0 at t = 1 of a zero-terminal-SNR schedule; sigma is 0 for clean frames."""
     schedule, cond = Linear(1000, zero_terminal_snr=True), given(GIVEN["past"], 6)
     denoiser, t = exact(schedule, V()), torch.ones((), dtype=torch.float64)
     x_t = noised(schedule, t)
@@ -401,7 +407,7 @@ def test_single_precision_is_near_double():
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"weight": "full"}, "guidance.weight is one of scalar, covariance, not full"),
         ({"iterations": 0}, "guidance.iterations must be at least 1, not 0"),
@@ -409,13 +415,13 @@ def test_single_precision_is_near_double():
         ({"scale": math.inf}, "guidance.scale must be finite"),
     ],
 )
-def test_bad_settings_are_named(settings, said):
-    with pytest.raises(ValueError, match=said):
+def test_bad_settings_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
         Reconstruction(exact(VP()), **settings)
 
 
 @guidances
-def test_what_is_known_must_fit_the_samples(make):
+def test_a_measurement_must_fit_the_samples(make):
     x_t, known = torch.zeros(6, 1, FRAMES, 1, SIDE), given(GIVEN["past"], 6).known
     for measurement, y in ((Frames(known.measurement.mask[:, 1:]), known.y), (known.measurement, known.y[..., :1])):
         with pytest.raises(ValueError, match=r"fit|known frames"):

@@ -1,4 +1,4 @@
-"""Long clips in windows: which frames, and that an exact sampler of windows gives exact long clips of Markov processes."""
+"""Long clips in windows: the frames of each, and exact long clips of Markov processes from exact windows."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from diffsweep.schedules import VP
 
 
 def shown(plan):
-    """One line a window: its first frame, then x for frames that are known."""
+    """Return a string for each window: its first frame, then x for each known frame."""
     return [f"{int(w.frames[0])}{''.join('x' if known else '.' for known in w.known)}" for w in plan]
 
 
@@ -20,7 +20,7 @@ def test_windows_of_blocks():
     assert shown(windows(4, 4, 3)) == ["0...."]
     assert torch.equal(windows(9, 4, 2)[-1].frames, torch.arange(5, 9))
     assert shown(windows(9, 4, 2, given=6)) == ["4xx..", "5xxx."]
-    assert shown(windows(9, 4, 2, given=1)) == ["0x...", "2xx..", "4xx..", "5xxx."]  # what there is
+    assert shown(windows(9, 4, 2, given=1)) == ["0x...", "2xx..", "4xx..", "5xxx."]  # only one frame is known
 
 
 def test_windows_in_between():
@@ -30,7 +30,7 @@ def test_windows_in_between():
         "0x.x.",
         "2x.x.",
         "3xx.x",
-    ]  # frame 3 is drawn again, where frame 4 is seen; the last ends with the clip
+    ]  # frame 3 is drawn again, now with frame 4; the last window ends with the clip
     assert shown(between(2, 8)) == ["0x.x"]
     assert shown(between(5, 5, overlap=3)) == ["0x.x.x", "2xxx.x", "4xxx.x"]
 
@@ -38,7 +38,7 @@ def test_windows_in_between():
 @pytest.mark.parametrize("length", range(3, 9))
 @pytest.mark.parametrize("count", range(2, 8))
 def test_every_frame_is_drawn_between_known_ones(count, length):
-    """What is known of a window is there, all is made in the end, and a frame that is kept has its neighbours in its window."""
+    """Known frames exist, every frame is drawn in the end, and a kept frame's neighbours are in its window."""
     for overlap in range(1, length - 1):
         made = {2 * i for i in range(count)}
         for window in between(count, length, overlap):
@@ -49,7 +49,7 @@ def test_every_frame_is_drawn_between_known_ones(count, length):
 
 
 @pytest.mark.parametrize(
-    ("call", "said"),
+    ("call", "message"),
     [
         (lambda: windows(10, 4, 0), "overlap=0: windows of 4 frames overlap in 1 to 3"),
         (lambda: windows(10, 4, 4), "overlap=4"),
@@ -64,13 +64,13 @@ def test_every_frame_is_drawn_between_known_ones(count, length):
         ),
     ],
 )
-def test_what_does_not_fit_is_refused(call, said):
-    with pytest.raises(ValueError, match=said):
+def test_windows_that_do_not_fit_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
         call()
 
 
 def autoregressive(total, coefficients):
-    """The covariance of a stationary process of unit variance: x_t = sum_k c_k x_{t-k} + noise."""
+    """Return the covariance of the stationary process x_t = sum_k c_k x_{t-k} + noise, of unit variance."""
     if len(coefficients) == 1:
         correlations = [coefficients[0] ** k for k in range(total)]
     else:
@@ -83,8 +83,11 @@ def autoregressive(total, coefficients):
 
 
 class ExactWindows:
-    """Draws the unknown frames of a window of a process given the known ones. Row b is what the number b of all numbers that are ever
-    drawn does, so the rows' products are the covariance of what is drawn, without Monte Carlo."""
+    """An exact sampler of the unknown frames of a window of a process, given the known ones.
+
+    Row b of the batch is the response to the number b of all standard normal numbers that are drawn, so the sum of the
+    rows' outer products is the exact covariance of the samples.
+    """
 
     def __init__(self, covariance, drawn):
         self.covariance, self.rows, self.used, self.calls = covariance, drawn, 0, []
@@ -92,7 +95,7 @@ class ExactWindows:
     def __call__(self, known, mask, index):
         self.calls.append(index)
         length = known.shape[2]
-        c, a = self.covariance[:length, :length], mask[0]  # stationary: any window has that of the first
+        c, a = self.covariance[:length, :length], mask[0]  # stationary: all windows have the covariance of the first
         made = known.clone()
         gain = torch.zeros(int((~a).sum()), 0).double()
         spread = c[~a][:, ~a]
@@ -115,7 +118,7 @@ def covariance_of(clip):
     [([0.8], 1, True), ([0.8], 3, True), ([0.9, -0.5], 2, True), ([0.9, -0.5], 3, True), ([0.9, -0.5], 1, False)],
 )
 def test_an_extended_clip_has_the_covariance_of_the_process(coefficients, overlap, right):
-    """Where windows overlap in as many frames as the process remembers; not where in fewer."""
+    """It has if windows overlap in as many frames as the order of the process, and not with fewer."""
     total, length = 14, 5
     truth = autoregressive(total, coefficients)
     exact = ExactWindows(truth, drawn=total)
@@ -131,7 +134,7 @@ def test_an_extended_clip_has_the_covariance_of_the_process(coefficients, overla
 
 @pytest.mark.parametrize("length", [3, 4, 5, 6])
 def test_frames_in_between_complete_the_process(length):
-    """A slow clip of every other frame, drawn from the process, becomes the process; for windows of any length."""
+    """Every other frame is drawn from the process; the frames in between complete it, for any length of windows."""
     count, truth = 6, autoregressive(11, [0.8])
     exact = ExactWindows(truth, drawn=40)
     slow = torch.zeros(40, 1, count, 1, 1).double()
@@ -144,9 +147,12 @@ def test_frames_in_between_complete_the_process(length):
     torch.testing.assert_close(covariance_of(clip), truth, rtol=0, atol=1e-12)
 
 
-def test_guided_walks_extend_a_clip_as_exact_samplers_do():
-    """A denoiser of 4 frames, reconstruction guidance with the posterior's covariance, and windows: 7 frames of an AR(1) process, whose
-    covariance is right to 2 %. Each walk is affine in its start and in what is known, so the rows are responses to single numbers."""
+def test_guided_sampling_extends_a_clip_as_exact_samplers_do():
+    """A guided denoiser of 4 frames draws 7 frames of an AR(1) process in windows.
+
+    The guidance is reconstruction of weight covariance, and the covariance of the frames is right to 2 %. The samples
+    are affine in the first x and in the known frames, so the rows are responses to single numbers.
+    """
     length, total, truth = 4, 7, autoregressive(7, [0.8]) / 4
     schedule, sampler = VP(), Heun(steps=40, clip="none", spacing="quadratic")
     guided = Reconstruction(
