@@ -1,4 +1,4 @@
-"""Clips with known frames, and under noise that frames share: right walks pass, others fail or are reported."""
+"""Clips with known frames, and under noise that frames share: right samplers pass, others fail or are reported."""
 
 from functools import partial
 
@@ -19,7 +19,7 @@ def failed(checks):
 
 
 def test_clips_under_noise_that_frames_share(monkeypatch):
-    """Deterministic and stochastic walks come to the data, and to data given known frames; with draws that share nothing they do not."""
+    """Samples agree with the data, and with the data given known frames; with independent draws they do not."""
     monkeypatch.setattr(base, "MANY", 60)
     noise = SharedNoise(0.6)
     for variant in ("multistep", "sde"):
@@ -29,9 +29,9 @@ def test_clips_under_noise_that_frames_share(monkeypatch):
         assert not failed(checks)
         _, wrong = moments(subject.clips, subject.sampler_with(clip="none"), CLIP_MEAN, CLIP_COVARIANCE)
         assert (wrong - CLIP_COVARIANCE).norm() > 0.2 * CLIP_COVARIANCE.norm()
-    walk, guidance = Heun(steps=60, spacing="quadratic"), partial(Reconstruction, weight="covariance")
-    assert not failed(completed(Subject(VP(), V(), walk, guidance, noise)))
-    assert not list(clips_of_shared_noise(Subject(VP(), V(), walk)))
+    sampler, guidance = Heun(steps=60, spacing="quadratic"), partial(Reconstruction, weight="covariance")
+    assert not failed(completed(Subject(VP(), V(), sampler, guidance, noise)))
+    assert not list(clips_of_shared_noise(Subject(VP(), V(), sampler)))
 
 
 def known_frames(sampler=None, **settings):
@@ -40,8 +40,8 @@ def known_frames(sampler=None, **settings):
 
 
 @pytest.mark.parametrize("sampler", [None, DDIM(eta=0.5)], ids=["deterministic", "stochastic"])
-def test_known_frames_are_proved(sampler, monkeypatch):
-    """By a solver of order 2 to 2 %; a stochastic one of 500 steps is reported, and is near."""
+def test_clips_with_known_frames_pass(sampler, monkeypatch):
+    """A solver of order 2 is right to 2 %; a stochastic one with 500 steps is only reported, and near."""
     if sampler is None:
         monkeypatch.setattr(base, "MANY", 150)
     checks = known_frames(sampler)
@@ -50,7 +50,7 @@ def test_known_frames_are_proved(sampler, monkeypatch):
     assert all(check.measured < 0.05 for check in checks)
 
 
-def test_what_is_not_exact_with_known_frames_fails_or_is_told(monkeypatch):
+def test_guidance_that_is_not_exact_with_known_frames_fails_or_is_reported(monkeypatch):
     monkeypatch.setattr(base, "MANY", 150)
     assert "150 steps: known frames: covariance, relative error" in failed(known_frames(iterations=1))
     checks = list(completed(Subject(Cosine(1000), V(), DPMSolverPP(), Replacement)))

@@ -1,4 +1,4 @@
-"""What proofs measure with: exact moments, distances in closed form."""
+"""The measures that proofs use: exact moments, distances in closed form, slopes."""
 
 import math
 
@@ -31,7 +31,7 @@ def test_the_exact_moments_are_those_of_many_samples(start):
 
 
 def test_distances_are_those_of_closed_forms():
-    """Gaussians with commuting covariances; points on a line against scipy; a slope."""
+    """These are Gaussians with commuting covariances, points against scipy, and a slope."""
     a, b = torch.diag(torch.tensor([4.0, 1.0])).double(), torch.diag(torch.tensor([1.0, 9.0])).double()
     shift = torch.tensor([3.0, 0.0]).double()
     assert wasserstein(shift, a, 0 * shift, b) == pytest.approx(math.sqrt(9 + 1 + 4))

@@ -1,4 +1,4 @@
-"""Proofs before training: right parts pass, wrong ones fail, and the certificate says what was measured."""
+"""Proofs before training: right parts pass, and wrong ones fail and are named."""
 
 import math
 from functools import partial
@@ -25,12 +25,12 @@ from diffsweep.samplers import DDIM, ODE, Ancestral, DPMSolverPP, Heun, Langevin
 from diffsweep.schedules import EDM, VE, Cosine, Linear, Schedule
 
 SAMPLERS, SCHEDULES = names("sampler"), names("schedule")
-BIASED = {"langevin"}  # no predictor takes its noise away: it never comes to the data, and verify says so
+BIASED = {"langevin"}  # no predictor removes its noise, so its samples never agree with the data
 
 
 @pytest.fixture
 def fewer_steps(monkeypatch):
-    """What is wrong after 500 steps is wrong after 150 too."""
+    """Use 150 steps in place of 500; wrong parts are wrong with these too."""
     monkeypatch.setattr(base, "MANY", 150)
 
 
@@ -39,10 +39,10 @@ def failed(checks):
 
 
 @pytest.mark.parametrize("option", some(SAMPLERS, fast=2))
-def test_every_sampler_is_proved_or_says_why_not(compose, option):
+def test_every_sampler_passes_or_is_biased(compose, option):
     sampler = build(compose(f"sampler={option}"), "sampler")
     if sampler.tolerance is None:
-        sampler = sampler.with_steps(MANY)  # of fewer nothing is asked
+        sampler = sampler.with_steps(MANY)  # with fewer steps nothing is required
     subject = Subject(Cosine(1000), V(), sampler)
     proofs = (order,) if option in BIASED else (order, samples)
     checks = [check for proof in proofs for check in proof(subject)]
@@ -55,7 +55,7 @@ def test_a_sampler_that_keeps_some_noise_fails(fewer_steps):
 
 
 @pytest.mark.parametrize("option", some(SCHEDULES, fast=2))
-def test_every_schedule_is_proved(compose, option):
+def test_every_schedule_passes(compose, option):
     """Conversions, the bound and the likelihood do not depend on the sampler."""
     torch.manual_seed(0)
     cfg = compose(f"schedule={option}", *(["objective=vlb", "schedule.width=8"] if option == "learned" else []))
@@ -68,7 +68,7 @@ def trailing(make, steps, **settings):
     return make(steps=steps, spacing="trailing", **settings)
 
 
-WALKS = {  # parts, and the numbers of steps of the walks that are compared with the data
+SUBJECTS = {  # parts, and the numbers of steps with which samples are compared with the data
     "a grid of 10": ((Linear(10), V(), Ancestral(steps=7, spacing="leading")), (7, 10)),
     "as many as the grid has": (
         (Linear(30), V(), trailing(Heun, 30), partial(ClassifierFreeGuidance, scale=3.0)),
@@ -85,12 +85,12 @@ WALKS = {  # parts, and the numbers of steps of the walks that are compared with
 }
 
 
-@pytest.mark.parametrize("case", WALKS)
-def test_walks_that_exist_are_compared_and_nothing_is_required_of_few_steps(monkeypatch, case):
-    """Whatever the grid, the spacing and the ends of a walk: every proof of samples has something to report."""
+@pytest.mark.parametrize("case", SUBJECTS)
+def test_possible_numbers_of_steps_are_compared_and_few_steps_only_reported(monkeypatch, case):
+    """Every proof of samples reports something, for any grid, spacing, start and stop."""
     monkeypatch.setattr(base, "MANY", 40)
     monkeypatch.setattr("diffsweep.proofs.curves.COUNTS", (4, 200))
-    parts, counts = WALKS[case]
+    parts, counts = SUBJECTS[case]
     subject = Subject(*parts)
     proofs = (samples, guided, completed, clips_of_shared_noise, curves)
     checks = [check for proof in proofs for check in proof(subject)]
@@ -101,7 +101,7 @@ def test_walks_that_exist_are_compared_and_nothing_is_required_of_few_steps(monk
     assert max(subject.curves["wasserstein"].evaluations) > 0
 
 
-class SaysThree(DPMSolverPP):
+class ClaimsThree(DPMSolverPP):
     """A solver of order 2 that claims 3."""
 
     def __init__(self):
@@ -110,7 +110,7 @@ class SaysThree(DPMSolverPP):
 
 
 class Shifted(Schedule):
-    """A schedule whose inverse is off."""
+    """A schedule whose time_of is not the inverse of its log_snr."""
 
     def __init__(self):
         super().__init__()
@@ -127,23 +127,23 @@ class Shifted(Schedule):
 
 
 class WrongSign(V):
-    """A prediction whose eps does not go with its target."""
+    """A prediction whose eps does not agree with its target."""
 
     def eps(self, output, x_t, alpha, sigma):
         return sigma * x_t - alpha * output
 
 
 class TooLoud(Ancestral):
-    """Draws a tenth more than it should."""
+    """An ancestral sampler that draws noise of 1.1 times the right size."""
 
     def __init__(self):
         super().__init__(steps=150, temperature=1.1)
 
 
 @pytest.mark.parametrize(
-    ("subject", "proof", "said"),
+    ("subject", "proof", "name"),
     [
-        (Subject(Cosine(1000), V(), SaysThree()), order, "order of convergence (3)"),
+        (Subject(Cosine(1000), V(), ClaimsThree()), order, "order of convergence (3)"),
         (Subject(Shifted(), V(), DDIM()), round_trips, "round trip of t and log-SNR"),
         (Subject(Cosine(1000), WrongSign(), DDIM()), round_trips, "round trip of the prediction: eps"),
         (Subject(Cosine(1000), V(), TooLoud()), samples, "150 steps: covariance, relative error"),
@@ -151,8 +151,8 @@ class TooLoud(Ancestral):
     ],
     ids=["order", "inverse", "conversion", "noise", "spacing"],
 )
-def test_what_is_wrong_fails_and_is_named(fewer_steps, subject, proof, said):
-    assert said in failed(proof(subject))
+def test_wrong_parts_fail_and_the_check_is_named(fewer_steps, subject, proof, name):
+    assert name in failed(proof(subject))
 
 
 def test_a_schedule_of_one_step_has_no_ode_to_prove():
@@ -168,17 +168,17 @@ def test_nan_fails():
     assert not Check("x", 1.0).required
 
 
-def test_a_walk_that_stops_above_0_is_compared_with_the_data_there(fewer_steps):
+def test_samples_that_stop_above_0_are_compared_with_the_data_at_that_time(fewer_steps):
     assert not failed(samples(Subject(Cosine(1000), V(), DPMSolverPP(stop=0.05, steps=200))))
 
 
-def test_the_bound_is_below_by_what_the_variance_costs():
-    """The best variance leaves nothing; a fixed one something."""
+def test_the_bound_is_tight_with_the_best_variance_only():
+    """With the best variance the gap is nearly 0; with a fixed one it is not."""
     chosen, best = bound(Subject(Linear(100), V(), DDIM()))
     assert chosen.measured > 0.05 > 10 * abs(best.measured)
 
 
-def test_adaptive_solvers_are_proved_by_their_tolerance():
+def test_the_error_of_adaptive_solvers_follows_the_tolerance():
     subject = Subject(Cosine(1000), V(), ODE(tolerance=1e-6))
     checks = list(order(subject)) + list(samples(subject))
     assert not failed(checks)
