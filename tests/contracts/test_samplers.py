@@ -1,4 +1,4 @@
-"""What every option of conf/sampler promises."""
+"""The contract of samplers: what holds for every option of conf/sampler."""
 
 import inspect
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.parametrize("option", OPTIONS)
 
 @pytest.fixture
 def make(compose, option):
-    """The option's sampler with other settings: ``make(steps=10, clip="none")``."""
+    """Return a function that makes the option's sampler with other settings: ``make(steps=10, clip="none")``."""
     settings = dict(compose(f"sampler={option}").sampler)
     target = get_class(settings.pop("_target_"))
     return lambda **changes: target(**{**settings, **changes})
@@ -34,7 +34,7 @@ def start(denoiser, count, dimension=2, seed=0):
 
 
 def enough(sampler):
-    """Steps after which what is left of the error is the samples': fewer where the order is higher, or steps are corrected."""
+    """Return a number of steps for which sampling errors dominate: fewer for higher orders and for correctors."""
     if sampler.tolerance is not None or (sampler.order or 1) > 1:
         return 50
     return 100 if hasattr(sampler, "corrections") else 250
@@ -42,7 +42,7 @@ def enough(sampler):
 
 @pytest.mark.parametrize("schedule", some([Linear(1000), Cosine(1000)], 1, lambda schedule: type(schedule).__name__))
 def test_gaussian_data_are_recovered(make, gaussian, schedule):
-    """Mean and covariance of 2,500 samples within five standard errors, and 1 % for the solver."""
+    """Mean and covariance of 2,500 samples are right within five standard errors, and 1 % for the solver."""
     denoiser, count = gaussian(schedule), 2_500
     x, noise = start(denoiser, count)
     x = make(steps=enough(make()), clip="none")(denoiser, x, noise=noise)
@@ -57,13 +57,13 @@ def test_gaussian_data_are_recovered(make, gaussian, schedule):
 
 @pytest.fixture(scope="module")
 def known(mixture):
-    """The mixture, and many samples of it."""
+    """Return the mixture's denoiser, and many samples of the mixture."""
     denoiser = mixture(Cosine(1000))
     return denoiser, denoiser.sample(50_000, torch.Generator().manual_seed(0))
 
 
 def test_a_mixture_is_recovered(make, known):
-    """Shares, means and variances of the three components."""
+    """The shares, means and variances of the three components are right."""
     (denoiser, truth), count = known, 2_500
     x, noise = start(denoiser, count, seed=1)
     x = make(steps=enough(make()), clip="none")(denoiser, x, noise=noise)
@@ -82,7 +82,7 @@ def test_a_mixture_is_recovered(make, known):
 
 
 def test_data_that_are_one_point_are_reached_exactly(make):
-    """Of zero variance: x0 is known at every step, and the last one ends at clean data."""
+    """The variance is 0, so x0 is known at every step, and the last step ends at clean data."""
     point = torch.tensor([0.3, -0.8], dtype=torch.float64)
     denoiser = GaussianDenoiser(Linear(100), point, torch.zeros(2, 2, dtype=torch.float64))
     x, noise = start(denoiser, 4)
@@ -102,8 +102,8 @@ def test_times_fall_from_start_to_stop(make, spacing):
         assert times[0] == begin if spacing != "leading" else times[0] <= begin
 
 
-def test_a_walk_in_two_parts_is_the_whole(make, mixture):
-    """From 1 to 1/2 and on to 0, with the same noise by step, by one call and by :meth:`step`."""
+def test_sampling_in_two_parts_gives_the_same_samples(make, mixture):
+    """From 1 to 1/2, and with the same noise from 1 to 0, by one call and by :meth:`step`."""
     denoiser, sampler = mixture(Cosine(1000)), make(steps=10, clip="none", spacing="uniform")
     x, noise = start(denoiser, 3)
     whole = sampler(denoiser, x, noise=noise)
@@ -116,21 +116,21 @@ def test_a_walk_in_two_parts_is_the_whole(make, mixture):
 
 
 def sampler_at(sampler, denoiser, x, noise, steps):
-    seen = []
-    sampler(denoiser, x, noise=noise, callback=lambda step, t, denoised, x: seen.append(x))
-    return seen[steps - 1]
+    states = []
+    sampler(denoiser, x, noise=noise, callback=lambda step, t, denoised, x: states.append(x))
+    return states[steps - 1]
 
 
-def test_callback_sees_every_step(make, gaussian):
-    denoiser, sampler, seen = gaussian(Linear(1000)), make(steps=7, clip="none"), []
+def test_the_callback_gets_every_step(make, gaussian):
+    denoiser, sampler, calls = gaussian(Linear(1000)), make(steps=7, clip="none"), []
     x, noise = start(denoiser, 3)
-    result = sampler(denoiser, x, noise=noise, callback=lambda *arguments: seen.append(arguments))
-    assert [step for step, *_ in seen] == list(range(7))
+    result = sampler(denoiser, x, noise=noise, callback=lambda *arguments: calls.append(arguments))
+    assert [step for step, *_ in calls] == list(range(7))
     torch.testing.assert_close(
-        torch.stack([t for _, t, _, _ in seen]), sampler.times(denoiser.schedule)[:-1], rtol=0, atol=0
+        torch.stack([t for _, t, _, _ in calls]), sampler.times(denoiser.schedule)[:-1], rtol=0, atol=0
     )
     before = x
-    for _, t, denoised, after in seen:
+    for _, t, denoised, after in calls:
         expected = denoiser(before, t)
         torch.testing.assert_close(denoised.x0, expected.x0)
         torch.testing.assert_close(denoised.eps, expected.eps)
@@ -175,11 +175,11 @@ def test_without_noise_torchs_seed_governs(make, mixture):
         torch.manual_seed(seed)
         results.append(sampler(denoiser, x))
     assert torch.equal(results[0], results[1])
-    assert torch.equal(results[0], results[2]) == (sampler.order is not None)  # a solver needs no noise
+    assert torch.equal(results[0], results[2]) == (sampler.order is not None)  # a deterministic solver draws no noise
 
 
 def test_two_threads_can_share_one_sampler(make, mixture, gaussian):
-    """With different schedules, denoisers and batches at once: a sampler keeps nothing of a walk."""
+    """Schedules, denoisers and batches differ at once: a sampler object holds no state of a trajectory."""
     sampler = make(steps=20)
     cases = [(mixture(Cosine(1000)), 3), (gaussian(Linear(500)), 40)] * 2
     starts = [start(denoiser, count, seed=i) for i, (denoiser, count) in enumerate(cases)]
@@ -204,33 +204,33 @@ def test_with_steps_changes_only_the_steps(make):
         sampler.with_steps(0)
 
 
-class Own:
-    """A denoiser of one's own: data from N(0, 1)."""
+class Plain:
+    """A user's denoiser, a plain object, for data from N(0, 1)."""
 
     def __init__(self, schedule):
-        self.schedule, self.seen = schedule, []
+        self.schedule, self.conditions = schedule, []
 
     def __call__(self, x_t, t, cond):
-        self.seen.append(cond)
+        self.conditions.append(cond)
         alpha, sigma = self.schedule(t)
         x0 = alpha / (alpha**2 + sigma**2) * x_t
         return Denoised(x0, (x_t - alpha * x0) / sigma)
 
 
-def test_a_denoiser_of_ones_own_needs_a_schedule_and_a_call(make):
-    """It walks as the same in closed form does, and is given the condition."""
-    own, exact = Own(Linear(10)), GaussianDenoiser(Linear(10), torch.zeros(2).double(), torch.eye(2).double())
+def test_a_plain_object_with_a_schedule_and_a_call_is_a_denoiser(make):
+    """It gives the samples of the same denoiser in closed form, and gets the condition."""
+    own, exact = Plain(Linear(10)), GaussianDenoiser(Linear(10), torch.zeros(2).double(), torch.eye(2).double())
     (x, noise), cond, sampler = start(exact, 2), object(), make(steps=3)
     ours = sampler(own, x, cond=cond, noise=noise)
     torch.testing.assert_close(ours, sampler(exact, x, noise=noise), rtol=1e-9, atol=1e-9)
     one, _ = sampler.step(own, x, *sampler.times(own.schedule)[:2], None, noise, cond)
     assert one.shape == x.shape
-    assert len(own.seen) >= 4
-    assert all(each is cond for each in own.seen)
+    assert len(own.conditions) >= 4
+    assert all(each is cond for each in own.conditions)
 
 
 def test_a_denoiser_may_differentiate(make):
-    """As classifier guidance does: walks run under no_grad, never under inference_mode, and keep no graph."""
+    """Classifier guidance does so: samplers run under no_grad, not inference_mode, and keep no graph."""
 
     class Guided(Denoiser):
         def forward(self, x_t, t, cond=None):
@@ -262,7 +262,7 @@ class Zero(torch.nn.Module):
         return torch.zeros_like(x)
 
 
-def test_variance_matters_exactly_where_it_says_so(make):
+def test_the_variance_changes_the_samples_where_uses_variance_is_true(make):
     x = torch.randn(4, 1, 2, 2, dtype=torch.float64)
     noise, sampler = Noise(0, torch.arange(4)), make(steps=5)
     small, large = (
@@ -290,13 +290,13 @@ def test_bad_values_are_refused(make, bad, match):
         make(**bad)
 
 
-def test_bad_values_of_a_configuration_are_the_users(compose, option):
+def test_bad_values_of_a_configuration_are_user_errors(compose, option):
     with pytest.raises(UserError, match=r"sampler\.steps must be at least 1"):
         build(compose(f"sampler={option}", "sampler.steps=0"), "sampler")
 
 
 def test_its_settings_are_the_defaults_of_its_class(compose, option):
-    """From Python it is the same walk as from the command line; clip follows from the space there."""
+    """From Python it gives the samples of the command line, whose clip follows from the space."""
     settings = dict(compose(f"sampler={option}").sampler)
     parameters = inspect.signature(get_class(settings.pop("_target_"))).parameters.values()
     assert {"steps", "spacing", "start", "stop", "clip", "temperature"} <= set(settings)

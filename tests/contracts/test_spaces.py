@@ -1,4 +1,4 @@
-"""What every option of conf/autoencoder, conf/guidance and conf/conditioning promises."""
+"""The contracts of conf/autoencoder, conf/guidance and conf/conditioning: what holds for every option."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from diffsweep.diffusion import Condition, Eps, Frames, Known
 from diffsweep.proofs.data import StandIn, exact_mixture
 from diffsweep.schedules import Cosine
 
-ABROAD = {"text_clip", "text_t5"}  # frozen encoders from the hub: see test_pretrained_text
-SIZES = {  # of the parts of a condition
+FROM_HUB = {"text_clip", "text_t5"}  # frozen encoders from the hub: see test_pretrained_text
+SIZES = {  # the size of each part of a condition
     "vector_dim": lambda c: c.vector.shape[1] if c.vector is not None and c.vector.is_floating_point() else 0,
     "num_scalars": lambda c: c.scalars.shape[1] if c.scalars is not None else 0,
     "context_dim": lambda c: c.tokens.shape[2] if c.tokens is not None else 0,
@@ -24,16 +24,15 @@ def options(group):
     return sorted(path.stem for path in (Path(__file__).parents[2] / "conf" / group).glob("*.yaml"))
 
 
-@pytest.mark.parametrize(
-    "option", [option for option in options("autoencoder") if option != "public"]
-)  # which are files
+# The option public needs files.
+@pytest.mark.parametrize("option", [option for option in options("autoencoder") if option != "public"])
 def test_space_has_the_stated_shape_and_range(compose, option, monkeypatch):
-    """The configuration that sizes the backbone says the same, and the same as encoding is drawing from what was kept."""
+    """The configuration, which sizes the backbone, has the same shape; encoding equals a draw from the posterior."""
     small = ("autoencoder.network.channels=8",) if option != "identity" else ()
     cfg = compose(f"autoencoder={option}", *small)
     monkeypatch.setattr(
         "diffsweep.configuration.loading.trained", lambda **_: build(cfg.autoencoder, "network")()
-    )  # an untrained one
+    )  # not trained
     monkeypatch.setattr("diffsweep.configuration.build.check", lambda cfg: None)
     autoencoder, x = build(cfg, "autoencoder"), load_digits("train")["x"][:16]
     z = autoencoder.encode(x)
@@ -52,16 +51,13 @@ def test_space_has_the_stated_shape_and_range(compose, option, monkeypatch):
 
 @pytest.mark.parametrize("option", options("guidance"))
 def test_guided_denoiser_is_a_denoiser_over_the_same_schedule(compose, option, monkeypatch):
-    """And a plain object, with a schedule and a call, is guided as a denoiser is."""
+    """A plain object with a schedule and a call is guided as a denoiser is."""
     denoiser, schedule = exact_mixture(Cosine(100)), Cosine(100)
     stand_in = StandIn(schedule, Eps())
-    monkeypatch.setattr("diffsweep.configuration.loading.trained", lambda **_: stand_in)  # no run is trained for this
+    monkeypatch.setattr("diffsweep.configuration.loading.trained", lambda **_: stand_in)  # no training is needed
     guidance = build(compose(f"guidance={option}"), "guidance")
     guided = guidance(denoiser)
-    x, t = (
-        torch.randn(4, 1, 2, 1, 1).double(),
-        torch.tensor(0.4).double(),
-    )  # clips of two frames, of which one may be known
+    x, t = torch.randn(4, 1, 2, 1, 1).double(), torch.tensor(0.4).double()  # clips of two frames, one of them known
     known = Known(Frames(torch.tensor([True, False]).expand(4, 2)), torch.randn_like(x))
     cond = Condition(vector=torch.tensor([0, 1, 1, 0]), known=known)
     denoised = guided(x, t, cond)
@@ -82,9 +78,9 @@ def test_guided_denoiser_is_a_denoiser_over_the_same_schedule(compose, option, m
     assert torch.equal(of_plain.eps, denoised.eps)
 
 
-@pytest.mark.parametrize("option", [option for option in options("conditioning") if option not in ABROAD])
-def test_a_batch_becomes_one_condition_a_row_or_none(compose, option):
-    """Its parts have the sizes that it provides, for data and for what is asked of samples."""
+@pytest.mark.parametrize("option", [option for option in options("conditioning") if option not in FROM_HUB])
+def test_a_batch_becomes_one_condition_for_each_row_or_none(compose, option):
+    """Its parts have the sizes that the conditioning provides, for data and for requests."""
     cfg = compose("dataset=shapes", f"conditioning={option}")
     samples, conditioning = build(cfg, "dataset").split("val"), build(cfg, "conditioning")
     index = torch.arange(6)
