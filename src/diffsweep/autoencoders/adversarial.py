@@ -45,7 +45,7 @@ class PatchDiscriminator(nn.Module):
     stride 1 to the logit of each patch. Their widths are 1, 2, 4, 8, 8, ... times ``channels``. With 3 halvings a
     logit depends on a patch of 70 x 70 pixels, but for the norms. Weights are initialised from N(0, 0.02^2).
 
-    In difference to the public codes, the norms are GroupNorm in place of BatchNorm: the loss of an image does not
+    Unlike in the public codes, the norms are GroupNorm in place of BatchNorm: the loss of an image does not
     depend on its batch, is the same on any number of devices, and real and fake images can be evaluated in one batch.
 
     Args:

@@ -80,7 +80,7 @@ class DiT(Backbone):
     condition are summed for modulation, or are tokens of their own. If the condition has tokens (``context_dim``),
     every block has cross-attention to them, as in PixArt-alpha (arXiv:2310.00426).
 
-    The published networks are these options (``conf/backbone``). In difference to the public codes, the sinusoidal
+    The published networks are these options (``conf/backbone``). Unlike in the public codes, the sinusoidal
     positions are computed for the grid of each image, so that any size that the patch divides can be given, and samples
     without tokens attend to a single learned null token.
 
@@ -90,8 +90,9 @@ class DiT(Backbone):
         image_size: side of x, which the patch must divide.
         block: how time and class enter the blocks. ``in_context``: as tokens before those of the image;
             ``cross_attention``: as tokens that the image attends to; ``adaln``: they shift and scale the outputs of the
-            norms; ``adaln_zero``: they also gate both branches, and all of this starts at zero; ``adaln_single``: as
-            ``adaln_zero``, but computed once for all blocks, which add learned tables (PixArt-alpha).
+            norms; ``adaln_zero``: they also gate both branches, with an initialisation at zero, so that each block
+            starts as the identity; ``adaln_single``: shifts, scales and gates are computed once for all blocks, each
+            of which adds a learned table (PixArt-alpha).
         options: the fields of :class:`DiTOptions`.
     """
 

@@ -70,7 +70,7 @@ class EncoderUNet(ClassifierBackbone):
     The downsampling levels and the middle of a U-Net are followed by attention pooling, whose output are the features
     (B, D), and a linear layer to the logits (B, K), which starts at zero (section 4.1 of the paper). The middle always
     has attention. The published classifiers are these options (``conf/backbone``), with the parameter counts of the
-    public code. In difference to it, the pooling computes the attention of the mean's query alone, since nothing else
+    public code. Unlike that code, the pooling computes the attention of the mean's query alone, since nothing else
     is used.
 
     Args:
