@@ -81,8 +81,10 @@ def programs(page):
 
 def replaced(words, place, run):
     """Return the words of a command with real paths in the place of ``RUN`` and of files."""
-    paths = {"RUN": str(run), "photos.parquet": str(place / "photos.parquet")}
-    return [f"{key}={paths.get(value, value)}" if value else key for key, _, value in (w.partition("=") for w in words)]
+    values = {"RUN": str(run), "photos.parquet": str(place / "photos.parquet")}
+    pairs = [word.partition("=") for word in words]
+    few = {"trainer.max_steps": "6", "num_samples": "64", "sampler.steps": "3"}
+    return [f"{key}={few.get(key) or values.get(value, value)}" if value else key for key, _, value in pairs]
 
 
 @pytest.mark.parametrize("line", commands(FRONT), ids=named)
@@ -94,7 +96,7 @@ def test_every_command_of_the_front_page_runs(line, place, run_of_classes, comma
         smaller += more if word in words else []
     if "dataset=parquet" in words:
         smaller += ["dataset.num_val=8", "dataset.batch_size=8"]
-    if "resume=" in " ".join(words) or "hydra/launcher=joblib" in words:
+    if any(word.startswith("resume=") for word in words):
         smaller = [word for word in smaller if word.startswith(("trainer.limit", "metrics"))]
     keys = {word.partition("=")[0] for word in typed}
     smaller = [word for word in smaller if word.partition("=")[0] not in keys or name == "train"]
@@ -110,11 +112,6 @@ def test_the_first_program_of_the_front_page_runs(fast, monkeypatch, tmp_path):
     exec(program, names)
     assert names["x"].shape == (16, 1, 8, 8)
     assert names["denoiser"].schedule is names["schedule"]
-
-
-@pytest.mark.parametrize("line", commands(RECIPES), ids=named)
-def test_every_command_of_the_recipes_is_right(line, place, finished_clips, run_of_classes):
-    pass
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
