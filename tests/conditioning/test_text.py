@@ -11,7 +11,7 @@ from diffsweep.conditioning import TextConditioning, WordEncoder
 from diffsweep.conditioning.text_encoder import TextCache, masked_mean
 from diffsweep.configuration.build import build, sized
 from diffsweep.configuration.check import check
-from diffsweep.datasets.base import InMemory
+from diffsweep.datasets import InMemory
 from diffsweep.diffusion import Noise
 from diffsweep.errors import UserError
 

@@ -1,4 +1,4 @@
-"""What every option of conf/dataset promises."""
+"""What must hold for every option of conf/dataset."""
 
 import itertools
 from pathlib import Path
@@ -14,19 +14,19 @@ pytestmark = pytest.mark.parametrize("option", OPTIONS)
 
 
 def as_set(x):
-    """The samples in an order of their own: as bytes, since some data have many pixels."""
+    """Return the samples as sorted bytes, to compare sets of samples."""
     return sorted(row.tobytes() for row in x.numpy())
 
 
 @pytest.fixture
 def make(compose, option):
-    """Data that are made as they are asked for, fewer of them."""
-    made = compose(f"dataset={option}").dataset
-    few = ["dataset.num_train=3000", "dataset.num_val=500"] if "num_train" in made else []
+    """Return a function that builds the dataset with overrides; synthetic datasets get fewer samples."""
+    settings = compose(f"dataset={option}").dataset
+    few = ["dataset.num_train=3000", "dataset.num_val=500"] if "num_train" in settings else []
     return lambda *overrides: build(compose(f"dataset={option}", *few, *overrides), "dataset")
 
 
-def test_pictures_are_what_it_says(make):
+def test_samples_have_the_stated_shape_levels_and_classes(make):
     data = make()
     for split in ("train", "val"):
         samples = data.split(split)
@@ -41,11 +41,11 @@ def test_pictures_are_what_it_says(make):
         assert samples["label"].unique().tolist() == list(range(data.num_classes))
 
 
-def test_configuration_states_its_facts(make, compose, option):
+def test_the_configuration_states_the_sizes_of_the_data(make, compose, option):
     data, cfg = make(), compose(f"dataset={option}").dataset
     for fact in ("channels", "image_size", "num_classes", "levels"):
         assert cfg[fact] == getattr(data, fact)
-    assert cfg.get("num_frames") == data.num_frames  # which images do not state
+    assert cfg.get("num_frames") == data.num_frames  # images have none
 
 
 def test_all_is_train_and_val(make):
@@ -64,7 +64,7 @@ def test_the_first_epoch_of_the_loader_is_the_training_split(make):
     assert torch.equal(torch.cat([batch["position"] for batch in batches]), torch.arange(len(batches) * 100))
 
 
-def test_seed_orders_training_and_nothing_else(make):
+def test_the_seed_changes_the_order_of_training_data_alone(make):
     one, same, other = make("seed=1"), make("seed=1"), make("seed=2")
     batches = [next(iter(data.train_dataloader()))["x"] for data in (one, same, other)]
     assert torch.equal(batches[0], batches[1])
@@ -72,14 +72,14 @@ def test_seed_orders_training_and_nothing_else(make):
     assert all(torch.equal(one.split(name)["x"], other.split(name)["x"]) for name in ("train", "val"))
 
 
-def test_what_is_told_of_samples_is_their_rows_without_the_images(make):
+def test_annotations_are_the_rows_without_the_images(make):
     index = torch.tensor([7, 3, 3])
     samples = make().split("train")
-    rows, told = samples[index], samples.annotations(index)
-    assert told.keys() == rows.keys() - {"x"}
-    for name, part in told.items():
+    rows, annotations = samples[index], samples.annotations(index)
+    assert annotations.keys() == rows.keys() - {"x"}
+    for name, part in annotations.items():
         assert torch.equal(part, rows[name]) if isinstance(part, torch.Tensor) else part == rows[name]
 
 
-def test_the_fingerprint_is_the_datas_not_the_loaders(make):
+def test_the_fingerprint_does_not_depend_on_the_loaders(make):
     assert make("seed=1", "dataset.batch_size=3").fingerprint == make().fingerprint

@@ -1,4 +1,4 @@
-"""What every option of conf/metrics promises."""
+"""What must hold for every option of conf/metrics."""
 
 from pathlib import Path
 
@@ -10,20 +10,20 @@ from diffsweep.datasets import Digits, MovingDigits
 from diffsweep.plots import DISTANCES
 
 FILES = sorted((Path(__file__).parents[2] / "conf/metrics").glob("*.yaml"))
-ABROAD = {"fvd"}  # weights from elsewhere: see test_i3d
+DOWNLOADED = {"fvd"}  # its weights must be downloaded: see test_i3d
 OPTIONS = [
-    path.stem for path in FILES if path.stem not in ABROAD and STAGE not in path.read_text()
-]  # a stage would have to be trained
+    path.stem for path in FILES if path.stem not in DOWNLOADED and STAGE not in path.read_text()
+]  # options with a stage need a trained network
 
 DATA = {
     (1, 8, 8): Digits,
     (1, None, 16, 16): lambda: MovingDigits(num_frames=4, num_train=1200, num_val=100),
-}  # of the shapes that features are of
+}  # data of the shapes that the features are made for
 
 pytestmark = pytest.mark.parametrize("option", OPTIONS)
 
 
-def test_real_data_are_better_than_noisy_ones_or_nothing_is_measured(compose, option, tmp_path):
+def test_real_data_are_better_than_negated_ones_or_nothing_is_measured(compose, option, tmp_path):
     overrides = f"metrics={option}", f"paths.output_dir={tmp_path}"
     if not compose(*overrides).metrics:
         assert build_metrics(compose(*overrides)) is None
@@ -38,4 +38,4 @@ def test_real_data_are_better_than_noisy_ones_or_nothing_is_measured(compose, op
     assert real[distance] < worse[distance] / 10
     assert real["kid"] < worse["kid"] / 10
     assert real["copy_ratio"] < worse["copy_ratio"]
-    assert list(tmp_path.rglob("features-*.pt"))  # cached under paths
+    assert list(tmp_path.rglob("features-*.pt"))  # features are cached in paths.output_dir

@@ -1,4 +1,4 @@
-"""The digits, and the counted stream of training batches."""
+"""The dataset of handwritten digits, and the endless stream of training batches."""
 
 import itertools
 
@@ -7,7 +7,7 @@ import torch
 from sklearn.datasets import load_digits as sklearn_digits
 
 from diffsweep.datasets import Digits, InMemory, load_digits
-from diffsweep.datasets.base import Positions, TrainingStream
+from diffsweep.datasets.stream import Positions, TrainingStream
 
 
 def as_set(x):
@@ -15,12 +15,12 @@ def as_set(x):
 
 
 def test_splits_are_disjoint_and_complete():
-    """As multisets: each digit of scikit-learn is in exactly one of the two."""
+    """As multisets: each digit of scikit-learn is in exactly one of the two splits."""
     train, val = load_digits("train"), load_digits("val")
     assert (len(train["x"]), len(val["x"])) == (1500, 297)
     whole = torch.from_numpy(sklearn_digits().data).float() / 8 - 1
     assert as_set(torch.cat([train["x"], val["x"]])) == as_set(whole) == as_set(load_digits("all")["x"])
-    assert torch.cdist(train["x"].flatten(1), val["x"].flatten(1)).min() > 0.05  # no digit occurs twice
+    assert torch.cdist(train["x"].flatten(1), val["x"].flatten(1)).min() > 0.05  # no digit is in both
 
 
 def test_labels_belong_to_their_digits():
@@ -44,7 +44,7 @@ def test_both_splits_have_every_class():
         assert load_digits(split)["label"].bincount(minlength=10).min() >= 20
 
 
-def test_facts_of_the_data_cannot_be_changed():
+def test_constants_of_the_data_cannot_be_changed():
     with pytest.raises(ValueError, match="cannot be changed"):
         Digits(image_size=16)
 
@@ -59,56 +59,58 @@ def stream(count=10, seed=0):
     return TrainingStream(InMemory({"x": torch.arange(count).float()[:, None], "label": torch.arange(count)}), seed)
 
 
-def walk(batch_size, batches, first=0, rank=0, world_size=1, **data):
+def batches_of(batch_size, count, first=0, rank=0, world_size=1, **data):
     source = stream(**data)
-    return [source[p] for p in itertools.islice(Positions(batch_size, first, rank, world_size), batches)]
+    return [source[p] for p in itertools.islice(Positions(batch_size, first, rank, world_size), count)]
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 10, 25])
 def test_every_epoch_is_a_permutation(batch_size):
-    """Whatever the batch size, also one that spans epochs."""
-    batches = walk(batch_size, -(-50 // batch_size))
+    """For any batch size, also where a batch spans several epochs."""
+    batches = batches_of(batch_size, -(-50 // batch_size))
     labels = torch.cat([batch["label"] for batch in batches])[:50].unflatten(0, (5, 10))
     assert torch.equal(labels.sort(dim=1).values, torch.arange(10).expand(5, 10))
-    assert len(labels.unique(dim=0)) == 5  # each in an order of its own
+    assert len(labels.unique(dim=0)) == 5  # five different orders
     assert torch.equal(torch.cat([batch["position"] for batch in batches]), torch.arange(len(batches) * batch_size))
 
 
 def test_parts_of_a_sample_stay_together():
-    for batch in walk(7, 10):
+    for batch in batches_of(7, 10):
         assert torch.equal(batch["x"][:, 0].long(), batch["label"])
 
 
 @pytest.mark.parametrize("first", [1, 4, 13])
-def test_starting_anywhere_gives_the_batches_of_walking_there(first):
-    whole, rest = walk(7, 20), walk(7, 20 - first, first=first)
+def test_a_stream_that_starts_later_gives_the_same_batches(first):
+    whole, rest = batches_of(7, 20), batches_of(7, 20 - first, first=first)
     for expected, batch in zip(whole[first:], rest, strict=True):
         assert all(torch.equal(batch[name], expected[name]) for name in expected)
 
 
 def test_the_order_does_not_depend_on_the_batch_size():
-    orders = [torch.cat([batch["label"] for batch in walk(size, 60 // size)]) for size in (1, 4, 15)]
+    orders = [torch.cat([batch["label"] for batch in batches_of(size, 60 // size)]) for size in (1, 4, 15)]
     assert torch.equal(orders[0], orders[1])
     assert torch.equal(orders[0], orders[2])
 
 
 def test_seeds_have_different_orders():
-    orders = {tuple(torch.cat([batch["label"] for batch in walk(10, 3, seed=seed)]).tolist()) for seed in range(20)}
+    orders = {
+        tuple(torch.cat([batch["label"] for batch in batches_of(10, 3, seed=seed)]).tolist()) for seed in range(20)
+    }
     assert len(orders) == 20
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_partition_the_stream(world_size):
-    """Step by step they see together what one device with a batch of their size sees."""
-    alone = walk(4 * world_size, 6)
-    ranks = [walk(4, 6, rank=rank, world_size=world_size) for rank in range(world_size)]
+    """In each step n devices get together the batch of one device with n times the batch size."""
+    alone = batches_of(4 * world_size, 6)
+    ranks = [batches_of(4, 6, rank=rank, world_size=world_size) for rank in range(world_size)]
     for expected, parts in zip(alone, zip(*ranks, strict=False), strict=True):
         for name in expected:
             assert torch.equal(torch.cat([part[name] for part in parts]), expected[name])
 
 
-def test_one_device_takes_the_same_samples_at_any_epoch_of_the_real_data():
-    """The whole of the third epoch, started from its first batch."""
+def test_each_later_epoch_of_the_digits_has_every_sample_once():
+    """The whole third epoch, started from its first batch."""
     data = Digits(batch_size=500, seed=3)
     source = TrainingStream(data.split("train"), 3)
     batches = [source[p] for p in itertools.islice(Positions(500, first=6), 3)]
@@ -116,7 +118,7 @@ def test_one_device_takes_the_same_samples_at_any_epoch_of_the_real_data():
 
 
 def test_workers_do_not_change_the_batches():
-    """Through the loader, with none and with two worker processes."""
+    """The loader gives the same batches without worker processes and with two."""
     none, two = (
         list(itertools.islice(Digits(batch_size=600, num_workers=workers, seed=1).train_dataloader(), 6))
         for workers in (0, 2)
@@ -126,8 +128,8 @@ def test_workers_do_not_change_the_batches():
         assert all(torch.equal(batch[name], expected[name]) for name in expected)
 
 
-class Place:
-    """What a data module reads of a trainer."""
+class FakeTrainer:
+    """The attributes of Lightning's Trainer that the loaders read."""
 
     def __init__(self, steps=0, rank=0, world=1, accumulate=1):
         self.global_step, self.global_rank, self.world_size, self.accumulate_grad_batches = (
@@ -138,23 +140,23 @@ class Place:
         )
 
 
-def test_the_loader_starts_where_training_is():
-    """Two accumulated batches a step: step 3 begins at batch 6."""
+def test_the_training_loader_starts_at_the_trainers_step():
+    """With two accumulated batches a step, step 3 begins at batch 6."""
     data = Digits(batch_size=8)
-    data.trainer = Place(steps=3, rank=1, world=2, accumulate=2)
+    data.trainer = FakeTrainer(steps=3, rank=1, world=2, accumulate=2)
     assert next(iter(data.train_dataloader()))["position"].tolist() == list(range((6 * 2 + 1) * 8, (6 * 2 + 2) * 8))
 
 
 @pytest.mark.parametrize("world", [1, 2])
 def test_validation_covers_the_held_out_split_once_in_order(world):
-    data, seen = Digits(), []
+    data, indices = Digits(), []
     for rank in range(world):
-        data.trainer = Place(rank=rank, world=world)
+        data.trainer = FakeTrainer(rank=rank, world=world)
         batches = list(data.val_dataloader())
-        seen.append(torch.cat([batch["index"] for batch in batches]))
+        indices.append(torch.cat([batch["index"] for batch in batches]))
         for batch in batches:
             assert torch.equal(batch["x"], load_digits("val")["x"][batch["index"]])
             assert torch.equal(batch["label"], load_digits("val")["label"][batch["index"]])
-        assert (seen[-1].diff() > 0).all()
-    assert torch.equal(torch.cat(seen).sort().values, torch.arange(297))
+        assert (indices[-1].diff() > 0).all()
+    assert torch.equal(torch.cat(indices).sort().values, torch.arange(297))
     assert data.num_val == 297

@@ -1,4 +1,4 @@
-"""Mirrored training images, latents in place of pixels, and the file that latents are kept in."""
+"""Mirrored training images, latents in place of pixels, and the file format of latents."""
 
 import itertools
 import json
@@ -6,8 +6,17 @@ import json
 import pytest
 import torch
 
-from diffsweep.datasets import Digits, InMemory, Latents, Shapes, open_latents, write_latents
-from diffsweep.datasets.base import Batch, ImageData, Mirrored
+from diffsweep.datasets import (
+    Batch,
+    Digits,
+    ImageData,
+    InMemory,
+    Latents,
+    Mirrored,
+    Shapes,
+    open_latents,
+    write_latents,
+)
 from diffsweep.files import ContentError
 
 HEADER = {"autoencoder": "abc", "data": "digits-1", "split": "train", "flip": False, "scale": [0.5, 1]}
@@ -21,7 +30,7 @@ def images(count=5):
 
 
 class Few(ImageData):
-    """Five images to train on, three held out."""
+    """A dataset of five training images and three held-out ones."""
 
     fingerprint = "few"
 
@@ -38,7 +47,7 @@ def batches(data, count, skip=0) -> list[Batch]:
     return list(itertools.islice(data.train_dataloader(), skip, skip + count))
 
 
-def test_mirrors_are_the_images_from_right_to_left():
+def test_mirrors_are_the_images_flipped_left_to_right():
     plain, both = images(), Mirrored(images())
     assert len(both) == 10
     batch = both[torch.tensor([7, 2, 9])]
@@ -63,7 +72,7 @@ def test_an_epoch_shows_each_image_and_its_mirror_once():
     assert not torch.equal(x[:10], x[10:])
 
 
-def test_what_is_compared_with_and_what_is_held_out_is_not_mirrored():
+def test_splits_and_held_out_images_are_not_mirrored():
     data, plain = Few(flip=True), Few()
     for split in ("train", "val", "all"):
         assert torch.equal(data.split(split)["x"], plain.split(split)["x"])
@@ -73,12 +82,12 @@ def test_what_is_compared_with_and_what_is_held_out_is_not_mirrored():
     assert data.loader_samples("val") is data.split("val")
 
 
-def test_a_stream_of_mirrors_goes_on_where_it_stopped(monkeypatch):
-    """As a trainer resumes: its step says where the stream begins."""
+def test_a_stream_with_mirrors_resumes_where_it_stopped(monkeypatch):
+    """The trainer's step determines where the stream begins."""
     whole = batches(Few(flip=True), 7)
     resumed = Few(flip=True)
-    at = type("Trainer", (), {"global_step": 3, "global_rank": 0, "world_size": 1, "accumulate_grad_batches": 1})
-    resumed.trainer = at
+    trainer = type("Trainer", (), {"global_step": 3, "global_rank": 0, "world_size": 1, "accumulate_grad_batches": 1})
+    resumed.trainer = trainer
     for one, other in zip(whole[3:], batches(resumed, 4), strict=True):
         assert torch.equal(one["x"], other["x"])
         assert torch.equal(one["position"], other["position"])
@@ -89,7 +98,7 @@ def latents(count=5):
     return torch.randn(count, 4, 3, 2)
 
 
-def test_latents_are_told_of_as_their_samples_are():
+def test_latents_have_the_annotations_of_their_samples():
     samples = Latents(latents(), images())
     assert len(samples) == 5
     batch = samples[torch.tensor([3, 1])]
@@ -103,26 +112,26 @@ def test_latents_are_told_of_as_their_samples_are():
         samples["x"]
 
 
-def test_latents_of_other_samples_are_refused():
-    with pytest.raises(ValueError, match="latents of 4 samples, and 5 samples"):
+def test_latents_of_another_number_of_samples_are_refused():
+    with pytest.raises(ValueError, match="latents are those of 4 samples, but the split has 5"):
         Latents(latents(4), images(5))
 
 
-def test_latents_touch_no_image():
-    class Dark(InMemory):
+def test_latents_load_no_image():
+    class WithoutImages(InMemory):
         def rows(self, index):
-            raise AssertionError("an image was asked for")
+            raise AssertionError("an image was loaded")
 
         def part(self, name):
             assert name != "x"
             return super().part(name)
 
-    batch = Latents(torch.cat([latents()] * 2), Mirrored(Dark(images().parts)))[torch.tensor([8])]
+    batch = Latents(torch.cat([latents()] * 2), Mirrored(WithoutImages(images().parts)))[torch.tensor([8])]
     assert batch["label"].tolist() == [3]
 
 
 @pytest.mark.parametrize("make", [Digits, lambda: Shapes(num_train=20, num_val=5)], ids=["digits", "shapes"])
-def test_loaders_give_what_is_to_be_seen_in_place_of_pixels(make):
+def test_loaders_give_the_latents_that_replace_pixels(make):
     data = make()
     data.replace_samples(
         "train", Latents(torch.arange(float(len(data.split("train"))))[:, None, None, None], data.split("train"))
@@ -142,18 +151,18 @@ def test_loaders_give_what_is_to_be_seen_in_place_of_pixels(make):
 
 
 @pytest.mark.parametrize(("dtype", "error"), [("float32", 0.0), ("float16", 2**-11), ("bfloat16", 2**-8)])
-def test_what_is_written_is_what_is_read(tmp_path, dtype, error):
+def test_latents_are_read_as_they_were_written(tmp_path, dtype, error):
     written = latents(1000)
     write_latents(tmp_path / "latents", HEADER, iter(written.split(300)), 1000, dtype)
     read = open_latents(tmp_path / "latents", HEADER)
     assert read.dtype == getattr(torch, dtype)
-    off = ((read.float() - written).abs() / written.abs().clamp(min=1e-4)).max()  # float16 is subnormal below 6e-5
-    assert off <= error
+    relative = ((read.float() - written).abs() / written.abs().clamp(min=1e-4)).max()  # float16 is subnormal below 6e-5
+    assert relative <= error
     rows = torch.tensor([999, 0, 5])
     assert torch.equal(Latents(read, images(1000)).rows(rows)["posterior"], read[rows].float())
 
 
-def test_any_reader_of_safetensors_opens_it(tmp_path):
+def test_the_safetensors_library_reads_the_file(tmp_path):
     safetensors = pytest.importorskip("safetensors")
     write_latents(tmp_path / "latents", HEADER, iter([latents()]), 5, "bfloat16")
     with safetensors.safe_open(tmp_path / "latents", framework="pt") as file:
@@ -162,7 +171,7 @@ def test_any_reader_of_safetensors_opens_it(tmp_path):
 
 
 @pytest.mark.parametrize("key", HEADER)
-def test_a_file_of_another_header_is_refused_by_what_differs(tmp_path, key):
+def test_a_file_with_another_header_is_refused_naming_the_difference(tmp_path, key):
     path = tmp_path / "latents"
     write_latents(path, HEADER, iter([latents()]), 5)
     for other in ({**HEADER, key: "def"}, {name: value for name, value in HEADER.items() if name != key}):
@@ -173,7 +182,7 @@ def test_a_file_of_another_header_is_refused_by_what_differs(tmp_path, key):
         open_latents(path, {**HEADER, "sampling": "mean"})
 
 
-def test_the_line_shows_both_values(tmp_path):
+def test_the_message_shows_both_values(tmp_path):
     write_latents(tmp_path / "latents", HEADER, iter([latents()]), 5)
     with pytest.raises(ContentError, match=r"another autoencoder \(abc, this run has def\)"):
         open_latents(tmp_path / "latents", {**HEADER, "autoencoder": "def"})
@@ -186,18 +195,18 @@ def stopped():
 
 BROKEN = {
     "stopped": (stopped(), KeyboardInterrupt, ""),
-    "too few": (iter([latents(4)]), ValueError, "latents of 4 than"),
-    "none": (iter([]), ValueError, "not of 5"),
-    "too many": (iter([latents(3), latents(3)]), ValueError, "more than 5"),
+    "too few": (iter([latents(4)]), ValueError, "4 rows of latents were given, not 5"),
+    "none": (iter([]), ValueError, "0 rows .* not 5"),
+    "too many": (iter([latents(3), latents(3)]), ValueError, "more rows of latents were given, not 5"),
     "not finite": (iter([latents(3), latents(2) / 0]), ValueError, "not finite in float32 in rows 3 to 4"),
-    "of two shapes": (iter([latents(3), latents(2).mT]), ValueError, "after others of shape"),
+    "two shapes": (iter([latents(3), latents(2).mT]), ValueError, "after others of shape"),
 }
 
 
 @pytest.mark.parametrize("what", BROKEN)
-def test_writing_that_fails_leaves_nothing(tmp_path, what):
-    rows, error, said = BROKEN[what]
-    with pytest.raises(error, match=said):
+def test_a_failed_write_leaves_no_file(tmp_path, what):
+    rows, error, message = BROKEN[what]
+    with pytest.raises(error, match=message):
         write_latents(tmp_path / "latents", HEADER, rows, 5)
     assert not list(tmp_path.iterdir())
 
@@ -207,9 +216,9 @@ def test_values_beyond_float16_are_refused(tmp_path):
         write_latents(tmp_path / "latents", HEADER, iter([1e5 * torch.ones(5, 1, 1, 1)]), 5, "float16")
 
 
-def test_a_file_that_is_cut_short_absent_or_another_is_refused(tmp_path):
+def test_an_absent_cut_or_foreign_file_is_refused(tmp_path):
     path = tmp_path / "latents"
-    with pytest.raises(ContentError, match="no latents that can be read"):
+    with pytest.raises(ContentError, match="no readable latents"):
         open_latents(path, HEADER)
     write_latents(path, HEADER, iter([latents()]), 5)
     content = path.read_bytes()
@@ -218,11 +227,11 @@ def test_a_file_that_is_cut_short_absent_or_another_is_refused(tmp_path):
         open_latents(path, HEADER)
     for other in (content[:50], b"", b"\xff" * 100):
         path.write_bytes(other)
-        with pytest.raises(ContentError, match="no latents that can be read"):
+        with pytest.raises(ContentError, match="no readable latents"):
             open_latents(path, HEADER)
 
 
-def test_a_later_file_takes_the_place_of_an_earlier_one(tmp_path):
+def test_writing_again_replaces_the_file(tmp_path):
     path = tmp_path / "latents"
     write_latents(path, HEADER, iter([latents()]), 5)
     write_latents(path, {**HEADER, "data": "other"}, iter([latents() + 1]), 5)

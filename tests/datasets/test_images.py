@@ -1,4 +1,4 @@
-"""Encoded images to bytes of one size, against Pillow and by hand."""
+"""Decoding image files to 8-bit pixels of one size, compared with Pillow and with values by hand."""
 
 import io
 
@@ -20,7 +20,7 @@ def noise(*shape):
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
 
 
-def test_an_rgb_image_of_the_right_size_is_its_own_bytes():
+def test_an_rgb_image_of_the_right_size_is_unchanged():
     pixels = noise(6, 6, 3)
     decoded = decode(encoded(Image.fromarray(pixels)), 3, 6)
     assert np.array_equal(decoded.pixels, pixels.transpose(2, 0, 1))
@@ -42,7 +42,7 @@ def test_sixteen_bits_are_scaled_and_not_clipped(channels):
     assert np.array_equal(decoded, np.stack([expected] * channels))
 
 
-def test_other_sizes_are_scaled_with_antialiasing_about_the_centre():
+def test_other_sizes_are_scaled_with_antialiasing_and_cropped_to_the_centre():
     pixels = noise(40, 64, 3)
     image = Image.fromarray(pixels)
     by_hand = image.resize((16, 16), Image.Resampling.BICUBIC, box=(12, 0, 52, 40))
@@ -51,33 +51,33 @@ def test_other_sizes_are_scaled_with_antialiasing_about_the_centre():
     assert decoded.std() < 0.6 * pixels.std()  # without antialiasing, noise keeps its deviation
 
 
-def test_what_is_smaller_is_enlarged_and_says_so():
+def test_a_smaller_image_is_enlarged_and_marked():
     assert decode(encoded(Image.fromarray(noise(8, 4, 3))), 3, 8).enlarged
     assert not decode(encoded(Image.fromarray(noise(9, 8, 3))), 3, 8).enlarged
 
 
-def test_the_orientation_of_a_camera_is_followed():
+def test_the_exif_orientation_is_applied():
     pixels = np.zeros((8, 8, 3), dtype=np.uint8)
     pixels[:4] = 255  # white above
     exif = Image.Exif()
-    exif[0x0112] = 3  # turned by half
+    exif[0x0112] = 3  # rotated by 180 degrees
     decoded = decode(encoded(Image.fromarray(pixels), exif=exif), 1, 8).pixels[0]
     assert not decoded[:4].any()
     assert (decoded[4:] == 255).all()
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", encoded(Image.fromarray(noise(9, 9, 3)))[:-40]])
-def test_what_is_no_image_is_refused(content):
+def test_a_file_that_is_no_image_is_refused(content):
     with pytest.raises((OSError, ValueError, SyntaxError)):
         decode(content, 3, 9)
 
 
 def test_floating_point_is_refused():
-    with pytest.raises(ValueError, match="floating point"):
+    with pytest.raises(ValueError, match="floating-point"):
         decode(encoded(Image.fromarray(np.ones((4, 4), dtype=np.float32)), "TIFF"), 1, 4)
 
 
-def test_samples_are_bytes_on_the_grid_from_minus_one_to_one():
+def test_samples_are_the_256_levels_from_minus_one_to_one():
     images = torch.arange(256, dtype=torch.uint8).reshape(4, 1, 8, 8)
     samples = ByteImages(images, torch.tensor([3, 0, 2]), {"label": torch.tensor([30, 0, 20])})
     batch = samples[torch.tensor([2, 0])]

@@ -1,4 +1,4 @@
-"""Moving digits: how they move, what is drawn, and how they are split."""
+"""The dataset of moving digits: their motion, their rendering and their splits."""
 
 import math
 import time
@@ -17,26 +17,26 @@ def samples():
 
 
 def centres(x):
-    """The centres of mass of clips (B, 1, F, S, S), by pixels' centres, (B, F, 2)."""
+    """Return the centre of mass of each frame of clips (B, 1, F, S, S), in pixels, (B, F, 2)."""
     ink = (x[:, 0].double() + 1) / 2
     along = torch.arange(x.shape[-1]).double() + 0.5
     across, down = torch.einsum("bfyx,x->bf", ink, along), torch.einsum("bfyx,y->bf", ink, along)
     return torch.stack([across, down], 2) / ink.sum((2, 3))[..., None]
 
 
-# How they move
+# Motion
 
 
-def test_a_path_by_hand():
-    """Between walls at 5.25 and 10.75: 8 to the right at 2 a frame, 1 further than the wall, comes back; y stands still."""
+def test_a_trajectory_by_hand():
+    """Between walls at 5.25 and 10.75, x starts at 8 with speed 2 and is reflected in step 2; y is constant."""
     path = trajectory(torch.tensor([[[8.0, 7.0]]]), torch.tensor([[[2.0, 0.0]]]), 5, 16)
     assert walls(16) == (5.25, 10.75)
     assert path[0, 0, :, 0].tolist() == [8.0, 10.0, 9.5, 7.5, 5.5]
     assert path[0, 0, :, 1].tolist() == [7.0] * 5
 
 
-def test_a_path_is_that_of_small_steps_that_turn_at_walls():
-    """An independent computation: a thousand Euler steps a frame, the velocity's sign changed where a wall was passed."""
+def test_a_trajectory_equals_small_euler_steps_with_reflections():
+    """An independent computation with a thousand Euler steps a frame, which flips the velocity behind a wall."""
     start, velocity = 5.25 + 5.5 * torch.rand(20, 1, 2).double(), 4 * torch.rand(20, 1, 2).double() - 2
     path = trajectory(start, velocity, 8, 16)
     p, v = start.clone(), velocity / 1000
@@ -57,7 +57,7 @@ def test_unfolding_is_the_inverse_of_folding():
 
 
 def test_starts_directions_and_speeds_fill_their_ranges():
-    """Uniform: by mean and variance, within five standard deviations of 20,000 draws."""
+    """Mean and variance are those of uniform numbers, within five standard deviations of 20,000 draws."""
     motion = MovingDigits().split("train").motion
     start, velocity = motion.start[:, 0], motion.velocity[:, 0]
     speed, angle = velocity.norm(dim=1), torch.atan2(velocity[:, 1], velocity[:, 0])
@@ -76,10 +76,10 @@ def test_starts_directions_and_speeds_fill_their_ranges():
     assert torch.corrcoef(numbers).triu(1).abs().max() < 0.04
 
 
-# What is drawn
+# Rendering
 
 
-def test_a_digit_on_the_grid_is_itself_and_between_pixels_it_is_their_mean():
+def test_a_digit_between_pixels_is_the_mean_of_its_shifts_by_whole_pixels():
     ink = torch.rand(1, 1, 8, 8)
     on, between = (
         render(ink, torch.tensor(corner).double().reshape(1, 1, 1, 2), 12)[0, 0, 0]
@@ -95,7 +95,7 @@ def test_a_digit_on_the_grid_is_itself_and_between_pixels_it_is_their_mean():
 
 @pytest.mark.parametrize(("size", "frames"), [(13, 8), (16, 40), (32, 8)])
 def test_the_centre_of_mass_is_the_trajectory(size, frames):
-    """To the rounding of levels; and nothing is cut off: a digit's mass is the same in all frames."""
+    """Up to the rounding to levels. No digit is cut off: its mass is the same in all frames."""
     samples = MovingDigits(image_size=size, num_frames=frames, num_train=200).split("train")
     batch = samples[torch.arange(200)]
     assert (centres(batch["x"]) - batch["trajectory"][:, 0]).abs().max() < 0.01
@@ -103,7 +103,7 @@ def test_the_centre_of_mass_is_the_trajectory(size, frames):
     assert (mass / samples.digits.ink[samples.motion.glyph[:200, 0]].sum((1, 2))[:, None] - 1).abs().max() < 0.01
 
 
-def test_at_whole_pixels_every_frame_has_the_digit_itself_at_most_half_a_pixel_off():
+def test_without_subpixels_digits_are_sharp_and_at_most_half_a_pixel_off():
     samples = MovingDigits(num_train=50, num_val=1, subpixel=False).split("train")
     batch = samples[torch.arange(50)]
     glyph = samples.motion.glyph[:50, 0]
@@ -122,11 +122,11 @@ def test_at_whole_pixels_every_frame_has_the_digit_itself_at_most_half_a_pixel_o
 
 
 def drawn(ink):
-    """On the grid of 256 levels in [-1, 1]."""
+    """Return ink in [0, 1] rounded to 256 levels, in [-1, 1]."""
     return (ink * 255).round() * (2 / 255) - 1
 
 
-def test_no_digit_reaches_farther_than_the_margin():
+def test_no_digit_reaches_farther_from_its_centre_than_the_margin():
     digits = glyphs("all")
     rows, columns = digits.ink.amax(2) > 0, digits.ink.amax(1) > 0
     for inked, centre in ((columns, digits.centre[:, 0]), (rows, digits.centre[:, 1])):
@@ -134,12 +134,12 @@ def test_no_digit_reaches_farther_than_the_margin():
         assert torch.maximum(centre - first, last - centre).max() < MARGIN
 
 
-def test_two_digits_are_the_brighter_of_each_drawn_alone():
+def test_where_two_digits_overlap_the_brighter_is_shown():
     data = MovingDigits(num_digits=2, num_train=50)
     samples, one = data.split("train"), MovingDigits(num_train=50).split("train")
     batch, first = samples[torch.arange(50)], one[torch.arange(50)]
     assert batch["trajectory"].shape == (50, 2, 8, 2)
-    assert torch.equal(batch["trajectory"][:, :1], first["trajectory"])  # the second changes nothing of the first
+    assert torch.equal(batch["trajectory"][:, :1], first["trajectory"])  # the second digit does not change the first
     assert torch.equal(batch["label"], first["label"])
     assert (batch["x"] >= first["x"]).all()
     of_second = type(one.motion)(*(part[:, 1:] for part in samples.motion))
@@ -147,17 +147,17 @@ def test_two_digits_are_the_brighter_of_each_drawn_alone():
     assert torch.equal(torch.maximum(first["x"], second), batch["x"])
 
 
-def test_labels_are_of_the_digits_that_are_drawn(samples):
+def test_labels_are_those_of_the_rendered_digits(samples):
     digits = load_digits("train")
     motion = samples.motion
     assert torch.equal(samples["label"], digits["label"][motion.glyph[:, 0]])
     assert torch.equal(samples.digits.ink[:1500], (digits["x"][:, 0] + 1) / 2)
 
 
-# How they are split, and what a clip depends on
+# Splits
 
 
-def test_training_has_training_digits_and_the_held_out_clips_the_others():
+def test_held_out_clips_show_held_out_digits_only():
     data = MovingDigits(num_train=20_000, num_val=3000)
     train, val, every = (data.split(name).motion.glyph for name in ("train", "val", "all"))
     assert train.unique().tolist() == list(range(1500))
@@ -179,21 +179,21 @@ def test_more_frames_and_more_clips_leave_the_first_as_they_are(samples):
     assert torch.equal(longer["trajectory"][:, :, :8], samples["trajectory"])
 
 
-def test_nothing_is_drawn_of_what_is_told(samples, monkeypatch):
+def test_annotations_render_nothing(samples, monkeypatch):
     monkeypatch.setattr("diffsweep.datasets.moving_digits.render", None)
     assert samples["trajectory"].shape == (400, 1, 8, 2)
     with pytest.raises(TypeError):
         samples["x"]
 
 
-def test_the_data_are_what_they_were():
-    """On every machine: these were written down once."""
+def test_the_clips_equal_recorded_values():
+    """The recorded values hold on every machine."""
     data = MovingDigits()
     assert data.split("train")["label"][:8].tolist() == [0, 9, 0, 4, 1, 1, 3, 1]
     assert data.fingerprint == "moving-digits-8x16-1-20000-500-59b6a25938bf"
 
 
-def test_the_fingerprint_is_of_all_that_pixels_depend_on():
+def test_the_fingerprint_changes_with_all_that_pixels_depend_on():
     small = {"num_train": 100, "num_val": 50}
     prints = [
         MovingDigits(**{**small, **change}).fingerprint
@@ -206,8 +206,8 @@ def test_the_fingerprint_is_of_all_that_pixels_depend_on():
     assert set(prints[8:]) == {prints[0]}
 
 
-def test_rendering_costs_training_little(samples):
-    """The best of several, since others may share the core: 1 ms was measured, 10 ms are allowed."""
+def test_rendering_a_batch_takes_less_than_ten_milliseconds(samples):
+    """The best of several times is taken, since others may share the core; 1 ms was measured."""
     index = torch.arange(32)
     seconds = []
     for _ in range(20):
@@ -228,11 +228,12 @@ def test_rendering_costs_training_little(samples):
         ({"num_train": 0}, "num_train must be at least 1"),
         (
             {"image_size": 12},
-            r"image_size=12 leaves a digit 1.5 pixels to move, and it moves up to 2.0 a frame; use an image_size above 12.5",
+            r"image_size=12 leaves a digit 1.5 pixels to move, and it moves up to 2.0 a frame; "
+            r"use an image_size above 12.5",
         ),
         ({"image_size": 8}, "leaves a digit 0.0 pixels"),
-        ({"speed": [2.0, 1.0]}, r"speed is \[least, most\]"),
-        ({"speed": [0.5]}, r"speed is \[least, most\]"),
+        ({"speed": [2.0, 1.0]}, r"speed must be \[lowest, highest\]"),
+        ({"speed": [0.5]}, r"speed must be \[lowest, highest\]"),
         ({"speed": [-1, 1]}, "speed"),
     ],
 )

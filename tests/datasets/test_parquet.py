@@ -1,4 +1,4 @@
-"""Images of local parquet files."""
+"""The dataset of images in local parquet files."""
 
 import io
 import os
@@ -36,7 +36,7 @@ def file(tmp_path, write_parquet):
 
 @pytest.fixture
 def make(file, tmp_path):
-    """``data = make(key=value, ...)``: the data of the file, under other settings."""
+    """Return a function that makes the dataset of the file; its keywords replace settings."""
     usual = {"path": str(file), "image_column": "img", "label_column": "label", "num_classes": 2, "image_size": 8}
     return lambda **other: Parquet(**{**usual, "num_val": 3, "cache_dir": str(tmp_path / "cache"), **other})
 
@@ -48,23 +48,23 @@ def in_bytes(x):
 def test_every_row_is_in_one_split_with_its_label_and_caption(make):
     data = make(caption_column="text")
     assert (len(data.split("train")), len(data.split("val")), len(data.split("all"))) == (COUNT - 3, 3, COUNT)
-    seen = []
+    found = []
     for split in ("train", "val"):
         batch = data.split(split)[torch.arange(len(data.split(split)))]
         rows = [int(caption.removeprefix("picture ")) for caption in batch["caption"]]
         assert batch["label"].tolist() == [row % 2 for row in rows]
         for image, row in zip(in_bytes(batch["x"]), rows, strict=True):
             assert np.array_equal(image, np.asarray(pictures()[row]))
-        seen += rows
-    assert sorted(seen) == list(range(COUNT))
+        found += rows
+    assert sorted(found) == list(range(COUNT))
 
 
-def test_without_labels_nothing_is_told(make):
+def test_without_label_and_caption_columns_batches_have_images_only(make):
     batch = make(label_column=None, num_classes=None).split("train")[torch.arange(2)]
     assert batch.keys() == {"x"}
 
 
-def test_several_files_are_one_after_the_other(make, file, tmp_path, write_parquet):
+def test_several_files_are_read_in_the_order_of_their_names(make, file, tmp_path, write_parquet):
     folder = tmp_path / "shards"
     folder.mkdir()
     for part in (0, 1):
@@ -104,7 +104,7 @@ def test_images_are_decoded_once(make, monkeypatch):
     assert len(calls) == 2 * COUNT
 
 
-def test_decoding_that_is_stopped_leaves_no_images(make, monkeypatch, tmp_path):
+def test_interrupted_decoding_leaves_no_cached_images(make, monkeypatch, tmp_path):
     def stopped(*arguments):
         raise KeyboardInterrupt
 
@@ -114,7 +114,7 @@ def test_decoding_that_is_stopped_leaves_no_images(make, monkeypatch, tmp_path):
     assert [path.suffix for path in (tmp_path / "cache/images").iterdir()] in ([], [".lock"])
 
 
-def test_small_images_are_told_of(make):
+def test_enlarged_images_are_warned_of(make):
     with pytest.warns(UserWarning, match="12 of 12 images are smaller than dataset.image_size=16"):
         make(image_size=16).split("train")
     with warnings.catch_warnings():
@@ -122,14 +122,14 @@ def test_small_images_are_told_of(make):
         make(image_size=4).split("train")
 
 
-def test_the_fingerprint_is_of_the_content_and_the_settings(make, tmp_path, write_parquet):
+def test_the_fingerprint_changes_with_content_and_settings(make, tmp_path, write_parquet):
     columns = {"img": pictures(), "label": [i % 2 for i in range(COUNT)], "text": ["a"] * COUNT}
     one = write_parquet(tmp_path / "one.parquet", columns, NAMES)
     same = write_parquet(tmp_path / "same.parquet", columns, NAMES)
     columns["label"][0] = 1
     label = write_parquet(tmp_path / "label.parquet", columns, NAMES)
-    whose = [make(path=str(path)).fingerprint for path in (one, same, label)]
-    assert whose[0] == whose[1] != whose[2]
+    prints = [make(path=str(path)).fingerprint for path in (one, same, label)]
+    assert prints[0] == prints[1] != prints[2]
     other = [
         make(**setting).fingerprint
         for setting in (
@@ -147,14 +147,14 @@ def test_the_fingerprint_is_of_the_content_and_the_settings(make, tmp_path, writ
     assert make(flip=True, seed=3, batch_size=2, cache_dir=str(tmp_path / "elsewhere")).fingerprint == other[0]
 
 
-def test_a_file_that_is_changed_is_other_data(make, file, write_parquet):
+def test_a_changed_file_has_another_fingerprint_and_cache(make, file, write_parquet):
     before, x = make().fingerprint, make().split("train")["x"]
     write_parquet(file, {"img": pictures(seed=5), "label": [0, 1] * 6}, NAMES)
     assert make().fingerprint != before
     assert not torch.equal(make().split("train")["x"], x)
 
 
-def test_blocks_of_large_files_tell_their_start_their_middle_and_their_end(tmp_path):
+def test_the_hash_of_a_large_file_covers_its_start_middle_and_end(tmp_path):
     from diffsweep.files import BLOCK, _hash
 
     path, hashes = tmp_path / "large", set()
@@ -174,7 +174,7 @@ def test_blocks_of_large_files_tell_their_start_their_middle_and_their_end(tmp_p
     assert _hash(str(path), len(content), 11, 3 * BLOCK) != sampled
 
 
-BAD = [  # settings, and what the line says
+BAD = [  # settings, and parts of the message
     ({"path": None}, ["dataset.path is missing"]),
     ({"path": "/nowhere/x.parquet"}, ["dataset.path=/nowhere/x.parquet", "no such file"]),
     ({"image_column": "image"}, ["dataset.image_column=image", "has the columns img, label, text"]),
@@ -194,21 +194,21 @@ BAD = [  # settings, and what the line says
 ]
 
 
-@pytest.mark.parametrize(("settings", "said"), BAD, ids=[str(settings) for settings, _ in BAD])
-def test_a_mistake_is_one_line_that_names_the_key(make, settings, said):
+@pytest.mark.parametrize(("settings", "parts"), BAD, ids=[str(settings) for settings, _ in BAD])
+def test_the_message_of_a_mistake_is_one_line_and_names_the_key(make, settings, parts):
     with pytest.raises(ValueError) as error:
         make(**settings)
     assert "\n" not in str(error.value)
-    assert all(text in str(error.value) for text in said), str(error.value)
+    assert all(text in str(error.value) for text in parts), str(error.value)
 
 
-def test_labels_outside_of_the_classes_are_named_by_their_row(make, tmp_path, write_parquet):
+def test_the_message_names_the_row_of_a_label_out_of_range(make, tmp_path, write_parquet):
     path = write_parquet(tmp_path / "plain.parquet", {"img": pictures(4), "label": [0, 1, 7, 1]})
-    with pytest.raises(ValueError, match=r"labels are 0 to 1, and .*plain.parquet, row 2 has 7"):
+    with pytest.raises(ValueError, match=r"labels must be 0 to 1, but .*plain.parquet, row 2 has 7"):
         make(path=str(path), num_val=1)
 
 
-def test_an_image_that_cannot_be_read_is_named_by_its_row(make, tmp_path, write_parquet):
+def test_the_message_names_the_row_of_an_unreadable_image(make, tmp_path, write_parquet):
     folder = tmp_path / "some"
     folder.mkdir()
     write_parquet(folder / "a.parquet", {"img": pictures(3), "label": [0, 1, 1]}, NAMES)
@@ -219,15 +219,15 @@ def test_an_image_that_cannot_be_read_is_named_by_its_row(make, tmp_path, write_
     assert "\n" not in str(error.value)
 
 
-def test_what_is_no_parquet_file_is_refused(make, tmp_path):
+def test_a_file_that_is_no_parquet_file_is_refused(make, tmp_path):
     (tmp_path / "text.parquet").write_text("hello")
-    with pytest.raises(ContentError, match=r"text.parquet is no parquet file"):
+    with pytest.raises(ContentError, match=r"text.parquet is no readable parquet file"):
         make(path=str(tmp_path / "text.parquet"))
 
 
 @pytest.fixture(scope="module")
 def cifar10(tmp_path_factory):
-    """The first images of the file alone: decoding all of them takes long."""
+    """Return a function that makes the dataset of CIFAR-10's training file."""
     if not CIFAR10.is_file():
         pytest.skip("CIFAR-10's training file is not at hand")
     from diffsweep.configuration.build import build_data
@@ -244,7 +244,7 @@ def test_cifar10_has_fifty_thousand_images_and_five_thousand_of_each_class(cifar
     assert torch.bincount(data._labels).tolist() == [5000] * 10
 
 
-def test_cifar10s_images_are_what_pillow_reads(cifar10):
+def test_cifar10s_images_equal_those_that_pillow_reads(cifar10):
     import pyarrow.parquet as pq
 
     data = cifar10("dataset.max_images=40", "dataset.num_val=10")

@@ -1,4 +1,4 @@
-"""Coloured shapes: what is drawn, how it is split, and what is read back."""
+"""The dataset of coloured shapes: rendering, splits, captions, and reading attributes back from pixels."""
 
 import itertools
 import math
@@ -28,7 +28,7 @@ HELD_OUT = [["red", "triangle"], ["green", "circle"], ["blue", "cross"]]
 
 
 def scene(shape="circle", colour="red", position="in the centre", size="small", background="black", off=(0, 0), by=0):
-    """One scene by its names, ``off`` its place and ``by`` more than its radius."""
+    """Return one scene by the names of its attributes, with offsets of its centre and its radius."""
     number = [
         list(names).index(name)
         for names, name in zip(
@@ -57,11 +57,11 @@ def scene_attributes(samples):
     return {name: getattr(samples.scene, name) for name in ("shape", "colour", "position", "size")}
 
 
-# What is drawn
+# Rendering
 
 
 def test_a_square_by_hand():
-    """Half a side is 0.9 * 2.5 pixels: 4 pixels whole, a quarter of the next (at 2.5 from the centre), none of the others."""
+    """Half a side is 0.9 * 2.5 = 2.25 pixels: it covers four pixels wholly and a quarter of the next on each side."""
     across = torch.tensor([0] * 5 + [0.25] + [1] * 4 + [0.25] + [0] * 5, dtype=torch.float64)
     mask = coverage(torch.tensor([1]), torch.tensor([[0.5, 0.5]]), torch.tensor([2.5 / 16]), 16)[0]
     torch.testing.assert_close(mask, torch.minimum(across[:, None], across))
@@ -72,7 +72,7 @@ def test_a_square_by_hand():
     assert x[0, :, 0, 0].tolist() == [-1, -1, -1]
 
 
-INSIDE = {  # of offsets in radii, y down
+INSIDE = {  # whether a point is inside, by its offset in radii, y down
     "circle": lambda u, v: math.hypot(u, v) < 1,
     "square": lambda u, v: -0.9 < u < 0.9 and -0.9 < v < 0.9,
     "triangle": lambda u, v: v < 0.9 and abs(u) < (v + 0.9) / 1.8,
@@ -82,8 +82,8 @@ AREA = {"circle": math.pi, "square": 1.8**2, "triangle": 1.8, "cross": 4 * 0.6 -
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_pixel_shows_the_part_of_it_that_is_covered(shape):
-    """Against counting 8 x 8 points in each pixel of a large shape off the grid."""
+def test_coverage_is_the_covered_part_of_a_pixel(shape):
+    """Compare with counting 8 x 8 points in each pixel, for a large shape off the grid."""
     x, y, radius, size = 0.507, 0.481, 0.22, 16
     mask = coverage(torch.tensor([list(SHAPES).index(shape)]), torch.tensor([[x, y]]), torch.tensor([radius]), size)[0]
     along = [(k + 0.5) / (8 * size) for k in range(8 * size)]
@@ -95,7 +95,7 @@ def test_a_pixel_shows_the_part_of_it_that_is_covered(shape):
 
 
 def test_nothing_is_cut_off():
-    """The largest shapes at the outermost places, on a canvas of twice the size: nothing of them lies outside the image."""
+    """The largest shapes at the outermost places, on a canvas of twice the size, do not leave the image."""
     corners = [(dx * CENTRE_JITTER, dy * CENTRE_JITTER) for dx in (-1, 1) for dy in (-1, 1)]
     outermost = together(
         scene(shape, position=position, size="large", off=off, by=RADIUS_JITTER)
@@ -107,12 +107,12 @@ def test_nothing_is_cut_off():
     torch.testing.assert_close(canvas.sum((1, 2)), inside.sum((1, 2)))
 
 
-def test_colours_and_backgrounds_are_apart():
+def test_colours_and_backgrounds_differ_clearly():
     every = torch.tensor([*COLOURS.values(), *BACKGROUNDS.values()]) / 127.5
     assert torch.pdist(every).min() > 0.75
 
 
-def test_a_picture_is_the_same_in_any_batch(val):
+def test_an_image_is_the_same_in_any_batch(val):
     x, label, caption = (val.part(name) for name in ("x", "label", "caption"))
     for index in (torch.tensor([1999, 3, 3, 700]), torch.arange(17, 40), torch.tensor([5])):
         batch = val.rows(index)
@@ -131,8 +131,8 @@ def test_captions_and_labels_render_nothing(monkeypatch):
         samples["x"]
 
 
-def test_the_data_are_what_they_were():
-    """On every machine: these numbers were written down once."""
+def test_the_images_equal_recorded_values():
+    """The recorded values hold on every machine."""
     data = Shapes(held_out=HELD_OUT)
     assert data.split("train")["caption"][:2] == [
         "a large orange square at the top right",
@@ -146,11 +146,11 @@ def test_no_two_samples_are_the_same(data):
     assert len({row.tobytes() for row in x.numpy()}) == 8000
 
 
-# How it is split
+# Splits
 
 
-def test_training_shows_the_other_pairs_alike_and_the_held_out_split_all():
-    """Counts within five standard deviations of those expected."""
+def test_training_shows_all_but_held_out_pairs_uniformly_and_validation_all():
+    """Counts are within five standard deviations of the expected ones."""
     data = Shapes(held_out=HELD_OUT, num_val=20_000)
     held = {(list(SHAPES).index(s), list(COLOURS).index(c)) for c, s in HELD_OUT}
     for name, left in (("train", 29), ("val", 32)):
@@ -204,7 +204,7 @@ def test_more_samples_leave_the_first_as_they_are(data):
     )
 
 
-def test_the_fingerprint_is_of_all_that_pixels_depend_on():
+def test_the_fingerprint_changes_with_all_that_pixels_depend_on():
     small = {"num_train": 200, "num_val": 100, "held_out": HELD_OUT}
     prints = [
         Shapes(**{**small, **change}).fingerprint
@@ -220,26 +220,26 @@ def test_the_fingerprint_is_of_all_that_pixels_depend_on():
 # Captions
 
 
-def test_captions_say_what_is_drawn():
+def test_captions_by_hand():
     drawn = together([scene("circle", "red", "at the top left", "small"), scene("cross", "pink", size="large")])
     assert captions(drawn) == ["a small red circle at the top left", "a large pink cross in the centre"]
     others = attributes_of(["A top-left, small, red circle!", "the large pink cross centre"])
     assert all(map(torch.equal, attributes_of(captions(drawn)), others))
 
 
-def test_every_caption_says_its_scene(val):
-    said, words = attributes_of(val["caption"]), set(VOCABULARY)
+def test_every_caption_gives_its_scenes_attributes(val):
+    attributes, words = attributes_of(val["caption"]), set(VOCABULARY)
     for name, shown in scene_attributes(val).items():
-        assert torch.equal(getattr(said, name), shown)
+        assert torch.equal(getattr(attributes, name), shown)
     assert {word for caption in val["caption"] for word in caption.split()} == words
 
 
 def test_a_caption_may_leave_words_out():
-    said = attributes_of(["a red circle", "a shape at the top", "", "something small at the bottom right"])
-    assert said.shape.tolist() == [0, -1, -1, -1]
-    assert said.colour.tolist() == [0, -1, -1, -1]
-    assert said.position.tolist() == [-1, 1, -1, 8]
-    assert said.size.tolist() == [-1, -1, -1, 0]
+    attributes = attributes_of(["a red circle", "a shape at the top", "", "something small at the bottom right"])
+    assert attributes.shape.tolist() == [0, -1, -1, -1]
+    assert attributes.colour.tolist() == [0, -1, -1, -1]
+    assert attributes.position.tolist() == [-1, 1, -1, 8]
+    assert attributes.size.tolist() == [-1, -1, -1, 0]
 
 
 @pytest.mark.parametrize(
@@ -248,8 +248,8 @@ def test_a_caption_may_leave_words_out():
         ("a red blue circle", "several of red, orange"),
         ("a circle and a cross", "several of circle"),
         ("a small large cross", "several of small"),
-        ("a cross at the top bottom", "no position; positions are at the top left"),
-        ("a cross in the centre left", "no position"),
+        ("a cross at the top bottom", "no known position; positions are at the top left"),
+        ("a cross in the centre left", "no known position"),
     ],
 )
 def test_a_caption_that_contradicts_itself_is_refused(caption, match):
@@ -257,7 +257,7 @@ def test_a_caption_that_contradicts_itself_is_refused(caption, match):
         attributes_of([caption])
 
 
-# What is read back
+# Reading attributes from pixels
 
 
 @pytest.mark.parametrize(("size", "count"), [(16, 1500), (24, 300), (32, 500), (64, 150)])
@@ -279,7 +279,7 @@ def test_accuracy_on_ten_thousand(size):
 
 
 def test_noise_costs_little(val):
-    """Of standard deviation 0.1: on 10,000 images none was wrong; 0.2: 8 of 10,000."""
+    """On 10,000 images none was wrong at standard deviation 0.1, and 8 at 0.2."""
     batch = val.rows(torch.arange(500))
     noise = torch.randn(batch["x"].shape)
     for sigma, least in ((0.1, 1.0), (0.2, 0.99)):
@@ -300,8 +300,8 @@ def test_the_fit_finds_place_radius_and_colours(val):
         assert (fitted - true).norm(dim=1).median() < 0.01
 
 
-def test_the_fit_explains_what_the_shape_holds():
-    """A square on the pixel grid in closed form: contrast^2 a (1 - a / 256), of area a = 16 pixels and a ring of quarters."""
+def test_the_fit_explains_the_energy_of_the_shape():
+    """In closed form, |contrast|^2 (sum m^2 - (sum m)^2 / 256): a square covers 16 pixels and a ring of quarters."""
     exact = scene("square", "green", by=2.5 / 16 - 0.155)
     found = fit(render(exact, 16))
     mass, square = 16 + 20 * 0.25, 16 + 20 * 0.25**2
@@ -311,7 +311,7 @@ def test_the_fit_explains_what_the_shape_holds():
 
 
 def two(val, apart):
-    """Two scenes on one background, whose boxes overlap or not."""
+    """Return images of two shapes on one background, whose boxes are apart or overlap."""
     first, second = val.scene.rows(slice(1000)), val.scene.rows(slice(1000, 2000))
     near = (first.centre - second.centre).abs().amax(1) < first.radius + second.radius
     mask = coverage(second.shape, second.centre, second.radius, 16)[:, None]
@@ -337,20 +337,22 @@ NOTHING = {
 
 
 @pytest.mark.parametrize("name", NOTHING)
-def test_nothing_is_found_where_nothing_is(name):
+def test_no_shape_is_found_where_none_is(name):
     assert not read(NOTHING[name]()).found.any()
 
 
-def test_two_shapes_are_not_one(val):
+def test_two_shapes_are_not_read_as_one(val):
     apart = two(val, apart=True)
     assert len(apart) > 300
     assert not read(apart).found.any()
     blended = two(val, apart=False)
-    assert read(blended).found.double().mean() < 0.5  # of those that overlap only the nearly hidden
+    assert (
+        read(blended).found.double().mean() < 0.5
+    )  # of overlapping pairs only those where one shape nearly hides the other
 
 
 def test_known_colours_in_the_wrong_place_are_not_found():
-    """A circle in red on white is; in white on red it is not, nor in brown on white."""
+    """A red circle on white is found; a white circle on red and a brown one on white are not."""
     mask = coverage(torch.tensor([0]), torch.tensor([[0.5, 0.5]]), torch.tensor([0.225]), 16)[:, None]
     red, brown = (torch.tensor(colour)[:, None, None] / 127.5 - 1 for colour in (COLOURS["red"], (150, 110, 70)))
     assert read((1 + mask * (red - 1)).float()).found.all()
@@ -359,7 +361,7 @@ def test_known_colours_in_the_wrong_place_are_not_found():
 
 
 def test_a_shape_that_the_data_do_not_have_is_not_found():
-    """A ring, and a picture cut in two halves."""
+    """A ring, and half of a shape."""
     big = {"size": "large", "colour": "red", "background": "white"}
     ring, hole = render(scene(**big), 16), render(scene(size="small", colour="red", background="white"), 16)
     half = ring.clone()
@@ -369,19 +371,19 @@ def test_a_shape_that_the_data_do_not_have_is_not_found():
     assert not read(half).found.any()
 
 
-def test_the_threshold_lies_between_what_one_and_two_shapes_leave(val):
-    """With a factor to spare on both sides."""
+def test_the_threshold_separates_images_of_one_and_two_shapes(val):
+    """Residual energies of one shape are far below the threshold, those of two shapes far above it."""
     x = val["x"][:1000]
     assert fit(x).explained.min() > 1.9 * A_SHAPE
     assert fit(x + 0.1 * torch.randn_like(x)).second.max() < A_SHAPE / 3
     assert fit(two(val, apart=True)).second.min() > 1.9 * A_SHAPE
 
 
-# Samples against what was asked of them
+# Samples compared with their requests
 
 
-def aligned(data, drawn, asked_for, **more):
-    right = data.aligned(render(drawn, 16), {"caption": asked_for, **more})
+def aligned(data, drawn, requested):
+    right = data.aligned(render(drawn, 16), {"caption": requested})
     return {name: value.tolist() for name, value in right.items()}
 
 
@@ -405,11 +407,11 @@ def test_each_attribute_counts_for_itself(data):
         "shape": [True, True, True, False, True],
         "position": [True, True, True, True, False],
         "colour_and_shape": [True, True, False, False, True],
-        "held_out": [True, True, False, False, True],  # whatever was drawn, red triangles were asked for
+        "held_out": [True, True, False, False, True],  # red triangles are held out; the request decides, not the image
     }
 
 
-def test_what_was_not_said_is_right_and_what_was_not_found_is_wrong(data):
+def test_unrequested_attributes_are_right_and_all_are_wrong_if_nothing_is_found(data):
     right = aligned(data, scene("circle", "red"), ["a red circle"])
     assert all(value == [name != "held_out"] for name, value in right.items())
     right = data.aligned(torch.randn(4, 3, 16, 16), {"caption": ["a green circle", "a circle", "large", ""]})
@@ -417,7 +419,7 @@ def test_what_was_not_said_is_right_and_what_was_not_found_is_wrong(data):
     assert not any(right[name].any() for name in right if name != "held_out")
 
 
-def test_labels_ask_for_shapes_alone(data, val):
+def test_labels_request_shapes_alone(data, val):
     batch = val.rows(torch.arange(50))
     right = data.aligned(batch["x"], {"label": batch["label"]})
     assert all(right[name].all() for name in ("shape", "colour", "position", "size", "colour_and_shape"))
@@ -427,7 +429,7 @@ def test_labels_ask_for_shapes_alone(data, val):
     assert wrong["colour"].all()
 
 
-def test_who_asks_nothing_or_other_data_gets_no_answer(data):
+def test_without_a_request_or_with_other_data_aligned_is_none(data):
     assert data.aligned(torch.zeros(2, 3, 16, 16), {}) is None
     assert Digits().aligned(torch.zeros(2, 1, 8, 8), {"label": torch.tensor([1, 2])}) is None
 
@@ -452,8 +454,11 @@ def test_who_asks_nothing_or_other_data_gets_no_answer(data):
         ({"held_out": [["crimson", "circle"]]}, r"\[crimson, circle\] .* colours are red, .* shapes are circle"),
         ({"held_out": [["circle", "red"]]}, r"\[colour, shape\]"),
         ({"held_out": [["red"]]}, r"\[red\] is not a \[colour, shape\]"),
-        ({"held_out": [["red", shape] for shape in SHAPES]}, "nothing red; leave it a pair"),
-        ({"held_out": [[colour, "cross"] for colour in COLOURS]}, "nothing cross"),
+        (
+            {"held_out": [["red", shape] for shape in SHAPES]},
+            "all pairs with red, so training never shows it; remove one",
+        ),
+        ({"held_out": [[colour, "cross"] for colour in COLOURS]}, "all pairs with cross"),
         ({"batch_size": 0}, "batch_size"),
     ],
 )

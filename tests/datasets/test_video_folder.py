@@ -1,4 +1,4 @@
-"""Clips of a folder of videos: files that PyAV writes, good ones and broken ones."""
+"""The dataset of clips from a folder of videos, with files that PyAV writes, good and broken ones."""
 
 import warnings
 from fractions import Fraction
@@ -14,7 +14,7 @@ from diffsweep.files import ContentError
 
 av = pytest.importorskip("av")
 EVEN = [Fraction(i, 30) for i in range(30)]  # seconds at which frames begin
-CODECS = {  # of each kind of file: codec, pixel format, the tick of its times
+CODECS = {  # for each kind of file: codec, pixel format, the unit of its times
     ".mp4": ("libx264", "yuv420p", Fraction(1, 15360)),
     ".webm": ("libvpx", "yuv420p", Fraction(1, 1000)),
     ".mkv": ("ffv1", "bgr0", Fraction(1, 1000)),
@@ -24,7 +24,7 @@ CODECS = {  # of each kind of file: codec, pixel format, the tick of its times
 
 
 def write_video(path, times=EVEN, levels=None, size=(32, 32)):
-    """A video whose frame i, from its time on, is grey of level 8 i."""
+    """Write a video whose frame i has the grey value 8 i, or 8 levels[i]."""
     codec, pixels, tick = CODECS[path.suffix]
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
@@ -63,13 +63,13 @@ def levels_of(video, frame_rate=None):
 
 
 def shown(x):
-    """The levels of clips, (B, F)."""
+    """Return the levels of the frames of clips, (B, F)."""
     return (((x[:, 0, :, 8, 8] + 1) * 127.5) / 8).round().int().tolist()
 
 
 @pytest.fixture
 def make(tmp_path):
-    """``data = make(key=value, ...)``: of tmp_path / videos."""
+    """Return a function that makes the dataset of tmp_path / videos; its keywords replace settings."""
     usual = {"path": str(tmp_path / "videos"), "image_size": 16, "num_frames": 4, "num_val": 1}
     return lambda **other: VideoFolder(**{**usual, "cache_dir": str(tmp_path / "cache"), **other})
 
@@ -77,8 +77,8 @@ def make(tmp_path):
 # Times of frames
 
 
-def test_frames_by_hand():
-    """At 0, 1/2, 1, ... of frames that begin at 0, 0.1, 0.6 and 1.5, the last shown as long as the one before it, 0.9."""
+def test_resampled_frames_by_hand():
+    """Frames that begin at 0, 0.1, 0.6 and 1.5, the last lasting 0.9 as the one before it, at times 0, 1/2, 1, ..."""
     timed = [(Fraction(time, 10), name) for time, name in ((0, "a"), (1, "b"), (6, "c"), (15, "d"))]
     assert [name for _, name in resampled(timed, Fraction(2))] == ["a", "b", "c", "d", "d"]
     assert [name for _, name in resampled(timed[:1], Fraction(2))] == ["a"]
@@ -87,7 +87,7 @@ def test_frames_by_hand():
 
 @pytest.mark.parametrize("suffix", CODECS)
 def test_every_kind_of_file_gives_its_frames_at_any_rate(tmp_path, suffix):
-    """Whatever its times are rounded to."""
+    """The unit to which a file rounds its times changes nothing."""
     video = write_video(tmp_path / f"a{suffix}")
     every = list(range(30))
     assert levels_of(video) == levels_of(video, 30) == every
@@ -97,8 +97,8 @@ def test_every_kind_of_file_gives_its_frames_at_any_rate(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".webm", ".gif"])
-def test_a_variable_frame_rate_is_shown_at_its_own_pace(tmp_path, suffix):
-    """Ten frames of 1/30 second, then ten of 1/10: at 10 a second every third of the first ten and each of the others."""
+def test_a_variable_frame_rate_is_resampled_by_its_times(tmp_path, suffix):
+    """Ten frames of 1/30 s and ten of 1/10 s: 10 a second are every third of the first ten and each of the others."""
     times = EVEN[:10] + [Fraction(1, 3) + Fraction(i, 10) for i in range(10)]
     video = write_video(tmp_path / f"a{suffix}", times)
     at_ten = levels_of(video, 10)
@@ -108,13 +108,13 @@ def test_a_variable_frame_rate_is_shown_at_its_own_pace(tmp_path, suffix):
     assert levels_of(video) == list(range(20))
 
 
-def test_frames_of_a_folder_are_in_the_order_of_numbers(tmp_path):
+def test_frames_of_a_folder_are_in_natural_order(tmp_path):
     assert levels_of(write_frames(tmp_path / "a", range(12))) == list(range(12))
     assert levels_of(tmp_path / "a", 3.0) == list(range(12))
 
 
 def test_the_shorter_side_is_fitted_and_the_centre_cropped(tmp_path):
-    """Of 64 x 32: black, white in the middle half, black. The crop is all white."""
+    """The crop of a 64 x 32 image that is white in its middle half and black outside is all white."""
     folder = tmp_path / "a"
     folder.mkdir()
     picture = np.zeros((32, 64, 3), np.uint8)
@@ -126,11 +126,11 @@ def test_the_shorter_side_is_fitted_and_the_centre_cropped(tmp_path):
     assert not frame.enlarged
 
 
-# What cannot be used
+# Unusable videos
 
 
 def broken_videos(folder):
-    """A folder of two good videos and of many bad ones, and what is said of each of these."""
+    """Write two good videos and seven unusable ones, and return a pattern of the reason for each of the latter."""
     good = [write_video(folder / "good.mp4"), write_frames(folder / "good_frames", range(9))]
     (folder / "nothing.mp4").write_bytes(b"")
     (folder / "text.avi").write_text("no video at all, " * 50)
@@ -142,24 +142,24 @@ def broken_videos(folder):
     write_frames(folder / "torn", range(5))
     torn = folder / "torn/frame_3.png"
     torn.write_bytes(torn.read_bytes()[:40])
-    (folder / "notes.txt").write_text("no video, and not asked for")
+    (folder / "notes.txt").write_text("no video, to be ignored")
     return {
         "nothing.mp4": "cannot be read",
         "text.avi": "cannot be read",
-        "sound.mp4": "only sound",
-        "cut.mp4": "(cannot be read|nothing to show)",
+        "sound.mp4": "sound but no video",
+        "cut.mp4": "(cannot be read|no video stream)",
         "short.webm": "has 3 of the 4 frames",
         "mixed": "frames of 16 x 16 and of 20 x 16 pixels",
         "torn": r"cannot be read, frame_3\.png",
     }
 
 
-def test_broken_videos_are_skipped_and_told(make, tmp_path):
+def test_unusable_videos_are_skipped_with_one_warning(make, tmp_path):
     reasons = broken_videos(tmp_path / "videos")
     data = make()
-    with pytest.warns(UserWarning, match="7 of 9 videos .* cannot be used: .* and 4 more") as told:
+    with pytest.warns(UserWarning, match="7 of 9 videos .* cannot be used: .* and 4 more") as caught:
         assert len(data.split("all")) == 2
-    (line,) = [str(warning.message) for warning in told if "cannot be used" in str(warning.message)]
+    (line,) = [str(warning.message) for warning in caught if "cannot be used" in str(warning.message)]
     assert "\n" not in line
     every = {data.videos[number].name: reason for number, reason in data.library.broken.items()}
     for name, reason in reasons.items():
@@ -168,11 +168,11 @@ def test_broken_videos_are_skipped_and_told(make, tmp_path):
                 list(frames(tmp_path / "videos" / name, None, 3, 16))
             assert name in every
     assert sorted(shown(data.split("all")["x"])) == [[0, 1, 2, 3]] * 2
-    with pytest.warns(UserWarning, match="7 of 9"):  # from the cache too
+    with pytest.warns(UserWarning, match="7 of 9"):  # also when frames come from the cache
         make().split("train")
 
 
-def test_workers_never_meet_a_broken_video(make, tmp_path):
+def test_worker_processes_never_read_a_broken_video(make, tmp_path):
     broken_videos(tmp_path / "videos")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -181,7 +181,7 @@ def test_workers_never_meet_a_broken_video(make, tmp_path):
 
 
 @pytest.mark.parametrize("frame_rate", [None, 30.0])
-def test_a_file_that_is_cut_short_is_used_as_far_as_it_goes(make, tmp_path, frame_rate):
+def test_the_readable_frames_of_a_file_that_is_cut_short_are_used(make, tmp_path, frame_rate):
     write_frames(tmp_path / "videos/other", range(9))
     video = write_video(tmp_path / "videos/cut.webm", EVEN, [i * 7 % 31 for i in range(30)])
     video.write_bytes(video.read_bytes()[: video.stat().st_size * 3 // 4])
@@ -190,7 +190,7 @@ def test_a_file_that_is_cut_short_is_used_as_far_as_it_goes(make, tmp_path, fram
     assert levels_of(video)[:length] == [i * 7 % 31 for i in range(length)]
 
 
-def test_if_nothing_is_left_that_is_one_line(make, tmp_path):
+def test_without_any_usable_video_the_error_is_one_line(make, tmp_path):
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos/nothing.mp4").write_bytes(b"")
     with pytest.raises(ContentError, match=r"dataset.path: 1 of 1 videos .* nothing.mp4 \(cannot be read") as error:
@@ -203,7 +203,7 @@ def test_if_nothing_is_left_that_is_one_line(make, tmp_path):
 
 @pytest.fixture
 def videos(tmp_path):
-    """Three folders of frames: of levels 0 to 8, 10 to 15 and 20 to 29."""
+    """Write three folders of frames, of levels 0 to 8, 10 to 15 and 20 to 29."""
     for name, first, count in (("a", 0, 9), ("b", 10, 6), ("c", 20, 10)):
         write_frames(tmp_path / "videos" / name, range(first, first + count))
     return tmp_path / "videos"
@@ -218,10 +218,10 @@ def videos(tmp_path):
         ({"num_frames": 9, "hop": 1, "num_val": 1}, [[*range(9)], [*range(20, 29)], [*range(21, 30)]]),
     ],
 )
-def test_clips_are_windows(make, videos, settings, clips):
+def test_clips_are_the_windows_of_each_video(make, videos, settings, clips):
     data = make(**settings)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of those that are too short
+        warnings.simplefilter("ignore")  # the warning of too short videos
         found = {split: shown(data.split(split)["x"]) for split in ("train", "val", "all")}
     assert sorted(found["all"]) == clips
     assert found["train"] + found["val"] == found["all"]
@@ -231,8 +231,8 @@ def test_clips_are_windows(make, videos, settings, clips):
     assert data.split("all")["x"].shape[1:] == data.shape
 
 
-def test_a_clip_has_its_pixels_in_the_order_of_the_contract(make, tmp_path):
-    """(B, C, F, H, W), against the pictures that were written; and its mirror."""
+def test_a_clip_has_its_pixels_in_the_order_channels_frames_rows_columns(make, tmp_path):
+    """Compare (B, C, F, H, W) with the images that were written, and the mirrored clip with its flip."""
     pixels = np.random.default_rng(0).integers(0, 256, (2, 5, 16, 16, 3), dtype=np.uint8)
     for i, video in enumerate(pixels):
         (tmp_path / f"videos/{i}").mkdir(parents=True)
@@ -244,22 +244,22 @@ def test_a_clip_has_its_pixels_in_the_order_of_the_contract(make, tmp_path):
     assert order == ["0", "1"]
     x = data.split("all")["x"]
     assert any(torch.allclose(x, written[list(rows)], atol=1e-6) for rows in ((0, 1), (1, 0)))
-    seen = data.loader_samples("train")
-    batch = seen[torch.tensor([0, 1])]["x"]
+    mirrored = data.loader_samples("train")
+    batch = mirrored[torch.tensor([0, 1])]["x"]
     assert torch.equal(batch[0], data.split("train")["x"][0])
     assert torch.equal(batch[1], batch[0].flip(-1))
 
 
 def test_classes_are_subfolders(make, tmp_path):
-    for name, first in (("run", 0), ("walk_2", 10), ("walk_10", 20)):
+    for name, first in (("run", 0), ("step_2", 10), ("step_10", 20)):
         for k in range(2):
             write_frames(tmp_path / "videos" / name / f"clip{k}", range(first + k, first + k + 5))
-    data = make(num_classes=3, class_names=["run", "walk_2", "walk_10"], num_val=2)
+    data = make(num_classes=3, class_names=["run", "step_2", "step_10"], num_val=2)
     batch = data.split("all")[torch.arange(6)]
     assert [clip[0] // 10 for clip in shown(batch["x"])] == batch["label"].tolist()
     assert sorted(batch["label"].tolist()) == [0, 0, 1, 1, 2, 2]
     assert "label" not in make().split("all")[torch.arange(6)]
-    with pytest.raises(ValueError, match=r"num_classes=2 .* has 3 subfolders: run, walk_2, walk_10"):
+    with pytest.raises(ValueError, match=r"num_classes=2 .* has 3 subfolders: run, step_2, step_10"):
         make(num_classes=2)
     with pytest.raises(ValueError, match=r"class_names=\[a, b, c\] are not those"):
         make(num_classes=3, class_names=["a", "b", "c"])
@@ -269,12 +269,13 @@ def test_videos_are_decoded_once(make, videos, monkeypatch):
     first = make().split("all")["x"]
     monkeypatch.setattr("diffsweep.datasets.video_folder.frames", None)
     assert torch.equal(make().split("all")["x"], first)
-    assert make(stride=2, num_frames=3, hop=1).split("all")["x"].shape[2] == 3  # windows are no matter of decoding
+    # decoding does not depend on stride and hop
+    assert make(stride=2, num_frames=3, hop=1).split("all")["x"].shape[2] == 3
     with pytest.raises(TypeError):
         make(image_size=8).split("all")
 
 
-def test_a_cache_that_is_cut_short_is_told(make, videos, tmp_path):
+def test_a_cached_file_that_is_cut_short_is_refused(make, videos, tmp_path):
     make().split("all")
     (pixels,) = (tmp_path / "cache/videos").glob("*.bytes")
     pixels.write_bytes(pixels.read_bytes()[:-1])
@@ -282,7 +283,7 @@ def test_a_cache_that_is_cut_short_is_told(make, videos, tmp_path):
         make().split("all")
 
 
-def test_the_fingerprint_is_of_all_that_clips_depend_on(make, videos):
+def test_the_fingerprint_changes_with_all_that_clips_depend_on(make, videos):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         changes = (
@@ -297,7 +298,7 @@ def test_the_fingerprint_is_of_all_that_clips_depend_on(make, videos):
     assert same == prints[:1]
 
 
-def test_hidden_files_are_none(tmp_path):
+def test_hidden_files_are_ignored(tmp_path):
     write_frames(tmp_path / "videos/a", [1])
     write_frames(tmp_path / "videos/.b", [1])
     (tmp_path / "videos/.c.mp4").write_bytes(b"")
@@ -308,7 +309,7 @@ def test_hidden_files_are_none(tmp_path):
     ("bad", "match"),
     [
         ({"path": None}, "dataset.path is missing"),
-        ({"path": "/nowhere"}, "dataset.path=/nowhere: there is no such folder"),
+        ({"path": "/nowhere"}, "dataset.path=/nowhere: no such folder"),
         ({"channels": 2}, "dataset.channels of videos is 1 .* not 2"),
         ({"levels": 17}, "dataset.levels"),
         ({"frame_rate": 0.0}, "dataset.frame_rate is frames a second"),
@@ -322,7 +323,7 @@ def test_bad_values_are_refused(make, videos, bad, match):
         make(**bad)
 
 
-def test_a_folder_without_videos_and_too_many_held_out(make, videos, tmp_path):
+def test_a_folder_without_videos_and_too_many_held_out_videos_are_refused(make, videos, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no video file and no folder of frames"):
         make(path=str(tmp_path / "empty"))

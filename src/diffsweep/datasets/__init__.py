@@ -1,11 +1,12 @@
-"""Datasets: LightningDataModules whose training stream is counted."""
+"""Image and video datasets, as LightningDataModules whose training batches number their samples through the run."""
 
 from diffsweep.datasets.augmentation import RandomShift
-from diffsweep.datasets.base import Batch, ImageData, InMemory, Mirrored, Samples, Split, rows_of
+from diffsweep.datasets.base import ImageData
 from diffsweep.datasets.digits import Digits, load_digits
 from diffsweep.datasets.latents import Latents, open_latents, write_latents
 from diffsweep.datasets.moving_digits import MovingDigits
 from diffsweep.datasets.parquet import Parquet
+from diffsweep.datasets.samples import Batch, InMemory, Mirrored, Samples, Split, rows_of
 from diffsweep.datasets.shapes import Shapes
 from diffsweep.datasets.video_folder import VideoFolder
 

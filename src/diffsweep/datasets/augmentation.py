@@ -1,4 +1,4 @@
-"""Augmentation of training pictures, keyed by their positions in the stream."""
+"""Random augmentation of training images, each drawn from the image's position in the training run."""
 
 import torch
 from torch import Tensor
@@ -8,14 +8,17 @@ from diffsweep.diffusion import Noise, Stream
 
 
 class RandomShift:
-    """Each picture moved by up to so many pixels up or down, and left or right, the background moved in.
+    """An augmentation that shifts each image by a random whole number of pixels, vertically and horizontally.
 
-    Moved pictures are other data. For a classifier of clean data they are more of it, where a class is no matter of place; a noisy
-    one then learns p(y | x_t) of the moved data, which is far from that of the data where noise is large.
+    Both offsets are uniform on {-pixels, ..., pixels}. The border that becomes free is filled with ``background``.
+
+    Shifted images have another distribution than the data. A classifier of clean images may train on them if the class
+    does not depend on the place. A classifier of noisy images p(y | x_t) should not: it would learn the posterior of
+    the shifted images, which at large noise is far from that of the data.
 
     Args:
-        pixels: the most that it is moved; 0 for not at all.
-        background: the value that is moved in; that of black by default.
+        pixels: the largest shift; 0 shifts nothing.
+        background: the value of the filled border; black by default.
     """
 
     def __init__(self, pixels: int = 1, background: float = -1.0) -> None:
@@ -24,7 +27,7 @@ class RandomShift:
         self.pixels, self.background = pixels, background
 
     def __call__(self, x: Tensor, noise: Noise) -> Tensor:
-        """x (B, C, H, W); ``noise`` is that of its positions."""
+        """Return the images x (B, C, H, W), shifted; ``noise`` draws the offsets, keyed by the samples' positions."""
         if self.pixels == 0:
             return x
         height, width = x.shape[2:]

@@ -1,166 +1,38 @@
-"""What datasets share: an infinite, counted stream of training batches, and a held-out split in a fixed order."""
+"""The base class of all datasets: the sizes of the data, their splits, and the loaders of training and validation."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from abc import abstractmethod
+from typing import Any
 
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 
 from diffsweep.capabilities import Part
 from diffsweep.datasets.bouncing import Physics
-
-Split = Literal["train", "val", "all"]
-Batch = dict[str, Any]  # tensors, and lists of words, with the samples first
-
-
-class Samples(ABC):
-    """The samples of a split: ``samples["x"]`` is that part of all of them, ``samples[index]`` a batch of some, by int64 index."""
-
-    @abstractmethod
-    def __len__(self) -> int:
-        """How many."""
-
-    @abstractmethod
-    def part(self, name: str) -> Any:
-        """A part of all samples, in their order."""
-
-    @abstractmethod
-    def rows(self, index: Tensor) -> Batch:
-        """A batch of the samples of an index, (B,)."""
-
-    def annotations(self, index: Tensor) -> Batch:
-        """The batch without ``x``: what is told of the samples. Images are not touched where they need not be."""
-        return {name: part for name, part in self.rows(index).items() if name != "x"}
-
-    def __getitem__(self, which: str | Tensor) -> Any:
-        return self.part(which) if isinstance(which, str) else self.rows(which)
-
-
-class InMemory(Samples):
-    """Samples whose parts are held in memory: tensors, or lists of words."""
-
-    def __init__(self, parts: Mapping[str, Any]) -> None:
-        self.parts = parts
-
-    def __len__(self) -> int:
-        return len(self.parts["x"])
-
-    def part(self, name: str) -> Any:
-        return self.parts[name]
-
-    def rows(self, index: Tensor) -> Batch:
-        return rows_of(self.parts, index)
-
-    def annotations(self, index: Tensor) -> Batch:
-        return rows_of({name: part for name, part in self.parts.items() if name != "x"}, index)
-
-
-class Mirrored(Samples):
-    """N samples and their mirrors: row N + i is row i with ``x`` from right to left, and all else that is told of it as it is."""
-
-    def __init__(self, samples: Samples) -> None:
-        self.samples = samples
-
-    def __len__(self) -> int:
-        return 2 * len(self.samples)
-
-    def part(self, name: str) -> Any:
-        part = self.samples.part(name)
-        if isinstance(part, Tensor):
-            return torch.cat([part, part.flip(-1) if name == "x" else part])
-        return [*part, *part]
-
-    def rows(self, index: Tensor) -> Batch:
-        batch = self.samples.rows(index % len(self.samples))
-        mirrored = index >= len(self.samples)  # (B,)
-        x = batch["x"]
-        return {**batch, "x": torch.where(mirrored.view(-1, *[1] * (x.dim() - 1)), x.flip(-1), x)}
-
-    def annotations(self, index: Tensor) -> Batch:
-        return self.samples.annotations(index % len(self.samples))
-
-
-def rows_of(batch: Mapping[str, Any], index: Tensor) -> Batch:
-    """Some rows of a batch, (B,), of the batches within it too."""
-    return {name: _rows(part, index) for name, part in batch.items()}
-
-
-def _rows(part: Any, index: Tensor) -> Any:
-    if isinstance(part, Mapping):
-        return rows_of(part, index)
-    return part.index_select(0, index) if isinstance(part, Tensor) else [part[i] for i in index.tolist()]
-
-
-class Positions(Sampler[range]):
-    """Batches of positions in the endless stream of training samples, from batch ``first`` on.
-
-    A position counts the samples seen, over all devices: it keys the order of the data, augmentation and noise, so that
-    training goes on exactly where it stopped with nothing to save but the number of steps.
-    """
-
-    def __init__(self, batch_size: int, first: int, rank: int = 0, world_size: int = 1) -> None:
-        self.batch_size, self.first, self.rank, self.world_size = batch_size, first, rank, world_size
-
-    def __iter__(self) -> Iterator[range]:
-        batch = self.first * self.world_size + self.rank
-        while True:
-            yield range(batch * self.batch_size, (batch + 1) * self.batch_size)
-            batch += self.world_size
-
-
-class TrainingStream(Dataset[Batch]):
-    """The endless stream: epoch after epoch, each in a random order of its own, keyed by (seed, epoch)."""
-
-    def __init__(self, samples: Samples, seed: int) -> None:
-        self.samples, self.seed = samples, seed
-        self._orders: dict[int, Tensor] = {}
-
-    def _order(self, epoch: int) -> Tensor:
-        if epoch not in self._orders:
-            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
-            self._orders = {k: v for k, v in self._orders.items() if k == epoch - 1}  # a batch may span two epochs
-            self._orders[epoch] = torch.randperm(len(self.samples), generator=generator)
-        return self._orders[epoch]
-
-    def __getitem__(self, positions: range) -> Batch:
-        size, first, end = len(self.samples), positions.start, positions.stop
-        parts = []
-        while first < end:
-            epoch, row = divmod(first, size)
-            parts.append(self._order(epoch)[row : row + end - first])
-            first += len(parts[-1])
-        index = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return {**self.samples[index], "position": torch.arange(positions.start, end)}
-
-
-class HeldOut(Dataset[Batch]):
-    """The held-out samples in their order; ``index`` counts them."""
-
-    def __init__(self, samples: Samples) -> None:
-        self.samples = samples
-
-    def __getitem__(self, index: Tensor) -> Batch:
-        return {**self.samples[index], "index": index}
+from diffsweep.datasets.samples import Batch, Mirrored, Samples, Split
+from diffsweep.datasets.stream import HeldOut, Positions, TrainingStream
 
 
 class ImageData(LightningDataModule, Part):
-    """A dataset of images, or of clips. A subclass defines :meth:`load`.
+    """A dataset of images or video clips with a training and a held-out split.
 
-    A batch is a dict: ``x`` (B, C, H, W), of clips (B, C, F, H, W), in [-1, 1], ``label`` (B,) int64 where there are labels, ``caption`` (a list of B
-    texts) where there are captions, and ``position`` (training) or ``index`` (held out).
+    Subclasses define :meth:`load` and :attr:`fingerprint`.
+
+    A batch is a dict: ``x`` in [-1, 1], (B, C, H, W) for images and (B, C, F, H, W) for clips; ``label`` (B,) int64 if
+    the data have labels; ``caption``, a list of B texts, if they have captions; and ``position`` (B,), the sample's
+    number in the training run, or for held-out data ``index`` (B,), its row in the split.
 
     Args:
-        channels, image_size, num_classes, levels: facts of the data that all else takes its sizes from; ``num_classes`` is None
-            where there are no labels; ``levels`` is the number of grey levels of each channel (for likelihoods).
-        batch_size: samples a step and device.
+        channels, image_size: C, and H = W.
+        num_classes: the number of labels; None without labels.
+        levels: the number of equally spaced values on [-1, 1] that each channel takes, which likelihoods need.
+        batch_size: samples of a training step on one device.
         num_workers: processes that prepare batches; 0 prepares them in the training process.
-        seed: keys the order of the data.
-        flip: whether training sees each image and its mirror, as samples of their own. What they are compared with does not change:
-            ``split("train")`` has no mirrors.
-        num_frames: another fact of the data, F of clips; None for images.
+        seed: determines the order of the training data.
+        flip: train on each image and its left-right mirror, as two samples. ``split("train")``, with which generated
+            samples are compared, has no mirrors.
+        num_frames: F of clips; None for images.
     """
 
     def __init__(
@@ -188,57 +60,67 @@ class ImageData(LightningDataModule, Part):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of a sample: (C, H, W), of clips (C, F, H, W)."""
+        """The shape of a sample: (C, H, W) of an image, (C, F, H, W) of a clip."""
         frames = () if self.num_frames is None else (self.num_frames,)
         return (self.channels, *frames, self.image_size, self.image_size)
 
     @abstractmethod
     def load(self, split: Split) -> Samples:
-        """The samples of a split."""
+        """Return the samples of a split, ``train``, ``val`` or ``all`` (both), without mirrors, from their source."""
 
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """What identifies the data: statistics of real data are cached under it."""
+        """A text that is equal for equal data and different otherwise; features of real data are cached under it."""
 
     def aligned(self, x: Tensor, batch: Batch) -> dict[str, Tensor] | None:
-        """How far samples show what was asked of them, where the data can tell; None where it cannot.
+        """Return whether each generated image shows what its caption or label requests; None if the data cannot.
 
         Args:
-            x: samples, (N, C, H, W).
-            batch: what was asked, with N captions or labels.
+            x: generated samples, (N, C, H, W) in [-1, 1].
+            batch: the request, which holds the N captions or labels that the samples are to show.
 
         Returns:
-            Of each sample whether ``colour``, ``shape``, ``position``, ``size`` and ``colour_and_shape`` are right, and whether the pair of
-            colour and shape is ``held_out`` of training; all bool, (N,).
+            bool tensors (N,): whether ``colour``, ``shape``, ``position``, ``size`` and ``colour_and_shape`` are as
+            requested, and ``held_out``, whether the requested pair of colour and shape never occurs in training.
         """
         return None
 
     @property
     def physics(self) -> Physics | None:
-        """The law that the motion of a clip is known to obey, which samples can be held against; None where none is known."""
+        """The law of motion that the clips obey, by which generated clips are measured; None if no law is known."""
         return None
 
     def split(self, name: Split) -> Samples:
-        """The samples of a split, loaded once."""
+        """Return the samples of a split as :meth:`load` gives them; each split is loaded once and kept."""
         if name not in self._splits:
             self._splits[name] = self.load(name)
         return self._splits[name]
 
     def loader_samples(self, split: Split) -> Samples:
-        """What the loaders give of a split: its samples, in training with their mirrors where ``flip`` is set, or what :meth:`see` put in
-        their place."""
+        """Return the samples that the data loaders iterate over for a split.
+
+        They are those of :meth:`split`, with mirrored copies for ``train`` if ``flip`` is set, unless
+        :meth:`replace_samples` has put others, such as latents, in their place.
+        """
         if split in self._replaced:
             return self._replaced[split]
         samples = self.split(split)
         return Mirrored(samples) if self.flip and split == "train" else samples
 
     def replace_samples(self, split: Split, samples: Samples) -> None:
-        """From now on the loaders give these samples of a split, as many as before and in their order, in place of the pixels."""
+        """Replace the samples that the data loaders iterate over for a split, for example by latents.
+
+        :meth:`split` still returns the original ones.
+
+        Args:
+            split: the split.
+            samples: as many as :meth:`loader_samples` gave, in the same order.
+        """
         self._replaced[split] = samples
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """The stream, from the step that training is at."""
+        """Return a loader of the endless training stream that begins at the trainer's current step."""
         trainer = self.trainer
         steps, rank, world = (
             (0, 0, 1) if trainer is None else (trainer.global_step, trainer.global_rank, trainer.world_size)
@@ -254,11 +136,12 @@ class ImageData(LightningDataModule, Part):
 
     @property
     def num_val(self) -> int:
-        """Number of held-out samples."""
+        """The number of held-out samples."""
         return len(self.split("val"))
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """The held-out split, each rank a share."""
+        """Return a loader of the held-out split, in batches of 256; of n devices each gets every n-th sample."""
         rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         index = torch.arange(self.num_val)[rank::world]
-        return DataLoader(HeldOut(self.loader_samples("val")), sampler=list(index.split(256)), batch_size=None)  # type: ignore[arg-type]
+        batches: Any = list(index.split(256))
+        return DataLoader(HeldOut(self.loader_samples("val")), sampler=batches, batch_size=None)

@@ -1,20 +1,21 @@
-"""scikit-learn's 1,797 real handwritten digits, 8x8, 17 grey levels: works offline."""
+"""The 1,797 handwritten digits of scikit-learn, 8x8 pixels with 17 grey levels, as a dataset that needs no download."""
 
 from collections.abc import Sequence
 
 import torch
 
-from diffsweep.datasets.base import ImageData, InMemory, Samples, Split
+from diffsweep.datasets.base import ImageData
+from diffsweep.datasets.samples import InMemory, Samples, Split
 
 NUM_TRAIN = 1500
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 def load_digits(split: Split) -> dict[str, torch.Tensor]:
-    """The digits of a split as tensors: ``x`` (N, 1, 8, 8) in [-1, 1], ``label`` (N,) int64.
+    """Return the digits of a split as tensors: ``x`` (N, 1, 8, 8) in [-1, 1] and ``label`` (N,) int64, 0 to 9.
 
-    ``train`` has 1,500 and ``val`` 297, split by a fixed permutation so that every run holds out the same digits;
-    ``all`` is both.
+    ``train`` has 1,500 and ``val`` 297 digits, split by a fixed permutation so that every run holds out the same ones;
+    ``all`` has both.
     """
     from sklearn.datasets import load_digits as sklearn_digits
 
@@ -26,7 +27,13 @@ def load_digits(split: Split) -> dict[str, torch.Tensor]:
 
 
 class Digits(ImageData):
-    """The digits; the arguments that state facts exist for the configuration and must be 1, 8, 10, 17 and the names."""
+    """A dataset of the 1,797 handwritten 8x8 digits of scikit-learn, 1,500 of them for training, labelled 0 to 9.
+
+    Args:
+        channels, image_size, num_classes, levels, class_names: constants of the data, 1, 8, 10, 17 and the names of the
+            digits. They are arguments so that the configuration can state them; other values raise a ValueError.
+        batch_size, num_workers, seed: see :class:`~diffsweep.datasets.base.ImageData`.
+    """
 
     fingerprint = "digits-sklearn-1797"
 

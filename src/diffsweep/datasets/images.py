@@ -1,4 +1,4 @@
-"""Images as bytes: how a file's content becomes some, and samples of them."""
+"""Decode image files to 8-bit pixels of one size, and serve such pixels as samples in [-1, 1]."""
 
 import hashlib
 import io
@@ -10,18 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffsweep.datasets.base import Batch, Samples, rows_of
+from diffsweep.datasets.samples import Batch, Samples, rows_of
 
 LEVELS = 256
 MODES = {1: "L", 3: "RGB"}  # Pillow's, by number of channels
 
 
 class Decoded(NamedTuple):
-    """An image of a file.
+    """An image that was decoded and brought to the requested size.
 
     Attributes:
         pixels: uint8, (C, H, W).
-        enlarged: whether it was smaller than was asked for.
+        enlarged: whether the original was smaller than the requested size, so that it was scaled up.
     """
 
     pixels: np.ndarray
@@ -29,25 +29,31 @@ class Decoded(NamedTuple):
 
 
 def decode(content: bytes, channels: int, image_size: int) -> Decoded:
-    """An encoded image (PNG, JPEG, WebP, ...) as uint8 of one size.
+    """Decode an image file (PNG, JPEG, WebP, ...) to 8-bit pixels of a square of the given size.
 
-    It is turned as its EXIF orientation says. 16 bits become 8 by rounding v / 257. Colour becomes grey by ITU-R 601 luma, grey becomes
-    colour by three equal channels, and transparency is dropped. An image of another size is scaled, so that its shorter side
-    fits, by Pillow's antialiased bicubic filter, and its centre is cropped.
+    The image is rotated by its EXIF orientation. 16-bit values v become 8-bit ones by rounding v / 257. Colour becomes
+    grey by ITU-R 601 luma, grey becomes colour by three equal channels, and transparency is dropped. An image of
+    another size is scaled by Pillow's antialiased bicubic filter until its shorter side fits, and its centre is
+    cropped.
 
     Args:
         content: the bytes of the file.
-        channels: 1 or 3.
-        image_size: H and W.
+        channels: 1 (grey) or 3 (RGB).
+        image_size: H and W of the result.
 
     Raises:
-        OSError, ValueError: it is no image, or has no fixed range of values.
+        OSError, ValueError: the content is no image, or its pixels have no fixed range (floating point, or more than 16
+            bits).
     """
     return fitted(read_image(content), channels, image_size)
 
 
 def read_image(content: bytes) -> Any:
-    """An encoded image as a Pillow image of 8 bits a channel, turned as its EXIF orientation says; raises as :func:`decode` does."""
+    """Return an encoded image as a Pillow image of 8 bits a channel and its own size, rotated by its EXIF orientation.
+
+    Raises:
+        OSError, ValueError: the content is no image, or its pixels have no fixed range.
+    """
     from PIL import Image, ImageOps
 
     with Image.open(io.BytesIO(content)) as opened:
@@ -56,7 +62,7 @@ def read_image(content: bytes) -> Any:
 
 
 def fitted(image: Any, channels: int, image_size: int) -> Decoded:
-    """A Pillow image of 8 bits a channel brought to one size, as :func:`decode` says."""
+    """Return a Pillow image of 8 bits a channel converted to the given channels and size as in :func:`decode`."""
     from PIL import Image, ImageOps
 
     image = image.convert(MODES[channels])
@@ -68,36 +74,36 @@ def fitted(image: Any, channels: int, image_size: int) -> Decoded:
 
 
 def _in_bytes(image: Any) -> Any:
-    """A Pillow image of 8 bits a channel. Pillow's own conversion clips 16 bits at 255."""
+    """Return a Pillow image with 8 bits a channel; Pillow's own conversion would clip 16-bit values at 255."""
     from PIL import Image
 
     if image.mode == "F":
-        raise ValueError("its values are of floating point, which have no fixed range")
+        raise ValueError("its pixels are floating-point numbers, which have no fixed range")
     if not image.mode.startswith("I"):
         return image
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
-        raise ValueError("its values have more than 16 bits")
+        raise ValueError("its pixels have more than 16 bits")
     return Image.fromarray(((values + 128) // 257).astype(np.uint8))
 
 
 def fixed_order(count: int) -> Tensor:
-    """A random order of so many samples that is always the same, (count,)."""
+    """Return a permutation of 0 to ``count - 1`` that looks random and is the same in every run, (count,) int64."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(0))
 
 
 def identify(settings: Mapping[str, Any]) -> str:
-    """A short name of settings, for a file of what they make."""
+    """Return a hash of settings, 12 hexadecimal digits, to name the cache file of what they produce."""
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
 class ByteImages(Samples):
-    """Some of many images that are held as bytes; a batch has them in [-1, 1].
+    """Samples whose images are stored as 8-bit pixels; batches have them as float32 in [-1, 1].
 
     Args:
-        images: uint8, (M, C, H, W); it may be mapped from a file, and only what is asked for is read.
-        index: which of them the samples are, int64, (N,).
-        parts: what is told of the samples, N of each: ``label``, ``caption``.
+        images: uint8, (M, C, H, W); it may be mapped from a file, of which only the requested images are read.
+        index: int64, (N,): sample n is ``images[index[n]]``.
+        parts: the annotations, such as ``label`` (N,) or ``caption``, a list of N texts.
     """
 
     def __init__(self, images: Tensor, index: Tensor, parts: Mapping[str, Any]) -> None:
@@ -121,13 +127,13 @@ class ByteImages(Samples):
 
 
 class ByteClips(ByteImages):
-    """Clips whose frames are held as bytes, one after the other.
+    """Video clips whose frames are stored as 8-bit pixels; batches have them as float32 in [-1, 1], (B, C, F, H, W).
 
     Args:
-        images: the frames, uint8, (M, C, H, W).
-        index: the first frame of each clip, int64, (N,).
-        parts: see :class:`ByteImages`.
-        offsets: of the frames of a clip from its first, int64, (F,).
+        images: the frames of all videos, one video after the other, uint8, (M, C, H, W).
+        index: int64, (N,): clip n begins at frame ``images[index[n]]``.
+        parts: the annotations, such as ``label`` (N,).
+        offsets: int64, (F,): frame f of clip n is ``images[index[n] + offsets[f]]``.
     """
 
     def __init__(self, images: Tensor, index: Tensor, parts: Mapping[str, Any], offsets: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Clips of real handwritten digits that move and bounce, rendered when they are asked for: works offline, any length and size."""
+"""Clips of handwritten digits that move and bounce off walls, rendered on demand, at any size, without a download."""
 
 import math
 from collections.abc import Sequence
@@ -7,37 +7,37 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from diffsweep.datasets.base import Batch, Samples, Split
 from diffsweep.datasets.bouncing import MARGIN, Physics, trajectory, walls
 from diffsweep.datasets.digits import NAMES, load_digits
-from diffsweep.datasets.made import MadeData
+from diffsweep.datasets.samples import Batch, Samples, Split
+from diffsweep.datasets.synthetic import SyntheticData
 from diffsweep.diffusion import Noise, Stream
 
 SIDE = 8  # pixels of a digit
 LEVELS = 256
-SEED = 0xC11B  # the data's own: a run's seed does not change them
-DRAWN = 5  # numbers that a digit of a clip is drawn by
+SEED = 0xC11B  # the dataset's own seed: a run's seed does not change the clips
+DRAWN = 5  # random numbers for each digit of a clip: which digit, x, y, direction, speed
 AT_ONCE = 256  # clips rendered in one pass
 
 
 class Glyphs(NamedTuple):
-    """Digits to be moved."""
+    """The images of M handwritten digits, with their centres of mass and classes."""
 
-    ink: Tensor  # (M, 8, 8) float32 in [0, 1], rows first
+    ink: Tensor  # (M, 8, 8) float32 in [0, 1], 1 for white
     centre: Tensor  # (M, 2) float64, x and y of the centre of mass, in pixels from the top left corner
     label: Tensor  # (M,) int64
 
 
 class Motion(NamedTuple):
-    """What clips are."""
+    """The digits of N clips with K digits each, and how they move."""
 
-    glyph: Tensor  # (N, K) int64, the digits by their rows among glyphs
+    glyph: Tensor  # (N, K) int64, the row of each digit in a table of Glyphs
     start: Tensor  # (N, K, 2) float64, x and y of the centre of mass in frame 0, in pixels
     velocity: Tensor  # (N, K, 2) float64, pixels a frame
 
 
 def glyphs(split: Split) -> Glyphs:
-    """The digits of a split."""
+    """Return the handwritten digits of a split with their centres of mass."""
     digits = load_digits(split)
     ink = (digits["x"][:, 0] + 1) / 2
     along = torch.arange(SIDE, dtype=torch.float64) + 0.5
@@ -49,16 +49,19 @@ def glyphs(split: Split) -> Glyphs:
 def draw(
     index: Tensor, val: Tensor, num_digits: int, counts: tuple[int, int], image_size: int, speed: Sequence[float]
 ) -> Motion:
-    """The clips of an index: each digit uniform among those of its split, its start uniform between the walls, its direction uniform, its
-    speed uniform in a range, all independent.
+    """Draw the digits and motions of the clips with the given numbers in their splits.
+
+    Independently for each digit of a clip: the digit is uniform among those of its split, its start is uniform between
+    the walls, its direction is uniform, and its speed is uniform in a range.
 
     Args:
-        index: int64, (N,), at least 0: which clip of its split each is.
-        val: bool, (N,): whether it is one of the held-out split.
-        num_digits: K.
-        counts: digits to choose from, in training and held out; the latter come after the former.
+        index: int64, (N,), at least 0: the number of each clip in its split.
+        val: bool, (N,): True for a clip of the held-out split.
+        num_digits: K, digits in a clip.
+        counts: number of training digits and of held-out digits to choose from; in the table of digits the held-out
+            ones come last.
         image_size: H and W.
-        speed: the least and the most, pixels a frame.
+        speed: the lowest and the highest speed, pixels a frame.
     """
     u = Noise(SEED, index, val.long()).uniform(DRAWN * num_digits, stream=Stream.DATA, dtype=torch.float64)
     u = u.unflatten(1, (num_digits, DRAWN))  # (N, K, 5)
@@ -71,15 +74,18 @@ def draw(
 
 
 def render(ink: Tensor, corner: Tensor, image_size: int) -> Tensor:
-    """Digits at places between pixels, by bilinear interpolation, which keeps their mass and moves their centre of mass exactly.
+    """Render digits at positions between pixels by bilinear interpolation.
+
+    It keeps each digit's mass and moves its centre of mass exactly (up to the rounding to levels).
 
     Args:
-        ink: (B, K, 8, 8) in [0, 1].
-        corner: (B, K, F, 2), x and y of the top left corner of each in each frame, in pixels.
+        ink: the digits, (B, K, 8, 8) in [0, 1].
+        corner: x and y of each digit's top left corner in each frame, in pixels, (B, K, F, 2).
         image_size: H and W.
 
     Returns:
-        (B, 1, F, H, W) float32 in [-1, 1], on the grid of 256 levels; where digits overlap, the brighter.
+        clips (B, 1, F, H, W) float32 in [-1, 1], rounded to 256 levels; where digits overlap, the brighter one is
+        shown.
     """
     apart = torch.arange(image_size)[:, None] - torch.arange(SIDE)  # (S, 8)
     share = (1 - (apart - corner[..., None, None]).abs()).clamp_(min=0).to(ink.dtype)  # (B, K, F, 2, S, 8)
@@ -90,8 +96,18 @@ def render(ink: Tensor, corner: Tensor, image_size: int) -> Tensor:
 
 
 class MovingDigitSamples(Samples):
-    """Clips as samples: ``x``, ``label`` (the class of the first digit) and ``trajectory`` (the true paths of the digits' centres of mass,
-    (N, K, F, 2) float32, x and y in pixels; drawn at whole pixels they are up to half a pixel off). Only what is asked for is rendered."""
+    """Samples that render clips of moving digits when they are requested.
+
+    The annotations are ``label``, the class of the first digit, and ``trajectory``, the true x and y of each digit's
+    centre of mass in each frame, (N, K, F, 2) float32, in pixels. With ``subpixel=False`` the rendered digits are up to
+    half a pixel off it on each axis.
+
+    Args:
+        motion: the digits and motions of the N clips.
+        digits: the images of the digits.
+        num_frames, image_size: F, and H = W.
+        subpixel: render digits at their exact positions instead of at the nearest whole pixels.
+    """
 
     def __init__(self, motion: Motion, digits: Glyphs, num_frames: int, image_size: int, subpixel: bool) -> None:
         self.motion, self.digits, self.num_frames, self.image_size = motion, digits, num_frames, image_size
@@ -122,24 +138,26 @@ class MovingDigitSamples(Samples):
         return {"label": self.digits.label[glyph[:, 0]], "trajectory": path.float()}
 
 
-class MovingDigits(MadeData):
-    """scikit-learn's 8x8 digits, one or two a clip, each moving with constant speed and reflected at the walls, as in Moving MNIST
-    (Srivastava et al. 2015, arXiv:1502.04681). Digits pass through each other.
+class MovingDigits(SyntheticData):
+    """A dataset of clips of one or two moving digits, as in Moving MNIST (Srivastava et al. 2015, arXiv:1502.04681).
 
-    Clip i of a split is a function of i, so it is the same on any machine, in any batch and whatever the seed; more frames go on where fewer
-    end. Training has digits of the training split of ``digits`` only, and the held-out clips have held-out digits only. A batch has also
-    ``trajectory`` (B, K, F, 2), the truth about the motion: see :mod:`diffsweep.datasets.bouncing`.
+    Each digit moves with constant speed and is reflected at the walls; digits pass through each other. Clip i of a
+    split is the same on any machine, in any batch and with any seed; with a larger ``num_frames`` the same clip goes
+    on. Training clips show training digits of ``dataset=digits`` only, held-out clips show its held-out digits only.
+    Batches also have ``trajectory`` (B, K, F, 2), the true x and y of each digit's centre of mass in pixels, which
+    follows the formula of :mod:`diffsweep.datasets.bouncing`.
 
     Args:
-        channels, num_classes, levels, class_names: facts of the data, which exist for the configuration and cannot be changed.
-        image_size: H and W; the digits have 8 pixels at any.
+        channels, num_classes, levels, class_names: constants of the data, which are arguments so that the configuration
+            can state them; other values raise a ValueError.
+        image_size: H and W; the digits have 8x8 pixels in images of any size.
         num_frames: F.
-        num_digits: 1 or 2 in each clip.
-        speed: the least and the most, pixels a frame.
-        subpixel: whether digits are drawn where they are, or at the nearest whole pixels, as in Moving MNIST: unblurred, and up to half a
-            pixel off the path.
-        num_train, num_val: clips of the two splits.
-        batch_size, settings: those of :class:`~diffsweep.datasets.made.MadeData`.
+        num_digits: K, 1 or 2 in each clip.
+        speed: the lowest and the highest speed, pixels a frame.
+        subpixel: render digits at their exact positions, by interpolation. False renders them at the nearest whole
+            pixels, as in Moving MNIST: sharp, and up to half a pixel off the path on each axis.
+        num_train, num_val: number of training and of held-out clips.
+        batch_size, settings: further arguments of :class:`~diffsweep.datasets.base.ImageData`.
     """
 
     provides = frozenset({"clips"})
@@ -171,29 +189,31 @@ class MovingDigits(MadeData):
         if num_frames < 1:
             raise ValueError(f"dataset.num_frames must be at least 1, not {num_frames}")
         if len(speed) != 2 or not 0 <= speed[0] <= speed[1]:
-            raise ValueError(f"dataset.speed is [least, most] in pixels a frame, such as [0.5, 2.0], not {list(speed)}")
+            raise ValueError(
+                f"dataset.speed must be [lowest, highest] in pixels a frame, such as [0.5, 2.0], not {list(speed)}"
+            )
         low, high = walls(image_size)
         if high - low <= speed[1]:
             raise ValueError(
-                f"dataset.image_size={image_size} leaves a digit {max(0.0, high - low)} pixels to move, and it moves up to {speed[1]} a frame; use "
-                f"an image_size above {2 * MARGIN + speed[1]}, or a lower dataset.speed"
+                f"dataset.image_size={image_size} leaves a digit {max(0.0, high - low)} pixels to move, and it moves "
+                f"up to {speed[1]} a frame; use an image_size above {2 * MARGIN + speed[1]}, or a lower dataset.speed"
             )
-        facts = {
+        sizes = {
             "channels": channels,
             "image_size": image_size,
             "num_classes": num_classes,
             "levels": levels,
             "num_frames": num_frames,
         }
-        super().__init__(num_train=num_train, num_val=num_val, batch_size=batch_size, **facts, **settings)
+        super().__init__(num_train=num_train, num_val=num_val, batch_size=batch_size, **sizes, **settings)
         self.num_digits, self.subpixel, self.speed = num_digits, subpixel, (float(speed[0]), float(speed[1]))
 
     @property
     def physics(self) -> Physics | None:
-        """Of one digit a clip, and three frames at least, which show a change of velocity."""
+        """The law of motion of clips with one digit; None with two digits or with fewer than three frames."""
         return Physics(self.speed) if self.num_digits == 1 and self.num_frames >= 3 else None
 
-    def made(self, index: Tensor, val: Tensor) -> Samples:
+    def samples_at(self, index: Tensor, val: Tensor) -> Samples:
         train, held_out = glyphs("train"), glyphs("val")
         digits = Glyphs(*(torch.cat(pair) for pair in zip(train, held_out, strict=True)))
         motion = draw(index, val, self.num_digits, (len(train.ink), len(held_out.ink)), self.image_size, self.speed)
@@ -201,5 +221,5 @@ class MovingDigits(MadeData):
 
     @property
     def fingerprint(self) -> str:
-        """Return sizes, and a hash of the first clips, so of how these move and are drawn too."""
-        return self.identified(f"moving-digits-{self.num_frames}x{self.image_size}-{self.num_digits}", self.speed)
+        """The sizes of the data and a hash of the first clips, which changes with how clips are drawn."""
+        return self.fingerprint_of(f"moving-digits-{self.num_frames}x{self.image_size}-{self.num_digits}", self.speed)

@@ -1,4 +1,4 @@
-"""Images of local parquet files, such as the hub's: decoded once, then mapped from a cache."""
+"""A dataset of images in local parquet files, such as the Hugging Face hub's, decoded once into a mapped cache."""
 
 import hashlib
 import importlib.util
@@ -15,38 +15,42 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from diffsweep.datasets.base import ImageData, Samples, Split
+from diffsweep.datasets.base import ImageData
 from diffsweep.datasets.images import LEVELS, MODES, ByteImages, Decoded, decode, fixed_order, identify
 from diffsweep.datasets.parquet_files import ParquetFiles
+from diffsweep.datasets.samples import Samples, Split
 from diffsweep.files import ContentError, make_once, write_atomically
 
-AT_ONCE = 256  # images decoded in one go
+AT_ONCE = 256  # images decoded before they are written together
 
 
 class Parquet(ImageData):
-    """Images in local parquet files, one a row, with labels or captions in other columns, read through Hugging Face ``datasets``.
+    """A dataset of images in local parquet files, one in each row, with labels or captions in other columns.
 
-    They are decoded once, with progress, into a file of bytes under ``cache_dir`` that later runs map into memory; its name says which
-    content and settings it is of. How they are brought to one size is said at :func:`~diffsweep.datasets.images.decode`.
-
-    The first ``num_val`` images of a fixed permutation are held out, so that every run holds out the same ones.
+    The images are decoded once, with a progress bar, to 8-bit pixels in a file under ``cache_dir``, which later runs
+    map into memory; its name is a hash of the content and settings. :func:`~diffsweep.datasets.images.decode` describes
+    how an image is brought to the requested size. The first ``num_val`` images of a fixed permutation are held out, the
+    same ones in every run. Files are read through Hugging Face ``datasets``.
 
     Args:
         path: a parquet file, a folder of them, or a glob.
-        val_path: files that images are held out of instead; then all of ``path`` is for training.
-        image_column: its rows are encoded images, as bytes or in the hub's form.
-        label_column: integers from 0 to ``num_classes`` - 1; None for no labels.
-        caption_column: texts; None for no captions.
-        channels: 1 or 3; images of another kind are converted.
-        image_size: side of the images in pixels; those of other sizes are scaled and cropped.
-        num_classes, class_names, levels: facts of the data, which must agree with the files; None for no classes, and for no names.
-        num_val: how many are held out.
-        max_images: of ``path``, only so many, chosen by the fixed permutation; None for all.
-        cache_dir: where decoded images are kept, in ``images``.
-        batch_size, num_workers, seed, flip: see :class:`ImageData`. Mirrors suit images and captions where left and right mean nothing.
+        val_path: files from which images are held out, instead of from ``path``, which is then for training alone.
+        image_column: the column of encoded images, as bytes or in the form of the Hugging Face hub.
+        label_column: the column of integer labels from 0 to ``num_classes`` - 1; None for no labels.
+        caption_column: the column of texts; None for no captions.
+        channels: 1 (grey) or 3 (RGB); other images are converted.
+        image_size: H and W; images of other sizes are scaled and cropped.
+        num_classes: the number of classes; None without labels.
+        class_names: the names of the classes, which must agree with those stored in the files; None for no names.
+        levels: must be 256, since pixels are stored as bytes.
+        num_val: number of held-out images.
+        max_images: use only this many images of ``path``, chosen by the fixed permutation; None for all.
+        cache_dir: the folder in whose subfolder ``images`` decoded images are kept.
+        batch_size, num_workers, seed, flip: see :class:`~diffsweep.datasets.base.ImageData`. Set ``flip`` only where
+            left and right do not matter to images and captions.
 
     Raises:
-        ValueError: a setting is out of its range, or the files are not as it says.
+        ValueError: a setting is out of its range, or disagrees with the files.
     """
 
     def __init__(
@@ -72,7 +76,8 @@ class Parquet(ImageData):
         super().__init__(channels, image_size, num_classes, levels, batch_size, num_workers, seed, flip)
         if path is None:
             raise ValueError(
-                "dataset.path is missing: give a parquet file of images, a folder of them or a glob, as in dataset.path=train.parquet"
+                "dataset.path is missing: give a parquet file of images, a folder of them or a glob, as in "
+                "dataset.path=train.parquet"
             )
         if absent := [name for name in ("datasets", "pyarrow") if importlib.util.find_spec(name) is None]:
             raise ValueError(f"parquet files need {' and '.join(absent)}; pip install 'diffsweep[data]'")
@@ -97,7 +102,7 @@ class Parquet(ImageData):
         self._labels = None if label_column is None else torch.cat([self._labels_of(table) for table in self.tables])
 
     def _order(self) -> dict[Split, Tensor]:
-        """The rows of each split, counted through all files, those to be held out of after the others."""
+        """Return the rows of each split, counted through the files of ``path`` and then those of ``val_path``."""
         every, held_out = len(self.tables[0]), self.held_out
         count = min(every, self.max_images or every)
         train = fixed_order(every)[:count]
@@ -111,7 +116,7 @@ class Parquet(ImageData):
         return {"train": train, "val": val, "all": torch.cat([train, val])}
 
     def _check(self, table: ParquetFiles) -> None:
-        """Whether the columns are there, of the right types, and of the classes that were said."""
+        """Raise an error unless the columns exist, have the right types and agree with the settings of classes."""
         from pyarrow import types
 
         kind = table.type_of("dataset.image_column", self.image_column)
@@ -120,7 +125,8 @@ class Parquet(ImageData):
             holds(fields.get("bytes")) for holds in (types.is_binary, types.is_large_binary) if "bytes" in fields
         ):
             raise ContentError(
-                f"dataset.image_column={self.image_column}: the column holds {kind}, not encoded images; {table.files[0]} has the columns {table.names}"
+                f"dataset.image_column={self.image_column}: the column holds {kind}, not encoded images; "
+                f"{table.files[0]} has the columns {table.names}"
             )
         if self.caption_column is not None:
             kind = table.type_of("dataset.caption_column", self.caption_column)
@@ -134,22 +140,23 @@ class Parquet(ImageData):
         if self.label_column is None:
             if self.num_classes is not None or self.class_names is not None:
                 raise ValueError(
-                    f"dataset.label_column=null has no classes: set dataset.num_classes=null and dataset.class_names=null, or one of the columns {table.names}"
+                    "dataset.label_column=null has no classes: set dataset.num_classes=null, dataset.class_names=null"
+                    f", or dataset.label_column= to one of the columns {table.names}"
                 )
             return
         kind = table.type_of("dataset.label_column", self.label_column)
         if not types.is_integer(kind):
             raise ContentError(f"dataset.label_column={self.label_column}: the column holds {kind}, not integers")
         names = table.class_names(self.label_column)
-        said = "" if names is None else f"; {table.files[0]} has {len(names)}: {', '.join(names)}"
+        stored = "" if names is None else f"; {table.files[0]} has {len(names)}: {', '.join(names)}"
         if self.num_classes is None or self.num_classes < 1:
-            raise ValueError(f"dataset.num_classes={_null(self.num_classes)} is not the number of classes{said}")
+            raise ValueError(f"dataset.num_classes={_null(self.num_classes)} is not the number of classes{stored}")
         if names is not None and len(names) != self.num_classes:
-            raise ContentError(f"dataset.num_classes={self.num_classes} is not the number of classes{said}")
+            raise ContentError(f"dataset.num_classes={self.num_classes} is not the number of classes{stored}")
         if self.class_names is not None:
             if names is not None and list(self.class_names) != names:
                 raise ContentError(
-                    f"dataset.class_names=[{', '.join(self.class_names)}] are not those of the file{said}"
+                    f"dataset.class_names=[{', '.join(self.class_names)}] are not those of the file{stored}"
                 )
             if len(self.class_names) != self.num_classes:
                 raise ValueError(
@@ -161,13 +168,14 @@ class Parquet(ImageData):
         for row, label in enumerate(labels):
             if label is None or not 0 <= label < (self.num_classes or 0):
                 raise ContentError(
-                    f"dataset.num_classes={self.num_classes}: labels are 0 to {(self.num_classes or 0) - 1}, and {table.where(row)} has {_null(label)}"
+                    f"dataset.num_classes={self.num_classes}: labels must be 0 to {(self.num_classes or 0) - 1}, "
+                    f"but {table.where(row)} has {_null(label)}"
                 )
         return torch.tensor(labels, dtype=torch.int64)
 
     @property
     def fingerprint(self) -> str:
-        """The number and size of the images, and a hash of the content and of all settings that change a split's samples."""
+        """The number and size of the images, and a hash of the files and of all settings that change a split."""
         settings = {
             "content": [table.content for table in self.tables],
             "columns": [self.image_column, self.label_column, self.caption_column],
@@ -178,10 +186,10 @@ class Parquet(ImageData):
         return f"parquet-{len(self.order['all'])}-{self.image_size}-{identify(settings)}"
 
     def load(self, split: Split) -> Samples:
-        """The samples of a split.
+        """Return the samples of a split, whose images are decoded first if they are not in the cache.
 
         Raises:
-            ContentError: an image cannot be read, or a caption is missing; the message names the row.
+            ContentError: an image cannot be read, or a caption is missing; the message names the file and row.
         """
         rows = self.order[split]
         parts: dict[str, Any] = {}
@@ -201,7 +209,7 @@ class Parquet(ImageData):
         return captions
 
     def _images(self, used: Tensor) -> Tensor:
-        """The images of some rows, in order, mapped from the cache; decoded first, by one process, where they are not there."""
+        """Return the images of the given rows, in order, mapped from the cache; if they are not in it, decode them."""
         import PIL
 
         settings = {
@@ -209,19 +217,19 @@ class Parquet(ImageData):
             "column": self.image_column,
             "shape": [self.channels, self.image_size],
             "rows": hashlib.sha256(used.numpy().tobytes()).hexdigest(),
-            "pillow": PIL.__version__,  # JPEG decoders differ in a last bit
+            "pillow": PIL.__version__,  # JPEG decoders of different versions may differ in a last bit
         }
         path = self.cache_dir / "images" / f"{identify(settings)}.npy"
         make_once(path, lambda: write_atomically(path, lambda file: self._decode(file, used)))
         return torch.from_numpy(np.load(path, mmap_mode="c"))
 
     def _decode(self, file: IO[bytes], used: Tensor) -> None:
-        """Decode the images of some rows into an ``.npy`` file."""
+        """Decode the images of the given rows and write them as an ``.npy`` file."""
         shape = (len(used), self.channels, self.image_size, self.image_size)
         np.lib.format.write_array_header_2_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         enlarged = 0
         with (
-            ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,  # Pillow decodes outside of Python's lock
+            ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,  # Pillow releases Python's lock while it decodes
             tqdm(total=len(used), desc="decoding images", unit="image", dynamic_ncols=True) as bar,
         ):
             contents = self._contents(used)
@@ -232,12 +240,13 @@ class Parquet(ImageData):
                 bar.update(len(some))
         if enlarged:
             warnings.warn(
-                f"{enlarged} of {len(used)} images are smaller than dataset.image_size={self.image_size} and were enlarged",
+                f"{enlarged} of {len(used)} images are smaller than dataset.image_size={self.image_size} "
+                "and were enlarged",
                 stacklevel=2,
             )
 
     def _contents(self, used: Tensor) -> Iterator[tuple[str, Any]]:
-        """The content of some rows, in order, each with the place that it is from."""
+        """Yield the encoded images of the given rows, in order, each with its file and row as text for messages."""
         wanted, first = used.tolist(), 0
         for table in self.tables:
             mine = {row - first for row in wanted if first <= row < first + len(table)}
@@ -254,7 +263,7 @@ class Parquet(ImageData):
             raise ContentError(f"{where}: column {self.image_column} has no image")
         try:
             return decode(content, self.channels, self.image_size)
-        except (OSError, ValueError, SyntaxError) as error:  # Pillow's SyntaxError is of a broken file
+        except (OSError, ValueError, SyntaxError) as error:  # Pillow raises SyntaxError for some broken files
             text = " ".join(str(error).split())
             raise ContentError(f"{where}: column {self.image_column} has no readable image ({text})") from error
 

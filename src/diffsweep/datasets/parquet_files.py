@@ -1,4 +1,4 @@
-"""Local parquet files as one table: its columns, what the hub says of them, and what identifies its content."""
+"""Read several local parquet files as one table: its columns, its class names, and a hash of its content."""
 
 import bisect
 import glob
@@ -12,14 +12,14 @@ from diffsweep.files import ContentError, content_hash
 
 
 class ParquetFiles:
-    """The rows of one or several parquet files of the same columns, in the order of their names.
+    """The rows of one or several parquet files with the same columns, in the order of the files' names.
 
     Args:
-        key: that the path was given by, for messages.
-        path: a file, a folder (all ``*.parquet`` in it and below), or a glob.
+        key: the configuration key that gave the path, such as ``dataset.path``, for messages.
+        path: a file, a folder (all ``*.parquet`` in it and its subfolders), or a glob.
 
     Raises:
-        ValueError: there is no such file, it is no parquet file, or the files have different columns.
+        ValueError: no such file exists, one is no parquet file, or the files have different columns.
     """
 
     def __init__(self, key: str, path: str) -> None:
@@ -34,40 +34,46 @@ class ParquetFiles:
                     schemas.append(opened.schema_arrow)
                     counts.append(opened.metadata.num_rows)
             except (ArrowException, OSError) as error:
-                raise ContentError(f"{key}: {file} is no parquet file that can be read ({_line(error)})") from error
+                raise ContentError(f"{key}: {file} is no readable parquet file ({_line(error)})") from error
         self.schema = schemas[0]
         for file, schema in zip(self.files, schemas, strict=True):
             if not schema.equals(self.schema):
-                raise ContentError(f"{key}: {file} has other columns than {self.files[0]}; give one kind of file")
-        self.ends = list(itertools.accumulate(counts))  # of each file, the number of rows to its end
+                raise ContentError(
+                    f"{key}: {file} has other columns than {self.files[0]}; give files with the same columns"
+                )
+        self.ends = list(itertools.accumulate(counts))  # for each file, the number of rows up to its end
 
     def __len__(self) -> int:
         return self.ends[-1]
 
     @property
     def names(self) -> str:
-        """The names of the columns, to be told."""
+        """The names of the columns, joined by commas, for messages."""
         return ", ".join(self.schema.names)
 
     def type_of(self, key: str, column: str) -> Any:
-        """The Arrow type of a column.
+        """Return the Arrow type of a column.
+
+        Args:
+            key: the configuration key that names the column, for the message.
+            column: the name of the column.
 
         Raises:
-            ContentError: there is no such column; the message names ``key`` and what there is.
+            ContentError: the files have no such column; the message lists those that they have.
         """
         if column not in self.schema.names:
             raise ContentError(f"{key}={column}: {self.files[0]} has the columns {self.names}")
         return self.schema.field(column).type
 
     def class_names(self, column: str) -> list[str] | None:
-        """The names of the classes, where the files have the form of the hub's and say them."""
-        # As `datasets` keeps its features in Arrow's metadata. Read here, since importing it takes seconds.
-        told = json.loads((self.schema.metadata or {}).get(b"huggingface", b"{}"))
-        names: list[str] | None = told.get("info", {}).get("features", {}).get(column, {}).get("names")
+        """Return the class names that the Hugging Face hub stores with a label column; None if the files store none."""
+        # `datasets` keeps them in Arrow's metadata. They are read here, since importing `datasets` takes seconds.
+        stored = json.loads((self.schema.metadata or {}).get(b"huggingface", b"{}"))
+        names: list[str] | None = stored.get("info", {}).get("features", {}).get(column, {}).get("names")
         return names
 
     def column(self, name: str) -> list[Any]:
-        """A column of all rows."""
+        """Return the values of one column in all rows."""
         from pyarrow.parquet import ParquetFile
 
         values: list[Any] = []
@@ -77,7 +83,7 @@ class ParquetFiles:
         return values
 
     def contents(self, column: str) -> Iterator[Any]:
-        """A column of encoded images, row by row as it is read: bytes, or a dict with ``bytes``."""
+        """Yield the encoded images of a column, row by row as files are read: bytes, or a dict with ``bytes``."""
         from datasets import load_dataset
 
         stream = load_dataset(
@@ -86,13 +92,13 @@ class ParquetFiles:
         return (row[column] for row in stream.select_columns([column]).decode(False))
 
     def where(self, row: int) -> str:
-        """The place of a row, to be told."""
+        """Return the file of a row and its number in that file, as text for messages."""
         file = bisect.bisect_right(self.ends, row)
         return f"{self.files[file]}, row {row - ([0, *self.ends])[file]}"
 
     @property
     def content(self) -> str:
-        """A hash of the files; see :func:`~diffsweep.files.content_hash`."""
+        """A hash of the files' content; see :func:`~diffsweep.files.content_hash`."""
         return content_hash(self.files)
 
 
@@ -103,10 +109,10 @@ def _find(key: str, path: str) -> list[Path]:
     if place.is_dir():
         if files := sorted(place.rglob("*.parquet")):
             return files
-        raise ValueError(f"{key}={path}: there is no *.parquet in this folder")
+        raise ValueError(f"{key}={path}: the folder has no *.parquet file; give a parquet file, a folder or a glob")
     if files := sorted(Path(found) for found in glob.glob(str(place), recursive=True)):
         return files
-    raise ValueError(f"{key}={path}: there is no such file; give a parquet file, a folder of them or a glob")
+    raise ValueError(f"{key}={path}: no such file; give a parquet file, a folder of them or a glob")
 
 
 def _line(error: Exception) -> str:

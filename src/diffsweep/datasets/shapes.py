@@ -1,4 +1,4 @@
-"""Coloured shapes with class labels and captions, rendered when they are asked for: works offline, at any size."""
+"""Images of one coloured shape with a label and a caption, rendered on demand, at any size, without a download."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffsweep.datasets.base import Batch, Samples
-from diffsweep.datasets.made import MadeData
+from diffsweep.datasets.samples import Batch, Samples
 from diffsweep.datasets.shapes_checker import read
 from diffsweep.datasets.shapes_scene import (
     COLOURS,
@@ -22,15 +21,23 @@ from diffsweep.datasets.shapes_scene import (
     pair_number,
     render,
 )
+from diffsweep.datasets.synthetic import SyntheticData
 
-SMALLEST = 16  # pixels: below, a small shape is less than five wide
+SMALLEST = 16  # pixels: in a smaller image a small shape would be less than five pixels wide
 SCALARS = ("x", "y", "radius")
-AT_ONCE = 256  # pictures rendered in one pass
+AT_ONCE = 256  # images rendered in one pass
 
 
 class ShapeSamples(Samples):
-    """Scenes as samples: ``x``, ``label`` (the shape), ``caption`` and ``scalars`` (x and y of the centre and the radius, in hundredths
-    of the side). Only what is asked for is rendered."""
+    """Samples that render the images of scenes when they are requested.
+
+    The annotations are ``label`` (the shape), ``caption``, and ``scalars`` (N, 3): x and y of the shape's centre and
+    its radius, in hundredths of the image's side.
+
+    Args:
+        scene: the N scenes.
+        image_size: H and W of the images.
+    """
 
     def __init__(self, scene: Scene, image_size: int) -> None:
         self.scene, self.image_size = scene, image_size
@@ -42,11 +49,11 @@ class ShapeSamples(Samples):
 
     def part(self, name: str) -> Any:
         if name not in self._parts:
-            make = {"x": self._pictures, "caption": lambda: captions(self.scene)}[name]
+            make = {"x": self._images, "caption": lambda: captions(self.scene)}[name]
             self._parts[name] = make()
         return self._parts[name]
 
-    def _pictures(self) -> Tensor:
+    def _images(self) -> Tensor:
         rows = torch.arange(len(self)).split(AT_ONCE)
         return torch.cat([render(self.scene.rows(some), self.image_size) for some in rows])
 
@@ -58,20 +65,25 @@ class ShapeSamples(Samples):
         return {"label": scene.shape, "caption": captions(scene), "scalars": self._parts["scalars"][index]}
 
 
-class Shapes(MadeData):
-    """One of 4 shapes in one of 8 colours, in 9 positions and 2 sizes, on one of 3 backgrounds, each a little off its place and size.
+class Shapes(SyntheticData):
+    """A synthetic dataset of images with one shape each, to measure how well a model follows labels and captions.
 
-    Sample i of a split is a function of i, so it is the same on any machine, in any batch and whatever the seed. Training never shows the
-    pairs that are held out; the held-out split shows all pairs alike, so how well a model composes what it knows apart can be measured,
-    as Okawa et al. 2023 (arXiv:2310.09336) do. :meth:`aligned` measures it.
+    An image shows one of 4 shapes in one of 8 colours, at one of 9 positions in one of 2 sizes, with a small random
+    offset of both, on one of 3 plain backgrounds. Sample i of a split is the same on any machine, in any batch and with
+    any seed.
+
+    Training never shows the pairs of colour and shape in ``held_out``; the held-out split shows all pairs equally
+    often. So whether a model composes a colour and a shape that it has seen only apart can be measured (Okawa et al.
+    2023, arXiv:2310.09336): :meth:`aligned` reads generated images and compares them with their captions.
 
     Args:
-        channels, num_classes, levels, class_names, vocabulary, scalars: facts of the data, which exist for the configuration and cannot
-            be changed. The classes are the shapes; the vocabulary has all words of captions; scalars are the names of the numbers.
-        image_size: at least 16.
-        held_out: pairs [colour, shape].
-        num_train, num_val: samples of the two splits.
-        batch_size, settings: those of :class:`~diffsweep.datasets.made.MadeData`.
+        channels, num_classes, levels, class_names, vocabulary, scalars: constants of the data, which are arguments so
+            that the configuration can state them; other values raise a ValueError. The classes are the shapes, the
+            vocabulary is all words of captions, and ``scalars`` names the numbers that describe each image.
+        image_size: H and W, at least 16.
+        held_out: the pairs [colour, shape] that training never shows.
+        num_train, num_val: number of training and of held-out samples.
+        batch_size, settings: further arguments of :class:`~diffsweep.datasets.base.ImageData`.
     """
 
     def __init__(
@@ -93,50 +105,61 @@ class Shapes(MadeData):
             raise ValueError(
                 f"shapes have 3 channels, {len(SHAPES)} classes and {LEVELS} levels; these cannot be changed"
             )
-        facts = (
+        constants = (
             ("class_names", class_names, SHAPES),
             ("vocabulary", vocabulary, VOCABULARY),
             ("scalars", scalars, SCALARS),
         )
-        for key, given, fact in facts:
-            if list(given) != list(fact):
-                raise ValueError(f"dataset.{key} of shapes is [{', '.join(fact)}]; it cannot be changed")
+        for key, given, constant in constants:
+            if list(given) != list(constant):
+                raise ValueError(f"dataset.{key} of shapes is [{', '.join(constant)}]; it cannot be changed")
         if image_size < SMALLEST:
             raise ValueError(f"dataset.image_size of shapes must be at least {SMALLEST}, not {image_size}")
         sizes = {"channels": channels, "image_size": image_size, "num_classes": num_classes, "levels": levels}
         super().__init__(num_train=num_train, num_val=num_val, batch_size=batch_size, **sizes, **settings)
         self.held_out = _pairs(held_out)
 
-    def made(self, index: Tensor, val: Tensor) -> Samples:
+    def samples_at(self, index: Tensor, val: Tensor) -> Samples:
         return ShapeSamples(draw(index, val, self.held_out), self.image_size)
 
     @property
     def fingerprint(self) -> str:
-        """Return sizes, and a hash of the held-out pairs and of the first pictures, so of how these are drawn too."""
-        return self.identified(f"shapes-{self.image_size}", self.held_out.tolist())
+        """The sizes of the data, and a hash of the held-out pairs and of the first images."""
+        return self.fingerprint_of(f"shapes-{self.image_size}", self.held_out.tolist())
 
     def aligned(self, x: Tensor, batch: Batch) -> dict[str, Tensor] | None:
-        """See :meth:`ImageData.aligned`. What was not asked for is right, but nothing is right where no shape was found. None where
-        nothing was asked.
+        """Return whether each generated image shows the colour, shape, position and size that it was requested to show.
+
+        An attribute that was not requested counts as right. Where no shape is found in the image, every attribute
+        counts as wrong.
+
+        Args:
+            x: generated images, (N, 3, H, W) in [-1, 1].
+            batch: the request: ``caption``, a list of N texts, else ``label`` (N,), which requests a shape alone.
+
+        Returns:
+            bool tensors (N,): ``colour``, ``shape``, ``position``, ``size``, ``colour_and_shape``, and ``held_out``,
+            whether the requested pair never occurs in training; None if the request has neither captions nor labels.
 
         Raises:
-            ValueError: a caption contradicts itself.
+            ValueError: a caption requests two values of one attribute, or a position that does not exist.
         """
-        said = _requested(batch)
-        if said is None:
+        requested = _requested(batch)
+        if requested is None:
             return None
-        seen = read(x)
+        shown = read(x)
         right = {
-            what: seen.found & ((said_of < 0) | (said_of == getattr(seen, what)))
-            for what, said_of in said._asdict().items()
+            name: shown.found & ((value < 0) | (value == getattr(shown, name)))
+            for name, value in requested._asdict().items()
         }
-        both = (said.shape >= 0) & (said.colour >= 0)
+        both = (requested.shape >= 0) & (requested.colour >= 0)
         right["colour_and_shape"] = right["colour"] & right["shape"]
-        right["held_out"] = both & torch.isin(pair_number(said.shape, said.colour), self.held_out)
+        right["held_out"] = both & torch.isin(pair_number(requested.shape, requested.colour), self.held_out)
         return {name: value.to(x.device) for name, value in right.items()}
 
 
 def _requested(batch: Batch) -> Attributes | None:
+    """Return the attributes that a request's captions, or else its labels, name; None if it has neither."""
     if "caption" in batch:
         return attributes_of(batch["caption"])
     if "label" in batch:
@@ -147,20 +170,22 @@ def _requested(batch: Batch) -> Attributes | None:
 
 
 def _pairs(held_out: Sequence[Sequence[str]]) -> Tensor:
-    """The numbers of held-out pairs, int64, each once, in order.
+    """Return the numbers of the held-out pairs [colour, shape], int64, sorted and each once; see :func:`pair_number`.
 
     Raises:
-        ValueError: a pair is none, or nothing is left for training to show of a colour or a shape.
+        ValueError: a pair is not a known colour and shape, or all pairs of one colour or one shape are held out.
     """
     for pair in held_out:
         if len(pair) != 2 or pair[0] not in COLOURS or pair[1] not in SHAPES:
             known = f"colours are {', '.join(COLOURS)}, shapes are {', '.join(SHAPES)}"
             raise ValueError(f"dataset.held_out: [{', '.join(pair)}] is not a [colour, shape]; {known}")
-    said = attributes_of([" ".join(pair) for pair in held_out])
+    pairs = attributes_of([" ".join(pair) for pair in held_out])
     held = torch.zeros(len(SHAPES), len(COLOURS), dtype=torch.bool)
-    held[said.shape, said.colour] = True
+    held[pairs.shape, pairs.colour] = True
     for names, all_held in ((COLOURS, held.all(0)), (SHAPES, held.all(1))):
         for name, hidden in zip(names, all_held.tolist(), strict=True):
             if hidden:
-                raise ValueError(f"dataset.held_out leaves training nothing {name}; leave it a pair with {name}")
-    return pair_number(said.shape, said.colour).unique()
+                raise ValueError(
+                    f"dataset.held_out has all pairs with {name}, so training never shows it; remove one of them"
+                )
+    return pair_number(pairs.shape, pairs.colour).unique()

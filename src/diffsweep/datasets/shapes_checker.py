@@ -1,4 +1,14 @@
-"""Reads what a picture of ``shapes`` shows back from its pixels, so that how well samples follow their captions can be measured."""
+r"""Read shape, colour, position and size from the pixels of an image of ``dataset=shapes``, by least squares.
+
+An image x is fitted by :math:`x \approx b + (c - b) \, m(k, p, r)`, with the mask m of a shape k of centre p and radius
+r, and any two colours c and b. With x and m less their means over pixels, the best contrast :math:`c - b` is
+:math:`\langle x, m \rangle / |m|^2` in each channel, which explains the energy
+
+.. math:: E(k, p, r) = \sum_{channels} \langle x, m \rangle^2 / |m|^2
+
+of the image's :math:`|x|^2`. E is maximised over a lattice of masks, then by Gauss-Newton steps in p and r. So whether
+generated images follow their captions can be measured.
+"""
 
 import functools
 from typing import NamedTuple
@@ -17,47 +27,54 @@ from diffsweep.datasets.shapes_scene import (
     coverage,
 )
 
-LATTICE = 32  # centres are tried this many to the side: half a pixel of 16
+LATTICE = 32  # cells of the lattice of centres along a side: half a pixel of a 16-pixel image
 NEWTON_STEPS = 2
-AT_ONCE = 64  # images: what templates answer for more does not stay in the cache
+AT_ONCE = 64  # images of one pass: the products of more with all masks would not fit into the processor's cache
 
-# The palettes as x, and how near a fitted colour must be to count: less than half of the way between any two.
+# The palettes in [-1, 1], and the largest distance at which a fitted colour counts as one of them: half of the least
+# distance of two.
 _COLOURS, _BACKGROUNDS = ((table * 2 / (LEVELS - 1) - 1).float() for table in (PALETTE, BACKDROPS))
 _TOLERANCE = torch.pdist(torch.cat([_COLOURS, _BACKGROUNDS])).min().item() / 2
-# Energy of a shape, see Fit: half of what the weakest explains, a small green cross on dark grey, 4.7. Measured at 16 pixels on some
-# thousand images each: what remains of one shape holds at most 0.3, with noise of standard deviation 0.1 and 0.2 at most 0.5 and 1.3;
-# what remains where there are two apart from each other, at least 4.7.
+# The least energy (see Fit) that counts as a shape: half of that of the weakest, 4.7 of a small green cross on dark
+# grey. Measured at 16 pixels on some thousand images each, the energy that a second shape explains after the first is
+# at most 0.3 in images of one shape, at most 0.5 and 1.3 with noise of standard deviation 0.1 and 0.2, and at least 4.7
+# in images of two separate shapes.
 A_SHAPE = 2.4
 
 
 class Reading(NamedTuple):
-    """What images show, each (B,)."""
+    """The attributes that were read from B images, each (B,)."""
 
     shape: Tensor  # int64, and so the next three
     colour: Tensor
     position: Tensor
     size: Tensor
-    found: Tensor  # bool: there is one shape, in a known colour on a known background; if not, the others mean little
+    found: (
+        Tensor  # bool: one shape in a known colour on a known background was found; else the other fields mean little
+    )
 
 
 class Fit(NamedTuple):
-    """The scene whose picture is nearest to each image, and what it leaves unexplained. Energies are sums over channels of squared
-    deviations from the mean, times 256 / (H W), so that they mean the same at every size."""
+    """The scene whose image is nearest to each of B images, and the energies that it explains and leaves.
+
+    An energy is the sum over channels and pixels of squared deviations from the mean, times 256 / (H W), so that it
+    does not depend on the image size.
+    """
 
     shape: Tensor  # (B,) int64
     centre: Tensor  # (B, 2) float64, fractions of the side
     radius: Tensor  # (B,) float64
     colour: Tensor  # (B, 3), fitted, in [-1, 1] for a clean image
-    background: Tensor  # (B, 3)
-    explained: Tensor  # (B,) energy of the shape
-    second: Tensor  # (B,) the largest energy that another shape explains of what remains
+    background: Tensor  # (B, 3), fitted likewise
+    explained: Tensor  # (B,) the energy that the fitted shape explains
+    second: Tensor  # (B,) the largest energy that a second shape explains of the residual
 
 
 def read(x: Tensor) -> Reading:
-    """Shape, colour, position and size of what images (B, 3, H, W) in [-1, 1] show, on the CPU.
+    """Return the shape, colour, position and size that images (B, 3, H, W) in [-1, 1] show; the results are on the CPU.
 
-    Found is what explains at least :data:`A_SHAPE` of the image, in two colours of the palettes, and leaves nothing behind that looks like
-    another shape.
+    A shape counts as found if it explains an energy of at least :data:`A_SHAPE`, its colour and the background are near
+    colours of the palettes, and no second shape explains as much of the residual.
     """
     found = fit(x)
     off_colour, colour = torch.cdist(found.colour, _COLOURS).min(1)
@@ -69,10 +86,10 @@ def read(x: Tensor) -> Reading:
 
 
 def fit(x: Tensor) -> Fit:
-    """Least squares over shape, centre, radius and any two colours.
+    """Fit shape, centre, radius, colour and background to images (B, 3, H, W) in [-1, 1], by least squares.
 
-    With the colours free, an image's residual under a mask m is its energy less sum_c <x_c, m>^2 / |m|^2 (both less their means), so the
-    best of a lattice of masks is one matrix product; Gauss-Newton steps then refine centre and radius.
+    With the colours free, a mask m leaves a residual of |x|^2 - sum_c <x_c, m>^2 / |m|^2 (x and m less their means). So
+    one matrix product finds the best of a lattice of masks, and Gauss-Newton steps then refine centre and radius.
     """
     return Fit(*(torch.cat(part) for part in zip(*map(_fit, x.detach().cpu().float().split(AT_ONCE)), strict=True)))
 
@@ -101,12 +118,12 @@ def _fit(x: Tensor) -> Fit:
 
 
 def _contrast(x: Tensor, mask: Tensor) -> Tensor:
-    """The colour of the shape less that of the background, (B, 3), by least squares; ``mask`` (B, P) has mean 0."""
+    """Return the shape's colour less the background's, (B, 3), by least squares; ``mask`` (B, P) has mean 0."""
     return torch.einsum("bcp,bp->bc", x, mask) / mask.square().sum(1, keepdim=True)
 
 
 def _refined(x: Tensor, shape: Tensor, centre: Tensor, radius: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """One Gauss-Newton step in (x, y, radius), at most half a cell of the lattice."""
+    """Return centre and radius after one Gauss-Newton step, whose entries are at most half a cell of the lattice."""
     at, delta = torch.cat([centre, radius[:, None]], 1), 0.1 / size  # (B, 3)
     moved = at + delta * torch.eye(3, dtype=at.dtype)[:, None]  # (3, B, 3)
     mask, *others = (
@@ -114,33 +131,33 @@ def _refined(x: Tensor, shape: Tensor, centre: Tensor, radius: Tensor, size: int
     )
     slopes = torch.stack([(m - mask) / delta for m in others], 1)  # (B, 3, P)
     contrast = _contrast(x, mask)
-    wrong = torch.einsum("bcp,bc->bp", x, contrast) - contrast.square().sum(1, keepdim=True) * mask  # (B, P)
+    residual = torch.einsum("bcp,bc->bp", x, contrast) - contrast.square().sum(1, keepdim=True) * mask  # (B, P)
     normal = contrast.square().sum(1)[:, None, None] * (slopes @ slopes.mT)
-    ridge = torch.eye(3) * 1e-6  # a flat image has no slope
-    step = torch.linalg.solve(normal + ridge, slopes @ wrong[:, :, None])[:, :, 0]
+    ridge = torch.eye(3) * 1e-6  # a flat image has no contrast: without it the matrix would be singular
+    step = torch.linalg.solve(normal + ridge, slopes @ residual[:, :, None])[:, :, 0]
     at = at + step.clamp(-0.5 / LATTICE, 0.5 / LATTICE)
     return at[:, :2], at[:, 2]
 
 
 def _energies(x: Tensor, masks: Tensor) -> Tensor:
-    """How much of the energy of images (B, 3, P) each of (T, P) unit masks explains, (B, T)."""
+    """Return the energy of images (B, 3, P) that each of the unit masks (T, P) explains, (B, T)."""
     return (x @ masks.T).square_().sum(1)
 
 
 def _masks(shape: Tensor, centre: Tensor, radius: Tensor, size: int) -> Tensor:
-    """(B, P) float32."""
+    """Return the masks of shapes, at the resolution of :func:`_pooled`, flattened, (B, P) float32."""
     return _pooled(coverage(shape, centre, radius, size)[:, None]).flatten(1).float()
 
 
 def _pooled(x: Tensor) -> Tensor:
-    """Images at 16 to 31 pixels: more would cost time and tell no more."""
+    """Return images averaged down to 16 to 31 pixels a side: more pixels would cost time and add little."""
     factor = x.shape[-1] // 16
     return x if factor == 1 else functional.avg_pool2d(x, factor)
 
 
-@functools.lru_cache(maxsize=4)  # 30 ms of each batch that is read
+@functools.lru_cache(maxsize=4)  # it takes 30 ms
 def _lattice(size: int) -> tuple[Tensor, Tensor]:
-    """What is tried, (T, 4): shape, radius, x, y; and its masks (T, P), of mean 0 and norm 1."""
+    """Return the scenes that are tried, (T, 4): shape, radius, x, y; and their masks (T, P) of mean 0 and norm 1."""
     centres = torch.arange(LATTICE // 4, LATTICE * 3 // 4 + 1, dtype=torch.float64) / LATTICE
     tried = torch.cartesian_prod(torch.arange(len(SHAPES), dtype=torch.float64), RADII, centres, centres)
     masks = torch.cat([_masks(p[:, 0].long(), p[:, 2:], p[:, 1], size) for p in tried.split(256)])

@@ -1,6 +1,12 @@
-"""What a picture of ``shapes`` is: one coloured shape on a plain background. Its attributes, its pixels and its caption.
+r"""The scenes of ``dataset=shapes``, one coloured shape on a plain background: random attributes, pixels and captions.
 
-Lengths are fractions of the image's side; x goes right and y down, from the top left corner. So a scene looks the same at any size.
+A pixel's value is
+
+.. math:: m \, c + (1 - m) \, b, \qquad m = \mathrm{clamp}(1/2 - d, 0, 1),
+
+of the shape's colour c, the background b and the signed distance d of the pixel's centre from the shape's edge, in
+pixels, negative inside. Other lengths are fractions of the image's side, from its top left corner, x to the right and y
+down; so a scene looks the same at any image size.
 """
 
 import re
@@ -12,9 +18,9 @@ from torch import Tensor
 
 from diffsweep.diffusion import Noise, Stream
 
-# Each shape as a function of |u| and v, the offsets from its centre in radii, both (B, H, W): in radii too, how far a point is
-# outside, negative inside. Along an edge it is the distance; each shape lies within |u|, |v| <= 1. The triangle's corners are
-# (0, -0.9), (-1, 0.9) and (1, 0.9).
+# Each shape's distance function of |u| and v, the offsets from its centre in radii, both (B, H, W). Its values are in
+# radii, negative inside the shape, and equal the distance from an edge beside that edge. Each shape lies within |u|,
+# |v| <= 1. The triangle's corners are (0, -0.9), (-1, 0.9) and (1, 0.9).
 SHAPES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "circle": lambda u, v: (u * u + v * v).sqrt() - 1,
     "square": lambda u, v: torch.maximum(u, v.abs()) - 0.9,
@@ -33,7 +39,7 @@ COLOURS = {
 }
 BACKGROUNDS = {"black": (0, 0, 0), "dark grey": (64, 64, 64), "white": (255, 255, 255)}
 SIZES = {"small": 0.155, "large": 0.225}  # radii: 2.5 and 3.6 pixels of 16
-POSITIONS = {  # row by row
+POSITIONS = {  # x and y of the centre, row by row
     "at the top left": (0.28, 0.28),
     "at the top": (0.5, 0.28),
     "at the top right": (0.72, 0.28),
@@ -44,21 +50,21 @@ POSITIONS = {  # row by row
     "at the bottom": (0.5, 0.72),
     "at the bottom right": (0.72, 0.72),
 }
-CENTRE_JITTER, RADIUS_JITTER = 0.03, 0.01  # each way; the largest shape in a corner stays inside the image
+CENTRE_JITTER, RADIUS_JITTER = 0.03, 0.01  # largest offsets; the largest shape in a corner still fits
 LEVELS = 256
-SEED = 0x5AFE  # the data's own: a run's seed does not change them
+SEED = 0x5AFE  # the dataset's own seed: a run's seed does not change the images
 
 VOCABULARY = ["a", *SIZES, *COLOURS, *SHAPES, *dict.fromkeys(" ".join(POSITIONS).split())]
 _SHAPE, _COLOUR, _SIZE, _POSITION = (list(names) for names in (SHAPES, COLOURS, SIZES, POSITIONS))
 _PLACES = [frozenset(phrase.split()) - {"at", "in", "the"} for phrase in POSITIONS]
-# The numbers of the dicts, (K, 3) in levels, (K, 2) and (K,).
+# The values of the four dicts as tensors: colours (K, 3) in levels of 0 to 255, centres (K, 2) and radii (K,).
 PALETTE, BACKDROPS, CENTRES, RADII = (
     torch.tensor(list(named.values()), dtype=torch.float64) for named in (COLOURS, BACKGROUNDS, POSITIONS, SIZES)
 )
 
 
 class Scene(NamedTuple):
-    """Scenes. The first five fields count through the dicts above."""
+    """B scenes; the first five fields count through SHAPES, COLOURS, POSITIONS, SIZES and BACKGROUNDS."""
 
     shape: Tensor  # (B,) int64, and so the next four
     colour: Tensor
@@ -69,12 +75,12 @@ class Scene(NamedTuple):
     radius: Tensor  # (B,) float64
 
     def rows(self, index: Tensor | slice) -> "Scene":
-        """Some of them."""
+        """Return the scenes that an index or a slice selects."""
         return Scene(*(field[index] for field in self))
 
 
 class Attributes(NamedTuple):
-    """What captions say, each (B,) int64; -1 where one says nothing."""
+    """The attributes that B captions name, each (B,) int64; -1 where a caption does not name the attribute."""
 
     shape: Tensor
     colour: Tensor
@@ -83,15 +89,15 @@ class Attributes(NamedTuple):
 
 
 def draw(index: Tensor, val: Tensor, held_out: Tensor) -> Scene:
-    """The scenes of an index, every attribute uniform and independent of the others.
+    """Draw the scenes with the given numbers in their splits; every attribute is uniform and independent of the others.
 
-    Training scenes that came out with a held-out pair get another pair, uniform over those that are left; so the pairs that are left stay
-    uniform, and holding out others changes no other scene.
+    A training scene with a held-out pair of shape and colour gets another pair, uniform over the pairs that are not
+    held out. So these stay uniform, and changing the held-out pairs changes no scene without them.
 
     Args:
-        index: int64, (B,), at least 0: which scene of its split each is.
-        val: bool, (B,): whether it is one of the held-out split, which has all pairs.
-        held_out: int64, (K,): numbers of the held-out pairs, see :func:`pair_number`.
+        index: int64, (B,), at least 0: the number of each scene in its split.
+        val: bool, (B,): True for a scene of the held-out split, which has all pairs.
+        held_out: int64, (K,): the numbers of the held-out pairs, see :func:`pair_number`.
     """
     u = Noise(SEED, index, val.long()).uniform(8, stream=Stream.DATA, dtype=torch.float64)
     pairs = torch.arange(len(SHAPES) * len(COLOURS))
@@ -106,19 +112,26 @@ def draw(index: Tensor, val: Tensor, held_out: Tensor) -> Scene:
 
 
 def _one_of(u: Tensor, count: int) -> Tensor:
-    """Uniform numbers in (0, 1) to uniform ones of 0 to ``count - 1``."""
+    """Return floor(u count): uniform numbers u in (0, 1) become uniform integers from 0 to ``count - 1``."""
     return (u * count).long()
 
 
 def pair_number(shape: Tensor, colour: Tensor) -> Tensor:
-    """Counts the pairs of a shape and a colour, int64."""
+    """Return the number of a pair of shape and colour, int64: shape * (number of colours) + colour."""
     return shape * len(COLOURS) + colour
 
 
 def coverage(shape: Tensor, centre: Tensor, radius: Tensor, image_size: int) -> Tensor:
-    """How much of each pixel a shape covers, in [0, 1], (B, H, W) float64.
+    """Return how much of each pixel a shape covers, m in [0, 1], (B, H, W) float64.
 
-    It goes from 1 to 0 over the pixel about the edge: clamp(1/2 - d, 0, 1) of the signed distance d of the pixel's centre, in pixels.
+    It falls from 1 to 0 within the pixel at the edge: m = clamp(1/2 - d, 0, 1) with the signed distance d of the
+    pixel's centre from the edge, in pixels.
+
+    Args:
+        shape: int64, (B,): the numbers of the shapes.
+        centre: x and y, (B, 2), as fractions of the side.
+        radius: (B,), as fractions of the side.
+        image_size: H and W.
     """
     along = (torch.arange(image_size, dtype=torch.float64) + 0.5) / image_size
     u, v = ((along - centre[:, :, None]) / radius[:, None, None]).unbind(1)  # (B, W), (B, H)
@@ -131,8 +144,11 @@ def coverage(shape: Tensor, centre: Tensor, radius: Tensor, image_size: int) -> 
 
 
 def render(scene: Scene, image_size: int) -> Tensor:
-    """The pictures, (B, 3, H, W) float32 in [-1, 1], on the grid of 256 levels. In float64 until then: a last bit that differs between
-    machines then practically never rounds to another level."""
+    """Return the images of scenes, (B, 3, H, W) float32 in [-1, 1], rounded to 256 levels.
+
+    All is computed in float64 until the rounding, so that last bits that differ between machines practically never
+    change a level.
+    """
     mask = coverage(scene.shape, scene.centre, scene.radius, image_size)[:, None]  # (B, 1, H, W)
     colour, background = (
         table[field][:, :, None, None] for table, field in ((PALETTE, scene.colour), (BACKDROPS, scene.background))
@@ -142,16 +158,16 @@ def render(scene: Scene, image_size: int) -> Tensor:
 
 
 def captions(scene: Scene) -> list[str]:
-    """What scenes show in words, such as "a small red circle at the top left"; the background is not told."""
+    """Return the captions of scenes, such as "a small red circle at the top left", without the background."""
     fields = torch.stack([scene.size, scene.colour, scene.shape, scene.position], 1).tolist()
     return [f"a {_SIZE[s]} {_COLOUR[c]} {_SHAPE[k]} {_POSITION[p]}" for s, c, k, p in fields]
 
 
 def attributes_of(captions: Sequence[str]) -> Attributes:
-    """What captions ask for, by their words; a caption may leave any out, and other words mean nothing.
+    """Return the attributes that captions name; a caption may leave any of them out, and unknown words are ignored.
 
     Raises:
-        ValueError: a caption asks for two shapes, two colours, two sizes, or a position that there is not.
+        ValueError: a caption names two shapes, two colours, two sizes, or a position that does not exist.
     """
     numbers = torch.tensor([_attributes_of(caption) for caption in captions], dtype=torch.int64)
     return Attributes(*numbers.reshape(-1, 4).unbind(1))
@@ -161,7 +177,7 @@ def _attributes_of(caption: str) -> tuple[int, int, int, int]:
     words = re.findall(r"[a-z]+", caption.lower())
     place = frozenset(words) & frozenset[str]().union(*_PLACES)
     if place and place not in _PLACES:
-        raise ValueError(f"the caption '{caption}' names no position; positions are {', '.join(POSITIONS)}")
+        raise ValueError(f"the caption '{caption}' names no known position; positions are {', '.join(POSITIONS)}")
     position = _PLACES.index(place) if place else -1
     return _named(caption, words, _SHAPE), _named(caption, words, _COLOUR), position, _named(caption, words, _SIZE)
 
@@ -169,5 +185,5 @@ def _attributes_of(caption: str) -> tuple[int, int, int, int]:
 def _named(caption: str, words: list[str], names: list[str]) -> int:
     found = {names.index(word) for word in words if word in names}
     if len(found) > 1:
-        raise ValueError(f"the caption '{caption}' asks for several of {', '.join(names)}; a picture shows one")
+        raise ValueError(f"the caption '{caption}' names several of {', '.join(names)}; an image shows one")
     return found.pop() if found else -1

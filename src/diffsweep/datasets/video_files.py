@@ -1,4 +1,4 @@
-"""Video files and folders of frames: which there are, and their frames one after the other, at the rate that is asked for."""
+"""Find video files and folders of frames, and read their frames one after the other at a requested frame rate."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -14,17 +14,17 @@ Frame = TypeVar("Frame")
 
 
 class UnusableError(ValueError):
-    """A video that no clip can be made of; the message says why, to follow its name."""
+    """The error of a video that cannot be used; its message continues the video's name, such as "has no frame"."""
 
 
 def natural(path: Path) -> tuple[list[str | int], str]:
-    """Sorts names as people count: frame_2 before frame_10."""
+    """Return a key that sorts paths in natural order, with numbers by their values: frame_2 before frame_10."""
     parts = re.split(r"(\d+)", path.name.lower())  # text and numbers in turn, text first
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], path.name
 
 
 def find(folder: Path) -> list[Path]:
-    """The videos of a folder and of those below it: files, and folders that hold frames; in natural order, without hidden ones."""
+    """Return the videos below a folder, files and folders of frames, in natural order, without hidden ones."""
     entries = sorted((entry for entry in folder.iterdir() if not entry.name.startswith(".")), key=natural)
     found = [folder] if any(entry.suffix.lower() in FRAMES for entry in entries) else []
     for entry in entries:
@@ -36,25 +36,25 @@ def find(folder: Path) -> list[Path]:
 
 
 def files_of(video: Path) -> list[Path]:
-    """The files that a video is made of: itself, or the frames of a folder in natural order."""
+    """Return the files of a video: the video file itself, or the frames of a folder in natural order."""
     if not video.is_dir():
         return [video]
     return sorted((entry for entry in video.iterdir() if entry.suffix.lower() in FRAMES), key=natural)
 
 
 def frames(video: Path, frame_rate: float | None, channels: int, image_size: int) -> Iterator[Decoded]:
-    """The frames of a video, brought to one size as images are; see :func:`diffsweep.datasets.images.decode`.
+    """Yield the frames of a video, scaled and cropped to one size as in :func:`diffsweep.datasets.images.decode`.
 
     Args:
-        video: a file, whose frames are those shown at every 1 / ``frame_rate`` seconds; or a folder of frames, which say no times, so all
-            are taken.
-        frame_rate: a second; None for all frames.
-        channels: 1 or 3.
-        image_size: H and W.
+        video: a video file, of which the frames shown at times k / ``frame_rate`` are taken; or a folder of frames, of
+            which all are taken, since they have no times.
+        frame_rate: frames a second; None for all frames of the file.
+        channels: 1 (grey) or 3 (RGB).
+        image_size: H and W of the results.
 
     Raises:
-        UnusableError: it cannot be read, has no frame, or frames of several sizes. Of a file that is cut short, the frames before that are
-            given where its format allows.
+        UnusableError: the video cannot be read, has no frame, or frames of several sizes. The frames before the place
+            where a file is cut short are yielded if its format allows.
     """
     images = _of_folder(video) if video.is_dir() else _of_file(video, frame_rate)
     size = None
@@ -75,7 +75,7 @@ def _of_folder(folder: Path) -> Iterator[Any]:
     for file in files_of(folder):
         try:
             yield read_image(file.read_bytes())
-        except (OSError, ValueError, SyntaxError) as error:  # Pillow's SyntaxError is of a broken file
+        except (OSError, ValueError, SyntaxError) as error:  # Pillow raises SyntaxError for some broken files
             raise UnusableError(f"has a frame that cannot be read, {file.name}") from error
 
 
@@ -85,7 +85,7 @@ def _of_file(file: Path, frame_rate: float | None) -> Iterator[Any]:
     try:
         with av.open(str(file)) as container:
             if not container.streams.video:
-                raise UnusableError("has no video, only sound" if container.streams.audio else "has nothing to show")
+                raise UnusableError("has sound but no video" if container.streams.audio else "has no video stream")
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             timed = _timed(container.decode(stream), stream)
@@ -98,13 +98,13 @@ def _of_file(file: Path, frame_rate: float | None) -> Iterator[Any]:
 
 
 def _rounding(stream: Any) -> Fraction:
-    """How far, in seconds, a stream's times may be off: they are rounded to its ticks, unless a frame is one tick."""
+    """Return the rounding error of a stream's times in seconds: half a tick of its clock, or 0 if a frame is a tick."""
     tick = Fraction(stream.time_base or 0)
     return tick / 2 if tick * Fraction(stream.average_rate or 25) <= Fraction(1, 2) else Fraction(0)
 
 
 def _timed(decoded: Iterable[Any], stream: Any) -> Iterator[tuple[Fraction, Any]]:
-    """Frames with their times in seconds, which grow; a frame without a time follows the one before it at the file's mean rate."""
+    """Yield frames with increasing times in seconds; where the file has no valid time, its mean rate gives it."""
     interval = 1 / Fraction(stream.average_rate or 25)
     last: Fraction | None = None
     for frame in decoded:
@@ -121,15 +121,16 @@ def _timed(decoded: Iterable[Any], stream: Any) -> Iterator[tuple[Fraction, Any]
 def resampled(
     timed: Iterable[tuple[Fraction, Frame]], frame_rate: Fraction, slack: Fraction = Fraction(0)
 ) -> Iterator[tuple[Fraction, Frame]]:
-    """The frames that are shown at t_0 + k / ``frame_rate``, k = 0, 1, ...: of each the last that began by then.
+    """Yield the frames that are shown at the times t_0 + k / ``frame_rate`` for k = 0, 1, ..., with these times.
 
-    So a frame comes as often as its time on the screen says, whether the rate of the file varies or not. The last is taken to be shown as
-    long as the one before it.
+    The frame shown at a time is the last one that began by then. So a frame is repeated or left out as its duration on
+    the screen requires, also if the frame rate of the file varies. The last frame is assumed to last as long as the one
+    before it.
 
     Args:
-        timed: the times at which frames begin, in seconds, which grow, and the frames; the first begins at t_0.
+        timed: the increasing times at which frames begin, in seconds, and the frames; the first begins at t_0.
         frame_rate: frames a second.
-        slack: seconds that the times may be off.
+        slack: by how many seconds the times may be off.
     """
     begin = last = Fraction(0)
     shown: list[Frame] = []  # at most one
@@ -142,6 +143,6 @@ def resampled(
             count += 1
         lasted = time - last if shown else lasted
         shown, last = [frame], time
-    while shown and begin + count / frame_rate + 3 * slack < last + lasted:  # a sum of three times that may be off
+    while shown and begin + count / frame_rate + 3 * slack < last + lasted:  # the end is a sum of three inexact times
         yield begin + count / frame_rate, shown[0]
         count += 1

@@ -1,4 +1,4 @@
-"""Clips of a folder of videos: decoded once, then mapped from a cache."""
+"""A dataset of clips from a folder of videos, decoded once into a memory-mapped cache."""
 
 import importlib.metadata
 import importlib.util
@@ -14,50 +14,53 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from diffsweep.datasets.base import ImageData, Samples, Split
+from diffsweep.datasets.base import ImageData
 from diffsweep.datasets.images import LEVELS, MODES, ByteClips, fixed_order, identify
+from diffsweep.datasets.samples import Samples, Split
 from diffsweep.datasets.video_files import UnusableError, files_of, find, frames, natural
 from diffsweep.files import ContentError, content_hash, make_once, write_atomically, write_text
 
-NAMED = 3  # skipped videos that are told by name
+NAMED = 3  # skipped videos that the warning names
 
 
 class Library(NamedTuple):
-    """The frames of all videos, one video after the other."""
+    """The decoded frames of all videos, one video after the other."""
 
-    frames: Tensor  # (M, C, H, W) uint8, mapped
-    lengths: list[int]  # frames of each video; 0 where it cannot be read
-    broken: dict[int, str]  # why, by the video's number
+    frames: Tensor  # (M, C, H, W) uint8, mapped from a file
+    lengths: list[int]  # the number of frames of each video; 0 if it cannot be read
+    broken: dict[int, str]  # why videos cannot be read, by their numbers
 
 
 class VideoFolder(ImageData):
-    """Clips of the videos of a folder: mp4, webm, avi, mov, mkv or gif files, decoded by PyAV, and folders of frames (png or jpg, in the
-    order in which people count).
+    """A dataset of clips from the videos of a folder: video files, or subfolders of frames.
 
-    The videos are decoded once, with progress, into a file of bytes under ``cache_dir`` that later runs map into memory; its name says which
-    content and settings it is of. Frames are brought to one size as images are: see :func:`diffsweep.datasets.images.decode`. Videos
-    that no clip can be made of are skipped, and told in one warning.
+    Files may be mp4, webm, avi, mov, mkv, m4v or gif, and frames png or jpg.
 
-    Frames are taken by their times: those shown at every 1 / ``frame_rate`` seconds. A clip is ``num_frames`` of these, each the
-    ``stride``-th. The first ``num_val`` videos of a fixed permutation of those that can be used are held out, so no video has clips in both
-    splits.
+    The frames are decoded once (files by PyAV), with a progress bar, to 8-bit pixels under ``cache_dir``, which later
+    runs map into memory. Unreadable and too short videos are skipped with one warning. A video is first resampled to
+    the frames shown at times k / ``frame_rate``; a clip is then frames s, s + ``stride``, ..., s + (``num_frames`` - 1)
+    ``stride`` of these, for s = 0, ``hop``, 2 ``hop``, ... The first ``num_val`` usable videos of a fixed permutation
+    are held out, so no video has clips in both splits.
 
     Args:
-        path: the folder. Where there are classes, it has one subfolder for each; else any.
-        channels: 1 or 3.
-        image_size: H and W: the shorter side of a frame is brought to this, and its centre is cropped.
+        path: the folder. With classes it has one subfolder for each; without, videos may lie anywhere in it.
+        channels: 1 (grey) or 3 (RGB).
+        image_size: H and W: frames are scaled until their shorter side fits, and their centre is cropped.
         num_frames: F.
-        frame_rate: frames a second; None for those that the file has. Folders of frames say no times: all of their frames are taken.
-        stride: of the frames that are so taken, every so many-th is one of the clip.
-        hop: frames (before ``stride``) from the start of a clip to that of the next one of the same video; None for one clip of each.
-        num_classes, class_names, levels: facts of the data, which must agree with the folder; None for no classes, and for no names. Classes
-            are the subfolders in natural order.
-        num_val: how many videos are held out.
-        cache_dir: where frames are kept, in ``videos``.
-        batch_size, num_workers, seed, flip: see :class:`ImageData`.
+        frame_rate: frames a second; None for those of the file. Folders of frames have no times, so all frames are
+            taken.
+        stride: the step between the frames of a clip, in resampled frames.
+        hop: the distance between the starts of clips of one video, in resampled frames; None for one clip of each
+            video.
+        num_classes: the number of classes, which are the subfolders in natural order; None for no labels.
+        class_names: the names of the subfolders, to be checked; None for no check.
+        levels: must be 256, since pixels are stored as bytes.
+        num_val: number of held-out videos.
+        cache_dir: the folder in whose subfolder ``videos`` decoded frames are kept.
+        batch_size, num_workers, seed, flip: see :class:`~diffsweep.datasets.base.ImageData`.
 
     Raises:
-        ValueError: a setting is out of its range, or the folder is not as it says.
+        ValueError: a setting is out of its range, or disagrees with the folder.
     """
 
     provides = frozenset({"clips"})
@@ -88,7 +91,7 @@ class VideoFolder(ImageData):
             raise ValueError("dataset.path is missing: give a folder of videos, as in dataset.path=videos")
         self.folder = Path(path).expanduser()
         if not self.folder.is_dir():
-            raise ValueError(f"dataset.path={path}: there is no such folder; give a folder of videos")
+            raise ValueError(f"dataset.path={path}: no such folder; give a folder of videos")
         if channels not in MODES:
             raise ValueError(f"dataset.channels of videos is 1 (grey) or 3 (RGB), not {channels}")
         if levels != LEVELS:
@@ -107,7 +110,7 @@ class VideoFolder(ImageData):
         videos = [(video, label) for label, group in enumerate(groups) for video in find(group)]
         self.videos, self.classes = [video for video, _ in videos], torch.tensor([label for _, label in videos])
         if not videos:
-            raise ValueError(f"dataset.path={path}: there is no video file and no folder of frames in this folder")
+            raise ValueError(f"dataset.path={path}: the folder has no video file and no folder of frames")
         files = [video for video in self.videos if not video.is_dir()]
         if files and importlib.util.find_spec("av") is None:
             raise ValueError(
@@ -117,39 +120,45 @@ class VideoFolder(ImageData):
         self._clips: dict[Split, tuple[Tensor, Tensor]] = {}
 
     def _classes(self) -> list[Path]:
-        """The folders of the classes."""
+        """Return the subfolders, one for each class, in natural order.
+
+        Raises:
+            ValueError: their number or names differ from ``num_classes`` or ``class_names``.
+        """
         entries = [entry for entry in self.folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
         folders = sorted(entries, key=natural)
         names = [folder.name for folder in folders]
-        said = f"{self.folder} has {len(names)} subfolders: {', '.join(names) or 'none'}"
+        found = f"{self.folder} has {len(names)} subfolders: {', '.join(names) or 'none'}"
         if len(names) != self.num_classes:
-            raise ValueError(f"dataset.num_classes={self.num_classes} is not the number of classes; {said}")
+            raise ValueError(f"dataset.num_classes={self.num_classes} is not the number of classes; {found}")
         if self.class_names is not None and list(self.class_names) != names:
-            raise ValueError(f"dataset.class_names=[{', '.join(self.class_names)}] are not those of the folder; {said}")
+            raise ValueError(
+                f"dataset.class_names=[{', '.join(self.class_names)}] are not those of the folder; {found}"
+            )
         return folders
 
     @property
     def library(self) -> Library:
-        """The frames of all videos; decoded first, by one process, where they are not in the cache.
+        """The frames of all videos, mapped from the cache; one process decodes them if they are not in it.
 
         Raises:
-            ContentError: what is in the cache is cut short.
+            ContentError: the cached file is cut short.
         """
         if self._library is None:
             path = self.cache_dir / "videos" / f"{identify(self._content())}.json"
             pixels = path.with_suffix(".bytes")
             make_once(path, lambda: self._decode(pixels, path))
-            told = json.loads(path.read_text())
-            shape = (sum(told["lengths"]), self.channels, self.image_size, self.image_size)
+            summary = json.loads(path.read_text())
+            shape = (sum(summary["lengths"]), self.channels, self.image_size, self.image_size)
             if not pixels.exists() or pixels.stat().st_size != int(np.prod(shape)):
                 raise ContentError(f"{pixels} is cut short; delete {path}, and both are made again")
             mapped = np.memmap(pixels, np.uint8, "c", shape=shape) if shape[0] else np.empty(shape, np.uint8)
-            broken = {int(number): reason for number, reason in told["broken"].items()}
-            self._library = Library(torch.from_numpy(np.asarray(mapped)), told["lengths"], broken)
+            broken = {int(number): reason for number, reason in summary["broken"].items()}
+            self._library = Library(torch.from_numpy(np.asarray(mapped)), summary["lengths"], broken)
         return self._library
 
     def _content(self) -> dict[str, Any]:
-        """All that the frames depend on."""
+        """Return all that the decoded frames depend on, which names their cache file."""
         import PIL
 
         files = [files_of(video) for video in self.videos]
@@ -163,14 +172,15 @@ class VideoFolder(ImageData):
             "av": importlib.metadata.version("av") if decoder else None,
         }
 
-    def _decode(self, pixels: Path, told: Path) -> None:
+    def _decode(self, pixels: Path, summary: Path) -> None:
+        """Write the frames of all videos to one file, and their numbers and the unreadable videos to a JSON file."""
         lengths: list[int] = []
         broken: dict[int, str] = {}
 
         def write(file: IO[bytes]) -> None:
             enlarged = 0
             for number, video in enumerate(tqdm(self.videos, "decoding videos", unit="video", dynamic_ncols=True)):
-                begin, count = file.tell(), 0
+                begin, count = file.seek(0, os.SEEK_CUR), 0
                 try:
                     for frame in frames(video, self.frame_rate, self.channels, self.image_size):
                         file.write(frame.pixels.tobytes())
@@ -183,18 +193,19 @@ class VideoFolder(ImageData):
                 lengths.append(count)
             if enlarged:
                 warnings.warn(
-                    f"{enlarged} of {len(self.videos)} videos are smaller than dataset.image_size={self.image_size} and were enlarged",
+                    f"{enlarged} of {len(self.videos)} videos are smaller than dataset.image_size={self.image_size} "
+                    "and were enlarged",
                     stacklevel=2,
                 )
 
         write_atomically(pixels, write)
-        write_text(told, json.dumps({"lengths": lengths, "broken": broken}))  # the last: where it is, all is
+        write_text(summary, json.dumps({"lengths": lengths, "broken": broken}))  # last: both are whole once it exists
 
     def _usable(self) -> list[int]:
-        """The numbers of the videos that are long enough.
+        """Return the numbers of the videos that are readable and long enough for a clip, and warn of the others.
 
         Raises:
-            ContentError: there are none, or not enough to hold some out.
+            ContentError: no video is usable, or no more than ``num_val`` are.
         """
         library, span = self.library, self._span
         short = {
@@ -215,40 +226,43 @@ class VideoFolder(ImageData):
         usable = [number for number in range(len(self.videos)) if number not in skipped]
         if len(usable) <= self.held_out:
             raise ContentError(
-                f"dataset.num_val={self.held_out} are held out of the {len(usable)} videos of {self.folder} that can be used; hold out fewer"
+                f"dataset.num_val={self.held_out} are held out of the {len(usable)} videos of {self.folder} that can be"
+                " used; hold out fewer"
             )
         return usable
 
     @property
     def _span(self) -> int:
+        """The number of frames from the first to the last of a clip, both included."""
         return self.stride * (self.num_frames - 1) + 1
 
     @property
     def clips(self) -> dict[Split, tuple[Tensor, Tensor]]:
-        """Of each split the clips' first frames among all and the videos that they are of, both (N,).
+        """For each split, the number of each clip's first frame among all frames, and that of its video, both (N,).
 
         Raises:
-            ContentError: no video can be used, or not enough.
+            ContentError: no video is usable, or no more than ``num_val`` are.
         """
         if not self._clips:
             usable = torch.tensor(self._usable())
             order = usable[fixed_order(len(usable))]
             splits: dict[Split, Tensor] = {"train": order[self.held_out :], "val": order[: self.held_out]}
             ends = [0, *np.cumsum(self.library.lengths).tolist()]
-            self._clips = {name: self._of(videos.tolist(), ends) for name, videos in splits.items()}
+            self._clips = {name: self._clips_of(videos.tolist(), ends) for name, videos in splits.items()}
             train, val = self._clips["train"], self._clips["val"]
             self._clips["all"] = (torch.cat([train[0], val[0]]), torch.cat([train[1], val[1]]))
         return self._clips
 
-    def _of(self, videos: list[int], ends: list[int]) -> tuple[Tensor, Tensor]:
+    def _clips_of(self, videos: list[int], ends: list[int]) -> tuple[Tensor, Tensor]:
+        """Return the first frame and the video of each clip; video i has the frames from ends[i] up to ends[i + 1]."""
         first = [torch.arange(ends[video], ends[video + 1] - self._span + 1, self.hop or ends[-1]) for video in videos]
         return torch.cat(first), torch.tensor(videos).repeat_interleave(torch.tensor([len(some) for some in first]))
 
     def load(self, split: Split) -> Samples:
-        """The samples of a split.
+        """Return the clips of a split; the videos are decoded first if they are not in the cache.
 
         Raises:
-            ContentError: no video can be used, or not enough.
+            ContentError: no video is usable, or no more than ``num_val`` are.
         """
         first, video = self.clips[split]
         parts = {} if self.num_classes is None else {"label": self.classes[video]}
@@ -256,7 +270,7 @@ class VideoFolder(ImageData):
 
     @property
     def fingerprint(self) -> str:
-        """The number and size of the clips, and a hash of the content and of all settings that change a split's samples."""
+        """The number and size of the clips, and a hash of the videos and of all settings that change a split."""
         settings = {
             **self._content(),
             "num_frames": self.num_frames,

@@ -1,0 +1,97 @@
+"""Samples: tables whose rows are the images or clips of a dataset with their labels, captions and other annotations."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Split = Literal["train", "val", "all"]
+Batch = dict[str, Any]  # tensors whose first dimension counts the samples, and lists with one text for each sample
+
+
+class Samples(ABC):
+    """A table of samples, such as a split of a dataset, whose columns are ``x`` (the images) and their annotations.
+
+    ``samples["label"]`` is one column for all samples; ``samples[index]``, with an int64 tensor (B,), is a batch of all
+    columns of some samples. Subclasses decide whether images are held in memory, rendered, or read from a file when
+    they are requested.
+    """
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of samples."""
+
+    @abstractmethod
+    def part(self, name: str) -> Any:
+        """Return one column, such as ``x`` or ``label``, of all samples in their order."""
+
+    @abstractmethod
+    def rows(self, index: Tensor) -> Batch:
+        """Return the batch of the samples that an int64 index (B,) selects, images and annotations."""
+
+    def annotations(self, index: Tensor) -> Batch:
+        """Return the labels, captions and other columns but ``x`` of the samples that an int64 index (B,) selects.
+
+        Subclasses that load or render images on demand override it, so that no image is touched.
+        """
+        return {name: part for name, part in self.rows(index).items() if name != "x"}
+
+    def __getitem__(self, which: str | Tensor) -> Any:
+        return self.part(which) if isinstance(which, str) else self.rows(which)
+
+
+class InMemory(Samples):
+    """Samples held in memory, given as one tensor or list of texts for each column, among them ``x``."""
+
+    def __init__(self, parts: Mapping[str, Any]) -> None:
+        self.parts = parts
+
+    def __len__(self) -> int:
+        return len(self.parts["x"])
+
+    def part(self, name: str) -> Any:
+        return self.parts[name]
+
+    def rows(self, index: Tensor) -> Batch:
+        return rows_of(self.parts, index)
+
+    def annotations(self, index: Tensor) -> Batch:
+        return rows_of({name: part for name, part in self.parts.items() if name != "x"}, index)
+
+
+class Mirrored(Samples):
+    """The N given samples and their mirrors: row N + i is row i with ``x`` flipped left to right."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+
+    def __len__(self) -> int:
+        return 2 * len(self.samples)
+
+    def part(self, name: str) -> Any:
+        part = self.samples.part(name)
+        if isinstance(part, Tensor):
+            return torch.cat([part, part.flip(-1) if name == "x" else part])
+        return [*part, *part]
+
+    def rows(self, index: Tensor) -> Batch:
+        batch = self.samples.rows(index % len(self.samples))
+        mirrored = index >= len(self.samples)  # (B,)
+        x = batch["x"]
+        return {**batch, "x": torch.where(mirrored.view(-1, *[1] * (x.dim() - 1)), x.flip(-1), x)}
+
+    def annotations(self, index: Tensor) -> Batch:
+        return self.samples.annotations(index % len(self.samples))
+
+
+def rows_of(batch: Mapping[str, Any], index: Tensor) -> Batch:
+    """Return the rows of a batch that an int64 index (B,) selects, also of batches that are nested in it."""
+    return {name: _rows(part, index) for name, part in batch.items()}
+
+
+def _rows(part: Any, index: Tensor) -> Any:
+    if isinstance(part, Mapping):
+        return rows_of(part, index)
+    return part.index_select(0, index) if isinstance(part, Tensor) else [part[i] for i in index.tolist()]
