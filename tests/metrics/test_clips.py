@@ -1,4 +1,4 @@
-"""Metrics of clips against what is computed of them by hand."""
+"""Metrics of clips, compared with values computed by hand."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def broken(data):
-    """Clips whose frames are in another order, and darker."""
+    """Return clips with shuffled and darkened frames."""
     x = MovingDigits(num_frames=FRAMES, num_val=150).split("val")["x"][90:]
     order = torch.stack([torch.randperm(FRAMES, generator=torch.Generator().manual_seed(i)) for i in range(len(x))])
     return 0.8 * (x.gather(2, order[:, None, :, None, None].expand_as(x)) + 1) - 1
@@ -51,13 +51,13 @@ def numbers(data, cache, broken):
 
 
 def by_hand(x):
-    """Features and logits of the digit of each frame, one after the other."""
+    """Return features and logits of the digit of each frame, computed one after the other."""
     classifier = load_digits_classifier()
-    told = [classifier(frame[None]) for clip in digit_crops(x) for frame in clip]
-    return torch.cat([features for features, _ in told]), torch.cat([logits for _, logits in told])
+    outputs = [classifier(frame[None]) for clip in digit_crops(x) for frame in clip]
+    return torch.cat([features for features, _ in outputs]), torch.cat([logits for _, logits in outputs])
 
 
-def test_frames_are_measured_by_the_features_of_each(data, numbers, broken):
+def test_frame_metrics_are_those_of_the_features_of_each_frame(data, numbers, broken):
     fake, logits = by_hand(broken)
     real, real_logits = by_hand(data.split("train")["x"])
     held_out, held_out_logits = by_hand(data.split("val")["x"])
@@ -67,17 +67,17 @@ def test_frames_are_measured_by_the_features_of_each(data, numbers, broken):
     chosen = held_out.unflatten(0, (90, FRAMES))[some].flatten(0, 1)
     assert numbers["frame_fid_real"] == pytest.approx(frechet_distance(chosen, real), rel=1e-3)
     assert numbers["frame_fid_real"] < numbers["frame_fid"] / 2
-    for mark, told in (("", logits), ("_real", real_logits)):
-        p = told.double().softmax(1)
+    for mark, outputs in (("", logits), ("_real", real_logits)):
+        p = outputs.double().softmax(1)
         score = torch.exp((p * (p / p.mean(0)).log()).sum(1).mean())
         assert numbers[f"frame_is{mark}"] == pytest.approx(float(score), rel=1e-4)
-    for mark, told in (("", logits), ("_real", held_out_logits)):
-        largest = [float(np.exp(row - row.max()).sum() ** -1) for row in told.double().numpy()]
+    for mark, outputs in (("", logits), ("_real", held_out_logits)):
+        largest = [float(np.exp(row - row.max()).sum() ** -1) for row in outputs.double().numpy()]
         assert numbers[f"digit_confidence{mark}"] == pytest.approx(np.mean(largest), rel=1e-4)
 
 
-def test_real_clips_in_place_of_samples(data, cache):
-    """Nothing is far from itself; and held-out clips keep the physics as well as these."""
+def test_training_clips_in_place_of_samples_have_the_best_values(data, cache):
+    """Training clips have distance 0 from themselves, and obey the law of motion as held-out ones do."""
     numbers = make(cache)(data.split("train")["x"], data)
     assert numbers["frame_fid"] == pytest.approx(0, abs=1e-3)
     assert numbers["clip_fd"] == pytest.approx(0, abs=1e-3)
@@ -90,7 +90,7 @@ def test_real_clips_in_place_of_samples(data, cache):
         assert numbers[f"digit_confidence{mark}"] > 0.95
 
 
-def test_motion_is_measured_of_samples_beside_held_out_clips(data, numbers, broken):
+def test_motion_is_measured_of_samples_and_of_held_out_clips(data, numbers, broken):
     for mark, x in (("", broken), ("_real", data.split("val")["x"])):
         measured = motion(x, data.speed)
         for name in ("motion_error", "speed_variation", "bounce_violations", "digit_found"):
@@ -99,8 +99,8 @@ def test_motion_is_measured_of_samples_beside_held_out_clips(data, numbers, brok
     assert numbers["speed_variation"] > 5 * numbers["speed_variation_real"]
 
 
-def test_the_physics_is_that_of_the_data(cache, broken):
-    """What moves too fast for slow data is no error of fast data."""
+def test_the_allowed_speeds_are_those_of_the_data(cache, broken):
+    """Fast clips obey the law of fast data and not that of slow data."""
     fast, slow = (MovingDigits(num_frames=FRAMES, speed=s, num_train=60, num_val=60) for s in ((1.8, 2.0), (0.1, 0.3)))
     x = fast.split("val")["x"]
     settings = {"frames": None, "num_samples": 60}
@@ -108,8 +108,8 @@ def test_the_physics_is_that_of_the_data(cache, broken):
     assert make(cache, **settings)(x, slow)["motion_error"] > 1
 
 
-def test_the_distance_of_clips_has_its_own_name(data, cache, numbers, broken):
-    """Nothing is called FID or IS, which are of images; the rest is as it was of images."""
+def test_the_distance_between_clips_has_its_own_name(data, cache, numbers, broken):
+    """No metric of clips is called FID or IS, which are for images; the others keep their names."""
     features, (fake, logits) = load_moving_digits_classifier(), load_moving_digits_classifier()(broken)
     real, held_out = (features(data.split(split)["x"])[0] for split in ("train", "val"))
     assert numbers["clip_fd"] == pytest.approx(frechet_distance(fake, real), rel=1e-3)
@@ -124,7 +124,7 @@ def test_the_distance_of_clips_has_its_own_name(data, cache, numbers, broken):
     assert warning.startswith("clip_fd is biased: 64 samples")
 
 
-def test_of_two_digits_a_clip_nothing_is_said_that_is_of_one(cache, tmp_path):
+def test_clips_of_two_digits_have_no_metrics_of_single_digits(cache, tmp_path):
     data = MovingDigits(num_frames=4, num_digits=2, num_train=70, num_val=60)
     assert data.physics is None
     assert MovingDigits(num_frames=2).physics is None
@@ -136,7 +136,7 @@ def test_of_two_digits_a_clip_nothing_is_said_that_is_of_one(cache, tmp_path):
 
 
 class Colours(torch.nn.Module):
-    """Features and logits of images that need no training; as clips' features too, of the first frame."""
+    """An extractor that needs no training, of images, and of clips by their first frame."""
 
     name, weights_hash, num_features, distance = "colours", "none", 3, "colour_distance"
 
@@ -152,7 +152,7 @@ class Colours(torch.nn.Module):
 
 
 class Skies(ImageData):
-    """Clips of colours, 3x4x5x5, that change."""
+    """A dataset of clips of changing colours, (3, 4, 5, 5)."""
 
     fingerprint = "skies"
 
@@ -174,8 +174,8 @@ def of_skies(cache, reference, batch_size=16):
 
 
 @pytest.mark.parametrize("reference", ["train", "all", "halves"])
-def test_any_features_of_images_are_features_of_frames(tmp_path, reference):
-    """Of any clips: the mean colour of each frame, against the training set, all data, or halves of all clips, with whole clips apart."""
+def test_any_extractor_of_images_serves_frames(tmp_path, reference):
+    """The reference is the training set, all data, or halves of all data that divide whole clips."""
     data, (metrics, frames) = Skies(), of_skies(tmp_path, reference)
     x = torch.rand(24, 3, 4, 5, 5) * 2 - 1
     numbers = metrics(x, data)
@@ -189,18 +189,18 @@ def test_any_features_of_images_are_features_of_frames(tmp_path, reference):
     expected = [frechet_distance(fake, real.flatten(0, 1)) for _, real in pairs]
     floor = [frechet_distance(other.flatten(0, 1), real.flatten(0, 1)) for other, real in pairs]
     assert numbers["frame_fid"] == pytest.approx(np.mean(expected), rel=1e-4)
-    if reference == "all":  # there are no others
+    if reference == "all":  # no other real frames are left
         assert "frame_fid_real" not in numbers
     else:
         assert numbers["frame_fid_real"] == pytest.approx(np.mean(floor), rel=1e-4)
     assert "colour_distance" in numbers
     assert not any(name.startswith((*OF_DIGITS, "frame_confidence")) for name in numbers)
-    assert frames.of_images.at_once == 16  # no more images at once than clips
+    assert frames.of_images.at_once == 16  # as many images at once as the batch has clips
     assert metrics.protocol()["frames"] == "colours of frames"
 
 
-def test_features_of_frames_and_of_clips_are_cached_apart(tmp_path):
-    """By the same network, of the same data; and once."""
+def test_features_of_frames_and_of_clips_have_separate_caches(tmp_path):
+    """Also with the same network and the same data."""
     data, (metrics, _) = Skies(), of_skies(tmp_path, "train")
     assert metrics.real(data, "train")[0].shape == (40, 3)
     assert metrics.frames.extraction.real(data, "train")[0].shape == (160, 3)
@@ -213,8 +213,8 @@ def test_features_of_frames_and_of_clips_are_cached_apart(tmp_path):
     assert "frames" not in make(tmp_path, frames=None).protocol()
 
 
-def test_reconstructions_of_clips(data, cache):
-    """Against the held-out clips themselves, whole and by frame."""
+def test_reconstructed_clips_are_compared_with_the_originals(data, cache):
+    """As whole clips and by frame, with the held-out clips."""
     x, metrics = data.split("val")["x"], make(cache)
     same = metrics.of_reconstructions(x, data)
     assert same == {"rclip_fd": pytest.approx(0, abs=1e-3), "rframe_fid": pytest.approx(0, abs=1e-3)}
@@ -227,6 +227,6 @@ def test_reconstructions_of_clips(data, cache):
     assert numbers["rclip_fd"] > 10 * numbers["rframe_fid"]
 
 
-def test_the_fewest_frames_of_the_option_are_those_of_its_features():
+def test_least_frames_of_the_option_is_that_of_its_features():
     option = OmegaConf.load(CONF / "metrics/moving_digits.yaml")
     assert option.least_frames == load_moving_digits_classifier().least_frames

@@ -1,4 +1,4 @@
-"""Metrics against direct formulas, and what they report of digits."""
+"""Metrics of images, compared with direct formulas, and their values on digits."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def test_frechet_distance_is_the_closed_form(sizes):
 
 
 def test_frechet_distance_of_known_gaussians():
-    """Features with exact moments: means 3 apart, standard deviations 1 and 2 in each of two directions."""
+    """Features with exact moments: means at distance 3, standard deviations 1 and 2 in each of two directions."""
     square = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]]).repeat(50, 1) * (199 / 200) ** 0.5
     shifted = 2 * square + torch.tensor([3.0, 0.0])
     assert frechet_distance(square, shifted) == pytest.approx(9 + 2 * (2 - 1) ** 2, rel=1e-5)
@@ -51,7 +51,7 @@ def test_frechet_distance_of_a_set_to_itself_is_0():
     assert frechet_distance(real[torch.randperm(500)], real) == pytest.approx(0, abs=1e-4)
 
 
-def test_inception_score_is_the_formula():
+def test_inception_score_equals_its_formula():
     """exp E KL(p(y|x) || p(y))."""
     logits = 2 * torch.randn(50, 10).double()
     p = logits.softmax(1)
@@ -60,7 +60,7 @@ def test_inception_score_is_the_formula():
 
 
 def test_inception_score_is_averaged_over_random_parts():
-    """The permutation is that of seed 0."""
+    """The random permutation is that of seed 0."""
     logits = 2 * torch.randn(60, 10).double()
     p = logits[torch.randperm(60, generator=torch.Generator().manual_seed(0))].softmax(1)
     parts = [torch.exp((part * (part / part.mean(0)).log()).sum(1).mean()) for part in p.chunk(3)]
@@ -74,7 +74,7 @@ def test_inception_score_ranges_from_1_to_the_number_of_classes():
 
 
 def test_kernel_distance_is_the_unbiased_estimate():
-    """MMD^2 with the kernel (x y / D + 1)^3, over subsets that are whole sets."""
+    """MMD^2 with the kernel (x y / D + 1)^3, of subsets that are the whole sets."""
     fake, real = features(60, 8, shift=0.5), features(60, 8)
 
     def kernel(a, b):
@@ -90,7 +90,7 @@ def test_kernel_distance_is_the_unbiased_estimate():
     assert kernel_distance(fake, real, subsets=5, subset_size=60) == pytest.approx(float(expected), rel=1e-6)
 
 
-def test_random_subsets_are_the_same_each_time_and_leave_the_generator_alone():
+def test_random_subsets_are_fixed_and_leave_torchs_generator_unchanged():
     fake, real = features(100, 8).float(), features(100, 8).float()
     torch.manual_seed(5)
     before = torch.get_rng_state()
@@ -100,13 +100,13 @@ def test_random_subsets_are_the_same_each_time_and_leave_the_generator_alone():
     assert (kernel_distance(fake, real, 4, 20), inception_score(fake, 2)) == first
 
 
-def test_classifier_knows_the_held_out_digits():
+def test_the_classifier_recognises_held_out_digits():
     val = load_digits("val")
     _, logits = load_digits_classifier()(val["x"])
     assert (logits.argmax(1) == val["label"]).double().mean() >= 0.98
 
 
-def test_classifier_is_small_frozen_and_named_by_its_weights():
+def test_the_classifier_is_small_and_frozen_and_has_a_hash_of_its_weights():
     classifier = load_digits_classifier()
     assert WEIGHTS.stat().st_size < 300_000
     assert not classifier.training
@@ -116,8 +116,8 @@ def test_classifier_is_small_frozen_and_named_by_its_weights():
     assert classifier(load_digits("val")["x"])[0].shape[1] == classifier.num_features
 
 
-def test_classifier_sees_pictures_as_they_would_be_stored():
-    """Rounded to 17 levels and clipped: less than half a level of noise changes nothing."""
+def test_the_classifier_rounds_images_to_levels():
+    """Inputs are clipped and rounded to 17 levels, so noise of less than half a level changes nothing."""
     classifier, x = load_digits_classifier(), load_digits("val")["x"]
     noise = (torch.rand_like(x) - 0.5) * 0.99 / 8
     assert torch.equal(classifier(x + noise)[0], classifier(x)[0])
@@ -125,7 +125,7 @@ def test_classifier_sees_pictures_as_they_would_be_stored():
 
 
 @pytest.mark.parametrize("reference", ["train", "all"])
-def test_real_data_in_place_of_samples(tmp_path, reference):
+def test_real_data_in_place_of_samples_have_distance_0(tmp_path, reference):
     data = Digits()
     metrics, x = make(tmp_path, reference=reference, kid_subset_size=500), data.split(reference)["x"]
     numbers = metrics(x, data)
@@ -136,8 +136,8 @@ def test_real_data_in_place_of_samples(tmp_path, reference):
     assert "fid_real" not in numbers
 
 
-def test_halves_are_a_mean_over_ten_random_halves(tmp_path):
-    """The distance of samples to a half, and of the other half to it, written out."""
+def test_reference_halves_is_a_mean_over_ten_random_halves(tmp_path):
+    """The distances of samples and of the other half from a half, written out."""
     data, metrics = Digits(), make(tmp_path, reference="halves")
     samples = data.split("val")["x"].flip(-1)
     numbers = metrics(samples, data)
@@ -153,7 +153,7 @@ def test_halves_are_a_mean_over_ten_random_halves(tmp_path):
 
 
 def test_precision_and_recall_over_halves(tmp_path):
-    """Means over ten halves, of as many real images as there are samples; beside those of as many of the other half."""
+    """Means over ten halves, cut to the number of samples, and those with the other half in place of the samples."""
     data, metrics = Digits(), make(tmp_path, reference="halves", neighbours=2)
     samples = data.split("val")["x"].flip(-1)  # 297
     numbers = metrics(samples, data)
@@ -171,7 +171,7 @@ def test_precision_and_recall_over_halves(tmp_path):
 
 
 def test_precision_and_recall_against_the_training_set(tmp_path):
-    """Samples of one class, all of them real: nothing is wrong with them, and they cover that class."""
+    """Real images of one class as samples have precision 1 and the recall of that class."""
     data, metrics = Digits(), make(tmp_path, reference="train")
     train = data.split("train")
     threes = train["x"][train["label"] == 3]
@@ -181,20 +181,20 @@ def test_precision_and_recall_against_the_training_set(tmp_path):
     assert numbers["recall"] == pytest.approx(len(threes) / 1500, abs=1e-9)
     numbers = metrics(torch.cat([train["x"], train["x"]]), data)  # more samples than real images
     assert numbers["precision"] == 1
-    assert 0.7 < numbers["recall"] < 1  # half of them are compared, which misses a quarter of the real ones
+    assert 0.7 < numbers["recall"] < 1  # half of the samples are compared, which misses some real images
 
 
-def test_copy_ratio_of_copies_is_0_and_of_new_digits_1(tmp_path):
+def test_the_copy_ratio_is_0_for_copies_and_1_for_new_digits(tmp_path):
     data, metrics = Digits(), make(tmp_path, reference="train")
     train, val = data.split("train")["x"], data.split("val")["x"]
     assert metrics(train[:300], data)["copy_ratio"] == pytest.approx(0, abs=1e-3)
     assert metrics(val, data)["copy_ratio"] == pytest.approx(1, rel=1e-6)
-    almost = train[:300] + (torch.rand(300, 1, 8, 8) - 0.5) * 0.9 / 8  # the same pictures once stored
+    almost = train[:300] + (torch.rand(300, 1, 8, 8) - 0.5) * 0.9 / 8  # equal after rounding to levels
     assert metrics(almost, data)["copy_ratio"] == pytest.approx(0, abs=1e-3)
 
 
-def test_classes_asked_for_are_read_by_the_classifier(tmp_path):
-    """Of labels that are right for three quarters of the images, as the classifier itself sees them."""
+def test_class_accuracy_compares_requested_labels_with_the_classifier(tmp_path):
+    """The requested labels equal the classifier's guess for three quarters of the images."""
     data, metrics = Digits(), make(tmp_path, reference="train")
     x = data.split("val")["x"][:200]
     logits = load_digits_classifier()(x)[1]
@@ -210,10 +210,10 @@ def test_classes_asked_for_are_read_by_the_classifier(tmp_path):
 
 
 class Shades(ImageData):
-    """Pictures of one colour each, 3x5x5, made when they are asked for, a few at a time; red ones are bright."""
+    """A dataset of images of one colour, (3, 5, 5), computed on demand; it records the largest batch requested."""
 
     fingerprint = "shades"
-    asked_at_once = 0
+    largest_batch = 0
 
     def __init__(self, sizes, num_classes=2):
         super().__init__(channels=3, image_size=5, num_classes=num_classes, levels=256, batch_size=4)
@@ -223,7 +223,7 @@ class Shades(ImageData):
         return ShadesSamples(self, self.sizes[split], {"train": 0, "val": 10**6}[split])
 
     def aligned(self, x, request):
-        """Reads red or green, and bright or dark, back; captions of dark red were held out."""
+        """Return whether images are red or green, and bright or dark, as their captions; dark red is held out."""
         red = x[:, 0].flatten(1).mean(1) > x[:, 1].flatten(1).mean(1)
         bright = x.flatten(1).amax(1) > 0.5
         colour = red == torch.tensor(["red" in caption for caption in request["caption"]])
@@ -241,11 +241,11 @@ class ShadesSamples(Samples):
         return self.size
 
     def part(self, name):
-        assert name == "label", "all images at once"
+        assert name == "label", "all images were requested at once"
         return self.rows(torch.arange(self.size))[name]
 
     def rows(self, index):
-        self.data.asked_at_once = max(self.data.asked_at_once, len(index))
+        self.data.largest_batch = max(self.data.largest_batch, len(index))
         noise = torch.stack(
             [torch.randn(3, generator=torch.Generator().manual_seed(self.first + i)) for i in index.tolist()]
         )
@@ -254,7 +254,7 @@ class ShadesSamples(Samples):
 
 
 class Colours(torch.nn.Module):
-    """Features and logits that need no training."""
+    """An extractor of features and logits that needs no training."""
 
     name, weights_hash, num_features = "colours", "none", 3
 
@@ -275,16 +275,16 @@ def of_shades(tmp_path, **settings):
     return GenerationMetrics(Colours, cache_dir=str(tmp_path), **settings)
 
 
-def test_data_of_any_size_are_read_a_batch_at_a_time(tmp_path, monkeypatch):
-    """And numbers are those of the same data at once."""
+def test_data_are_read_in_batches(tmp_path, monkeypatch):
+    """The metrics equal those of the same data in one batch."""
     monkeypatch.setattr(GenerationMetrics, "compared", (5, 40))
     data = Shades({"train": 300, "val": 50})
     metrics = of_shades(tmp_path)
     train = data.split("train").rows(torch.arange(300))
-    data.asked_at_once = 0
+    data.largest_batch = 0
     samples = Shades({"train": 400, "val": 9}).split("train").rows(torch.arange(340, 400))["x"]
     numbers = metrics(samples, data)
-    assert data.asked_at_once == 40  # held-out images that are compared
+    assert data.largest_batch == 40  # the held-out images of the copy ratio
     real = Colours()(train["x"])[0]
     assert numbers["fid"] == pytest.approx(frechet_distance(Colours()(samples)[0], real), rel=1e-5)
     torch.testing.assert_close(metrics.real(data, "train")[0], real)
@@ -295,19 +295,19 @@ def test_data_of_any_size_are_read_a_batch_at_a_time(tmp_path, monkeypatch):
     assert metrics(samples, data)["copy_ratio"] == pytest.approx(float(fake / kept), rel=1e-2)
 
 
-def test_fewer_images_are_compared_where_the_training_set_is_large(tmp_path, monkeypatch):
+def test_fewer_images_are_compared_if_the_training_set_is_large(tmp_path, monkeypatch):
     data, metrics = Shades({"train": 100, "val": 90}), of_shades(tmp_path, batch_size=8)
     samples = data.split("train").rows(torch.arange(60))["x"]
     for multiplications, expected in ((0, 10), (30 * 100 * 75, 30), (10**12, 60)):
         monkeypatch.setattr(GenerationMetrics, "compared", (10, 60))
         monkeypatch.setattr(GenerationMetrics, "multiplications", multiplications)
-        data.asked_at_once = 0
+        data.largest_batch = 0
         assert metrics(samples, data)["copy_ratio"] == 0
-        assert data.asked_at_once == expected
+        assert data.largest_batch == expected
 
 
-def test_captions_asked_for_are_read_by_the_data(tmp_path):
-    """Eight samples asked for, two of a held-out combination."""
+def test_caption_accuracies_by_hand(tmp_path):
+    """Eight captions, two of them of a held-out pair."""
     data, metrics = Shades({"train": 40, "val": 10}), of_shades(tmp_path, num_samples=8, kid_subset_size=8)
     bright_red, dark_red, bright_green = (
         torch.tensor(c)[:, None, None].expand(3, 5, 5)
@@ -334,15 +334,15 @@ def test_captions_asked_for_are_read_by_the_data(tmp_path):
         "position_accuracy": pytest.approx(2 / 6),
         "size_accuracy": 1,
     }
-    seen = metrics(torch.stack(shown[:6]), data, {"caption": captions[:6]})
-    assert seen["caption_accuracy"] == numbers["caption_accuracy"]
-    assert "caption_accuracy_held_out" not in seen
-    assert "class_accuracy" not in seen
+    trained = metrics(torch.stack(shown[:6]), data, {"caption": captions[:6]})
+    assert trained["caption_accuracy"] == numbers["caption_accuracy"]
+    assert "caption_accuracy_held_out" not in trained
+    assert "class_accuracy" not in trained
     unknown = Shades({"train": 40, "val": 10}, num_classes=3)  # another number of classes than the classifier's
     assert "class_accuracy" not in metrics(torch.stack(shown), unknown, {"label": torch.zeros(8).long()})
 
 
-def test_worse_samples_have_worse_numbers(tmp_path):
+def test_worse_samples_have_worse_values(tmp_path):
     data, metrics = Digits(), make(tmp_path, reference="train")
     val = data.split("val")["x"]
     noisy = [metrics((val + level * torch.randn_like(val)).clamp(-1, 1), data) for level in (0.0, 0.3, 1.0)]
@@ -366,7 +366,7 @@ def test_real_features_are_extracted_once(tmp_path, monkeypatch):
         second.real(data, "all")  # another split is another file
 
 
-def test_other_weights_or_data_are_cached_apart(tmp_path, monkeypatch):
+def test_other_weights_or_data_have_a_cache_of_their_own(tmp_path, monkeypatch):
     data, metrics = Digits(), make(tmp_path)
     metrics.real(data, "train")
     monkeypatch.setattr(Digits, "fingerprint", "other digits")
@@ -384,7 +384,7 @@ def test_extraction_does_not_depend_on_the_batch_size(tmp_path):
 
 
 @pytest.mark.parametrize(("num_samples", "warned"), [(4, True), (64, True), (65, False), (5000, False)])
-def test_warns_of_too_few_samples_for_the_covariance(tmp_path, num_samples, warned):
+def test_too_few_samples_for_the_covariance_are_warned_of(tmp_path, num_samples, warned):
     warnings = make(tmp_path, num_samples=num_samples).warnings()
     assert len(warnings) == warned
     if warned:
@@ -392,7 +392,7 @@ def test_warns_of_too_few_samples_for_the_covariance(tmp_path, num_samples, warn
         assert "64 features" in warnings[0]
 
 
-def test_identity_of_a_protocol_does_not_depend_on_the_order_of_its_keys():
+def test_the_hash_of_a_protocol_does_not_depend_on_the_order_of_its_keys():
     protocol = {"features": "a", "num_samples": 10, "sampler": {"steps": 3, "clip": "none"}}
     other = {"sampler": {"clip": "none", "steps": 3}, "num_samples": 10, "features": "a"}
     assert identify(protocol) == identify(other)
@@ -401,12 +401,12 @@ def test_identity_of_a_protocol_does_not_depend_on_the_order_of_its_keys():
 @pytest.mark.parametrize(
     "change", [{"num_samples": 11}, {"features": "b"}, {"sampler": {"steps": 4}}, {"more": None}], ids=str
 )
-def test_any_difference_is_another_protocol(change):
+def test_any_difference_changes_the_hash_of_a_protocol(change):
     protocol = {"features": "a", "num_samples": 10, "sampler": {"steps": 3}}
     assert identify({**protocol, **change}) != identify(protocol)
 
 
-def test_protocol_names_everything_the_numbers_depend_on(tmp_path):
+def test_the_protocol_has_every_setting_that_metrics_depend_on(tmp_path):
     base = {
         "num_samples": 100,
         "reference": "train",
@@ -427,7 +427,9 @@ def test_protocol_names_everything_the_numbers_depend_on(tmp_path):
     for name, value in changes.items():
         names.add(identify(make(tmp_path, **{**base, name: value}).protocol()))
     assert len(names) == 1 + len(changes)
-    assert identify(make(tmp_path, **base, batch_size=7).protocol()) in names  # how it is computed is no part of it
+    assert (
+        identify(make(tmp_path, **base, batch_size=7).protocol()) in names
+    )  # the batch size does not change the metrics
 
 
 @pytest.mark.parametrize(

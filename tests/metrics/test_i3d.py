@@ -1,4 +1,4 @@
-"""FVD by features of a network of a file, of a small one that is called as the public one is."""
+"""FVD by a network from a torchscript file; a small network with the interface of the public I3D stands in for it."""
 
 import hashlib
 
@@ -18,16 +18,18 @@ TRUST = ("torchscript",)
 
 
 class Small(torch.nn.Module):
-    """400 numbers, of which the first three are: how bright a clip is in red, two of its pixels in blue, and how it changes; else
-    zeros. What is rescaled or resized in it is the caller's mistake."""
+    """A stand-in for I3D that returns 400 numbers: the mean of red, two pixels of blue, the change of green, and zeros.
+
+    It must be called without its own rescaling and resizing.
+    """
 
     def forward(self, x: torch.Tensor, rescale: bool = True, resize: bool = True, return_features: bool = False):
         assert (rescale, resize, return_features) == (False, False, True)
         assert (x.shape[1], x.shape[3], x.shape[4]) == (3, 224, 224)
         bright, pixels = x[:, 0].mean((1, 2, 3)), (x[:, 2, :, 90, 130] + x[:, 2, :, 30, 1]).mean(1)
         change = (x[:, 1, 1:] - x[:, 1, :-1]).square().mean((1, 2, 3))
-        told = torch.stack([bright, pixels, change], 1)
-        return torch.cat([told, torch.zeros(x.shape[0], 397)], 1)
+        values = torch.stack([bright, pixels, change], 1)
+        return torch.cat([values, torch.zeros(x.shape[0], 397)], 1)
 
 
 class Wide(Small):
@@ -56,7 +58,7 @@ def data():
 
 
 def pixel(image, row, column):
-    """Of an image enlarged to 224 pixels by bilinear interpolation between centres of pixels, held at the edges: by hand."""
+    """Return a pixel of an image enlarged to 224 pixels by bilinear interpolation between pixels' centres, by hand."""
     size = len(image)
     found = 0.0
     places = [min(max((at + 0.5) * size / 224 - 0.5, 0), size - 1) for at in (row, column)]
@@ -68,8 +70,8 @@ def pixel(image, row, column):
     return found
 
 
-def test_features_are_of_clips_that_are_enlarged_rounded_and_coloured(file):
-    """A pixel is the bilinear one; grey is in all channels; values between levels are those that would be stored."""
+def test_clips_are_rounded_enlarged_and_coloured_before_the_network(file):
+    """Enlarging is bilinear, grey is repeated in all channels, and values are rounded to levels."""
     i3d = PublicI3D(file, trust=TRUST)()
     levels = torch.randint(0, 256, (10, 1, 9, 16, 16), generator=torch.Generator().manual_seed(0))
     x = levels / 127.5 - 1
@@ -88,7 +90,7 @@ def test_features_are_of_clips_that_are_enlarged_rounded_and_coloured(file):
 
 
 def test_fvd_is_the_closed_form_of_its_features(file, data, tmp_path):
-    """|mu - mu'|^2 + tr(S + S' - 2 (S S')^(1/2)) of the three features that are not 0; under its own name."""
+    """|mu - mu'|^2 + tr(S + S' - 2 (S S')^(1/2)) of the three features that are not 0."""
     maker = PublicI3D(file, trust=TRUST)
     metrics = ClipMetrics(
         maker, num_samples=12, kid_subsets=2, kid_subset_size=8, is_splits=1, cache_dir=str(tmp_path), least_frames=9
@@ -108,8 +110,8 @@ def test_fvd_is_the_closed_form_of_its_features(file, data, tmp_path):
     assert metrics.warnings()[0].startswith("fvd is biased: 12 samples")
 
 
-def test_the_option_takes_the_file_and_frames(compose, file):
-    """A frame FID beside FVD, by another network, from the command line."""
+def test_the_option_fvd_accepts_a_file_and_frames(compose, file):
+    """Frames can be measured beside FVD by another network, from the command line."""
     frames = (
         "{_target_: diffsweep.metrics.DigitFrames, _partial_: true, "
         "features: {_target_: diffsweep.metrics.load_digits_classifier, _partial_: true}}"
@@ -129,26 +131,26 @@ def test_the_option_takes_the_file_and_frames(compose, file):
         build(untrusted, "metrics")
 
 
-def test_files_that_are_no_i3d_are_refused_in_one_line(file, tmp_path):
+def test_a_file_that_is_not_i3d_is_refused_in_one_line(file, tmp_path):
     text = tmp_path / "text.pt"
     text.write_text("no network")
     cases = (
         ((None,), "metrics.features.path is missing.*i3d_torchscript.pt"),
-        ((str(tmp_path / "none.pt"),), "there is no such file"),
+        ((str(tmp_path / "none.pt"),), "no such file"),
         ((file,), r"is not the public file.*trust=\[torchscript\]"),
         ((str(text), "cpu", TRUST), "is no torchscript file"),
         ((str(write(tmp_path / "other.pt", Other())), "cpu", TRUST), "does not take rescale, return_features"),
     )
-    for arguments, told in cases:
-        with pytest.raises(ValueError, match=told) as refused:
+    for arguments, message in cases:
+        with pytest.raises(ValueError, match=message) as refused:
             PublicI3D(*arguments)
         assert "\n" not in str(refused.value)
     wide = PublicI3D(str(write(tmp_path / "wide.pt", Wide())), "cpu", TRUST)()
-    with pytest.raises(ContentError, match=r"puts out \(2, 1024\) of 2 clips"):
+    with pytest.raises(ContentError, match=r"returns \(2, 1024\) for 2 clips"):
         wide(torch.zeros(2, 1, 9, 16, 16))
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 8, 16, 16), (2, 4, 9, 16, 16)])
-def test_clips_that_it_cannot_see_are_refused(file, shape):
+def test_clips_of_other_shapes_are_refused(file, shape):
     with pytest.raises(ValueError, match="1 or 3 channels and at least 9 frames"):
         PublicI3D(file, "cpu", TRUST)()(torch.zeros(shape))

@@ -1,4 +1,4 @@
-"""Bits per dimension of a split: means, standard errors and the curve, against numbers computed sample by sample."""
+"""Bits per dimension of a split: means, standard errors and the curve, compared with the values of each sample."""
 
 import json
 import math
@@ -22,7 +22,7 @@ KINDS = {
 
 
 def pictures(count=23, levels=17):
-    """Samples of a dataset, in float32 and of levels, with labels."""
+    """Return images with levels, in float32, with labels."""
     torch.manual_seed(0)
     x = torch.randint(levels, (count, 1, 2, 2)) * (2 / (levels - 1)) - 1
     return InMemory({"x": x.float(), "label": torch.arange(count)})
@@ -38,7 +38,7 @@ def model(schedule=None):
 
 
 def assert_summary_of(values, numbers, name):
-    """Mean, and standard deviation with n - 1 over the root of n."""
+    """Check the mean, and the standard error: the standard deviation (with n - 1) over the root of n."""
     values = values.double().numpy()
     assert numbers[name] == pytest.approx(np.mean(values), rel=1e-12)
     assert numbers[f"{name}_se"] == pytest.approx(np.std(values, ddof=1) / math.sqrt(len(values)), rel=1e-12)
@@ -46,7 +46,7 @@ def assert_summary_of(values, numbers, name):
 
 @pytest.mark.parametrize("levels", [None, 17])
 @pytest.mark.parametrize("schedule", [Linear(20), VE()], ids=["linear", "ve"])
-def test_the_bound_is_summed_up_by_mean_standard_error_and_curve(schedule, levels):
+def test_the_bound_is_reported_as_mean_standard_error_and_curve(schedule, levels):
     denoiser, samples = model(schedule), pictures()
     numbers, curve = BoundLikelihood(steps=8, seed=3)(denoiser, samples, encode, levels)
     times, noise = chain_times(schedule, 8), Noise(3, torch.arange(23))
@@ -60,7 +60,7 @@ def test_the_bound_is_summed_up_by_mean_standard_error_and_curve(schedule, level
 
 @pytest.mark.parametrize("divergence", ["exact", "hutchinson"])
 @pytest.mark.parametrize("levels", [None, 17])
-def test_the_ode_is_summed_up_by_mean_and_standard_error(divergence, levels):
+def test_the_ode_is_reported_as_mean_and_standard_error(divergence, levels):
     denoiser, samples = model(Flow()), pictures()
     likelihood = ODELikelihood(divergence=divergence, tolerance=1e-5, seed=3)
     numbers, curve = likelihood(denoiser, samples, encode, levels)
@@ -74,8 +74,8 @@ def test_the_ode_is_summed_up_by_mean_and_standard_error(divergence, levels):
 
 @pytest.mark.parametrize("levels", [None, 17])
 @pytest.mark.parametrize("kind", KINDS)
-def test_numbers_do_not_depend_on_the_batch_size(kind, levels):
-    """The adaptive solver chooses its steps for a batch: its numbers agree to its tolerance."""
+def test_the_estimate_does_not_depend_on_the_batch_size(kind, levels):
+    """The adaptive solver chooses its steps for a batch, so its values agree to its tolerance."""
     results = []
     for batch_size in (7, 512):
         numbers, curve = KINDS[kind](batch_size=batch_size)(model(), pictures(), encode, levels)
@@ -86,7 +86,7 @@ def test_numbers_do_not_depend_on_the_batch_size(kind, levels):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_first_so_many_samples_are_measured(kind):
+def test_the_first_num_samples_samples_are_measured(kind):
     samples = pictures()
     first = InMemory(samples[torch.arange(9)])
     some, _ = KINDS[kind](num_samples=9)(model(), samples, encode, 17)
@@ -97,15 +97,15 @@ def test_the_first_so_many_samples_are_measured(kind):
 
 @pytest.mark.parametrize("levels", [None, 17])
 @pytest.mark.parametrize("kind", ["bound", "ode"])
-def test_numbers_are_those_of_the_seed(kind, levels):
+def test_the_seed_determines_the_estimate(kind, levels):
     results = [KINDS[kind](seed=seed)(model(), pictures(), encode, levels)[0] for seed in (0, 0, 1)]
     assert results[0] == results[1]
     assert results[0] != results[2]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_conditions_go_with_their_samples(kind):
-    """encode sees all of a batch, and the denoiser the condition of the same rows."""
+def test_each_sample_has_its_own_condition(kind):
+    """``encode`` gets the whole batch, and the denoiser the conditions of the same rows."""
     seen = []
 
     class Keeping(Denoiser):
@@ -121,7 +121,7 @@ def test_conditions_go_with_their_samples(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_progress_moves_once_a_call_and_ends_at_what_was_said(kind):
+def test_progress_is_called_once_for_each_of_the_announced_network_calls(kind):
     calls, seen = [], []
 
     class Counting(Denoiser):
@@ -137,11 +137,11 @@ def test_the_progress_moves_once_a_call_and_ends_at_what_was_said(kind):
 
 
 @pytest.mark.parametrize(("schedule", "steps", "calls"), [(VE(), 5, 5), (Flow(), 5, 5), (Cosine(9), None, 9)])
-def test_the_calls_of_a_chain_are_its_steps(schedule, steps, calls):
+def test_the_bound_takes_one_call_for_each_step_and_batch(schedule, steps, calls):
     assert BoundLikelihood(steps=steps, batch_size=8).calls(schedule, 17) == 3 * calls
 
 
-def test_estimates_are_clipped_only_where_the_data_have_levels():
+def test_the_predicted_x0_is_clipped_only_if_the_data_have_levels():
     class Wild(Denoiser):
         def forward(self, x_t, t, cond=None):
             return Denoised(3 * x_t, x_t)
@@ -154,7 +154,7 @@ def test_estimates_are_clipped_only_where_the_data_have_levels():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_truer_models_need_fewer_bits(kind):
+def test_better_models_need_fewer_bits(kind):
     truth = model(VE())
     samples = InMemory({"x": truth.sample(200).reshape(-1, 1, 2, 2)})
     wrong = GaussianDenoiser(truth.schedule, torch.full((4,), 0.5).double(), 0.3 * torch.eye(4).double())
@@ -164,8 +164,8 @@ def test_truer_models_need_fewer_bits(kind):
     assert true[name] + 3 * true[f"{name}_se"] < worse[name]
 
 
-def test_the_bound_is_above_the_odes_likelihood():
-    """In the mean over data of the model: an upper bound of what the other measures; data continuous."""
+def test_the_bound_is_above_the_bits_of_the_ode():
+    """In the mean over samples of the model, which are continuous."""
     denoiser = model(VE())
     samples = InMemory({"x": denoiser.sample(300).reshape(-1, 1, 2, 2)})
     bound, _ = BoundLikelihood(steps=400)(denoiser, samples, encode, None)
@@ -174,8 +174,8 @@ def test_the_bound_is_above_the_odes_likelihood():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_protocols_differ_where_settings_do(kind):
-    """What changes the numbers changes the protocol; the batch size does not."""
+def test_the_protocol_has_all_settings_that_change_the_estimate(kind):
+    """Each setting that changes the estimate changes the protocol; the batch size does not."""
 
     def protocol(**settings):
         return json.dumps(KINDS[kind](**settings).protocol(), sort_keys=True)

@@ -1,4 +1,4 @@
-"""Motion against the truth of moving digits, and against what breaks it."""
+"""Measures of motion, compared with the true trajectories of moving digits and with clips that break their law."""
 
 import pytest
 import torch
@@ -27,21 +27,21 @@ BROKEN = {
     "frozen": lambda x: x[:, :, :1].expand_as(x),
     "noise": lambda x: torch.randn_like(x),
     "teleporting": lambda x: torch.cat([x[:, :, : x.shape[2] // 2], x.roll(1, 0)[:, :, x.shape[2] // 2 :]], 2),
-    "to and fro": lambda x: torch.stack([f.roll(i % 2, -1) for i, f in enumerate(x.unbind(2))], 2),
+    "oscillating": lambda x: torch.stack([f.roll(i % 2, -1) for i, f in enumerate(x.unbind(2))], 2),
     "black": lambda x: torch.full_like(x, -1),
 }
 
 
-def test_the_centre_is_found(clips):
+def test_the_centre_is_measured_to_a_tenth_of_a_pixel(clips):
     batch, _ = clips
-    off = (track(batch["x"]).centre - batch["trajectory"][:, 0]).norm(dim=2)
-    assert off.max() < 0.1
-    off = (track(batch["x"] + 0.1 * torch.randn_like(batch["x"])).centre - batch["trajectory"][:, 0]).norm(dim=2)
-    assert off.mean() < 0.3
+    error = (track(batch["x"]).centre - batch["trajectory"][:, 0]).norm(dim=2)
+    assert error.max() < 0.1
+    error = (track(batch["x"] + 0.1 * torch.randn_like(batch["x"])).centre - batch["trajectory"][:, 0]).norm(dim=2)
+    assert error.mean() < 0.3
 
 
-def test_the_speed_is_found_to_three_percent(clips):
-    """On each axis too, of the fit; and of the steps without a bounce."""
+def test_the_speed_is_measured_to_three_percent(clips):
+    """By the fitted path, also on each axis, and by the steps without a bounce."""
     batch, samples = clips
     truth = samples.motion.velocity[:COUNT, 0].abs()
     _, velocity = nearest_path(track(batch["x"]).centre, 16, SPEED)
@@ -53,7 +53,7 @@ def test_the_speed_is_found_to_three_percent(clips):
 
 
 @pytest.mark.parametrize("size", [16, 40])
-def test_a_path_that_the_physics_allows_is_fitted_exactly(size):
+def test_a_path_that_obeys_the_law_is_fitted_exactly(size):
     start = 5.25 + (size - 10.5) * torch.rand(50, 1, 2).double()
     angle, pace = 6.3 * torch.rand(50, 1).double(), 0.5 + 1.5 * torch.rand(50, 1).double()
     velocity = torch.stack([pace * angle.cos(), pace * angle.sin()], 2)
@@ -63,8 +63,8 @@ def test_a_path_that_the_physics_allows_is_fitted_exactly(size):
     torch.testing.assert_close(found, velocity[:, 0].abs(), rtol=0, atol=1e-6)
 
 
-def test_the_fit_is_that_of_a_search_by_brute_force():
-    """Of tracks that no path fits, the least of all paths on a fine grid is no better."""
+def test_the_fit_is_as_good_as_a_brute_force_search():
+    """For centres that no path fits, no path of a fine grid is nearer than the fitted one."""
     centre = 5.25 + 5.5 * torch.rand(3, 5, 2).double()
     fitted, _ = nearest_path(centre, 16, SPEED)
     ours = (fitted - centre).square().sum((1, 2))
@@ -78,18 +78,18 @@ def test_the_fit_is_that_of_a_search_by_brute_force():
     assert (ours <= 1.05 * least.amin(1)).all()
 
 
-def test_the_error_of_one_frame_that_is_off_by_hand():
-    """One coordinate of one frame of F off by d: regression takes h d of it, h the frame's leverage, and leaves d sqrt((1 - h) / F)."""
+def test_the_error_of_one_displaced_frame_is_the_closed_form():
+    """A coordinate displaced by d leaves sqrt((1 - h) / F) d after regression, with the frame's leverage h."""
     path = trajectory(torch.tensor([[[6.0, 6.0]]]).double(), torch.tensor([[[0.5, 0.4]]]).double(), 9, 16)[:, 0]
-    off = path.clone()
-    off[0, 4, 0] += 0.3  # the middle frame: leverage 1 / F
-    fitted, _ = nearest_path(off, 16, SPEED)
-    error = (fitted - off).square().sum(2).mean().sqrt().item()
+    displaced = path.clone()
+    displaced[0, 4, 0] += 0.3  # the middle frame: leverage 1 / F
+    fitted, _ = nearest_path(displaced, 16, SPEED)
+    error = (fitted - displaced).square().sum(2).mean().sqrt().item()
     assert error == pytest.approx(0.3 * ((1 - 1 / 9) / 9) ** 0.5, rel=1e-6)
 
 
-def test_real_clips_obey_and_broken_ones_do_not(clips):
-    """The floor on real clips is 0.025 pixels; the least that is broken has 0.5 on average."""
+def test_real_clips_obey_the_law_and_broken_ones_do_not(clips):
+    """The mean error of real clips is 0.025 pixels; that of broken ones is at least 0.5."""
     batch, _ = clips
     real = motion(batch["x"])
     assert real.motion_error.mean() < 0.04
@@ -101,21 +101,21 @@ def test_real_clips_obey_and_broken_ones_do_not(clips):
         assert motion(break_(batch["x"])).motion_error.mean() > 12 * real.motion_error.mean(), name
 
 
-def test_each_number_says_what_is_broken(clips):
+def test_each_measure_reacts_to_its_kind_of_mistake(clips):
     batch, _ = clips
-    of = {name: motion(break_(batch["x"])) for name, break_ in BROKEN.items()}
-    for name in ("shuffled", "to and fro"):
-        assert of[name].bounce_violations.mean() > 0.3
-    for name in ("shuffled", "teleporting", "to and fro"):
-        assert of[name].speed_variation.mean() > 0.3
-        assert of[name].digit_found.min() == 1
-    assert of["frozen"].speed.max() == 0
+    measured = {name: motion(break_(batch["x"])) for name, break_ in BROKEN.items()}
+    for name in ("shuffled", "oscillating"):
+        assert measured[name].bounce_violations.mean() > 0.3
+    for name in ("shuffled", "teleporting", "oscillating"):
+        assert measured[name].speed_variation.mean() > 0.3
+        assert measured[name].digit_found.min() == 1
+    assert measured["frozen"].speed.max() == 0
     for name in ("noise", "black"):
-        assert of[name].digit_found.max() == 0
+        assert measured[name].digit_found.max() == 0
 
 
-def test_the_bounce_law_by_hand():
-    """A square of ink: to and fro at the wall is a bounce, in the middle it is none, and the way into the wall is none."""
+def test_bounce_violations_by_hand():
+    """A square of ink that turns at a wall obeys the law; one that turns in the middle or passes the wall does not."""
 
     def clip(lefts):
         x = torch.full((1, 1, len(lefts), 16, 16), -1.0)
@@ -124,13 +124,17 @@ def test_the_bounce_law_by_hand():
         return x
 
     assert motion(clip([5, 6, 7, 8, 7, 6, 5])).bounce_violations.item() == 0  # the centre turns at 10, near 10.75
-    assert motion(clip([4, 5, 6, 5, 4, 5, 6])).bounce_violations.item() == pytest.approx(1 / 5)  # at 8; at 6 it may
-    assert motion(clip([8, 9, 10, 11, 12, 11, 10])).bounce_violations.item() == pytest.approx(4 / 5)  # 11 is near
+    assert motion(clip([4, 5, 6, 5, 4, 5, 6])).bounce_violations.item() == pytest.approx(
+        1 / 5
+    )  # it turns at 8, against the law, and at 6, by it
+    assert motion(clip([8, 9, 10, 11, 12, 11, 10])).bounce_violations.item() == pytest.approx(
+        4 / 5
+    )  # 11 is near the wall
     assert motion(clip([5, 6, 7, 8, 7, 6, 5])).speed.item() == pytest.approx(1)
 
 
-def test_crops_show_the_digits(clips):
-    """Read by the classifier of still digits, which knows other digits than these."""
+def test_crops_are_recognised_by_the_digits_classifier(clips):
+    """The classifier of still digits was trained on other digits than these."""
     batch, _ = clips
     crops = digit_crops(batch["x"])
     assert crops.shape == (COUNT, batch["x"].shape[2], 1, 8, 8)
@@ -139,7 +143,7 @@ def test_crops_show_the_digits(clips):
     assert right.double().mean() > 0.85
 
 
-def test_a_crop_is_the_pixels_about_the_digit():
+def test_a_crop_has_the_pixels_around_the_digit():
     x = torch.full((1, 1, 3, 16, 16), -1.0)
     digit = load_digits("train")["x"][0, 0]
     places = [(0, 8), (4, 3), (8, 0)]
@@ -153,6 +157,6 @@ def test_a_crop_is_the_pixels_about_the_digit():
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 8, 16, 16), (2, 1, 2, 16, 16), (2, 1, 16, 16), (2, 1, 8, 16, 12)])
-def test_what_has_no_motion_is_refused(shape):
+def test_clips_of_other_shapes_are_refused(shape):
     with pytest.raises(ValueError, match="F >= 3"):
         motion(torch.zeros(shape))

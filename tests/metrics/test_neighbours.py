@@ -1,4 +1,4 @@
-"""Precision, recall and nearest neighbours against hand-computed cases and loops over all pairs."""
+"""Precision, recall and nearest neighbours, compared with cases by hand and with loops over all pairs."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ def measured(fake, real, neighbours, **settings):
 
 
 def brute_force(fake, real, neighbours):
-    """The definition, pair by pair, in numpy's float64."""
+    """Return precision and recall by their definition, pair by pair, in numpy's float64."""
     fake, real = fake.double().numpy(), real.double().numpy()
 
     def radii(points):
@@ -35,14 +35,14 @@ def brute_force(fake, real, neighbours):
 
 
 @pytest.mark.parametrize("neighbours", [1, 2, 3])
-def test_disjoint_sets_have_neither_and_equal_sets_both(neighbours):
+def test_precision_and_recall_are_0_for_disjoint_and_1_for_equal_sets(neighbours):
     real = torch.randn(50, 6)
     assert measured(real + 100, real, neighbours) == (0, 0)
     assert measured(real.flip(0), real, neighbours) == (1, 1)
 
 
-def test_samples_of_one_mode_are_precise_and_recall_that_mode():
-    """A quarter of the real points lie in the mode that all samples are of."""
+def test_samples_of_one_mode_have_precision_1_and_that_modes_recall():
+    """All samples are of one mode, which has a quarter of the real points."""
     mode, others = torch.randn(40, 5), torch.randn(120, 5) + 100
     precision, recall = measured(mode.repeat(4, 1), torch.cat([mode, others]), 3)
     assert (precision, recall) == (1, 0.25)
@@ -51,11 +51,12 @@ def test_samples_of_one_mode_are_precise_and_recall_that_mode():
 
 
 def test_balls_on_a_line():
-    """With k = 1. Real 0, 1, 4: nearest neighbours 1, 1 and 3 away, so their balls cover [-1, 2] and [1, 7], that is [-1, 7].
-    Samples -1 (on the surface), 6, 7.5, 20: their radii are 7, 1.5, 1.5, 12.5; they cover [-8, 9] and [7.5, 32.5].
+    """With k = 1, the real points 0, 1 and 4 have radii 1, 1 and 3, and cover [-1, 7].
+
+    Samples -1 (on the surface), 6, 7.5 and 20 have radii 7, 1.5, 1.5 and 12.5, and cover [-8, 9] and [7.5, 32.5].
     """
     assert measured(line(-1, 6, 7.5, 20), line(0, 1, 4), 1) == (0.5, 1)
-    # samples 3, 3.5 cover [2.5, 4] together: of the real points only 4, on the surface
+    # samples 3 and 3.5 cover [2.5, 4]: of the real points only 4, on the surface
     assert measured(line(3, 3.5), line(0, 1, 4), 1) == (1, pytest.approx(1 / 3))
 
 
@@ -66,8 +67,8 @@ def test_the_radius_is_that_of_the_kth_other_point():
     assert manifold(points, 4).squared_radii.tolist() == [225, 196, 144, 64, 225]
 
 
-def test_duplicates_are_neighbours_and_lie_in_balls_of_no_size():
-    """Four points at one place have radius 0 with k = 3; a sample is inside only at that very place."""
+def test_duplicates_are_neighbours_with_balls_of_radius_0():
+    """Four points at one place have radius 0 with k = 3; a sample is inside only at the same place."""
     place = 1000 * torch.rand(1, 64) + 1000
     real = place.repeat(4, 1)
     assert manifold(real, 3).squared_radii.tolist() == [0, 0, 0, 0]
@@ -79,29 +80,31 @@ def test_duplicates_are_neighbours_and_lie_in_balls_of_no_size():
 
 @pytest.mark.parametrize("neighbours", [1, 3, 5])
 @pytest.mark.parametrize(("fakes", "reals"), [(40, 40), (30, 55)])
-def test_precision_and_recall_are_the_definition(neighbours, fakes, reals):
+def test_precision_and_recall_equal_their_definition(neighbours, fakes, reals):
     fake, real = 0.8 * torch.randn(fakes, 4) + 0.5, torch.randn(reals, 4)
     fake[:5] = real[:5]
     expected = brute_force(fake, real, neighbours)
     assert measured(fake, real, neighbours) == pytest.approx(expected, abs=1e-12)
-    assert 0 < expected[0] < 1  # neither is trivial here
+    assert 0 < expected[0] < 1  # neither is trivial
     assert 0 < expected[1] < 1
 
 
 @pytest.mark.parametrize("block", [1, 70, 333])
-def test_blocks_change_nothing(block):
+def test_the_block_size_changes_nothing(block):
     fake, real = torch.randn(40, 8) + 0.5, torch.randn(60, 8)
     torch.testing.assert_close(manifold(real, 3, block).squared_radii, manifold(real, 3).squared_radii)
     assert measured(fake, real, 3, block=block) == measured(fake, real, 3)
 
 
 def test_too_few_points_are_refused():
-    with pytest.raises(ValueError, match=r"metrics\.neighbours=3 needs more images than 3"):
+    with pytest.raises(
+        ValueError, match=r"metrics\.neighbours=3 needs more than 3 generated and real images each, not 3"
+    ):
         manifold(torch.randn(3, 2), 3)
 
 
-def test_squared_distances_keep_their_digits_far_from_the_origin():
-    """The product alone would lose them in float32: |x|^2 is 1e8 times the distance."""
+def test_squared_distances_are_accurate_far_from_the_origin():
+    """In float32 the product would lose all digits: |x|^2 is 1e8 times the distance."""
     x, others = 1000 + torch.rand(20, 16), 1000 + torch.rand(30, 16)
     expected = (x[:, None].double() - others.double()).square().sum(2)
     torch.testing.assert_close(squared_distances(x, others), expected, rtol=1e-6, atol=1e-6)
@@ -109,7 +112,7 @@ def test_squared_distances_keep_their_digits_far_from_the_origin():
 
 
 @pytest.mark.parametrize("batch", [1, 7, 1024])
-def test_nearest_distances(batch):
+def test_nearest_distances_equal_a_loop_over_pairs(batch):
     x, others = torch.randn(20, 1, 3, 3), torch.randn(30, 1, 3, 3)
     others[3] = x[4]
     expected = torch.stack([torch.stack([(a - b).double().square().sum().sqrt() for b in others]).min() for a in x])

@@ -136,7 +136,7 @@ TYPED = [
         ["needs clips of 4 frames", "dataset.num_frames=4", "[rule metrics_see_enough_frames]"],
     ),
     (["model=video", "metrics=fvd"], ["metrics.features.path is missing", "I3D", "i3d_torchscript.pt"]),
-    (["model=video", "metrics=fvd", "metrics.features.path=nowhere.pt"], ["nowhere.pt: there is no such file"]),
+    (["model=video", "metrics=fvd", "metrics.features.path=nowhere.pt"], ["nowhere.pt: no such file"]),
     (["dataset=shapes", "metrics=none", "dataset.held_out=[[red,ring]]"], ["ring", "circle, square, triangle, cross"]),
     (
         ["model=improved_ddpm", "schedule=vp"],

@@ -1,4 +1,4 @@
-"""How good samples are, and how likely data are."""
+"""Metrics: distances of generated samples from real data, reconstruction errors, and likelihoods of data."""
 
 from diffsweep.metrics.classifier_features import ClassifierFeatures
 from diffsweep.metrics.clips import ClipMetrics

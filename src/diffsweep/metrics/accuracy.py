@@ -1,4 +1,4 @@
-"""Whether samples are what was asked of them: classes, read by a classifier, and captions, read by the dataset."""
+"""Accuracies of generated images: the share that show the requested class, or what their caption names."""
 
 from collections.abc import Mapping
 
@@ -8,25 +8,27 @@ ATTRIBUTES = ("colour", "shape", "position", "size")
 
 
 def class_accuracy(logits: Tensor, labels: Tensor) -> float:
-    """The share of images that a classifier's logits (N, K) give their label, of labels (N,)."""
+    """Return the share of images whose largest logit, of (N, K), is at their label, of (N,)."""
     return (logits.argmax(1) == labels).double().mean().item()
 
 
 def caption_accuracies(right: Mapping[str, Tensor]) -> dict[str, float]:
-    """The shares of images that show what their captions say.
+    """Return the shares of generated images that show what their captions name, for trained and held-out pairs apart.
 
     Args:
-        right: bool tensors (N,): ``colour``, ``shape``, ``position``, ``size`` and ``colour_and_shape``, whether that is
-            right, and ``held_out``, whether the caption's combination of colour and shape was held out of training.
+        right: what :meth:`diffsweep.datasets.ImageData.aligned` returns: bool tensors (N,), whether ``colour``,
+            ``shape``, ``position``, ``size`` and ``colour_and_shape`` are as requested, and ``held_out``, whether the
+            requested pair of colour and shape never occurs in training.
 
     Returns:
-        ``caption_accuracy`` and ``caption_accuracy_held_out``, colour and shape both right, for combinations seen and
-        held out; ``colour_accuracy`` and so on for combinations seen. What no caption asked for is left out.
+        ``caption_accuracy`` and ``caption_accuracy_held_out``, the shares with both colour and shape right, for pairs
+        that occur in training and for held-out ones; ``colour_accuracy``, ``shape_accuracy``, ``position_accuracy`` and
+        ``size_accuracy`` for pairs that occur in training. A share of no images is left out.
     """
-    seen, held_out = ~right["held_out"], right["held_out"]
+    trained, held_out = ~right["held_out"], right["held_out"]
     shares = {
-        "caption_accuracy": right["colour_and_shape"][seen],
+        "caption_accuracy": right["colour_and_shape"][trained],
         "caption_accuracy_held_out": right["colour_and_shape"][held_out],
-        **{f"{part}_accuracy": right[part][seen] for part in ATTRIBUTES},
+        **{f"{part}_accuracy": right[part][trained] for part in ATTRIBUTES},
     }
     return {name: rows.double().mean().item() for name, rows in shares.items() if len(rows)}

@@ -1,4 +1,4 @@
-"""Features of a classifier that was trained on the data at hand."""
+"""Features for FID and similar metrics from a classifier that was trained on the same dataset."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,13 +9,15 @@ from diffsweep.layers import weights_hash
 
 
 class ClassifierFeatures(nn.Module):
-    """The layer before the logits of a classifier of clean images (``model=classifier``): for any data with labels, offline.
+    """A feature extractor that returns the layer before the logits of a classifier trained on the dataset.
 
-    FID, IS, precision and recall by these features are comparable only among runs on the same data, and with no published number:
-    their protocol names the classifier and its weights.
+    It serves any dataset with labels, without a download (``metrics=classifier``). Values of FID, IS, precision and
+    recall by these features can be compared between runs on the same data only, and with no published value. The
+    metrics' protocol names the classifier and its weights.
 
     Args:
-        model: gives the classifier: a module with ``features_and_logits(x)`` for x (N, C, H, W) in [-1, 1].
+        model: returns the classifier when called: a module with ``features_and_logits(x)`` for x (N, C, H, W) in [-1,
+            1].
     """
 
     name = "classifier-of-the-data"
@@ -31,6 +33,6 @@ class ClassifierFeatures(nn.Module):
         return width
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (N, D) and logits (N, K), on the CPU."""
+        """Return features (N, D) and logits (N, K) of images (N, C, H, W) in [-1, 1], on the CPU."""
         features, logits = self.model.features_and_logits(x.clamp(-1, 1).to(self.model.device))
         return features.cpu(), logits.cpu()

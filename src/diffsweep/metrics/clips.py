@@ -1,4 +1,12 @@
-"""How good clips are: as a whole, frame by frame, and by the physics that the data are known to have."""
+r"""Compare generated video clips with real ones: as a whole, frame by frame, and by a known law of motion.
+
+The distance between whole clips is the Frechet distance
+
+.. math:: |\mu_1 - \mu_2|^2 + \mathrm{tr}(\Sigma_1 + \Sigma_2 - 2 (\Sigma_1 \Sigma_2)^{1/2})
+
+of the means and covariances of their features, one vector for each clip. With features of I3D it is FVD (Unterthiner et
+al. 2018, arXiv:1812.01717); other features give it another name, so that the values are not confused.
+"""
 
 from collections.abc import Callable
 from typing import Any, Protocol, cast
@@ -14,19 +22,23 @@ from diffsweep.metrics.motion import mean_motion
 
 
 class ClipFeatures(FeatureExtractor, Protocol):
-    """``features, logits = extractor(x)`` for clips x (N, C, F, H, W) in [-1, 1]; what their Frechet distance is called."""
+    """The interface of extractors of whole clips: ``features, logits = extractor(x)`` for x (N, C, F, H, W) in [-1, 1].
+
+    Attributes:
+        distance: the name of the Frechet distance of these features in ``metrics.json``, such as ``fvd``.
+    """
 
     distance: str
 
 
 class ClipMetrics(GenerationMetrics):
-    """Compares clips with real ones under one protocol.
+    """Metrics that compare generated video clips with real ones: as whole clips, by single frames, and by motion.
 
     Args:
-        features: makes the extractor of whole clips.
-        frames: makes the extractor of their frames; None where these are not measured.
-        least_frames: the fewest frames that the features can be had of.
-        num_samples, settings: those of :class:`GenerationMetrics`.
+        features: returns the feature extractor of whole clips when called.
+        frames: returns the feature extractor of single frames when called; None measures no frames.
+        least_frames: the least number of frames of a clip that ``features`` accepts.
+        num_samples, settings: arguments of :class:`~diffsweep.metrics.generation.GenerationMetrics`.
     """
 
     def __init__(
@@ -47,41 +59,53 @@ class ClipMetrics(GenerationMetrics):
 
     @property
     def distance(self) -> str:
-        """The name of the Frechet distance between clips; FID is of images."""
+        """The name of the Frechet distance between clips by these features, such as ``fvd`` or ``clip_fd``."""
         return cast(ClipFeatures, self.features).distance
 
     def protocol(self) -> dict[str, Any]:
         return super().protocol() | ({} if self.frames is None else self.frames.protocol())
 
     def warnings(self) -> list[str]:
-        return self.biased(self.distance)
+        return self.bias_warnings(self.distance)
 
     def __call__(self, samples: Tensor, data: ImageData, request: Batch | None = None) -> dict[str, float]:
-        """The numbers of clips (N, C, F, H, W) in [-1, 1].
+        """Return the metrics of generated clips by name.
+
+        Args:
+            samples: generated clips, (N, C, F, H, W) in [-1, 1].
+            data: the dataset that they are compared with.
+            request: the batch without ``x`` that states what the clips are to show, such as ``label`` (N,); None for
+                nothing.
 
         Returns:
-            Those of :class:`GenerationMetrics` by the features of whole clips, where the Frechet distance has its own name, such as
-            ``clip_fd``, and IS is ``clip_is``; with ``reference=train`` the distance of held-out clips too, as many as samples where there
-            are so many, ``clip_fd_real``. Those of :class:`~diffsweep.metrics.frames.FrameMetrics`. Where the data has ``physics``, the
-            means over clips of ``motion_error``, ``speed_variation``, ``bounce_violations`` and ``digit_found``
-            (:class:`~diffsweep.metrics.motion.MotionNumbers`), and of held-out clips, ``..._real``.
+            the metrics of :class:`~diffsweep.metrics.generation.GenerationMetrics` by features of whole clips, with the
+            name of :attr:`distance`, such as ``clip_fd``, in place of ``fid``, and ``clip_is`` in place of ``is``; with
+            ``reference=train`` also ``clip_fd_real``, the distance of held-out clips in place of the samples, at most
+            as many; the metrics of :class:`~diffsweep.metrics.frames.FrameMetrics`, if frames are measured; and, if the
+            dataset has a law of motion (``data.physics``), the means over clips of ``motion_error``,
+            ``speed_variation``, ``bounce_violations`` and ``digit_found``
+            (:class:`~diffsweep.metrics.motion.MotionNumbers`), with those of held-out clips as ``..._real``.
         """
         names = {"fid": self.distance, "fid_real": f"{self.distance}_real", "is": "clip_is", "is_real": "clip_is_real"}
         numbers = {names.get(name, name): value for name, value in super().__call__(samples, data, request).items()}
         if self.reference == "train":
             held_out, real = self.real(data, "val")[0], self.real(data, "train")[0]
             numbers[f"{self.distance}_real"] = frechet_distance(held_out[choice(len(held_out), len(samples))], real)
-        if self.frames is not None and self.frames.can_see(data):
+        if self.frames is not None and self.frames.applies_to(data):
             numbers |= self.frames(samples, data)
         if data.physics is not None:
             numbers |= mean_motion(samples.split(self.batch_size), data.physics)
-            of_real = mean_motion(self.batches(data.split("val")), data.physics)
-            numbers |= {f"{name}_real": value for name, value in of_real.items()}
+            real_motion = mean_motion(self.batches(data.split("val")), data.physics)
+            numbers |= {f"{name}_real": value for name, value in real_motion.items()}
         return numbers
 
     def of_reconstructions(self, made: Tensor, data: ImageData) -> dict[str, float]:
-        """The distances of reconstructions of all held-out clips against these, such as ``rclip_fd`` and ``rframe_fid``."""
+        """Return the distances of held-out clips from their reconstructions ``made``, ``rclip_fd`` and ``rframe_fid``.
+
+        All held-out clips are compared. The first name is "r" and :attr:`distance`; the second is left out if frames
+        are not measured.
+        """
         numbers = {f"r{self.distance}": super().of_reconstructions(made, data)["rfid"]}
-        if self.frames is not None and self.frames.can_see(data):
+        if self.frames is not None and self.frames.applies_to(data):
             numbers |= self.frames.of_reconstructions(made, data)
         return numbers

@@ -1,6 +1,7 @@
-"""The digits classifier whose features make FID on digits mean the same everywhere. Its weights are in the repository.
+"""A fixed classifier of handwritten digits, whose features define FID, IS and KID of ``metrics=digits``.
 
-Train it again with ``python -m diffsweep.metrics.train_digits_classifier``.
+Its weights are in the repository, so that these values can be compared between machines and users. The command
+``python -m diffsweep.metrics.train_digits_classifier`` trains it again.
 """
 
 from pathlib import Path
@@ -13,7 +14,7 @@ WEIGHTS = Path(__file__).with_name("digits_classifier.pt")
 
 
 class DigitsClassifier(ShippedClassifier):
-    """A small convolutional network on 8x8 digits: ``features, logits = classifier(x)``.
+    """A small convolutional classifier of 8x8 digits, called as ``features, logits = classifier(x)``.
 
     Attributes:
         num_features: 64, the width of the layer before the logits.
@@ -41,11 +42,11 @@ class DigitsClassifier(ShippedClassifier):
         self.head = nn.Linear(self.num_features, self.num_classes)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (N, 64) and logits (N, 10) of digits in [-1, 1], (N, 1, 8, 8)."""
+        """Return features (N, 64) and logits (N, 10) of digits (N, 1, 8, 8) in [-1, 1], rounded to 17 levels first."""
         features = self.body(self.rounded(x))
         return features, self.head(features)
 
 
 def load_digits_classifier() -> DigitsClassifier:
-    """Return the classifier with the repository's weights, in evaluation mode."""
+    """Return the digits classifier with the weights of the repository, in evaluation mode."""
     return DigitsClassifier.trained()

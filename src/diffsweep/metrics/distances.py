@@ -1,4 +1,15 @@
-"""Distances between sets of features, and the inception score, through torchmetrics."""
+r"""The Frechet distance, the kernel distance and the inception score of features and logits, computed by torchmetrics.
+
+For features a of real and b of generated images, with means :math:`\mu` and covariances :math:`\Sigma`, FID is the
+squared Frechet distance of two Gaussians, and KID the squared maximum mean discrepancy of a cubic kernel, by its
+unbiased estimate:
+
+.. math:: \mathrm{FID} &= |\mu_a - \mu_b|^2 + \mathrm{tr}(\Sigma_a + \Sigma_b - 2 (\Sigma_a \Sigma_b)^{1/2}), \\
+    \mathrm{KID} &= E[k(a, a')] + E[k(b, b')] - 2 E[k(a, b)], \qquad k(u, v) = (u \cdot v / D + 1)^3.
+
+IS is high if each image is of a clear class and all classes occur: with the class probabilities p(y | x) of a
+classifier and their mean p(y) over images, :math:`\mathrm{IS} = \exp E_x D_{KL}(p(y | x) \| p(y))`.
+"""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -10,7 +21,7 @@ from torch import Tensor, nn
 
 
 class Extracted(nn.Module):
-    """What torchmetrics takes for a network: features that have been extracted already, handed through."""
+    """An identity module that torchmetrics takes for its feature network, since features are extracted before."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -21,7 +32,7 @@ class Extracted(nn.Module):
 
 
 def frechet_distance(fake: Tensor, real: Tensor) -> float:
-    """FID between two sets of features (N, D) and (M, D) (Heusel et al. 2017, arXiv:1706.08500)."""
+    """Return FID of features (N, D) of generated and (M, D) of real samples (Heusel et al. 2017, arXiv:1706.08500)."""
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     metric = _quietly(FrechetInceptionDistance, feature=Extracted(real.shape[1]), **_LOCAL)
@@ -31,17 +42,31 @@ def frechet_distance(fake: Tensor, real: Tensor) -> float:
 
 
 def inception_score(logits: Tensor, splits: int) -> float:
-    """IS of logits (N, K) (Salimans et al. 2016, arXiv:1606.03498)."""
+    """Return IS of a classifier's logits (N, K), the mean over random parts (Salimans et al. 2016, arXiv:1606.03498).
+
+    Args:
+        logits: of generated images, (N, K).
+        splits: number of parts that the images are divided into.
+    """
     from torchmetrics.image.inception import InceptionScore
 
     metric = _quietly(InceptionScore, feature=Extracted(logits.shape[1]), splits=splits, **_LOCAL)
     metric.update(logits)
     with _seeded():
-        return float(_quietly(metric.compute)[0])  # the deviation over splits, which is not used, is undefined for one
+        mean, _ = _quietly(metric.compute)  # it warns that the deviation over parts is undefined for one part
+        return float(mean)
 
 
 def kernel_distance(fake: Tensor, real: Tensor, subsets: int, subset_size: int) -> float:
-    """KID, the mean over random subsets (Binkowski et al. 2018, arXiv:1801.01401)."""
+    """Return KID of features of generated and real samples, the mean over random subsets (arXiv:1801.01401).
+
+    The estimate is unbiased, unlike that of FID, also with few samples (Binkowski et al. 2018).
+
+    Args:
+        fake, real: features (N, D) and (M, D).
+        subsets: number of random subsets.
+        subset_size: number of samples of each kind in a subset.
+    """
     from torchmetrics.image.kid import KernelInceptionDistance
 
     extracted = Extracted(real.shape[1])
@@ -52,12 +77,12 @@ def kernel_distance(fake: Tensor, real: Tensor, subsets: int, subset_size: int) 
         return float(metric.compute()[0])
 
 
-# Samples are measured where they were drawn, on one rank: the others must not be waited for.
+# Samples are measured on the one device that drew them: torchmetrics must not wait for the others.
 _LOCAL = {"sync_on_compute": False}
 
 
 def _quietly(call: Callable[..., Any], **keywords: Any) -> Any:
-    """torchmetrics warns that features take memory: they are in memory already."""
+    """Return ``call(**keywords)`` without torchmetrics' warning that features take memory, where they are already."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return call(**keywords)
@@ -65,7 +90,7 @@ def _quietly(call: Callable[..., Any], **keywords: Any) -> Any:
 
 @contextmanager
 def _seeded() -> Iterator[None]:
-    """torchmetrics draws subsets from the global generator: a fixed seed within, the caller's state after."""
+    """Seed torch's global generator, from which torchmetrics draws, within a block, and restore its state after it."""
     state = torch.get_rng_state()
     torch.manual_seed(0)
     try:

@@ -1,4 +1,4 @@
-"""Features of samples, and of real data, which are extracted once and kept."""
+"""Extract features of generated samples and of real data; those of real data are computed once and cached on disk."""
 
 import hashlib
 import json
@@ -14,7 +14,15 @@ from diffsweep.files import write_atomically
 
 
 class FeatureExtractor(Protocol):
-    """``features, logits = extractor(x)`` for x (N, C, H, W) in [-1, 1]; a module."""
+    """The interface of feature extractors: ``features, logits = extractor(x)`` for samples x (N, ...) in [-1, 1].
+
+    Features are (N, D), and logits of K classes (N, K).
+
+    Attributes:
+        name: the name of the features, which the protocol of the metrics states.
+        weights_hash: a hash of the extractor's weights; features of real data are cached under it.
+        num_features: D.
+    """
 
     name: str
     weights_hash: str
@@ -27,12 +35,12 @@ E = TypeVar("E", bound=FeatureExtractor)
 
 
 class Extraction(Generic[E]):
-    """Extracts the features of samples and of data, in batches.
+    """A feature extractor with batching, and with a cache for the features of real data.
 
     Args:
-        features: makes the feature extractor, when features are first asked for.
-        batch_size: samples per call of it.
-        cache_dir: where features of real data are kept.
+        features: returns the feature extractor when called, which happens when it is first used.
+        batch_size: samples in each call of the extractor.
+        cache_dir: the folder where features of real data are kept.
     """
 
     def __init__(self, features: Callable[[], E], batch_size: int, cache_dir: str | Path) -> None:
@@ -41,17 +49,22 @@ class Extraction(Generic[E]):
 
     @property
     def features(self) -> E:
+        """The feature extractor, made at first use."""
         if self._features is None:
             self._features = self.make_features()
         return self._features
 
     @torch.no_grad()
     def extract(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Features and logits of samples, in batches."""
+        """Return the features (N, D) and logits (N, K) of samples (N, ...) in [-1, 1], computed in batches."""
         return _joined(self.features(batch) for batch in x.split(self.batch_size))
 
     def real(self, data: ImageData, split: Split) -> tuple[Tensor, Tensor]:
-        """Features and logits of real data, extracted once, batch by batch, and cached by data, split and extractor."""
+        """Return the features and logits of all samples of a split of real data.
+
+        They are computed once and then read from the cache, under a hash of the dataset's fingerprint, split and
+        extractor.
+        """
         key = {"data": data.fingerprint, "split": split, "features": self.features.weights_hash}
         path = self.cache_dir / f"features-{identify(key)}.pt"
         if path.exists():
@@ -62,12 +75,12 @@ class Extraction(Generic[E]):
         return features, logits
 
     def batches(self, samples: Samples) -> Iterator[Tensor]:
-        """The images or clips of a split, a batch at a time: a dataset may be larger than the memory."""
+        """Yield the images or clips of a split in batches, since a dataset may be larger than the memory."""
         return (samples[index]["x"] for index in torch.arange(len(samples)).split(self.batch_size))
 
 
 def identify(protocol: dict[str, Any]) -> str:
-    """A short name of a protocol: equal for equal protocols, whatever the order of their keys."""
+    """Return a hash of a protocol, 12 hexadecimal digits, which does not depend on the order of its keys."""
     return hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -1,4 +1,4 @@
-"""How good the single frames of clips are, by features of images."""
+"""Compare the single frames of generated clips with those of real clips, by FID and IS with an extractor for images."""
 
 import statistics
 from collections.abc import Callable
@@ -15,36 +15,40 @@ from diffsweep.metrics.motion import digit_crops
 
 
 class Frames:
-    """Gives single frames of clips (N, C, F, H, W) to an extractor of images: features (N F, D) and logits (N F, K), clip by clip.
+    """A feature extractor for the frames of clips, which gives each frame to an extractor for images.
+
+    For clips (N, C, F, H, W) in [-1, 1] it returns features (N F, D) and logits (N F, K), clip by clip.
 
     Args:
-        features: makes the extractor of images.
+        features: returns the extractor for images when called.
     """
 
-    view = "frames"
-    one_digit = False  # whether what is seen of a frame is its only digit
-    confidence: str | None = None  # what the mean of the largest probability is called, where it is told
+    view = "frames"  # the name of what :meth:`images` returns
+    one_digit = False  # whether it is only defined for clips with one digit
+    confidence: str | None = None  # the metric's name of the mean largest class probability; None does not measure it
 
     def __init__(self, features: Callable[[], FeatureExtractor]) -> None:
         self.of_images = features()
         self.num_features = self.of_images.num_features
         self.name = f"{self.of_images.name} of {self.view}"
-        self.weights_hash = f"{self.of_images.weights_hash} of {self.view}"  # what is cached depends on both
+        self.weights_hash = f"{self.of_images.weights_hash} of {self.view}"  # cached features depend on both
 
     def images(self, x: Tensor) -> Tensor:
-        """What is seen of each frame of clips (N, C, F, H, W): images (N, F, C, H, W)."""
+        """Return the images (N, F, C, H, W) to extract features of, for clips (N, C, F, H, W): here the frames."""
         return x.transpose(1, 2)
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        # As many images at once as there are clips, since a batch was chosen for what an extractor can hold.
-        told = [self.of_images(some) for some in self.images(x).flatten(0, 1).split(len(x))]
-        features, logits = zip(*told, strict=True)
+        # N images in each call: the batch size was chosen for what an extractor can hold.
+        parts = [self.of_images(some) for some in self.images(x).flatten(0, 1).split(len(x))]
+        features, logits = zip(*parts, strict=True)
         return torch.cat(features), torch.cat(logits)  # (N F, D), (N F, K)
 
 
 class DigitFrames(Frames):
-    """Of each frame the square about its digit (:func:`~diffsweep.metrics.motion.digit_crops`), (N, F, 1, 8, 8), for classifiers of still
-    digits; of data with one digit a clip."""
+    """A feature extractor for clips with one digit, which gives each frame's digit alone to a classifier of digits.
+
+    The classifier gets the squares of 8x8 pixels around the digits, :func:`~diffsweep.metrics.motion.digit_crops`.
+    """
 
     view = "digit crops"
     one_digit = True
@@ -55,14 +59,15 @@ class DigitFrames(Frames):
 
 
 class FrameMetrics:
-    """Compares the frames of clips with those of real clips.
+    """Metrics that compare the frames of generated clips with those of real clips.
 
     Args:
-        frames: makes the extractor.
-        reference: ``train`` or ``all``, the frames of that split's clips; or ``halves``: the mean over random halves of all clips.
-        is_splits: parts that IS is averaged over.
-        batch_size: clips per call of the extractor.
-        cache_dir: where features of real frames are kept.
+        frames: returns the feature extractor of frames when called.
+        reference: the real clips to compare with: those of the split ``train`` or ``all``, or ``halves``, the mean over
+            random halves of all clips.
+        is_splits: number of parts that IS is averaged over.
+        batch_size: clips in each call of the extractor.
+        cache_dir: the folder where features of real frames are kept.
     """
 
     def __init__(
@@ -74,24 +79,30 @@ class FrameMetrics:
 
     @property
     def frames(self) -> Frames:
+        """The feature extractor of frames, made at first use."""
         return self.extraction.features
 
     def protocol(self) -> dict[str, str]:
-        """What the numbers depend on beside the protocol of the clips."""
+        """Return the name and hash of the extractor of frames, to be added to the protocol of the clips' metrics."""
         return {"frames": self.frames.name, "frames_sha256": self.frames.of_images.weights_hash}
 
-    def can_see(self, data: ImageData) -> bool:
-        """Whether there is in a frame what is looked for: of two digits none is in the middle."""
+    def applies_to(self, data: ImageData) -> bool:
+        """Return whether the dataset's frames can be measured; crops of digits need clips with one digit."""
         return data.physics is not None or not self.frames.one_digit
 
     def __call__(self, samples: Tensor, data: ImageData) -> dict[str, float]:
-        """The numbers of clips (N, C, F, H, W) in [-1, 1].
+        """Return the metrics of the frames of generated clips by name.
+
+        Args:
+            samples: generated clips, (N, C, F, H, W) in [-1, 1].
+            data: the dataset that they are compared with.
 
         Returns:
-            ``frame_fid``, ``frame_is``, and ``frame_is_real`` of the reference. ``frame_fid_real`` is that of real frames in their place:
-            with ``train`` of held-out clips, as many as samples where there are so many, with ``halves`` of the other half, with ``all``
-            there are no others. Where the frames have a name for it, such as ``digit_confidence``, the mean over frames of the largest
-            probability by their logits, and that of held-out clips, ``..._real``.
+            ``frame_fid`` and ``frame_is`` of the samples, and ``frame_is_real`` of the reference; ``frame_fid_real``,
+            the distance of other real frames from the reference: those of held-out clips, at most N, with
+            ``reference=train``, those of the other half with ``halves``, and left out with ``all``; and, if the
+            extractor names it, the mean largest class probability, such as ``digit_confidence``, with that of held-out
+            clips as ``..._real``.
         """
         fake, fake_logits = self.extraction.extract(samples)  # (N F, D), (N F, K)
         real_logits = self.extraction.real(data, reference_split(self.reference))[1]
@@ -108,14 +119,14 @@ class FrameMetrics:
         return numbers
 
     def of_reconstructions(self, made: Tensor, data: ImageData) -> dict[str, float]:
-        """``rframe_fid``, that of the frames of reconstructions of all held-out clips against these."""
+        """Return ``rframe_fid``, FID between the frames of all held-out clips and of their reconstructions ``made``."""
         return {"rframe_fid": frechet_distance(self.extraction.extract(made)[0], self.extraction.real(data, "val")[0])}
 
     def _pairs(self, data: ImageData, count: int) -> list[tuple[Tensor | None, Tensor]]:
-        """Features (., D) of real frames in place of those of ``count`` samples, if any, and of those that they are compared with."""
+        """Return pairs of features: of real frames in place of ``count`` clips, or None, and of the reference."""
         split = reference_split(self.reference)
         real = self.extraction.real(data, split)[0]
-        if self.reference == "halves":  # of the clips: frames of one clip are too alike to be on both sides
+        if self.reference == "halves":  # of clips, since frames of one clip are too alike to be in both
             clips = real.unflatten(0, (len(data.split(split)), -1))  # (M, F, D)
             return [(other.flatten(0, 1), half.flatten(0, 1)) for other, half in halves(clips)]
         if self.reference == "all":
@@ -125,5 +136,5 @@ class FrameMetrics:
 
 
 def confidence(logits: Tensor) -> float:
-    """The mean of the largest probability by logits (N, K)."""
+    """Return the mean over samples of the largest class probability, of logits (N, K)."""
     return logits.double().softmax(1).amax(1).mean().item()

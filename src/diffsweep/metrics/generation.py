@@ -1,7 +1,13 @@
-"""How good samples are, against real data: FID, IS and KID, precision and recall, whether they are copies, and whether they are what
-was asked for.
+r"""Compare generated images with real data: FID, IS, KID, precision and recall, copies, and accuracies.
 
-Numbers mean something only under their protocol (features, reference, counts): it is kept with them.
+:mod:`diffsweep.metrics.distances` and :mod:`diffsweep.metrics.neighbours` have the formulas of the distances. Copies
+are found by
+
+.. math:: \mathrm{copy\_ratio} = \mathrm{median}_i \min_j |x_i - t_j| \; / \; \mathrm{median}_i \min_j |v_i - t_j|
+
+of generated images x, training images t and held-out images v, in pixels: 0 for copies, about 1 for images as new as
+held-out ones. Such values can be compared only under one protocol (features, reference, numbers of samples), which
+``metrics.json`` keeps with them.
 """
 
 import statistics
@@ -22,27 +28,28 @@ Reference = Literal["train", "all", "halves"]
 
 
 class GenerationMetrics(Extraction[FeatureExtractor], Part):
-    """Compares samples with the real data under one protocol.
+    """Metrics that compare generated images with real data: FID, IS, KID, precision, recall and others.
 
     Args:
-        features: makes the feature extractor.
-        shape: (C, H, W) of the images, or (C, F, H, W) of the clips, that it takes, with None for any number; None for any images.
-        num_samples: how many samples are compared.
-        reference: ``train`` or ``all``, that split's features; or ``halves``: the mean over ten random halves of all
-            real data, reported beside the same mean for the other half in place of the samples (the floor that samples
-            as good as real data would reach).
+        features: returns the feature extractor when called.
+        shape: the shape of samples that the extractor takes, (C, H, W) of images or (C, F, H, W) of clips, with None
+            for any number; None for any images.
+        num_samples: number of generated samples to compare.
+        reference: the real data to compare with: the split ``train`` or ``all``; or ``halves``, the mean over ten
+            random halves of all real data. With ``halves`` the same mean is reported for the other half in place of the
+            samples: the value that samples as good as real data would reach.
         neighbours: k of precision and recall.
-        is_splits: parts that IS is averaged over.
-        kid_subsets, kid_subset_size: random subsets that KID is averaged over.
-        batch_size: images per call of the feature extractor and of the sampler.
-        cache_dir: where features of real data are kept.
+        is_splits: number of parts that IS is averaged over.
+        kid_subsets, kid_subset_size: number and size of the random subsets that KID is averaged over.
+        batch_size: images in each call of the feature extractor and of the sampler.
+        cache_dir: the folder where features of real data are kept.
     """
 
     requires = frozenset({"samples"})
-    least_frames = 0  # of clips
+    least_frames = 0  # the least number of frames of a clip
 
-    compared = 50, 1000  # the fewest and most images whose nearest training image is looked for
-    multiplications = 10**12  # that this may cost between the two, minutes on one core
+    compared = 50, 1000  # the fewest and the most images whose nearest training image is searched for
+    multiplications = 10**12  # the cost allowed for this search between these numbers: minutes on one core
 
     def __init__(
         self,
@@ -73,7 +80,7 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
         self.kid_subsets, self.kid_subset_size = kid_subsets, kid_subset_size
 
     def protocol(self) -> dict[str, Any]:
-        """What the numbers depend on, of the metrics' own."""
+        """Return the settings that the metrics depend on; ``metrics.json`` keeps them with the values."""
         return {
             "features": self.features.name,
             "features_sha256": self.features.weights_hash,
@@ -85,39 +92,40 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
         }
 
     def warnings(self) -> list[str]:
-        """What a reader of the numbers should know."""
-        return self.biased("FID")
+        """Return what a reader of the values must know, such as that FID is biased with few samples."""
+        return self.bias_warnings("FID")
 
-    def biased(self, name: str) -> list[str]:
-        """The warning of a Frechet distance of that name, where samples are few."""
+    def bias_warnings(self, name: str) -> list[str]:
+        """Return a warning that the Frechet distance of this name is biased, if samples are no more than features."""
         count, dimensions = self.num_samples, self.features.num_features
         if count > dimensions:
             return []
         return [
-            f"{name} is biased: {count} samples cannot estimate the covariance of {dimensions} features (it is singular), and "
-            f"the bias grows as samples get fewer; ask for more than {dimensions} with metrics.num_samples="
+            f"{name} is biased: {count} samples cannot estimate the covariance of {dimensions} features (it is "
+            f"singular), and the bias grows as samples get fewer; use more than {dimensions} with metrics.num_samples="
         ]
 
     def __call__(self, samples: Tensor, data: ImageData, request: Batch | None = None) -> dict[str, float]:
-        """The numbers of samples (N, C, H, W) in [-1, 1].
+        """Return the metrics of generated samples by name.
 
         Precision and recall compare as many samples as real images (arXiv:1904.06991): all of the fewer, and a random
-        choice of the more. With ``halves`` the fewer are the samples or a half, and the other half is cut to as many.
+        choice of the more. With ``halves`` the number is that of the samples or of a half, whichever is less.
 
         Args:
-            samples: the images.
-            data: what they are compared with. Its ``aligned(samples, request)`` may say of each sample what of
-                its caption is right; see :func:`diffsweep.metrics.accuracy.caption_accuracies`.
-            request: what the samples were to show: ``label`` (N,), ``caption``, a list of N, or nothing.
+            samples: generated images, (N, C, H, W) in [-1, 1].
+            data: the dataset that they are compared with. If its ``aligned(samples, request)`` reads images, it
+                determines the accuracies of captions; see :func:`diffsweep.metrics.accuracy.caption_accuracies`.
+            request: the batch without ``x`` that states what the samples are to show: ``label`` (N,) or ``caption``, a
+                list of N texts; None for nothing.
 
         Returns:
-            ``fid``, ``is``, ``kid``, ``precision``, ``recall`` of the samples; ``is_real`` and, with ``halves``,
-            ``fid_real``, ``precision_real``, ``recall_real`` of real data in their place; ``copy_ratio``, the median
-            distance of samples to their nearest training image over that of held-out real images (0 for copies, about 1
-            for new images), both of at most a random thousand, and of fewer where the training set is so large that this
-            would take hours; ``class_accuracy`` and, of held-out real images, ``class_accuracy_real`` where labels were
-            asked for and the extractor knows the data's classes; ``caption_accuracy`` and its parts where the data reads
-            captions back.
+            ``fid``, ``is``, ``kid``, ``precision`` and ``recall`` of the samples; ``is_real`` and, with ``halves``,
+            ``fid_real``, ``precision_real`` and ``recall_real`` of real data in their place; ``copy_ratio``, the median
+            distance of samples from their nearest training image over that of held-out images (0 for copies, about 1
+            for new images), of at most a random thousand each, and of fewer if the training set is so large that the
+            search would take hours; ``class_accuracy`` and, of held-out images, ``class_accuracy_real``, if labels were
+            requested and the extractor has the data's classes; ``caption_accuracy`` and its parts, if captions were
+            requested and the dataset can read images.
         """
         fake, fake_logits = self.extract(samples)
         real, real_logits = self.real(data, reference_split(self.reference))
@@ -137,14 +145,17 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
         return numbers
 
     def _against(self, fake: Tensor, real: Tensor) -> dict[str, float]:
-        """FID, precision and recall of features against those of real data."""
+        """Return FID, precision and recall of generated features (N, D) against real ones (M, D)."""
         count = min(len(fake), len(real))
         fakes, reals = (manifold(part[choice(len(part), count)], self.neighbours) for part in (fake, real))
         precision, recall = precision_recall(fakes, reals)
         return {"fid": frechet_distance(fake, real), "precision": precision, "recall": recall}
 
     def _against_halves(self, fake: Tensor, real: Tensor) -> dict[str, float]:
-        """The same, as means over random halves of the real data, and those of the other half in place of the samples."""
+        """Return FID, precision and recall as means over random halves of the real features.
+
+        The values ``..._real`` have the other half in place of the samples.
+        """
         count = min(len(fake), len(real) // 2)
         fakes = manifold(fake[choice(len(fake), count)], self.neighbours)
         measured: list[dict[str, float]] = []
@@ -165,29 +176,30 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
         return {name: statistics.fmean(numbers[name] for numbers in measured) for name in measured[0]}
 
     def of_reconstructions(self, made: Tensor, data: ImageData) -> dict[str, float]:
-        """``rfid``, the FID of reconstructions of all held-out images against these."""
+        """Return ``rfid``, FID between all held-out images and their reconstructions ``made``."""
         return {"rfid": frechet_distance(self.extract(made)[0], self.real(data, "val")[0])}
 
     def _copy_ratio(self, samples: Tensor, data: ImageData) -> float:
+        """Return the median distance of samples from their nearest training image over that of held-out images."""
         train, held_out = data.split("train"), data.split("val")
         fewest, most = self.compared
         count = min(most, max(fewest, self.multiplications // (len(train) * samples[0].numel())))
         real = held_out[choice(len(held_out), count)]["x"]
         fake = samples[choice(len(samples), count)]
         levels = (data.levels - 1) / 2
-        stored = ((fake.clamp(-1, 1) + 1) * levels).round() / levels - 1  # as an image of the data would be
-        distances = nearest_distances(torch.cat([stored, real]), self.batches(train))
-        of_fake, of_real = distances.split([len(stored), len(real)])
-        return float(of_fake.median() / of_real.median())
+        rounded = ((fake.clamp(-1, 1) + 1) * levels).round() / levels - 1  # to the levels of the data
+        distances = nearest_distances(torch.cat([rounded, real]), self.batches(train))
+        from_fake, from_real = distances.split([len(rounded), len(real)])
+        return float(from_fake.median() / from_real.median())
 
 
 def reference_split(reference: Reference) -> Split:
-    """The split that samples are compared with; halves are of all."""
+    """Return the split that holds the real data of a reference; ``halves`` are halves of ``all``."""
     return "train" if reference == "train" else "all"
 
 
 def halves(real: Tensor, repeats: int = 10) -> Iterator[tuple[Tensor, Tensor]]:
-    """Random halves of rows, always the same: one, and the other, which has the odd row."""
+    """Yield random divisions of rows into two halves, the same in every run; an odd row goes to the second half."""
     size = len(real) // 2
     for i in range(repeats):
         order = torch.randperm(len(real), generator=torch.Generator().manual_seed(i))
@@ -195,5 +207,5 @@ def halves(real: Tensor, repeats: int = 10) -> Iterator[tuple[Tensor, Tensor]]:
 
 
 def choice(count: int, most: int) -> Tensor:
-    """At most so many of ``count`` indices, in order, chosen at random but always the same."""
+    """Return at most ``most`` of the indices 0 to ``count - 1``, sorted, chosen at random but the same in every run."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:most].sort().values

@@ -1,4 +1,12 @@
-"""Features of I3D, for FVD as it is published, from a file that the user has."""
+r"""Features of the action classifier I3D, by which FVD is published, from a weights file that the user has downloaded.
+
+FVD is the Frechet distance
+
+.. math:: |\mu_1 - \mu_2|^2 + \mathrm{tr}(\Sigma_1 + \Sigma_2 - 2 (\Sigma_1 \Sigma_2)^{1/2})
+
+of the means and covariances of I3D's 400 logits on generated and on real clips (Unterthiner et al. 2018,
+arXiv:1812.01717).
+"""
 
 import hashlib
 import io
@@ -15,47 +23,49 @@ from diffsweep.files import ContentError
 URL = "https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt"
 PUBLIC = "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"  # SHA-256 of that file
 GET = f"give the public torchscript file of I3D, {URL}"
-TRUSTED = "torchscript"  # in ``trust``: another file than that
-SIDE = 224  # pixels
+TRUSTED = "torchscript"  # the entry of ``trust`` that allows any other file
+SIDE = 224  # pixels of I3D's frames
 FLAGS = ("rescale", "resize", "return_features")
-AT_ONCE = 64  # frames
+AT_ONCE = 64  # frames in one call of the network
 
 
 class I3D(nn.Module):
-    """I3D of Kinetics-400 (Carreira and Zisserman 2017, arXiv:1705.07750): ``features, logits = i3d(x)``.
+    """The I3D network trained on Kinetics-400 (arXiv:1705.07750) as a feature extractor: ``features, logits = i3d(x)``.
 
-    FVD's features are its 400 logits, the mean over time (Unterthiner et al. 2018, arXiv:1812.01717), so both are the same here. Clips
-    are rounded to 256 levels, as saving them would, brought to 224x224 pixels by bilinear interpolation, without smoothing, and grey is
-    repeated in three channels.
+    FVD's features are its 400 logits, averaged over time (Unterthiner et al. 2018, arXiv:1812.01717), so features and
+    logits are the same here. Clips are rounded to 256 levels, as saving them would, and scaled to 224x224 pixels by
+    bilinear interpolation without antialiasing; grey clips are repeated in three channels. I3D is by Carreira and
+    Zisserman (2017).
 
     Args:
-        network: ``network(x, rescale, resize, return_features)`` of x (N, 3, F, 224, 224) in [-1, 1] where none is to be rescaled or resized.
-        weights_hash: of its file.
-        device: where it computes.
+        network: called as ``network(x, rescale=False, resize=False, return_features=True)`` with x (N, 3, F, 224, 224)
+            in [-1, 1], it returns the logits.
+        weights_hash: the SHA-256 of the file of the network.
+        device: the device on which the network runs.
     """
 
     name = "i3d-kinetics-400"
     distance = "fvd"
     num_features = 400
-    least_frames = 9  # time is halved three times, rounded up, and the last pooling is over two steps
+    least_frames = 9  # time is halved three times, rounding up, and the last pooling needs two steps
 
     def __init__(self, network: Any, weights_hash: str, device: torch.device) -> None:
         super().__init__()
         self.network, self.weights_hash, self.device = network, weights_hash, device
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Features and logits (N, 400), on the CPU, of clips (N, C, F, H, W) in [-1, 1], C = 1 or 3, F at least 9.
+        """Return the logits (N, 400) of clips (N, C, F, H, W) in [-1, 1], twice: as features and as logits, on the CPU.
 
         Raises:
-            ValueError: clips have another number of channels, or too few frames.
-            ContentError: the network puts out something else.
+            ValueError: C is not 1 or 3, or F is below 9.
+            ContentError: the network returns anything but (N, 400) numbers.
         """
         if x.shape[1] not in (1, 3) or x.shape[2] < self.least_frames:
             raise ValueError(
-                f"I3D sees clips of 1 or 3 channels and at least {self.least_frames} frames, not {tuple(x.shape)}"
+                f"I3D takes clips of 1 or 3 channels and at least {self.least_frames} frames, not {tuple(x.shape)}"
             )
-        few = x.split(max(1, AT_ONCE // x.shape[2]))
-        features = torch.cat([self._features(some.to(self.device)).cpu() for some in few])  # (N, 400)
+        batches = x.split(max(1, AT_ONCE // x.shape[2]))
+        features = torch.cat([self._features(batch.to(self.device)).cpu() for batch in batches])  # (N, 400)
         return features, features
 
     def _features(self, x: Tensor) -> Tensor:
@@ -67,24 +77,25 @@ class I3D(nn.Module):
         if not isinstance(features, Tensor) or features.shape != (len(x), self.num_features):
             shape = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise ContentError(
-                f"the network of metrics.features.path puts out {shape} of {len(x)} clips, and I3D has {self.num_features} numbers each; {GET}"
+                f"the network of metrics.features.path returns {shape} for {len(x)} clips, "
+                f"and I3D returns {self.num_features} numbers for each; {GET}"
             )
         return features.float()
 
 
 class PublicI3D:
-    """Checks the torchscript file of I3D that public codes of FVD share (of StyleGAN-V, a port of the original's), and when called
-    gives the network.
+    """A loader of I3D from the torchscript file that public codes of FVD share; calling it returns :class:`I3D`.
 
-    A torchscript file is a program: any but the public one, by its SHA-256, is read only where the user trusts it.
+    The file is StyleGAN-V's port of the original network. A torchscript file is a program, so any other file, by its
+    SHA-256, is read only if the user trusts it.
 
     Args:
         path: the file, ``i3d_torchscript.pt``.
-        accelerator: where it computes: ``cpu``, else on the GPU where there is one.
-        trust: what the user trusts; with ``torchscript`` in it, any file.
+        accelerator: ``cpu`` runs the network on the CPU, anything else on the GPU if one is available.
+        trust: the configuration's list of what the user trusts; with ``torchscript`` in it any file is read.
 
     Raises:
-        ValueError: there is no such file, it is not trusted, or its network is not called as I3D is.
+        ValueError: the file does not exist, is not trusted or no torchscript, or its network lacks I3D's arguments.
     """
 
     def __init__(self, path: str | None, accelerator: str = "auto", trust: Sequence[str] = ()) -> None:
@@ -92,13 +103,13 @@ class PublicI3D:
             raise ValueError(f"metrics.features.path is missing: FVD needs the weights of I3D; {GET}")
         file, key = Path(path), f"metrics.features.path={path}"
         if not file.is_file():
-            raise ValueError(f"{key}: there is no such file; {GET}")
+            raise ValueError(f"{key}: no such file; {GET}")
         content = file.read_bytes()
         self.weights_hash = hashlib.sha256(content).hexdigest()
         if self.weights_hash != PUBLIC and TRUSTED not in trust:
             raise ValueError(
-                f"{key} is not the public file (its SHA-256 is {self.weights_hash[:8]}..., not {PUBLIC[:8]}...), and torchscript is a program; {GET}, "
-                f"or add trust=[{TRUSTED}] if you trust this one"
+                f"{key} is not the public file (its SHA-256 is {self.weights_hash[:8]}..., not {PUBLIC[:8]}...), and "
+                f"torchscript is a program; {GET}, or add trust=[{TRUSTED}] if you trust this one"
             )
         self.device = torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
         try:

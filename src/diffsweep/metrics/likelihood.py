@@ -1,4 +1,15 @@
-"""How likely data are under a model, in bits per dimension: the variational bound, or the exact likelihood of the ODE."""
+r"""Measure how likely data are under a diffusion model, in bits per dimension, where lower is better.
+
+For data x_0 of D dimensions the measure is :math:`-\log_2 p(x_0) / D`. :class:`BoundLikelihood` computes its upper
+bound by the chain that is sampled (DDPM, arXiv:2006.11239, eq. 5),
+
+.. math:: -\log p(x_0) &\le D_{KL}(q(x_{t_K} | x_0) \| p(x_{t_K})) - \log p(x_0 | x_{t_1}) \\
+    &+ \sum_{k=1}^{K-1} D_{KL}(q(x_{t_k} | x_{t_{k+1}}, x_0) \| p(x_{t_k} | x_{t_{k+1}})),
+
+and :class:`ODELikelihood` the density of the probability-flow ODE (arXiv:2011.13456, section 4.3). Images of L levels
+are made continuous by uniform noise of one level's width, :math:`2 / (L - 1)`, whose :math:`\log_2` is subtracted from
+the ODE's value.
+"""
 
 import math
 from abc import ABC, abstractmethod
@@ -24,13 +35,13 @@ def _as_samples(samples: Samples | Mapping[str, Any]) -> Samples:
 
 
 class EncodedBatch(NamedTuple):
-    """A batch of data whose likelihood is measured.
+    """A batch of data in the space of the denoiser, whose likelihood is to be measured.
 
     Attributes:
-        x_0: the data in the space of the denoiser, (B, ...).
-        cond: their condition.
-        noise: that of the samples.
-        levels: the number of values that the space's data take; None where they are continuous.
+        x_0: pixels, or latents of an autoencoder, (B, ...).
+        cond: the condition of each sample; None for an unconditional model.
+        noise: the noise of each sample, keyed by its number in the split.
+        levels: the number of equally spaced values on [-1, 1] that x_0 takes; None for continuous data such as latents.
     """
 
     x_0: Tensor
@@ -40,16 +51,16 @@ class EncodedBatch(NamedTuple):
 
 
 class Likelihood(Part, ABC):
-    """Bits per dimension of a model's data. A subclass defines :meth:`measure`, on one batch.
+    """An estimate of the bits per dimension of data under a model; subclasses define :meth:`measure` for one batch.
 
     Args:
-        split: of the dataset.
-        num_samples: the first so many; None for the whole split.
-        batch_size: samples at once.
-        seed: keys the noise.
+        split: the split of the dataset that is measured.
+        num_samples: measure only the first this many samples of the split; None for all.
+        batch_size: samples in each call of the network.
+        seed: determines the noise.
 
     Attributes:
-        name: of the estimate, in ``metrics.json``.
+        name: the name of the estimate in ``metrics.json``.
     """
 
     requires = frozenset({"likelihood", "range", "independent_noise"})
@@ -78,14 +89,19 @@ class Likelihood(Part, ABC):
         levels: int | None,
         progress: Progress | None = None,
     ) -> tuple[dict[str, float], Tensor | None]:
-        """The numbers, with the standard errors of their means over samples, and the curve of the bound's terms.
+        """Return the means of the estimates over samples with standard errors, and the curve of the bound's terms.
 
         Args:
             denoiser: the model.
-            samples: the split, on the CPU; or its parts.
-            encode: a batch to the space of the denoiser, and its condition.
-            levels: the number of values that the space's data take; None where they are continuous.
+            samples: the samples of the split, or a dict of its columns, on the CPU.
+            encode: maps a batch to the space of the denoiser and to its condition.
+            levels: the number of equally spaced values on [-1, 1] that encoded data take; None for continuous data.
             progress: called after each network call.
+
+        Returns:
+            the means by name, with standard errors as ``..._se``; and the mean of each term of the bound in bits per
+            dimension, (K,), from the term of the lowest noise to that of the highest, or None if the estimate has no
+            terms.
         """
         samples = _as_samples(samples)
         count = self.count(samples)
@@ -104,33 +120,41 @@ class Likelihood(Part, ABC):
         return numbers, None if terms is None else terms.mean(0)
 
     def count(self, samples: Samples | Mapping[str, Any]) -> int:
-        """How many of the samples are measured."""
-        there = len(_as_samples(samples))
-        return min(there, self.num_samples or there)
+        """Return the number of samples that are measured: ``num_samples``, or all of them if they are fewer."""
+        available = len(_as_samples(samples))
+        return min(available, self.num_samples or available)
 
     def calls(self, schedule: Schedule, count: int) -> int | None:
-        """Network calls for so many samples; None where a solver decides."""
+        """Return the number of network calls for ``count`` samples; None if an adaptive solver determines it."""
         return None
 
     @abstractmethod
     def measure(self, denoiser: Denoiser, batch: EncodedBatch, progress: Progress | None) -> dict[str, Tensor]:
-        """Numbers of each sample, (B,), by name; ``terms`` (B, K) is kept as a curve."""
+        """Return the estimates of each sample of a batch by name, (B,), and the terms of a bound as ``terms`` (B, K).
+
+        Args:
+            denoiser: the model.
+            batch: the encoded data.
+            progress: called after each network call.
+        """
 
     @abstractmethod
     def protocol(self) -> dict[str, Any]:
-        """What the numbers depend on beside the model."""
+        """Return the settings that the estimate depends on besides the model, for ``metrics.json``."""
 
-    def _drawn(self) -> dict[str, Any]:
+    def _data_protocol(self) -> dict[str, Any]:
+        """Return the settings that determine the samples and their noise."""
         return {"split": self.split, "samples": self.num_samples, "seed": self.seed}
 
 
 class BoundLikelihood(Likelihood):
-    """The variational bound, an upper bound on the negative log-likelihood of the sampled chain.
+    """The variational bound of a chain of reverse steps on the data's bits per dimension (DDPM, arXiv:2006.11239).
 
     Args:
-        steps: of the chain, on the schedule's grid where it has one; None for all of it, 1000 on a continuous one.
-        clip: hold the predicted x0 in [-1, 1] where the space is bounded so, as improved-diffusion does.
-        settings: those of :class:`Likelihood`.
+        steps: K, the number of steps of the chain, which must lie on a discrete schedule's grid; None for the whole
+            grid, or for 1000 steps of a continuous schedule.
+        clip: clamp the predicted x0 to [-1, 1] if the data have levels, as improved-diffusion does.
+        settings: arguments of :class:`Likelihood`.
     """
 
     name = "bits_per_dim"
@@ -146,22 +170,25 @@ class BoundLikelihood(Likelihood):
 
     def measure(self, denoiser: Denoiser, batch: EncodedBatch, progress: Progress | None) -> dict[str, Tensor]:
         times = chain_times(denoiser.schedule, self.steps)
-        tell = None if progress is None else lambda k: progress()
+        on_step = None if progress is None else lambda k: progress()
         clip = self.clip and batch.levels is not None
-        bound = variational_bound(denoiser, batch.x_0, times, batch.noise, batch.levels, batch.cond, clip, tell)
+        bound = variational_bound(denoiser, batch.x_0, times, batch.noise, batch.levels, batch.cond, clip, on_step)
         return {"bits_per_dim": bound.total, "bits_per_dim_prior": bound.prior, "terms": bound.terms}
 
     def protocol(self) -> dict[str, Any]:
-        return {"bound": {**self._drawn(), "steps": self.steps, "clip": self.clip}}
+        return {"bound": {**self._data_protocol(), "steps": self.steps, "clip": self.clip}}
 
 
 class ODELikelihood(Likelihood):
-    """The likelihood of the probability-flow ODE, exact up to the solver's tolerance, of uniformly dequantised data.
+    """The bits per dimension by the probability-flow ODE (arXiv:2011.13456), exact up to the solver's tolerance.
+
+    Data with levels are dequantised by uniform noise first.
 
     Args:
-        divergence: ``exact``, a backward pass a dimension, or ``hutchinson``, an unbiased estimate from one.
-        tolerance: of the adaptive solver.
-        settings: those of :class:`Likelihood`.
+        divergence: ``exact``, which takes one backward pass for each dimension, or ``hutchinson``, an unbiased estimate
+            of the trace by one backward pass with random signs.
+        tolerance: relative and absolute tolerance of the adaptive solver.
+        settings: arguments of :class:`Likelihood`.
     """
 
     name = "bits_per_dim_ode"
@@ -173,11 +200,11 @@ class ODELikelihood(Likelihood):
         self.divergence, self.tolerance = divergence, tolerance
 
     def measure(self, denoiser: Denoiser, batch: EncodedBatch, progress: Progress | None) -> dict[str, Tensor]:
-        tell = None if progress is None else lambda calls: progress()
+        on_call = None if progress is None else lambda calls: progress()
         x_0, cond, noise, levels = batch
         x = x_0 if levels is None else dequantised(x_0, levels, noise)
-        found = ode_log_likelihood(denoiser, x, cond, self.divergence, noise, self.tolerance, progress=tell)
-        return {self.name: bits_per_dim(found.nats, x_0[0].numel(), levels)}
+        density = ode_log_likelihood(denoiser, x, cond, self.divergence, noise, self.tolerance, progress=on_call)
+        return {self.name: bits_per_dim(density.nats, x_0[0].numel(), levels)}
 
     def protocol(self) -> dict[str, Any]:
-        return {"ode": {**self._drawn(), "divergence": self.divergence, "tolerance": self.tolerance}}
+        return {"ode": {**self._data_protocol(), "divergence": self.divergence, "tolerance": self.tolerance}}

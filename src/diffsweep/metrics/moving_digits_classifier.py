@@ -1,9 +1,11 @@
-"""The space-time classifier whose features make a Frechet distance between clips of ``moving_digits``. Its weights are in the repository.
+"""A fixed classifier of clips of ``dataset=moving_digits``, whose features define the Frechet distance ``clip_fd``.
 
-The distance is Unterthiner et al. 2018's (arXiv:1812.01717) in form, and not in features: theirs are of I3D. That classifier learned classes
-which a single frame often tells, and its distance hardly sees motion (Ge et al. 2024, arXiv:2404.12391); this one is taught the motion too.
+The distance has the form of FVD (Unterthiner et al. 2018, arXiv:1812.01717) with other features. FVD's features, of
+I3D, were trained on classes that a single frame often reveals, so FVD hardly depends on motion (Ge et al. 2024,
+arXiv:2404.12391); this classifier is trained to recognise both the digit and its motion.
 
-Train it again with ``python -m diffsweep.metrics.train_moving_digits_classifier``.
+Its weights are in the repository. The command ``python -m diffsweep.metrics.train_moving_digits_classifier`` trains it
+again.
 """
 
 import math
@@ -16,14 +18,15 @@ from torch import Tensor, nn
 from diffsweep.metrics.shipped import ShippedClassifier
 
 WEIGHTS = Path(__file__).with_name("moving_digits_classifier.pt")
-SPEEDS = (1.0, 1.5)  # pixels a frame, between the three kinds of speed
-DIRECTIONS = (math.pi / 6, math.pi / 3)  # between along x, both and along y
+SPEEDS = (1.0, 1.5)  # pixels a frame: the boundaries between the three kinds of speed
+DIRECTIONS = (math.pi / 6, math.pi / 3)  # angles from the x axis: the boundaries between along x, diagonal and along y
 
 
 def kind_of_motion(velocity: Tensor) -> Tensor:
-    """Which of nine a motion is, int64 (N,): three of speed times three of direction, of velocities (N, 2) in pixels a frame.
+    """Return the kind of motion, 3 (kind of speed) + (kind of direction), 0 to 8, (N,) int64, of velocities (N, 2).
 
-    Of (|v_x|, |v_y|), which reflection at walls does not change: any part of a clip shows the same.
+    Speed, in pixels a frame, and direction have three kinds each. Only (|v_x|, |v_y|) counts, which reflections at
+    walls do not change, so any part of a clip has the same kind.
     """
     across, down = velocity.abs().unbind(1)
     speed = torch.bucketize(torch.hypot(across, down), velocity.new_tensor(SPEEDS))
@@ -32,12 +35,15 @@ def kind_of_motion(velocity: Tensor) -> Tensor:
 
 
 class MovingDigitsClassifier(ShippedClassifier):
-    """A small network, convolutions over space and then over time: ``features, logits = classifier(x)``.
+    """A small classifier of the digit and the motion of clips, called as ``features, logits = classifier(x)``.
+
+    The logits are those of the digit. The network has convolutions over space, for each pair of successive frames, and
+    then over time.
 
     Attributes:
         num_features: 64, the width of the layer before the logits.
-        distance: what the Frechet distance of these features is called. It is no FVD: that is of I3D, and comparable with published numbers.
-        motion_head: of features (N, 64) the logits (N, 9) of :func:`kind_of_motion`.
+        distance: ``clip_fd``, the name of the Frechet distance of these features; FVD is that of I3D's features.
+        motion_head: a layer that maps features (N, 64) to logits (N, 9) of the kinds of :func:`kind_of_motion`.
     """
 
     name = "moving-digits-classifier"
@@ -51,7 +57,7 @@ class MovingDigitsClassifier(ShippedClassifier):
 
     def __init__(self) -> None:
         super().__init__()
-        self.pair = nn.Sequential(  # what two frames show, and how the second differs from the first
+        self.pair = nn.Sequential(  # of a frame, and the difference of the next one from it
             nn.Conv2d(2, 24, 5, stride=2, padding=2),
             nn.SiLU(),
             nn.Conv2d(24, 40, 3, padding=1),
@@ -61,7 +67,7 @@ class MovingDigitsClassifier(ShippedClassifier):
             nn.Linear(40 * 4 * 4, 112),
             nn.SiLU(),
         )
-        self.time = nn.Sequential(  # what this comes to
+        self.time = nn.Sequential(  # over the pairs of a clip
             nn.Conv1d(112, 112, 3, padding=1), nn.SiLU(), nn.Conv1d(112, 112, 3, padding=1), nn.SiLU()
         )
         self.last = nn.Sequential(nn.Dropout(0.3), nn.Linear(112, self.num_features), nn.SiLU())
@@ -69,21 +75,21 @@ class MovingDigitsClassifier(ShippedClassifier):
         self.motion_head = nn.Linear(self.num_features, self.num_motions)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (N, 64) and logits (N, 10) of the digits, of clips in [-1, 1], (N, 1, F, 16, 16), F at least 4.
+        """Return features (N, 64) and logits of the digit (N, 10) of clips (N, 1, F, 16, 16) in [-1, 1], F at least 4.
 
         Raises:
-            ValueError: there are too few frames to tell a motion by.
+            ValueError: F is below 4.
         """
         if x.shape[2] < self.least_frames:
-            raise ValueError(f"a motion is told by at least {self.least_frames} frames, not {x.shape[2]}")
+            raise ValueError(f"the classifier of motion needs at least {self.least_frames} frames, not {x.shape[2]}")
         x = self.rounded(x)
         pairs = torch.cat([x[:, :, :-1], x.diff(dim=2)], dim=1)  # (N, 2, F - 1, 16, 16)
-        told = self.pair(rearrange(pairs, "n c f h w -> (n f) c h w"))  # (N (F - 1), 112)
-        told = rearrange(told, "(n f) d -> n d f", n=len(x))  # (N, 112, F - 1)
-        features = self.last(self.time(told).mean(2))  # (N, 64)
+        hidden = self.pair(rearrange(pairs, "n c f h w -> (n f) c h w"))  # (N (F - 1), 112)
+        hidden = rearrange(hidden, "(n f) d -> n d f", n=len(x))  # (N, 112, F - 1)
+        features = self.last(self.time(hidden).mean(2))  # (N, 64)
         return features, self.head(features)
 
 
 def load_moving_digits_classifier() -> MovingDigitsClassifier:
-    """Return the classifier with the repository's weights, in evaluation mode."""
+    """Return the classifier of moving digits with the weights of the repository, in evaluation mode."""
     return MovingDigitsClassifier.trained()

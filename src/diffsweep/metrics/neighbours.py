@@ -1,6 +1,13 @@
-"""Nearest neighbours in a space of features or of pixels: precision and recall of samples, and how close copies are.
+r"""Precision and recall of generated samples, and distances to nearest neighbours, by exact search.
 
-Distances are squared and taken in float64 by one matrix product, with a block of them in memory at a time.
+With features a of fake (generated) and b of real samples, and the distance r(a) or r(b) of a point from its k-th
+nearest neighbour of the same kind (Kynkaanniemi et al. 2019, arXiv:1904.06991),
+
+.. math:: \mathrm{precision} &= P_a[\,|a - b| \le r(b) \text{ for some } b\,], \\
+    \mathrm{recall} &= P_b[\,|a - b| \le r(a) \text{ for some } a\,].
+
+Precision is low if samples look unlike real data, recall if they miss a part of these. Squared distances are computed
+in float64 by matrix products, a block of them at a time.
 """
 
 from collections.abc import Iterable
@@ -10,14 +17,14 @@ import torch
 from torch import Tensor
 
 BLOCK = 2**22  # distances held at once, 32 MiB
-SAME = 1e-12  # of the squared norms: far above the product's rounding, at the resolution of float32
+SAME = 1e-12  # of the squared norms: a smaller squared distance is 0; far above float64's rounding, at float32's
 
 
 def squared_distances(x: Tensor, others: Tensor) -> Tensor:
-    """|x_i - y_j|^2 of x (N, D) and others (M, D), (N, M), in float64.
+    """Return |x_i - y_j|^2 of points x (N, D) and others y (M, D), (N, M), in float64.
 
-    Points closer than a millionth of their norms are at distance 0, where the product would leave its rounding: so close
-    are the features of one image that was in two batches.
+    The distance of points closer than a millionth of their norms is set to 0, where the matrix product would leave its
+    rounding error: so close are the features of one image that was in two batches.
     """
     x, others = x.double(), others.double()
     norms = x.square().sum(1)[:, None] + others.square().sum(1)  # (N, M)
@@ -26,36 +33,45 @@ def squared_distances(x: Tensor, others: Tensor) -> Tensor:
 
 
 def nearest_distances(x: Tensor, others: Iterable[Tensor]) -> Tensor:
-    """Euclidean distance of each x (N, ...) to the nearest of others, which come in batches (B, ...); (N,), in float64."""
+    """Return the distance of each x (N, ...) to the nearest of ``others``, given in batches (B, ...); (N,) float64."""
     x = x.flatten(1)
     nearest = torch.full((len(x),), torch.inf, dtype=torch.float64)
     for batch in others:
-        for rows in _blocks(len(x), max(len(batch), x.shape[1])):  # large images are not all held in float64
+        for rows in _blocks(len(x), max(len(batch), x.shape[1])):  # few large images at once in float64
             distances = squared_distances(x[rows], batch.flatten(1)).amin(1)
             nearest[rows] = torch.minimum(nearest[rows], distances)
     return nearest.sqrt()
 
 
 class Manifold(NamedTuple):
-    """The union of balls around points (N, D), each as far as the point's k-th nearest neighbour: :func:`manifold`."""
+    """The union of balls around N points, each of the radius of the distance from its k-th nearest neighbour.
+
+    Attributes:
+        points: (N, D) float64.
+        squared_radii: (N,) float64.
+    """
 
     points: Tensor
     squared_radii: Tensor
 
 
 def manifold(points: Tensor, neighbours: int, block: int = BLOCK) -> Manifold:
-    """An estimate of where a distribution has its support (Kynkaanniemi et al. 2019, arXiv:1904.06991, eq. 1).
+    """Return balls around points that estimate the support of their distribution (arXiv:1904.06991, eq. 1).
 
     Args:
-        points: of the distribution, (N, D).
-        neighbours: k. A point is not its own neighbour; another at the same place is one.
-        block: distances held at once.
+        points: features of samples of the distribution, (N, D).
+        neighbours: k: the radius of a ball is the distance from the k-th nearest other point. Another point at the same
+            place counts as a neighbour, the point itself does not.
+        block: number of distances held at once.
 
     Raises:
-        ValueError: there are not more points than neighbours.
+        ValueError: N is not above k.
     """
     if len(points) <= neighbours:
-        raise ValueError(f"metrics.neighbours={neighbours} needs more images than {len(points)}, on both sides")
+        raise ValueError(
+            f"metrics.neighbours={neighbours} needs more than {neighbours} generated and real images each, "
+            f"not {len(points)}; lower it"
+        )
     points = points.double()
     radii = [
         squared_distances(points[rows], points).topk(neighbours + 1, largest=False).values.amax(1)
@@ -65,8 +81,14 @@ def manifold(points: Tensor, neighbours: int, block: int = BLOCK) -> Manifold:
 
 
 def precision_recall(fake: Manifold, real: Manifold, block: int = BLOCK) -> tuple[float, float]:
-    """The share of the fake points that lie in the real manifold, and of the real points that lie in the fake one
-    (arXiv:1904.06991, eq. 2). The surface of a ball belongs to it, as in the paper's public code."""
+    """Return precision and recall: the shares of fake points in the real manifold, and of real points in the fake one.
+
+    These are eq. 2 of arXiv:1904.06991. The surface of a ball belongs to it, as in the paper's public code.
+
+    Args:
+        fake, real: the manifolds of generated and of real samples, see :func:`manifold`.
+        block: number of distances held at once.
+    """
     in_real = torch.zeros(len(fake.points), dtype=torch.bool)
     in_fake = torch.zeros(len(real.points), dtype=torch.bool)
     for rows in _blocks(len(fake.points), len(real.points), block):
@@ -77,6 +99,6 @@ def precision_recall(fake: Manifold, real: Manifold, block: int = BLOCK) -> tupl
 
 
 def _blocks(rows: int, columns: int, block: int = BLOCK) -> Iterable[slice]:
-    """Slices of rows whose distances to all columns fit into a block; at least one row each."""
+    """Yield slices of rows whose distances to all columns fit into a block, of at least one row each."""
     size = max(1, block // columns)
     return (slice(begin, begin + size) for begin in range(0, rows, size))

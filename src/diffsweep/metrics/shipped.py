@@ -1,4 +1,4 @@
-"""Classifiers whose weights are in the repository."""
+"""The base class of classifiers whose trained weights are in the repository."""
 
 import hashlib
 from pathlib import Path
@@ -11,12 +11,14 @@ Kind = TypeVar("Kind", bound="ShippedClassifier")
 
 
 class ShippedClassifier(nn.Module):
-    """A classifier whose features make numbers mean the same everywhere: ``features, logits = classifier(x)``.
+    """A classifier with fixed weights, so that metrics by its features mean the same on every machine.
+
+    It is called as ``features, logits = classifier(x)``.
 
     Attributes:
         weights: the file of its weights.
-        weights_hash: of that file, once they are loaded.
-        levels: grey levels of the data; inputs are rounded to them, as saving an image would.
+        weights_hash: the SHA-256 of that file, once it is loaded.
+        levels: number of grey levels of the data, to which inputs are rounded, as saving an image would.
     """
 
     weights: ClassVar[Path]
@@ -25,13 +27,13 @@ class ShippedClassifier(nn.Module):
 
     @classmethod
     def trained(cls: type[Kind]) -> Kind:
-        """Return the classifier with the repository's weights, in evaluation mode."""
+        """Return the classifier with the weights of the repository, in evaluation mode, with its weights frozen."""
         classifier = cls()
         classifier.load_state_dict(torch.load(cls.weights, weights_only=True))
         classifier.weights_hash = hashlib.sha256(cls.weights.read_bytes()).hexdigest()
         return classifier.eval().requires_grad_(False)
 
     def rounded(self, x: Tensor) -> Tensor:
-        """Return x, within [-1, 1] and at the nearest of its grey levels."""
+        """Return x clamped to [-1, 1] and rounded to the nearest of the data's grey levels."""
         scale = (self.levels - 1) / 2
         return ((x.clamp(-1, 1) + 1) * scale).round() / scale - 1

@@ -1,6 +1,6 @@
-"""Trains the digits classifier on the training split and writes its weights beside it. Prints the held-out accuracy.
+"""Train the digits classifier, write its weights beside its module, and print its held-out accuracy.
 
-python -m diffsweep.metrics.train_digits_classifier
+Run it with ``python -m diffsweep.metrics.train_digits_classifier``.
 """
 
 import torch
@@ -12,7 +12,7 @@ from diffsweep.metrics.digits_classifier import WEIGHTS, DigitsClassifier
 
 
 def shifted(x: Tensor) -> Tensor:
-    """Each digit moved by up to one pixel, the background moved in."""
+    """Return the digits, each shifted by up to one pixel on each axis, with the border filled with black."""
     padded = functional.pad(x, (1, 1, 1, 1), value=-1.0)
     offset = torch.randint(0, 3, (len(x), 2))
     rows = offset[:, :1] + torch.arange(8)  # (N, 8)
@@ -21,13 +21,16 @@ def shifted(x: Tensor) -> Tensor:
 
 
 def noisy(x: Tensor, most: float = 0.25) -> Tensor:
-    """Noise of up to two grey levels, of another size for each digit: features should see the digit, not the noise. (Trained
-    without it, noise of less than one grey level on real digits lowers their IS by 6 %.)"""
+    """Return the digits with Gaussian noise, its standard deviation uniform from 0 to ``most`` (two grey levels).
+
+    It makes the features depend on the digit and not on noise. In a classifier trained without it, noise of less than
+    one grey level on real digits lowers their IS by 6 %.
+    """
     return x + most * torch.rand(len(x), 1, 1, 1) * torch.randn_like(x)
 
 
 def train_digits_classifier(epochs: int = 60, batch_size: int = 50, seed: int = 0) -> tuple[DigitsClassifier, float]:
-    """A classifier trained on the training split only, and its accuracy on the held-out one."""
+    """Return a classifier trained on the training split alone, and its accuracy on the held-out split."""
     torch.manual_seed(seed)
     train, held_out = load_digits("train"), load_digits("val")
     classifier = DigitsClassifier()

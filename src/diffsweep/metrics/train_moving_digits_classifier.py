@@ -1,6 +1,6 @@
-"""Trains the classifier of moving digits on training clips and writes its weights beside it. Prints the held-out accuracies.
+"""Train the classifier of moving digits, write its weights beside its module, and print its held-out accuracies.
 
-python -m diffsweep.metrics.train_moving_digits_classifier
+Run it with ``python -m diffsweep.metrics.train_moving_digits_classifier``.
 """
 
 import torch
@@ -14,30 +14,33 @@ MOST_FRAMES = 12
 
 
 def noisy(x: Tensor, most: float = 0.1) -> Tensor:
-    """Noise of another size for each clip: features should see the digit and its way, not the noise."""
+    """Return clips with Gaussian noise whose standard deviation is uniform between 0 and ``most``.
+
+    It makes the features depend on the digit and its motion and not on noise.
+    """
     return x + most * torch.rand(len(x), 1, 1, 1, 1) * torch.randn_like(x)
 
 
 def clips(samples: MovingDigitSamples, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Clips, their digits and their kinds of motion."""
+    """Return the clips that an index selects, the classes of their digits and their kinds of motion."""
     batch = samples[index]
     return batch["x"], batch["label"], kind_of_motion(samples.motion.velocity[index, 0])
 
 
 @torch.no_grad()
 def accuracies(classifier: MovingDigitsClassifier, num_frames: int, count: int = 2000) -> tuple[float, float]:
-    """The shares of held-out clips whose digit and whose kind of motion are told, of a classifier in evaluation mode."""
+    """Return the classifier's accuracies on held-out clips, of the digit and of the kind of motion."""
     samples = MovingDigits(num_frames=num_frames, num_val=count).load("val")
     assert isinstance(samples, MovingDigitSamples)
     x, digit, motion = clips(samples, torch.arange(count))
     features, logits = classifier(x)
-    told = ((logits, digit), (classifier.motion_head(features), motion))
-    of_digit, of_motion = ((guess.argmax(1) == truth).double().mean().item() for guess, truth in told)
+    heads = ((logits, digit), (classifier.motion_head(features), motion))
+    of_digit, of_motion = ((guess.argmax(1) == truth).double().mean().item() for guess, truth in heads)
     return of_digit, of_motion
 
 
 def train_moving_digits_classifier(steps: int = 3000, batch_size: int = 64, seed: int = 0) -> MovingDigitsClassifier:
-    """A classifier trained on clips of the training split only, each of 4 to 12 frames."""
+    """Return a classifier trained on clips of the training split alone, each of 4 to 12 frames."""
     torch.manual_seed(seed)
     samples = MovingDigits(num_frames=MOST_FRAMES, num_train=steps * batch_size).load("train")
     assert isinstance(samples, MovingDigitSamples)
