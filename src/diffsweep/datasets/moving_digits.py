@@ -66,11 +66,11 @@ def draw(
     u = Noise(SEED, index, val.long()).uniform(DRAWN * num_digits, stream=Stream.DATA, dtype=torch.float64)
     u = u.unflatten(1, (num_digits, DRAWN))  # (N, K, 5)
     first = torch.where(val, counts[0], 0)[:, None]
-    many = torch.where(val, counts[1], counts[0])[:, None]
+    available = torch.where(val, counts[1], counts[0])[:, None]
     low, high = walls(image_size)
     angle, pace = 2 * math.pi * u[..., 3], speed[0] + (speed[1] - speed[0]) * u[..., 4]
     velocity = pace[..., None] * torch.stack([angle.cos(), angle.sin()], dim=-1)
-    return Motion(first + (u[..., 0] * many).long(), low + (high - low) * u[..., 1:3], velocity)
+    return Motion(first + (u[..., 0] * available).long(), low + (high - low) * u[..., 1:3], velocity)
 
 
 def render(ink: Tensor, corner: Tensor, image_size: int) -> Tensor:
