@@ -6,8 +6,9 @@ import pytest
 import torch
 import yaml
 
-from diffsweep.configuration.build import build_data, build_model, instantiated
+from diffsweep.configuration.build import build_data, build_model
 from diffsweep.configuration.check import locate
+from diffsweep.configuration.sizes import instantiated
 from diffsweep.diffusion import BatchNoise
 from diffsweep.models import DiffusionModel
 from diffsweep.samplers import DDIM

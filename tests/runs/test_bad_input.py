@@ -8,8 +8,8 @@ import pytest
 from composing import composed
 
 from diffsweep.configuration.compose import compose
-from diffsweep.configuration.explain import nearest
 from diffsweep.configuration.preflight import preflight
+from diffsweep.configuration.spelling import nearest
 from diffsweep.errors import UserError
 
 FREE = "model=classifier_free"
@@ -36,8 +36,11 @@ TYPED = [
     (["schedule.num_steps=10.5"], ["schedule.num_steps=10.5", "integer"]),
     (["backbone.channels=wide"], ["backbone.channels=wide", "integer"]),
     (["backbone.channel_mult=[1,x]"], ["backbone.channel_mult", "integer"]),
-    (["backbone.channel_mult=2"], ["backbone.channel_mult=2", "sequence"]),
-    (["backbone.patch_size=2"], ["backbone.patch_size: the chosen backbone has no such key; dit, dit3d, uvit have it"]),
+    (["backbone.channel_mult=2"], ["backbone.channel_mult=2", "should be a list, such as [2]"]),
+    (
+        ["backbone.patch_size=2"],
+        ["backbone.patch_size: backbone=unet has no such key; backbone=dit, dit3d, uvit have it"],
+    ),
     (
         ["backbone=dit_s_2", "backbone.patch_size=3"],
         ["patch_size=3 does not divide the 8-pixel image; use 1, 2, 4 or 8"],

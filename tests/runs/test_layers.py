@@ -158,7 +158,6 @@ def modules_of(environment, tmp_path_factory):
         ("train", ["--help"]),
         ("sample", ["--help"]),
         ("train", ["schedule=lineer"]),
-        ("train", ["--cfg", "job", "schedule=linear"]),
     ],
 )
 def test_help_and_configurations_import_nothing_heavy(modules_of, name, arguments):
@@ -168,6 +167,13 @@ def test_help_and_configurations_import_nothing_heavy(modules_of, name, argument
         assert done.returncode == 0
         for expected in ("schedule", "scaled_linear", "Examples", f"python src/{name}.py"):
             assert expected in done.stdout
+
+
+def test_a_configuration_is_shown_without_lightning(modules_of):
+    """Its sizes are of built parts, which are modules of torch."""
+    done, modules = modules_of("train", "--cfg", "job", "schedule=linear")
+    assert "out_channels: 1" in done.stdout
+    assert modules & set(HEAVY) <= {"torch", "numpy"}
 
 
 def test_tab_completion_imports_nothing_heavy(modules_of):

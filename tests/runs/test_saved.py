@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from hydra.utils import get_object
 
-from diffsweep.configuration.saved import MOVED, load_config, renamed
+from diffsweep.configuration.moved import MOVED, renamed
+from diffsweep.configuration.saved import load_config
 
 BEFORE = Path(__file__).parent / "before"
 

@@ -9,16 +9,20 @@ So one network learns p(x_0 | c) and p(x_0) alike, and classifier-free guidance 
 of scale s can combine them in sampling, :math:`\epsilon_\varnothing + s (\epsilon_c - \epsilon_\varnothing)`.
 """
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
 from diffsweep.capabilities import Part
-from diffsweep.datasets import Batch, Samples
 from diffsweep.diffusion import Condition, Noise, Stream
+
+if TYPE_CHECKING:  # it imports Lightning, which takes seconds
+    from diffsweep.datasets import Batch, Samples
 
 
 class Conditioning(nn.Module, Part, ABC):

@@ -4,15 +4,20 @@ The id stays an integer in the condition. A backbone embeds it with a table of K
 embedding.
 """
 
+from __future__ import annotations
+
 import difflib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from diffsweep.conditioning.base import Conditioning
-from diffsweep.datasets import Batch, Samples
 from diffsweep.diffusion import Condition
+
+if TYPE_CHECKING:  # it imports Lightning, which takes seconds
+    from diffsweep.datasets import Batch, Samples
 
 
 class ClassLabel(Conditioning):

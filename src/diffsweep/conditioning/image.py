@@ -5,15 +5,19 @@ the sample; in sampling, to held-out images or to a given one. The network sees 
 :math:`[x_t, c]`, or as features of the whole image.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 from diffsweep.conditioning.base import Conditioning
-from diffsweep.datasets import Batch, Samples
 from diffsweep.diffusion import Condition
+
+if TYPE_CHECKING:  # it imports Lightning, which takes seconds
+    from diffsweep.datasets import Batch, Samples
 
 Source = Literal["low_res", "grey", "hole"]
 

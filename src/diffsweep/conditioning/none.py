@@ -1,12 +1,17 @@
 """Models without a condition, which learn p(x_0)."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from diffsweep.conditioning.base import Conditioning
-from diffsweep.datasets import Batch, Samples
+
+if TYPE_CHECKING:  # it imports Lightning, which takes seconds
+    from diffsweep.datasets import Batch, Samples
 
 
 class Unconditional(Conditioning):

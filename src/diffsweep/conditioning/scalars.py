@@ -4,15 +4,20 @@ The network takes Fourier features of each number, (cos(w_k s), sin(w_k s)) at f
 them to that of the time. Several conditions fill different parts of one Condition.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import fields
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from diffsweep.conditioning.base import Conditioning
-from diffsweep.datasets import Batch, Samples
 from diffsweep.diffusion import Condition
+
+if TYPE_CHECKING:  # it imports Lightning, which takes seconds
+    from diffsweep.datasets import Batch, Samples
 
 
 class Scalars(Conditioning):

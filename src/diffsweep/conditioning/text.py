@@ -5,15 +5,20 @@ The network attends to the tokens (cross-attention): each place x of a feature m
 head. A pooled vector of the text may be added to the time embedding too.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from diffsweep.conditioning.base import Conditioning
 from diffsweep.conditioning.text_encoder import TextEncoder
-from diffsweep.datasets import Batch, Samples
 from diffsweep.diffusion import Condition
+
+if TYPE_CHECKING:  # it imports Lightning, which takes seconds
+    from diffsweep.datasets import Batch, Samples
 
 
 class TextConditioning(Conditioning):

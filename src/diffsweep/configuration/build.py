@@ -3,11 +3,10 @@
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 
-from diffsweep.configuration.check import check, check_resolved
+from diffsweep.configuration.check import check
+from diffsweep.configuration.sizes import fill_in_sizes, instantiated
 from diffsweep.datasets import ImageData
 from diffsweep.errors import UserError
 from diffsweep.metrics import GenerationMetrics, Likelihood
@@ -24,26 +23,15 @@ def build(cfg: DictConfig, group: str, **more: Any) -> Any:
     return instantiated(cfg, group, **more)
 
 
-def instantiated(cfg: DictConfig, group: str, **more: Any) -> Any:
-    """As :func:`build`, of a configuration that has been checked: a check costs more than what is built. Only what may be built is looked at
-    again, in what the group comes to."""
-    check_resolved(cfg, group)
-    try:
-        return instantiate(cfg[group], _convert_="all", **more)
-    except Exception as error:
-        cause = error.__cause__
-        if isinstance(cause, ValueError | MisconfigurationException):  # refused by a constructor; its message says why
-            raise UserError(str(cause)) from error
-        raise
-
-
 def sized(cfg: DictConfig) -> DictConfig:
-    """The configuration with as many output channels as the prediction has heads for, and the sizes of the condition."""
+    """Return a checked copy of a configuration with the sizes of the network's output and of the condition.
+
+    Raises:
+        UserError: as :func:`build`.
+    """
     check(cfg)
     cfg = cfg.copy()
-    cfg.space.out_channels = instantiated(cfg, "prediction").heads * cfg.space.channels
-    for name, size in instantiated(cfg, "conditioning").sizes.items():
-        cfg.condition[name] = size
+    fill_in_sizes(cfg)
     return cfg
 
 

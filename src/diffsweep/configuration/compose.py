@@ -15,12 +15,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from diffsweep.configuration.conf import CONF, SHARED, content, dotted, keys, settings
-from diffsweep.configuration.explain import explained, nearest, no_such_option
+from diffsweep.configuration.conf import CONF, SHARED, content, dotted, settings
+from diffsweep.configuration.explain import explained
+from diffsweep.configuration.moved import with_new_names
 from diffsweep.configuration.resolvers import SWEEP
 from diffsweep.configuration.run_source import PREFIX, SELECTORS, RunSearchPath, RunSource
 from diffsweep.configuration.saved import load_config
 from diffsweep.configuration.schema import SCHEMAS
+from diffsweep.configuration.suggestions import no_such_key, no_such_option
 from diffsweep.errors import UserError
 
 
@@ -66,6 +68,7 @@ def compose(command: str, overrides: Sequence[str] = ()) -> DictConfig:
 def compose_job(command: str, overrides: Sequence[str] = (), number: int | None = None) -> Composed:
     """Compose a job: alone, or as the job of this number of a sweep, whose directory it gets. Errors as :func:`compose`."""
     register()
+    overrides = with_new_names(overrides)
     GlobalHydra.instance().clear()
     numbered = [] if number is None else [f"hydra.job.num={number}"]
     with explained(command, overrides), initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
@@ -96,7 +99,7 @@ def finish(command: str, cfg: DictConfig, hydra: Any, run_dir: str) -> DictConfi
     _drop_what_does_not_fit(cfg, choices, typed)
     _drop_what_another_class_does_not_take(cfg, typed)
     _take_what_runs_say(cfg, choices, typed)
-    _refuse_unknown(cfg, SCHEMAS[command], command)
+    _refuse_unknown(cfg, SCHEMAS[command], command, typed)
     directory = str(Path(run_dir).absolute())
     if selected is None:
         cfg.paths.run_dir = directory
@@ -168,14 +171,14 @@ def _take_what_runs_say(cfg: DictConfig, choices: dict[str, Any], overrides: Seq
                     cfg[group][key] = value
 
 
-def _refuse_unknown(cfg: DictConfig, schema: type, command: str, prefix: str = "") -> None:
+def _refuse_unknown(cfg: DictConfig, schema: type, command: str, typed: Sequence[str], prefix: str = "") -> None:
     """`+key=value` passes Hydra: the keys of the root, and of its typed parts, are those of the schema and no others."""
     known = {field.name: field.type for field in fields(schema)}
     for key in map(str, cfg):
         if key not in known:
-            raise UserError(f"{prefix}{key}: no such key{nearest(f'{prefix}{key}', keys(command))}")
+            raise no_such_key(f"{prefix}{key}", command, typed)
         if is_dataclass(known[key]):
-            _refuse_unknown(cfg[key], known[key], command, prefix=f"{key}.")  # type: ignore[arg-type]
+            _refuse_unknown(cfg[key], known[key], command, typed, prefix=f"{key}.")  # type: ignore[arg-type]
 
 
 def from_hydra(command: str, cfg: DictConfig) -> DictConfig:

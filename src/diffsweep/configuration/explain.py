@@ -1,6 +1,5 @@
 """What Hydra and OmegaConf refuse, in one line that names the nearest right word."""
 
-import difflib
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,7 +8,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from diffsweep.configuration.conf import groups, keys, options, parents, settings
+from diffsweep.configuration.conf import groups, options
+from diffsweep.configuration.spelling import nearest
+from diffsweep.configuration.suggestions import no_such_hydra_option, no_such_key, no_such_option
 from diffsweep.errors import UserError
 
 
@@ -19,28 +20,22 @@ def explained(command: str, overrides: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
-        raise explain(error, command) from error
+        raise explain(error, command, overrides) from error
     except ValueError as error:
         if match := re.search(r"Config group override must be a string or a list. Got (\w+)", str(error)):
             raise UserError(f"the option of a group is a word, not of type {match[1]}: {_odd(overrides)}") from error
         raise
 
 
-def nearest(word: str, words: Sequence[str]) -> str:
-    """ ", did you mean X?" where some word is near, else nothing."""
-    found = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-    return f", did you mean {found[0]}?" if found else ""
-
-
-def explain(error: Exception, command: str) -> UserError:
-    """Hydra's error in one line, with the nearest right word."""
+def explain(error: Exception, command: str, overrides: Sequence[str] = ()) -> UserError:
+    """Return an error of Hydra's or OmegaConf's in one line, with the nearest right word."""
     cause = error.__cause__
     text = f"{error}\n{cause}" if cause is not None else str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        group, _, option = str(error.missing_cfg_file).partition("/")
-        if not option:
-            return UserError(f"there is no group or command {group}{nearest(group, groups())}")
-        return no_such_option(group, option)
+        group, _, option = str(error.missing_cfg_file).rpartition("/")
+        if not group:
+            return UserError(f"{option}: no such group or command{nearest(option, groups())}")
+        return no_such_hydra_option(group, option) if "/" in group else no_such_option(group, option)
     if isinstance(error, OverrideParseException):
         if "=" not in str(error.override):
             return UserError(
@@ -52,36 +47,21 @@ def explain(error: Exception, command: str) -> UserError:
     if match := re.search(r"You must specify '(\w+)'", text):
         return UserError(f"{match[1]}= is missing: give the directory of a run, as training printed it")
     if match := re.search(r"Could not append to config. An item is already at '([^']+)'", text):
-        return UserError(f"{match[1]} is there already: leave out the +")
+        return UserError(f"{match[1]} is set already: leave out the +")
     if match := re.search(r"Could not (?:override|append|delete).*? '([^']+)'", text):
         key = match[1]
         if converted := re.search(r"Value '(.*?)'.* (?:could not be converted to|of type) (\w+)", text):
             return UserError(f"{key}={converted[1]}: not of type {_spoken(converted[2])}")
-        return _no_such_key(key, command)
+        return no_such_key(key, command, overrides)
     if match := re.search(r"full_key: (\S+)", text):
         key = match[1]
         if converted := re.search(r"Value '(.*?)'.* could not be converted to (\w+)", text):
             return UserError(f"{key}={converted[1]}: not of type {_spoken(converted[2])}")
         if "not in" in text:
-            return _no_such_key(key, command)
+            return no_such_key(key, command, overrides)
     if isinstance(error, ConfigCompositionException):
         return UserError(" ".join(text.split()))
     return UserError(" ".join(str(error).split()))
-
-
-def no_such_option(group: str, option: str) -> UserError:
-    """The error of an option that a group does not have, with those that it has."""
-    near = nearest(option, options(group))
-    return UserError(f"{group}={option}: no such option{near or ';'} {group} has {', '.join(options(group))}")
-
-
-def _no_such_key(key: str, command: str) -> UserError:
-    """Where other options of the key's group have it: which; else the nearest key there is."""
-    group, _, name = key.partition(".")
-    having = [o for o in options(group) if name in settings(group, o) and not parents(group, o)] if name else []
-    if having:
-        return UserError(f"{key}: the chosen {group} has no such key; {', '.join(having)} have it")
-    return UserError(f"{key}: no such key{nearest(key, keys(command))}")
 
 
 def _odd(overrides: Sequence[str]) -> str:

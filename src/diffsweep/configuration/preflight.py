@@ -7,8 +7,9 @@ import torch
 from omegaconf import DictConfig
 
 from diffsweep.configuration import rules
-from diffsweep.configuration.build import build_data, instantiated, sized
+from diffsweep.configuration.build import build_data, sized
 from diffsweep.configuration.check import check, locate
+from diffsweep.configuration.sizes import instantiated
 from diffsweep.configuration.stage_nodes import Stage, given_config, stage_nodes, trainable_config
 from diffsweep.diffusion import NetworkDenoiser
 from diffsweep.errors import UserError

@@ -2,22 +2,14 @@
 
 import functools
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from diffsweep.configuration import resolvers  # noqa: F401 - registers the resolvers wherever runs are read
+from diffsweep.configuration.moved import in_new_names
 from diffsweep.errors import UserError
 
 CONFIG = "config.yaml"
-
-# The names of classes and functions that older runs have saved, and what they are called now.
-MOVED = {
-    "diffsweep.models.DDPM": "diffsweep.models.DiffusionModel",
-    "diffsweep.runs.stages.trained": "diffsweep.configuration.loading.trained",
-}
-# The keys that older runs have saved and nothing reads any more, each with the group that had it.
-GONE = (("conditioning", "seed"),)
 
 
 def load_config(directory: str | Path) -> DictConfig:
@@ -52,19 +44,4 @@ def written(file: Path) -> tuple[int, int, int]:
 def _read(file: Path, state: tuple[int, int, int]) -> DictConfig | ListConfig:
     """Return the content of a file in today's words."""
     content = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-    if isinstance(content, dict):
-        content |= {group: _without(content[group], key) for group, key in GONE if group in content}
-    return OmegaConf.create(renamed(content))
-
-
-def renamed(node: Any) -> Any:
-    """Return a plain configuration whose names of classes are today's."""
-    if isinstance(node, dict):
-        names = ("_target_", "kind")
-        return {key: MOVED.get(value, value) if key in names else renamed(value) for key, value in node.items()}
-    return [renamed(item) for item in node] if isinstance(node, list) else node
-
-
-def _without(node: Any, key: str) -> Any:
-    """Return a mapping without a key, at any depth."""
-    return {name: _without(part, key) for name, part in node.items() if name != key} if isinstance(node, dict) else node
+    return OmegaConf.create(in_new_names(content) if isinstance(content, dict) else content)

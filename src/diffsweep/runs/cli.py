@@ -5,7 +5,7 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
@@ -86,17 +86,22 @@ def help_text(command: str) -> str:
 
 
 def _run(command: str) -> None:
+    from diffsweep.configuration.arguments import read_arguments
     from diffsweep.configuration.compose import compose_job, register
-    from diffsweep.configuration.jobs import SWITCHES, jobs, run_by_hydra, swept_keys
+    from diffsweep.configuration.jobs import jobs, run_by_hydra, swept_keys
+    from diffsweep.configuration.moved import with_new_names
     from diffsweep.configuration.resolvers import SWEEP, SWEPT, sweep_name
 
     register()
-    overrides = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
-    flags = {argument for argument in sys.argv[1:] if argument.startswith("-")}
-    if flags - set(SWITCHES):  # such as --cfg job: Hydra's own
+    sys.argv[1:] = with_new_names(sys.argv[1:])
+    overrides, switches = read_arguments(sys.argv[1:], command)
+    sweeping = "--multirun" in switches
+    if switches.get("--cfg") == "job":
+        _show(command, jobs(overrides) if sweeping else [overrides], switches)
+        return
+    if switches.keys() - {"--multirun"}:  # such as --info: Hydra's own
         _by_hydra(command, overrides)
         return
-    sweeping = bool(flags)
     if sweeping:
         os.environ[SWEEP], os.environ[SWEPT] = sweep_name(command, overrides), ",".join(swept_keys(overrides))
         every = [compose_job(command, job, k) for k, job in enumerate(jobs(overrides))]
@@ -116,6 +121,14 @@ def _run(command: str) -> None:
         _start(every[0])
     if sweeping and command in SUMMARIES:
         _function(SUMMARIES[command])(every[0].sweep_dir)
+
+
+def _show(command: str, jobs: Sequence[Sequence[str]], switches: Mapping[str, str]) -> None:
+    """Print the configuration of each job, as ``--cfg job`` requests."""
+    from diffsweep.configuration.show import shown
+
+    texts = [shown(command, job, "--resolve" in switches, switches.get("--package")) for job in jobs]
+    print("---\n".join(texts), end="")
 
 
 def _start(job: "Composed") -> Any:

@@ -10,8 +10,9 @@ from omegaconf import DictConfig, OmegaConf
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from diffsweep.configuration.build import instantiated, sized
+from diffsweep.configuration.build import sized
 from diffsweep.configuration.check import locate
+from diffsweep.configuration.sizes import instantiated
 from diffsweep.models import AutoencoderModel
 
 

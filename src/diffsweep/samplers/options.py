@@ -55,6 +55,9 @@ class WalkOptions:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"sampler.steps must be at least 1, not {self.steps}")
+        if self.start == 0:
+            reason = "at t = 0 data are clean, so no step is left and an image stays as it is"
+            raise ValueError(f"sampler.start=0: {reason}; use a time up to 1, such as sampler.start=0.6 to edit images")
         if not 0 <= self.stop < self.start <= 1:
             raise ValueError(f"sampling needs 0 <= sampler.stop < sampler.start <= 1, not {self.stop} and {self.start}")
         one_of("spacing", self.spacing, list(SPACINGS))

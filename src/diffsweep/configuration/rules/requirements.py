@@ -6,8 +6,8 @@ from omegaconf import DictConfig
 
 from diffsweep.capabilities import CAPABILITIES, Declared, declared_by
 from diffsweep.configuration.declarations import declared, families, listed
-from diffsweep.configuration.explain import nearest
 from diffsweep.configuration.rules.base import BuiltParts, rule
+from diffsweep.configuration.spelling import nearest
 from diffsweep.errors import UserError
 
 

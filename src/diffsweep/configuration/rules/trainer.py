@@ -1,10 +1,25 @@
 """Steps, intervals and precision."""
 
-from omegaconf import DictConfig
+import difflib
+import logging
+import re
+from typing import Any
+
+from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.accelerators import AcceleratorRegistry
+from lightning.pytorch.strategies import StrategyRegistry
+from omegaconf import DictConfig, OmegaConf
 
 from diffsweep.configuration.rules.base import BuiltParts, rule
 
 MODES = ("online", "offline", "disabled")
+MOST = 8  # words of Lightning's that a message names
+SHOWN = ("enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+OF_THE_MACHINE = (  # settings of a Trainer that depend on the machine, or change torch, or that runs set themselves
+    *("_target_", "accelerator", "devices", "num_nodes", "strategy", "precision", "plugins", "sync_batchnorm"),
+    *("deterministic", "benchmark", "detect_anomaly", "barebones", "default_root_dir", "logger", "callbacks", *SHOWN),
+)
 
 
 @rule
@@ -46,4 +61,56 @@ def scaled_gradients_are_not_clipped_when_fused(cfg: DictConfig, parts: BuiltPar
             f"trainer.precision={cfg.trainer.precision}: its gradients cannot be clipped with a fused optimizer; use "
             "optimizer.fused=false, or trainer.precision=bf16-mixed"
         )
+    return None
+
+
+@rule
+def lightning_has_the_accelerator(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    return _unknown(
+        "accelerator", cfg.trainer.get("accelerator"), {"gpu", *AcceleratorRegistry.available_accelerators()}
+    )
+
+
+@rule
+def lightning_has_the_strategy(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    return _unknown("strategy", cfg.trainer.get("strategy"), set(StrategyRegistry.available_strategies()))
+
+
+def _unknown(key: str, value: Any, known: set[str]) -> str | None:
+    """Return why a word is refused that Lightning does not know, with those that it knows, the nearest first."""
+    if not isinstance(value, str) or value in (words := sorted({"auto", *known})):
+        return None
+    near = difflib.get_close_matches(value, words, n=len(words), cutoff=0.6)
+    listed = ", ".join([*near, *(word for word in words if word not in near)][:MOST]) + ", ..." * (len(words) > MOST)
+    return f"trainer.{key}={value}: no such {key}{f', did you mean {near[0]}?' if near else ';'} Lightning has {listed}"
+
+
+@rule
+def devices_are_counted(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    devices = cfg.trainer.devices
+    if isinstance(devices, int) and devices < 1 and devices != -1:
+        return f"trainer.devices={devices} must be at least 1, or a list such as [0,1]; -1 is all of them"
+    if isinstance(devices, str) and devices != "auto" and not re.fullmatch(r"-1|\d+(,\d+)*,?", devices):
+        return f"trainer.devices={devices} is no number of devices; use a number, a list such as [0,1], or auto"
+    return None
+
+
+@rule
+def lightning_accepts_the_trainer(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Build a Trainer with the settings that mean the same on every machine; others have rules of their own."""
+    plain = OmegaConf.to_container(cfg.trainer, resolve=True)
+    assert isinstance(plain, dict)
+    settings: dict[str, Any] = {str(key): value for key, value in plain.items() if key not in OF_THE_MACHINE}
+    if any(isinstance(value, dict) and "_target_" in value for value in settings.values()):  # a part to build first
+        return None
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    try:
+        logger.setLevel(logging.ERROR)
+        settings |= {"accelerator": "cpu", "devices": 1, "logger": False, **dict.fromkeys(SHOWN, False)}
+        Trainer(**settings)
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        return f"trainer: {' '.join(str(error).split())}"
+    finally:
+        logger.setLevel(level)
     return None

@@ -1,0 +1,60 @@
+"""The names that classes and keys had before, and what they are called now, for saved runs and for command lines."""
+
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+# Classes and functions that a configuration names.
+MOVED = {
+    "diffsweep.models.DDPM": "diffsweep.models.DiffusionModel",
+    "diffsweep.runs.stages.trained": "diffsweep.configuration.loading.trained",
+}
+# Keys of groups.
+MOVED_KEYS = {"sampler.s_noise": "sampler.temperature"}
+# Keys that nothing reads any more, each with its group; they are left out at any depth.
+GONE = (("conditioning", "seed"),)
+
+
+def in_new_names(content: dict[Any, Any]) -> Any:
+    """Return the plain configuration of a saved run with the names of today."""
+    content = dict(content)
+    for group, key in GONE:
+        if group in content:
+            content[group] = _without(content[group], key)
+    for old, new in MOVED_KEYS.items():
+        (group, _, key), now = old.partition("."), new.partition(".")[2]
+        node = content.get(group)
+        if isinstance(node, dict) and key in node:
+            content[group] = {now: node[key]} | {name: value for name, value in node.items() if name != key}
+    return renamed(content)
+
+
+def renamed(node: Any) -> Any:
+    """Return a plain configuration with the names that classes have today."""
+    if isinstance(node, dict):
+        names = ("_target_", "kind")
+        return {key: MOVED.get(value, value) if key in names else renamed(value) for key, value in node.items()}
+    return [renamed(item) for item in node] if isinstance(node, list) else node
+
+
+def _without(node: Any, key: str) -> Any:
+    """Return a mapping without a key, at any depth."""
+    return {name: _without(part, key) for name, part in node.items() if name != key} if isinstance(node, dict) else node
+
+
+def with_new_names(words: Sequence[str]) -> list[str]:
+    """Return the words of a command line with the names of today; a line on stderr names each that has changed."""
+    return [_with_new_name(word) for word in words]
+
+
+def _with_new_name(word: str) -> str:
+    match = re.fullmatch(r"([+~]*)([\w.]+)(?:=(.*))?", word, flags=re.DOTALL)
+    if match is None:
+        return word
+    prefix, key, value = match.groups()
+    now, new_value = MOVED_KEYS.get(key, key), MOVED.get(value, value) if key.endswith(("_target_", ".kind")) else value
+    for old, new in ((key, now), (value, new_value)):
+        if old != new:
+            print(f"NOTE: {old} is {new} now", file=sys.stderr)
+    return f"{prefix}{now}" + (f"={new_value}" if value is not None else "")

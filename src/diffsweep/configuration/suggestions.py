@@ -1,0 +1,186 @@
+"""Suggest what was meant: the nearest right word to a wrong one, and the full key of one that was typed without its group."""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+
+from diffsweep.configuration.conf import content, defaults, files, groups, keys, options, parents, settings, targets
+from diffsweep.configuration.declarations import families
+from diffsweep.configuration.saved import saved_of
+from diffsweep.configuration.spelling import closest, nearest
+from diffsweep.errors import UserError
+
+FEW = 4  # full keys that a message names
+MANY = 20  # options of a group, above which presets are folded
+GLOBAL = ("model", "experiment", "debug")  # groups of which an option may set keys of other groups
+SELECTORS = ("run", "resume")  # groups that choose a run, whose choices a command starts from
+PLUGINS = {  # the packages that bring options of Hydra's groups
+    "hydra/launcher": {
+        **{name: "hydra-submitit-launcher" for name in ("submitit_slurm", "submitit_local")},
+        **{"joblib": "hydra-joblib-launcher", "ray": "hydra-ray-launcher", "rq": "hydra-rq-launcher"},
+    },
+    "hydra/sweeper": {name: f"hydra-{name}-sweeper" for name in ("optuna", "ax", "nevergrad")},
+}
+
+
+def no_such_option(group: str, option: str) -> UserError:
+    """Return the error of an option that a group does not have, with those that it has."""
+    near = nearest(option, options(group), cutoff=0.7)  # the list follows: nothing that is only a little alike
+    return UserError(f"{group}={option}: no such option{near or ';'} {group} has {', '.join(folded(group))}")
+
+
+def folded(group: str) -> list[str]:
+    """Return the options of a group; where they are many, each family with the number of its presets."""
+    if len(options(group)) <= MANY:
+        return options(group)
+    roots = {option: _root(group, option) for option in options(group)}
+    presets = {family: [name for name, root in roots.items() if root == family != name] for family in roots.values()}
+    return [
+        f"{family} (and {len(names)} presets, {names[0]} to {names[-1]})" if names else family
+        for family, names in presets.items()
+    ]
+
+
+def _root(group: str, option: str) -> str:
+    """Return the option that an option starts from in the end: of a preset its family, of others themselves."""
+    above = parents(group, option)
+    return _root(group, above[0]) if above else option
+
+
+def no_such_hydra_option(group: str, option: str) -> UserError:
+    """Return the error of an option that a group of Hydra's does not have: which are installed, and what brings others."""
+    folder = Path(hydra.__file__).parent / "conf" / group
+    stored = ConfigStore.instance().list(group) if group in PLUGINS else []
+    installed = sorted({Path(name).stem for name in (*stored, *(path.name for path in folder.glob("*.yaml")))})
+    packages = {name: package for name, package in PLUGINS.get(group, {}).items() if name not in installed}
+    listed = f"installed: {', '.join(installed) or 'none'}"
+    if option in packages:
+        return UserError(f"{group}={option} is not installed: pip install {packages[option]}; {listed}")
+    if near := closest(option, [*installed, *packages], cutoff=0.7):
+        needed = f" pip install {packages[near]};" if near in packages else ""
+        return UserError(f"{group}={option}: no such option, did you mean {near}?{needed} {listed}")
+    more = [f"pip install {package} for {_named(packages, package)}" for package in dict.fromkeys(packages.values())]
+    return UserError(f"{group}={option}: no such option; {'; '.join([listed, *more])}")
+
+
+def _named(packages: Mapping[str, str], package: str) -> str:
+    return ", ".join(name for name, its in packages.items() if its == package)
+
+
+def no_such_key(key: str, command: str, overrides: Sequence[str] = ()) -> UserError:
+    """Return the error of a key that a command does not have: which other options have it, where it lies, or the nearest.
+
+    Args:
+        key: with dots, as typed.
+        command: whose configuration it is not in.
+        overrides: of the command line, which say what options are chosen.
+    """
+    group, _, name = key.partition(".")
+    choices = chosen(command, overrides)
+    with_it = [option for option in options(group) if name and name in settings(group, option)]
+    with_it = [
+        option for option in with_it if not any(name in settings(group, above) for above in parents(group, option))
+    ]
+    if with_it:
+        own = f"{group}={choices.get(group)}"
+        also = f", or add it: +{key}=VALUE" if _is_taken(group, choices.get(group), name) else ""
+        have = "has" if len(with_it) == 1 else "have"
+        return UserError(f"{key}: {own} has no such key; {group}={', '.join(with_it)} {have} it{also}")
+    if name and _is_taken(group, choices.get(group), name):
+        return UserError(f"{key}: no option sets it; add it: +{key}=VALUE")
+    return UserError(f"{key}: no such key{where(key, command, choices)}")
+
+
+def where(key: str, command: str, choices: Mapping[str, Any] | None = None) -> str:
+    """Return what a message adds of an unknown key: where its last name lies, or what is spelled nearly so.
+
+    Args:
+        key: with dots, as typed.
+        command: whose configuration it is not in.
+        choices: the option of each group; None for the defaults.
+    """
+    choices = chosen(command, ()) if choices is None else choices
+    (group, _, rest), name = key.partition("."), key.rpartition(".")[2]
+    known = keys_of(command, choices)
+    found = [full for full in known if full.endswith(f".{key}")] or [k for k in known if k.endswith(f".{name}")]
+    found = [full for full in found if not str(known[full]).startswith("${")] or found  # those that follow no other key
+    own = [full.removeprefix(f"{group}.") for full in known if rest and full.startswith(f"{group}.")]
+    found = [f"{group}.{near}" for near in difflib.get_close_matches(rest, own, n=1, cutoff=0.6)] + found
+    if found := list(dict.fromkeys(found))[:FEW]:
+        return f", did you mean {' or '.join(filter(None, (', '.join(found[:-1]), found[-1])))}?"
+    if own:
+        listed = [name for name in own if "." not in name and not name.startswith("_")]
+        return f"; {group} has {', '.join(listed) or f'no keys with {group}={choices.get(group)}'}"
+    elsewhere = {of: [option for option in families(of) if key in settings(of, option)] for of in choices}
+    lines = [f"; {of}.{key} is a key of {of}={', '.join(names)}" for of, names in elsewhere.items() if names]
+    if lines and "." not in key:
+        return "".join(lines)
+    full = {full.replace(".", "_"): full for full in keys(command) if not full.startswith("hydra")}
+    full = {full.rpartition(".")[2]: full for full in reversed([*groups(), *known])} | full
+    near = full.get(key) or full.get(closest(key, list(full), cutoff=0.6) or "")
+    return f", did you mean {near}?" if near else ""
+
+
+def chosen(command: str, overrides: Sequence[str]) -> dict[str, str]:
+    """Return the option of each group: as typed, else of the run that is given, else of the family, else the default."""
+    words = [override.lstrip("+").partition("=") for override in overrides]
+    typed = {key: value for key, _, value in words if key in (*groups(), *SELECTORS)}
+    found = defaults() | _chosen_by("", command)
+    for kind in ("experiment", "model"):
+        found |= _chosen_by(kind, str(typed.get(kind, found.get(kind))))
+    for selector in SELECTORS:
+        try:
+            found |= {group: str(option) for group, option in saved_of(typed.pop(selector)).choices.items()}
+        except (KeyError, UserError):
+            continue
+    found |= typed
+    return {group: option for group, option in found.items() if group in groups()}
+
+
+def _chosen_by(group: str, option: str) -> dict[str, str]:
+    """Return the options that the defaults list of a file chooses, and those that its parents choose."""
+    entries = content(group, option).get("defaults", [])
+    above = [_chosen_by(group, entry) for entry in entries if group and str(entry) in files(group)]
+    own = [entry for entry in entries if isinstance(entry, Mapping)]
+    found = {str(key).rpartition("/")[2]: str(chosen) for entry in own for key, chosen in entry.items()}
+    return {key: value for one in above for key, value in one.items()} | found
+
+
+def keys_of(command: str, choices: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the full keys of a command's configuration with the values that the files of the chosen options give them."""
+    found = _flat(content("", "base")) | _flat(content("", command))
+    for group, option in choices.items():
+        own = _values(group, option)
+        if group in GLOBAL and any(isinstance(value, Mapping) for value in content(group, option).values()):
+            found |= own | {f"{group}.{key}": value for key, value in _values(group, "ddpm").items()}
+        else:
+            found |= {f"{group}.{key}": value for key, value in own.items()}
+    return {key: value for key, value in found.items() if "defaults" not in key and not key.startswith("hydra")}
+
+
+def _values(group: str, option: str) -> dict[str, Any]:
+    """Return the values of an option by key, with dots, over those of the files that it starts from."""
+    node = content(group, option)
+    begun = [str(name) for name in node.get("defaults", []) if str(name) in files(group)]
+    return {key: value for name in begun for key, value in _values(group, name).items()} | _flat(node)
+
+
+def _flat(node: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of nested mappings by key, with dots; a mapping itself by its own key too."""
+    found = {f"{prefix}{key}": value for key, value in node.items()}
+    inner = [(f"{prefix}{key}.", value) for key, value in node.items() if isinstance(value, Mapping)]
+    return found | {key: value for before, below in inner for key, value in _flat(below, before).items()}
+
+
+def _is_taken(group: str, option: str | None, name: str) -> bool:
+    """Return whether a class of another package (Lightning's Trainer, torch's optimizers) takes a keyword that no file lists."""
+    foreign = [target for target in targets(group, str(option)) if not target.startswith("diffsweep.")]
+    if not foreign or "_target_" not in _values(group, str(option)):
+        return False
+    from diffsweep.configuration.check import keywords_of, locate  # imports the class: seconds, of a mistake alone
+
+    return name in keywords_of(locate(foreign[0]))[0]
