@@ -11,8 +11,8 @@ from parts import parts_of
 from torch import nn
 
 from diffsweep.backbones import BaseAndResidual, UNet, UNet3D
-from diffsweep.configuration.rules.network import images_beside_clips_have_noise_of_their_own
-from diffsweep.configuration.rules.requirements import what_a_part_requires_is_provided
+from diffsweep.configuration.rules.network import images_per_clip_have_unsplit_noise
+from diffsweep.configuration.rules.requirements import required_capabilities_are_provided
 from diffsweep.diffusion import (
     Condition,
     IndependentNoise,
@@ -138,5 +138,5 @@ def test_it_requires_prediction_eps_and_clips_without_images(prediction, images,
     cfg = OmegaConf.create({"choices": choices, "model": {"images_per_clip": images}})
     data = SimpleNamespace(provides={"clips"})
     parts = parts_of(backbone=make(), prediction=option("prediction", prediction), dataset=data)
-    message = what_a_part_requires_is_provided(cfg, parts) or images_beside_clips_have_noise_of_their_own(cfg, parts)
+    message = required_capabilities_are_provided(cfg, parts) or images_per_clip_have_unsplit_noise(cfg, parts)
     assert message is None if expected is None else expected in message

@@ -13,7 +13,7 @@ import torch
 from parts import parts_of
 
 from diffsweep.configuration.build import build
-from diffsweep.configuration.rules.requirements import what_a_part_requires_is_provided as unprovided
+from diffsweep.configuration.rules.requirements import required_capabilities_are_provided as unprovided
 from diffsweep.diffusion import (
     EDM,
     INDEPENDENT,

@@ -10,8 +10,8 @@ from parts import parts_of
 
 from diffsweep.autoencoders import Identity
 from diffsweep.configuration.build import build_data, build_model
-from diffsweep.configuration.rules.noise import shared_noise_reaches_the_model
-from diffsweep.configuration.rules.requirements import what_a_part_requires_is_provided as unprovided
+from diffsweep.configuration.rules.noise import model_supports_shared_noise
+from diffsweep.configuration.rules.requirements import required_capabilities_are_provided as unprovided
 from diffsweep.diffusion import (
     DSM,
     INDEPENDENT,
@@ -153,14 +153,14 @@ def test_parts_that_need_independent_noise_refuse_shared_noise():
         refusals = [
             unprovided(cfg, replace(of_clips, autoencoder=images)),
             unprovided(cfg, replace(of_clips, likelihood=BoundLikelihood())),
-            shared_noise_reaches_the_model(without, of_clips),
+            model_supports_shared_noise(without, of_clips),
             *(unprovided(cfg, replace(of_clips, objective=objective)) for objective in wrong),
         ]
         assert all(message is None if noise is INDEPENDENT else "noise" in message for message in refusals)
         assert all(message is None or "; use " in message for message in refusals)
         for objective in (Simple(), DSM()):
             assert unprovided(cfg, replace(of_clips, objective=objective)) is None
-        assert shared_noise_reaches_the_model(cfg, of_clips) is None
+        assert model_supports_shared_noise(cfg, of_clips) is None
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def test_a_task_with_a_measurement(mine, finished, command, tmp_path):
     chosen = ("sample", f"run={finished}", "task._target_=extensions_for_tests.Complete", mine)
     done = command(*chosen, "num_samples=3", f"output={tmp_path / 'out'}")
     assert done.code == 2
-    assert "use guidance=replacement [rule a_task_suits_the_model]" in done.err
+    assert "use guidance=replacement [rule task_suits_the_model]" in done.err
     done = command(*chosen, "guidance=replacement", "num_samples=3", f"output={tmp_path / 'out'}")
     assert done.code == 0, done.err
     assert "completed" in done.out

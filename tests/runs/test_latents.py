@@ -47,7 +47,7 @@ def test_a_given_run_says_what_its_autoencoder_is(configure, tmp_path, first_sta
     assert cfg.autoencoder.network.channels == 8
     preflight(cfg)
     with pytest.raises(
-        UserError, match=r"autoencoder.run=.*autoencoder.channels=2.*autoencoder.channels=4.*stages_share_the_space"
+        UserError, match=r"autoencoder.run=.*autoencoder.channels=2.*autoencoder.channels=4.*stages_match_the_space"
     ):
         preflight(configure(tmp_path / "run", "model=ldm", f"autoencoder.run={first_stage}", "autoencoder.channels=4"))
 
@@ -160,11 +160,11 @@ def test_an_unfinished_first_stage_is_refused(configure, tmp_path, first_stage):
         (("model=ldm", "autoencoder.run=nowhere"), "autoencoder.run=nowhere"),
         (
             ("model=autoencoder_kl", "autoencoder.run=nowhere"),
-            "resume=RUN.*an_autoencoder_to_train_is_not_a_trained_one",
+            "resume=RUN.*autoencoder_run_is_for_latent_diffusion",
         ),
         (("discriminator=patch",), "use model=ldm, or model=autoencoder_kl"),
         (("autoencoder=public",), "autoencoder.model.path"),
-        (("model=autoencoder_kl", "autoencoder=identity"), "nothing to learn.*an_autoencoder_to_train_has_a_network"),
+        (("model=autoencoder_kl", "autoencoder=identity"), "nothing to learn.*trained_autoencoder_has_a_network"),
     ],
 )
 def test_what_does_not_go_together_is_refused_in_a_line(overrides, told):

@@ -16,13 +16,13 @@ from diffsweep.configuration.conf import defaults, options, targets
 from diffsweep.configuration.declarations import declared, requirements
 from diffsweep.configuration.preflight import parts_of as built_parts_of
 from diffsweep.configuration.preflight import preflight
-from diffsweep.configuration.rules.stages import stages_are_known_to_transfer
+from diffsweep.configuration.rules.stages import latents_are_standardised_by_this_data
 from diffsweep.configuration.stage_nodes import Stage
 from diffsweep.errors import UserError
 
 FREE = ("model=classifier_free",)
 WRONG = [  # what is typed, the rule that it breaks, and what to type instead; see test_bad_input for others
-    ((*FREE, "guidance=composed", "backbone.num_classes=null"), "guidance_asks_a_conditional_network", "classifier"),
+    ((*FREE, "guidance=composed", "backbone.num_classes=null"), "guided_network_accepts_the_condition", "classifier"),
     (
         ("trainer.precision=16-mixed", "optimizer.fused=true", "trainer.gradient_clip_val=1"),
         "scaled_gradients_are_not_clipped_when_fused",
@@ -49,7 +49,7 @@ def test_a_stage_of_other_data_is_a_note():
     def noted(inherit, fingerprint):
         node = OmegaConf.create({"inherit": inherit, "run": "there", "train": []})
         stage = Stage(node, OmegaConf.create({"choices": {"dataset": "digits"}}), fingerprint)
-        return stages_are_known_to_transfer(cfg, parts_of(dataset=data, stages={"autoencoder.model": stage}))
+        return latents_are_standardised_by_this_data(cfg, parts_of(dataset=data, stages={"autoencoder.model": stage}))
 
     assert "knows dataset=digits (theirs), and this run has dataset=shapes" in noted(["dataset"], "theirs")
     assert noted(["dataset"], "ours") is noted([], "theirs") is None

@@ -23,7 +23,7 @@ from diffsweep.configuration.check import locate
 from diffsweep.configuration.compose import compose as fresh_compose
 from diffsweep.configuration.loading import load_model, trained
 from diffsweep.configuration.preflight import preflight, stages_of
-from diffsweep.configuration.rules.stages import stages_know_the_noise
+from diffsweep.configuration.rules.stages import stages_match_the_noise
 from diffsweep.configuration.stage_nodes import Stage, stage_nodes, trainable_config
 from diffsweep.diffusion import INDEPENDENT, Condition, ProgressiveNoise, SharedNoise
 from diffsweep.errors import Stopped, UserError
@@ -314,31 +314,31 @@ def test_looking_trains_nothing(command, needing, tmp_path, fast):
 
 # What the node and the run have, and what the line must say.
 WRONG = [
-    ({}, {}, ["guidance.weak.run is missing", "trainer.max_steps=200", "[rule stages_are_given]"]),
+    ({}, {}, ["guidance.weak.run is missing", "trainer.max_steps=200", "[rule stages_are_given_or_trainable]"]),
     ({"run": "nowhere"}, {}, ["guidance.weak.run=nowhere", "no such folder", "Give the directory"]),
     ({"run": "nowhere", "train": []}, {}, ["guidance.weak.run=null finds or trains one"]),
     ({"run": "{bare}"}, {}, ["is unfinished", "last.ckpt"]),
     (
         {"run": "{stage}"},
         {"schedule.num_steps": 500},
-        ["of 1000 steps", "of 500 steps", "another run", "[rule stages_know_the_schedule]"],
+        ["of 1000 steps", "of 500 steps", "another run", "[rule stages_match_the_schedule]"],
     ),
     (
         {"run": "{stage}", "train": []},
         {"schedule.beta_end": 0.03},
-        ["schedule=linear", "guidance.weak.run=null, which finds or trains", "[rule stages_know_the_schedule]"],
+        ["schedule=linear", "guidance.weak.run=null, which finds or trains", "[rule stages_match_the_schedule]"],
     ),
     (
         {"run": "{stage}", "kind": "diffsweep.models.VDM"},
         {},
-        ["is a DiffusionModel", "a VDM is needed", "[rule stages_are_of_their_kind]"],
+        ["is a DiffusionModel", "a VDM is needed", "[rule stages_are_of_the_required_class]"],
     ),
     (
         {"run": "{stage}"},
         {"trust": ["our_digits"], "dataset._target_": "our_digits.Ours"},
-        ["knows dataset=digits (digits-sklearn-1797)", "(ours)", "[rule stages_know_the_data]"],
+        ["knows dataset=digits (digits-sklearn-1797)", "(ours)", "[rule stages_match_the_data]"],
     ),
-    ({"train": ["schedule=cosine"]}, {}, ["guidance.weak.train", "leave it out", "[rule stages_know_the_schedule]"]),
+    ({"train": ["schedule=cosine"]}, {}, ["guidance.weak.train", "leave it out", "[rule stages_match_the_schedule]"]),
     ({"train": ["backbone.chanels=8"]}, {}, ["guidance.weak.train: backbone.chanels", "mean backbone.channels?"]),
     ({"train": ["optimizer.lr=-1"]}, {}, ["guidance.weak.train: optimizer.lr"]),
     ({"train": ["trust=[os]"]}, {}, ["a stage may not set trust"]),
@@ -487,7 +487,7 @@ def test_a_stage_knows_the_noise_that_frames_share():
     def said(theirs, ours, inherit=("schedule",)):
         node = OmegaConf.create({"inherit": list(inherit), "run": "there", "train": None})
         stage = Stage(node, cfg, noise=theirs)
-        return stages_know_the_noise(cfg, parts_of(noise=ours, stages={"guidance.weak": stage}))
+        return stages_match_the_noise(cfg, parts_of(noise=ours, stages={"guidance.weak": stage}))
 
     for theirs, ours in ((None, INDEPENDENT), (None, SharedNoise(0)), (SharedNoise(0.5), SharedNoise(0.5))):
         assert said(theirs, ours) is None

@@ -79,15 +79,15 @@ def test_settings_out_of_range(make, said):
     [
         (
             ["task=extend"],
-            "task=extend: something is known .* use guidance=reconstruction_free.* \\[rule a_task_suits_the_model\\]",
+            "task=extend: something is known .* use guidance=reconstruction_free.* \\[rule task_suits_the_model\\]",
         ),
         (
             ["task=extend", "guidance=replacement", "num_frames=9"],
-            "num_frames=9 .* use task.total_frames \\[rule frames_are_counted_once\\]",
+            "num_frames=9 .* use task.total_frames \\[rule num_frames_is_set_once\\]",
         ),
         (
             ["task=edit", "sampler.start=0.6", "num_frames=9"],
-            "num_frames=9 .* use task.source, whose clips keep .* \\[rule frames_are_counted_once\\]",
+            "num_frames=9 .* use task.source, whose clips keep .* \\[rule num_frames_is_set_once\\]",
         ),
     ],
 )

@@ -7,14 +7,14 @@ from diffsweep.models.autoencoder import NOTHING
 
 
 @rule
-def an_autoencoder_to_train_has_a_network(cfg: DictConfig, parts: BuiltParts) -> str | None:
+def trained_autoencoder_has_a_network(cfg: DictConfig, parts: BuiltParts) -> str | None:
     if "reconstructions" in parts.model.provides and cfg.model.autoencoder is None:
         return f"autoencoder={cfg.choices.autoencoder}: {NOTHING}"
     return None
 
 
 @rule
-def an_autoencoder_to_train_is_not_a_trained_one(cfg: DictConfig, parts: BuiltParts) -> str | None:
+def autoencoder_run_is_for_latent_diffusion(cfg: DictConfig, parts: BuiltParts) -> str | None:
     if "reconstructions" in parts.model.provides and cfg.autoencoder.get("run") is not None:
         return (
             f"autoencoder.run={cfg.autoencoder.run} gives a trained autoencoder to latent diffusion, and "

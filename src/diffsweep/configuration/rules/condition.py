@@ -11,7 +11,7 @@ def _spoken(names: list[str]) -> str:
 
 
 @rule
-def a_condition_reaches_the_network(cfg: DictConfig, parts: BuiltParts) -> str | None:
+def network_accepts_the_condition(cfg: DictConfig, parts: BuiltParts) -> str | None:
     """Each part of it, in the size that it has; or guidance, which has a use for it itself."""
     accepted, used = parts.accepted, {name for guidance in parts.guidance for name in guidance.requires}
     for name, size in parts.conditioning.sizes.items():
@@ -27,7 +27,7 @@ def a_condition_reaches_the_network(cfg: DictConfig, parts: BuiltParts) -> str |
 
 
 @rule
-def guidance_asks_a_conditional_network(cfg: DictConfig, parts: BuiltParts) -> str | None:
+def guided_network_accepts_the_condition(cfg: DictConfig, parts: BuiltParts) -> str | None:
     asked = any("null_condition" in guidance.requires for guidance in parts.guidance)
     if asked and parts.conditioning.sizes and not parts.conditioning.sizes.keys() & parts.accepted.keys():
         return (
@@ -38,7 +38,7 @@ def guidance_asks_a_conditional_network(cfg: DictConfig, parts: BuiltParts) -> s
 
 
 @note
-def a_network_is_told_what_it_takes(cfg: DictConfig, parts: BuiltParts) -> str | None:
+def conditioning_provides_what_the_network_accepts(cfg: DictConfig, parts: BuiltParts) -> str | None:
     """A network that could be told something, and is not, always answers for the null condition."""
     if missing := sorted(parts.accepted.keys() - parts.conditioning.sizes.keys()):
         return f"the network takes {_spoken(missing)}, which the conditioning does not give"

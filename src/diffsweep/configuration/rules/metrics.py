@@ -6,7 +6,7 @@ from diffsweep.configuration.rules.base import BuiltParts, rule
 
 
 @rule
-def metrics_see_the_data(cfg: DictConfig, parts: BuiltParts) -> str | None:
+def metrics_match_the_data(cfg: DictConfig, parts: BuiltParts) -> str | None:
     """Features of one kind of image say nothing of another, and nothing of clips."""
     shape, data = None if parts.metrics is None else parts.metrics.shape, parts.dataset
     if shape is None or (
@@ -22,7 +22,7 @@ def metrics_see_the_data(cfg: DictConfig, parts: BuiltParts) -> str | None:
 
 
 @rule
-def metrics_see_enough_frames(cfg: DictConfig, parts: BuiltParts) -> str | None:
+def clips_are_long_enough_for_metrics(cfg: DictConfig, parts: BuiltParts) -> str | None:
     """A network over time needs some."""
     frames = parts.dataset.num_frames
     if parts.metrics is None or frames is None or frames >= (least := parts.metrics.least_frames):

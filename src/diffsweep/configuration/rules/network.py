@@ -6,7 +6,7 @@ from diffsweep.configuration.rules.base import BuiltParts, rule
 
 
 @rule
-def classifiers_see_images(cfg: DictConfig, parts: BuiltParts) -> str | None:
+def classifier_data_are_images(cfg: DictConfig, parts: BuiltParts) -> str | None:
     if "class_output" not in parts.model.requires or cfg.space.num_frames is None:
         return None
     return (
@@ -16,7 +16,7 @@ def classifiers_see_images(cfg: DictConfig, parts: BuiltParts) -> str | None:
 
 
 @rule
-def images_beside_clips_have_noise_of_their_own(cfg: DictConfig, parts: BuiltParts) -> str | None:
+def images_per_clip_have_unsplit_noise(cfg: DictConfig, parts: BuiltParts) -> str | None:
     """What is split into base and residual is the noise of a clip, of which images beside it have no part."""
     if cfg.model.get("images_per_clip") and "eps_output" in getattr(parts.backbone, "requires", ()):
         return (

@@ -6,7 +6,7 @@ from diffsweep.configuration.rules.base import BuiltParts, rule
 
 
 @rule
-def shared_noise_reaches_the_model(cfg: DictConfig, parts: BuiltParts) -> str | None:
+def model_supports_shared_noise(cfg: DictConfig, parts: BuiltParts) -> str | None:
     """Not where there is no diffusion, nor in a run of before there was a choice."""
     if parts.noise.correlated and cfg.model.get("noise") is None:
         return (

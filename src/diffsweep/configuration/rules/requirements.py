@@ -12,7 +12,7 @@ from diffsweep.errors import UserError
 
 
 @rule
-def what_a_part_requires_is_provided(cfg: DictConfig, parts: BuiltParts) -> str | None:
+def required_capabilities_are_provided(cfg: DictConfig, parts: BuiltParts) -> str | None:
     for group, part in parts:
         for name in _known(declared_by(part).requires):
             needed = CAPABILITIES[name]
@@ -29,7 +29,7 @@ def what_a_part_requires_is_provided(cfg: DictConfig, parts: BuiltParts) -> str 
 
 
 @rule
-def what_a_part_brings_is_supported(cfg: DictConfig, parts: BuiltParts) -> str | None:
+def provided_capabilities_are_supported(cfg: DictConfig, parts: BuiltParts) -> str | None:
     for group, part in parts:
         for name in _known(declared_by(part).provides):
             brought = CAPABILITIES[name]

@@ -9,7 +9,7 @@ STEADY = 1000.0  # of errors of the output in x0, at most
 
 
 @note
-def a_learned_variance_is_used(cfg: DictConfig, parts: BuiltParts) -> str | None:
+def sampler_uses_the_learned_variance(cfg: DictConfig, parts: BuiltParts) -> str | None:
     """A solver of an ODE, and a walk that has a variance of its own, do not ask for the learned one."""
     if parts.prediction.heads > 1 and not parts.sampler.uses_variance:
         return f"sampler={cfg.choices.sampler} has no use for the learned variance; sampler=ancestral has"
@@ -17,7 +17,7 @@ def a_learned_variance_is_used(cfg: DictConfig, parts: BuiltParts) -> str | None
 
 
 @note
-def a_walk_from_noise_starts_at_its_beginning(cfg: DictConfig, parts: BuiltParts) -> str | None:
+def sampling_from_noise_starts_at_t_1(cfg: DictConfig, parts: BuiltParts) -> str | None:
     """What is left of the data at an earlier time, noise alone does not have."""
     if parts.sampler.start < 1 and "task" not in cfg and parts.metrics is not None:
         return (
@@ -28,7 +28,7 @@ def a_walk_from_noise_starts_at_its_beginning(cfg: DictConfig, parts: BuiltParts
 
 
 @note
-def x0_is_clipped_or_steady(cfg: DictConfig, parts: BuiltParts) -> str | None:
+def x0_is_clipped_or_its_error_bounded(cfg: DictConfig, parts: BuiltParts) -> str | None:
     """Where x0 follows from the output by a large factor, so do the output's errors, unless x0 is clipped."""
     t = torch.tensor(parts.sampler.start, dtype=torch.float64)
     factor = abs(float(parts.prediction.coefficients(*parts.schedule(t)).c_out))

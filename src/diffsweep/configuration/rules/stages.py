@@ -13,7 +13,7 @@ from diffsweep.diffusion import INDEPENDENT
 
 
 @rule
-def stages_are_given(cfg: DictConfig, parts: BuiltParts) -> str | None:
+def stages_are_given_or_trainable(cfg: DictConfig, parts: BuiltParts) -> str | None:
     """A model that nothing says how to train must be there."""
     for path, stage in parts.stages.items():
         if stage.cfg is None:
@@ -25,7 +25,7 @@ def stages_are_given(cfg: DictConfig, parts: BuiltParts) -> str | None:
 
 
 @rule
-def stages_are_of_their_kind(cfg: DictConfig, parts: BuiltParts) -> str | None:
+def stages_are_of_the_required_class(cfg: DictConfig, parts: BuiltParts) -> str | None:
     """What needs a model says of which class."""
     for path, stage in parts.stages.items():
         if kind := stage.node.get("kind"):
@@ -36,7 +36,7 @@ def stages_are_of_their_kind(cfg: DictConfig, parts: BuiltParts) -> str | None:
 
 
 @rule
-def stages_know_the_data(cfg: DictConfig, parts: BuiltParts) -> str | None:
+def stages_match_the_data(cfg: DictConfig, parts: BuiltParts) -> str | None:
     """A model says nothing of data that it was not trained on, unless it transfers."""
     data = parts.dataset.fingerprint
     for path, stage in parts.stages.items():
@@ -49,7 +49,7 @@ def stages_know_the_data(cfg: DictConfig, parts: BuiltParts) -> str | None:
 
 
 @note
-def stages_are_known_to_transfer(cfg: DictConfig, parts: BuiltParts) -> str | None:
+def latents_are_standardised_by_this_data(cfg: DictConfig, parts: BuiltParts) -> str | None:
     """Latents of other data have another mean and deviation than they were standardised by."""
     for path, stage in parts.stages.items():
         if "dataset" in (stage.node.get("inherit") or ()) and stage.fingerprint != parts.dataset.fingerprint:
@@ -61,7 +61,7 @@ def stages_are_known_to_transfer(cfg: DictConfig, parts: BuiltParts) -> str | No
 
 
 @rule
-def stages_share_the_space(cfg: DictConfig, parts: BuiltParts) -> str | None:
+def stages_match_the_space(cfg: DictConfig, parts: BuiltParts) -> str | None:
     """What one model makes or reads of a space, the other has to mean too."""
     for path, stage in parts.stages.items():
         inherited = "autoencoder" in (stage.node.get("inherit") or ()) and stage.cfg is not None
@@ -71,7 +71,7 @@ def stages_share_the_space(cfg: DictConfig, parts: BuiltParts) -> str | None:
 
 
 @rule
-def stages_know_the_schedule(cfg: DictConfig, parts: BuiltParts) -> str | None:
+def stages_match_the_schedule(cfg: DictConfig, parts: BuiltParts) -> str | None:
     """A model of noisy data knows the noise of one schedule."""
     t = torch.linspace(0, 1, 101, dtype=torch.float64)
     for path, stage in parts.stages.items():
@@ -89,7 +89,7 @@ def stages_know_the_schedule(cfg: DictConfig, parts: BuiltParts) -> str | None:
 
 
 @rule
-def stages_know_the_noise(cfg: DictConfig, parts: BuiltParts) -> str | None:
+def stages_match_the_noise(cfg: DictConfig, parts: BuiltParts) -> str | None:
     """A model of noisy data knows the noise that frames share, too."""
     frames = cfg.space.num_frames or 1
     for path, stage in parts.stages.items():

@@ -6,7 +6,7 @@ from diffsweep.configuration.rules.base import BuiltParts, rule
 
 
 @rule
-def a_task_suits_the_model(cfg: DictConfig, parts: BuiltParts) -> str | None:
+def task_suits_the_model(cfg: DictConfig, parts: BuiltParts) -> str | None:
     """Every task knows what it needs of the space, the sampler and guidance."""
     if parts.task is None:
         return None
@@ -15,7 +15,7 @@ def a_task_suits_the_model(cfg: DictConfig, parts: BuiltParts) -> str | None:
 
 
 @rule
-def frames_are_counted_once(cfg: DictConfig, parts: BuiltParts) -> str | None:
+def num_frames_is_set_once(cfg: DictConfig, parts: BuiltParts) -> str | None:
     """How many frames clips have is the task's to say, where it draws them in windows or from clips that are there."""
     if parts.task is None or parts.task.length_key is None or cfg.num_frames is None:
         return None

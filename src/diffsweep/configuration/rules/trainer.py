@@ -41,14 +41,14 @@ def intervals_are_positive(cfg: DictConfig, parts: BuiltParts) -> str | None:
 
 
 @rule
-def a_run_ends(cfg: DictConfig, parts: BuiltParts) -> str | None:
+def max_steps_is_positive(cfg: DictConfig, parts: BuiltParts) -> str | None:
     if cfg.trainer.max_steps < 1:
         return f"trainer.max_steps must be at least 1, not {cfg.trainer.max_steps}: the training stream has no end of its own"
     return None
 
 
 @rule
-def a_logger_has_a_mode(cfg: DictConfig, parts: BuiltParts) -> str | None:
+def logger_mode_is_known(cfg: DictConfig, parts: BuiltParts) -> str | None:
     return None if cfg.logger.mode in MODES else f"logger.mode is one of {', '.join(MODES)}, not {cfg.logger.mode}"
 
 
@@ -65,14 +65,14 @@ def scaled_gradients_are_not_clipped_when_fused(cfg: DictConfig, parts: BuiltPar
 
 
 @rule
-def lightning_has_the_accelerator(cfg: DictConfig, parts: BuiltParts) -> str | None:
+def trainer_accelerator_is_known(cfg: DictConfig, parts: BuiltParts) -> str | None:
     return _unknown(
         "accelerator", cfg.trainer.get("accelerator"), {"gpu", *AcceleratorRegistry.available_accelerators()}
     )
 
 
 @rule
-def lightning_has_the_strategy(cfg: DictConfig, parts: BuiltParts) -> str | None:
+def trainer_strategy_is_known(cfg: DictConfig, parts: BuiltParts) -> str | None:
     return _unknown("strategy", cfg.trainer.get("strategy"), set(StrategyRegistry.available_strategies()))
 
 
@@ -86,7 +86,7 @@ def _unknown(key: str, value: Any, known: set[str]) -> str | None:
 
 
 @rule
-def devices_are_counted(cfg: DictConfig, parts: BuiltParts) -> str | None:
+def trainer_devices_are_valid(cfg: DictConfig, parts: BuiltParts) -> str | None:
     devices = cfg.trainer.devices
     if isinstance(devices, int) and devices < 1 and devices != -1:
         return f"trainer.devices={devices} must be at least 1, or a list such as [0,1]; -1 is all of them"
@@ -96,7 +96,7 @@ def devices_are_counted(cfg: DictConfig, parts: BuiltParts) -> str | None:
 
 
 @rule
-def lightning_accepts_the_trainer(cfg: DictConfig, parts: BuiltParts) -> str | None:
+def trainer_settings_are_accepted(cfg: DictConfig, parts: BuiltParts) -> str | None:
     """Build a Trainer with the settings that mean the same on every machine; others have rules of their own."""
     plain = OmegaConf.to_container(cfg.trainer, resolve=True)
     assert isinstance(plain, dict)

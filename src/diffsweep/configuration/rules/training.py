@@ -9,7 +9,7 @@ from diffsweep.configuration.rules.base import BuiltParts, rule
 
 
 @rule
-def x0_follows_from_the_output(cfg: DictConfig, parts: BuiltParts) -> str | None:
+def x0_is_finite_at_t_1(cfg: DictConfig, parts: BuiltParts) -> str | None:
     """Where alpha is 0 at t = 1, x0 = (x_t - sigma eps) / alpha has no value."""
     coefficients = parts.prediction.coefficients(*parts.schedule(torch.ones((), dtype=torch.float64)))
     if all(math.isfinite(value) for value in coefficients):
@@ -21,7 +21,7 @@ def x0_follows_from_the_output(cfg: DictConfig, parts: BuiltParts) -> str | None
 
 
 @rule
-def a_learned_variance_has_a_chain(cfg: DictConfig, parts: BuiltParts) -> str | None:
+def learned_variance_has_discrete_steps(cfg: DictConfig, parts: BuiltParts) -> str | None:
     """The bound depends on the variance of steps, of which there are none in continuous time."""
     if "learned_variance" in parts.prediction.provides and parts.schedule.num_steps is None:
         return (
@@ -32,7 +32,7 @@ def a_learned_variance_has_a_chain(cfg: DictConfig, parts: BuiltParts) -> str | 
 
 
 @rule
-def the_bound_of_a_chain_has_its_variance(cfg: DictConfig, parts: BuiltParts) -> str | None:
+def discrete_bound_learns_its_variance(cfg: DictConfig, parts: BuiltParts) -> str | None:
     """The hybrid loss trains the variance alone by the bound, and a chain's bound is loose without a right one."""
     trains, chain = "learned_variance" in parts.objective.supports, parts.schedule.num_steps is not None
     if trains and chain and "learned_variance" not in parts.prediction.provides:
