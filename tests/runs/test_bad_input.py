@@ -1,4 +1,4 @@
-"""A user's mistake is one line that says how to mend it, exit code 2, and leaves nothing behind."""
+"""A user's mistake gives one line with what to type instead, exit code 2, and leaves no files behind."""
 
 import re
 import shutil
@@ -15,7 +15,7 @@ from diffsweep.errors import UserError
 FREE = "model=classifier_free"
 TEXT = (FREE, "dataset=shapes", "metrics=none", "conditioning=text")
 
-# What is typed, and what the line must say.
+# What is typed, and what the line must contain.
 TYPED = [
     (["schedule=lineer"], ["schedule=lineer", "did you mean linear?", "schedule has", "cosine", "scaled_linear"]),
     (["sampler=ddmi"], ["did you mean ddim?", "sampler has ancestral"]),
@@ -98,7 +98,7 @@ TYPED = [
     ),
     (
         ["guidance=classifier_free"],
-        ["needs a condition", "model=classifier_free", "[rule required_capabilities_are_provided]"],
+        ["requires a condition", "model=classifier_free", "[rule required_capabilities_are_provided]"],
     ),
     (
         [FREE, "conditioning.dropout=0"],
@@ -106,7 +106,7 @@ TYPED = [
     ),
     (
         [FREE, "backbone.num_classes=null", "guidance=none"],
-        ["takes nothing", "backbone.num_classes=10", "[rule network_accepts_the_condition]"],
+        ["accepts nothing", "backbone.num_classes=10", "[rule network_accepts_the_condition]"],
     ),
     (
         [FREE, "backbone.num_classes=7"],
@@ -123,23 +123,23 @@ TYPED = [
     ([FREE, "conditioning=scalars"], ["no numbers", "dataset=shapes"]),
     ([*TEXT, "conditioning.prompts=[' ']"], ["conditioning.prompts has an empty text"]),
     ([*TEXT, "conditioning.prompts=[a smal circle]"], ["no word 'smal'", "did you mean small?"]),
-    ([*TEXT, "backbone=uvit"], ["gives tokens", "unet and dit", "[rule network_accepts_the_condition]"]),
+    ([*TEXT, "backbone=uvit"], ["provides tokens", "unet and dit", "[rule network_accepts_the_condition]"]),
     (
         ["dataset=shapes", "metrics=digits"],
         ["metrics=digits sees", "(3, 16, 16)", "metrics=classifier", "[rule metrics_match_the_data]"],
     ),
     (
         ["model=video", "metrics=digits"],
-        ["sees images of shape (1, 8, 8)", "(1, 8, 16, 16)", "use metrics=fvd", "[rule metrics_match_the_data]"],
+        ["measures images of shape (1, 8, 8)", "(1, 8, 16, 16)", "use metrics=fvd", "[rule metrics_match_the_data]"],
     ),
-    (["metrics=moving_digits"], ["sees clips of shape", "use metrics=classifier", "[rule metrics_match_the_data]"]),
+    (["metrics=moving_digits"], ["measures clips of shape", "use metrics=classifier", "[rule metrics_match_the_data]"]),
     (
         ["model=video", "metrics=classifier"],
-        ["clips", "classifiers are of images", "use what needs none", "[rule classifier_data_are_images]"],
+        ["clips", "classifiers are of images", "use metrics without one", "[rule classifier_data_are_images]"],
     ),
     (
         ["model=video", "metrics=moving_digits", "dataset.num_frames=3"],
-        ["needs clips of 4 frames", "dataset.num_frames=4", "[rule clips_are_long_enough_for_metrics]"],
+        ["requires clips of at least 4 frames", "dataset.num_frames=4", "[rule clips_are_long_enough_for_metrics]"],
     ),
     (["model=video", "metrics=fvd"], ["metrics.features.path is missing", "I3D", "i3d_torchscript.pt"]),
     (["model=video", "metrics=fvd", "metrics.features.path=nowhere.pt"], ["nowhere.pt: no such file"]),
@@ -188,7 +188,8 @@ def line_of(done):
     return line
 
 
-# One of each kind: a word that cannot be read, an option, a key, a new key, a type, a target, a value, a file, a part, a rule, a reference.
+# One of each kind: a word that cannot be read, an option, a key, a new key, a type, a target, a value, a file, a part,
+# a rule, a reference.
 KINDS = (
     "seed=[1",
     "schedule=lineer",
@@ -203,18 +204,18 @@ KINDS = (
     "backbone.channels=${nowhere}",
     "schedule=linear,cosine",
 )
-MISTAKES = {" ".join(typed): (typed, said) for typed, said in TYPED}
+MISTAKES = {" ".join(typed): (typed, expected) for typed, expected in TYPED}
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_named_and_how_to_mend_it(mistake, fast, tmp_path, monkeypatch):
+def test_a_mistake_is_answered_with_what_to_type(mistake, fast, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    typed, said = MISTAKES[mistake]
+    typed, expected = MISTAKES[mistake]
     with pytest.raises(UserError) as error:
         preflight(composed("train", *fast, *typed))
     line = str(error.value)
     assert "\n" not in line
-    for part in said:
+    for part in expected:
         assert part.lower() in line.lower()
     assert not list(tmp_path.iterdir())
 
@@ -224,28 +225,28 @@ def test_a_mistake_is_named_and_how_to_mend_it(mistake, fast, tmp_path, monkeypa
     [pytest.param(m, marks=() if m in KINDS else pytest.mark.slow) for m in sorted(MISTAKES | dict.fromkeys(KINDS))],
 )
 def test_one_line_and_nothing_left_behind(mistake, command, fast):
-    """What the command says of it is that line."""
-    typed, said = MISTAKES[mistake]
+    """The command prints that line."""
+    typed, expected = MISTAKES[mistake]
     line = line_of(command("train", *fast, *typed))
-    for part in said:
+    for part in expected:
         assert part.lower() in line.lower()
     assert not list(Path.cwd().iterdir())
 
 
 @pytest.mark.parametrize(("command_name", "key"), [("sample", "run"), ("evaluate", "run"), ("train", "resume")])
-def test_what_is_no_run(command_name, key, command, finished, tmp_path):
+def test_a_folder_that_is_no_run_is_refused(command_name, key, command, finished, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "config.yaml").write_text("a: 1\n")
     bare = shutil.copytree(finished, tmp_path / "bare", ignore=shutil.ignore_patterns("*.ckpt"))
-    for directory, said in (
-        ("nowhere", "there is no such folder"),
+    for directory, expected in (
+        ("nowhere", "no such folder"),
         (tmp_path / "empty", "it has no config.yaml"),
         (tmp_path / "foreign", "was not written by train.py"),
         (bare, "last.ckpt"),
     ):
         line = line_of(command(command_name, f"{key}={directory}", "metrics=digits"))
-        assert said in line
+        assert expected in line
         assert str(directory) in line
         assert not list(Path.cwd().iterdir())
     assert sorted(path.name for path in bare.rglob("*") if path.is_file()) == ["config.yaml", "metrics.csv"]
@@ -258,7 +259,7 @@ def test_a_run_must_be_given(name, command):
 
 
 @pytest.mark.parametrize(
-    ("typed", "said"),
+    ("typed", "expected"),
     [
         (["num_samples=0"], "num_samples"),
         (["batch_size=0"], "batch_size"),
@@ -268,16 +269,16 @@ def test_a_run_must_be_given(name, command):
         (["backbone.channels=16"], "do not fit"),
     ],
 )
-def test_a_mistake_in_sampling(typed, said, command, finished):
+def test_a_mistake_in_sampling(typed, expected, command, finished):
     before = sorted(finished.rglob("*"))
-    assert said in line_of(command("sample", f"run={finished}", *typed))
+    assert expected in line_of(command("sample", f"run={finished}", *typed))
     assert not list(Path.cwd().iterdir())
     assert sorted(finished.rglob("*")) == before
 
 
 @pytest.mark.parametrize("typed", [["num_samples=0"], ["num_samples=1"], []])
 def test_a_mistake_in_evaluating(typed, command, finished):
-    """No samples, or metrics=none as in the run: nothing to measure."""
+    """Without samples, or with metrics=none as in the run, nothing can be measured."""
     before = sorted(finished.rglob("*"))
     metrics = ["metrics=digits"] if typed else []
     line = line_of(command("evaluate", f"run={finished}", *metrics, *typed))
@@ -285,7 +286,7 @@ def test_a_mistake_in_evaluating(typed, command, finished):
     assert sorted(finished.rglob("*")) == before
 
 
-def test_a_run_directory_in_use_is_told(command, finished, fast):
+def test_a_run_directory_in_use_is_refused(command, finished, fast):
     before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
     line = line_of(command("train", *fast, f"hydra.run.dir={finished}"))
     assert "holds a run already" in line
@@ -311,7 +312,7 @@ def test_the_trace_comes_back_on_demand(command, monkeypatch, finished):
         command("sample", f"run={finished}", "num_samples=0")
 
 
-def test_a_process_says_one_line(process, tmp_path):
+def test_a_process_prints_one_line(process, tmp_path):
     done = process("train", "backbone.chanels=8", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert re.fullmatch(r"error: backbone\.chanels: .*did you mean backbone\.channels\?\n", done.stderr)
@@ -339,11 +340,11 @@ def test_nearest_names_only_what_is_near():
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"),
+    ("overrides", "expected"),
     [
         (
             ("model=improved_ddpm", "sampler=ddim"),
-            "no use for the learned variance; sampler=ancestral has [sampler_uses_the_learned_variance]",
+            "does not use the learned variance; sampler=ancestral does [sampler_uses_the_learned_variance]",
         ),
         (("sampler.start=0.6",), "task=edit starts from images [sampling_from_noise_starts_at_t_1]"),
         (
@@ -358,9 +359,9 @@ def test_nearest_names_only_what_is_near():
         ((), ""),
     ],
 )
-def test_what_may_not_be_meant_is_a_warning_of_one_line(compose, capsys, overrides, said):
+def test_what_may_not_be_intended_is_a_warning_of_one_line(compose, capsys, overrides, expected):
     preflight(compose(*overrides))
     err = capsys.readouterr().err
-    assert err.count("\n") == bool(said)
-    assert err.startswith("warning: ") == bool(said)
-    assert said in err
+    assert err.count("\n") == bool(expected)
+    assert err.startswith("warning: ") == bool(expected)
+    assert expected in err

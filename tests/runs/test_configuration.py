@@ -1,4 +1,4 @@
-"""What a run saves of its configuration, where it goes, and the functions that configuration may call."""
+"""The configuration of a run: how it is composed, what is saved, its directory, and the functions it may call."""
 
 import re
 import shutil
@@ -39,7 +39,7 @@ def test_configurations_of_tests_are_those_of_users(overrides, tmp_path):
         assert OmegaConf.to_yaml(ours) == OmegaConf.to_yaml(users)
 
 
-def test_what_older_runs_saved_and_nothing_reads_any_more_is_left_out(finished, tmp_path):
+def test_keys_of_older_runs_that_nothing_reads_are_left_out(finished, tmp_path):
     old = OmegaConf.load(finished / "config.yaml")
     parts = {"class": {"seed": "${seed}", "dropout": 0.0}}
     old.conditioning = {"_target_": "diffsweep.conditioning.Joint", "seed": "${seed}", "parts": parts}
@@ -51,7 +51,7 @@ def test_what_older_runs_saved_and_nothing_reads_any_more_is_left_out(finished, 
     assert loaded == old
 
 
-def test_a_saved_configuration_is_unresolved_and_says_all(finished):
+def test_a_saved_configuration_is_unresolved_and_complete(finished):
     text = (finished / "config.yaml").read_text()
     for line in ("backbone: ${backbone}", "seed: ${seed}", "channels: ${dataset.channels}"):
         assert line in text
@@ -65,7 +65,7 @@ def test_a_saved_configuration_is_unresolved_and_says_all(finished):
 
 @pytest.mark.parametrize("logger", ["csv", "wandb"])
 def test_a_secret_of_the_environment_is_on_no_disk(logger, tmp_path, configure, monkeypatch):
-    """Where it is used it is known; what is saved has its name only."""
+    """The run uses its value; the files have the name of the variable alone."""
     monkeypatch.setenv("A_SECRET", "hush-4711")
     cfg = configure(tmp_path / "run", f"logger={logger}", "paths.cache_dir=${oc.env:A_SECRET}", "trainer.max_steps=1")
     assert cfg.paths.cache_dir == "hush-4711"
@@ -84,14 +84,14 @@ def test_two_runs_of_the_same_second_have_their_own_directories(tmp_path, monkey
         assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_[0-9a-f]{4}", directory.name)
 
 
-def test_one_configuration_has_one_directory(tmp_path, monkeypatch):
+def test_paths_of_a_run_lie_in_its_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cfg = compose("train", ["logger=csv"])
     assert cfg.trainer.default_root_dir == cfg.paths.run_dir
     assert cfg.callbacks.sample_grid.folder == f"{cfg.paths.run_dir}/samples"
 
 
-def test_output_dir_is_the_place_of_all(tmp_path):
+def test_all_files_lie_under_output_dir(tmp_path):
     cfg = compose("train", ["logger=csv", f"paths.output_dir={tmp_path / 'all'}"])
     assert Path(cfg.paths.run_dir).parent == tmp_path / "all" / "train"
     assert cfg.paths.cache_dir == str(tmp_path / "all" / "cache")
@@ -138,7 +138,7 @@ def test_slugs_are_safe_names(text, expected):
     assert slug(text) == expected
 
 
-def test_swept_names_what_varies(monkeypatch):
+def test_a_job_is_named_by_what_varies(monkeypatch):
     monkeypatch.setenv(SWEPT, "schedule,seed")
     assert swept(["schedule=linear", "debug=fast", "seed=0"]) == "schedule-linear_seed-0"
     monkeypatch.setenv(SWEPT, "")
@@ -153,7 +153,7 @@ def test_a_sweep_has_one_name_however_it_is_launched():
     assert name not in {sweep_name(*other) for other in others}
 
 
-def test_either():
+def test_either_takes_the_second_of_null():
     assert (either(None, 2), either(1, 2), either("", 2)) == (2, 1, "")
 
 
@@ -161,18 +161,19 @@ def test_networks_of_clips_are_for_clips_and_those_of_images_for_images(compose)
     for option in ("unet3d", "dit3d"):
         with pytest.raises(
             UserError,
-            match=rf"backbone={option} needs clips .*dataset=digits does not .* use dataset=moving_digits, .* or backbone=unet",
+            match=rf"backbone={option} requires clips .*dataset=digits does not .* use dataset=moving_digits, .* or "
+            "backbone=unet",
         ):
             preflight(compose(f"backbone={option}"))
         preflight(compose(f"backbone={option}", "space.num_frames=4"))
     with pytest.raises(
-        UserError, match=r"brings clips .* and backbone=unet does not support that; use backbone=.*unet3d"
+        UserError, match=r"provides clips .* and backbone=unet does not support that; use backbone=.*unet3d"
     ):
         preflight(compose("space.num_frames=4"))
 
 
 def test_keywords_that_a_class_hands_on_are_checked(compose):
-    """A 3D U-Net names its own keywords, and takes those of the 2D one."""
+    """A 3D U-Net has keywords of its own, and passes others on to the 2D one."""
     clips = "space.num_frames=4"
     with pytest.raises(UserError, match=r"backbone\.chanels: no such key, did you mean channels"):
         check(compose("backbone=unet3d", clips, "+backbone.chanels=8"))

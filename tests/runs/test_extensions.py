@@ -1,4 +1,7 @@
-"""A task, a measurement and a part of the benchmark of one's own, from one file outside the package; rules and proofs: see test_rules, test_verify."""
+"""A user's own task, measurement and part of the benchmark, in one file outside the package.
+
+Rules and proofs of one's own: see test_rules and test_verify.
+"""
 
 import json
 import sys
@@ -33,7 +36,7 @@ class Complete(Task):
 
     def incompatible_because(self, space, sampler, guidances):
         held = any("measurement" in guidance.provides for guidance in guidances)
-        return None if held else "something is known, and this guidance does not hold it; use guidance=replacement"
+        return None if held else "the upper half is given, and this guidance does not hold it; use guidance=replacement"
 
     def run(self, job):
         images, top = job.data.split("val")["x"][: job.num_samples], TopRows()

@@ -174,7 +174,7 @@ def test_what_does_not_go_together_is_refused_in_a_line(overrides, told):
 
 
 def test_a_run_of_something_else_is_no_first_stage(configure, tmp_path, finished):
-    with pytest.raises(UserError, match=r"is a DiffusionModel, and a AutoencoderModel is needed"):
+    with pytest.raises(UserError, match="is of class DiffusionModel, and class AutoencoderModel is required"):
         preflight(configure(tmp_path / "run", "model=ldm", f"autoencoder.run={finished}"))
 
 

@@ -1,4 +1,4 @@
-"""What options declare of each other, and rules: each is found, fires, and names what to type instead."""
+"""Rules and the requirements that options declare: each is found, refuses, and names what to type instead."""
 
 import sys
 from pathlib import Path
@@ -32,7 +32,7 @@ WRONG = [  # what is typed, the rule that it breaks, and what to type instead; s
 
 
 @pytest.mark.parametrize(("typed", "name", "fix"), WRONG, ids=[f"{name} {typed}" for typed, name, _ in WRONG])
-def test_a_rule_fires_and_says_what_to_type(compose, typed, name, fix):
+def test_a_rule_refuses_with_what_to_type(compose, typed, name, fix):
     with pytest.raises(UserError) as refused:
         preflight(compose(*typed))
     message = str(refused.value)
@@ -41,17 +41,17 @@ def test_a_rule_fires_and_says_what_to_type(compose, typed, name, fix):
     assert "\n" not in message
 
 
-def test_a_stage_of_other_data_is_a_note():
-    """A first stage that was given, whose latents are standardised by its own data."""
+def test_a_first_stage_of_other_data_is_a_note():
+    """Its latents are standardised by its own data."""
     cfg = OmegaConf.create({"choices": {"dataset": "shapes"}})
     data = SimpleNamespace(fingerprint="ours", provides=frozenset())
 
     def noted(inherit, fingerprint):
-        node = OmegaConf.create({"inherit": inherit, "run": "there", "train": []})
+        node = OmegaConf.create({"inherit": inherit, "run": "somewhere", "train": []})
         stage = Stage(node, OmegaConf.create({"choices": {"dataset": "digits"}}), fingerprint)
         return latents_are_standardised_by_this_data(cfg, parts_of(dataset=data, stages={"autoencoder.model": stage}))
 
-    assert "knows dataset=digits (theirs), and this run has dataset=shapes" in noted(["dataset"], "theirs")
+    assert "was trained on dataset=digits (theirs), and this run has dataset=shapes" in noted(["dataset"], "theirs")
     assert noted(["dataset"], "ours") is noted([], "theirs") is None
 
 
@@ -63,7 +63,7 @@ def test_every_rule_has_a_test():
 
 @pytest.mark.parametrize("group", sorted(defaults()))
 def test_what_is_read_from_the_source_is_what_the_class_declares(group):
-    """But for properties, which no class answers."""
+    """Properties are left out: they have a value on an object alone."""
     for option in options(group):
         found = [declared_by(locate(target)) for target in targets(group, option) if target.startswith("diffsweep.")]
         for field, read in declared(group, option)._asdict().items():
@@ -72,7 +72,7 @@ def test_what_is_read_from_the_source_is_what_the_class_declares(group):
             assert read <= CAPABILITIES.keys()
 
 
-def test_help_lists_what_goes_only_with_what():
+def test_help_lists_options_that_go_only_with_others():
     lines = requirements()
     assert any(
         line.startswith("objective=hybrid; time_sampling=importance only with schedule=cosine") for line in lines
@@ -87,7 +87,7 @@ from diffsweep.diffusion import Simple
 
 
 class Ours(Simple):
-    requires = frozenset({{"{needs}"}})
+    requires = frozenset({{"{required}"}})
 
 
 @rule
@@ -99,41 +99,41 @@ def ten_steps_are_enough(cfg, parts: BuiltParts):
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """``package(needs)``: a user's own file with a rule in it, and an objective that requires a capability."""
+    """``package(required)``: a user's own file with a rule in it, and an objective that requires a capability."""
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(rules.base, "RULES", dict(rules.RULES))
 
-    def package(needs):
-        (tmp_path / "rules_for_tests.py").write_text(RULE.format(needs=needs))
+    def package(required):
+        (tmp_path / "rules_for_tests.py").write_text(RULE.format(required=required))
         return "rules_for_tests"
 
     yield package
     sys.modules.pop("rules_for_tests", None)
 
 
-def test_a_trusted_package_brings_rules_and_needs_of_its_own(compose, package):
+def test_a_trusted_package_has_rules_and_requirements_of_its_own(compose, package):
     name = package("rate")
     with pytest.raises(UserError, match=r"use sampler.steps=10 \[rule ten_steps_are_enough\]"):
         preflight(compose(f"trust=[{name}]", "sampler.steps=11"))
     preflight(compose("sampler.steps=11"))  # a command that does not trust it has no such rule
     ours = (f"trust=[{name}]", "sampler.steps=4", f"objective._target_={name}.Ours")
-    with pytest.raises(UserError, match=r"objective=simple needs the rate of .*, and schedule=cosine does not"):
+    with pytest.raises(UserError, match=r"objective=simple requires the rate of .*, and schedule=cosine does not"):
         preflight(compose(*ours))
     preflight(compose(*ours, "schedule=vp"))
 
 
-def test_a_need_that_nothing_means_is_told(compose, package):
+def test_an_unknown_requirement_is_answered_with_the_nearest(compose, package):
     name = package("gridd")
     with pytest.raises(UserError, match="a part declares gridd: no such capability, did you mean grid"):
         preflight(compose(f"trust=[{name}]", "sampler.steps=4", f"objective._target_={name}.Ours"))
 
 
-def test_a_trusted_package_that_cannot_be_imported_is_told(compose):
+def test_a_trusted_package_that_cannot_be_imported_is_refused(compose):
     with pytest.raises(UserError, match=r"trust=\[nowhere_at_all\]: it cannot be imported: ModuleNotFoundError"):
         preflight(compose("trust=[nowhere_at_all]"))
 
 
-def test_what_depends_on_settings_is_declared_by_the_part(compose):
+def test_declarations_that_depend_on_settings_are_of_the_part(compose):
     for overrides, group, expected in (
         (("sampler.clip=none",), "sampler", Declared()),
         ((), "sampler", Declared(requires=frozenset({"range"}))),

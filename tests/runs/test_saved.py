@@ -1,4 +1,4 @@
-"""Runs from before names have moved."""
+"""Runs that were saved under former names of classes can be loaded and continued."""
 
 import shutil
 from pathlib import Path
@@ -13,7 +13,7 @@ from diffsweep.configuration.saved import load_config
 BEFORE = Path(__file__).parent / "before"
 
 
-def test_every_moved_name_is_there():
+def test_every_former_name_is_gone_and_its_new_one_exists():
     for name, now in MOVED.items():
         assert now not in MOVED
         get_object(now)
@@ -28,7 +28,7 @@ def test_names_are_read_at_any_depth_and_other_values_left_alone():
 
 
 def test_a_run_from_before_the_move_loads_and_draws_what_it_drew(command, tmp_path):
-    """Trained, guided by a weaker model of its own, and sampled by the version before."""
+    """It was trained, guided by a weaker model of its own, and sampled by the version before."""
     text = (BEFORE / "guided" / "config.yaml").read_text()
     assert sum(name in text for name in MOVED) == 2
     assert load_config(BEFORE / "guided").model._target_ == "diffsweep.models.DiffusionModel"
@@ -41,7 +41,7 @@ def test_a_run_from_before_the_move_loads_and_draws_what_it_drew(command, tmp_pa
     assert np.abs(drawn - before).max() <= 1
 
 
-def test_it_can_be_gone_on_with(command, checkpoint):
+def test_a_run_from_before_the_move_can_be_resumed(command, checkpoint):
     shutil.copytree(BEFORE / "weak", "weak")  # the command runs in an empty folder
     done = command("train", "resume=weak", "trainer.max_steps=2")
     assert done.code == 0, done.err

@@ -331,23 +331,23 @@ WRONG = [
     (
         {"run": "{stage}", "kind": "diffsweep.models.VDM"},
         {},
-        ["is a DiffusionModel", "a VDM is needed", "[rule stages_are_of_the_required_class]"],
+        ["is of class DiffusionModel", "class VDM is required", "[rule stages_are_of_the_required_class]"],
     ),
     (
         {"run": "{stage}"},
         {"trust": ["our_digits"], "dataset._target_": "our_digits.Ours"},
-        ["knows dataset=digits (digits-sklearn-1797)", "(ours)", "[rule stages_match_the_data]"],
+        ["was trained on dataset=digits (digits-sklearn-1797)", "(ours)", "[rule stages_match_the_data]"],
     ),
     ({"train": ["schedule=cosine"]}, {}, ["guidance.weak.train", "leave it out", "[rule stages_match_the_schedule]"]),
     ({"train": ["backbone.chanels=8"]}, {}, ["guidance.weak.train: backbone.chanels", "mean backbone.channels?"]),
-    ({"train": ["optimizer.lr=-1"]}, {}, ["guidance.weak.train: optimizer.lr"]),
+    ({"train": ["optimizer.lr=-1"]}, {}, ["guidance.weak.train: optimizer: Invalid learning rate: -1"]),
     ({"train": ["trust=[os]"]}, {}, ["a stage may not set trust"]),
     ({"train": ["paths.output_dir=/"]}, {}, ["a stage may not set paths.output_dir"]),
     ({"train": ["hydra/launcher=joblib"]}, {}, ["a stage may not set hydra/launcher"]),
     ({"train": ["seed=1,2"]}, {}, ["guidance.weak.train", "seed"]),
     ({"train": ["seed=[1"]}, {}, ["guidance.weak.train", "cannot read 'seed=[1'"]),
-    ({"train": [], "inherit": ["paths"]}, {}, ["nothing named paths to inherit"]),
-    ({"train": [], "inherit": ["shedule"]}, {}, ["nothing named shedule to inherit"]),
+    ({"train": [], "inherit": ["paths"]}, {}, ["no group named paths"]),
+    ({"train": [], "inherit": ["shedule"]}, {}, ["no group named shedule"]),
 ]
 
 
@@ -394,9 +394,9 @@ def test_from_python_a_missing_run_is_told_too(guided, configure):
     missing = configure(guided.parent / "x", "guidance=autoguidance")
     with pytest.raises(UserError, match=r"guidance\.weak\.run is missing"):
         resolve_stages(missing, never)
-    with pytest.raises(UserError, match="there is no such folder"):
+    with pytest.raises(UserError, match="no such folder"):
         trained("nowhere")
-    with pytest.raises(UserError, match="a VDM is needed"):
+    with pytest.raises(UserError, match="class VDM is required"):
         trained(str(guided), kind="diffsweep.models.VDM")
 
 
@@ -441,7 +441,7 @@ def test_a_stage_from_anyone_runs_nothing(changed, payload, configure, tmp_path,
         lambda: preflight(insists),
         lambda: train(insists),
     ):
-        with pytest.raises(UserError, match=r"not allowed|whom to trust"):
+        with pytest.raises(UserError, match=r"not allowed|trusted on the command line"):
             call()
     assert not payload.exists()
     assert not (tmp_path / "run").exists()

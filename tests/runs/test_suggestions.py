@@ -1,4 +1,4 @@
-"""A word that is nearly right, or lies elsewhere, is answered with what to type; old names are read with a line."""
+"""A word that is nearly right, or lies elsewhere, is answered with what to type; former names are read."""
 
 import re
 from pathlib import Path
@@ -169,7 +169,7 @@ def test_a_shown_configuration_is_resolved_where_it_can_be(command):
     assert not list(Path.cwd().iterdir())
 
 
-def test_a_shown_configuration_needs_no_conditioning_that_can_be_built(capsys):
+def test_a_configuration_is_shown_without_sizes_that_cannot_be_known(capsys):
     text = shown("train", ["conditioning=text"], package="condition")
     assert OmegaConf.create(text).context_dim is None
     assert (

@@ -1,4 +1,4 @@
-"""A run's configuration may come from anyone: nothing in it is executed but what is ours."""
+"""The configuration of a run may come from anyone: it builds classes of diffsweep and runs nothing else."""
 
 import contextlib
 import os
@@ -70,14 +70,14 @@ def test_a_refused_package_is_not_even_imported(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["diffsweep.schedules.Nothing", "diffsweep.nowhere.Thing", "torch.optim.NoSuch"])
-def test_what_does_not_exist_is_told(name):
+def test_a_target_that_does_not_exist_is_refused(name):
     with pytest.raises(UserError, match="no "):
         locate(name)
 
 
 @pytest.fixture
 def evil(finished, tmp_path):
-    """``directory = evil(key, value)``: a finished run whose saved configuration somebody changed."""
+    """``directory = evil(key, value)``: a finished run whose saved configuration was changed."""
 
     def evil(key, value):
         directory = shutil.copytree(finished, tmp_path / "evil")
@@ -91,7 +91,7 @@ def evil(finished, tmp_path):
 
 @pytest.fixture
 def payload(tmp_path, monkeypatch):
-    """A target on no list of anybody's: who calls it leaves a file."""
+    """A target on no list: calling it makes a file."""
     folder = tmp_path / "site"
     folder.mkdir()
     (folder / "evil_target.py").write_text("def touch(path):\n    open(path, 'w').close()\n")
@@ -132,7 +132,7 @@ def test_a_target_in_a_string_is_not_executed(evil, payload, place):
 
 @pytest.mark.parametrize("way", ["plain", "create"])
 def test_a_changed_run_is_refused_from_python_too(evil, payload, way):
-    """Where nobody called the check before."""
+    """Nothing has called the check before."""
     directory = evil("model.schedule", getattr(payload, way))
     for call in (
         lambda: load_model(compose("sample", [f"run={directory}"])),
@@ -146,7 +146,7 @@ def test_a_changed_run_is_refused_from_python_too(evil, payload, way):
 
 
 def test_a_changed_run_writes_no_file_through_ours(evil, tmp_path):
-    """Ours, but no part of a run: with arguments of a stranger's choice it overwrites any file."""
+    """A function of diffsweep that is no part of a run would overwrite any file with a stranger's arguments."""
     target = {"_target_": "diffsweep.files.write_text", "path": str(tmp_path / "pwned"), "text": "anything"}
     directory = evil("callbacks.evil", target)
     with contextlib.suppress(UserError):
@@ -155,7 +155,7 @@ def test_a_changed_run_writes_no_file_through_ours(evil, tmp_path):
 
 
 @pytest.mark.parametrize("what", ["callbacks", "launcher", "env_set", "run"])
-def test_a_changed_run_says_nothing_to_hydra(evil, payload, tmp_path, command, monkeypatch, what):
+def test_a_changed_run_cannot_configure_hydra(evil, payload, tmp_path, command, monkeypatch, what):
     seen = []
     monkeypatch.setattr("diffsweep.runs.commands.sample", lambda cfg: seen.append(os.environ.get("FROM_A_RUN")))
     content = {
@@ -229,7 +229,7 @@ def test_a_saved_run_does_not_bring_its_trust(package, finished, tmp_path):
             preflight(cfg)
 
 
-HIDDEN = {  # what a run's configuration may say so that something foreign is built where no check looks
+HIDDEN = {  # values of a run's configuration that would build something foreign out of sight of a simple check
     "a name that is computed": ("sampler.temperature", "${oc.${when:true,create,0}:{_target_: os.mkdir, path: DIR}}"),
     "a node that is computed": ("sampler.temperature", "${when:true,{_target_: os.mkdir, path: DIR},1.0}"),
     "a stage that is computed and trusts others": (

@@ -1,4 +1,4 @@
-"""Builds what a configuration describes, after it is checked."""
+"""Build the parts that a configuration describes, after it is checked."""
 
 from typing import Any
 
@@ -14,12 +14,17 @@ from diffsweep.models import DiffusionModel, Model
 
 
 def build(cfg: DictConfig, group: str, **more: Any) -> Any:
-    """The object that a group of a configuration describes; ``more`` are keywords that are objects.
+    """Check a configuration and return the object that one of its groups describes.
+
+    Args:
+        cfg: a configuration from anywhere: nothing is built unchecked.
+        group: such as ``sampler``.
+        more: further keywords of its class, which are objects.
 
     Raises:
-        UserError: a value is out of its range; the message is the constructor's.
+        UserError: a class is not allowed, or a value is out of its range; the message is the constructor's.
     """
-    check(cfg)  # here, so that nothing is built unchecked, wherever the configuration came from
+    check(cfg)
     return instantiated(cfg, group, **more)
 
 
@@ -36,7 +41,7 @@ def sized(cfg: DictConfig) -> DictConfig:
 
 
 def build_model(cfg: DictConfig) -> Model:
-    """The model, its weights drawn under the run's seed."""
+    """Return the model with initial weights drawn under the seed of the run."""
     cfg = sized(cfg)
     torch.manual_seed(cfg.seed)
     model: Model = instantiated(cfg, "model")
@@ -44,10 +49,10 @@ def build_model(cfg: DictConfig) -> Model:
 
 
 def build_diffusion(cfg: DictConfig) -> DiffusionModel:
-    """As :func:`build_model`, where samples are wanted.
+    """Return the model as :func:`build_model` does, if it draws samples.
 
     Raises:
-        UserError: it is a model that draws none.
+        UserError: it draws none, as a classifier.
     """
     model = build_model(cfg)
     if not isinstance(model, DiffusionModel):
@@ -56,20 +61,21 @@ def build_diffusion(cfg: DictConfig) -> DiffusionModel:
 
 
 def device_of(cfg: DictConfig) -> torch.device:
-    """Where a model is sampled and timed: on the GPU where there is one and it is wanted."""
+    """Return the device to sample on: the GPU, if the machine has one and ``trainer.accelerator`` is not cpu."""
     return torch.device("cuda" if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu" else "cpu")
 
 
 def build_data(cfg: DictConfig) -> ImageData:
+    """Return the data."""
     data: ImageData = build(cfg, "dataset")
     return data
 
 
 def build_metrics(cfg: DictConfig) -> GenerationMetrics | None:
-    """The metrics, or None with ``metrics=none``."""
+    """Return the metrics, or None with ``metrics=none``."""
     return build(cfg, "metrics") if "_target_" in cfg.metrics else None
 
 
 def build_likelihood(cfg: DictConfig) -> Likelihood | None:
-    """The likelihood, or None with ``likelihood=none``."""
+    """Return the likelihood, or None with ``likelihood=none``."""
     return build(cfg, "likelihood") if "_target_" in cfg.likelihood else None

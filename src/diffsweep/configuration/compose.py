@@ -1,4 +1,4 @@
-"""Composes a command's configuration, from the command line or from Python."""
+"""Compose the configuration of a command, from the command line or from Python."""
 
 import functools
 import os
@@ -28,7 +28,7 @@ from diffsweep.errors import UserError
 
 @functools.cache  # Hydra keeps what it is given: once is enough
 def register() -> None:
-    """Tell Hydra of the schemas and of the runs that configuration can be read from."""
+    """Register the schemas of commands with Hydra, and finished runs as places that it reads configuration from."""
     for name, schema in SCHEMAS.items():
         ConfigStore.instance().store(name=f"{name}_schema", node=schema)
     for plugin in (RunSource, RunSearchPath):
@@ -40,8 +40,8 @@ class Composed(NamedTuple):
 
     Attributes:
         command: ``train``, ``evaluate``, ``sample``, ``benchmark`` or ``verify``.
-        cfg: its configuration, which needs nothing of Hydra: ``paths.run_dir`` and ``choices`` are filled in.
-        hydra: Hydra's own part of it, which Lightning reads when it starts the other processes of a run.
+        cfg: its configuration without Hydra's part; ``paths.run_dir`` and ``choices`` are filled in.
+        hydra: Hydra's part, which Lightning reads when it starts the other processes of a run.
         sweep_dir: the folder of the sweep that the job belongs to; of a job alone, the folder that it would be in.
     """
 
@@ -52,12 +52,12 @@ class Composed(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The last part of the job's directory, which says what it varies."""
+        """The last part of the job's directory, which names what the job varies."""
         return Path(self.hydra.hydra.run.dir).name
 
 
 def compose(command: str, overrides: Sequence[str] = ()) -> DictConfig:
-    """Return the configuration of a command ("train", "evaluate", "sample") under overrides as on the command line.
+    """Return the configuration of a command, such as "train", under overrides as on the command line.
 
     Raises:
         UserError: an option, key or value is wrong; the message is one line and names the nearest right one.
@@ -66,7 +66,16 @@ def compose(command: str, overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def compose_job(command: str, overrides: Sequence[str] = (), number: int | None = None) -> Composed:
-    """Compose a job: alone, or as the job of this number of a sweep, whose directory it gets. Errors as :func:`compose`."""
+    """Compose a job: alone, or as one of a sweep, in whose directory it runs.
+
+    Args:
+        command: ``train``, ``evaluate``, ``sample``, ``benchmark`` or ``verify``.
+        overrides: as on the command line.
+        number: of the job in its sweep; None alone.
+
+    Raises:
+        UserError: as :func:`compose`.
+    """
     register()
     overrides = with_new_names(overrides)
     GlobalHydra.instance().clear()
@@ -83,14 +92,14 @@ def compose_job(command: str, overrides: Sequence[str] = (), number: int | None 
 
 
 def finish(command: str, cfg: DictConfig, hydra: Any, run_dir: str) -> DictConfig:
-    """Fill in what only Hydra knows, take Hydra's own part away, and hold the rest against the command's schema."""
+    """Fill in the choices and directories that Hydra knows, remove its part, and check the keys of the rest."""
     choices = {group: option for group, option in hydra.runtime.choices.items() if "/" not in group}
     for group, option in choices.items():
         if str(option).startswith(SHARED):
             raise no_such_option(group, str(option))
     inherited = {group: option for group, option in choices.items() if str(option).startswith(PREFIX)}
     selected = next((choices[name] for name in SELECTORS if choices.get(name)), None)
-    if selected is not None:  # the names that the run had for what it passes on
+    if selected is not None:  # the run's own choices, for the groups that come from it
         saved = load_config(selected).choices
         choices.update({group: saved.get(group) for group in inherited})
     with open_dict(cfg):
@@ -98,7 +107,7 @@ def finish(command: str, cfg: DictConfig, hydra: Any, run_dir: str) -> DictConfi
     typed: Any = OmegaConf.to_container(hydra.overrides.task, resolve=False)  # they may refer to other keys
     _drop_what_does_not_fit(cfg, choices, typed)
     _drop_what_another_class_does_not_take(cfg, typed)
-    _take_what_runs_say(cfg, choices, typed)
+    _take_settings_of_runs(cfg, choices, typed)
     _refuse_unknown(cfg, SCHEMAS[command], command, typed)
     directory = str(Path(run_dir).absolute())
     if selected is None:
@@ -111,12 +120,15 @@ def finish(command: str, cfg: DictConfig, hydra: Any, run_dir: str) -> DictConfi
 
 
 def _drop_what_does_not_fit(cfg: DictConfig, choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
-    """The settings that a family or an experiment has for an option which the user has replaced (``model=improved_ddpm schedule=vp``):
-    those that the other option does not have are taken back. What the user typed stays, and is refused if it is wrong."""
+    """Remove settings that a family or an experiment makes for an option which the user has replaced.
+
+    With ``model=improved_ddpm schedule=vp`` the family sets ``schedule.num_steps``, which ``schedule=vp`` does not
+    have. What the user typed stays, and is refused if it is wrong.
+    """
     typed = {override.lstrip("+~").partition("=")[0] for override in overrides}
     for kind in ("model", "experiment"):
         preset = content(kind, str(choices.get(kind)))
-        if "defaults" not in preset:  # a run's own, or one that sets nothing elsewhere
+        if "defaults" not in preset:  # of a saved run, or one that sets no other group
             continue
         for name, chosen in preset.items():
             group = str(name)
@@ -131,8 +143,10 @@ def _drop_what_does_not_fit(cfg: DictConfig, choices: Mapping[str, Any], overrid
 
 
 def _drop_what_another_class_does_not_take(cfg: DictConfig, overrides: Sequence[str]) -> None:
-    """Where the user typed a class of their own in place of an option's (``task._target_=mine.Stamp``), take back the option's settings that
-    it does not take. What the user typed stays, and is refused if it is wrong."""
+    """Remove settings of an option that the class typed in its place (``task._target_=mine.Stamp``) does not take.
+
+    What the user typed stays, and is refused if it is wrong.
+    """
     typed = {override.lstrip("+~").partition("=")[0] for override in overrides}
     for path in [key.removesuffix("._target_") for key in typed if key.endswith("._target_")]:
         from diffsweep.configuration.check import RESERVED, keywords_of, locate  # imports torch
@@ -142,7 +156,7 @@ def _drop_what_another_class_does_not_take(cfg: DictConfig, overrides: Sequence[
             continue
         try:
             taken, anything = keywords_of(locate(str(node.get("_target_")), cfg.trust))
-        except UserError:  # the check says so
+        except UserError:  # the check reports it
             continue
         with open_dict(node):
             for name in [str(key) for key in node if str(key) not in (*taken, *RESERVED) and not anything]:
@@ -150,15 +164,15 @@ def _drop_what_another_class_does_not_take(cfg: DictConfig, overrides: Sequence[
                     del node[name]
 
 
-def _take_what_runs_say(cfg: DictConfig, choices: dict[str, Any], overrides: Sequence[str]) -> None:
-    """A group that a finished run is given for, as by ``autoencoder.run=DIR``, has that run's settings, but for what the user typed."""
+def _take_settings_of_runs(cfg: DictConfig, choices: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Copy the settings of a run into the group that it is given for (``autoencoder.run=DIR``), except typed ones."""
     typed = [override.lstrip("+~").partition("=")[0] for override in overrides]
     for group in [group for group in choices if group in cfg and OmegaConf.is_dict(cfg[group])]:
         if not cfg[group].get("run"):
             continue
         try:
             saved = load_config(cfg[group].run)
-        except UserError:  # the check of stages says so, and how it is mended
+        except UserError:  # the check of stages reports it, with what to type instead
             continue
         content = OmegaConf.to_container(saved[group], resolve=False)
         if not isinstance(content, dict) or content.get("_target_") != cfg[group].get("_target_"):
@@ -172,7 +186,10 @@ def _take_what_runs_say(cfg: DictConfig, choices: dict[str, Any], overrides: Seq
 
 
 def _refuse_unknown(cfg: DictConfig, schema: type, command: str, typed: Sequence[str], prefix: str = "") -> None:
-    """`+key=value` passes Hydra: the keys of the root, and of its typed parts, are those of the schema and no others."""
+    """Raise a UserError for a key of the root, or of its typed parts, that the schema does not have.
+
+    Hydra accepts any key that is added (``+key=value``).
+    """
     known = {field.name: field.type for field in fields(schema)}
     for key in map(str, cfg):
         if key not in known:
@@ -182,6 +199,6 @@ def _refuse_unknown(cfg: DictConfig, schema: type, command: str, typed: Sequence
 
 
 def from_hydra(command: str, cfg: DictConfig) -> DictConfig:
-    """The configuration that Hydra hands to a task, finished."""
+    """Return the configuration that Hydra passes to a task, finished as :func:`compose` finishes it."""
     hydra = HydraConfig.get()
     return finish(command, cfg, hydra, run_dir=hydra.runtime.output_dir)

@@ -1,4 +1,4 @@
-"""What Hydra and OmegaConf refuse, in one line that names the nearest right word."""
+"""Turn the errors of Hydra and OmegaConf into one line that names the nearest right word."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -16,14 +16,14 @@ from diffsweep.errors import UserError
 
 @contextmanager
 def explained(command: str, overrides: Sequence[str]) -> Iterator[None]:
-    """Hydra's errors become :class:`UserError`, within."""
+    """Turn errors of Hydra and OmegaConf within the block into a :class:`UserError`."""
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
         raise explain(error, command, overrides) from error
     except ValueError as error:
         if match := re.search(r"Config group override must be a string or a list. Got (\w+)", str(error)):
-            raise UserError(f"the option of a group is a word, not of type {match[1]}: {_odd(overrides)}") from error
+            raise UserError(f"{_odd(overrides)}: the option of a group is a word, not of type {match[1]}") from error
         raise
 
 
@@ -39,7 +39,8 @@ def explain(error: Exception, command: str, overrides: Sequence[str] = ()) -> Us
     if isinstance(error, OverrideParseException):
         if "=" not in str(error.override):
             return UserError(
-                f"cannot read {error.override!r}: write KEY=VALUE, such as seed=0, or GROUP=OPTION, such as schedule=linear"
+                f"cannot read {error.override!r}: write KEY=VALUE, such as seed=0, or GROUP=OPTION, such as "
+                "schedule=linear"
             )
         return UserError(f"cannot read {error.override!r}: {str(error).splitlines()[0]}")
     if match := re.search(r"Ambiguous value for argument '(.+?)'", text):
@@ -65,7 +66,7 @@ def explain(error: Exception, command: str, overrides: Sequence[str] = ()) -> Us
 
 
 def _odd(overrides: Sequence[str]) -> str:
-    """The overrides that give a group something other than a word."""
+    """Return the overrides that give a group something other than a word, with the options of the group."""
     every = OverridesParser.create().parse_overrides(list(overrides))
     odd = [o for o in every if o.key_or_group in groups() and not isinstance(o.value(), str)]
     return ", ".join(f"{o.input_line} ({o.key_or_group} has {', '.join(options(o.key_or_group))})" for o in odd)

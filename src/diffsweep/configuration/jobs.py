@@ -1,4 +1,4 @@
-"""The jobs of a sweep: every combination of the values that its overrides list."""
+"""List the jobs of a sweep: every combination of the values that its overrides list."""
 
 import itertools
 from collections.abc import Sequence
@@ -11,22 +11,24 @@ from diffsweep.configuration.explain import explained
 from diffsweep.errors import UserError
 
 SWITCHES = ("-m", "--multirun")
-OTHERS = ("hydra/launcher", "hydra/sweeper")  # who chooses one of these has Hydra run the jobs
-ELSEWHERE = ("hydra.launcher", "hydra.sweeper")  # keys of the one that runs the jobs, which no job has
+OTHERS = ("hydra/launcher", "hydra/sweeper")  # with one of these Hydra runs the jobs
+ELSEWHERE = ("hydra.launcher", "hydra.sweeper")  # keys of the launcher and the sweeper, which no job has
 
 
 def parsed(overrides: Sequence[str]) -> list[Override]:
     """Return overrides as Hydra reads them.
 
     Raises:
-        UserError: one of them is none.
+        UserError: a word is no override.
     """
     with explained("", overrides):
         return OverridesParser.create().parse_overrides(list(overrides))
 
 
 def jobs(overrides: Sequence[str]) -> list[list[str]]:
-    """Return the overrides of each job of a sweep, the last key varied first; of a search by another sweeper the one job of what all share.
+    """Return the overrides of each job of a sweep, the last key varied first.
+
+    Of a search (``hydra/sweeper=optuna``) it is one job, with the overrides that all of its jobs share.
 
     Raises:
         UserError: an override cannot be read, or lists a range of numbers that only a search can draw from.
@@ -46,12 +48,12 @@ def _choices(override: Override) -> list[str]:
     if isinstance(value, Glob):
         if not (found := value.filter(options(override.key_or_group))):
             raise UserError(
-                f"{override.input_line}: no option is named so; {key} has {', '.join(options(key)) or 'no options'}"
+                f"{override.input_line}: no option matches; {key} has {', '.join(options(key)) or 'no options'}"
             )
         return [f"{key}={option}" for option in found]
     if not override.is_discrete_sweep():
         raise UserError(
-            f"{override.input_line}: there is no list of values; give some, {key}=A,B,C, or use hydra/sweeper=optuna"
+            f"{override.input_line}: a range has no list of values; give them, {key}=A,B,C, or use hydra/sweeper=optuna"
         )
     return [f"{key}={text}" for text in override.sweep_string_iterator()]
 
@@ -62,5 +64,5 @@ def swept_keys(overrides: Sequence[str]) -> list[str]:
 
 
 def run_by_hydra(overrides: Sequence[str]) -> bool:
-    """Whether the jobs are started by one of Hydra's launchers, in processes or on machines of their own, or are searched."""
+    """Return whether Hydra runs the jobs: one of its launchers starts them, or one of its sweepers searches."""
     return any(override.key_or_group in OTHERS for override in parsed(overrides))

@@ -1,4 +1,4 @@
-"""Rebuilds a finished run from its directory."""
+"""Load the model of a finished run from its directory."""
 
 import functools
 from pathlib import Path
@@ -16,13 +16,13 @@ from diffsweep.models import DiffusionModel, Model
 
 
 def load_model(cfg: DictConfig) -> Model:
-    """The model of a run with its averaged weights, to be used as it is, on the GPU where there is one.
+    """Return the model of a run with its averaged weights, in evaluation mode, on the GPU if the machine has one.
 
     Args:
         cfg: the run's configuration, with other choices of sampler and guidance if wanted.
 
     Raises:
-        UserError: there is no checkpoint, or it belongs to another network.
+        UserError: the run has no checkpoint, or its checkpoint belongs to another network.
     """
     model = build_model(cfg)
     path = Path(cfg.paths.run_dir) / FOLDER / LAST
@@ -38,16 +38,16 @@ def load_model(cfg: DictConfig) -> Model:
 
 
 def load_sampled(cfg: DictConfig) -> DiffusionModel:
-    """As :func:`load_model`, of a run whose model draws samples.
+    """Return the model of a run as :func:`load_model` does, if it draws samples.
 
     Raises:
-        UserError: it is another kind of model.
+        UserError: it draws none, as a classifier.
     """
     model = load_model(cfg)
     if not isinstance(model, DiffusionModel):
         raise UserError(
-            f"{cfg.paths.run_dir} is a run of model={cfg.choices.model}, which draws no samples; evaluate.py measures it, and sample.py "
-            "takes a run of a diffusion model"
+            f"{cfg.paths.run_dir} is a run of model={cfg.choices.model}, which draws no samples; evaluate.py "
+            "measures it, and sample.py takes a run of a diffusion model"
         )
     return model
 
@@ -62,23 +62,24 @@ def trained(
     """Return the model of a run with its averaged weights: in evaluation mode, its weights without gradients.
 
     Args:
-        run: the run's directory. Where it is null, :func:`~diffsweep.runs.stages.resolve_stages` fills it in.
-        train: overrides of ``train.py`` that train the model; null where a run must be given.
-        inherit: groups that training takes from the run at hand, with all their values.
+        run: the directory of the run. If it is null, :func:`~diffsweep.runs.stages.resolve_stages` fills it in.
+        train: overrides of ``train.py`` that train the model; null if a run must be given.
+        inherit: groups that training takes from the run that needs the model, with all their values.
         kind: the class that the model must be of, by its full name.
-        trust: packages beside diffsweep that the run may name classes of.
+        trust: packages besides diffsweep whose classes the run may name.
 
     Raises:
-        UserError: there is no such run, or it is not what is needed.
+        UserError: the run does not exist, or its model is of another class.
     """
     if run is None:
-        raise UserError("a trained model is needed and none is given; give the directory of its run")
+        raise UserError("a trained model is required and none is given; give the directory of its run")
     directory = Path(run).resolve()
     checkpoint = directory / FOLDER / LAST
     written = checkpoint.stat().st_mtime_ns if checkpoint.is_file() else 0
     model = _loaded(directory, written, tuple(trust or ()))
     if kind is not None and not is_of_kind(type(model), locate(kind, trust or ())):
-        raise UserError(f"{run} is a {type(model).__name__}, and a {kind.rpartition('.')[2]} is needed")
+        wanted = kind.rpartition(".")[2]
+        raise UserError(f"{run} is of class {type(model).__name__}, and class {wanted} is required; give a run of one")
     return model
 
 

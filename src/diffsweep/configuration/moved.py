@@ -1,16 +1,16 @@
-"""The names that classes and keys had before, and what they are called now, for saved runs and for command lines."""
+"""Read the former names of classes and keys, in saved runs and on command lines, as the names of today."""
 
 import re
 import sys
 from collections.abc import Sequence
 from typing import Any
 
-# Classes and functions that a configuration names.
+# Classes and functions that a configuration names: former name, name of today.
 MOVED = {
     "diffsweep.models.DDPM": "diffsweep.models.DiffusionModel",
     "diffsweep.runs.stages.trained": "diffsweep.configuration.loading.trained",
 }
-# Keys of groups.
+# Keys of groups, likewise.
 MOVED_KEYS = {"sampler.s_noise": "sampler.temperature"}
 # Keys that nothing reads any more, each with its group; they are left out at any depth.
 GONE = (("conditioning", "seed"),)

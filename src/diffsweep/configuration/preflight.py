@@ -1,4 +1,4 @@
-"""Everything that can be known to be wrong before a run starts: keys, types, values and combinations."""
+"""Check all of a configuration before a run starts: keys, types, values and combinations."""
 
 from dataclasses import fields
 from typing import Any
@@ -15,21 +15,24 @@ from diffsweep.diffusion import NetworkDenoiser
 from diffsweep.errors import UserError
 from diffsweep.guidance import guidances_of
 
-APART = ("model", "backbone", "guidance", "stages", "task")  # not built as they stand in the configuration
+APART = ("model", "backbone", "guidance", "stages", "task")  # of BuiltParts, but not built from the configuration alone
 
 
 def preflight(cfg: DictConfig) -> None:
-    """Everything that can be known to be wrong before a run starts: keys, types, values and combinations.
+    """Raise a UserError unless the keys, types, values and combinations of a configuration are right.
 
     Raises:
-        UserError: in one line, with what to use instead.
+        UserError: in one line, with what to type instead.
     """
     with torch.random.fork_rng(devices=[]):
         cfg = sized(cfg)
         try:
             instantiated(cfg, "optimizer")([torch.nn.Parameter(torch.zeros(1))])
         except ValueError as error:
-            raise UserError(f"optimizer.lr={cfg.optimizer.get('lr')}, or another of its settings: {error}") from error
+            settings = ", ".join(
+                f"{key}={value}" for key, value in cfg.optimizer.items() if not str(key).startswith("_")
+            )
+            raise UserError(f"optimizer: {error}; its settings are {settings}") from error
         parts = parts_of(cfg)
     rules.apply(cfg, parts)
 
@@ -38,20 +41,20 @@ def parts_of(cfg: DictConfig) -> rules.BuiltParts:
     """Return what the groups of a checked configuration build.
 
     Raises:
-        UserError: a value is out of its range, or a stage would be wrong as a run of its own.
+        UserError: a value is out of its range, or a stage is wrong as a run of its own.
     """
     built: dict[str, Any] = {}
     for group in (field.name for field in fields(rules.BuiltParts) if field.name not in APART):
         empty = group != "callbacks" and "_target_" not in cfg[group]  # metrics=none and likelihood=none
         built[group] = None if empty else instantiated(cfg, group)
-    with torch.device("meta"):  # shapes only: a large network costs nothing
+    with torch.device("meta"):  # shapes without memory
         backbone = instantiated(cfg, "backbone")
     denoiser = NetworkDenoiser(backbone, built["schedule"], built["prediction"], built["noise"])
     try:
         with torch.no_grad():
             times = built["sampler"].times(built["schedule"])
             guidance = guidances_of(instantiated(cfg, "guidance")(denoiser, times=times))
-    except ValueError as error:  # times that the schedule does not have, scales that are not one for each step
+    except ValueError as error:  # times that are not the schedule's, or other than one scale for each step
         raise UserError(str(error)) from error
     model = locate(cfg.model._target_, list(cfg.trust))
     task = instantiated(cfg, "task") if "task" in cfg else None
@@ -60,7 +63,7 @@ def parts_of(cfg: DictConfig) -> rules.BuiltParts:
 
 
 def stages_of(cfg: DictConfig) -> dict[str, Stage]:
-    """The stages of a configuration by their paths; those that would be trained are checked as runs of their own are."""
+    """Return the stages of a configuration by their paths; those to be trained are checked as runs of their own."""
     stages = {}
     for path, node in stage_nodes(cfg):
         if node.get("run") is not None:

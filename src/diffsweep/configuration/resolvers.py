@@ -1,6 +1,6 @@
-"""The functions that configuration may call. Importing this module registers them.
+"""Define and register the functions that values of a configuration may call.
 
-``run_source`` imports it, so that a process which a launcher starts, and which unpickles Hydra's sources, has them too.
+``run_source`` imports this module, so that a process which a launcher starts has them: it unpickles Hydra's sources.
 """
 
 import hashlib
@@ -12,44 +12,44 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-SWEEP = "DIFFSWEEP_SWEEP"  # names the sweep, for the processes that a launcher starts
-LAUNCHER = ("hydra/launcher", "hydra.launcher")  # where jobs run, which changes none of them
-SWEPT = "DIFFSWEEP_SWEPT"  # the keys that it varies
+SWEEP = "DIFFSWEEP_SWEEP"  # variable with the name of the sweep, for the processes that a launcher starts
+LAUNCHER = ("hydra/launcher", "hydra.launcher")  # keys of where jobs run, which changes no result
+SWEPT = "DIFFSWEEP_SWEPT"  # variable with the keys that the sweep varies
 
 
 def unique() -> str:
-    """Four characters: two runs that start in the same second do not share a directory."""
+    """Return four random characters, so that runs which start in the same second have directories of their own."""
     return secrets.token_hex(2)
 
 
 def either(first: Any, second: Any) -> Any:
-    """The first, or the second where the first is null."""
+    """Return the first value, or the second if the first is null."""
     return second if first is None else first
 
 
 def when(condition: bool, yes: Any, no: Any) -> Any:
-    """The one value where a condition holds, else the other."""
+    """Return one value if a condition holds, else the other."""
     return yes if condition else no
 
 
 def divide(size: int, factor: int) -> int:
-    """``size / factor``, rounded up: what factor does not divide is refused where it is built."""
+    """Return ``size / factor``, rounded up; a part that requires whole quotients refuses others when it is built."""
     return -(-size // max(1, factor))
 
 
 def slug(text: str) -> str:
-    """``text`` with only what is safe in a directory that is passed on a command line: no ``=`` and no ``,``."""
+    """Return a text with only characters that are safe in a directory name on a command line: no ``=``, no ``,``."""
     return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-")[:100]
 
 
 def swept(overrides: Sequence[str]) -> str:
-    """What a job of a sweep varies, as a name: ``schedule-linear_seed-0``."""
+    """Return the name of a job of a sweep, made of what it varies: ``schedule-linear_seed-0``."""
     keys = os.environ.get(SWEPT, "").split(",")
     return "_".join(slug(override) for override in overrides if override.partition("=")[0] in keys) or "all"
 
 
 def sweep_name(command: str, overrides: Sequence[str]) -> str:
-    """The same name for the same sweep, so that a sweep that was stopped goes on where it stopped."""
+    """Return the name of a sweep, the same for the same overrides, so that a stopped sweep can be continued."""
     own = sorted(override for override in overrides if not override.startswith(LAUNCHER))
     return f"{command}_{hashlib.sha256(repr(own).encode()).hexdigest()[:8]}"
 

@@ -1,6 +1,6 @@
-"""A finished run as a place that Hydra reads configuration from.
+"""Let Hydra read configuration from a finished run.
 
-``run=DIR`` chooses, in every group, the option ``run/DIR``: that group's part of the run's saved configuration. So a
+``run=DIR`` chooses the option ``run/DIR`` in every group: that group's part of the saved configuration of the run. So a
 choice on the command line (``sampler=ddim``) replaces the run's, and everything else stays as it was.
 """
 
@@ -20,12 +20,12 @@ from diffsweep.configuration.saved import saved_of
 
 SELECTORS = ("run", "resume")
 PREFIX = "run/"
-INHERITED = ("seed", "space")  # of the root; whatever else stands in a saved file is not passed on
-OWN = ("paths", "logger")  # groups that every command has its own of
+INHERITED = ("seed", "space")  # keys of the root that a run passes on, and no others
+OWN = ("paths", "logger")  # groups that a command does not take from a run
 
 
 class RunSource(ConfigSource):
-    """Serves ``run/DIR`` and ``resume/DIR`` (what a run overrides) and ``GROUP/run/DIR`` (the run's part of a group)."""
+    """A source of ``run/DIR`` and ``resume/DIR`` (all groups of a run) and ``GROUP/run/DIR`` (one group of it)."""
 
     @staticmethod
     def scheme() -> str:
@@ -35,9 +35,9 @@ class RunSource(ConfigSource):
         return True
 
     def _parse(self, config_path: str) -> tuple[str, str] | None:
-        """The group (or selector) and the run's directory that a path means, or None if it means neither."""
+        """Return the group (or selector) and the run's directory that a path stands for, or None."""
         group, _, rest = config_path.removesuffix(".yaml").partition("/")
-        if rest in ("", "None", "???"):  # Hydra asks so for a group that nothing is chosen in
+        if rest in ("", "None", "???"):  # a group in which nothing is chosen
             return None
         if group in SELECTORS:
             return group, rest.rstrip("/") or "/"
@@ -81,7 +81,7 @@ class RunSource(ConfigSource):
 
 
 class RunSearchPath(SearchPathPlugin):
-    """Adds the source to Hydra's search path, last, so that conf/ wins."""
+    """A plugin that adds the source to Hydra's search path, last, so that conf/ has precedence."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         search_path.append("diffsweep-runs", "run://")

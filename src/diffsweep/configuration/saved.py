@@ -1,4 +1,4 @@
-"""The configuration that a run has saved, in today's words: what has moved since is read through one table."""
+"""Read the configuration that a run has saved, with the names that classes and keys have today."""
 
 import functools
 from pathlib import Path
@@ -13,15 +13,23 @@ CONFIG = "config.yaml"
 
 
 def load_config(directory: str | Path) -> DictConfig:
-    """The saved configuration of a run, unresolved. UserError, with what is missing, where it is none."""
+    """Return the saved configuration of a run, unresolved.
+
+    Raises:
+        UserError: the directory is no run.
+    """
     return saved_of(directory).copy()
 
 
 def saved_of(directory: str | Path) -> DictConfig:
-    """As :func:`load_config`, not to be changed: Hydra asks for it once a group, and the file is read once."""
+    """Return the saved configuration of a run, which callers must not change; the file is read once.
+
+    Raises:
+        UserError: the directory is no run.
+    """
     directory = Path(directory)
     if not directory.is_dir():
-        raise UserError(f"{directory} is no run: there is no such folder")
+        raise UserError(f"{directory} is no run: no such folder")
     file = directory / CONFIG
     if not file.is_file():
         raise UserError(f"{directory} is no run: it has no {CONFIG}; give the folder that training printed at its end")
@@ -30,18 +38,20 @@ def saved_of(directory: str | Path) -> DictConfig:
         raise UserError(f"{directory} is no run: its {CONFIG} was not written by train.py")
     groups = [str(group) for group in config.choices if group in config]
     if computed := [group for group in groups if OmegaConf.is_interpolation(config, group)]:
-        raise UserError(f"{directory} is no run: the {computed[0]} of its {CONFIG} is computed, and not a mapping")
+        raise UserError(
+            f"{directory} is no run: the {computed[0]} of its {CONFIG} must be a mapping, not an interpolation"
+        )
     return config
 
 
 def written(file: Path) -> tuple[int, int, int]:
-    """What changes when a file is written anew."""
+    """Return the inode, the time and the size of a file, which change when it is written anew."""
     state = file.stat()
     return state.st_ino, state.st_mtime_ns, state.st_size
 
 
-@functools.lru_cache(maxsize=8)  # Hydra asks once for each of 25 groups: 25 ms a time
+@functools.lru_cache(maxsize=8)  # Hydra reads it once for each of 25 groups: 25 ms a time
 def _read(file: Path, state: tuple[int, int, int]) -> DictConfig | ListConfig:
-    """Return the content of a file in today's words."""
+    """Return the content of a file with the names of today."""
     content = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
     return OmegaConf.create(in_new_names(content) if isinstance(content, dict) else content)

@@ -1,4 +1,4 @@
-"""The root of each command's configuration: its keys and types. Groups are checked against what they build."""
+"""Define the keys and types of the root of each command's configuration; groups are checked by their classes."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,7 +43,7 @@ class Logger:
 
 @dataclass
 class Root:
-    """What every command has."""
+    """The keys that every command has."""
 
     seed: int = MISSING
     trust: list[str] = field(default_factory=list)

@@ -1,4 +1,7 @@
-"""Fill in the sizes that follow from built parts: output channels, and what the conditioning provides. Lightning is not imported."""
+"""Fill in the sizes that follow from built parts: the output channels and the sizes of the condition.
+
+Lightning is not imported, so that ``--cfg job`` is quick.
+"""
 
 import sys
 from typing import Any

@@ -11,6 +11,6 @@ def nearest(word: str, words: Sequence[str], cutoff: float = 0.5) -> str:
 
 
 def closest(word: str, words: Sequence[str], cutoff: float) -> str | None:
-    """Return the word with the highest ratio of matching letters, above the cutoff, or one that contains all of this one."""
+    """Return the word with the highest ratio of matching letters, above the cutoff, or one that contains this one."""
     containing = [longer for longer in words if len(word) > 2 and word in longer]
     return next(iter([*difflib.get_close_matches(word, words, n=1, cutoff=cutoff), *containing]), None)

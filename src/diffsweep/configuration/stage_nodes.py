@@ -1,7 +1,8 @@
-"""Stages in a configuration: where they are, and the configurations of the runs that they are or would be.
+"""Read stages: nodes of a configuration that stand for a trained model which the run requires.
 
-A node ``{_target_: diffsweep.configuration.loading.trained, _partial_: true, run: ..., train: ..., inherit: ..., kind: ..., trust: ${trust}}``
-stands for a trained model. Rules and checks read it here; :mod:`diffsweep.runs.stages` finds, trains and loads the model.
+Such a node is ``{_target_: diffsweep.configuration.loading.trained, _partial_: true, run: ..., train: ...,
+inherit: ..., kind: ..., trust: ${trust}}``. Rules and checks read it here; :mod:`diffsweep.runs.stages` finds or trains
+the model.
 """
 
 import hashlib
@@ -26,20 +27,29 @@ from diffsweep.diffusion import ClipNoise
 from diffsweep.errors import UserError
 from diffsweep.schedules import Schedule
 
-CLOSED = ("trust", "paths", "run", "resume", "resume_from", "sweep", "choices", "hydra")  # not for a stage to set
-ALWAYS = ("debug",)  # inherited by every stage: a quick look at a run is a quick look at its stages
+CLOSED = (
+    "trust",
+    "paths",
+    "run",
+    "resume",
+    "resume_from",
+    "sweep",
+    "choices",
+    "hydra",
+)  # keys that a stage may not set
+ALWAYS = ("debug",)  # groups that every stage inherits: a short run has short stages
 
 
 class Stage(NamedTuple):
-    """What a stage is, for rules to ask.
+    """The properties of a stage that rules read.
 
     Attributes:
-        node: of the run's configuration.
-        cfg: the configuration of the stage's own run, None where no run is given and none can be trained.
-        fingerprint: of the data that it knows.
-        schedule: that it was or would be trained under.
-        space: that it works in, or makes.
-        noise: what frames of clips shared of it; None in runs of before there was a choice: nothing.
+        node: the node of the run's configuration.
+        cfg: the configuration of the stage's own run; None if no run is given and none can be trained.
+        fingerprint: of the data that it is trained on.
+        schedule: the noise schedule that it is trained under.
+        space: the space that its model works in, or that its autoencoder makes.
+        noise: how frames of clips share noise; None in runs saved before this was an option, whose frames share none.
     """
 
     node: DictConfig
@@ -51,23 +61,27 @@ class Stage(NamedTuple):
 
     @property
     def provides(self) -> frozenset[str]:
-        """An autoencoder that is trained under the losses of reconstructions that it inherits."""
+        """``reconstructions``, if the stage is an autoencoder that inherits the losses of its training."""
         return frozenset({"reconstructions"} if "perceptual" in (self.node.get("inherit") or ()) else ())
 
 
 def stage_nodes(cfg: DictConfig) -> list[tuple[str, DictConfig]]:
-    """The nodes that stand for trained models, with their full paths."""
+    """Return the nodes that stand for trained models, with their full paths."""
     return [(path, node) for path, node in targets(cfg) if node._target_ == STAGE]
 
 
 def run_key(path: str, node: DictConfig) -> str:
-    """The key that gives a stage its run: its own ``run``, or the one that this refers to."""
+    """Return the key that gives a stage its run: its own ``run``, or the key that this refers to."""
     referred = re.fullmatch(r"\$\{([\w.]+)\}", str(node._get_node("run")))
     return referred[1] if referred else f"{path}.run"
 
 
 def saved_config(run: str | Path, trust: Sequence[str] = ()) -> DictConfig:
-    """The configuration of a trained run, checked and unresolved. Whom to trust is said by the caller, never by the run.
+    """Return the configuration of a trained run, checked and unresolved.
+
+    Args:
+        run: its directory.
+        trust: packages besides diffsweep whose classes it may name; what the run itself trusts is ignored.
 
     Raises:
         UserError: it is no run, has no checkpoint, or names a class that may not be built.
@@ -86,10 +100,10 @@ def saved_config(run: str | Path, trust: Sequence[str] = ()) -> DictConfig:
 
 
 def given_config(cfg: DictConfig, path: str, node: DictConfig) -> DictConfig:
-    """The configuration of the run that a stage is given by.
+    """Return the configuration of the run that is given for a stage.
 
     Raises:
-        UserError: it is missing, moved, unfinished or not to be trusted; the message names the key that mends it.
+        UserError: the run is missing, unfinished or not trusted; the message names the key to change.
     """
     try:
         return saved_config(node.run, cfg.trust)
@@ -100,22 +114,31 @@ def given_config(cfg: DictConfig, path: str, node: DictConfig) -> DictConfig:
 
 
 def trainable_config(cfg: DictConfig, path: str, node: DictConfig) -> DictConfig:
-    """The configuration under which a stage is trained: that of ``train.py`` with the node's overrides, and the groups that it
-    inherits from the run at hand with all their values. Its seed is its own, so that a sweep over seeds shares it; it trains on one
+    """Return the configuration that a stage is trained with.
+
+    It is that of ``train.py`` with the overrides of the node, and with the groups that the node inherits from the run
+    which requires it. It has a seed of its own, so that the runs of a sweep over seeds share it, and it trains on one
     device. ``paths.run_dir`` is not set.
 
+    Args:
+        cfg: of the run which requires the stage.
+        path: the key of the node.
+        node: with ``train`` and ``inherit``.
+
     Raises:
-        UserError: an override is wrong, or one that a stage may not set.
+        UserError: an override is wrong, or sets a key that a stage may not set.
     """
     try:
         with explained("train", node.train):
             parsed = OverridesParser.create().parse_overrides([str(override) for override in node.train])
         typed = [override.key_or_group for override in parsed]
         if refused := [key for key in typed if key.replace("/", ".").partition(".")[0] in CLOSED]:
-            raise UserError(f"a stage may not set {', '.join(refused)}")
+            raise UserError(f"a stage may not set {', '.join(refused)}; leave it out")
         inherited = [str(group) for group in node.get("inherit") or ()]
         if unknown := [group for group in inherited if group not in groups() or group not in cfg or group in OWN]:
-            raise UserError(f"there is nothing named {', '.join(unknown)} to inherit")
+            raise UserError(
+                f"inherit: no group named {', '.join(unknown)}; a stage inherits groups of its run, such as dataset"
+            )
         inherited = [group for group in inherited if group not in typed]
         choices = {group: str(cfg.choices.get(group)) for group in (*inherited, *ALWAYS) if group not in typed}
         chosen = [f"{group}={option}" for group, option in choices.items() if option in options(group)]
@@ -134,7 +157,7 @@ def trainable_config(cfg: DictConfig, path: str, node: DictConfig) -> DictConfig
 
 
 def _inherit(cfg: DictConfig, stage: DictConfig, group: str, typed: Sequence[str]) -> None:
-    """A group of the run at hand, but for what the stage's own overrides say of it."""
+    """Copy a group of the run that requires a stage into the stage, except keys that the stage's overrides set."""
     own, prefix = stage[group], f"{group}."
     stage[group] = OmegaConf.create(OmegaConf.to_container(cfg[group], resolve=False))  # type: ignore[arg-type]
     stage.choices[group] = cfg.choices.get(group)
@@ -143,7 +166,7 @@ def _inherit(cfg: DictConfig, stage: DictConfig, group: str, typed: Sequence[str
 
 
 def portable(content: Any) -> Any:
-    """A plain, resolved configuration with each stage in it told by its weights, or by how it is made, instead of by its place."""
+    """Return a plain, resolved configuration with stages identified by weights or recipe, not by directory."""
     if isinstance(content, list):
         return [portable(item) for item in content]
     if not isinstance(content, dict):
@@ -152,8 +175,8 @@ def portable(content: Any) -> Any:
         of_a_stage = {
             value.get("run") for value in content.values() if isinstance(value, dict) and value.get("_target_") == STAGE
         }
-        told = {key: value for key, value in content.items() if key != "run" or value not in of_a_stage}
-        return {key: portable(value) for key, value in told.items()}
+        kept = {key: value for key, value in content.items() if key != "run" or value not in of_a_stage}
+        return {key: portable(value) for key, value in kept.items()}
     checkpoint = Path(content.get("run") or "") / FOLDER / LAST
     if content.get("run") and checkpoint.is_file():
         return {"_target_": STAGE, "weights": _digest(checkpoint)}
@@ -161,6 +184,7 @@ def portable(content: Any) -> Any:
 
 
 def _digest(path: Path) -> str:
+    """Return the first 12 hexadecimal digits of the SHA-256 of a file."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(1 << 20):

@@ -1,4 +1,4 @@
-"""Suggest what was meant: the nearest right word to a wrong one, and the full key of one that was typed without its group."""
+"""Suggest what to type instead of a wrong option or key: the nearest, or the full key if its group was left out."""
 
 import difflib
 from collections.abc import Mapping, Sequence
@@ -52,7 +52,7 @@ def _root(group: str, option: str) -> str:
 
 
 def no_such_hydra_option(group: str, option: str) -> UserError:
-    """Return the error of an option that a group of Hydra's does not have: which are installed, and what brings others."""
+    """Return the error of an option that a group of Hydra's does not have, with what is installed and installable."""
     folder = Path(hydra.__file__).parent / "conf" / group
     stored = ConfigStore.instance().list(group) if group in PLUGINS else []
     installed = sorted({Path(name).stem for name in (*stored, *(path.name for path in folder.glob("*.yaml")))})
@@ -68,16 +68,17 @@ def no_such_hydra_option(group: str, option: str) -> UserError:
 
 
 def _named(packages: Mapping[str, str], package: str) -> str:
+    """Return the options that a package brings."""
     return ", ".join(name for name, its in packages.items() if its == package)
 
 
 def no_such_key(key: str, command: str, overrides: Sequence[str] = ()) -> UserError:
-    """Return the error of a key that a command does not have: which other options have it, where it lies, or the nearest.
+    """Return the error of a key that a command does not have, with the options or groups that have it, or the nearest.
 
     Args:
         key: with dots, as typed.
         command: whose configuration it is not in.
-        overrides: of the command line, which say what options are chosen.
+        overrides: of the command line, which choose options.
     """
     group, _, name = key.partition(".")
     choices = chosen(command, overrides)
@@ -96,7 +97,7 @@ def no_such_key(key: str, command: str, overrides: Sequence[str] = ()) -> UserEr
 
 
 def where(key: str, command: str, choices: Mapping[str, Any] | None = None) -> str:
-    """Return what a message adds of an unknown key: where its last name lies, or what is spelled nearly so.
+    """Return the end of a message on an unknown key: where its last name lies, or what is spelled nearly so.
 
     Args:
         key: with dots, as typed.
@@ -126,7 +127,7 @@ def where(key: str, command: str, choices: Mapping[str, Any] | None = None) -> s
 
 
 def chosen(command: str, overrides: Sequence[str]) -> dict[str, str]:
-    """Return the option of each group: as typed, else of the run that is given, else of the family, else the default."""
+    """Return the option of each group: as typed, else of the given run, else of the family, else the default."""
     words = [override.lstrip("+").partition("=") for override in overrides]
     typed = {key: value for key, _, value in words if key in (*groups(), *SELECTORS)}
     found = defaults() | _chosen_by("", command)
@@ -151,7 +152,7 @@ def _chosen_by(group: str, option: str) -> dict[str, str]:
 
 
 def keys_of(command: str, choices: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the full keys of a command's configuration with the values that the files of the chosen options give them."""
+    """Return the full keys of a command's configuration, with the values in the files of the chosen options."""
     found = _flat(content("", "base")) | _flat(content("", command))
     for group, option in choices.items():
         own = _values(group, option)
@@ -177,7 +178,7 @@ def _flat(node: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _is_taken(group: str, option: str | None, name: str) -> bool:
-    """Return whether a class of another package (Lightning's Trainer, torch's optimizers) takes a keyword that no file lists."""
+    """Return whether the class of an option, one of Lightning or torch, takes a keyword that no file lists."""
     foreign = [target for target in targets(group, str(option)) if not target.startswith("diffsweep.")]
     if not foreign or "_target_" not in _values(group, str(option)):
         return False

@@ -1,4 +1,4 @@
-"""The command line: what all commands share. Imports Hydra only; torch is imported when a command really runs."""
+"""Run the commands from the command line. It imports Hydra alone; torch is imported when a command really runs."""
 
 import gc
 import importlib
@@ -24,7 +24,7 @@ TASKS = {
     "benchmark": "diffsweep.runs.benchmarking:benchmark",
     "verify": "diffsweep.runs.verification:verify",
 }
-SUMMARIES = {  # of a sweep's folder, when all its jobs have run
+SUMMARIES = {  # functions of the folder of a sweep whose jobs have all run
     "evaluate": "diffsweep.runs.evaluation:summarise",
     "verify": "diffsweep.runs.verification:summarise",
 }
@@ -32,8 +32,8 @@ FULL_ERROR = "HYDRA_FULL_ERROR"
 
 
 def main(command: str) -> None:
-    """Run a command with the arguments of this process. A user's mistake ends it with one line and exit code 2."""
-    # What is imported and composed lives on: to look through it for garbage takes a second or two of each start.
+    """Run a command with the arguments of this process; a user's mistake ends it with one line and exit code 2."""
+    # Imports and configurations live on, and collecting garbage among them costs each start a second or two.
     gc.set_threshold(50_000)
     wants_trace = os.environ.get(FULL_ERROR) == "1"
     sys.argv[1:] = reordered(sys.argv[1:])
@@ -43,45 +43,47 @@ def main(command: str) -> None:
     try:
         _run(command)
     except Exception as error:
-        if wants_trace or not _is_users(error):
+        if wants_trace or not _is_expected(error):
             raise
-        sys.exit(_tell(error))
+        sys.exit(_print_error(error))
 
 
-def _is_users(error: BaseException) -> bool:
-    """Whether the error is told in one line: a mistake, a wrong file, a loss or a walk that diverged, a proof that failed."""
+def _is_expected(error: BaseException) -> bool:
+    """Return whether an error is shown in one line: a mistake, a wrong file, a divergence, or a proof that failed."""
     return isinstance(error, UserError | ContentError | FloatingPointError | Failed)
 
 
-def _tell(error: Exception) -> int:
-    """Print an error's line; returns the exit code."""
+def _print_error(error: Exception) -> int:
+    """Print the line of an error and return the exit code."""
     print(f"error: {error}", file=sys.stderr)
     return 2 if isinstance(error, UserError) else 1
 
 
 def reordered(arguments: Sequence[str]) -> list[str]:
-    """``-m`` first: argparse refuses it after overrides."""
+    """Return the arguments with ``-m`` first, since argparse refuses it after overrides."""
     from diffsweep.configuration.jobs import SWITCHES
 
     return sorted(arguments, key=lambda argument: argument not in SWITCHES)
 
 
 def help_text(command: str) -> str:
-    """What ``--help`` prints: what the command does, every group with its options, what options require of each other, examples. (Hydra's
-    own takes seconds.)"""
+    """Return the text of ``--help``: the command, its groups with their options, which options go together, examples.
+
+    Hydra's own help takes seconds.
+    """
     from omegaconf import OmegaConf
 
     from diffsweep.configuration.conf import CONF, groups, options
     from diffsweep.configuration.declarations import requirements
 
-    told = OmegaConf.load(CONF / f"{command}.yaml").hydra.help
+    texts = OmegaConf.load(CONF / f"{command}.yaml").hydra.help
     composed = [*OmegaConf.load(CONF / "base.yaml").defaults, *OmegaConf.load(CONF / f"{command}.yaml").defaults]
     names = {str(key) for entry in composed if not isinstance(entry, str) for key in entry}
     listed = "\n".join(f"  {group:<14} {', '.join(options(group))}" for group in groups() if group in names)
-    needs = indent("\n".join(requirements()), "  ")
+    pairs = indent("\n".join(requirements()), "  ")
     return (
-        f"{told.header}\n\nGroups and their options:\n{listed}\n\nWhat goes only with what:\n{needs}\n\n"
-        f"Examples:\n{indent(told.footer, '  ')}"
+        f"{texts.header}\n\nGroups and their options:\n{listed}\n\nWhat goes only with what:\n{pairs}\n\n"
+        f"Examples:\n{indent(texts.footer, '  ')}"
     )
 
 
@@ -107,8 +109,8 @@ def _run(command: str) -> None:
         every = [compose_job(command, job, k) for k, job in enumerate(jobs(overrides))]
     else:
         every = [compose_job(command, overrides)]
-    if "LOCAL_RANK" not in os.environ:  # a rank that Lightning started runs what has been checked
-        # imports torch: not before the words are known to be right
+    if "LOCAL_RANK" not in os.environ:  # a process that Lightning started runs a configuration that was checked
+        # imports torch, after the words have been read
         from diffsweep.configuration.preflight import preflight
 
         for job in every:
@@ -132,7 +134,7 @@ def _show(command: str, jobs: Sequence[Sequence[str]], switches: Mapping[str, st
 
 
 def _start(job: "Composed") -> Any:
-    """Run a job. Its configuration is all that it knows; Lightning asks Hydra for its directory when it starts other processes."""
+    """Run a job; Lightning reads the job's directory from Hydra when it starts the other processes of a run."""
     from hydra.core.hydra_config import HydraConfig
 
     HydraConfig.instance().set_config(job.hydra)
@@ -140,17 +142,17 @@ def _start(job: "Composed") -> Any:
 
 
 def _in_turn(every: "Sequence[Composed]") -> None:
-    """Run the jobs of a sweep, one after the other. One that fails does not stop the others.
+    """Run the jobs of a sweep one after the other; one that fails does not stop the others.
 
     Raises:
-        Failed: some have failed, or UserError where all have by mistakes; the message says why the first has.
+        Failed: jobs have failed, with the reason of the first; a UserError if all of them failed by mistakes.
     """
     failed: dict[str, Exception] = {}
     for job in every:
         try:
             _start(job)
         except Exception as error:
-            if not _is_users(error):
+            if not _is_expected(error):
                 traceback.print_exc()
             failed[job.name] = error
             print(f"{job.name} failed: {error}", file=sys.stderr)
@@ -161,7 +163,7 @@ def _in_turn(every: "Sequence[Composed]") -> None:
 
 
 def _by_hydra(command: str, overrides: Sequence[str]) -> None:
-    """Have Hydra run the command line: it shows a configuration, or starts the jobs of a sweep elsewhere."""
+    """Run the command line by Hydra, which starts the jobs of a sweep elsewhere, or shows its own configuration."""
     import hydra
 
     from diffsweep.configuration.compose import from_hydra
@@ -175,13 +177,13 @@ def _by_hydra(command: str, overrides: Sequence[str]) -> None:
         preflight(finished)
         return _function(TASKS[command])(finished)
 
-    os.environ[FULL_ERROR] = "1"  # Hydra hands its errors on, and main shows them
+    os.environ[FULL_ERROR] = "1"  # Hydra raises its errors, and main shows them
     with explained(command, overrides):
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(task)()
 
 
 def _function(name: str) -> Callable[..., Any]:
-    """What ``module:function`` names, imported."""
+    """Import and return the function that ``module:function`` names."""
     module, _, function = name.partition(":")
     found: Callable[..., Any] = getattr(importlib.import_module(module), function)
     return found

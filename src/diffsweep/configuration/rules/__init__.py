@@ -1,6 +1,6 @@
-"""Combinations that do not work, each a rule with a name that says what must hold, one file a subject.
+"""Refuse combinations that do not work: each rule is named by what must hold, and each file has one subject.
 
-A rule reads what parts are and declare (:mod:`diffsweep.capabilities`), never what they are called.
+A rule reads the classes of parts and what they declare (:mod:`diffsweep.capabilities`), never the names of options.
 """
 
 from diffsweep.configuration.rules.base import NOTES, RULES, BuiltParts, apply, note, rule

@@ -1,4 +1,4 @@
-"""Models that train an autoencoder."""
+"""Rules on models that train an autoencoder."""
 
 from omegaconf import DictConfig
 

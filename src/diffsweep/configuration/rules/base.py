@@ -1,4 +1,4 @@
-"""What rules read, the decorators that collect them, and how they are applied."""
+"""Define the parts that rules read, collect rules by decorators, and apply them."""
 
 import importlib
 import sys
@@ -26,15 +26,15 @@ from diffsweep.schedules import Schedule
 
 @dataclass(frozen=True)
 class BuiltParts:
-    """What the groups of a configuration build, under the group's name; None where a group is left out.
+    """The parts that the groups of a configuration build, by the name of the group; None for a group that is left out.
 
     Attributes:
-        model: its class.
-        backbone: on the meta device.
-        guidance: from the outermost in, around a network that does not compute.
+        model: the class of the model.
+        backbone: the network, on the meta device.
+        guidance: the wrappers around the network, from the outermost in.
         callbacks: by name.
         stages: by path in the configuration, each a :class:`~diffsweep.configuration.stage_nodes.Stage`.
-        task: of ``sample.py``, a :class:`~diffsweep.tasks.Task`.
+        task: of ``sample.py``, else None; a :class:`~diffsweep.tasks.Task`.
     """
 
     model: type[Model]
@@ -77,7 +77,7 @@ class BuiltParts:
 
 Rule = Callable[[DictConfig, BuiltParts], str | None]
 RULES: dict[str, Rule] = {}
-NOTES: dict[str, Rule] = {}  # of what works, but may not be what was meant
+NOTES: dict[str, Rule] = {}  # warnings of what works, but may not be intended
 
 
 def rule(function: Rule) -> Rule:
@@ -93,7 +93,7 @@ def note(function: Rule) -> Rule:
 
 
 def apply(cfg: DictConfig, parts: BuiltParts) -> None:
-    """Raise at the first rule that is broken, of diffsweep and of the packages that ``cfg`` trusts; then print what notes say.
+    """Raise a UserError at the first rule that is broken, of diffsweep and of trusted packages; then print the notes.
 
     Raises:
         UserError: in one line, which ends with the rule's name.
@@ -109,7 +109,6 @@ def apply(cfg: DictConfig, parts: BuiltParts) -> None:
 
 
 def _trusted(rules: Mapping[str, Rule], cfg: DictConfig) -> list[tuple[str, Rule]]:
-    """Return the rules of diffsweep and of trusted packages, in the order of their files, so that a message does not depend on
-    what was imported first."""
+    """Return the rules of diffsweep and of trusted packages, sorted by file, whatever was imported first."""
     found = [(name, function) for name, function in rules.items() if is_of(function, cfg.trust)]
     return sorted(found, key=lambda item: item[1].__module__)

@@ -1,4 +1,4 @@
-"""Metrics, whose features are of images or clips of certain sizes."""
+"""Rules on metrics, whose features are of images or clips of certain sizes."""
 
 from omegaconf import DictConfig
 
@@ -7,27 +7,27 @@ from diffsweep.configuration.rules.base import BuiltParts, rule
 
 @rule
 def metrics_match_the_data(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Features of one kind of image say nothing of another, and nothing of clips."""
+    """Features of images of one shape are meaningless for another, and for clips."""
     shape, data = None if parts.metrics is None else parts.metrics.shape, parts.dataset
     if shape is None or (
         len(shape) == len(data.shape) and all(n in (None, m) for n, m in zip(shape, data.shape, strict=True))
     ):
         return None
-    of_images = "metrics=classifier, features of a classifier of the data themselves"
-    fitting = of_images if data.num_frames is None else "metrics=fvd, which sees any clips"
+    of_images = "metrics=classifier, whose features are of a classifier of these data"
+    fitting = of_images if data.num_frames is None else "metrics=fvd, which measures clips of any size"
     return (
-        f"metrics={cfg.choices.metrics} sees {'clips' if len(shape) == 4 else 'images'} of shape {shape}, and "
+        f"metrics={cfg.choices.metrics} measures {'clips' if len(shape) == 4 else 'images'} of shape {shape}, and "
         f"dataset={cfg.choices.dataset} has {data.shape}; use {fitting}, or metrics=none"
     )
 
 
 @rule
 def clips_are_long_enough_for_metrics(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """A network over time needs some."""
+    """A network over time requires a number of frames."""
     frames = parts.dataset.num_frames
     if parts.metrics is None or frames is None or frames >= (least := parts.metrics.least_frames):
         return None
     return (
-        f"metrics={cfg.choices.metrics} needs clips of {least} frames at least, and these have {frames}; use "
+        f"metrics={cfg.choices.metrics} requires clips of at least {least} frames, and these have {frames}; use "
         f"dataset.num_frames={least}, or metrics=none"
     )

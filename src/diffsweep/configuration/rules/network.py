@@ -1,4 +1,4 @@
-"""What networks take and put out."""
+"""Rules on the inputs and outputs of networks."""
 
 from omegaconf import DictConfig
 
@@ -10,14 +10,14 @@ def classifier_data_are_images(cfg: DictConfig, parts: BuiltParts) -> str | None
     if "class_output" not in parts.model.requires or cfg.space.num_frames is None:
         return None
     return (
-        f"dataset={cfg.choices.dataset} has clips, and classifiers are of images; use what needs none, such as "
+        f"dataset={cfg.choices.dataset} has clips, and classifiers are of images; use metrics without one, such as "
         "metrics=moving_digits, fvd or none"
     )
 
 
 @rule
 def images_per_clip_have_unsplit_noise(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """What is split into base and residual is the noise of a clip, of which images beside it have no part."""
+    """Base and residual split the noise of a clip, and images beside the clip have noise of their own."""
     if cfg.model.get("images_per_clip") and "eps_output" in getattr(parts.backbone, "requires", ()):
         return (
             f"images beside clips have no part in the noise that backbone={cfg.choices.backbone} splits; use "

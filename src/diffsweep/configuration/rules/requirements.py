@@ -1,4 +1,4 @@
-"""What parts declare: what one requires, another provides; and what one brings, another supports."""
+"""Rules on what parts declare: one requires what another provides, and supports what another provides."""
 
 from collections.abc import Iterable
 
@@ -24,7 +24,7 @@ def required_capabilities_are_provided(cfg: DictConfig, parts: BuiltParts) -> st
                 _options(cfg, parts, giver, "provides", name),
                 without or _options(cfg, parts, group, "requires", name, having=False),
             )
-            return _sentence(cfg, group, f"needs {needed.noun}", giver, "does not provide that", fixes)
+            return _sentence(cfg, group, f"requires {needed.noun}", giver, "does not provide that", fixes)
     return None
 
 
@@ -41,19 +41,19 @@ def provided_capabilities_are_supported(cfg: DictConfig, parts: BuiltParts) -> s
                 _options(cfg, parts, user, "supports", name),
                 without or _options(cfg, parts, group, "provides", name, having=False),
             )
-            return _sentence(cfg, group, f"brings {brought.noun}", user, "does not support that", fixes)
+            return _sentence(cfg, group, f"provides {brought.noun}", user, "does not support that", fixes)
     return None
 
 
 def _known(names: Iterable[str]) -> list[str]:
-    """Capabilities in the order of the vocabulary."""
+    """Return capabilities in the order of the vocabulary."""
     if unknown := sorted(set(names) - CAPABILITIES.keys()):
         raise UserError(f"a part declares {unknown[0]}: no such capability{nearest(unknown[0], list(CAPABILITIES))}")
     return [name for name in CAPABILITIES if name in names]
 
 
 def _options(cfg: DictConfig, parts: BuiltParts, group: str, field: str, name: str, having: bool = True) -> str:
-    """The options of a group that declare a capability, or do not, and that the rest of the run goes with."""
+    """Return the options of a group that declare a capability, or do not, and fit the rest of the run."""
     _, supported, given = (
         frozenset().union(*sets) for sets in zip(*(declared_by(part) for _, part in parts), strict=True)
     )

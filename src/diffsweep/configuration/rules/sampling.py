@@ -1,40 +1,40 @@
-"""Walks."""
+"""Rules on sampling."""
 
 import torch
 from omegaconf import DictConfig
 
 from diffsweep.configuration.rules.base import BuiltParts, note
 
-STEADY = 1000.0  # of errors of the output in x0, at most
+MOST = 1000.0  # by which x0 may multiply an error of the output without clipping
 
 
 @note
 def sampler_uses_the_learned_variance(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """A solver of an ODE, and a walk that has a variance of its own, do not ask for the learned one."""
+    """Solvers of an ODE, and samplers with a variance of their own, do not use the learned one."""
     if parts.prediction.heads > 1 and not parts.sampler.uses_variance:
-        return f"sampler={cfg.choices.sampler} has no use for the learned variance; sampler=ancestral has"
+        return f"sampler={cfg.choices.sampler} does not use the learned variance; sampler=ancestral does"
     return None
 
 
 @note
 def sampling_from_noise_starts_at_t_1(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """What is left of the data at an earlier time, noise alone does not have."""
+    """At t < 1 a sample is data and noise, so noise alone is no starting point."""
     if parts.sampler.start < 1 and "task" not in cfg and parts.metrics is not None:
         return (
-            f"samples start at t = {cfg.sampler.start} from noise alone, without what is left of the data there; "
-            "sample.py task=edit starts from images"
+            f"samples start at t = {cfg.sampler.start} from noise alone, without the signal that x_t has then; "
+            "use sampler.start=1, or sample.py task=edit, which starts from images"
         )
     return None
 
 
 @note
 def x0_is_clipped_or_its_error_bounded(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Where x0 follows from the output by a large factor, so do the output's errors, unless x0 is clipped."""
+    """If x0 is a large multiple of the output, so is its error, unless x0 is clipped."""
     t = torch.tensor(parts.sampler.start, dtype=torch.float64)
     factor = abs(float(parts.prediction.coefficients(*parts.schedule(t)).c_out))
-    if parts.sampler.clip == "none" and factor > STEADY:
+    if parts.sampler.clip == "none" and factor > MOST:
         return (
-            f"a walk starts where x0 is off by {factor:.0f} times the error of the network's output, and nothing clips it; "
-            "use prediction=v, or a schedule that keeps more of the signal (schedule=linear, scaled_linear)"
+            f"at t = {cfg.sampler.start} the error of x0 is {factor:.0f} times that of the network's output, and "
+            "nothing clips x0; use prediction=v, or a schedule that keeps more of the signal (schedule=linear, scaled_linear)"
         )
     return None

@@ -1,4 +1,4 @@
-"""Trained models that a run needs: given by a run, or trained first."""
+"""Rules on stages: trained models that a run requires, given by their run or trained first."""
 
 from typing import Any
 
@@ -14,83 +14,86 @@ from diffsweep.diffusion import INDEPENDENT
 
 @rule
 def stages_are_given_or_trainable(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """A model that nothing says how to train must be there."""
+    """A stage without a recipe for its training is given by a run."""
     for path, stage in parts.stages.items():
         if stage.cfg is None:
             return (
-                f"{run_key(path, stage.node)} is missing: give the directory of a trained run, or overrides that train one, quoted: "
-                f"'{path}.train=[\"trainer.max_steps=200\"]'"
+                f"{run_key(path, stage.node)} is missing: give the directory of a trained run, or overrides that train "
+                f"one, quoted: '{path}.train=[\"trainer.max_steps=200\"]'"
             )
     return None
 
 
 @rule
 def stages_are_of_the_required_class(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """What needs a model says of which class."""
+    """The part that requires a model states its class."""
     for path, stage in parts.stages.items():
         if kind := stage.node.get("kind"):
             found, wanted = locate(stage.cfg.model._target_, cfg.trust), locate(kind, cfg.trust)
             if not is_of_kind(found, wanted):
-                return f"{_stage(path, stage)} is a {found.__name__}, and a {wanted.__name__} is needed; give a run of one in {run_key(path, stage.node)}"
+                classes = f"of class {found.__name__}, and class {wanted.__name__} is required"
+                return f"{_stage(path, stage)} is {classes}; give another run in {run_key(path, stage.node)}"
     return None
 
 
 @rule
 def stages_match_the_data(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """A model says nothing of data that it was not trained on, unless it transfers."""
+    """A model is trained on the data of the run, unless it declares that it supports other data."""
     data = parts.dataset.fingerprint
     for path, stage in parts.stages.items():
         known = "dataset" not in (stage.node.get("inherit") or ()) or stage.fingerprint == data
         if not known and "other_data" not in declared_by(locate(stage.cfg.model._target_, cfg.trust)).supports:
             theirs, ours = stage.cfg.choices.dataset, cfg.choices.dataset
-            told = f"dataset={theirs} ({stage.fingerprint}), and this run has dataset={ours} ({data})"
-            return f"{_stage(path, stage)} knows {told}; use dataset={theirs}, or {_another(path, stage)}"
+            known = f"dataset={theirs} ({stage.fingerprint}), and this run has dataset={ours} ({data})"
+            return f"{_stage(path, stage)} was trained on {known}; use dataset={theirs}, or {_another(path, stage)}"
     return None
 
 
 @note
 def latents_are_standardised_by_this_data(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Latents of other data have another mean and deviation than they were standardised by."""
+    """Latents are standardised by the mean and deviation of the data that the autoencoder was trained on."""
     for path, stage in parts.stages.items():
         if "dataset" in (stage.node.get("inherit") or ()) and stage.fingerprint != parts.dataset.fingerprint:
             return (
-                f"{_stage(path, stage)} knows dataset={stage.cfg.choices.dataset} ({stage.fingerprint}), and this run has "
-                f"dataset={cfg.choices.dataset}: its latents are standardised by the other data"
+                f"{_stage(path, stage)} was trained on dataset={stage.cfg.choices.dataset} ({stage.fingerprint}), and "
+                f"this run has dataset={cfg.choices.dataset}: its latents are standardised by the other data"
             )
     return None
 
 
 @rule
 def stages_match_the_space(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """What one model makes or reads of a space, the other has to mean too."""
+    """Both models work in the same space."""
     for path, stage in parts.stages.items():
         inherited = "autoencoder" in (stage.node.get("inherit") or ()) and stage.cfg is not None
-        if inherited and (told := parts.autoencoder.differs_from(stage.space)):
-            return f"{_stage(path, stage)} does not fit: {told}; leave these as it has them, or {_another(path, stage)}"
+        if inherited and (difference := parts.autoencoder.differs_from(stage.space)):
+            fix = f"leave these as it has them, or {_another(path, stage)}"
+            return f"{_stage(path, stage)} does not fit: {difference}; {fix}"
     return None
 
 
 @rule
 def stages_match_the_schedule(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """A model of noisy data knows the noise of one schedule."""
+    """A model of noisy data is trained under one noise schedule."""
     t = torch.linspace(0, 1, 101, dtype=torch.float64)
     for path, stage in parts.stages.items():
         if "schedule" in (stage.node.get("inherit") or ()):
             theirs, ours = stage.schedule, parts.schedule
             if theirs.learned or ours.learned:
-                return f"a learned schedule is its own model's, and {_stage(path, stage)} has to know this run's; use another schedule"
+                reason = f"a learned schedule changes in training, so {_stage(path, stage)} cannot share it"
+                return f"{reason}; use another schedule"
             levels = zip(theirs(t), ours(t), strict=True)
             if theirs.num_steps != ours.num_steps or not all(
                 torch.allclose(a, b, rtol=0, atol=1e-9) for a, b in levels
             ):
-                told = f"{_spoken(stage.cfg, theirs)}, and this run has {_spoken(cfg, ours)}"
-                return f"{_stage(path, stage)} knows {told}; use the same, or {_another(path, stage)}"
+                known = f"{_spoken(stage.cfg, theirs)}, and this run has {_spoken(cfg, ours)}"
+                return f"{_stage(path, stage)} was trained under {known}; use the same, or {_another(path, stage)}"
     return None
 
 
 @rule
 def stages_match_the_noise(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """A model of noisy data knows the noise that frames share, too."""
+    """A model of noisy clips is trained with one share of noise between frames."""
     frames = cfg.space.num_frames or 1
     for path, stage in parts.stages.items():
         if "schedule" in (stage.node.get("inherit") or ()):
@@ -98,20 +101,20 @@ def stages_match_the_noise(cfg: DictConfig, parts: BuiltParts) -> str | None:
             if not torch.equal(theirs, parts.noise.covariance(frames)):
                 known = stage.cfg.choices.get("noise", "independent")
                 return (
-                    f"{_stage(path, stage)} knows noise={known}, and this run has noise={cfg.choices.noise}, or another share of it; use the "
-                    f"same, or {_another(path, stage)}"
+                    f"{_stage(path, stage)} was trained with noise={known}, and this run has noise={cfg.choices.noise}, "
+                    f"or another share of it; use the same, or {_another(path, stage)}"
                 )
     return None
 
 
 def _stage(path: str, stage: Any) -> str:
-    """A stage as the user gave it."""
+    """Return a stage as the user gave it."""
     run = stage.node.get("run")
     return f"{run_key(path, stage.node)}={run}" if run is not None else f"the model that {path}.train describes"
 
 
 def _another(path: str, stage: Any) -> str:
-    """What gives a stage that fits."""
+    """Return what to type for a stage that fits."""
     if stage.node.get("run") is None:
         return f"leave it out of {path}.train"
     if stage.node.get("train") is None:
@@ -120,5 +123,5 @@ def _another(path: str, stage: Any) -> str:
 
 
 def _spoken(cfg: DictConfig, schedule: Any) -> str:
-    """A schedule as the user chose it."""
+    """Return a schedule as the user chose it."""
     return f"schedule={cfg.choices.schedule}" + (f" of {schedule.num_steps} steps" if schedule.num_steps else "")

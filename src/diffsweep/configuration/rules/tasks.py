@@ -1,4 +1,4 @@
-"""The tasks of ``sample.py``."""
+"""Rules on the tasks of ``sample.py``."""
 
 from omegaconf import DictConfig
 
@@ -7,7 +7,7 @@ from diffsweep.configuration.rules.base import BuiltParts, rule
 
 @rule
 def task_suits_the_model(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Every task knows what it needs of the space, the sampler and guidance."""
+    """A task states what it requires of the space, the sampler and guidance."""
     if parts.task is None:
         return None
     reason = parts.task.incompatible_because(parts.autoencoder, parts.sampler, parts.guidance)
@@ -16,10 +16,10 @@ def task_suits_the_model(cfg: DictConfig, parts: BuiltParts) -> str | None:
 
 @rule
 def num_frames_is_set_once(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """How many frames clips have is the task's to say, where it draws them in windows or from clips that are there."""
+    """A task that draws clips in windows, or from given clips, sets their number of frames by its own key."""
     if parts.task is None or parts.task.length_key is None or cfg.num_frames is None:
         return None
     return (
-        f"num_frames={cfg.num_frames} is of clips that are drawn at once and from nothing; with task={cfg.choices.task} "
+        f"num_frames={cfg.num_frames} is for clips that are drawn at once from noise; with task={cfg.choices.task} "
         f"leave it out, and use {parts.task.length_key}"
     )

@@ -1,4 +1,4 @@
-"""Steps, intervals and precision."""
+"""Rules on steps, intervals, precision and other settings of Lightning's Trainer."""
 
 import difflib
 import logging
@@ -43,7 +43,7 @@ def intervals_are_positive(cfg: DictConfig, parts: BuiltParts) -> str | None:
 @rule
 def max_steps_is_positive(cfg: DictConfig, parts: BuiltParts) -> str | None:
     if cfg.trainer.max_steps < 1:
-        return f"trainer.max_steps must be at least 1, not {cfg.trainer.max_steps}: the training stream has no end of its own"
+        return f"trainer.max_steps must be at least 1, not {cfg.trainer.max_steps}: the training stream is endless"
     return None
 
 
@@ -54,7 +54,7 @@ def logger_mode_is_known(cfg: DictConfig, parts: BuiltParts) -> str | None:
 
 @rule
 def scaled_gradients_are_not_clipped_when_fused(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """A fused optimizer unscales float16's gradients itself, after they would have to be clipped."""
+    """A fused optimizer unscales float16 gradients itself, which is after the point where they are clipped."""
     half, fused = str(cfg.trainer.precision) in ("16", "16-mixed"), cfg.optimizer.get("fused")
     if half and fused and cfg.trainer.gradient_clip_val:
         return (

@@ -1,4 +1,4 @@
-"""Schedules, outputs and losses."""
+"""Rules on schedules, outputs of the network and losses."""
 
 import math
 
@@ -10,22 +10,22 @@ from diffsweep.configuration.rules.base import BuiltParts, rule
 
 @rule
 def x0_is_finite_at_t_1(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Where alpha is 0 at t = 1, x0 = (x_t - sigma eps) / alpha has no value."""
+    """If alpha(1) = 0, x_0 = (x_t - sigma eps) / alpha has no value at t = 1."""
     coefficients = parts.prediction.coefficients(*parts.schedule(torch.ones((), dtype=torch.float64)))
     if all(math.isfinite(value) for value in coefficients):
         return None
     return (
-        f"at t = 1 schedule={cfg.choices.schedule} has no signal left, so x0 does not follow from "
+        f"at t = 1 schedule={cfg.choices.schedule} has no signal left, so x0 cannot be computed from "
         f"prediction={cfg.choices.prediction}; use prediction=v, x0, flow or edm"
     )
 
 
 @rule
 def learned_variance_has_discrete_steps(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """The bound depends on the variance of steps, of which there are none in continuous time."""
+    """The bound depends on the variance of discrete steps, which continuous time does not have."""
     if "learned_variance" in parts.prediction.provides and parts.schedule.num_steps is None:
         return (
-            f"schedule={cfg.choices.schedule} is continuous, where no loss depends on a variance to train; use "
+            f"schedule={cfg.choices.schedule} is continuous, and without discrete steps no loss trains a variance; use "
             "prediction.variance=fixed_small, or a discrete schedule (schedule=cosine)"
         )
     return None
@@ -33,11 +33,11 @@ def learned_variance_has_discrete_steps(cfg: DictConfig, parts: BuiltParts) -> s
 
 @rule
 def discrete_bound_learns_its_variance(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """The hybrid loss trains the variance alone by the bound, and a chain's bound is loose without a right one."""
+    """The hybrid loss trains the variance by the bound, and a discrete bound is loose with a fixed one."""
     trains, chain = "learned_variance" in parts.objective.supports, parts.schedule.num_steps is not None
     if trains and chain and "learned_variance" not in parts.prediction.provides:
         return (
-            f"objective={cfg.choices.objective} is about the variance of a chain too, and it is fixed; use "
+            f"objective={cfg.choices.objective} trains the variance of discrete steps too, and it is fixed; use "
             "prediction.variance=learned_range, or objective=simple"
         )
     return None
