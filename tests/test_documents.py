@@ -29,7 +29,9 @@ SMALLER = {
     "benchmark": ["repeats=1", "train_steps=1", "sample_batch=2", "sampler.steps=2"],
 }
 LONGER = {  # whose runs take several seconds, with what makes them smaller
-    "model=ldm": ["autoencoder.model.train=[model=autoencoder_kl,autoencoder.model=null,trainer.max_steps=2,metrics=none]"],
+    "model=ldm": [
+        "autoencoder.model.train=[model=autoencoder_kl,autoencoder.model=null,trainer.max_steps=2,metrics=none]"
+    ],
     "model=classifier_guided": ["guidance.classifier.train=[model=noisy_classifier,trainer.max_steps=2]"],
     "model=video": ["dataset.num_train=32", "dataset.num_val=6", "dataset.num_frames=4", "dataset.batch_size=4"],
     "experiment=shapes_text": ["dataset.num_train=64", "dataset.num_val=16"],

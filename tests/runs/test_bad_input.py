@@ -126,7 +126,7 @@ TYPED = [
     ([*TEXT, "backbone=uvit"], ["provides tokens", "unet and dit", "[rule network_accepts_the_condition]"]),
     (
         ["dataset=shapes", "metrics=digits"],
-        ["metrics=digits sees", "(3, 16, 16)", "metrics=classifier", "[rule metrics_match_the_data]"],
+        ["metrics=digits measures", "(3, 16, 16)", "metrics=classifier", "[rule metrics_match_the_data]"],
     ),
     (
         ["model=video", "metrics=digits"],
@@ -346,14 +346,14 @@ def test_nearest_names_only_what_is_near():
             ("model=improved_ddpm", "sampler=ddim"),
             "does not use the learned variance; sampler=ancestral does [sampler_uses_the_learned_variance]",
         ),
-        (("sampler.start=0.6",), "task=edit starts from images [sampling_from_noise_starts_at_t_1]"),
+        (("sampler.start=0.6",), "task=edit, which starts from images [sampling_from_noise_starts_at_t_1]"),
         (
             ("sampler.clip=none", "sampler=ddim"),
             "(schedule=linear, scaled_linear) [x0_is_clipped_or_its_error_bounded]",
         ),
         (
             ("backbone.num_classes=10",),
-            "which the conditioning does not give [conditioning_provides_what_the_network_accepts]",
+            "which the conditioning does not provide [conditioning_provides_what_the_network_accepts]",
         ),
         (("model=improved_ddpm",), ""),
         ((), ""),

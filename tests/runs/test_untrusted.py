@@ -15,6 +15,7 @@ from diffsweep.configuration.check import locate
 from diffsweep.configuration.compose import compose
 from diffsweep.configuration.loading import load_model
 from diffsweep.configuration.preflight import preflight
+from diffsweep.configuration.show import shown
 from diffsweep.errors import UserError
 from diffsweep.runs.training import train
 
@@ -121,6 +122,15 @@ def test_a_changed_run_is_refused_before_anything_runs(evil, payload, place, way
         assert not payload.file.exists(), "executed"
 
 
+@pytest.mark.parametrize("way", ["plain", "create", "decode"])
+@pytest.mark.parametrize("place", ["conditioning", "prediction.variance", "model"])
+def test_a_changed_run_is_shown_without_being_built(evil, payload, place, way):
+    """Sizes are those of built parts, which are checked too."""
+    with contextlib.suppress(UserError):
+        shown("sample", [f"run={evil(place, getattr(payload, way))}"], resolve=True)
+    assert not payload.file.exists(), "executed"
+
+
 @pytest.mark.parametrize("place", ["callbacks.evil", "model.schedule"])
 def test_a_target_in_a_string_is_not_executed(evil, payload, place):
     directory = evil(place, payload.decode)
@@ -187,7 +197,8 @@ def package(tmp_path, monkeypatch):
     folder = tmp_path / "site" / "mine_for_tests"
     folder.mkdir(parents=True)
     (folder / "__init__.py").write_text(
-        "from diffsweep.schedules import Cosine\n\n\nclass Mine(Cosine):\n    def __init__(self, num_steps: int = 10):\n"
+        "from diffsweep.schedules import Cosine\n\n\nclass Mine(Cosine):\n"
+        "    def __init__(self, num_steps: int = 10):\n"
         "        super().__init__(num_steps)\n"
     )
     monkeypatch.syspath_prepend(folder.parent)
@@ -240,7 +251,8 @@ HIDDEN = {  # values of a run's configuration that would build something foreign
     "arguments without names": ("noise._args_", ["DIR"]),
     "a node, once sizes are known": (
         "noise",
-        "${when:${space.out_channels},{_target_: os.mkdir, path: DIR},{_target_: diffsweep.diffusion.IndependentNoise}}",
+        "${when:${space.out_channels},{_target_: os.mkdir, path: DIR},"
+        "{_target_: diffsweep.diffusion.IndependentNoise}}",
     ),
     "text that comes to an interpolation": (
         "sampler.temperature",

@@ -35,6 +35,7 @@ def x0_is_clipped_or_its_error_bounded(cfg: DictConfig, parts: BuiltParts) -> st
     if parts.sampler.clip == "none" and factor > MOST:
         return (
             f"at t = {cfg.sampler.start} the error of x0 is {factor:.0f} times that of the network's output, and "
-            "nothing clips x0; use prediction=v, or a schedule that keeps more of the signal (schedule=linear, scaled_linear)"
+            "nothing clips x0; use prediction=v, or a schedule that keeps more of the signal "
+            "(schedule=linear, scaled_linear)"
         )
     return None

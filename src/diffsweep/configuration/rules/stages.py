@@ -101,8 +101,8 @@ def stages_match_the_noise(cfg: DictConfig, parts: BuiltParts) -> str | None:
             if not torch.equal(theirs, parts.noise.covariance(frames)):
                 known = stage.cfg.choices.get("noise", "independent")
                 return (
-                    f"{_stage(path, stage)} was trained with noise={known}, and this run has noise={cfg.choices.noise}, "
-                    f"or another share of it; use the same, or {_another(path, stage)}"
+                    f"{_stage(path, stage)} was trained with noise={known}, and this run has "
+                    f"noise={cfg.choices.noise}, or another share of it; use the same, or {_another(path, stage)}"
                 )
     return None
 
