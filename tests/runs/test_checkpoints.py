@@ -1,4 +1,4 @@
-"""Checkpoints: plain, whole, and the right ones are kept."""
+"""Checkpoints hold plain types, are written whole, and the last and the best are kept."""
 
 import os
 import shutil
@@ -97,7 +97,7 @@ def test_reading_executes_nothing(tmp_path):
     assert not (tmp_path / "pwned").exists()
 
 
-def test_a_missing_checkpoint_is_told(tmp_path):
+def test_a_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(UserError, match=r"no checkpoint at .*last\.ckpt"):
         read_checkpoint(tmp_path / "last.ckpt")
 
@@ -112,7 +112,7 @@ def test_a_run_that_holds_a_run_is_not_overwritten(finished, tmp_path, configure
 
 @pytest.mark.parametrize("log_every", [1, 1000])
 def test_a_diverged_run_raises_and_saves_no_nan(tmp_path, configure, log_every):
-    """With a log at each step, and where the first look at the loss is when it is saved."""
+    """It is found at a log of each step, and at a save if the loss is not logged before."""
     cfg = configure(
         tmp_path / "run",
         "optimizer.lr=1e30",

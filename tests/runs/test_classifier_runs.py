@@ -1,4 +1,4 @@
-"""The life of a run whose model generates nothing."""
+"""Runs of classifiers are trained, measured, evaluated and resumed, and draw no samples."""
 
 import json
 import math
@@ -24,7 +24,7 @@ def trained(tmp_path_factory, configure):
     return directory, result
 
 
-def test_it_is_trained_measured_and_told_how_to_go_on(tmp_path, configure, capsys):
+def test_a_run_prints_its_accuracy_and_the_next_command(tmp_path, configure, capsys):
     train(configure(tmp_path / "run", *TINY, *ALONE, "trainer.max_steps=2"))
     out = capsys.readouterr().out
     assert "encoder_unet: " in out
@@ -42,7 +42,7 @@ def test_a_sweep_minimises_its_cross_entropy(trained):
     assert abs(result - math.log(10)) < 0.5
 
 
-def test_validation_tells_accuracy_by_quarter(trained, history):
+def test_validation_logs_accuracy_by_quarter_of_the_times(trained, history):
     last = [row for row in history(trained[0]) if row["val/loss"]][-1]
     quarters = [float(last[f"val/accuracy_q{q}"]) for q in (1, 2, 3, 4)]
     assert float(last["val/accuracy"]) == pytest.approx(sum(quarters) / 4, abs=0.01)  # of 297, within one of as many
@@ -58,7 +58,7 @@ def test_evaluate_measures_the_averaged_weights_again(trained, command, tmp_path
         assert str(out / name) in done.out
 
 
-def test_sample_says_what_fits(trained, command):
+def test_sample_refuses_a_classifier_and_names_evaluate(trained, command):
     done = command("sample", f"run={trained[0]}")
     assert done.code == 2
     (line,) = done.err.strip().splitlines()
@@ -66,8 +66,8 @@ def test_sample_says_what_fits(trained, command):
     assert not (trained[0] / "sample").exists()
 
 
-def test_three_and_three_steps_are_six(trained, tmp_path, configure, resume, checkpoint, history):
-    """Weights, average and optimizer, with dropout and shifts, and every logged loss."""
+def test_three_steps_and_three_resumed_ones_are_six(trained, tmp_path, configure, resume, checkpoint, history):
+    """Weights, average, optimizer and every logged loss are equal, with dropout and shifts."""
     settings = (*TINY, *ALONE, "trainer.log_every_n_steps=1", "lr_scheduler.total_steps=6")
     train(configure(tmp_path / "run", *settings, "trainer.max_steps=3"))
     train(resume(tmp_path / "run", "trainer.max_steps=6"))
@@ -80,17 +80,17 @@ def test_three_and_three_steps_are_six(trained, tmp_path, configure, resume, che
     assert len({loss for loss in losses[1] if loss}) == 6
 
 
-def test_a_loaded_one_is_a_classifier(trained):
+def test_a_loaded_run_gives_log_probabilities(trained):
     model = load_model(compose("evaluate", [f"run={trained[0]}"]))
     assert model.log_prob(torch.zeros(2, 1, 8, 8), torch.tensor(0.5)).shape == (2, 10)
 
 
-def test_what_draws_samples_wants_a_model_that_generates(tmp_path, configure):
+def test_a_classifier_is_no_model_to_sample(tmp_path, configure):
     with pytest.raises(UserError, match="model=noisy_classifier draws no samples; use a diffusion model"):
         build_diffusion(configure(tmp_path / "run", *TINY, *ALONE))
 
 
-def test_one_of_clean_data_has_one_accuracy(tmp_path, configure, history):
+def test_a_classifier_of_clean_data_has_one_accuracy(tmp_path, configure, history):
     train(configure(tmp_path / "run", *TINY[1:], *ALONE, "model=classifier", "trainer.max_steps=2"))
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())["metrics"]
     assert metrics.keys() == {"accuracy", "cross_entropy", "accuracy_t_0"}

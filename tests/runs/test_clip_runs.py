@@ -1,4 +1,4 @@
-"""A tiny video run: what it is measured by, and by which names."""
+"""A tiny video run is measured by the metrics of clips, under their names."""
 
 import json
 import math
@@ -12,8 +12,8 @@ TINY = (
 )
 
 
-def test_a_video_run_is_measured_by_names_of_clips(tmp_path, configure, capfd):
-    told = train(configure(tmp_path / "run", *TINY))
+def test_a_video_run_is_measured_by_metrics_of_clips(tmp_path, configure, capfd):
+    returned = train(configure(tmp_path / "run", *TINY))
     content = json.loads((tmp_path / "run/metrics.json").read_text())
     metrics = content["metrics"]
     both = ("clip_fd", "clip_is", "frame_fid", "frame_is", "digit_confidence")
@@ -21,14 +21,14 @@ def test_a_video_run_is_measured_by_names_of_clips(tmp_path, configure, capfd):
     assert {*both, *(f"{name}_real" for name in both), "kid", "precision", "recall", "copy_ratio"} < metrics.keys()
     assert not {"fid", "is", "fvd"} & metrics.keys()
     assert all(math.isfinite(value) for value in metrics.values())
-    assert told == metrics["clip_fd"]
+    assert returned == metrics["clip_fd"]
     assert metrics["motion_error_real"] < 0.05 < metrics["motion_error"]
     assert metrics["digit_confidence_real"] > 0.9
     assert content["protocol"]["features"] == "moving-digits-classifier"
     assert content["protocol"]["frames"] == "digits-classifier of digit crops"
-    said = capfd.readouterr().out
+    printed = capfd.readouterr().out
     for label, name in (("clip FD", "clip_fd"), ("frame FID", "frame_fid"), ("motion error", "motion_error")):
-        (line,) = [line for line in said.splitlines() if line.strip().startswith(label)]
+        (line,) = [line for line in printed.splitlines() if line.strip().startswith(label)]
         assert f"{metrics[name]:.3f}" in line
         assert line.endswith(f"real {metrics[f'{name}_real']:.3f}")
-    assert "FID is biased" not in said
+    assert "FID is biased" not in printed

@@ -25,7 +25,7 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_sample_writes_images_a_grid_and_the_walk(command, finished, tmp_path):
+def test_sample_writes_images_a_grid_and_the_trajectory(command, finished, tmp_path):
     out = tmp_path / "out"
     done = command("sample", f"run={finished}", "num_samples=5", "sampler=ddim", "sampler.steps=3", f"output={out}")
     assert done.code == 0, done.err
@@ -43,7 +43,7 @@ def test_sample_writes_images_a_grid_and_the_walk(command, finished, tmp_path):
     assert str(out / "samples.npz") in done.out
 
 
-def test_by_default_samples_land_in_the_run(command, finished, tmp_path):
+def test_by_default_samples_are_written_into_the_run(command, finished, tmp_path):
     directory = shutil.copytree(finished, tmp_path / "run")
     for _ in range(2):  # in the same second
         assert command("sample", f"run={directory}", "num_samples=1").code == 0
@@ -51,7 +51,7 @@ def test_by_default_samples_land_in_the_run(command, finished, tmp_path):
     assert not list((tmp_path / "here").iterdir())
 
 
-def test_the_command_line_replaces_the_runs_choices_and_all_else_stays(finished):
+def test_a_choice_on_the_command_line_replaces_the_runs_and_all_else_stays(finished):
     cfg = compose("evaluate", [f"run={finished}", "sampler=ddim", "sampler.steps=7"])
     saved = OmegaConf.load(finished / "config.yaml")
     assert (cfg.sampler._target_, cfg.sampler.steps, cfg.choices.sampler) == ("diffsweep.samplers.DDIM", 7, "ddim")
@@ -68,7 +68,7 @@ def test_the_command_line_replaces_the_runs_choices_and_all_else_stays(finished)
 def test_a_single_key_changes_nothing_else(finished):
     cfg = compose("sample", [f"run={finished}", "sampler.steps=9", "seed=1"])
     assert (cfg.sampler._target_, cfg.sampler.steps, cfg.seed) == ("diffsweep.samplers.Ancestral", 9, 1)
-    assert (cfg.dataset.seed, cfg.model.seed) == (1, 1)  # interpolations still flow
+    assert (cfg.dataset.seed, cfg.model.seed) == (1, 1)  # interpolations are resolved anew
     assert cfg.choices.sampler == "ancestral"
 
 
@@ -77,7 +77,7 @@ def weights(cfg):
 
 
 @pytest.mark.parametrize("form", ["relative", "absolute", "slash", "dotted"])
-def test_a_directory_is_named_as_one_likes(form, finished, tmp_path, monkeypatch):
+def test_a_run_is_found_by_any_form_of_its_path(form, finished, tmp_path, monkeypatch):
     monkeypatch.chdir(finished.parent)
     word = {
         "relative": finished.name,
@@ -99,8 +99,8 @@ def test_a_moved_run_loads(finished, here):
     assert all(torch.equal(part, expected[name]) for name, part in weights(cfg).items())
 
 
-def test_samples_are_of_the_average(finished, checkpoint):
-    """Not of the weights that train, and not of the best."""
+def test_samples_are_of_the_averaged_weights_of_the_last_step(finished, checkpoint):
+    """They are not of the weights that train."""
     saved, loaded = checkpoint(finished), weights(compose("sample", [f"run={finished}"]))
     average = saved["ema"]["weights"]
     assert any(not torch.equal(average[name], saved["state_dict"][name]) for name in average)
@@ -116,8 +116,7 @@ def test_samples_do_not_depend_on_the_batch_size(finished, sampler):
     assert (whole - draw(model, 7, 1, 7).x).abs().max() > 0.1
 
 
-def test_a_loaded_model_is_still(finished):
-    """Sampling leaves no gradients and no dropout behind."""
+def test_a_loaded_model_has_no_gradients_and_no_dropout(finished):
     model = load_model(compose("sample", [f"run={finished}"]))
     assert not model.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
@@ -180,7 +179,7 @@ def test_sample_returns_its_folder(finished, tmp_path):
     assert (tmp_path / "out" / "samples.npz").exists()
 
 
-def test_a_seed_decides_the_samples(finished, tmp_path):
+def test_samples_follow_from_the_seed(finished, tmp_path):
     images = []
     for seed in (0, 0, 1):
         cfg = compose("sample", [f"run={finished}", "num_samples=2", f"output={tmp_path / 'out'}", f"seed={seed}"])

@@ -1,4 +1,4 @@
-"""Latent diffusion as a user runs it: the first stage is found or trained, its latents are kept."""
+"""Runs of latent diffusion: the first stage is found or trained, and its latents are kept in a file."""
 
 from pathlib import Path
 
@@ -41,8 +41,8 @@ def test_the_first_stage_is_trained_once_and_found(configure, tmp_path, capsys):
     assert len(list((tmp_path / "stages").glob("autoencoder_kl_*"))) == 2
 
 
-def test_a_given_run_says_what_its_autoencoder_is(configure, tmp_path, first_stage):
-    """Its sizes need not be typed again; what is typed and differs is refused."""
+def test_a_given_run_provides_the_settings_of_its_autoencoder(configure, tmp_path, first_stage):
+    """Its sizes need not be typed again; a typed one that differs is refused."""
     cfg = configure(tmp_path / "run", "model=ldm", "backbone.channels=8", f"autoencoder.run={first_stage}")
     assert cfg.autoencoder.network.channels == 8
     preflight(cfg)
@@ -71,15 +71,15 @@ def test_latents_are_kept_and_equal_those_of_the_pixels(configure, tmp_path, fir
     assert len(held_out["index"]) == len(held_out["posterior"])
 
 
-def test_training_on_kept_latents_asks_no_encoder(configure, tmp_path, first_stage, monkeypatch):
+def test_training_on_kept_latents_runs_no_encoder(configure, tmp_path, first_stage, monkeypatch):
     cfg = configure(tmp_path / "run", "model=ldm", *TINY, f"autoencoder.run={first_stage}")
-    train(cfg)  # keeps them
-    monkeypatch.setattr(FirstStage, "posterior", lambda self, x: pytest.fail("the encoder was asked"))
+    train(cfg)  # keeps the latents
+    monkeypatch.setattr(FirstStage, "posterior", lambda self, x: pytest.fail("the encoder was run"))
     train(configure(tmp_path / "again", "model=ldm", *TINY, f"autoencoder.run={first_stage}"))
 
 
 def test_the_identity_as_first_stage_trains_as_pixels_do(configure, tmp_path, monkeypatch, checkpoint):
-    """Bit for bit, through the file of latents."""
+    """Its weights are equal to the bit, through the file of latents."""
     train(configure(tmp_path / "pixels", "backbone.channels=8"))
 
     def latent(cfg):
@@ -94,7 +94,7 @@ def test_the_identity_as_first_stage_trains_as_pixels_do(configure, tmp_path, mo
     assert list((tmp_path).glob("**/latents-*"))
 
 
-def test_latents_have_another_file_for_each_autoencoder_and_for_what_is_kept(configure, tmp_path, first_stage):
+def test_each_autoencoder_and_each_kind_of_latents_has_its_own_file(configure, tmp_path, first_stage):
     places = ("paths.cache_dir=" + str(tmp_path / "cache"), f"autoencoder.run={first_stage}")
     for overrides in ((), ("autoencoder.latents=posterior",)):
         cfg = configure(tmp_path / "run", "model=ldm", *TINY, *places, *overrides)
@@ -103,7 +103,7 @@ def test_latents_have_another_file_for_each_autoencoder_and_for_what_is_kept(con
     assert len(files) == 2
     cfg = configure(tmp_path / "run", "model=ldm", *TINY, *places)
     model = build_model(cfg)
-    model.autoencoder.trained.decoder.conv_out.bias.data += 1  # of the same run, but changed
+    model.autoencoder.trained.decoder.conv_out.bias.data += 1  # weights of the same run, changed
     try:
         keep_latents(cfg, model, build_data(cfg))
         assert len(list((tmp_path / "cache").glob("latents-*"))) == 3
@@ -112,7 +112,7 @@ def test_latents_have_another_file_for_each_autoencoder_and_for_what_is_kept(con
 
 
 def test_latents_of_another_autoencoder_are_refused(configure, tmp_path, first_stage, monkeypatch):
-    """Given by their file, before training."""
+    """A file that is given is checked before training."""
     cfg = configure(tmp_path / "run", "model=ldm", *TINY, f"autoencoder.run={first_stage}")
     model = build_model(cfg)
     keep_latents(cfg, model, build_data(cfg))
@@ -150,7 +150,7 @@ def test_an_unfinished_first_stage_is_refused(configure, tmp_path, first_stage):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "told"),
+    ("overrides", "expected"),
     [
         (("model=ldm", "autoencoder.factor=3"), "autoencoder.factor"),
         (("model=ldm", "autoencoder.factor=16"), "autoencoder.factor"),
@@ -167,13 +167,13 @@ def test_an_unfinished_first_stage_is_refused(configure, tmp_path, first_stage):
         (("model=autoencoder_kl", "autoencoder=identity"), "nothing to learn.*trained_autoencoder_has_a_network"),
     ],
 )
-def test_what_does_not_go_together_is_refused_in_a_line(overrides, told):
-    with pytest.raises(UserError, match=told) as error:
+def test_combinations_that_do_not_work_are_refused_in_a_line(overrides, expected):
+    with pytest.raises(UserError, match=expected) as error:
         preflight(composed("train", *overrides, "logger=csv"))
     assert "\n" not in str(error.value)
 
 
-def test_a_run_of_something_else_is_no_first_stage(configure, tmp_path, finished):
+def test_a_run_of_another_model_is_no_first_stage(configure, tmp_path, finished):
     with pytest.raises(UserError, match="is of class DiffusionModel, and class AutoencoderModel is required"):
         preflight(configure(tmp_path / "run", "model=ldm", f"autoencoder.run={finished}"))
 
@@ -183,4 +183,4 @@ def test_pixels_are_used_where_latents_are_not_kept(configure, tmp_path, first_s
     data = build_data(cfg)
     keep_latents(cfg, build_model(cfg), data)
     assert "x" in next(iter(data.train_dataloader()))
-    resolve_stages(cfg, lambda stage: pytest.fail("nothing is to be trained"))
+    resolve_stages(cfg, lambda stage: pytest.fail("a stage was trained"))

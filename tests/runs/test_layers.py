@@ -170,7 +170,7 @@ def test_help_and_configurations_import_nothing_heavy(modules_of, name, argument
 
 
 def test_a_configuration_is_shown_without_lightning(modules_of):
-    """Its sizes are of built parts, which are modules of torch."""
+    """Its sizes are those of built parts, which import torch."""
     done, modules = modules_of("train", "--cfg", "job", "schedule=linear")
     assert "out_channels: 1" in done.stdout
     assert modules & set(HEAVY) <= {"torch", "numpy"}

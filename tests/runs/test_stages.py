@@ -1,4 +1,4 @@
-"""A model that another run needs is given, found or trained; once, as it would be alone, and from nobody who is not trusted."""
+"""A model that another run requires is given, found or trained once, as a run alone is, and runs no foreign code."""
 
 import importlib.util
 import json
@@ -58,8 +58,8 @@ def stage(guided):
 
 
 @pytest.fixture
-def needing(compose, tmp_path):
-    """The configuration of a run that needs a stage, and where this will be."""
+def requiring(compose, tmp_path):
+    """The configuration of a run that requires a stage, and the directory that this will have."""
     cfg = compose(*GUIDED).copy()
     cfg.paths.output_dir, cfg.paths.run_dir = str(tmp_path), str(tmp_path / "run")
     return cfg, tmp_path / "stages" / f"ddpm_{name_of(cfg)}"
@@ -76,7 +76,7 @@ def test_the_run_keeps_the_path_of_its_stage(guided, stage):
 
 
 def test_a_stage_is_the_run_that_its_configuration_describes(guided, stage, configure, tmp_path, checkpoint):
-    """The same weights, bit by bit, as when it is trained by hand: the seed is its own, what it inherits is the run's."""
+    """Its weights equal, to the bit, those of a run alone: the seed is its own, and what it inherits is the run's."""
     train(configure(tmp_path / "alone", "trainer.max_steps=3", "schedule=linear", "seed=0"))
     alone, found = checkpoint(tmp_path / "alone"), checkpoint(stage)
     assert found["global_step"] == 3
@@ -97,7 +97,7 @@ def test_a_stage_is_the_run_that_its_configuration_describes(guided, stage, conf
         ('guidance.weak.train=["metrics=digits","callbacks.progress.refresh_every=7","trainer.max_steps=3"]',),
     ],
 )
-def test_it_is_found_by_runs_that_need_the_same(guided, stage, configure, capsys, others):
+def test_a_stage_is_found_by_runs_that_require_the_same(guided, stage, configure, capsys, others):
     cfg = configure(guided.parent / "other", *GUIDED, "schedule=linear", *others)
     resolve_stages(cfg, never)
     assert cfg.guidance.weak.run == str(stage)
@@ -107,7 +107,7 @@ def test_it_is_found_by_runs_that_need_the_same(guided, stage, configure, capsys
     assert not (guided.parent / "other").exists()
 
 
-def test_what_changes_its_weights_changes_its_name(compose):
+def test_settings_that_change_its_weights_change_its_name(compose):
     base = compose("guidance=autoguidance", "schedule=linear")
 
     def name(own, key="guidance.weak.scale", value=None):
@@ -148,7 +148,7 @@ def test_its_own_overrides_win_over_what_it_inherits(configure, tmp_path):
     settings = trainable_config(cfg, *stage_nodes(cfg)[0])
     assert (settings.dataset.batch_size, settings.dataset.num_workers, settings.dataset.seed) == (16, 1, 0)
     assert settings.schedule._target_.endswith("Cosine")
-    assert settings.backbone.channels == 8, "a quick look stays quick: debug=fast is inherited"
+    assert settings.backbone.channels == 8, "debug=fast is inherited"
     assert settings.trainer.max_steps == 7
 
 
@@ -174,7 +174,7 @@ def test_the_model_has_its_averaged_weights_and_is_loaded_once(stage, checkpoint
     assert trained(str(stage)) is not model, "its weights were written anew"
 
 
-def test_a_walk_is_guided_by_it(guided, stage):
+def test_sampling_is_guided_by_the_stage(guided, stage):
     cfg = fresh_compose("sample", [f"run={guided}"])
     assert cfg.guidance.weak.run == str(stage)
     main, weak = load_model(cfg), load_model(fresh_compose("sample", [f"run={stage}"]))
@@ -185,8 +185,8 @@ def test_a_walk_is_guided_by_it(guided, stage):
     assert not torch.allclose(found.x0, strong.x0)
 
 
-def test_an_evaluation_finds_the_same_stage_though_its_recipe_changed(guided, stage, tmp_path, monkeypatch):
-    """And its protocol says which weights guided, not where they lay."""
+def test_an_evaluation_finds_the_same_stage_if_its_recipe_changes(guided, stage, tmp_path, monkeypatch):
+    """Its protocol names the weights that guided, not their directory."""
     ids = []
     for outputs in (guided.parent, shutil.copytree(guided.parent, tmp_path / "moved")):
         run, out = outputs / guided.name, tmp_path / f"out{len(ids)}"
@@ -203,8 +203,8 @@ def test_an_evaluation_finds_the_same_stage_though_its_recipe_changed(guided, st
     assert set(ids[0]["weak"]) == {"_target_", "weights"}
 
 
-def test_what_was_stopped_goes_on(configure, tmp_path, monkeypatch, capsys, stage, checkpoint):
-    """Stopped in the stage's second step: nothing of the run is left behind, and the next one takes the third step."""
+def test_a_stopped_stage_is_resumed(configure, tmp_path, monkeypatch, capsys, stage, checkpoint):
+    """It is stopped in its second step: the run leaves no files, and the next one takes the third step."""
     original, steps = DiffusionModel.training_step, []
 
     def training_step(self, *rest):
@@ -227,7 +227,7 @@ def test_what_was_stopped_goes_on(configure, tmp_path, monkeypatch, capsys, stag
 
 
 @pytest.mark.slow
-def test_what_never_saved_begins_again(configure, tmp_path):
+def test_a_stage_without_a_checkpoint_begins_again(configure, tmp_path):
     """A folder with a configuration and nothing else, as a kill leaves it, is claimed by the next run."""
     cfg, called = configure(tmp_path / "run", *GUIDED), []
     folder = tmp_path / "stages" / f"ddpm_{name_of(cfg)}"
@@ -251,9 +251,9 @@ with FileLock(lock):
 
 
 @pytest.fixture
-def holder(needing):
-    """``cfg, folder, process``: another process, which trains the stage that a configuration needs, until it reads a line."""
-    cfg, folder = needing
+def holder(requiring):
+    """``cfg, folder, process``: another process that holds the lock of a configuration's stage until it reads a line."""
+    cfg, folder = requiring
     folder.mkdir(parents=True)
     command = [sys.executable, "-c", HOLD, str(folder.parent / f".{folder.name}.lock"), str(folder / "stage.json")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
@@ -264,24 +264,24 @@ def holder(needing):
 
 def test_another_run_that_trains_it_is_waited_for(holder, monkeypatch):
     cfg, folder, process = holder
-    said = []
+    printed = []
 
-    def say(line, **_):
-        said.append(line)
+    def record(line, **_):
+        printed.append(line)
         if "waits" in line:  # now it may finish
             process.stdin.write("\n")
             process.stdin.flush()
 
     for module in (files, stages):
-        monkeypatch.setattr(module, "print", say, raising=False)
+        monkeypatch.setattr(module, "print", record, raising=False)
     resolve_stages(cfg, never)
     assert cfg.guidance.weak.run == str(folder)
-    waits, found = said
+    waits, found = printed
     assert waits == f"guidance.weak waits for {folder}, which another run is training"
     assert "accuracy 0.5" in found
 
 
-def test_a_killed_run_blocks_nobody(holder):
+def test_a_killed_run_releases_its_stage(holder):
     cfg, folder, process = holder
     process.kill()
     process.wait()
@@ -291,8 +291,8 @@ def test_a_killed_run_blocks_nobody(holder):
     assert json.loads((folder / "stage.json").read_text()) == {"val/loss": 0.25}
 
 
-def test_only_the_first_rank_trains(needing, monkeypatch):
-    cfg, folder = needing
+def test_only_the_first_rank_trains(requiring, monkeypatch):
+    cfg, folder = requiring
     monkeypatch.setenv("LOCAL_RANK", "1")
     waiting = threading.Thread(target=resolve_stages, args=(cfg, never))
     waiting.start()
@@ -304,15 +304,15 @@ def test_only_the_first_rank_trains(needing, monkeypatch):
     assert cfg.guidance.weak.run == str(folder)
 
 
-def test_looking_trains_nothing(command, needing, tmp_path, fast):
-    preflight(needing[0])
+def test_showing_a_configuration_trains_nothing(command, requiring, tmp_path, fast):
+    preflight(requiring[0])
     done = command("train", *fast, *GUIDED, "--cfg", "job")
     assert "run: null" in done.out
     assert not list(tmp_path.rglob("stages"))
     assert not list(Path.cwd().iterdir())
 
 
-# What the node and the run have, and what the line must say.
+# Keys of the node, keys of the run, and what the line must contain.
 WRONG = [
     ({}, {}, ["guidance.weak.run is missing", "trainer.max_steps=200", "[rule stages_are_given_or_trainable]"]),
     ({"run": "nowhere"}, {}, ["guidance.weak.run=nowhere", "no such folder", "Give the directory"]),
@@ -363,8 +363,10 @@ def our_digits(tmp_path, monkeypatch):
     sys.modules.pop("our_digits", None)
 
 
-@pytest.mark.parametrize(("node", "more", "said"), WRONG, ids=[f"{node} {more}" for node, more, _ in WRONG])
-def test_a_mistake_is_told_before_anything_starts(node, more, said, compose, stage, tmp_path, our_digits, monkeypatch):
+@pytest.mark.parametrize(("node", "more", "expected"), WRONG, ids=[f"{node} {more}" for node, more, _ in WRONG])
+def test_a_mistake_is_refused_before_anything_starts(
+    node, more, expected, compose, stage, tmp_path, our_digits, monkeypatch
+):
     bare = shutil.copytree(stage, tmp_path / "bare", ignore=shutil.ignore_patterns("*.ckpt"))
     cfg = compose("guidance=autoguidance", "schedule=linear").copy()
     for key, value in {**{f"guidance.weak.{key}": value for key, value in node.items()}, **more}.items():
@@ -376,13 +378,13 @@ def test_a_mistake_is_told_before_anything_starts(node, more, said, compose, sta
     built = {group: build(cfg, group) for group in ("dataset", "schedule", "autoencoder")}
     with pytest.raises(UserError) as refused:
         rules.apply(cfg, parts_of(**built, stages=stages_of(cfg)))
-    for part in said:
+    for part in expected:
         assert part in str(refused.value)
     assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("typed", ["guidance.weak.run=nowhere", 'guidance.weak.train=["trainer.max_steps=0"]'])
-def test_the_command_tells_it_in_one_line(typed, command, fast):
+def test_the_command_refuses_it_in_one_line(typed, command, fast):
     done = command("train", *fast, "guidance=autoguidance", typed)
     assert done.code == 2
     (line,) = done.err.splitlines()
@@ -390,7 +392,7 @@ def test_the_command_tells_it_in_one_line(typed, command, fast):
     assert not list(Path.cwd().iterdir())
 
 
-def test_from_python_a_missing_run_is_told_too(guided, configure):
+def test_from_python_a_missing_run_is_refused_too(guided, configure):
     missing = configure(guided.parent / "x", "guidance=autoguidance")
     with pytest.raises(UserError, match=r"guidance\.weak\.run is missing"):
         resolve_stages(missing, never)
@@ -402,7 +404,7 @@ def test_from_python_a_missing_run_is_told_too(guided, configure):
 
 @pytest.fixture
 def changed(stage, tmp_path):
-    """``directory = changed(key, value)``: the stage, with a configuration that somebody changed."""
+    """``directory = changed(key, value)``: the stage with a changed configuration."""
 
     def changed(key, value):
         directory = shutil.copytree(stage, tmp_path / "changed")
@@ -416,7 +418,7 @@ def changed(stage, tmp_path):
 
 @pytest.fixture
 def payload(tmp_path, monkeypatch):
-    """A target that leaves a file where it is called, or only imported."""
+    """A target that makes a file when it is called, or only imported."""
     (tmp_path / "site").mkdir()
     text = f"open({str(tmp_path / 'pwned')!r}, 'w').close()\n\n\ndef touch():\n    pass\n"
     (tmp_path / "site" / "evil_stage.py").write_text(text)
@@ -427,7 +429,7 @@ def payload(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("key", ["callbacks.evil", "model.schedule"])
 def test_a_stage_from_anyone_runs_nothing(changed, payload, configure, tmp_path, key):
-    """Also where its own configuration, or that of the run which names it, says whom to trust."""
+    """It runs nothing if its own configuration, or that of the run which names it, trusts a package."""
     directory = changed(key, {"_target_": "evil_stage.touch"})
     saved = OmegaConf.load(directory / "config.yaml")
     (directory / "config.yaml").write_text(OmegaConf.to_yaml(OmegaConf.merge(saved, {"trust": ["evil_stage"]})))
@@ -450,7 +452,7 @@ def test_a_stage_from_anyone_runs_nothing(changed, payload, configure, tmp_path,
 @pytest.mark.parametrize(
     "name", ["runs.stages.identity", "configuration.loading.load_model", "configuration.loading.UserError"]
 )
-def test_only_the_one_function_of_stages_is_a_part_of_a_run(name):
+def test_a_configuration_may_name_one_function_of_stages(name):
     assert locate("diffsweep.configuration.loading.trained") is trained
     with pytest.raises(UserError, match="not allowed"):
         locate(f"diffsweep.{name}")
@@ -480,17 +482,17 @@ def test_two_ranks_share_what_the_first_has_trained(process, fast, tmp_path):
     assert (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
 
 
-def test_a_stage_knows_the_noise_that_frames_share():
-    """Compared by what it is, not by its name; a run of before there was a choice had independent noise."""
+def test_a_stage_matches_the_noise_that_frames_share():
+    """Covariances are compared, not names; a run from before this option had independent noise."""
     cfg = OmegaConf.create({"space": {"num_frames": 4}, "choices": {"noise": "shared"}})
 
-    def said(theirs, ours, inherit=("schedule",)):
-        node = OmegaConf.create({"inherit": list(inherit), "run": "there", "train": None})
+    def refusal(theirs, ours, inherit=("schedule",)):
+        node = OmegaConf.create({"inherit": list(inherit), "run": "somewhere", "train": None})
         stage = Stage(node, cfg, noise=theirs)
         return stages_match_the_noise(cfg, parts_of(noise=ours, stages={"guidance.weak": stage}))
 
     for theirs, ours in ((None, INDEPENDENT), (None, SharedNoise(0)), (SharedNoise(0.5), SharedNoise(0.5))):
-        assert said(theirs, ours) is None
+        assert refusal(theirs, ours) is None
     for theirs, ours in ((None, SharedNoise()), (SharedNoise(0.4), SharedNoise()), (ProgressiveNoise(), INDEPENDENT)):
-        assert "give another run in guidance.weak.run" in said(theirs, ours)
-        assert said(theirs, ours, inherit=("dataset",)) is None  # it knows no noise
+        assert "give another run in guidance.weak.run" in refusal(theirs, ours)
+        assert refusal(theirs, ours, inherit=("dataset",)) is None  # a stage of clean data

@@ -1,4 +1,4 @@
-"""What a sweep of evaluations says in the end, of metrics.json files that are written here."""
+"""Summaries of sweeps of evaluations: tables and figures of metrics.json files that are written here."""
 
 import json
 
@@ -25,7 +25,7 @@ def sweep(tmp_path):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The curves that figures are given, by the name of what draws them."""
+    """The curves of figures, by the name of the function that draws them."""
     drawn = {}
     for name in ("plot_tradeoff", "plot_by_evaluations"):
         plot = getattr(evaluation, name)
@@ -39,7 +39,7 @@ def drawn(monkeypatch):
 
 
 def guided(scale, shift=0.0, **more):
-    """As guidance does it: FID has a minimum, IS and precision rise, recall falls."""
+    """Return guidance and metrics as scales give them: FID has a minimum, IS and precision rise, recall falls."""
     metrics = {
         "fid": 4 + (scale - 1.5) ** 2 + shift,
         "is": 9.5 - 1 / scale,
@@ -56,16 +56,16 @@ def test_a_sweep_over_scales_ends_with_the_tradeoff(sweep, drawn, capsys):
     folder = sweep({f"guidance.scale-{scale}": guided(scale) for scale in (3, 1, 5, 1.5, 2)})
     summarise(folder)
     curves, key = drawn.pop("plot_tradeoff")
-    assert not drawn  # no walk has other steps
+    assert not drawn  # all jobs have the same number of steps
     assert key == "guidance.scale"
     assert {name: [(at, m["fid"]) for at, m in curve] for name, curve in curves.items()} == {
         "DDIM": [(1, 4.25), (1.5, 4), (2, 4.25), (3, 6.25), (5, 16.25)]
     }
     assert (folder / "tradeoff.png").stat().st_size > 20_000
     assert not (folder / "fid.png").exists()
-    said = capsys.readouterr().out
-    assert str(folder / "tradeoff.png") in said
-    assert "class_accuracy" in said
+    printed = capsys.readouterr().out
+    assert str(folder / "tradeoff.png") in printed
+    assert "class_accuracy" in printed
     header, first, *_ = (line.split(",") for line in (folder / "results.csv").read_text().splitlines())
     assert header == ["job", "fid", "is", "precision", "recall", "class_accuracy", "network_evaluations"]
     assert first == ["guidance.scale-3", "6.25", "9.167", "0.9", "0.3", "0.9889", "100"]
@@ -97,7 +97,7 @@ def test_any_number_of_the_guidance_may_vary(sweep, drawn):
 
 
 def test_clips_are_compared_by_their_own_distance(sweep, drawn):
-    """Under its own name, in the table, in the figures and in what a sweep minimises."""
+    """It has its own name in the table, in the figures and in the number that a sweep minimises."""
     jobs = {}
     for steps in (10, 20):
         for scale in (1, 2):
@@ -117,7 +117,7 @@ def test_clips_are_compared_by_their_own_distance(sweep, drawn):
 
 
 def test_steps_and_scales_have_a_figure_each(sweep, drawn):
-    """Of all jobs: one is drawn by the other's values."""
+    """Each figure is of all jobs, with a curve for each value of the other key."""
     jobs = {
         f"sampler.steps-{steps}_guidance.scale-{scale}": guided(scale, network_evaluations=float(steps))
         for steps in (10, 20)

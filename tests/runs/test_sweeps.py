@@ -1,4 +1,4 @@
-"""Many runs from one line."""
+"""Sweeps: many runs from one line, each in its directory, which are continued and not repeated."""
 
 import csv
 import importlib.util
@@ -22,7 +22,7 @@ def directories():
 
 @pytest.fixture
 def results(monkeypatch):
-    """What the jobs of a sweep return, in their order."""
+    """The numbers that the jobs of a sweep return, in their order."""
     returned, original = [], training.train
 
     def train(cfg):
@@ -35,7 +35,7 @@ def results(monkeypatch):
 
 
 def test_each_job_has_its_directory_and_returns_a_number(command, fast, results):
-    """With -m in the middle of the line."""
+    """-m may stand in the middle of the line."""
     done = command("train", SWEEP[0], "-m", SWEEP[1], *fast, *FEW)
     assert done.code == 0, done.err
     found = directories()
@@ -64,7 +64,7 @@ def test_the_same_sweep_again_reuses_what_has_finished(command, fast, results):
 
 
 def test_a_sweep_without_metrics_again(command, fast, results):
-    """A job without metrics.json has finished too: its result stands. One that never saved begins again."""
+    """A job with metrics.json keeps its result, and one that never saved begins again."""
     arguments = ("-m", "seed=0,1", *fast, *FEW)
     assert command("train", *arguments).code == 0
     (directories()[0] / "metrics.json").write_text('{"metrics": {"fid": 1.0}}')
@@ -83,7 +83,7 @@ def test_a_sweep_without_metrics_again(command, fast, results):
 def test_m_at_the_end_is_the_same_sweep_and_a_run_alone_has_no_group_after_it(command, fast, monkeypatch):
     monkeypatch.setattr(training, "train", lambda cfg: (training.claim(cfg), 0.0)[1])
     assert command("train", "-m", "schedule=linear,cosine", *fast, *FEW).code == 0
-    # The directories are claimed already: they are the same ones.
+    # It is refused, since the directories are the same and taken.
     assert command("train", "schedule=linear,cosine", *fast, *FEW, "-m").code == 2
     assert [path.name for path in directories()] == ["0_schedule-linear", "1_schedule-cosine"]
     assert command("train", *fast, *FEW, "hydra.run.dir=alone").code == 0
@@ -91,8 +91,8 @@ def test_m_at_the_end_is_the_same_sweep_and_a_run_alone_has_no_group_after_it(co
     assert "sweep: null" in (Path("alone") / "config.yaml").read_text()
 
 
-def test_a_stopped_sweep_goes_on_where_it_stopped(command, fast, monkeypatch, results):
-    """The first job is done, the second was stopped at step 3 of 4: it is resumed, and the third is begun."""
+def test_a_stopped_sweep_is_continued(command, fast, monkeypatch, results):
+    """The first job has finished, the second was stopped at step 3 of 4 and is resumed, the third is begun."""
     arguments = ("-m", "seed=0,1,2", *fast, "trainer.log_every_n_steps=1")
     original, count = DiffusionModel.training_step, []
 

@@ -1,4 +1,4 @@
-"""The command verify.py: its certificate, its table and plots, its exit code, and proofs before training."""
+"""The command verify.py writes a certificate, a table and plots, has an exit code, and can run before training."""
 
 import json
 from pathlib import Path
@@ -20,13 +20,13 @@ def clean_at_the_start(subject):
 
 @pytest.fixture(autouse=True)
 def fewer_steps(monkeypatch):
-    """Right solvers are right after 60 steps too, and their orders show in 128."""
+    """A right solver passes after 60 steps too, and 128 show its order."""
     monkeypatch.setattr(base, "MANY", 60)
     monkeypatch.setattr("diffsweep.proofs.order.COUNTS", (8, 16, 32, 64, 128))
 
 
 def test_a_right_combination_passes(command, tmp_path, monkeypatch):
-    """Also by the proof of a file outside the package, where that is trusted."""
+    """A proof in a trusted file outside the package is run too."""
     (tmp_path / "proofs_for_tests.py").write_text(OUTSIDE)
     monkeypatch.syspath_prepend(tmp_path)
     out, chosen = tmp_path / "out", ("schedule=cosine", "prediction=v", "sampler=dpm_solver_pp", "sampler.steps=20")
@@ -53,13 +53,13 @@ def test_a_right_combination_passes(command, tmp_path, monkeypatch):
     assert "clean_at_the_start" not in [proof.__name__ for proof in base.proofs_of([])]
 
 
-def test_trust_in_what_is_not_there_is_one_line(command):
+def test_a_trusted_package_that_does_not_exist_is_one_line(command):
     done = command("verify", "trust=[nowhere_for_tests]")
     assert done.code == 2
     assert "trust=[nowhere_for_tests]: it cannot be imported: ModuleNotFoundError" in done.err.splitlines()[-1]
 
 
-def test_a_wrong_combination_ends_with_1_and_says_what(command, tmp_path):
+def test_a_wrong_combination_fails_and_names_the_key_to_change(command, tmp_path):
     done = command("verify", "model=edm", "sampler=heun", "sampler.spacing=uniform", f"output={tmp_path / 'out'}")
     assert done.code == 1
     assert "FAIL" in done.out
@@ -70,7 +70,7 @@ def test_a_wrong_combination_ends_with_1_and_says_what(command, tmp_path):
     assert json.loads((tmp_path / "out" / "verify.json").read_text())["passed"] is False
 
 
-def test_a_sweep_is_a_table_and_a_plot_and_goes_on_after_a_failure(command, tmp_path):
+def test_a_sweep_is_a_table_and_a_plot_and_continues_after_a_failure(command, tmp_path):
     out = tmp_path / "sweep"
     done = command(
         "verify",
@@ -94,7 +94,7 @@ def test_a_sweep_is_a_table_and_a_plot_and_goes_on_after_a_failure(command, tmp_
     assert (out / "errors.png").stat().st_size > 10_000
 
 
-def test_training_can_begin_with_it(command, fast):
+def test_training_can_begin_with_proofs(command, fast):
     done = command("train", *fast, "trainer.max_steps=2", "verify=true", "sampler=dpm_solver_pp", "sampler.steps=5")
     assert done.code == 0, done.err
     (certificate,) = Path("outputs").glob("train/*/verify.json")
@@ -102,7 +102,7 @@ def test_training_can_begin_with_it(command, fast):
     assert str(certificate) in done.out
 
 
-def test_what_is_not_proved_is_not_trained(command, fast):
+def test_a_combination_that_fails_is_not_trained(command, fast):
     done = command(
         "train", *fast, "verify=true", "schedule=edm", "prediction=edm", "sampler=heun", "sampler.spacing=uniform"
     )
