@@ -252,7 +252,7 @@ with FileLock(lock):
 
 @pytest.fixture
 def holder(requiring):
-    """``cfg, folder, process``: another process that holds the lock of a configuration's stage until it reads a line."""
+    """``cfg, folder, process``: another process that holds the lock of a stage until it reads a line."""
     cfg, folder = requiring
     folder.mkdir(parents=True)
     command = [sys.executable, "-c", HOLD, str(folder.parent / f".{folder.name}.lock"), str(folder / "stage.json")]

@@ -64,7 +64,7 @@ def test_the_same_sweep_again_reuses_what_has_finished(command, fast, results):
 
 
 def test_a_sweep_without_metrics_again(command, fast, results):
-    """A job with metrics.json keeps its result, and one that never saved begins again."""
+    """A job that finished keeps its result, with or without metrics.json; one that never saved begins again."""
     arguments = ("-m", "seed=0,1", *fast, *FEW)
     assert command("train", *arguments).code == 0
     (directories()[0] / "metrics.json").write_text('{"metrics": {"fid": 1.0}}')
