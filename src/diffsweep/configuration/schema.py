@@ -8,6 +8,8 @@ from omegaconf import MISSING
 
 @dataclass
 class Space:
+    """The space that diffusion works in."""
+
     channels: int = MISSING
     image_size: int = MISSING
     num_frames: int | None = None
@@ -20,6 +22,8 @@ class Space:
 
 @dataclass
 class ConditionSizes:
+    """The sizes of the condition, filled in from what the conditioning provides."""
+
     num_classes: int | None = None
     vector_dim: int | None = None
     num_scalars: int | None = None
@@ -29,6 +33,8 @@ class ConditionSizes:
 
 @dataclass
 class Paths:
+    """The folders of outputs, of the run and of caches."""
+
     output_dir: str = MISSING
     run_dir: str = MISSING
     cache_dir: str = MISSING
@@ -36,6 +42,8 @@ class Paths:
 
 @dataclass
 class Logger:
+    """Where metrics are logged."""
+
     mode: str = MISSING
     project: str = "diffsweep"
     entity: str | None = None
@@ -78,18 +86,24 @@ class Root:
 
 @dataclass
 class Train(Root):
+    """The keys of train.py."""
+
     resume_from: str | None = None  # filled in by resume=
     verify: bool = False
 
 
 @dataclass
 class Evaluate(Root):
+    """The keys of evaluate.py."""
+
     output: str | None = None
     num_samples: int | None = None
 
 
 @dataclass
 class Sample(Root):
+    """The keys of sample.py."""
+
     output: str | None = None
     task: Any = MISSING
     num_samples: int = 64
@@ -99,6 +113,8 @@ class Sample(Root):
 
 @dataclass
 class Benchmark(Root):
+    """The keys of benchmark.py."""
+
     output: str | None = None
     parts: list[str] = field(default_factory=list)
     repeats: int = 15
@@ -108,6 +124,8 @@ class Benchmark(Root):
 
 @dataclass
 class Verify(Root):
+    """The keys of verify.py."""
+
     output: str | None = None
 
 

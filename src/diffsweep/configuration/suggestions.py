@@ -20,7 +20,7 @@ GLOBAL = ("model", "experiment", "debug")  # groups of which an option may set k
 SELECTORS = ("run", "resume")  # groups that choose a run, whose choices a command starts from
 PLUGINS = {  # the packages that bring options of Hydra's groups
     "hydra/launcher": {
-        **{name: "hydra-submitit-launcher" for name in ("submitit_slurm", "submitit_local")},
+        **dict.fromkeys(("submitit_slurm", "submitit_local"), "hydra-submitit-launcher"),
         **{"joblib": "hydra-joblib-launcher", "ray": "hydra-ray-launcher", "rq": "hydra-rq-launcher"},
     },
     "hydra/sweeper": {name: f"hydra-{name}-sweeper" for name in ("optuna", "ax", "nevergrad")},

@@ -12,7 +12,7 @@ def _spoken(names: list[str]) -> str:
 
 @rule
 def network_accepts_the_condition(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Each part of the condition is accepted in its size, or used by guidance itself."""
+    """Refuse a part of the condition that the network does not accept in its size, nor guidance uses."""
     accepted, used = parts.accepted, {name for guidance in parts.guidance for name in guidance.requires}
     for name, size in parts.conditioning.sizes.items():
         given = f"conditioning={cfg.choices.conditioning} provides {_spoken([name])}"
@@ -28,6 +28,7 @@ def network_accepts_the_condition(cfg: DictConfig, parts: BuiltParts) -> str | N
 
 @rule
 def guided_network_accepts_the_condition(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Refuse guidance by conditions around a network that accepts none."""
     evaluated = any("null_condition" in guidance.requires for guidance in parts.guidance)
     if evaluated and parts.conditioning.sizes and not parts.conditioning.sizes.keys() & parts.accepted.keys():
         return (
@@ -39,7 +40,7 @@ def guided_network_accepts_the_condition(cfg: DictConfig, parts: BuiltParts) -> 
 
 @note
 def conditioning_provides_what_the_network_accepts(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """A network without the condition that it accepts always predicts for the null condition."""
+    """Note a network without the condition that it accepts: it always predicts for the null condition."""
     if missing := sorted(parts.accepted.keys() - parts.conditioning.sizes.keys()):
         return f"the network accepts {_spoken(missing)}, which the conditioning does not provide"
     return None

@@ -7,7 +7,7 @@ from diffsweep.configuration.rules.base import BuiltParts, rule
 
 @rule
 def metrics_match_the_data(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Features of images of one shape are meaningless for another, and for clips."""
+    """Refuse metrics of other shapes: features of one shape are meaningless for another, and for clips."""
     shape, data = None if parts.metrics is None else parts.metrics.shape, parts.dataset
     if shape is None or (
         len(shape) == len(data.shape) and all(n in (None, m) for n, m in zip(shape, data.shape, strict=True))
@@ -23,7 +23,7 @@ def metrics_match_the_data(cfg: DictConfig, parts: BuiltParts) -> str | None:
 
 @rule
 def clips_are_long_enough_for_metrics(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """A network over time requires a number of frames."""
+    """Refuse clips with fewer frames than the metrics' network over time requires."""
     frames = parts.dataset.num_frames
     if parts.metrics is None or frames is None or frames >= (least := parts.metrics.least_frames):
         return None

@@ -7,6 +7,7 @@ from diffsweep.configuration.rules.base import BuiltParts, rule
 
 @rule
 def classifier_data_are_images(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Refuse a classifier of clips."""
     if "class_output" not in parts.model.requires or cfg.space.num_frames is None:
         return None
     return (
@@ -17,7 +18,7 @@ def classifier_data_are_images(cfg: DictConfig, parts: BuiltParts) -> str | None
 
 @rule
 def images_per_clip_have_unsplit_noise(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Base and residual split the noise of a clip, and images beside the clip have noise of their own."""
+    """Refuse images beside clips whose noise is split into base and residual: images have noise of their own."""
     if cfg.model.get("images_per_clip") and "eps_output" in getattr(parts.backbone, "requires", ()):
         return (
             f"images beside clips have no part in the noise that backbone={cfg.choices.backbone} splits; use "

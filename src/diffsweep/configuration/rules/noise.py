@@ -7,7 +7,7 @@ from diffsweep.configuration.rules.base import BuiltParts, rule
 
 @rule
 def model_supports_shared_noise(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """A model without diffusion has no noise, nor has one saved before noise was an option."""
+    """Refuse shared noise for a model without noise; one saved before noise was an option has none."""
     if parts.noise.correlated and cfg.model.get("noise") is None:
         return (
             f"model={cfg.choices.model} has no noise that frames could share, as noise={cfg.choices.noise} has; use "

@@ -13,6 +13,7 @@ from diffsweep.errors import UserError
 
 @rule
 def required_capabilities_are_provided(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Refuse a part that requires what no other part provides."""
     for group, part in parts:
         for name in _known(declared_by(part).requires):
             needed = CAPABILITIES[name]
@@ -30,6 +31,7 @@ def required_capabilities_are_provided(cfg: DictConfig, parts: BuiltParts) -> st
 
 @rule
 def provided_capabilities_are_supported(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Refuse a part that provides what the parts which would use it do not support."""
     for group, part in parts:
         for name in _known(declared_by(part).provides):
             brought = CAPABILITIES[name]

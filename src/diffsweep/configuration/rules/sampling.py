@@ -10,7 +10,7 @@ MOST = 1000.0  # by which x0 may multiply an error of the output without clippin
 
 @note
 def sampler_uses_the_learned_variance(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Solvers of an ODE, and samplers with a variance of their own, do not use the learned one."""
+    """Note a sampler that ignores a learned variance: solvers of an ODE, or one with its own variance."""
     if parts.prediction.heads > 1 and not parts.sampler.uses_variance:
         return f"sampler={cfg.choices.sampler} does not use the learned variance; sampler=ancestral does"
     return None
@@ -18,7 +18,7 @@ def sampler_uses_the_learned_variance(cfg: DictConfig, parts: BuiltParts) -> str
 
 @note
 def sampling_from_noise_starts_at_t_1(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """At t < 1 a sample is data and noise, so noise alone is no starting point."""
+    """Note samples that start from noise alone at t < 1, where x_t is data and noise."""
     if parts.sampler.start < 1 and "task" not in cfg and parts.metrics is not None:
         return (
             f"samples start at t = {cfg.sampler.start} from noise alone, without the signal that x_t has then; "
@@ -29,7 +29,7 @@ def sampling_from_noise_starts_at_t_1(cfg: DictConfig, parts: BuiltParts) -> str
 
 @note
 def x0_is_clipped_or_its_error_bounded(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """If x0 is a large multiple of the output, so is its error, unless x0 is clipped."""
+    """Note an unclipped x0 that is a large multiple of the output, which multiplies the error of the output."""
     t = torch.tensor(parts.sampler.start, dtype=torch.float64)
     factor = abs(float(parts.prediction.coefficients(*parts.schedule(t)).c_out))
     if parts.sampler.clip == "none" and factor > MOST:

@@ -14,7 +14,7 @@ from diffsweep.diffusion import INDEPENDENT
 
 @rule
 def stages_are_given_or_trainable(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """A stage without a recipe for its training is given by a run."""
+    """Refuse a stage with neither a run nor overrides that train it."""
     for path, stage in parts.stages.items():
         if stage.cfg is None:
             return (
@@ -26,7 +26,7 @@ def stages_are_given_or_trainable(cfg: DictConfig, parts: BuiltParts) -> str | N
 
 @rule
 def stages_are_of_the_required_class(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """The part that requires a model states its class."""
+    """Refuse a stage whose model is not of the class that the part requires."""
     for path, stage in parts.stages.items():
         if kind := stage.node.get("kind"):
             found, wanted = locate(stage.cfg.model._target_, cfg.trust), locate(kind, cfg.trust)
@@ -38,7 +38,7 @@ def stages_are_of_the_required_class(cfg: DictConfig, parts: BuiltParts) -> str 
 
 @rule
 def stages_match_the_data(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """A model is trained on the data of the run, unless it declares that it supports other data."""
+    """Refuse a stage that was trained on other data, unless its model declares that it supports them."""
     data = parts.dataset.fingerprint
     for path, stage in parts.stages.items():
         known = "dataset" not in (stage.node.get("inherit") or ()) or stage.fingerprint == data
@@ -51,7 +51,7 @@ def stages_match_the_data(cfg: DictConfig, parts: BuiltParts) -> str | None:
 
 @note
 def latents_are_standardised_by_this_data(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Latents are standardised by the mean and deviation of the data that the autoencoder was trained on."""
+    """Note latents that are standardised by the mean and deviation of other data."""
     for path, stage in parts.stages.items():
         if "dataset" in (stage.node.get("inherit") or ()) and stage.fingerprint != parts.dataset.fingerprint:
             return (
@@ -63,7 +63,7 @@ def latents_are_standardised_by_this_data(cfg: DictConfig, parts: BuiltParts) ->
 
 @rule
 def stages_match_the_space(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Both models work in the same space."""
+    """Refuse a stage that works in another space than the run."""
     for path, stage in parts.stages.items():
         inherited = "autoencoder" in (stage.node.get("inherit") or ()) and stage.cfg is not None
         if inherited and (difference := parts.autoencoder.differs_from(stage.space)):
@@ -74,7 +74,7 @@ def stages_match_the_space(cfg: DictConfig, parts: BuiltParts) -> str | None:
 
 @rule
 def stages_match_the_schedule(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """A model of noisy data is trained under one noise schedule."""
+    """Refuse a model of noisy data that was trained under another noise schedule."""
     t = torch.linspace(0, 1, 101, dtype=torch.float64)
     for path, stage in parts.stages.items():
         if "schedule" in (stage.node.get("inherit") or ()):
@@ -93,7 +93,7 @@ def stages_match_the_schedule(cfg: DictConfig, parts: BuiltParts) -> str | None:
 
 @rule
 def stages_match_the_noise(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """A model of noisy clips is trained with one share of noise between frames."""
+    """Refuse a model of noisy clips that was trained with another share of noise between frames."""
     frames = cfg.space.num_frames or 1
     for path, stage in parts.stages.items():
         if "schedule" in (stage.node.get("inherit") or ()):

@@ -7,7 +7,7 @@ from diffsweep.configuration.rules.base import BuiltParts, rule
 
 @rule
 def task_suits_the_model(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """A task states what it requires of the space, the sampler and guidance."""
+    """Refuse a task that does not work with the space, the sampler or the guidance."""
     if parts.task is None:
         return None
     reason = parts.task.incompatible_because(parts.autoencoder, parts.sampler, parts.guidance)
@@ -16,7 +16,7 @@ def task_suits_the_model(cfg: DictConfig, parts: BuiltParts) -> str | None:
 
 @rule
 def num_frames_is_set_once(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """A task that draws clips in windows, or from given clips, sets their number of frames by its own key."""
+    """Refuse num_frames for a task that draws clips in windows, or from given clips: it has a key of its own."""
     if parts.task is None or parts.task.length_key is None or cfg.num_frames is None:
         return None
     return (

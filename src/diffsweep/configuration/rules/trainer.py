@@ -24,6 +24,7 @@ OF_THE_MACHINE = (  # settings of a Trainer that depend on the machine, or chang
 
 @rule
 def validation_is_by_steps(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Refuse intervals in epochs."""
     if (epochs := cfg.trainer.check_val_every_n_epoch) is not None:
         return (
             f"trainer.check_val_every_n_epoch={epochs} must stay null: the training stream has no epochs; use "
@@ -34,6 +35,7 @@ def validation_is_by_steps(cfg: DictConfig, parts: BuiltParts) -> str | None:
 
 @rule
 def intervals_are_positive(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Refuse intervals that are no positive number of steps."""
     for key in ("val_check_interval", "log_every_n_steps", "accumulate_grad_batches"):
         if not (isinstance(cfg.trainer[key], int) and cfg.trainer[key] >= 1):
             return f"trainer.{key} is a whole number of steps, at least 1, not {cfg.trainer[key]}"
@@ -42,6 +44,7 @@ def intervals_are_positive(cfg: DictConfig, parts: BuiltParts) -> str | None:
 
 @rule
 def max_steps_is_positive(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Refuse a run without an end."""
     if cfg.trainer.max_steps < 1:
         return f"trainer.max_steps must be at least 1, not {cfg.trainer.max_steps}: the training stream is endless"
     return None
@@ -49,12 +52,13 @@ def max_steps_is_positive(cfg: DictConfig, parts: BuiltParts) -> str | None:
 
 @rule
 def logger_mode_is_known(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Refuse an unknown mode of the logger."""
     return None if cfg.logger.mode in MODES else f"logger.mode is one of {', '.join(MODES)}, not {cfg.logger.mode}"
 
 
 @rule
 def scaled_gradients_are_not_clipped_when_fused(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """A fused optimizer unscales float16 gradients itself, which is after the point where they are clipped."""
+    """Refuse to clip float16 gradients with a fused optimizer, which unscales them after clipping."""
     half, fused = str(cfg.trainer.precision) in ("16", "16-mixed"), cfg.optimizer.get("fused")
     if half and fused and cfg.trainer.gradient_clip_val:
         return (
@@ -66,6 +70,7 @@ def scaled_gradients_are_not_clipped_when_fused(cfg: DictConfig, parts: BuiltPar
 
 @rule
 def trainer_accelerator_is_known(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Refuse an accelerator that Lightning does not have."""
     return _unknown(
         "accelerator", cfg.trainer.get("accelerator"), {"gpu", *AcceleratorRegistry.available_accelerators()}
     )
@@ -73,6 +78,7 @@ def trainer_accelerator_is_known(cfg: DictConfig, parts: BuiltParts) -> str | No
 
 @rule
 def trainer_strategy_is_known(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Refuse a strategy that Lightning does not have."""
     return _unknown("strategy", cfg.trainer.get("strategy"), set(StrategyRegistry.available_strategies()))
 
 
@@ -87,6 +93,7 @@ def _unknown(key: str, value: Any, known: set[str]) -> str | None:
 
 @rule
 def trainer_devices_are_valid(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Refuse a number of devices that is none."""
     devices = cfg.trainer.devices
     if isinstance(devices, int) and devices < 1 and devices != -1:
         return f"trainer.devices={devices} must be at least 1, or a list such as [0,1]; -1 is all of them"
@@ -97,7 +104,10 @@ def trainer_devices_are_valid(cfg: DictConfig, parts: BuiltParts) -> str | None:
 
 @rule
 def trainer_settings_are_accepted(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Build a Trainer with the settings that mean the same on every machine; others have rules of their own."""
+    """Refuse what Lightning's Trainer refuses, of the settings that mean the same on every machine.
+
+    Settings of the machine have rules of their own.
+    """
     plain = OmegaConf.to_container(cfg.trainer, resolve=True)
     assert isinstance(plain, dict)
     settings: dict[str, Any] = {str(key): value for key, value in plain.items() if key not in OF_THE_MACHINE}

@@ -10,7 +10,7 @@ from diffsweep.configuration.rules.base import BuiltParts, rule
 
 @rule
 def x0_is_finite_at_t_1(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """If alpha(1) = 0, x_0 = (x_t - sigma eps) / alpha has no value at t = 1."""
+    """Refuse a prediction without x0 at t = 1: if alpha(1) = 0, x_0 = (x_t - sigma eps) / alpha has no value."""
     coefficients = parts.prediction.coefficients(*parts.schedule(torch.ones((), dtype=torch.float64)))
     if all(math.isfinite(value) for value in coefficients):
         return None
@@ -22,7 +22,7 @@ def x0_is_finite_at_t_1(cfg: DictConfig, parts: BuiltParts) -> str | None:
 
 @rule
 def learned_variance_has_discrete_steps(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """The bound depends on the variance of discrete steps, which continuous time does not have."""
+    """Refuse a learned variance in continuous time: only the bound of discrete steps depends on it."""
     if "learned_variance" in parts.prediction.provides and parts.schedule.num_steps is None:
         return (
             f"schedule={cfg.choices.schedule} is continuous, and without discrete steps no loss trains a variance; use "
@@ -33,7 +33,7 @@ def learned_variance_has_discrete_steps(cfg: DictConfig, parts: BuiltParts) -> s
 
 @rule
 def discrete_bound_learns_its_variance(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """The hybrid loss trains the variance by the bound, and a discrete bound is loose with a fixed one."""
+    """Refuse a discrete bound with a fixed variance, which leaves it loose."""
     trains, chain = "learned_variance" in parts.objective.supports, parts.schedule.num_steps is not None
     if trains and chain and "learned_variance" not in parts.prediction.provides:
         return (
