@@ -44,6 +44,7 @@ INSTEAD = {
 }
 IN_IDENTIFIERS = {**INSTEAD, "needs": "requires", "see": "replace_samples", "knowing": "measurement"}
 ALLOWED = re.compile(r"\bWalkOptions\b|\bwalk options\b|\bos\.walk\b|\bast\.walk\b|\b_walk\b", re.IGNORECASE)
+LIBRARY = {"walk", "tell"}  # methods of the standard library: ast.walk(tree), file.tell()
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 NO_SENTENCE = re.compile(r"(?:Of|What|How|Whether|Or|From|Where|Those|The|A|An|One|No|As|It|In|With)\b")
 
@@ -59,7 +60,7 @@ def tokens(path: Path) -> list[tokenize.TokenInfo]:
 
 
 def names_of(path: Path) -> set[str]:
-    return {token.string for token in tokens(path) if token.type == tokenize.NAME and token.string != "walk"}
+    return {token.string for token in tokens(path) if token.type == tokenize.NAME} - LIBRARY
 
 
 def shown(path: Path, line: int, found: list[str]) -> str:

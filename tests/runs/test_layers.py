@@ -17,6 +17,7 @@ RANKS = {
     "errors": 0,
     "files": 0,
     "pictures": 0,
+    "progress": 0,
     "schedules": 1,
     "plots": 2,
     "diffusion": 2,

@@ -82,11 +82,6 @@ def test_tables_are_aligned():
     assert report.table([("a", "10.5", "x"), ("long", "1", "")]) == "  a     10.5  x\n  long     1"
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(0.4, "0 s"), (59.4, "59 s"), (75, "1 min 15 s"), (3600, "60 min 0 s")])
-def test_durations(seconds, said):
-    assert report.duration(seconds) == said
-
-
 def test_paths_are_shown_as_one_would_type_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert report.shown(tmp_path / "a" / "b") == "a/b"

@@ -8,6 +8,7 @@ channels.
 
 import importlib.resources
 import pickle
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property, partial
@@ -213,7 +214,7 @@ def read_vgg16(weights: str | None) -> dict[str, Tensor]:
     Raises:
         ValueError: the file does not exist or cannot be read, or the download fails.
     """
-    public = partial(torch.hub.load_state_dict_from_url, URL, check_hash=True)
+    public = partial(torch.hub.load_state_dict_from_url, URL, check_hash=True, progress=sys.stderr.isatty())
     read = public if weights is None else partial(torch.load, weights)
     try:
         saved = read(map_location="cpu", weights_only=True)

@@ -4,12 +4,12 @@ import time
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from diffsweep.benchmarks import peers
 from diffsweep.benchmarks.base import MEMORY, Bench, Results, compare, part, synchronize
 from diffsweep.configuration.build import build, device_of
 from diffsweep.configuration.compose import compose
+from diffsweep.progress import tracked
 
 
 @part
@@ -58,7 +58,7 @@ def video(bench: Bench) -> Results:
 
     for network in networks * 2:
         step(network)
-    pairs = [(step(networks[0]), step(networks[1])) for _ in tqdm(range(cfg.repeats), desc="video", dynamic_ncols=True)]
+    pairs = [(step(networks[0]), step(networks[1])) for _ in tracked(range(cfg.repeats), "video", "repeat")]
     least, most = (memory_of(network, x, c_noise) for network in networks)
     what, ratio = f"factorised attention, against full ({' x '.join(str(size) for size in shape)})", least / most
     memory = {"ratio": ratio, "low": ratio, "high": ratio, "ours": least, "bare": most}

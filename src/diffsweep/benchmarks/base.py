@@ -13,10 +13,10 @@ import torch
 from lightning import Callback, Trainer
 from omegaconf import DictConfig
 from torch import nn
-from tqdm import tqdm
 
 from diffsweep.datasets import ImageData
 from diffsweep.models import DiffusionModel
+from diffsweep.progress import tracked
 
 MEMORY = "memory"  # labels of results in bytes begin with it; all others are in seconds
 Results = dict[str, dict[str, float]]
@@ -128,7 +128,7 @@ def compare_with_calls(
     """
     calls = NetworkCalls(network)
     ours, bare = [], []
-    for repeat in tqdm(range(repeats + 1), desc=name, dynamic_ncols=True):
+    for repeat in tracked(range(repeats + 1), name, "repeat"):
         synchronize()
         begin = timestamp()
         run()

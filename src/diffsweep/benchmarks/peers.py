@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from diffsweep.backbones import DiT, UNet
 from diffsweep.diffusion import Condition
 from diffsweep.errors import UserError
+from diffsweep.progress import tracked
 
 Call = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
 TIME, CLASSES = 500.0, 10
@@ -82,7 +82,7 @@ def step_times(pair: Pair, batch: int, repeats: int, device: torch.device) -> tu
     ]
     optimizers = [torch.optim.AdamW(net.parameters(), fused=True) for net, _ in runs]
     times: tuple[list[float], list[float]] = ([], [])
-    for repeat in tqdm(range(repeats + 3), desc=pair.name, dynamic_ncols=True):
+    for repeat in tracked(range(repeats + 3), pair.name, "repeat"):
         for (net, call), optimizer, seconds in zip(runs, optimizers, times, strict=True):
             if device.type == "cuda":
                 torch.cuda.synchronize()

@@ -4,7 +4,6 @@ import time
 
 import torch
 from omegaconf import DictConfig
-from tqdm import tqdm
 
 from diffsweep.benchmarks.base import Bench, Results, compare, compare_with_calls, part, synchronize
 from diffsweep.configuration.build import build, build_data, build_diffusion, device_of
@@ -14,6 +13,7 @@ from diffsweep.diffusion import Noise, Stream, variational_bound
 from diffsweep.diffusion.bound import chain_times
 from diffsweep.guidance import ClassifierFreeGuidance
 from diffsweep.models import DiffusionModel
+from diffsweep.progress import tracked
 from diffsweep.samplers import Sampler
 
 
@@ -76,10 +76,7 @@ def guidance(bench: Bench) -> Results:
         return (time.perf_counter() - begin) / model.sampler.steps
 
     seconds(count, 2.0), seconds(2 * count, 1.0)
-    pairs = [
-        (seconds(count, 2.0), seconds(2 * count, 1.0))
-        for _ in tqdm(range(cfg.repeats), desc="guidance", dynamic_ncols=True)
-    ]
+    pairs = [(seconds(count, 2.0), seconds(2 * count, 1.0)) for _ in tracked(range(cfg.repeats), "guidance", "repeat")]
     name = "guided step, against an unguided one with as many network rows"
     return {name: compare([guided for guided, _ in pairs], [plain for _, plain in pairs])}
 

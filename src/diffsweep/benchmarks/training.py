@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from tqdm import tqdm
 
 from diffsweep.benchmarks.base import Bench, Results, compare, part, synchronize
 from diffsweep.configuration.build import build, build_data, build_diffusion, device_of
@@ -15,6 +14,7 @@ from diffsweep.datasets import ImageData
 from diffsweep.diffusion import Hybrid, Noise, Objective, Simple, Stream
 from diffsweep.diffusion.process import expand_to
 from diffsweep.models import DiffusionModel
+from diffsweep.progress import ProgressMeter, tracked
 
 
 class Interleave(Callback):
@@ -104,9 +104,9 @@ def training(bench: Bench) -> Results:
     settings.trainer.max_steps = (cfg.repeats + warm_up) * cfg.train_steps + 1
     settings.trainer.limit_val_batches = 0
     callbacks = [callback for name, callback in build(cfg, "callbacks").items() if name != "progress"]
-    with tqdm(total=cfg.repeats + warm_up, desc="training loops", unit="block", dynamic_ncols=True) as bar:
+    with ProgressMeter("training loops", cfg.repeats + warm_up, "block") as progress:
         clip = cfg.trainer.gradient_clip_val
-        interleave = Interleave(lambda module: bare_loop(module, data, clip), cfg.train_steps, bar)
+        interleave = Interleave(lambda module: bare_loop(module, data, clip), cfg.train_steps, progress)
         trainer = bench.trainer(settings, [interleave, *callbacks])
         trainer.fit(model, data)
     ratio = compare(interleave.ours_seconds[warm_up:], interleave.bare_seconds[warm_up:])
@@ -142,9 +142,6 @@ def hybrid(bench: Bench) -> Results:
 
     for objective in (with_bound, simple) * 3:
         step(objective)
-    pairs = [
-        (step(with_bound), step(simple))
-        for _ in tqdm(range(cfg.repeats * cfg.train_steps), desc="hybrid loss", dynamic_ncols=True)
-    ]
+    pairs = [(step(with_bound), step(simple)) for _ in tracked(range(cfg.repeats * cfg.train_steps), "hybrid loss")]
     ratio = compare([a for a, _ in pairs], [b for _, b in pairs])
     return {"step with the hybrid loss, against the simple loss": ratio}

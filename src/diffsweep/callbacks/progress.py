@@ -1,24 +1,31 @@
-"""The progress bar of training."""
+"""Progress of training: its steps, loss and speed."""
 
 import time
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
-from tqdm import tqdm
+from torch import Tensor
+
+from diffsweep.progress import ProgressMeter
 
 
 class TrainingProgress(ProgressBar):
-    """One bar over optimizer steps: time left, loss, samples a second.
+    """Show optimizer steps with the loss, the samples a second and the time left: see :class:`~diffsweep.progress.ProgressMeter`.
+
+    Only the first process of a run shows any. Validation shows none of its own, and its time does not count in the speed.
 
     Args:
-        refresh_every: steps between updates; reading the loss waits for the device.
+        refresh_every: steps between updates of the bar on a terminal; reading the loss waits for the device.
     """
 
     def __init__(self, refresh_every: int = 20) -> None:
         super().__init__()
         self.refresh_every = refresh_every
-        self._bar: Any = None
+        self._progress: ProgressMeter | None = None
+        self._loss: Tensor | None = None
+        self._samples, self._seconds = 0, 0.0  # since something was shown, without validation
+        self._since: float | None = None  # when training went on; None during validation
 
     def disable(self) -> None:
         self.refresh_every = 0
@@ -26,34 +33,46 @@ class TrainingProgress(ProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         total = trainer.max_steps if trainer.max_steps > 0 else None
         shown = self.refresh_every > 0 and trainer.is_global_zero
-        self._bar = tqdm(
-            total=total,
-            initial=trainer.global_step,
-            desc="training",
-            unit="step",
-            dynamic_ncols=True,
-            disable=not shown,
+        self._progress = ProgressMeter(
+            "training", total, initial=trainer.global_step, details=self._details, disable=not shown
         )
-        self._seen, self._since = 0, time.perf_counter()
+        self._samples, self._seconds, self._since = 0, 0.0, time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._seen += len(batch["position"]) * trainer.world_size
-        if self._bar.disable or trainer.global_step % self.refresh_every:
-            return
-        rate = self._seen / (time.perf_counter() - self._since)
-        self._bar.set_postfix_str(f"loss {outputs['loss'].item():.4f}, {rate:.0f} samples/s", refresh=False)
-        self._bar.update(trainer.global_step - self._bar.n)
-        self._seen, self._since = 0, time.perf_counter()
+        progress = self._progress
+        assert progress is not None
+        self._samples += len(batch["position"]) * trainer.world_size
+        self._loss = outputs["loss"]
+        if not (progress.disabled or (progress.on_terminal and trainer.global_step % self.refresh_every)):
+            progress.update(trainer.global_step - progress.count)
+
+    def _details(self) -> list[str]:
+        """Return the loss of the last batch, which is read from the device, and the samples a second since the last call."""
+        self._pause()
+        rate = [f"{self._samples / self._seconds:.0f} samples/s"] if self._samples and self._seconds else []
+        self._samples, self._seconds, self._since = 0, 0.0, time.perf_counter()
+        return ([] if self._loss is None else [f"loss {self._loss.item():.4f}"]) + rate
+
+    def _pause(self) -> None:
+        if self._since is not None:
+            self._seconds += time.perf_counter() - self._since
+            self._since = None
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._pause()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._seen, self._since = 0, time.perf_counter()
+        self._since = time.perf_counter()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._bar.update(trainer.global_step - self._bar.n)
-        self._bar.close()
+        progress = self._progress
+        assert progress is not None
+        if behind := trainer.global_step - progress.count:
+            progress.update(behind)
+        progress.close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if self._bar is not None:
-            self._bar.close()
+        if self._progress is not None:
+            self._progress.close(finished=False)

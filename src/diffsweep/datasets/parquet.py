@@ -13,13 +13,13 @@ from typing import IO, Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from diffsweep.datasets.base import ImageData
 from diffsweep.datasets.images import LEVELS, MODES, ByteImages, Decoded, decode, fixed_order, identify
 from diffsweep.datasets.parquet_files import ParquetFiles
 from diffsweep.datasets.samples import Samples, Split
 from diffsweep.files import ContentError, make_once, write_atomically
+from diffsweep.progress import ProgressMeter
 
 AT_ONCE = 256  # images decoded before they are written together
 
@@ -230,14 +230,14 @@ class Parquet(ImageData):
         enlarged = 0
         with (
             ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,  # Pillow releases Python's lock while it decodes
-            tqdm(total=len(used), desc="decoding images", unit="image", dynamic_ncols=True) as bar,
+            ProgressMeter("decoding images", len(used), "image") as progress,
         ):
             contents = self._contents(used)
             while some := list(islice(contents, AT_ONCE)):
                 decoded = list(pool.map(self._decoded, some))
                 file.write(np.stack([image.pixels for image in decoded]).tobytes())
                 enlarged += sum(image.enlarged for image in decoded)
-                bar.update(len(some))
+                progress.update(len(some))
         if enlarged:
             warnings.warn(
                 f"{enlarged} of {len(used)} images are smaller than dataset.image_size={self.image_size} "

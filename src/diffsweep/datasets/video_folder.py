@@ -12,13 +12,13 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from diffsweep.datasets.base import ImageData
 from diffsweep.datasets.images import LEVELS, MODES, ByteClips, fixed_order, identify
 from diffsweep.datasets.samples import Samples, Split
 from diffsweep.datasets.video_files import UnusableError, files_of, find, frames, natural
 from diffsweep.files import ContentError, content_hash, make_once, write_atomically, write_text
+from diffsweep.progress import tracked
 
 NAMED = 3  # skipped videos that the warning names
 
@@ -179,8 +179,8 @@ class VideoFolder(ImageData):
 
         def write(file: IO[bytes]) -> None:
             enlarged = 0
-            for number, video in enumerate(tqdm(self.videos, "decoding videos", unit="video", dynamic_ncols=True)):
-                begin, count = file.seek(0, os.SEEK_CUR), 0
+            for number, video in enumerate(tracked(self.videos, "decoding videos", "video")):
+                begin, count = file.tell(), 0
                 try:
                     for frame in frames(video, self.frame_rate, self.channels, self.image_size):
                         file.write(frame.pixels.tobytes())

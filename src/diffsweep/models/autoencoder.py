@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from diffsweep import pictures
 from diffsweep.autoencoders import AdversarialLoss, LearnedAutoencoder, Perceptual, adaptive_weight, by_frame, frames_of
@@ -26,6 +25,7 @@ from diffsweep.layers import distributed, evaluating
 from diffsweep.metrics import GenerationMetrics, psnr, ssim
 from diffsweep.models.base import Model, SelfMeasured
 from diffsweep.models.optimizers import CombinedOptimizer
+from diffsweep.progress import tracked
 
 PixelLoss = Literal["l1", "l2"]
 _PIXEL_LOSSES: dict[PixelLoss, Callable[[Tensor], Tensor]] = {"l1": Tensor.abs, "l2": Tensor.square}
@@ -204,9 +204,7 @@ class AutoencoderModel(Model, SelfMeasured):
         images = 0
         made_all, counts = [], torch.zeros(autoencoder.num_codes or 0, dtype=torch.int64)
         with evaluating(self):
-            for index in tqdm(
-                torch.arange(len(samples)).split(256), desc="reconstructing", unit="batch", dynamic_ncols=True
-            ):
+            for index in tracked(torch.arange(len(samples)).split(256), "reconstructing", "batch"):
                 given = samples[index]["x"]
                 x = frames_of(given).to(self.device, self.float_type)
                 reconstructed, terms, codes = autoencoder.reconstruct(x)

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 from torch.nn import functional
-from tqdm import tqdm
 
 from diffsweep.autoencoders import Autoencoder
 from diffsweep.backbones import ClassifierBackbone
@@ -25,6 +24,7 @@ from diffsweep.layers import evaluating
 from diffsweep.metrics import GenerationMetrics
 from diffsweep.models.base import Losses, SelfMeasured, TimedModel
 from diffsweep.plots import plot_accuracy
+from diffsweep.progress import ProgressMeter
 from diffsweep.schedules import Schedule
 
 LEVELS = (0.05, 0.15, 0.25, 0.35, 0.45, 0.55, 0.65, 0.75, 0.85, 0.95)  # middles of tenths, as a mean over uniform t
@@ -181,7 +181,7 @@ class NoisyClassifier(TimedModel, SelfMeasured):
         measured: list[tuple[float, float]] = []  # accuracy and cross-entropy of each level
         with (
             evaluating(self),
-            tqdm(total=len(times) * len(batches), desc="accuracy", unit="batch", dynamic_ncols=True) as bar,
+            ProgressMeter("accuracy", len(times) * len(batches), "batch") as progress,
         ):
             for level, t in enumerate(times):
                 sums = torch.zeros(2, dtype=torch.float64)
@@ -192,7 +192,7 @@ class NoisyClassifier(TimedModel, SelfMeasured):
                         label = batch["label"].to(log_prob.device)
                         hits = (log_prob.argmax(dim=1) == label).sum()
                         sums += torch.stack([hits, self.cross_entropy(log_prob, label).sum()]).double().cpu()
-                    bar.update()
+                    progress.update()
                 draws = self.val_repeats if level > 0 else 1
                 hit, entropy = (sums / (draws * len(samples))).tolist()
                 measured.append((hit, entropy))

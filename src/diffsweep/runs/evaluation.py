@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
-from tqdm import tqdm
 
 from diffsweep.configuration.build import build_likelihood, build_metrics
 from diffsweep.configuration.stage_nodes import portable
@@ -20,6 +19,7 @@ from diffsweep.layers import evaluating
 from diffsweep.metrics import GenerationMetrics, Likelihood
 from diffsweep.models import DiffusionModel, Model, SelfMeasured
 from diffsweep.plots import DISTANCES, LABELS, plot_bound_terms, plot_by_evaluations, plot_tradeoff
+from diffsweep.progress import ProgressMeter
 from diffsweep.runs import report
 from diffsweep.tasks.sampling import Drawn, draw
 
@@ -125,8 +125,8 @@ def measure_likelihood(
 
     schedule = model.denoiser.schedule
     total = likelihood.calls(schedule, likelihood.count(samples))
-    with evaluating(model), tqdm(total=total, desc="likelihood", unit="call", dynamic_ncols=True) as bar:
-        numbers, terms = likelihood(model.denoiser, samples, encode, model.autoencoder.levels, bar.update)
+    with evaluating(model), ProgressMeter("likelihood", total, "call") as progress:
+        numbers, terms = likelihood(model.denoiser, samples, encode, model.autoencoder.levels, progress.update)
     if terms is not None:
         rows = [f"{k},{bits:.8g}" for k, bits in enumerate(terms.tolist())]
         write_text(folder / f"{TERMS}.csv", "\n".join(["k,bits_per_dim", *rows]) + "\n")

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from tqdm import tqdm
 
 from diffsweep.autoencoders import FirstStage
 from diffsweep.configuration.build import device_of
@@ -15,6 +14,7 @@ from diffsweep.errors import UserError
 from diffsweep.files import ContentError, make_once
 from diffsweep.metrics import identify
 from diffsweep.models import Model
+from diffsweep.progress import tracked
 
 SPLITS: tuple[Split, ...] = ("train", "val")
 
@@ -56,6 +56,6 @@ def identity(space: FirstStage, data: ImageData) -> dict[str, Any]:
 
 def _write(path: Path, header: dict[str, Any], space: FirstStage, samples: Samples, device: torch.device) -> None:
     batches = torch.arange(len(samples)).split(256)
-    with tqdm(batches, desc=f"latents of {header['split']}", unit="batch", dynamic_ncols=True) as bar:
-        encoded = (space.posterior(samples[index]["x"].to(device)) for index in bar)
-        write_latents(path, header, encoded, len(samples))
+    tracked_batches = tracked(batches, f"latents of {header['split']}", "batch")
+    encoded = (space.posterior(samples[index]["x"].to(device)) for index in tracked_batches)
+    write_latents(path, header, encoded, len(samples))

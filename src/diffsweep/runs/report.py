@@ -120,12 +120,6 @@ def write_metrics(path: Path, metrics: Mapping[str, float], protocols: Mapping[s
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def duration(seconds: float) -> str:
-    """``75 -> "1 min 15 s"``."""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
 def shown(path: str | Path) -> str:
     """A path as a user would type it: relative to where they are, if it lies below."""
     path = Path(path)

@@ -24,6 +24,7 @@ from diffsweep.datasets import ImageData
 from diffsweep.errors import Stopped, UserError
 from diffsweep.files import write_text
 from diffsweep.models import DiffusionModel, Model
+from diffsweep.progress import duration
 from diffsweep.runs import report
 from diffsweep.runs.cost import cost_of
 from diffsweep.runs.evaluation import headline, measure
@@ -188,7 +189,7 @@ def _say_goodbye(cfg: DictConfig, directory: Path, numbers: dict[str, float], tr
     rows = report.metric_rows(numbers)
     if "val/loss" in numbers:
         rows.append(("val loss", f"{numbers['val/loss']:.4f}", "at fixed (x, t, eps)"))
-    rows += [("training", report.duration(trained), ""), ("in all", report.duration(total), "")]
+    rows += [("training", duration(trained), ""), ("in all", duration(total), "")]
     shown = [path for path in sorted(directory.glob("*")) if path.suffix in pictures.SHOWN]
     places = [("pictures" if path == shown[0] else "", path) for path in shown]
     places += [

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from tqdm import tqdm
 
 from diffsweep import proofs
 from diffsweep.configuration.build import build
@@ -18,6 +17,7 @@ from diffsweep.discovery import import_all
 from diffsweep.errors import Failed
 from diffsweep.files import write_text
 from diffsweep.plots import plot_convergence, plot_errors
+from diffsweep.progress import ProgressMeter
 from diffsweep.proofs import Check, Curve, Subject
 from diffsweep.proofs.base import proofs_of
 from diffsweep.runs import report
@@ -58,10 +58,13 @@ def certify(cfg: DictConfig, folder: Path) -> list[Check]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # tensors are tiny here
     try:
-        with tqdm(proofs_of(cfg.trust), desc="proving", unit="proof", dynamic_ncols=True) as bar:
-            for proof in bar:
-                bar.set_postfix_str(proof.__name__)
+        proofs_to_run, name = proofs_of(cfg.trust), ""
+        with ProgressMeter("proving", len(proofs_to_run), "proof", details=lambda: [name]) as progress:
+            for proof in proofs_to_run:
+                name = proof.__name__
+                progress.update(0)
                 checks += proof(subject)
+                progress.update()
     finally:
         torch.set_num_threads(threads)
     content = {

@@ -7,13 +7,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from diffsweep import pictures
 from diffsweep.datasets import Batch, ImageData, rows_of
 from diffsweep.diffusion import Condition, Denoised, Noise, counting
 from diffsweep.layers import evaluating
 from diffsweep.models import DiffusionModel
+from diffsweep.progress import ProgressMeter
 from diffsweep.samplers import Callback
 
 
@@ -121,14 +121,12 @@ def drawn_by_trajectories(
     begin = time.perf_counter()
     with (
         evaluating(model),
-        tqdm(
-            total=len(batches) * trajectories * model.sampler.steps, desc="sampling", unit="step", dynamic_ncols=True
-        ) as bar,
+        ProgressMeter("sampling", len(batches) * trajectories * model.sampler.steps) as progress,
         counting(model.denoiser) as evaluations,
     ):
 
         def advance(step: int, t: Tensor, denoised: Denoised, x: Tensor) -> None:
-            bar.update()
+            progress.update()
 
         parts = [make(rows, model.condition_of(rows_of(request, rows)), advance).cpu() for rows in batches]
     return Drawn(torch.cat(parts), time.perf_counter() - begin, evaluations.rows / count, request)
