@@ -1,7 +1,9 @@
 """A finished run is sampled and measured from its directory alone."""
 
 import json
+import shlex
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import torch
 from omegaconf import OmegaConf
 from PIL import Image
 
-from diffsweep import pictures
+from diffsweep import load, pictures, shell
 from diffsweep.configuration.compose import compose
 from diffsweep.configuration.loading import load_model
 from diffsweep.errors import UserError
@@ -213,3 +215,20 @@ def test_a_sweep_of_evaluations_ends_with_a_table_and_a_plot(command, finished, 
         assert job in done.out
     assert (out / "fid.png").stat().st_size > 5_000
     assert str(out / "results.csv") in done.out
+
+
+def test_printed_commands_can_be_pasted_whatever_the_directory_is_named(command, fast, checkpoint):
+    """Train, go on, sample and load, with what was printed as a shell reads it."""
+    name = "my runs, a=b (1)/it's $HOME"
+    directory = f'hydra.run.dir="{name}"'
+    done = command("train", *fast, directory, "trainer.max_steps=2")
+    (line,) = [line for line in done.out.splitlines() if line.startswith("  next ")]
+    _, _, script, *arguments = shlex.split(line)
+    assert Path(script).name == "sample.py"
+    assert command("sample", *arguments, "num_samples=1", "sampler.steps=2").code == 0
+    taken = command("train", *fast, directory)
+    assert taken.code == 2
+    assert (resume := shell.typed("resume", name)) in taken.err
+    assert command("train", *shlex.split(resume), "trainer.max_steps=3").code == 0
+    assert checkpoint(name)["global_step"] == 3
+    assert load(name).sample(1).shape == (1, 1, 8, 8)

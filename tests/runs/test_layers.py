@@ -18,6 +18,7 @@ RANKS = {
     "files": 0,
     "pictures": 0,
     "progress": 0,
+    "shell": 0,
     "schedules": 1,
     "plots": 2,
     "diffusion": 2,

@@ -82,12 +82,6 @@ def test_tables_are_aligned():
     assert report.table([("a", "10.5", "x"), ("long", "1", "")]) == "  a     10.5  x\n  long     1"
 
 
-def test_paths_are_shown_as_one_would_type_them(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert report.shown(tmp_path / "a" / "b") == "a/b"
-    assert report.shown("/elsewhere") == "/elsewhere"
-
-
 class FakeRun:
     """As much of a W&B run as is used."""
 

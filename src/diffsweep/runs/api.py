@@ -8,6 +8,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
+from diffsweep import shell
 from diffsweep.conditioning import Conditioning
 from diffsweep.configuration import compose as composing
 from diffsweep.configuration.build import build, build_data
@@ -68,7 +69,7 @@ def load(run: str | Path, overrides: Sequence[str] = ()) -> "Loaded":
     Raises:
         UserError: there is no such run, or an override does not fit it.
     """
-    cfg = compose("sample", [f"run={run}", *overrides])
+    cfg = compose("sample", [shell.override("run", str(run)), *overrides])
     resolve_stages(cfg, training.train)
     return Loaded(cfg, load_model(cfg))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
-from diffsweep import benchmarks
+from diffsweep import benchmarks, shell
 from diffsweep.benchmarks.base import MEMORY, PARTS, Bench
 from diffsweep.configuration.build import build_data, build_diffusion
 from diffsweep.datasets import ImageData
@@ -51,7 +51,7 @@ def benchmark(cfg: DictConfig) -> float:
         )
         for label, result in results.items()
     ]
-    print(f"\n{report.table(rows)}\n\n  {report.shown(folder / 'benchmark.json')}")
+    print(f"\n{report.table(rows)}\n\n  {shell.shown(folder / 'benchmark.json')}")
     return next(iter(results.values()))["ratio"]
 
 

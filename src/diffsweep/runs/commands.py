@@ -6,7 +6,7 @@ import numpy as np
 from omegaconf import DictConfig
 from torch import Tensor
 
-from diffsweep import pictures
+from diffsweep import pictures, shell
 from diffsweep.configuration.build import build, build_data
 from diffsweep.configuration.loading import load_model, load_sampled
 from diffsweep.errors import UserError
@@ -36,7 +36,7 @@ def evaluate(cfg: DictConfig) -> float:
     print("\n" + report.table(report.metric_rows(numbers)) + "\n")
     for path in sorted(folder.glob("*")):
         if path.suffix in (".json", ".csv", *pictures.SHOWN):
-            print(f"  {report.shown(path)}")
+            print(f"  {shell.shown(path)}")
     return headline(numbers)
 
 
@@ -65,5 +65,5 @@ def sample(cfg: DictConfig) -> Path:
     )
     for path in sorted(folder.glob("*")):
         if path.suffix in (".npz", ".tsv", *pictures.SHOWN):
-            print(f"  {report.shown(path)}")
+            print(f"  {shell.shown(path)}")
     return folder

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from diffsweep import shell
 from diffsweep.errors import UserError
 from diffsweep.files import write_text
 from diffsweep.metrics import identify
@@ -35,7 +36,7 @@ def jobs_of(folder: Path, file: str) -> dict[str, Any]:
     """
     paths = sorted(folder.glob(f"*/{file}"), key=lambda path: int(path.parent.name.partition("_")[0]))
     if not paths:
-        raise UserError(f"no job of the sweep in {shown(folder)} has finished")
+        raise UserError(f"no job of the sweep in {shell.shown(folder)} has finished")
     return {path.parent.name.partition("_")[2]: json.loads(path.read_text()) for path in paths}
 
 
@@ -118,9 +119,3 @@ def write_metrics(path: Path, metrics: Mapping[str, float], protocols: Mapping[s
     for name, protocol in protocols.items():
         content |= {name: dict(protocol), f"{name}_id": identify(dict(protocol))}
     write_text(path, json.dumps(content, indent=2) + "\n")
-
-
-def shown(path: str | Path) -> str:
-    """A path as a user would type it: relative to where they are, if it lies below."""
-    path = Path(path)
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -14,6 +14,7 @@ from typing import Any
 from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig, OmegaConf
 
+from diffsweep import shell
 from diffsweep.callbacks import SampleGrid
 from diffsweep.callbacks.checkpoints import FOLDER, LAST
 from diffsweep.configuration.build import build_data
@@ -28,7 +29,6 @@ from diffsweep.configuration.stage_nodes import (
 from diffsweep.errors import Stopped, UserError
 from diffsweep.files import alone, write_text
 from diffsweep.metrics import identify
-from diffsweep.runs import report
 
 FINISHED = "stage.json"  # written when all else of a stage is, with or without metrics.json
 
@@ -68,7 +68,7 @@ def _found_or_trained(path: str, stage: DictConfig, train: Callable[[DictConfig]
     name = f"{stage.choices.model}_{identify(identity(stage))}"
     directory = Path(stage.paths.output_dir) / "stages" / name
     stage.paths.run_dir = str(directory.absolute())
-    finished, shown = directory / FINISHED, report.shown(directory.absolute())
+    finished, shown = directory / FINISHED, shell.shown(directory.absolute())
     if not is_rank_zero():
         while not finished.is_file():
             time.sleep(0.5)

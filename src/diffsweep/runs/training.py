@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
-from diffsweep import pictures
+from diffsweep import pictures, shell
 from diffsweep.callbacks import EMA, StopOnNaN, log_picture
 from diffsweep.callbacks.checkpoints import FOLDER, LAST, AtomicCheckpoints, KeepCheckpoints
 from diffsweep.configuration.build import build, build_data, build_model
@@ -75,11 +75,12 @@ def refuse_taken(cfg: DictConfig) -> None:
     if cfg.resume_from is not None:
         if not (directory / FOLDER / LAST).is_file():
             raise UserError(
-                f"{directory} cannot be resumed: it has no {FOLDER}/{LAST}; start it again from its beginning"
+                f"{shell.shown(directory)} cannot be resumed: it has no {FOLDER}/{LAST}; start it again from its beginning"
             )
     elif (directory / CONFIG).exists():
         raise UserError(
-            f"{directory} holds a run already; resume={directory} goes on with it, or choose another directory"
+            f"{shell.shown(directory)} holds a run already; {shell.typed('resume', directory)} goes on with it, or choose another "
+            "directory"
         )
 
 
@@ -96,7 +97,7 @@ def _already(cfg: DictConfig, directory: Path) -> float | None:
     """In a sweep that is run again: the result of a job that has finished; a job that was stopped is set to resume."""
     if (directory / "metrics.json").is_file():
         metrics = json.loads((directory / "metrics.json").read_text())["metrics"]
-        print(f"{directory} has finished before; its result stands (delete it to run the job again)")
+        print(f"{shell.shown(directory)} has finished before; its result stands (delete it to run the job again)")
         return headline({"val/loss": float("nan"), **metrics})
     if (directory / FOLDER / LAST).is_file():
         cfg.resume_from = str(directory)
@@ -108,7 +109,7 @@ def _already(cfg: DictConfig, directory: Path) -> float | None:
 def _train(cfg: DictConfig, directory: Path) -> float:
     begin = time.perf_counter()
     if is_rank_zero():
-        print(f"run {report.shown(directory)}\n{cost_of(cfg)}", flush=True)
+        print(f"run {shell.shown(directory)}\n{cost_of(cfg)}", flush=True)
         if cfg.verify and cfg.resume_from is None:
             refuse([check for check in certify(cfg, directory) if not check.passed])
     data, model = build_data(cfg), build_model(cfg)
@@ -132,7 +133,7 @@ def _train(cfg: DictConfig, directory: Path) -> float:
         for logger in track:
             logger.save()
     _say_goodbye(cfg, directory, numbers, trained, time.perf_counter() - begin)
-    print(f"  {'next':<9} python src/{model.next_command}={report.shown(directory)}")
+    print(f"  {'next':<9} {shell.command(model.next_command, directory)}")
     return headline(numbers)
 
 
@@ -152,12 +153,12 @@ def _measure(cfg: DictConfig, trainer: Trainer, model: Model, data: ImageData, t
 
 def _say_how_to_go_on(trainer: Trainer, directory: Path) -> None:
     """After a signal: where the run stands, and the line that continues it."""
-    last, shown = directory / FOLDER / LAST, report.shown(directory)
+    last = directory / FOLDER / LAST
     if not last.exists():
-        print(f"\nstopped before anything was saved; {shown} can be deleted")
+        print(f"\nstopped before anything was saved; {shell.shown(directory)} can be deleted")
     else:
-        print(f"\nstopped at step {trainer.global_step}, saved in {report.shown(last)}")
-        print(f"  go on with: python src/train.py resume={shown}")
+        print(f"\nstopped at step {trainer.global_step}, saved in {shell.shown(last)}")
+        print(f"  go on with: {shell.command('train.py resume', directory)}")
 
 
 def make_trainer(cfg: DictConfig, callbacks: list[Callback], track: list[Logger]) -> Trainer:
@@ -191,9 +192,9 @@ def _say_goodbye(cfg: DictConfig, directory: Path, numbers: dict[str, float], tr
         rows.append(("val loss", f"{numbers['val/loss']:.4f}", "at fixed (x, t, eps)"))
     rows += [("training", duration(trained), ""), ("in all", duration(total), "")]
     shown = [path for path in sorted(directory.glob("*")) if path.suffix in pictures.SHOWN]
+    shown += [path for path in [directory / "samples"] if path.exists()]
     places = [("pictures" if path == shown[0] else "", path) for path in shown]
     places += [
-        ("", directory / "samples"),
         ("numbers", directory / "metrics.json"),
         ("", directory / "metrics.csv"),
         ("proofs", directory / CERTIFICATE),
@@ -202,9 +203,9 @@ def _say_goodbye(cfg: DictConfig, directory: Path, numbers: dict[str, float], tr
     print(f"\n{report.table(rows)}\n")
     for name, place in places:
         if place.exists():
-            print(f"  {name:<9} {report.shown(place)}")
+            print(f"  {name:<9} {shell.shown(place)}")
     if cfg.logger.mode == "offline":
-        print(f"  {'W&B':<9} wandb sync {report.shown(directory)}/wandb/offline-run-*   (uploads this run)")
+        print(f"  {'W&B':<9} wandb sync {shell.shown(directory / 'wandb')}/offline-run-*   (uploads this run)")
 
 
 def git_state() -> dict[str, str | bool]:

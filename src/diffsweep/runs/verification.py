@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from diffsweep import proofs
+from diffsweep import proofs, shell
 from diffsweep.configuration.build import build
 from diffsweep.discovery import import_all
 from diffsweep.errors import Failed
@@ -40,7 +40,7 @@ def verify(cfg: DictConfig) -> float:
         print(f"\n{report.table(rows(checks))}\n")
         for name in (CERTIFICATE, PLOT):
             if (folder / name).exists():
-                print(f"  {report.shown(folder / name)}")
+                print(f"  {shell.shown(folder / name)}")
         refuse(failed)
     else:
         print(
@@ -134,13 +134,13 @@ def summarise(folder: Path) -> None:
     }
     print("\nWasserstein distance from the data / std, by network evaluations\n")
     print(report.matrix([*map(str, EVALUATIONS), "order", ""], cells))
-    print(f"\n  {report.shown(folder / 'errors.csv')}")
+    print(f"\n  {shell.shown(folder / 'errors.csv')}")
     if importlib.util.find_spec("matplotlib") is not None:
         plot_errors(curves).savefig(folder / "errors.png", dpi=120)
-        print(f"  {report.shown(folder / 'errors.png')}")
+        print(f"  {shell.shown(folder / 'errors.png')}")
     if failed := [name for name, content in found.items() if not content["passed"]]:
         raise Failed(
-            f"{len(failed)} of {len(found)} did not pass: {', '.join(failed)}; each has a {CERTIFICATE} in {report.shown(folder)}"
+            f"{len(failed)} of {len(found)} did not pass: {', '.join(failed)}; each has a {CERTIFICATE} in {shell.shown(folder)}"
         )
 
 
