@@ -1,4 +1,4 @@
-"""Files are whole or absent."""
+"""Files are written whole or not at all."""
 
 import hashlib
 import os
@@ -9,14 +9,14 @@ import pytest
 from diffsweep.files import write_atomically, write_text
 
 
-def test_content_and_hash(tmp_path):
+def test_a_file_has_its_content_and_its_hash_is_returned(tmp_path):
     content = os.urandom(3_000_000)
     digest = write_atomically(tmp_path / "a" / "b" / "file.bin", lambda file: file.write(content))
     assert (tmp_path / "a/b/file.bin").read_bytes() == content
     assert digest == hashlib.sha256(content).hexdigest()
 
 
-def test_the_hash_is_of_the_file_where_the_writer_seeks(tmp_path):
+def test_the_hash_is_that_of_the_file_also_if_the_writer_seeks(tmp_path):
     def write(file):
         file.write(b"xxxxx end")
         file.seek(0)
@@ -47,7 +47,7 @@ def test_a_first_write_that_fails_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_old_file_is_there_until_the_new_one_is_whole(tmp_path):
+def test_the_old_file_remains_until_the_new_one_is_whole(tmp_path):
     write_text(tmp_path / "file", "old")
     seen = []
     write_atomically(tmp_path / "file", lambda file: (file.write(b"new"), seen.append((tmp_path / "file").read_text())))

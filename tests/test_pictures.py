@@ -1,4 +1,4 @@
-"""Pictures that can be read again, pixel by pixel."""
+"""Pictures have the right pixels when they are read again."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def test_pixels_are_rounded_and_clipped():
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (4, 2, 2), (5, 3, 2), (7, 3, 3), (36, 6, 6)])
 def test_grid_has_every_picture_in_its_place(tmp_path, channels, count, columns, rows):
-    """Row by row; 8 pixels are enlarged to 48, with 2 between, and there is no border outside."""
+    """Row by row; 8 pixels are enlarged to 48, with 2 between pictures and no border outside."""
     x = torch.rand(count, channels, 8, 8) * 2 - 1
     pictures.save_png(pictures.grid(x), tmp_path / "grid.png")
     image = Image.open(tmp_path / "grid.png")
@@ -51,7 +51,7 @@ def test_gif_has_every_frame_loops_and_holds_the_last(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_beside(mode):
+def test_pictures_stand_beside_each_other_with_a_gap(mode):
     both = pictures.beside(
         Image.new(mode, (4, 5)), Image.new(mode, (6, 5), color="white" if mode == "RGB" else 99), gap=3
     )
@@ -81,8 +81,8 @@ def test_clips_come_back_from_a_file_of_samples(tmp_path):
     torch.testing.assert_close(pictures.load_npz(tmp_path / "a.npz"), x)
 
 
-def test_mp4_plays_what_was_drawn_anywhere(tmp_path):
-    """Read back: H.264 of yuv420p, even sides, every frame at its time, its colours to what chroma of half the size leaves."""
+def test_an_mp4_plays_anywhere_and_shows_the_pictures(tmp_path):
+    """The file is H.264 of yuv420p with even sides; frames have their times, and colours up to halved chroma."""
     av = pytest.importorskip("av")
     colours = [(20 * i, 0, 255 - 20 * i) for i in range(9)]
     pictures.save_mp4([Image.new("RGB", (49, 31), colour) for colour in colours], tmp_path / "a.mp4", fps=8)
@@ -101,7 +101,7 @@ def test_mp4_plays_what_was_drawn_anywhere(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.mp4"]
 
 
-def test_mp4_needs_av(tmp_path, monkeypatch):
+def test_an_mp4_without_av_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'diffsweep\[video\]', or write a GIF"):
         pictures.save_mp4([Image.new("L", (4, 4))], tmp_path / "a.mp4")

@@ -28,7 +28,7 @@ def clock(monkeypatch):
 
 
 def run(clock, steps, seconds, **settings):
-    """Return what a loop of ``steps`` steps of so many seconds each writes."""
+    """Return the lines that a loop writes whose steps take so many seconds each."""
     file = io.StringIO()
     with ProgressMeter("sampling", steps, file=file, clock=clock, **settings) as progress:
         for _ in range(steps):
@@ -140,7 +140,7 @@ class Loss:
 
 @pytest.fixture
 def training(clock, monkeypatch, capsys):
-    """``written = training(steps, seconds)``: what the callback writes of a training of steps of so many seconds each."""
+    """``lines = training(steps, seconds)``: the lines of a training whose steps take so many seconds each."""
 
     def training(steps, seconds, rank=0, validate=()):
         monkeypatch.setattr("time.perf_counter", clock)

@@ -15,7 +15,7 @@ NAMES = [
     "outputs/train/2026-11-28",
     "my runs, a=b (1)",
     "it's",
-    'say "hi"',
+    'so-called "run"',
     """both ' and " of them""",
     "$HOME",
     "cost $5",
@@ -26,7 +26,7 @@ NAMES = [
     "a\\b",
     "ends in \\",
     'back\\"slash',
-    "tab\there",
+    "tab\tinside",
     "*.py",
     "~",
     "#1",
@@ -72,7 +72,7 @@ def test_an_override_that_is_printed_is_one_job_of_a_sweep(name):
     assert jobs([word]) == [[word]]
 
 
-def test_what_needs_no_quotes_has_none(tmp_path, monkeypatch):
+def test_plain_paths_are_not_quoted(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert shell.shown(tmp_path / "a" / "b") == "a/b"
     assert shell.shown("/elsewhere") == "/elsewhere"

@@ -15,7 +15,7 @@ __all__ = ["compose", "load", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    """Return one of the names above, imported when it is first asked for, since what it needs takes seconds to import."""
+    """Return one of the names above, which is imported on first use, since its own imports take seconds."""
     if name in __all__:
         return getattr(importlib.import_module("diffsweep.runs.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,11 +1,14 @@
-"""What the parts of a run ask of each other and give each other, in one vocabulary. Classes declare it; rules and ``--help`` read it."""
+"""Capabilities: one vocabulary of what the parts of a run require of each other and provide to each other.
+
+Classes declare them; the rules of a configuration and ``--help`` read them.
+"""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 
 class Declared(NamedTuple):
-    """What a part, or its class, declares: see :class:`Part`."""
+    """The declarations of a part, or of its class: see :class:`Part`."""
 
     requires: frozenset[str] = frozenset()
     supports: frozenset[str] = frozenset()
@@ -15,13 +18,14 @@ class Declared(NamedTuple):
 class Part:
     """A part of a run that declares what it requires, supports and provides: names of :data:`CAPABILITIES`.
 
-    On a class it is written ``requires = frozenset({"grid"})``, a literal, which ``--help`` reads from the source. Where it depends on
-    a setting, the constructor replaces it, or it is a property. Each class has its own: nothing is added to that of a base.
+    A class declares ``requires = frozenset({"grid"})`` as a literal, which ``--help`` reads from the source. Where the
+    declaration depends on a setting, the constructor replaces it, or it is a property. The declaration of a class
+    replaces that of its base class; it does not extend it.
 
     Attributes:
-        requires: what some other part of the run must provide.
-        supports: what it can make use of, of that which others provide.
-        provides: what it gives to the others.
+        requires: capabilities that some other part of the run must provide.
+        supports: capabilities of other parts that this part can use.
+        provides: capabilities that this part offers to the others.
     """
 
     requires: frozenset[str] = frozenset()
@@ -30,19 +34,19 @@ class Part:
 
 
 def declared_by(part: Any) -> Declared:
-    """Return what a part, or its class, declares; of what is no :class:`Part`, nothing."""
+    """Return the declarations of a part or of its class; empty ones for anything that is no :class:`Part`."""
     return Declared(*(getattr(part, field, frozenset()) for field in Declared._fields))
 
 
 class Capability(NamedTuple):
-    """Something that one part of a run provides to others.
+    """A capability that one part of a run provides to others.
 
     Attributes:
-        noun: what it is, to follow "needs" and "brings" in a sentence.
-        givers: the groups that can provide it; the first one is named where none does.
-        users: groups of which one has to support it wherever it is provided; none where nobody has to.
-        choice: what a user can type to have it, where no option's class provides it by itself.
-        settings: what a user can type so that a group neither requires nor provides it, where that is a setting.
+        noun: the words for it in a sentence, after "needs" and "brings".
+        givers: the configuration groups that can provide it; a message names the first one if none does.
+        users: groups of which at least one must support the capability if it is provided; empty if none has to.
+        choice: the override that provides it, if no option's class provides it by itself.
+        settings: by group, the override with which that group no longer requires or provides it.
     """
 
     noun: str
@@ -93,7 +97,7 @@ CAPABILITIES: dict[str, Capability] = {
         ("conditioning",),
         choice="conditioning.dropout=0.1",
     ),
-    "measurement": Capability("guidance that holds what is known of samples", ("guidance",)),
+    "measurement": Capability("guidance that keeps samples consistent with a measurement", ("guidance",)),
     "samples": Capability("a model that makes images", ("model",)),
     "likelihood": Capability("a diffusion model", ("model",)),
     "reconstructions": Capability("an autoencoder that is trained", ("model", "stages"), choice="model=ldm"),

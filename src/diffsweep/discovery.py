@@ -1,5 +1,7 @@
-"""Parts of a package that a decorator collects: rules, proofs, parts of the benchmark. Every module of the package is imported, so a file that
-is there is found; none is listed by hand."""
+"""Discovery of the functions of a package that a decorator collects: rules, proofs and parts of the benchmark.
+
+Every module of the package is imported, so a new file is found without being listed anywhere.
+"""
 
 import importlib
 import pkgutil
@@ -15,5 +17,8 @@ def import_all(package: ModuleType) -> None:
 
 
 def is_of(function: Callable[..., Any], packages: Iterable[str]) -> bool:
-    """Whether a collected function is diffsweep's, or of one of the packages: what another command of the process has imported is not."""
+    """Return whether a collected function belongs to diffsweep or to one of the given packages.
+
+    Functions that another command of the same process has imported do not count.
+    """
     return function.__module__.partition(".")[0] in ("diffsweep", *packages)

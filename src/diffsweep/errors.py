@@ -1,13 +1,13 @@
-"""What is shown in one line, without a stack trace: mistakes that a user can mend, and checks that fail."""
+"""Errors that the command line shows in one line, without a stack trace."""
 
 
 class UserError(Exception):
-    """A wrong option, key, value or path; the message says what and how to mend it."""
+    """A wrong option, key, value or path; the message names it and what to type instead."""
 
 
-class Failed(Exception):  # noqa: N818 - says what happened
-    """A check that was asked for did not pass; the message says which."""
+class Failed(Exception):  # noqa: N818 - names an outcome
+    """A requested check did not pass; the message names it."""
 
 
 class Stopped(SystemExit):
-    """The run was asked to stop (Ctrl-C or SIGTERM); its code is the process's exit code."""
+    """The run received Ctrl-C or SIGTERM; ``code`` is the exit code of the process."""

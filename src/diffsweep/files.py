@@ -1,4 +1,4 @@
-"""Files that are either whole or absent, and hold what they are read for."""
+"""Files that are written whole or not at all, identified by their content, and made by one process at a time."""
 
 import functools
 import hashlib
@@ -11,21 +11,21 @@ from typing import IO
 
 from filelock import FileLock, Timeout
 
-WHOLE = 1 << 26  # bytes that are read to identify content, of all files together
+WHOLE = 1 << 26  # bytes that are read of all files together to identify their content
 BLOCK = 1 << 16
 
 
 class ContentError(ValueError):
-    """A file does not hold what it is read for; the message says which file, and what it holds. It is shown in one line."""
+    """A file does not have the expected content; the message names the file and what it contains."""
 
 
 def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> str:
-    """Write a file so that a crash, a kill or a full disk leaves the old one or the new one, never a torn one.
+    """Write a file so that a crash, a kill or a full disk leaves the old file or the new one, never a part of it.
 
-    The bytes go to a temporary file beside the target, are flushed to the disk, and are renamed over it.
+    The bytes go to a temporary file beside the target, which is flushed to the disk and renamed over the target.
 
     Args:
-        path: the target; its folder is made.
+        path: the target; its folder is created.
         write: called with the open binary file.
 
     Returns:
@@ -59,7 +59,14 @@ def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> 
 
 @contextmanager
 def alone(path: Path, waiting: str) -> Iterator[None]:
-    """Held by one process at a time; the others say what they wait for. The lock is the system's: it does not outlive its process."""
+    """Hold a lock that one process has at a time.
+
+    The lock is the operating system's, so it does not outlive its process.
+
+    Args:
+        path: the file of the lock.
+        waiting: printed by a process that has to wait.
+    """
     lock = FileLock(path)
     try:
         lock.acquire(blocking=False)
@@ -73,7 +80,7 @@ def alone(path: Path, waiting: str) -> Iterator[None]:
 
 
 def make_once(path: Path, make: Callable[[], object]) -> None:
-    """Call ``make``, which writes a file, where that is not there: in one process, while others wait for it."""
+    """Call ``make``, which writes the file ``path``, if it does not exist: in one process, while others wait for it."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with alone(Path(f"{path}.lock"), f"waits for {path}, which another run is making"):
@@ -82,18 +89,21 @@ def make_once(path: Path, make: Callable[[], object]) -> None:
 
 
 def content_hash(files: Sequence[Path]) -> str:
-    """A hash of the files' sizes and content, in their order, whatever their names; of large files, of evenly spaced blocks."""
+    """Return a hash of the sizes and contents of files, in their order; their names do not count.
+
+    Of large files only evenly spaced blocks are read.
+    """
     most = max(BLOCK, WHOLE // max(1, len(files)))
     states = [(file, file.stat()) for file in files]
     hashes = [_hash(str(file), state.st_size, state.st_mtime_ns, most) for file, state in states]
     return hashlib.sha256(repr(hashes).encode()).hexdigest()
 
 
-@functools.lru_cache(maxsize=4096)  # a fingerprint is asked for some ten times in a run, and reads up to a gigabyte
+@functools.lru_cache(maxsize=4096)  # a run computes a fingerprint some ten times, each reading up to a gigabyte
 def _hash(path: str, size: int, changed: int, most: int) -> str:
-    """Of a file's size and content. Read once in a process, unless the file is ``changed``."""
+    """Return a hash of a file's size and content, which a process reads once per time of change ``changed``."""
     digest = hashlib.blake2b(str(size).encode(), digest_size=16)
-    count = -(-most // BLOCK)  # blocks that are read of a large file: the first is its start, the last its end
+    count = -(-most // BLOCK)  # blocks of a large file, from its start to its end
     starts = range(0, size, BLOCK) if size <= most else [n * (size - BLOCK) // max(1, count - 1) for n in range(count)]
     with open(path, "rb") as file:
         for start in starts:

@@ -1,4 +1,4 @@
-"""Pictures: grids of samples, and animations."""
+"""Pictures of images and clips: grids, rows and strips, written as PNG, GIF and MP4."""
 
 import importlib.util
 import math
@@ -18,18 +18,18 @@ from torch.nn import functional
 from diffsweep.files import write_atomically
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-SHOWN = (".png", ".gif", ".mp4")  # what is written here
-MIN_SIDE = 48  # smaller images are enlarged, or nobody could see them
+SHOWN = (".png", ".gif", ".mp4")  # the formats that this module writes
+MIN_SIDE = 48  # pixels; smaller images are enlarged to be visible
 
 
 def to_uint8(x: Tensor) -> np.ndarray:
-    """Images in [-1, 1], (N, C, H, W), as uint8 (N, H, W, C); clips (N, C, F, H, W) as (N, F, H, W, C)."""
+    """Return images in [-1, 1], (N, C, H, W), as uint8 (N, H, W, C); clips (N, C, F, H, W) as (N, F, H, W, C)."""
     pixels = ((x.detach().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return np.asarray(rearrange(pixels.cpu(), "n c ... h w -> n ... h w c"))
 
 
 def load_image(path: Path, channels: int, size: int) -> Tensor:
-    """An image file as (C, size, size) in [-1, 1]: the square in its middle, resized."""
+    """Return the central square of an image file, resized: (C, size, size) in [-1, 1]."""
     image = ImageOps.fit(
         Image.open(path).convert("L" if channels == 1 else "RGB"), (size, size), Image.Resampling.LANCZOS
     )
@@ -37,7 +37,10 @@ def load_image(path: Path, channels: int, size: int) -> Tensor:
 
 
 def load_npz(path: Path) -> Tensor:
-    """The images of an .npz file whose first array is uint8 (N, H, W, C): (N, C, H, W) in [-1, 1]; clips (N, F, H, W, C): (N, C, F, H, W)."""
+    """Return the images in the first array of an .npz file, as values in [-1, 1].
+
+    The array is uint8: images (N, H, W, C) are returned as (N, C, H, W), clips (N, F, H, W, C) as (N, C, F, H, W).
+    """
     with np.load(path) as content:
         return _from_uint8(content[content.files[0]])
 
@@ -47,7 +50,12 @@ def _from_uint8(pixels: np.ndarray) -> Tensor:
 
 
 def grid(x: Tensor, columns: int | None = None) -> Image.Image:
-    """Images in [-1, 1], (N, C, H, W) with C = 1 or 3, row by row with a thin border; by default in a nearly square grid."""
+    """Draw images in [-1, 1], (N, C, H, W) with C = 1 or 3, row by row in a grid with a thin border.
+
+    Args:
+        x: the images.
+        columns: of the grid; None for a nearly square one.
+    """
     x = x.detach().cpu().float()
     enlarge = max(1, math.ceil(MIN_SIDE / x.shape[-1]))
     x = x.repeat_interleave(enlarge, 2).repeat_interleave(enlarge, 3)
@@ -60,8 +68,12 @@ def grid(x: Tensor, columns: int | None = None) -> Image.Image:
 
 
 def rows(*images: Tensor, across: bool = False) -> Image.Image:
-    """Several sets of as many images in [-1, 1], (N, C, H, W): a row of the picture for each set, at most twelve images of it; or, where
-    ``across``, a column."""
+    """Draw sets of equally many images in [-1, 1], (N, C, H, W): each set is a row, of at most twelve images.
+
+    Args:
+        images: the sets.
+        across: draw each set as a column instead.
+    """
     count = min(len(images[0]), 12)
     sets = torch.stack([each[:count].cpu() for each in images])  # (S, N, C, H, W)
     if across:
@@ -70,19 +82,25 @@ def rows(*images: Tensor, across: bool = False) -> Image.Image:
 
 
 def strips(*clips: Tensor, most: int = 8) -> Image.Image:
-    """Several sets of as many clips in [-1, 1], (N, C, F, H, W), frame by frame from left to right: for each clip, of at most so many, one row
-    of each set, one under the other."""
+    """Draw sets of equally many clips in [-1, 1], (N, C, F, H, W), frame by frame from left to right.
+
+    Each clip has one row for each set, one below the other.
+
+    Args:
+        clips: the sets.
+        most: clips of each set that are drawn.
+    """
     sets = torch.stack([each[:most].cpu() for each in clips], 1)  # (N, S, C, F, H, W)
     return grid(rearrange(sets, "n s c f h w -> (n s f) c h w"), columns=sets.shape[3])
 
 
 def save_png(image: Image.Image, path: str | Path) -> None:
-    """Write a PNG, atomically."""
+    """Write a PNG atomically."""
     write_atomically(path, lambda file: image.save(file, format="PNG"))
 
 
 def save_gif(frames: list[Image.Image], path: str | Path, milliseconds: int = 60, hold: int = 1500) -> None:
-    """Write a GIF that loops, atomically, and holds its last frame."""
+    """Write a GIF atomically, which loops and shows its last frame for ``hold`` milliseconds."""
     buffer = BytesIO()
     durations = [milliseconds] * (len(frames) - 1) + [hold]
     frames[0].save(buffer, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
@@ -90,8 +108,10 @@ def save_gif(frames: list[Image.Image], path: str | Path, milliseconds: int = 60
 
 
 def save_mp4(frames: list[Image.Image], path: str | Path, fps: float = 8.0) -> None:
-    """Write an MP4, atomically: H.264 with chroma of half the size (yuv420p) and its index at the start, which browsers and slides play.
-    Such video has even sides: an odd one gets a line of black.
+    """Write an MP4 atomically, in a form that browsers and slides play.
+
+    It is H.264 with chroma of half the size (yuv420p) and the index at the start. Such video has even sides: a line of
+    black is added to an odd side.
 
     Args:
         frames: pictures of one size.
@@ -99,7 +119,7 @@ def save_mp4(frames: list[Image.Image], path: str | Path, fps: float = 8.0) -> N
         fps: frames a second.
 
     Raises:
-        ValueError: PyAV, which encodes it, is not installed; a GIF needs nothing.
+        ValueError: PyAV, which encodes the video, is not installed. A GIF needs no further package.
     """
     if importlib.util.find_spec("av") is None:
         raise ValueError("an MP4 needs av to be written; pip install 'diffsweep[video]', or write a GIF")
@@ -107,7 +127,7 @@ def save_mp4(frames: list[Image.Image], path: str | Path, fps: float = 8.0) -> N
 
     width, height = (side + side % 2 for side in frames[0].size)
     with tempfile.TemporaryDirectory() as folder:
-        whole = Path(folder) / "whole.mp4"  # a file of its own: moving the index to the start reads it again
+        whole = Path(folder) / "whole.mp4"  # PyAV reads the file again to move the index to the start
         with av.open(str(whole), "w", options={"movflags": "faststart"}) as container:
             stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "18"})
             stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
@@ -120,8 +140,17 @@ def save_mp4(frames: list[Image.Image], path: str | Path, fps: float = 8.0) -> N
 
 
 def save_shown(draw: Callable[..., Image.Image], sets: Sequence[Tensor], path: Path, fps: float = 8.0) -> list[Path]:
-    """What ``draw(*sets)`` draws of sets of images, (N, C, H, W): a PNG. Of clips, (N, C, F, H, W), what it draws of each frame: a GIF,
-    and an MP4 where PyAV is installed. The path has no suffix yet; the files are returned."""
+    """Save the picture ``draw(*sets)`` of sets of images as a PNG, and of sets of clips as an animation.
+
+    Args:
+        draw: draws sets of images (N, C, H, W).
+        sets: images (N, C, H, W), or clips (N, C, F, H, W), of which ``draw`` draws each frame.
+        path: of the file, without its suffix.
+        fps: frames a second of an animation.
+
+    Returns:
+        The files: a PNG; or a GIF, and an MP4 if PyAV is installed.
+    """
     if sets[0].ndim == 4:
         save_png(draw(*sets), path.with_suffix(".png"))
         return [path.with_suffix(".png")]
@@ -134,7 +163,7 @@ def save_shown(draw: Callable[..., Image.Image], sets: Sequence[Tensor], path: P
 
 
 def beside(left: Image.Image, right: Image.Image, gap: int = 12) -> Image.Image:
-    """Two pictures of the same height side by side."""
+    """Draw two pictures of the same height side by side."""
     both = Image.new(
         left.mode, (left.width + gap + right.width, left.height), color=255 if left.mode == "L" else (255,) * 3
     )

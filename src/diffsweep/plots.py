@@ -1,4 +1,4 @@
-"""Plots, with matplotlib (``pip install diffsweep[plots]``), which is imported when one is drawn."""
+"""Plots by matplotlib (``pip install diffsweep[plots]``), which is imported when a plot is drawn."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -12,13 +12,13 @@ from diffsweep.schedules import Schedule
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# The distances of samples to real data by which runs are compared, and the inception scores by the same features.
+# The distances from real data that runs are compared by, each with the inception score of the same features.
 DISTANCES = {"fid": "is", "fvd": "clip_is", "clip_fd": "clip_is"}
 LABELS = {"fid": "FID", "fvd": "FVD", "clip_fd": "clip FD", "is": "IS", "clip_is": "clip IS"}
 
 
 def plot_schedules(schedules: Mapping[str, Schedule], points: int = 501) -> "Figure":
-    """alpha_t, sigma_t (up to 1.1) and the log-SNR of schedules by name, over t in [0, 1]; infinite log-SNRs are left out."""
+    """Plot alpha_t, sigma_t (up to 1.1) and the finite log-SNRs of named schedules over t in [0, 1]."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
@@ -44,12 +44,14 @@ def plot_schedules(schedules: Mapping[str, Schedule], points: int = 501) -> "Fig
 
 
 def plot_convergence(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], order: int | None) -> "Figure":
-    """What was measured of a sampler, on logarithmic axes: left the error by steps beside a line of the nominal order, where there is
-    one, right the errors by network evaluations.
+    """Plot the measured errors of a sampler on logarithmic axes.
+
+    The left panel has the error by number of steps, with a line of the nominal order; the right panel has the errors by
+    network evaluations.
 
     Args:
-        curves: (x, errors) by name; ``order`` goes to the left.
-        order: the nominal order.
+        curves: (x, errors) by name; the curve named ``order`` is in the left panel.
+        order: the nominal order; None if the sampler has none.
     """
     from matplotlib.figure import Figure
 
@@ -65,7 +67,7 @@ def plot_convergence(curves: Mapping[str, tuple[Sequence[float], Sequence[float]
     for name, (evaluations, errors) in curves.items():
         if name != "order":
             right.loglog(evaluations, errors, "o-", label=_ERRORS[name])
-    right.set(xlabel="network evaluations", title="the chosen walk")
+    right.set(xlabel="network evaluations", title="the configured sampler")
     right.legend()
     for axis in (left, right):
         axis.grid(alpha=0.3, which="both")
@@ -73,7 +75,7 @@ def plot_convergence(curves: Mapping[str, tuple[Sequence[float], Sequence[float]
 
 
 def plot_errors(curves: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]]) -> "Figure":
-    """Errors by network evaluations of several combinations, by name: a panel for each kind of error."""
+    """Plot the errors of named combinations by network evaluations, with a panel for each kind of error."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
@@ -90,7 +92,7 @@ def plot_errors(curves: Mapping[str, Mapping[str, tuple[Sequence[float], Sequenc
 
 
 def plot_by_evaluations(curves: Mapping[str, Sequence[tuple[float, float]]], label: str) -> "Figure":
-    """Points (network evaluations, value) of several samplers, by name, on logarithmic axes."""
+    """Plot points (network evaluations, value) of named samplers on logarithmic axes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")
@@ -104,12 +106,15 @@ def plot_by_evaluations(curves: Mapping[str, Sequence[tuple[float, float]]], lab
 
 
 def plot_tradeoff(curves: Mapping[str, Sequence[tuple[float, Mapping[str, float]]]], key: str) -> "Figure":
-    """Fidelity against diversity over a strength of guidance, as in arXiv:2105.05233 and arXiv:2207.12598: FID against IS and
-    precision against recall, with the strength at the points, and the shares against the strength.
+    """Plot fidelity against diversity over the strength of guidance (arXiv:2105.05233, arXiv:2207.12598).
+
+    The panels are FID against IS and precision against recall, with the strength at the points, and precision, recall
+    and accuracies against the strength.
 
     Args:
-        curves: points (strength, metrics) by name, sorted; metrics have ``fid`` and ``is``, or others of DISTANCES, ``precision``, ``recall``.
-        key: the strength's name.
+        curves: points (strength, metrics) by name, sorted; the metrics are ``fid`` and ``is``, or another pair of
+            DISTANCES, ``precision`` and ``recall``.
+        key: the configuration key of the strength.
     """
     from matplotlib.figure import Figure
 
@@ -144,7 +149,7 @@ _ERRORS = {"wasserstein": "Wasserstein distance from the data / std", "solution"
 
 
 def plot_bound_terms(terms: Tensor) -> "Figure":
-    """The terms L_0, L_1, ... of a variational bound, (K,), in bits per dimension, on a logarithmic axis."""
+    """Plot the terms L_0, L_1, ... of a variational bound, (K,), in bits per dimension, on a logarithmic axis."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 3.4), layout="constrained")
@@ -158,7 +163,7 @@ def plot_bound_terms(terms: Tensor) -> "Figure":
 def plot_accuracy(
     times: Sequence[float], log_snr: Sequence[float], accuracies: Sequence[float], chance: float
 ) -> "Figure":
-    """Accuracy of a classifier against t, beside that of guessing; above, the log-SNR of the same times."""
+    """Plot the accuracy of a classifier and of guessing against t, with an axis of the log-SNR at the same times."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, and elsewhere, as in a log file, a plain line every 30 seconds and one at the end."""
+"""Progress of long work: a bar on a terminal, and in a log file a plain line every 30 seconds and one at the end."""
 
 import os
 import sys
@@ -14,20 +14,23 @@ EVERY = 30.0  # seconds between the lines
 
 
 class ProgressMeter:
-    """Progress of a loop, written to standard error: on a terminal tqdm's bar, elsewhere lines such as
+    """Show the progress of a loop on standard error: on a terminal as tqdm's bar, elsewhere as lines.
 
-        training          step  1200/4000   loss 0.0231   412 samples/s   1 min 3 s left
+    A line is, for example::
 
-    As a context manager it writes its last line when the work is done, and none when an error ends it. ``TQDM_DISABLE=1``
-    turns both forms off, and ``TQDM_MININTERVAL`` sets the seconds between lines as it does for the bar.
+        training           step 1200/4000   loss 0.0231   412 samples/s   1 min 3 s left
+
+    As a context manager it writes its last line when the work is done, and none when an error ends it.
+    ``TQDM_DISABLE=1`` turns both forms off. ``TQDM_MININTERVAL`` sets the seconds between lines, as between updates of
+    the bar.
 
     Args:
-        name: of the work.
-        total: steps in all; None where their number is unknown.
+        name: of the work, as it is shown.
+        total: steps in all; None if their number is unknown.
         unit: name of one step.
         initial: steps that were done before, as in a resumed run.
-        details: gives what is shown in place of the rate, such as a loss; called only when something is shown, on a terminal
-            at each update, so that reading a number from the device is rare.
+        details: returns what is shown in place of the rate, such as a loss. It is called only for a line, or on a
+            terminal at each update, so that a number is rarely read from the device.
         disable: show nothing, as in all processes of a run but the first.
         file: where to write; None for standard error.
         clock: gives the time in seconds; None for ``time.perf_counter``.

@@ -5,17 +5,17 @@ import shlex
 from pathlib import Path
 
 SCRIPTS = Path(__file__).resolve().parents[1]  # where train.py and the other commands are
-# Texts that Hydra's grammar reads as they are: no numbers, and none of the characters that mean something in it.
+# Values that Hydra reads as text without quotes: no numbers, and no characters with a meaning in its grammar.
 PLAIN = re.compile(r"(?!(?:null|true|false|nan|inf)$)[a-z_/][a-z0-9_/.+-]*", re.IGNORECASE | re.ASCII)
 
 
 def shown(path: str | Path) -> str:
-    """Return a path as a user would type it: relative to where they are if it lies below, and quoted for the shell."""
+    """Return a path as a user would type it: relative to the current folder if it is inside, quoted for the shell."""
     return shlex.quote(_relative(path))
 
 
 def override(key: str, value: str) -> str:
-    """Return the override ``key=value``, its value quoted where Hydra's grammar would otherwise read another one."""
+    """Return the override ``key=value``, with the value quoted if Hydra's grammar would read another one otherwise."""
     from hydra.core.override_parser.types import Quote, QuotedString
 
     return f"{key}={value if PLAIN.fullmatch(value) else QuotedString(value, Quote.double).with_quotes()}"
@@ -27,10 +27,10 @@ def typed(key: str, path: str | Path) -> str:
 
 
 def command(beginning: str, path: str | Path) -> str:
-    """Return the command that begins with a script and ends with a path, such as ``sample.py run`` and the directory of a run.
+    """Return the command that begins with a script and its overrides and ends with a path.
 
     Args:
-        beginning: the script, its overrides if any, and the key that the path is for.
+        beginning: the script, its overrides, and the key that the path is for: ``train.py model=ldm autoencoder.run``.
         path: of a run.
     """
     script, *words, key = beginning.split()

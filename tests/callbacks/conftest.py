@@ -1,4 +1,4 @@
-"""A module of two numbers that Lightning can train, with gradients that can be written down."""
+"""A module of two weights that Lightning trains, with gradients in closed form."""
 
 import warnings
 from types import SimpleNamespace
@@ -11,7 +11,7 @@ from trainers import QUIET
 
 
 class Toy(LightningModule):
-    """The gradient of step k is ``slope * data[k]``: by SGD of rate 1 the weight walks by minus that."""
+    """A module whose loss in step k is the sum of ``weight * data[k]``: SGD of rate 1 subtracts ``data[k]``."""
 
     def __init__(self, start=1.0):
         super().__init__()
@@ -31,7 +31,7 @@ class Toy(LightningModule):
 
 
 class Stream(IterableDataset):
-    """Without a length, as the real data are."""
+    """Data without a length, as the training data are."""
 
     def __init__(self, data):
         self.data = data

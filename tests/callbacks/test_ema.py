@@ -10,7 +10,7 @@ DATA = [0.5, -1.0, 2.0, 0.25, 1.5, -0.75, 1.0, 3.0]
 
 
 def weights_of(data, start=1.0):
-    """After 0, 1, 2, ... steps of the toy."""
+    """Return the weights of the toy after 0, 1, 2, ... steps."""
     weights = [torch.tensor([start, -start])]
     for value in data:
         weights.append(weights[-1] - value)
@@ -42,7 +42,7 @@ def test_decay_warms_up(toy, fit):
     torch.testing.assert_close(ema.average["weight"], average_of(weights_of(DATA), decays))
 
 
-def test_a_delayed_start_is_the_current_weights_and_then_an_average_from_there(toy, fit):
+def test_before_a_delayed_start_the_average_is_the_current_weights(toy, fit):
     """Up to the start the decay is 0, so that nothing of the initial weights remains in it later."""
     weights = weights_of(DATA)
     for steps in (2, 3, 4, 8):
@@ -69,7 +69,7 @@ def test_initial_weights_leave_no_trace_after_a_delayed_start(toy, fit):
     torch.testing.assert_close(*averages, rtol=0, atol=0.1)
 
 
-def test_validation_sees_the_average_and_training_does_not(toy, fit):
+def test_validation_uses_the_average_and_training_does_not(toy, fit):
     module, ema = toy(), EMA(decay=0.5, warmup=False)
     fit(module, [ema], DATA, validate_every=2)
     weights = weights_of(DATA)
@@ -80,7 +80,7 @@ def test_validation_sees_the_average_and_training_does_not(toy, fit):
     torch.testing.assert_close(module.weight.detach(), weights[-1])
 
 
-def test_validation_before_a_delayed_start_sees_the_current_weights(toy, fit):
+def test_validation_before_a_delayed_start_uses_the_current_weights(toy, fit):
     module = toy()
     fit(module, [EMA(decay=0.99, start=100)], DATA, validate_every=2)
     for k, seen in zip((2, 4, 6, 8), module.seen.validation, strict=True):
@@ -88,7 +88,7 @@ def test_validation_before_a_delayed_start_sees_the_current_weights(toy, fit):
 
 
 def test_accumulated_gradients_count_once(toy, fit):
-    """Two batches a step, the mean of their gradients: four averaged steps, not eight."""
+    """Two batches a step, with the mean of their gradients, make four averaged steps, not eight."""
     ema = EMA(decay=0.9, warmup=False)
     fit(toy(), [ema], DATA, accumulate_grad_batches=2)
     merged = [(a + b) / 2 for a, b in zip(DATA[::2], DATA[1::2], strict=False)]
@@ -110,15 +110,15 @@ def test_resumed_equals_uninterrupted(toy, fit, tmp_path, settings):
 
 
 class SaveIn(Callback):
-    """Saves a checkpoint from within a hook, as one that is saved in the middle of validation."""
+    """Save a checkpoint within a hook, such as one during validation."""
 
     def __init__(self, hook, path):
         setattr(self, hook, lambda trainer, *_: trainer.save_checkpoint(path))
 
 
 @pytest.mark.parametrize("hook", ["on_train_end", "on_validation_epoch_end", "on_validation_end"])
-def test_checkpoints_hold_both(toy, fit, tmp_path, hook):
-    """The state dict trains on; the average lies beside it: whichever of them is in the module at that time."""
+def test_a_checkpoint_has_the_weights_and_their_average(toy, fit, tmp_path, hook):
+    """The state dict has the weights that train, whichever of both is in the module at the time."""
     fit(toy(), [EMA(decay=0.5, warmup=False), SaveIn(hook, tmp_path / "a.ckpt")], DATA, validate_every=8)
     checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
     weights = weights_of(DATA)
@@ -140,7 +140,7 @@ def test_applied_puts_the_average_in_and_takes_it_out_again(toy, fit):
     assert not torch.equal(current, average)
     with ema.applied(module):
         assert torch.equal(module.weight.detach(), average)
-        with ema.applied(module):  # within itself it changes nothing
+        with ema.applied(module):  # nesting changes nothing
             assert torch.equal(module.weight.detach(), average)
         assert torch.equal(module.weight.detach(), average)
     assert torch.equal(module.weight.detach(), current)

@@ -1,4 +1,4 @@
-"""Grids of samples while training."""
+"""Pictures of samples during training."""
 
 import numpy as np
 import torch
@@ -11,22 +11,22 @@ from diffsweep.samplers import DDIM
 
 
 def test_grids_show_the_samples_of_the_average(toy, fit, tmp_path):
-    """After each validation, of the same noise, with fewer steps: here a sample is the picture of the weight."""
-    asked = []
+    """A grid follows each validation, of the same noise, with fewer steps; here a sample shows the weight."""
+    requests = []
 
     def sample(self, indices, seed, cond, sampler):
-        assert cond == "told"
-        asked.append((indices.tolist(), seed, sampler.steps))
+        assert cond == "condition"
+        requests.append((indices.tolist(), seed, sampler.steps))
         return self.weight[0].detach().clamp(-1, 1).expand(len(indices), 1, 8, 8)
 
     module = toy()
     module.sampler = DDIM(steps=50)
     module.sample = sample.__get__(module)
-    module.request = lambda indices, samples: ({}, "told")
+    module.request = lambda indices, samples: ({}, "condition")
     module.show, module.draw_shown = DiffusionModel.show.__get__(module), DiffusionModel.draw_shown
     ema = EMA(decay=0.5, warmup=False)
     fit(module, [ema, SampleGrid(str(tmp_path / "samples"), num_samples=5, seed=3, steps=7)], [0.5, 0.25, 0.25, 0.5], 2)
-    assert asked == [([0, 1, 2, 3, 4], 3, 7)] * 2
+    assert requests == [([0, 1, 2, 3, 4], 3, 7)] * 2
     names = sorted(path.name for path in (tmp_path / "samples").iterdir())
     assert names == ["step_000002.png", "step_000004.png"]
     for name, value in zip(names, module.seen.validation, strict=False):

@@ -1,4 +1,4 @@
-"""What tasks of clips refuse before anything is loaded: models, samplers, guidance and settings that do not go with them."""
+"""Tasks of clips refuse models, samplers, guidance and settings that do not suit them before anything is loaded."""
 
 import pytest
 
@@ -28,7 +28,7 @@ INCOMPATIBLE = [
     ),
     (Extend(), (clips_of(1), DDIM(), [Replacement]), "windows of the 1 frames of a clip do not fit"),
     (Extend(), (clips_of(8), DDIM(start=0.5), [Replacement]), "sampler.start=0.5"),
-    (Upscale(), (clips_of(8), DDIM(), []), "guidance does not hold it; use guidance=reconstruction, or replacement"),
+    (Upscale(), (clips_of(8), DDIM(), []), "guidance has no use for one; use guidance=reconstruction, or replacement"),
     (Extend(), (clips_of(8), DDIM(), [free]), "use guidance=reconstruction_free"),
     (
         Extend(total_frames=7),
@@ -45,7 +45,11 @@ INCOMPATIBLE = [
         (clips_of(8), DDIM(), [Replacement]),
         "task.overlap=7: windows of 8 frames overlap in 1 to 6",
     ),
-    (Upscale(factor=3), (clips_of(8), DDIM(), [Replacement]), "task.factor=3 does not divide the 16 pixels"),
+    (
+        Upscale(factor=3),
+        (clips_of(8), DDIM(), [Replacement]),
+        "task.factor=3 does not divide a frame's side of 16 pixels",
+    ),
     (Upscale(), (clips_of(8, bounded=False), DDIM(), [Replacement]), "this model draws latents"),
     (Upscale(factor=4), (clips_of(1), DDIM(), [Replacement]), None),
     (Extend(), (clips_of(8), DDIM(), [Replacement]), None),
@@ -53,15 +57,15 @@ INCOMPATIBLE = [
 ]
 
 
-@pytest.mark.parametrize(("task", "facts", "said"), INCOMPATIBLE, ids=[str(row[2])[:40] for row in INCOMPATIBLE])
-def test_what_does_not_suit_the_model_is_told(gaussian, task, facts, said):
+@pytest.mark.parametrize(("task", "facts", "message"), INCOMPATIBLE, ids=[str(row[2])[:40] for row in INCOMPATIBLE])
+def test_a_task_that_does_not_suit_the_model_is_refused(gaussian, task, facts, message):
     space, sampler, guidances = facts
-    told = task.incompatible_because(space, sampler, [make(gaussian(VP())) for make in guidances])
-    assert told is None if said is None else said in told
+    reason = task.incompatible_because(space, sampler, [make(gaussian(VP())) for make in guidances])
+    assert reason is None if message is None else message in reason
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "message"),
     [
         (lambda: Extend(total_frames=1), "task.total_frames must be at least 2"),
         (lambda: Extend(overlap=0), "task.overlap must be at least 1"),
@@ -69,17 +73,17 @@ def test_what_does_not_suit_the_model_is_told(gaussian, task, facts, said):
         (lambda: Upscale(factor=1), "task.factor must be at least 2"),
     ],
 )
-def test_settings_out_of_range(make, said):
-    with pytest.raises(ValueError, match=said):
+def test_settings_out_of_range_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
         make()
 
 
 @pytest.mark.parametrize(
-    ("typed", "said"),
+    ("typed", "message"),
     [
         (
             ["task=extend"],
-            "task=extend: something is known .* use guidance=reconstruction_free.* \\[rule task_suits_the_model\\]",
+            "task=extend: clips are .* use guidance=reconstruction_free.* \\[rule task_suits_the_model\\]",
         ),
         (
             ["task=extend", "guidance=replacement", "num_frames=9"],
@@ -91,6 +95,6 @@ def test_settings_out_of_range(make, said):
         ),
     ],
 )
-def test_rules_look_at_the_task(finished_clips, typed, said):
-    with pytest.raises(UserError, match=said):
+def test_rules_check_the_task(finished_clips, typed, message):
+    with pytest.raises(UserError, match=message):
         preflight(compose("sample", [f"run={finished_clips}", *typed]))

@@ -1,4 +1,4 @@
-"""Long clips in windows, as sample.py draws them: their distribution where it has a closed form, their noise, what is given, what is refused."""
+"""Tasks of clips: the distribution of clips in closed form, their noise, given frames and refused sources."""
 
 from functools import partial
 from types import SimpleNamespace
@@ -25,7 +25,7 @@ LENGTH = 4  # frames of a window
 
 
 class Halved(Identity):
-    """Loses something on the way: what is encoded is decoded as half of it."""
+    """A space that loses something: an encoded value is decoded as half of it."""
 
     def decode(self, z):
         return z / 2
@@ -36,11 +36,11 @@ def correlated(total, rho):
 
 
 def exact_job(tmp_path, rho, count, clips=None, space=Identity, steps=24):
-    """A job whose model is the exact one of clips of single pixels, AR(1) with variance 1/4, guided exactly."""
+    """Return a job whose model is exact for clips of single pixels, AR(1) with variance 1/4, with exact guidance."""
     denoiser = GaussianDenoiser(VP(), torch.zeros(LENGTH).double(), correlated(LENGTH, rho) / 4)
     denoiser.register_parameter(
         "none", torch.nn.Parameter(torch.zeros((), dtype=torch.float64))
-    )  # its type is the samples'
+    )  # its dtype is that of the samples
     sampler, guidance = (
         Heun(steps=steps, clip="none", spacing="quadratic"),
         partial(Reconstruction, weight="covariance"),
@@ -60,19 +60,21 @@ def covariance_of(x):
 
 
 def test_extended_clips_have_the_covariance_of_the_process(tmp_path):
-    """Windows that share noise, or lose what they know, would not: AR(1) remembers one frame, and what is drawn is independent of it."""
-    drawn, said = Extend(total_frames=9, overlap=2)(exact_job(tmp_path, 0.8, 4000))
-    assert said == "4000 clips of 9 frames, in 4 windows of 4 frames that know 0 to 3"
+    """AR(1) depends on one earlier frame alone, so windows that share noise or lose their given frames would differ."""
+    drawn, line = Extend(total_frames=9, overlap=2)(exact_job(tmp_path, 0.8, 4000))
+    assert line == "4000 clips of 9 frames, in 4 windows of 4 frames, of which 0 to 3 are given"
     truth = correlated(9, 0.8) / 4
     assert (covariance_of(drawn.x) - truth).norm() < 0.05 * truth.norm()
 
 
 def test_frames_in_between_are_drawn_given_their_neighbours(tmp_path):
-    """Slow clips are sampled as clips of the model's; the frame between two of them has mean rho / (1 + rho^2) of their sum and what is left of
-    its variance of its own."""
+    """Given its two neighbours, a frame of AR(1) has mean rho / (1 + rho^2) times their sum.
+
+    Its variance is (1 - rho^2) / (1 + rho^2) of that of a frame. The clips of half the rate are samples of the model.
+    """
     rho, total = 0.8, 2 * LENGTH - 1
-    drawn, said = DoubleRate()(exact_job(tmp_path, rho, 4000))
-    assert said == "4000 clips of 4 frames to 7, in 4 windows of 4 frames that know 0 to 3"
+    drawn, line = DoubleRate()(exact_job(tmp_path, rho, 4000))
+    assert line == "4000 clips of 4 frames to 7, in 4 windows of 4 frames, of which 0 to 3 are given"
     gain, own = torch.zeros(total, LENGTH).double(), torch.zeros(total).double()
     for frame in range(total):
         gain[frame, [frame // 2, (frame + 1) // 2]] = 1.0 if frame % 2 == 0 else rho / (1 + rho**2)
@@ -82,12 +84,14 @@ def test_frames_in_between_are_drawn_given_their_neighbours(tmp_path):
 
 
 def test_clips_stay_in_the_space_until_they_are_whole(tmp_path):
-    """Frames that hardly change, in a space that halves what is decoded: the last window is as near to half of what was given as the first. An
-    encoding of each window would halve them window by window. Given frames are what they were."""
+    """A clip is decoded once: frames that hardly change are half of the given ones in the last window as in the first.
+
+    Encoding each window anew would halve them window by window. Given frames are unchanged.
+    """
     given = torch.tensor([0.5, -0.4, 0.3, 0.9]).reshape(4, 1, 1, 1, 1).expand(-1, -1, 2, -1, -1)
     job = exact_job(tmp_path, 0.9999, 4, given, space=Halved, steps=20)
-    drawn, said = Extend(source="data", total_frames=12, overlap=1)(job)
-    assert said.startswith("4 clips of 12 frames, of which 2 are given, in 4 windows of 4 frames that know ")
+    drawn, line = Extend(source="data", total_frames=12, overlap=1)(job)
+    assert line.startswith("4 clips of 12 frames, of which 2 are given, in 4 windows of 4 frames, of which ")
     assert torch.equal(drawn.x[:, :, :2], given.double())
     torch.testing.assert_close(
         drawn.x[:, :, 2:], (given[:, :, :1] / 2).double().expand(-1, -1, 10, -1, -1), rtol=0, atol=0.08
@@ -99,7 +103,7 @@ SMALL = ("backbone.channels=8", "dataset.num_train=16", "dataset.num_val=5", "da
 
 @pytest.fixture(scope="module")
 def small(compose, tmp_path_factory):
-    """``job = small(num_samples, batch_size)``: of a network of clips of four frames that is told classes, with weights drawn at random."""
+    """``job = small(num_samples, batch_size)``: of a network of four-frame clips with classes and random weights."""
     cfg = compose("model=video", "conditioning=class", *SMALL)
     model, data, folder = (
         build_diffusion(cfg).eval().requires_grad_(False),
@@ -115,7 +119,7 @@ def small(compose, tmp_path_factory):
 
 
 def test_a_clip_is_the_same_in_any_batch_and_begins_as_the_sample_of_its_index(small):
-    """With noise in every step; and its windows are told its class."""
+    """The sampler draws noise in every step; all windows of a clip have its class."""
     several, one = small(3, 2), small(3, 3)
     seen, inner = [], several.model.denoiser
     hook = inner.register_forward_pre_hook(lambda module, given: seen.append(given[2].vector.tolist()))
@@ -130,47 +134,49 @@ def test_a_clip_is_the_same_in_any_batch_and_begins_as_the_sample_of_its_index(s
 
 
 def test_held_out_clips_get_their_missing_frames_back(small):
-    """Every other frame is theirs to the bit, the classes are theirs, and the line says how far the others are off."""
-    drawn, said = DoubleRate(source="data")(small(99, 2))
+    """Every other frame and the classes are those of the data, and the line has the error of the other frames."""
+    drawn, line = DoubleRate(source="data")(small(99, 2))
     truth = small(1, 1).data.split("val")[torch.arange(5)]
     assert drawn.request["label"].tolist() == truth["label"].tolist()
     assert drawn.x.shape == (5, 1, 3, 16, 16)
     assert torch.equal(drawn.x[:, :, ::2], truth["x"][:, :, :3:2])
     error = (drawn.x[:, :, 1] - truth["x"][:, :, 1]).square().mean().sqrt()
     mean = ((truth["x"][:, :, 0] + truth["x"][:, :, 2]) / 2 - truth["x"][:, :, 1]).square().mean().sqrt()
-    assert said == (
-        "5 clips of 2 frames to 3, in 1 window of 3 frames that know 2\n"
+    assert line == (
+        "5 clips of 2 frames to 3, in 1 window of 3 frames, of which 2 are given\n"
         f"root mean square error of the new frames {error:.4f} on [-1, 1], of the mean of their neighbours {mean:.4f}"
     )
     with Image.open(small(1, 1).folder / "double_rate.gif") as animation:
         assert animation.n_frames == 3
-        assert animation.info["duration"] == 60  # of hundredths of a second: half of those of clips
+        assert (
+            animation.info["duration"] == 60
+        )  # milliseconds, rounded to hundredths of a second: half of those of clips
 
 
-def test_clips_are_upscaled_to_what_is_known_of_them(small, tmp_path):
-    """Their means are those of the low resolution, whatever the network, where nothing clips; from held-out clips as from a file of theirs."""
+def test_upscaled_clips_have_the_given_means(small, tmp_path):
+    """Their means are the low resolution for any network, if nothing clips, from held-out clips as from a file."""
     job = small(3, 2)
     sampler, job.model.sampler = job.model.sampler, DDIM(steps=2, clip="none")
     truth = job.data.split("val")[torch.arange(3)]
     means = truth["x"].unflatten(4, (8, 2)).unflatten(3, (8, 2)).mean((4, 6))
-    drawn, said = Upscale()(job)
+    drawn, line = Upscale()(job)
     torch.testing.assert_close(drawn.x.unflatten(4, (8, 2)).unflatten(3, (8, 2)).mean((4, 6)), means, rtol=0, atol=1e-5)
     assert drawn.request["label"].tolist() == truth["label"].tolist()
     error = (drawn.x - truth["x"]).square().mean().sqrt()
-    assert said.startswith("3 clips of 4 frames from 8 to 16 pixels, off from what is known by ")
-    assert f"root mean square error {error:.4f} on [-1, 1], of bilinear enlargement 0." in said
+    assert line.startswith("3 clips of 4 frames from 8 to 16 pixels, off from the means by ")
+    assert f"root mean square error {error:.4f} on [-1, 1], of bilinear enlargement 0." in line
     np.savez(tmp_path / "low.npz", pictures.to_uint8(means[:, :, :3]))  # clips of another length
-    small_ones, said = Upscale(source=str(tmp_path / "low.npz"))(job)
+    small_ones, line = Upscale(source=str(tmp_path / "low.npz"))(job)
     job.model.sampler = sampler
     assert small_ones.x.shape == (3, 1, 3, 16, 16)
-    assert "\n" not in said
+    assert "\n" not in line
     assert (small_ones.x.unflatten(4, (8, 2)).unflatten(3, (8, 2)).mean((4, 6)) - means[:, :, :3]).abs().max() < 0.005
     with Image.open(job.folder / "upscaled.gif") as animation:
         assert animation.n_frames == 3
 
 
 def test_clips_of_files_are_continued(small, tmp_path):
-    """From sample.py's own file, of more frames than a window; from folders of frames; given frames are kept."""
+    """Clips come from sample.py's own file, with more frames than a window, or from folders; given frames are kept."""
     truth = small(1, 1).data.split("val")[torch.arange(2)]["x"]
     np.savez(tmp_path / "clips.npz", pictures.to_uint8(torch.cat([truth, truth.flip(2)], 2)[:, :, :6]))
     long = pictures.load_npz(tmp_path / "clips.npz")
@@ -180,15 +186,15 @@ def test_clips_of_files_are_continued(small, tmp_path):
             Image.fromarray(frame[..., 0]).save(folder / f"{j}.png")
     ends = []
     for source in ("clips.npz", "videos"):
-        drawn, said = Extend(source=str(tmp_path / source), total_frames=8)(small(3, 4))
-        assert said == "2 clips of 8 frames, of which 6 are given, in 1 window of 4 frames that know 2"
+        drawn, line = Extend(source=str(tmp_path / source), total_frames=8)(small(3, 4))
+        assert line == "2 clips of 8 frames, of which 6 are given, in 1 window of 4 frames, of which 2 are given"
         assert torch.equal(drawn.x[:, :, :6], long)
         ends.append(drawn.x[:, :, 6:])
     assert torch.equal(*ends)
     assert len(ends[0].unique()) > 100
 
 
-def test_sources_that_do_not_fit_are_told(small, tmp_path):
+def test_sources_that_do_not_suit_the_model_are_refused(small, tmp_path):
     (tmp_path / "empty").mkdir()
     np.savez(tmp_path / "images.npz", np.zeros((2, 16, 16, 1), dtype=np.uint8))
     np.savez(tmp_path / "large.npz", np.zeros((2, 8, 32, 32, 1), dtype=np.uint8))
@@ -201,24 +207,24 @@ def test_sources_that_do_not_fit_are_told(small, tmp_path):
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "0.png").write_bytes(b"nothing")
     job = small(4, 4)
-    for task, source, said in (
-        (Extend, "nowhere.mp4", "there is no such file; give a video"),
+    for task, source, line in (
+        (Extend, "nowhere.mp4", "no such file; give a video"),
         (Extend, "empty", "the folder has no videos"),
-        (Extend, "images.npz", "holds samples of shape (1, 16, 16), and clips of (1, frames, 16, 16) are needed"),
+        (Extend, "images.npz", "has samples of shape (1, 16, 16), and clips of (1, frames, 16, 16) are needed"),
         (Extend, "large.npz", "(1, 8, 32, 32)"),
         (Extend, "long.npz", "task.total_frames=16: the clip has 16 frames already"),
         (Extend, "mixed", "clip2 has 2, clip3 has 3"),
         (Extend, "broken", "broken has a frame that cannot be read, 0.png"),
         (Upscale, "long.npz", "clips of (1, frames, 8, 8) are needed"),
-        (DoubleRate, "short.npz", "1 known frame has nothing between"),
+        (DoubleRate, "short.npz", "a clip of 1 frame has no frames in between"),
     ):
         with pytest.raises(UserError) as error:
             task(source=str(tmp_path / source))(job)
-        assert said in str(error.value)
+        assert line in str(error.value)
 
 
-def test_guidance_is_asked_for_before_anything_is_drawn(small):
-    """From Python too, where no rule has looked."""
+def test_missing_guidance_is_refused_before_anything_is_drawn(small):
+    """The task checks it itself when it is called from Python, without the rules of the command line."""
     job = small(2, 2)
     guidance, job.model.guidance = job.model.guidance, unguided
     try:

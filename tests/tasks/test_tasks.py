@@ -1,4 +1,4 @@
-"""What every option of conf/task promises, over a tiny finished run, and what each of them really does."""
+"""Every option of conf/task on a tiny finished run: what all of them promise, and what each of them does."""
 
 from pathlib import Path
 
@@ -14,7 +14,11 @@ from diffsweep.datasets import load_digits
 
 OPTIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf/task").glob("*.yaml"))
 SETTINGS = {"edit": ["sampler.start=0.5"], "generate": []}
-CLIPS = {"extend": (16, 7), "double_rate": (7, 4), "upscale": (4, 1)}  # frames out of a model of four; walks
+CLIPS = {
+    "extend": (16, 7),
+    "double_rate": (7, 4),
+    "upscale": (4, 1),
+}  # frames that a model of four frames makes, and the trajectories for them
 
 
 def images_of(folder):
@@ -22,12 +26,12 @@ def images_of(folder):
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_each_writes_samples_and_pictures_and_says_so(command, request, tmp_path, option):
+def test_each_task_writes_samples_and_pictures_and_prints_their_paths(command, request, tmp_path, option):
     out = tmp_path / "out"
-    more, shape, walks = SETTINGS.get(option, []), (1, 8, 8), 1
+    more, shape, trajectories = SETTINGS.get(option, []), (1, 8, 8), 1
     finished = request.getfixturevalue("finished_clips" if option in CLIPS else "finished")
     if option in CLIPS:
-        frames, walks = CLIPS[option]
+        frames, trajectories = CLIPS[option]
         more, shape = ["guidance=replacement"], (1, frames, 16, 16)
     done = command(
         "sample",
@@ -40,7 +44,7 @@ def test_each_writes_samples_and_pictures_and_says_so(command, request, tmp_path
         *more,
     )
     assert done.code == 0, done.err
-    assert images_of(out).shape == (6 if option == "upscale" else 18, *shape)  # there are six held-out clips
+    assert images_of(out).shape == (6 if option == "upscale" else 18, *shape)  # six clips are held out
     found = [path for path in out.iterdir() if path.suffix in (".png", ".gif")]
     assert found
     for path in found:
@@ -48,7 +52,7 @@ def test_each_writes_samples_and_pictures_and_says_so(command, request, tmp_path
         with Image.open(path) as picture:
             assert picture.width >= 48
             assert len(np.unique(np.asarray(picture))) > 4
-    assert f"by ddim in 4 steps, {4 * walks} network evaluations each" in done.out
+    assert f"by ddim in 4 steps, {4 * trajectories} network evaluations each" in done.out
 
 
 def test_the_sample_of_a_seed_is_the_one_that_it_has_alone(command, finished, tmp_path):
@@ -62,8 +66,8 @@ def test_the_sample_of_a_seed_is_the_one_that_it_has_alone(command, finished, tm
     assert (several[0] - several[1]).abs().max() > 0.1
 
 
-def test_an_edit_is_the_walk_from_the_noised_image(command, finished, tmp_path):
-    """The less noise, the nearer; and from a file as from the data."""
+def test_an_edit_is_sampled_from_the_noised_image(command, finished, tmp_path):
+    """With less noise the result is nearer to the image; images of files and of the data are treated alike."""
     shared = ["sample", f"run={finished}", "task=edit", "sampler=ddim", "sampler.steps=6", "num_samples=4"]
     assert command(*shared, "sampler.start=0.4", f"output={tmp_path / 'data'}").code == 0
     truth, ours = load_digits("val")["x"][:4], images_of(tmp_path / "data")
@@ -84,7 +88,7 @@ def test_an_edit_is_the_walk_from_the_noised_image(command, finished, tmp_path):
         assert (
             command(*shared, "sampler.start=0.4", f"task.source={source}", f"output={tmp_path / source.stem}").code == 0
         )
-        assert (images_of(tmp_path / source.stem) - ours).abs().max() < 0.05  # but for the file's 256 levels
+        assert (images_of(tmp_path / source.stem) - ours).abs().max() < 0.05  # up to the 256 levels of a file
 
 
 def test_a_reconstruction_is_nearer_with_more_steps(command, finished, tmp_path):
@@ -131,7 +135,8 @@ class Stamp(Task):
             return f"task.size={self.size} is more than the {space.shape[-1]} pixels of a side; use at most these"
 
     def run(self, job):
-        drawn = job.draw(job.num_samples, lambda rows: job.model.start(rows, job.seed), job.request(torch.arange(job.num_samples)))
+        request = job.request(torch.arange(job.num_samples))
+        drawn = job.draw(job.num_samples, lambda rows: job.model.start(rows, job.seed), request)
         drawn.x[..., : self.size, : self.size] = 1
         pictures.save_shown(pictures.grid, [drawn.x], job.folder / "stamped")
         return drawn, f"{len(drawn.x)} samples stamped"
@@ -140,7 +145,7 @@ class Stamp(Task):
 
 @pytest.fixture
 def unloaded(monkeypatch):
-    """No model can be loaded."""
+    """Loading a model fails the test."""
 
     def load(cfg):
         raise AssertionError("a model is loaded")
@@ -148,8 +153,8 @@ def unloaded(monkeypatch):
     monkeypatch.setattr("diffsweep.runs.commands.load_sampled", load)
 
 
-def test_a_task_of_a_file_outside_the_package(command, finished, tmp_path, monkeypatch, request):
-    """It takes the place of an option, whose settings it does not take, and refuses what cannot be done before a model is loaded."""
+def test_a_task_can_be_a_class_outside_the_package(command, finished, tmp_path, monkeypatch, request):
+    """It replaces an option and its settings, and refuses a job that cannot be done before a model is loaded."""
     (tmp_path / "tasks_for_tests.py").write_text(OUTSIDE)
     monkeypatch.syspath_prepend(tmp_path)
     chosen = ["sample", f"run={finished}", "task._target_=tasks_for_tests.Stamp", "sampler.steps=3", "num_samples=4"]
@@ -159,22 +164,22 @@ def test_a_task_of_a_file_outside_the_package(command, finished, tmp_path, monke
     assert (images_of(tmp_path / "out")[:, :, :3, :3] == 1).all()
     assert (tmp_path / "out" / "stamped.png").is_file()
     request.getfixturevalue("unloaded")
-    for more, said in (
+    for more, message in (
         (["trust=[tasks_for_tests]", "+task.size=9"], "task.size=9 is more than the 8 pixels"),
         (["trust=[tasks_for_tests]", "task.seeds=[1]"], "task.seeds: no such key"),
         ([], "trust=[tasks_for_tests]"),
     ):
         done = command(*chosen, *more)
         assert done.code == 2
-        assert said in done.err.strip().splitlines()[-1]
+        assert message in done.err.strip().splitlines()[-1]
 
 
 BAD = [
     (["sampler.start=0.6"], "task=edit"),
-    (["task.seeds=[]"], "task.seeds has no seeds"),
+    (["task.seeds=[]"], "task.seeds is empty"),
     (["task=edit"], "sampler.start=0.6"),
     (["task=edit", "sampler.start=0"], "sampler.start"),
-    (["task=edit", "sampler.start=0.5", "task.source=nowhere.png"], "there is no such file"),
+    (["task=edit", "sampler.start=0.5", "task.source=nowhere.png"], "no such file"),
     (["task=edit", "sampler.start=0.5", "task.source=empty"], "has no images"),
     (["task=reconstruct", "sampler=heun"], "use sampler=ddim"),
     (["task=reconstruct", "sampler=ddim", "sampler.eta=0.3"], "sampler.eta=0"),
@@ -189,38 +194,38 @@ BAD = [
 
 
 @pytest.mark.parametrize(
-    ("overrides", "said"), BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+    ("overrides", "message"), BAD, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
 )
-def test_bad_input_is_one_line_and_loads_no_model(command, finished, unloaded, overrides, said):
+def test_bad_input_is_one_line_and_loads_no_model(command, finished, unloaded, overrides, message):
     Path("empty").mkdir()
     done = command("sample", f"run={finished}", *overrides)
     assert done.code == 2
     line = done.err.strip().splitlines()[-1]
     assert line.startswith("error: ")
-    assert said in line
+    assert message in line
 
 
-def test_files_that_do_not_fit_are_one_line(command, finished, tmp_path):
+def test_files_that_do_not_suit_the_task_are_one_line(command, finished, tmp_path):
     np.savez(tmp_path / "large.npz", np.zeros((2, 16, 16, 3), dtype=np.uint8))
     Image.new("RGB", (20, 10)).save(tmp_path / "one.png")
-    for arguments, said in (
+    for arguments, message in (
         (["task=edit", f"task.source={tmp_path / 'large.npz'}"], "the model's have (1, 8, 8)"),
         (["task=interpolate", "sampler=ddim", f"task.source={tmp_path / 'one.png'}"], "needs two"),
     ):
         start = [] if "sampler=ddim" in arguments else ["sampler.start=0.5"]
         done = command("sample", f"run={finished}", *arguments, *start)
         assert done.code == 2
-        assert said in done.err.strip().splitlines()[-1]
+        assert message in done.err.strip().splitlines()[-1]
 
 
-def test_train_does_not_have_it(command):
+def test_train_has_no_tasks(command):
     done = command("train", "task=edit")
     assert done.code == 2
     assert "task" in done.err
 
 
-def test_samples_of_seeds_are_asked_for_what_the_first_sample_is(configure, tmp_path):
-    """As they have its noise; and a row of an interpolation for what its first end is, which is a sample of that index."""
+def test_samples_of_several_seeds_have_the_condition_of_the_first_sample(configure, tmp_path):
+    """They have its noise too. A row of an interpolation has the condition of its first end, a sample of that index."""
     from diffsweep.configuration.build import build_data, build_diffusion
     from diffsweep.tasks import Generate, Interpolate, Job
 

@@ -1,4 +1,4 @@
-"""Lightning callbacks: weight average, pictures, progress, guards."""
+"""Lightning callbacks of training: weight average, pictures, progress, checkpoints, and a stop when the loss is NaN."""
 
 from diffsweep.callbacks.ema import EMA, averaged_weights
 from diffsweep.callbacks.finite import LossIsNaN, StopOnNaN

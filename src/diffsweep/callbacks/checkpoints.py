@@ -1,4 +1,7 @@
-"""Checkpoints: plain tensors and plain types, written atomically, read without running anything; the last and the best are kept."""
+"""Checkpoints of plain tensors and types, written atomically and read without executing anything.
+
+A run keeps two: the last and the best.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +19,7 @@ LAST, BEST = "last.ckpt", "best.ckpt"
 
 
 class AtomicCheckpoints(CheckpointIO):
-    """Lightning's checkpoints through the one atomic writer: a kill leaves the old file or the new one."""
+    """Write Lightning's checkpoints atomically: a kill leaves the old file or the new one."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         write_atomically(path, lambda file: torch.save(checkpoint, file))
@@ -34,13 +37,13 @@ class AtomicCheckpoints(CheckpointIO):
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint on the CPU; nothing in it is executed.
+    """Return a checkpoint with its tensors on the CPU; nothing in it is executed.
 
     Raises:
-        UserError: there is none, or the file is not whole.
+        UserError: the file does not exist or cannot be read.
     """
     if not Path(path).is_file():
-        raise UserError(f"there is no checkpoint at {path}; the run has not saved one yet")
+        raise UserError(f"no checkpoint at {path}; the run has not saved one yet")
     try:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
@@ -49,10 +52,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 class KeepCheckpoints(Callback):
-    """Saves ``last.ckpt`` after each validation and at the end, and ``best.ckpt`` where the validation loss is lowest.
+    """Save ``last.ckpt`` after each validation and at the end, and ``best.ckpt`` at the lowest validation loss.
 
     Args:
-        folder: where they go.
+        folder: of the two files.
     """
 
     monitor = "val/loss"

@@ -1,4 +1,7 @@
-"""Exponential moving average of the weights."""
+"""Exponential moving average of the weights: theta' <- d_n theta' + (1 - d_n) theta after optimizer step n.
+
+theta are the weights that train, theta' their average, and d_n < 1 is the decay.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,32 +15,32 @@ KEY = "ema"
 
 
 class EMA(Callback):
-    r"""Keeps :math:`\theta' \leftarrow d_n \theta' + (1 - d_n) \theta` of the trainable weights after each optimizer step.
+    r"""Average the weights after each optimizer step: :math:`\theta' \leftarrow d_n \theta' + (1 - d_n) \theta`.
 
-    :math:`d_n = \min(d, \frac{1 + n}{10 + n})` warms up with the number n of averaged steps, so that the first average is
-    not the random initialisation. Before ``start`` the average *is* the current weights: validation and samples never
-    show an average that has not begun. Validation runs with the average; a checkpoint holds both.
+    :math:`d_n = \min(d, \frac{1 + n}{10 + n})` warms up with the number n of averaged steps, so that the random initial
+    weights are soon forgotten. Before ``start`` the average equals the current weights, so that validation and samples
+    never use stale ones. Validation runs with the average; a checkpoint has both.
 
     (Lightning's ``WeightAveraging`` has one decay from the first step on, keeps the initial weights until a delayed
     start, and reads a counter back from the device each step.)
 
     Args:
         decay: d, in [0, 1).
-        start: first optimizer step that is averaged.
-        warmup: whether the decay warms up.
+        start: optimizer steps before the average begins.
+        warmup: whether the decay warms up; otherwise d_n = d.
     """
 
     def __init__(self, decay: float = 0.999, start: int = 0, warmup: bool = True) -> None:
         if not 0 <= decay < 1:
-            raise ValueError(f"callbacks.ema.decay lies in [0, 1), not {decay}")
+            raise ValueError(f"callbacks.ema.decay must be in [0, 1), not {decay}")
         self.decay, self.start, self.warmup = decay, start, warmup
-        self.step = 0  # optimizer steps seen
+        self.step = 0  # optimizer steps so far
         self.average: dict[str, Tensor] = {}
         self._tracked: list[Tensor] = []
         self._swapped = False
 
     def decay_at(self, step: int) -> float:
-        """The decay of the average after optimizer step ``step`` (1, 2, ...)."""
+        """Return the decay d_n of the average after optimizer step ``step`` (1, 2, ...)."""
         n = step - self.start
         if n <= 0:
             return 0.0
@@ -45,7 +48,7 @@ class EMA(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         current = _trainable(pl_module)
-        self._tracked = list(current.values())  # the modules are not walked again each step
+        self._tracked = list(current.values())  # the modules are not searched again in each step
         if not self.average:
             self.average = {name: weight.detach().clone() for name, weight in current.items()}
         self.average = {name: average.to(current[name].device) for name, average in self.average.items()}
@@ -59,7 +62,7 @@ class EMA(Callback):
 
     @contextmanager
     def applied(self, pl_module: LightningModule) -> Iterator[None]:
-        """The module with the average in place of its weights, within; nothing changes where it is so already."""
+        """Put the average in place of the module's weights within the context, unless it is in place already."""
         if self._swapped or not self.average:
             yield
             return
@@ -78,7 +81,7 @@ class EMA(Callback):
             self._swap(pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if self._swapped:  # in the middle of validation: what is saved now must be the weights that train
+        if self._swapped:  # during validation; a checkpoint that is saved now must have the weights that train
             self._swap(pl_module)
 
     def _swap(self, pl_module: LightningModule) -> None:
@@ -100,7 +103,7 @@ class EMA(Callback):
 
 
 def averaged_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
-    """The state dict of a checkpoint with the average in place of the weights it was taken of, where there is one."""
+    """Return the state dict of a checkpoint with the averaged weights, if any, in place of those that train."""
     return {**checkpoint["state_dict"], **checkpoint.get(KEY, {"weights": {}})["weights"]}
 
 

@@ -1,4 +1,4 @@
-"""Stops a run whose loss is no longer a number."""
+"""A guard that stops a run when its loss is NaN or infinite."""
 
 from typing import Any
 
@@ -6,15 +6,15 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 
-class LossIsNaN(FloatingPointError):  # noqa: N818 - says what happened
+class LossIsNaN(FloatingPointError):  # noqa: N818 - names an outcome
     """The training loss is NaN or infinite."""
 
 
 class StopOnNaN(Callback):
-    """Raises :class:`LossIsNaN` when a loss is not finite.
+    """Raise :class:`LossIsNaN` when a training loss is not finite.
 
-    The losses are summed on the device and looked at where metrics are logged and before a checkpoint is saved, so that
-    no step waits for the device and no checkpoint holds NaN weights.
+    The losses are summed on the device. The sum is read when metrics are logged and before a checkpoint is saved, so
+    that other steps do not wait for the device and no checkpoint has NaN weights.
     """
 
     def __init__(self) -> None:

@@ -11,9 +11,10 @@ from diffsweep.progress import ProgressMeter
 
 
 class TrainingProgress(ProgressBar):
-    """Show optimizer steps with the loss, the samples a second and the time left: see :class:`~diffsweep.progress.ProgressMeter`.
+    """Show the optimizer steps of training with the loss, the samples a second and the time left.
 
-    Only the first process of a run shows any. Validation shows none of its own, and its time does not count in the speed.
+    See :class:`~diffsweep.progress.ProgressMeter` for the form. Only the first process of a run shows progress.
+    Validation shows none of its own, and its time does not count in the speed.
 
     Args:
         refresh_every: steps between updates of the bar on a terminal; reading the loss waits for the device.
@@ -49,7 +50,7 @@ class TrainingProgress(ProgressBar):
             progress.update(trainer.global_step - progress.count)
 
     def _details(self) -> list[str]:
-        """Return the loss of the last batch, which is read from the device, and the samples a second since the last call."""
+        """Return the last loss, which is read from the device, and the samples a second since the last call."""
         self._pause()
         rate = [f"{self._samples / self._seconds:.0f} samples/s"] if self._samples and self._seconds else []
         self._samples, self._seconds, self._since = 0, 0.0, time.perf_counter()

@@ -1,4 +1,4 @@
-"""Grids of samples while training."""
+"""Pictures of samples during training."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +12,15 @@ from diffsweep.capabilities import Part
 
 
 class SampleGrid(Callback, Part):
-    """After each validation, with its weights (the average), saves what the model shows as ``samples/step_*.png``, of clips ``.gif`` and
-    ``.mp4``: samples of the same noise, of an autoencoder reconstructions.
+    """Save a picture of the model's samples, or of an autoencoder's reconstructions, after each validation.
+
+    The files are ``step_*.png``, and for clips ``.gif`` and ``.mp4``. The model has its averaged weights, as in
+    validation.
 
     Args:
-        folder: where the pictures go.
+        folder: of the pictures.
         num_samples: images in a grid.
-        seed: keys the noise, so that the grids of a run, and of runs that are compared, show the same samples.
+        seed: keys the noise, so that all grids of a run, and of runs with the same seed, show the same samples.
         steps: sampler steps; fewer than the sampler's own keep training short. None for the sampler's own.
     """
 
@@ -30,14 +32,14 @@ class SampleGrid(Callback, Part):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: Any) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero:
             return
-        data = trainer.datamodule  # type: ignore[attr-defined]  # None where loaders were given
+        data = trainer.datamodule  # type: ignore[attr-defined]  # None if loaders were passed to fit
         shown = pl_module.show(self.num_samples, data, self.seed, self.steps)
         path = self.folder / f"step_{trainer.global_step:06d}"
         log_picture(trainer.loggers, "samples", pictures.save_shown(pl_module.draw_shown, shown, path)[0])
 
 
 def log_picture(loggers: Sequence[Logger], name: str, path: Path) -> None:
-    """Send a picture, or a GIF as a video, to W&B, from its file."""
+    """Log the file of a picture to W&B, a GIF as a video; other loggers take none."""
     for logger in loggers:
         if isinstance(logger, WandbLogger) and path.suffix == ".png":
             logger.log_image(name, [str(path)])

@@ -1,4 +1,4 @@
-"""Tasks of ``sample.py``: what it does with a trained model; ``conf/task/`` has an option for each."""
+"""Tasks of ``sample.py``, which are uses of a trained model; ``conf/task/`` has an option for each."""
 
 from diffsweep.tasks.base import Task
 from diffsweep.tasks.double_rate import DoubleRate

@@ -1,4 +1,4 @@
-"""What tasks share: what they refuse before a model is loaded, and images that they start from."""
+"""The base classes of tasks, which check that a task can be done before a model is loaded."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -10,28 +10,28 @@ from diffsweep.samplers import Sampler
 from diffsweep.tasks.sampling import Drawn, Job
 from diffsweep.tasks.sources import images_missing_because
 
-SHOWN = 100  # of so many samples there is a picture
+SHOWN = 100  # samples in a picture at most
 KEPT = "task.source, whose clips keep their frames"
 
 
 class Task(ABC):
-    """A use of a model. It draws samples, writes pictures into a folder and says in a line what was done.
+    """A use of a model that draws samples, writes pictures into a folder and returns a line about them.
 
     Attributes:
-        length_key: what says how many frames the clips get, where ``num_frames`` does not.
+        length_key: for messages, the key that sets the number of frames of clips; None if ``num_frames`` sets it.
     """
 
     length_key: str | None = None
 
     def incompatible_because(self, space: Autoencoder, sampler: Sampler, guidances: Sequence[Guidance]) -> str | None:
-        """Return a sentence why the task cannot be done with a model, and what to use instead; None where it can be done.
+        """Return a sentence why the task cannot be done with a model and what to use instead; None if it can.
 
-        It is asked before the model is loaded, so it must not depend on weights.
+        It is called before the model is loaded, so it must not depend on weights.
 
         Args:
-            space: where the model diffuses.
-            sampler: that walks.
-            guidances: of the walk, from the outermost in.
+            space: in which the model diffuses.
+            sampler: of the task.
+            guidances: of the sampler, from the outermost to the innermost.
         """
         return None
 
@@ -40,11 +40,11 @@ class Task(ABC):
         """Return the samples, and a line about them; write pictures into the job's folder.
 
         Raises:
-            UserError: something that only the model or the data can show is wrong.
+            UserError: an option does not suit the model or the data, which only they show.
         """
 
     def __call__(self, job: Job) -> tuple[Drawn, str]:
-        """Do the task, where it can be done: see :meth:`run`.
+        """Do the task if it can be done: see :meth:`run`.
 
         Raises:
             UserError: see :meth:`incompatible_because`.

@@ -1,5 +1,8 @@
-"""What tasks of clips share: a measurement of each clip, which guidance holds while a walk draws the rest (Ho et al. 2022,
-arXiv:2204.03458, section 3.1)."""
+"""The base class of tasks of clips, which draw x_0 given a measurement y = A x_0.
+
+A takes frames of a clip, or means of its squares of pixels. Guidance keeps the samples consistent with y while the
+sampler draws the rest (Ho et al. 2022, arXiv:2204.03458, section 3.1).
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,14 +16,14 @@ from diffsweep.samplers import Sampler
 from diffsweep.tasks.base import Task
 from diffsweep.tasks.sources import clips_missing_because
 
-RATE = 8.0  # frames a second of a model's clips, in pictures
+RATE = 8.0  # frames a second of clips in animations
 
 
 class ClipTask(Task):
-    """A task whose walks draw clips of which something is known, for guidance to hold.
+    """A task that draws clips given a measurement of each, with guidance that keeps them consistent with it.
 
     Args:
-        source: None, or clips: see :func:`~diffsweep.tasks.sources.load_clips`.
+        source: of the clips that are measured, see :func:`~diffsweep.tasks.sources.load_clips`; None if none are given.
     """
 
     def __init__(self, source: str | None) -> None:
@@ -30,16 +33,16 @@ class ClipTask(Task):
         if len(space.shape) != 4:
             return "clips are needed, and this model makes images; use a run of model=video"
         if sampler.start < 1:
-            return f"clips are drawn from noise alone, and a walk from sampler.start={sampler.start:g} is not; use sampler.start=1"
+            return f"clips are drawn from pure noise, and sampler.start={sampler.start:g} is not; use sampler.start=1"
         if not any("measurement" in guidance.provides for guidance in guidances):
             free = any("null_condition" in guidance.requires for guidance in guidances)
             fix = "guidance=reconstruction_free" if free else "guidance=reconstruction, or replacement"
-            return f"something is known of each clip, and this guidance does not hold it; use {fix}"
+            return f"clips are drawn given a measurement, and this guidance has no use for one; use {fix}"
         return None if self.source is None else clips_missing_because(self.source)
 
 
 def with_known(cond: Condition | None, known: Known | None) -> Condition | None:
-    """Return the condition with what is known of its samples, where anything is."""
+    """Return the condition with the measurement of its samples, if any."""
     return cond if known is None else replace(Condition() if cond is None else cond, known=known)
 
 

@@ -1,4 +1,4 @@
-"""Clips of twice the frame rate."""
+"""The task ``double_rate``: clips of twice the frame rate."""
 
 import torch
 from torch import Tensor
@@ -11,18 +11,21 @@ from diffsweep.tasks.windows import Layout, Windowed, described
 
 
 class DoubleRate(Windowed):
-    """Clips of twice the frame rate: frames 0, 2, 4, ... are known, those between them are drawn. ``double_rate.gif`` (and ``.mp4`` where
-    PyAV is installed): what is known above, each frame for two, and all frames below, at twice the rate; ``strip.png``: the same of the
-    first clips, frame by frame, with gray where nothing is known.
+    """Clips of twice the frame rate, whose frames 0, 2, 4, ... are given and whose other frames are drawn.
 
-    A model knows motion at the rate of its data. So held-out clips, every other frame of which is known, come out at that rate, and the
-    frames between are compared with the truth and with the mean of their neighbours. Clips that are given, or sampled, at that rate come out at
-    twice the rate, and move half as far a frame as the data: whether the model draws that well depends on what it has seen.
+    ``double_rate.gif`` (and ``.mp4`` if PyAV is installed) shows the given frames above, each for two, and all
+    frames below, at twice the rate. ``strip.png`` shows the same of the first clips, frame by frame, with gray for
+    frames that are drawn.
+
+    A model has learned motion at the rate of its data. Held-out clips, of which every other frame is given, are
+    completed at that rate, and the drawn frames are compared with the truth and with the mean of their neighbours.
+    Clips that are given or sampled at that rate become clips of twice the rate, which move half as far a frame as
+    the data. How well the model draws these depends on the speeds in its data.
 
     Args:
-        source: None: clips as long as those of training are sampled first; ``data``: every other frame of held-out clips; else clips, all of
-            whose frames are known: see :func:`~diffsweep.tasks.sources.load_clips`.
-        overlap: frames that a window shares with those made before it.
+        source: None: clips as long as those of training are sampled first; ``data``: every other frame of held-out
+            clips; else clips, all of whose frames are given: see :func:`~diffsweep.tasks.sources.load_clips`.
+        overlap: frames that a window shares with earlier windows.
     """
 
     length_key = "task.source, clips of N frames, which become 2 N - 1"
@@ -34,15 +37,13 @@ class DoubleRate(Windowed):
     def layout(self, num_frames: int, given: int) -> Layout:
         count = given or num_frames
         if count < 2:
-            raise ValueError(
-                f"a clip with {count} known frame has nothing between its frames; from 2 known frames on there is"
-            )
+            raise ValueError(f"a clip of {count} frame has no frames in between; give clips of at least 2 frames")
         try:
             plan = between(count, num_frames, self.overlap)
         except ValueError as error:
             raise ValueError(f"task.{error}") from error
         places = torch.arange(0, 2 * count - 1, 2)
-        if not given:  # the slow clip is a window of its own, of every other frame
+        if not given:  # the clip of half the rate is sampled first, as a window of every other frame
             plan = [Window(places, torch.zeros(count, dtype=torch.bool)), *plan]
         return Layout(2 * count - 1, places[:given], plan)
 
@@ -62,5 +63,8 @@ class DoubleRate(Windowed):
             drawn, mean = (
                 distance(new, truth[0][:, :, 1::2]) for new in (x[:, :, 1::2], (slow[:, :, :-1] + slow[:, :, 1:]) / 2)
             )
-            line += f"\nroot mean square error of the new frames {drawn:.4f} on [-1, 1], of the mean of their neighbours {mean:.4f}"
+            line += (
+                f"\nroot mean square error of the new frames {drawn:.4f} on [-1, 1], "
+                f"of the mean of their neighbours {mean:.4f}"
+            )
         return line

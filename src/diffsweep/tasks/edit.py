@@ -1,4 +1,4 @@
-"""Images that get some noise and are walked back."""
+"""The task ``edit``: images are noised up to a time t < 1 and denoised again (SDEdit, arXiv:2108.01073)."""
 
 from collections.abc import Sequence
 
@@ -14,8 +14,9 @@ from diffsweep.tasks.sources import load_images
 
 
 class Edit(FromImages):
-    """SDEdit (Meng et al. 2022, arXiv:2108.01073): images get the noise of ``sampler.start`` and are walked back. The less noise, the nearer
-    to the image. ``edit.png``: images above, what became of them below.
+    """Edit images by SDEdit (Meng et al. 2022, arXiv:2108.01073): noise them up to ``sampler.start``, then sample.
+
+    The less noise, the nearer the result is to the image. ``edit.png`` shows the images above and the results below.
 
     Args:
         source: see :func:`~diffsweep.tasks.sources.load_images`.

@@ -1,4 +1,4 @@
-"""Longer clips, block by block."""
+"""The task ``extend``: longer clips, window by window."""
 
 import torch
 from torch import Tensor
@@ -10,18 +10,19 @@ from diffsweep.tasks.clips import RATE
 from diffsweep.tasks.sampling import Job
 from diffsweep.tasks.windows import Layout, Windowed, described
 
-LONGER = 4  # a long clip has by default so many times the frames of training
+LONGER = 4  # by default a long clip has 4 times the frames of training
 
 
 class Extend(Windowed):
-    """Longer clips, block by block: the last frames of what is there are known to the next window. ``grid.gif`` (and ``.mp4`` where PyAV is
-    installed): the clips; ``strip.png``: the first of them, frame by frame.
+    """Longer clips, window by window: each window is drawn given the last frames of the clip so far.
+
+    ``grid.gif`` (and ``.mp4`` if PyAV is installed) shows the clips, ``strip.png`` the first of them frame by frame.
 
     Args:
-        source: None: the first window is sampled with nothing known, and is the sample that ``task=generate`` has; else clips, whose frames
-            are all kept: see :func:`~diffsweep.tasks.sources.load_clips`.
+        source: None: the first window is sampled without given frames and equals the sample of ``task=generate``; else
+            clips, all of whose frames are kept: see :func:`~diffsweep.tasks.sources.load_clips`.
         total_frames: of the long clips; None for four times those of training.
-        overlap: frames of a window that are known; None for half of them.
+        overlap: given frames of a window; None for half of its frames.
     """
 
     length_key = "task.total_frames"

@@ -1,4 +1,4 @@
-"""New samples from noise."""
+"""The task ``generate``: new samples from noise."""
 
 from collections.abc import Sequence
 
@@ -15,20 +15,20 @@ from diffsweep.tasks.sampling import Drawn, Job, trajectory
 
 
 class Generate(Task):
-    """New samples from noise: ``grid.png`` and the walk as ``trajectory.gif``.
+    """New samples from noise: ``grid.png`` shows them, ``trajectory.gif`` shows how they form from t = 1 to 0.
 
     Args:
-        seeds: one sample of each seed, in place of ``num_samples`` under one; it is the one that ``num_samples=1`` has.
+        seeds: draw one sample of each seed, the one that ``num_samples=1`` gives, in place of ``num_samples`` of one.
     """
 
     def __init__(self, seeds: list[int] | None = None) -> None:
         if seeds is not None and not seeds:
-            raise ValueError("task.seeds has no seeds; give some, as in task.seeds=[3,17], or null")
+            raise ValueError("task.seeds is empty; give seeds, such as task.seeds=[3,17], or null")
         self.seeds = seeds
 
     def incompatible_because(self, space: Autoencoder, sampler: Sampler, guidances: Sequence[Guidance]) -> str | None:
         if sampler.start < 1:
-            return f"a walk from sampler.start={sampler.start:g} begins with images and some noise; use task=edit, or sampler.start=1"
+            return f"sampler.start={sampler.start:g} starts from noised images; use task=edit, or sampler.start=1"
         return None
 
     def run(self, job: Job) -> tuple[Drawn, str]:

@@ -1,4 +1,4 @@
-"""Samples between two noises."""
+"""The task ``interpolate``: samples along the great circle between two noises, or between the noises of two images."""
 
 from collections.abc import Sequence
 
@@ -18,24 +18,26 @@ from diffsweep.tasks.sources import images_missing_because, load_images
 
 
 class Interpolate(Task):
-    """A row of samples on the great circle between two noises, or between the noises of two images by DDIM's inversion
-    (arXiv:2010.02502, section 5.3). ``interpolation.png``: a row for each pair; ``interpolation.gif``: all of them, to and fro.
+    """Rows of samples along the great circle between two noises (arXiv:2010.02502, section 5.3).
+
+    The two noises are drawn, or are those of two images by DDIM's inversion. ``interpolation.png`` has a row for
+    each pair, ``interpolation.gif`` shows all pairs, to and fro.
 
     Args:
-        source: None for noises; else images, see :func:`~diffsweep.tasks.sources.load_images`, the first with the second, the third with the
-            fourth.
-        frames: samples of a row, ends included.
+        source: None for drawn noises; else images, see :func:`~diffsweep.tasks.sources.load_images`, of which the
+            first is paired with the second, the third with the fourth and so on.
+        frames: samples of a row, with both ends.
     """
 
     def __init__(self, source: str | None = None, frames: int = 9) -> None:
         if frames < 2:
-            raise ValueError(f"task.frames must be at least 2, the ends, not {frames}")
+            raise ValueError(f"task.frames must be at least 2, for both ends, not {frames}")
         self.source, self.frames = source, frames
         self.length_key = None if source is None else KEPT
 
     def incompatible_because(self, space: Autoencoder, sampler: Sampler, guidances: Sequence[Guidance]) -> str | None:
         if self.source is None:
-            return "noises are those of t = 1; use sampler.start=1, or task.source=data" if sampler.start < 1 else None
+            return "noises are drawn at t = 1; use sampler.start=1, or task.source=data" if sampler.start < 1 else None
         return not_invertible_because(sampler) or images_missing_because(self.source)
 
     def run(self, job: Job) -> tuple[Drawn, str]:
@@ -54,8 +56,8 @@ class Interpolate(Task):
         drawn = job.draw_from(x, rows_of(request, torch.arange(len(x)) // self.frames))
         frames = drawn.x.unflatten(0, (-1, self.frames))  # (pairs, frames, C, H, W)
         if frames.ndim > 5:
-            frames = frames[:, :, :, 0]  # of clips the first frame
+            frames = frames[:, :, :, 0]  # the first frame of each clip
         pictures.save_png(pictures.rows(*frames.transpose(0, 1), across=True), job.folder / "interpolation.png")
-        there = [pictures.grid(frames[:, i]) for i in range(self.frames)]
-        pictures.save_gif(there + there[-2:0:-1], job.folder / "interpolation.gif", milliseconds=120, hold=120)
+        forth = [pictures.grid(frames[:, i]) for i in range(self.frames)]
+        pictures.save_gif(forth + forth[-2:0:-1], job.folder / "interpolation.gif", milliseconds=120, hold=120)
         return drawn, f"{len(frames)} interpolations of {self.frames} samples"

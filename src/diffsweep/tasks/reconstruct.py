@@ -1,4 +1,4 @@
-"""Images to their noise and back."""
+"""The task ``reconstruct``: images are inverted to their noise and sampled back."""
 
 from collections.abc import Sequence
 
@@ -15,8 +15,9 @@ from diffsweep.tasks.sources import load_images
 
 
 class Reconstruct(FromImages):
-    """DDIM's inversion of images to their noise, and the walk back (arXiv:2010.02502, section 5.4). ``reconstruction.png``: images, their
-    noise, and what comes back.
+    """Invert images to their noise by DDIM, and sample from that noise (arXiv:2010.02502, section 5.4).
+
+    ``reconstruction.png`` shows the images, their noises and the reconstructions.
 
     Args:
         source: see :func:`~diffsweep.tasks.sources.load_images`.

@@ -1,4 +1,4 @@
-"""Draws samples from a model, with a progress bar."""
+"""Drawing samples from a model in batches, with progress."""
 
 import time
 from collections.abc import Callable
@@ -18,15 +18,15 @@ from diffsweep.samplers import Callback
 
 
 class Job(NamedTuple):
-    """A model, its data and what is to be drawn of it: what a task gets.
+    """The job of a task: a model, its data, and the number of samples to draw.
 
     Attributes:
-        model: trained, with its sampler.
-        data: what it was trained on.
-        folder: where pictures go.
-        num_samples: how many samples.
+        model: a trained model with its sampler.
+        data: the data that it was trained on.
+        folder: of the pictures.
+        num_samples: number of samples.
         seed: keys their noise.
-        batch_size: how many at once.
+        batch_size: samples that are drawn at once.
     """
 
     model: DiffusionModel
@@ -37,7 +37,12 @@ class Job(NamedTuple):
     batch_size: int
 
     def request(self, indices: Tensor, source: str | None = None) -> Batch:
-        """Return the request of the samples of given indices, with the annotations of held-out data where they come from ``data``."""
+        """Return the request of the samples of given indices.
+
+        Args:
+            indices: of the samples, (N,).
+            source: with ``data`` the request has the annotations of the held-out samples of these indices.
+        """
         samples = self.data.split("val")
         request = self.model.conditioning.request(indices, samples)
         if source == "data":
@@ -45,22 +50,22 @@ class Job(NamedTuple):
         return request
 
     def draw(self, count: int, start: Callable[[Tensor], tuple[Tensor, Noise]], request: Batch) -> "Drawn":
-        """Return samples of one walk each: see :func:`drawn_in_batches`."""
+        """Return samples that the model's sampler draws: see :func:`drawn_in_batches`."""
         return drawn_in_batches(self.model, count, self.batch_size, start, request)
 
     def draw_from(self, x: Tensor, request: Batch) -> "Drawn":
-        """Return the samples of walks that start at x (N, ...) in the space."""
+        """Return samples that the sampler draws from given starts x (N, ...) in the model's space."""
         return self.draw(len(x), lambda rows: (x[rows], self.model.noise_of(rows, self.seed)), request)
 
 
 class Drawn(NamedTuple):
-    """Samples, and what they took.
+    """Samples and the cost of drawing them.
 
     Attributes:
         x: samples (N, C, H, W), clips (N, C, F, H, W), in [-1, 1] on the CPU.
-        seconds: that they took.
-        evaluations: of the network, for each of them.
-        request: their conditions as a batch without ``x``; empty where there are none.
+        seconds: for all of them.
+        evaluations: of the network, for each sample.
+        request: their conditions as a batch without ``x``; empty if they have none.
     """
 
     x: Tensor
@@ -70,9 +75,14 @@ class Drawn(NamedTuple):
 
 
 def draw(model: DiffusionModel, num_samples: int, seed: int, batch_size: int, data: ImageData | None = None) -> Drawn:
-    """Return ``num_samples`` samples, drawn in batches; sample i has the same noise and condition whatever the batch size.
+    """Return samples that are drawn in batches; sample i has the same noise and condition for any batch size.
 
-    ``data`` is needed where conditions are those of held-out data.
+    Args:
+        model: with its sampler.
+        num_samples: number of samples.
+        seed: keys their noise.
+        batch_size: samples that are drawn at once.
+        data: needed if the conditions are those of held-out data.
     """
     indices = torch.arange(num_samples)
     request = model.conditioning.request(indices, None if data is None else data.split("val"))
@@ -86,14 +96,14 @@ def drawn_in_batches(
     start: Callable[[Tensor], tuple[Tensor, Noise]],
     request: Batch,
 ) -> Drawn:
-    """Return samples of one walk each, drawn in batches, with progress.
+    """Return samples of one trajectory each, drawn in batches, with progress.
 
     Args:
-        model: whose sampler walks.
-        count: how many.
-        batch_size: how many at once.
-        start: of given rows, x where their walk starts, and their noise.
-        request: of all of them, see :meth:`~diffsweep.conditioning.Conditioning.request`.
+        model: with its sampler.
+        count: number of samples.
+        batch_size: samples that are drawn at once.
+        start: returns for given rows the x that the sampler starts from, and their noise.
+        request: of all samples, see :meth:`~diffsweep.conditioning.Conditioning.request`.
     """
 
     def sample(rows: Tensor, cond: Condition | None, callback: Callback) -> Tensor:
@@ -110,12 +120,15 @@ def drawn_by_trajectories(
     request: Batch,
     trajectories: int = 1,
 ) -> Drawn:
-    """Return samples that are made of one or several walks, drawn in batches, with progress over the steps of all of them.
+    """Return samples of one or several trajectories each, drawn in batches, with progress over all their steps.
 
     Args:
-        model, count, batch_size, request: see :func:`drawn_in_batches`.
-        make: the samples of given rows under their condition; its walks call back after each step.
-        walks: how many of them a batch takes.
+        model: as in :func:`drawn_in_batches`, like ``count``, ``batch_size`` and ``request``.
+        count: number of samples.
+        batch_size: samples that are drawn at once.
+        make: returns the samples of given rows under their condition, and calls back after each step of the sampler.
+        request: of all samples.
+        trajectories: number of trajectories of a batch.
     """
     batches = torch.arange(count).split(batch_size)
     begin = time.perf_counter()
@@ -140,8 +153,16 @@ def trajectory(
     indices: Tensor | None = None,
     frames: int = 40,
 ) -> None:
-    """Write a GIF of the walk: x_t on the left, the predicted x_0 on the right, of the samples of given indices, by default the first
-    sixteen."""
+    """Write a GIF of samples as they form from t = 1 to 0: x_t on the left, the predicted x_0 on the right.
+
+    Args:
+        model: with its sampler.
+        data: of the model.
+        path: of the GIF.
+        seed: keys the noise.
+        indices: of the samples; None for the first sixteen.
+        frames: about the number of frames, at most one a step.
+    """
     indices = indices if indices is not None else torch.arange(16)
     _, cond = model.request(indices, data.split("val"))
     kept: list[Tensor] = []
@@ -154,6 +175,6 @@ def trajectory(
     with evaluating(model):
         model.sample_from(*model.start(indices, seed), cond, callback=keep)
     if kept[0].ndim > 5:
-        kept = [each[:, :, :, 0] for each in kept]  # of clips the first frame
+        kept = [each[:, :, :, 0] for each in kept]  # the first frame of each clip
     side = [pictures.beside(pictures.grid(x_t.clamp(-2, 2) / 2), pictures.grid(x_0)) for x_t, x_0 in kept]
     pictures.save_gif(side, path)

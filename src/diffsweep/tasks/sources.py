@@ -1,4 +1,4 @@
-"""Images and clips that tasks of ``sample.py`` are given."""
+"""The images and clips that a task of ``sample.py`` starts from, by ``task.source``."""
 
 import importlib.util
 from pathlib import Path
@@ -14,7 +14,7 @@ from diffsweep.errors import UserError
 
 
 def images_missing_because(source: str) -> str | None:
-    """Return a sentence why there are no images at a source, as far as its path shows; None where there are, or for ``data``."""
+    """Return a sentence why a source has no images, as far as its path shows; None if it has, or is ``data``."""
     if reason := _absent_because(source, "an image, a folder of images, an .npz file, or data"):
         return reason
     if source != "data" and (path := Path(source)).is_dir() and not _images_in(path):
@@ -23,7 +23,7 @@ def images_missing_because(source: str) -> str | None:
 
 
 def clips_missing_because(source: str) -> str | None:
-    """Return a sentence why there are no clips at a source, as far as its path shows; None where there are, or for ``data``."""
+    """Return a sentence why a source has no clips, as far as its path shows; None if it has, or is ``data``."""
     if reason := _absent_because(source, "a video, a folder of videos, an .npz file, or data"):
         return reason
     if source == "data" or (path := Path(source)).suffix == ".npz":
@@ -33,21 +33,21 @@ def clips_missing_because(source: str) -> str | None:
         return f"task.source={source}: the folder has no videos, and no folders of frames"
     files = [video.name for video in videos if not video.is_dir()]
     if files and importlib.util.find_spec("av") is None:
-        return f"task.source: {files[0]} needs av to be read; pip install 'diffsweep[video]'"
+        return f"task.source: reading {files[0]} needs av; pip install 'diffsweep[video]'"
     return None
 
 
 def load_images(source: str, data: ImageData, count: int) -> Tensor:
-    """Return at most ``count`` images as the data has them: (N, C, H, W) in [-1, 1].
+    """Return at most ``count`` images in the form of the data: (N, C, H, W) in [-1, 1].
 
     Args:
-        source: ``data``, the held-out ones; an image or a folder of images, cut to a square and resized; or an .npz file with images
-            (N, H, W, C) of uint8 as its first array, as ``sample.py`` writes it.
-        data: whose channels and size they get.
-        count: how many.
+        source: ``data`` for held-out data; an image or a folder of images, which are cut to a square and resized; or an
+            .npz file whose first array has images (N, H, W, C) of uint8, as ``sample.py`` writes it.
+        data: gives the channels and the size.
+        count: number of images at most.
 
     Raises:
-        UserError: the file holds images of another shape.
+        UserError: the file has images of another shape.
     """
     if source == "data":
         return data.split("val")["x"][:count]
@@ -56,7 +56,8 @@ def load_images(source: str, data: ImageData, count: int) -> Tensor:
         images = pictures.load_npz(path)[:count]
         if images.shape[1:] != (data.channels, data.image_size, data.image_size):
             raise UserError(
-                f"{source} holds images of shape {tuple(images.shape[1:])}, the model's have ({data.channels}, {data.image_size}, {data.image_size})"
+                f"{source} has images of shape {tuple(images.shape[1:])}, and the model's have "
+                f"({data.channels}, {data.image_size}, {data.image_size})"
             )
         return images
     paths = [path] if path.is_file() else _images_in(path)
@@ -64,17 +65,18 @@ def load_images(source: str, data: ImageData, count: int) -> Tensor:
 
 
 def load_clips(source: str, data: ImageData, count: int, factor: int = 1) -> Tensor:
-    """Return at most ``count`` clips: (N, C, F, H, W) in [-1, 1], with all their frames.
+    """Return at most ``count`` clips with all their frames: (N, C, F, H, W) in [-1, 1].
 
     Args:
-        source: ``data``, the held-out ones; a video file, a folder of frames, or a folder of such videos, whose frames are cut to a square and
-            resized; or an .npz file with clips (N, F, H, W, C) of uint8 as its first array, as ``sample.py`` writes it.
-        data: whose channels and size they get.
-        count: how many.
-        factor: how many times smaller than the data's their frames are, in files.
+        source: ``data`` for held-out data; a video file, a folder of frames, or a folder of such videos, whose
+            frames are cut to a square and resized; or an .npz file whose first array has clips (N, F, H, W, C) of
+            uint8, as ``sample.py`` writes it.
+        data: gives the channels and the size.
+        count: number of clips at most.
+        factor: the frames of files have 1 / factor of the data's side.
 
     Raises:
-        UserError: the file holds clips of another shape, some cannot be read, or they have several lengths.
+        UserError: the file has clips of another shape, a video cannot be read, or the clips differ in length.
     """
     side = data.image_size // factor
     if source == "data":
@@ -86,7 +88,8 @@ def load_clips(source: str, data: ImageData, count: int, factor: int = 1) -> Ten
         clips = pictures.load_npz(path)[:count]
         if clips.ndim != 5 or (clips.shape[1], *clips.shape[3:]) != (data.channels, side, side):
             raise UserError(
-                f"{source} holds samples of shape {tuple(clips.shape[1:])}, and clips of ({data.channels}, frames, {side}, {side}) are needed"
+                f"{source} has samples of shape {tuple(clips.shape[1:])}, and clips of "
+                f"({data.channels}, frames, {side}, {side}) are needed"
             )
         return clips
     videos = _videos_at(path)[:count]
@@ -95,8 +98,8 @@ def load_clips(source: str, data: ImageData, count: int, factor: int = 1) -> Ten
     if len(set(lengths)) > 1:
         shortest, longest = (lengths.index(most) for most in (min(lengths), max(lengths)))
         raise UserError(
-            f"task.source={source}: clips have as many frames as each other, and {videos[shortest].name} has {lengths[shortest]}, "
-            f"{videos[longest].name} has {lengths[longest]}; cut them, or give one of them"
+            f"task.source={source}: clips must have equally many frames, and {videos[shortest].name} has "
+            f"{lengths[shortest]}, {videos[longest].name} has {lengths[longest]}; cut them, or give one of them"
         )
     return torch.stack(read)
 
@@ -121,4 +124,4 @@ def _videos_at(path: Path) -> list[Path]:
 def _absent_because(source: str, kinds: str) -> str | None:
     if source == "data" or Path(source).exists():
         return None
-    return f"task.source={source}: there is no such file; give {kinds}"
+    return f"task.source={source}: no such file; give {kinds}"

@@ -1,4 +1,4 @@
-"""Clips of a higher resolution."""
+"""The task ``upscale``: clips of a higher resolution."""
 
 from collections.abc import Sequence
 
@@ -18,13 +18,15 @@ from diffsweep.tasks.sources import load_clips
 
 
 class Upscale(ClipTask):
-    """Clips of a higher resolution: what is known of each frame is the means of its squares of pixels. ``upscaled.gif`` (and ``.mp4`` where PyAV
-    is installed): what is known above, what became of it below; ``strip.png``: the same of the first clips, frame by frame.
+    """Clips of a higher resolution, drawn given the means of the f x f squares of pixels of each frame.
+
+    ``upscaled.gif`` (and ``.mp4`` if PyAV is installed) shows the low resolution above and the samples below.
+    ``strip.png`` shows the same of the first clips, frame by frame.
 
     Args:
-        source: ``data``: means of held-out clips, which the clips are compared with; else clips of the low resolution: see
-            :func:`~diffsweep.tasks.sources.load_clips`.
-        factor: f, the side of a square.
+        source: ``data``: means of held-out clips, with which the samples are compared; else clips of the low
+            resolution: see :func:`~diffsweep.tasks.sources.load_clips`.
+        factor: f, the side of a square in pixels.
     """
 
     length_key = KEPT
@@ -39,12 +41,10 @@ class Upscale(ClipTask):
         if reason := super().incompatible_because(space, sampler, guidances):
             return reason
         if not space.bounded:
-            return (
-                "means of pixels are known, and this model draws latents, whose means are others; use a run in pixels"
-            )
+            return "clips are drawn given means of pixels, and this model draws latents; use a run in pixels"
         if space.shape[-1] % self.factor:
             side = space.shape[-1]
-            return f"task.factor={self.factor} does not divide the {side} pixels of a frame's side; use a divisor of {side}"
+            return f"task.factor={self.factor} does not divide a frame's side of {side} pixels; use a divisor of {side}"
         return None
 
     def run(self, job: Job) -> tuple[Drawn, str]:
@@ -65,7 +65,8 @@ class Upscale(ClipTask):
         pictures.save_shown(pictures.rows, shown, job.folder / "upscaled", fps=RATE)
         pictures.save_png(pictures.strips(*shown, most=4), job.folder / "strip.png")
         apart = distance(self.measurement.apply(drawn.x), low)
-        line = f"{len(low)} clips of {low.shape[2]} frames from {low.shape[-1]} to {size} pixels, off from what is known by {apart:.1e}"
+        line = f"{len(low)} clips of {low.shape[2]} frames from {low.shape[-1]} to {size} pixels, "
+        line += f"off from the means by {apart:.1e}"
         if self.source == "data":
             smooth = functional.interpolate(low, size=drawn.x.shape[2:], mode="trilinear")
             error, plain = distance(drawn.x, clips), distance(smooth, clips)

@@ -1,5 +1,7 @@
-"""Clips that are longer, or of a higher rate, than those a model was trained on: drawn window by window, and each window knows frames that are
-there already (Ho et al. 2022, arXiv:2204.03458, section 3.1)."""
+"""Clips that are longer, or of a higher rate, than those a model was trained on, drawn window by window.
+
+Each window is drawn given frames of earlier windows (Ho et al. 2022, arXiv:2204.03458, section 3.1).
+"""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -17,16 +19,18 @@ from diffsweep.tasks.clips import ClipTask, with_known
 from diffsweep.tasks.sampling import Drawn, Job, drawn_by_trajectories
 from diffsweep.tasks.sources import load_clips
 
-OWN = 2**32  # window w of clip i has the noise of sample i + 2^32 w: indices have 48 bits, so no two windows share any
+STRIDE = (
+    2**32
+)  # window w of clip i has the noise of sample i + 2^32 w: indices have 48 bits, so no two windows share any
 
 
 class Layout(NamedTuple):
-    """How a long clip comes about.
+    """The windows in which a long clip is drawn.
 
     Attributes:
         total_frames: of the long clip.
-        given: which of its frames are there at first, int64, (G,).
-        plan: the windows that draw the others, in their order.
+        given: indices of its frames that are given, int64, (G,).
+        plan: the windows that draw the other frames, in their order.
     """
 
     total_frames: int
@@ -35,47 +39,50 @@ class Layout(NamedTuple):
 
 
 class Windowed(ClipTask):
-    """Clips in windows, each of them one walk, whose known frames guidance holds. The condition of a clip is that of all its windows.
+    """A task that draws clips in windows, each a trajectory of the sampler given some frames as a measurement.
 
-    Everything happens in the space: known frames are encoded once, and a clip is decoded once, when it has all its frames. So no error
-    of an autoencoder is fed back from window to window. Given frames are in the end what they were in pixels.
+    All windows of a clip have its condition. They are drawn in the model's space: given frames are encoded once,
+    and a clip is decoded once, when it has all its frames, so that no error of an autoencoder is fed back from
+    window to window. In the result the given frames have their original pixels.
 
     Args:
-        source: None, or clips: see :func:`~diffsweep.tasks.sources.load_clips`.
-        overlap: frames that a window shares with those made before it; None where :meth:`layout` knows how many.
+        source: of clips with given frames, see :func:`~diffsweep.tasks.sources.load_clips`; None if none are given.
+        overlap: frames that a window shares with earlier windows; None if :meth:`layout` chooses.
     """
 
     def __init__(self, source: str | None, overlap: int | None) -> None:
         super().__init__(source)
         if overlap is not None and overlap < 1:
-            raise ValueError(f"task.overlap must be at least 1, or windows know nothing of each other; it is {overlap}")
+            raise ValueError(
+                f"task.overlap must be at least 1, or windows are independent of each other; it is {overlap}"
+            )
         self.overlap = overlap
 
     @abstractmethod
     def layout(self, num_frames: int, given: int) -> Layout:
-        """Return how a clip of which so many frames are given becomes a long one.
+        """Return the windows of a long clip.
 
         Args:
             num_frames: of a window.
-            given: G, 0 where nothing is.
+            given: the number G of given frames.
 
         Raises:
-            ValueError: it cannot.
+            ValueError: no windows fit.
         """
 
     @abstractmethod
     def given(self, clips: Tensor) -> Tensor:
-        """Return the known frames (N, C, G, H, W) of clips of the source (N, C, F, H, W)."""
+        """Return the given frames (N, C, G, H, W) of clips of the source (N, C, F, H, W)."""
 
     @abstractmethod
     def show(self, job: Job, x: Tensor, layout: Layout, clips: Tensor | None) -> str:
         """Write the task's pictures of long clips (N, C, F, H, W) and return a line about them.
 
         Args:
-            job: where to.
+            job: with the folder.
             x: the long clips.
-            layout: how they came about.
-            clips: those of the source; None where there are none.
+            layout: their windows.
+            clips: those of the source; None if no source is given.
         """
 
     def incompatible_because(self, space: Autoencoder, sampler: Sampler, guidances: Sequence[Guidance]) -> str | None:
@@ -104,9 +111,9 @@ class Windowed(ClipTask):
             if known is not None:
                 clip[:, :, layout.given] = model.autoencoder.encode(known[rows].to(clip))
 
-            def sample_window(there: Tensor, mask: Tensor, index: int) -> Tensor:
-                x, noise = model.start(rows + index * OWN, job.seed, num_frames=there.shape[2])
-                held = Known(Frames(mask), there) if layout.plan[index].known.any() else None
+            def sample_window(frames: Tensor, mask: Tensor, index: int) -> Tensor:
+                x, noise = model.start(rows + index * STRIDE, job.seed, num_frames=frames.shape[2])
+                held = Known(Frames(mask), frames) if layout.plan[index].known.any() else None
                 return model.sample_from(x, noise, with_known(cond, held), callback=callback, decode=False)
 
             x = model.autoencoder.decode(filled(sample_window, clip, layout.plan)).cpu()
@@ -120,12 +127,12 @@ class Windowed(ClipTask):
 
 
 def described(plan: Sequence[Window]) -> str:
-    """Return in words how many windows there are, and how many frames each has and knows."""
+    """Return in words the number of windows, their frames and their given frames."""
     many = f"{len(plan)} windows" if len(plan) > 1 else "1 window"
     sizes, known = (
         {int(count) for count in counts} for counts in zip(*((len(w.frames), w.known.sum()) for w in plan), strict=True)
     )
-    return f"{many} of {_span(sizes)} frames that know {_span(known)}"
+    return f"{many} of {_span(sizes)} frames, of which {_span(known)} are given"
 
 
 def _span(numbers: set[int]) -> str:
