@@ -289,7 +289,7 @@ def test_a_mistake_in_evaluating(typed, command, finished):
 def test_a_run_directory_in_use_is_refused(command, finished, fast):
     before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
     line = line_of(command("train", *fast, f"hydra.run.dir={finished}"))
-    assert "holds a run already" in line
+    assert "has a run already" in line
     assert f"resume={finished}" in line
     assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
 

@@ -1,4 +1,4 @@
-"""Checkpoints hold plain types, are written whole, and the last and the best are kept."""
+"""Checkpoints are plain and whole, and a run keeps its last and its best."""
 
 import os
 import shutil
@@ -38,7 +38,7 @@ def test_no_temporary_file_remains(finished):
 def test_last_is_the_last_step_and_best_the_lowest_validation_loss(
     tmp_path, configure, checkpoint, history, monkeypatch
 ):
-    """Validation losses 3, 1, 2 and a stop after them: best is the second."""
+    """After the validation losses 3, 1 and 2, the second is the best."""
     losses = iter([3.0, 1.0, 2.0])
 
     def validation_step(self, batch, batch_idx):
@@ -69,7 +69,7 @@ def test_a_writer_that_fails_midway_leaves_the_old_checkpoint(tmp_path, monkeypa
 
 
 def test_training_saves_through_the_atomic_writer_only(tmp_path, configure, monkeypatch):
-    """Every save of a run goes to a temporary file beside its target."""
+    """Every save of a run writes a temporary file beside its target."""
     original, places = torch.save, []
 
     def save(content, file, *arguments, **keywords):
@@ -97,22 +97,22 @@ def test_reading_executes_nothing(tmp_path):
     assert not (tmp_path / "pwned").exists()
 
 
-def test_a_missing_checkpoint_is_named(tmp_path):
+def test_a_missing_checkpoint_is_a_users_error(tmp_path):
     with pytest.raises(UserError, match=r"no checkpoint at .*last\.ckpt"):
         read_checkpoint(tmp_path / "last.ckpt")
 
 
-def test_a_run_that_holds_a_run_is_not_overwritten(finished, tmp_path, configure):
+def test_a_directory_with_a_run_is_not_overwritten(finished, tmp_path, configure):
     directory = shutil.copytree(finished, tmp_path / "run")
     before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
-    with pytest.raises(UserError, match=r"holds a run already; resume="):
+    with pytest.raises(UserError, match=r"has a run already; use resume="):
         train(configure(directory, "seed=1"))
     assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize("log_every", [1, 1000])
 def test_a_diverged_run_raises_and_saves_no_nan(tmp_path, configure, log_every):
-    """It is found at a log of each step, and at a save if the loss is not logged before."""
+    """The loss is checked at each log, or first when the checkpoint is saved."""
     cfg = configure(
         tmp_path / "run",
         "optimizer.lr=1e30",

@@ -1,4 +1,4 @@
-"""Runs of classifiers are trained, measured, evaluated and resumed, and draw no samples."""
+"""Runs of a classifier, which generates no samples."""
 
 import json
 import math
@@ -18,13 +18,13 @@ ALONE = ("backbone.attention_factors=[]", "backbone.dropout=0.3", "lr_scheduler.
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, configure):
-    """A run of six steps, what it printed, and what it returned; not to be changed."""
+    """A run of six steps, its output and its result; not to be changed."""
     directory = tmp_path_factory.mktemp("classifier") / "run"
     result = train(configure(directory, *TINY, *ALONE, "trainer.max_steps=6", "trainer.log_every_n_steps=1"))
     return directory, result
 
 
-def test_a_run_prints_its_accuracy_and_the_next_command(tmp_path, configure, capsys):
+def test_a_classifier_is_trained_and_measured_and_the_next_command_is_printed(tmp_path, configure, capsys):
     train(configure(tmp_path / "run", *TINY, *ALONE, "trainer.max_steps=2"))
     out = capsys.readouterr().out
     assert "encoder_unet: " in out
@@ -42,10 +42,12 @@ def test_a_sweep_minimises_its_cross_entropy(trained):
     assert abs(result - math.log(10)) < 0.5
 
 
-def test_validation_logs_accuracy_by_quarter_of_the_times(trained, history):
+def test_validation_logs_the_accuracy_of_each_quarter_of_t(trained, history):
     last = [row for row in history(trained[0]) if row["val/loss"]][-1]
     quarters = [float(last[f"val/accuracy_q{q}"]) for q in (1, 2, 3, 4)]
-    assert float(last["val/accuracy"]) == pytest.approx(sum(quarters) / 4, abs=0.01)  # of 297, within one of as many
+    assert float(last["val/accuracy"]) == pytest.approx(
+        sum(quarters) / 4, abs=0.01
+    )  # the quarters of 297 samples differ in size by one
 
 
 def test_evaluate_measures_the_averaged_weights_again(trained, command, tmp_path):
@@ -58,7 +60,7 @@ def test_evaluate_measures_the_averaged_weights_again(trained, command, tmp_path
         assert str(out / name) in done.out
 
 
-def test_sample_refuses_a_classifier_and_names_evaluate(trained, command):
+def test_sampling_a_classifier_is_refused_with_what_to_use(trained, command):
     done = command("sample", f"run={trained[0]}")
     assert done.code == 2
     (line,) = done.err.strip().splitlines()
@@ -66,8 +68,8 @@ def test_sample_refuses_a_classifier_and_names_evaluate(trained, command):
     assert not (trained[0] / "sample").exists()
 
 
-def test_three_steps_and_three_resumed_ones_are_six(trained, tmp_path, configure, resume, checkpoint, history):
-    """Weights, average, optimizer and every logged loss are equal, with dropout and shifts."""
+def test_three_and_three_steps_are_six(trained, tmp_path, configure, resume, checkpoint, history):
+    """Weights, average, optimizer and every logged loss agree, with dropout and shifts."""
     settings = (*TINY, *ALONE, "trainer.log_every_n_steps=1", "lr_scheduler.total_steps=6")
     train(configure(tmp_path / "run", *settings, "trainer.max_steps=3"))
     train(resume(tmp_path / "run", "trainer.max_steps=6"))
@@ -80,12 +82,12 @@ def test_three_steps_and_three_resumed_ones_are_six(trained, tmp_path, configure
     assert len({loss for loss in losses[1] if loss}) == 6
 
 
-def test_a_loaded_run_gives_log_probabilities(trained):
+def test_a_loaded_classifier_classifies(trained):
     model = load_model(compose("evaluate", [f"run={trained[0]}"]))
     assert model.log_prob(torch.zeros(2, 1, 8, 8), torch.tensor(0.5)).shape == (2, 10)
 
 
-def test_a_classifier_is_no_model_to_sample(tmp_path, configure):
+def test_a_classifier_cannot_be_built_as_a_model_that_draws_samples(tmp_path, configure):
     with pytest.raises(UserError, match="model=noisy_classifier draws no samples; use a diffusion model"):
         build_diffusion(configure(tmp_path / "run", *TINY, *ALONE))
 

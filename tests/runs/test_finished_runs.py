@@ -45,7 +45,7 @@ def test_sample_writes_images_a_grid_and_the_trajectory(command, finished, tmp_p
     assert str(out / "samples.npz") in done.out
 
 
-def test_by_default_samples_are_written_into_the_run(command, finished, tmp_path):
+def test_by_default_samples_land_in_the_run(command, finished, tmp_path):
     directory = shutil.copytree(finished, tmp_path / "run")
     for _ in range(2):  # in the same second
         assert command("sample", f"run={directory}", "num_samples=1").code == 0
@@ -53,7 +53,7 @@ def test_by_default_samples_are_written_into_the_run(command, finished, tmp_path
     assert not list((tmp_path / "here").iterdir())
 
 
-def test_a_choice_on_the_command_line_replaces_the_runs_and_all_else_stays(finished):
+def test_the_command_line_replaces_the_runs_choices_and_all_else_stays(finished):
     cfg = compose("evaluate", [f"run={finished}", "sampler=ddim", "sampler.steps=7"])
     saved = OmegaConf.load(finished / "config.yaml")
     assert (cfg.sampler._target_, cfg.sampler.steps, cfg.choices.sampler) == ("diffsweep.samplers.DDIM", 7, "ddim")
@@ -70,7 +70,7 @@ def test_a_choice_on_the_command_line_replaces_the_runs_and_all_else_stays(finis
 def test_a_single_key_changes_nothing_else(finished):
     cfg = compose("sample", [f"run={finished}", "sampler.steps=9", "seed=1"])
     assert (cfg.sampler._target_, cfg.sampler.steps, cfg.seed) == ("diffsweep.samplers.Ancestral", 9, 1)
-    assert (cfg.dataset.seed, cfg.model.seed) == (1, 1)  # interpolations are resolved anew
+    assert (cfg.dataset.seed, cfg.model.seed) == (1, 1)  # interpolations still flow
     assert cfg.choices.sampler == "ancestral"
 
 
@@ -79,7 +79,7 @@ def weights(cfg):
 
 
 @pytest.mark.parametrize("form", ["relative", "absolute", "slash", "dotted"])
-def test_a_run_is_found_by_any_form_of_its_path(form, finished, tmp_path, monkeypatch):
+def test_a_directory_can_be_given_in_any_form(form, finished, tmp_path, monkeypatch):
     monkeypatch.chdir(finished.parent)
     word = {
         "relative": finished.name,
@@ -101,8 +101,8 @@ def test_a_moved_run_loads(finished, here):
     assert all(torch.equal(part, expected[name]) for name, part in weights(cfg).items())
 
 
-def test_samples_are_of_the_averaged_weights_of_the_last_step(finished, checkpoint):
-    """They are not of the weights that train."""
+def test_samples_are_of_the_average(finished, checkpoint):
+    """They are neither of the weights that train nor of the best checkpoint."""
     saved, loaded = checkpoint(finished), weights(compose("sample", [f"run={finished}"]))
     average = saved["ema"]["weights"]
     assert any(not torch.equal(average[name], saved["state_dict"][name]) for name in average)
@@ -118,7 +118,8 @@ def test_samples_do_not_depend_on_the_batch_size(finished, sampler):
     assert (whole - draw(model, 7, 1, 7).x).abs().max() > 0.1
 
 
-def test_a_loaded_model_has_no_gradients_and_no_dropout(finished):
+def test_a_loaded_model_is_in_evaluation_mode(finished):
+    """It stays so after sampling, without gradients and dropout."""
     model = load_model(compose("sample", [f"run={finished}"]))
     assert not model.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
@@ -181,7 +182,7 @@ def test_sample_returns_its_folder(finished, tmp_path):
     assert (tmp_path / "out" / "samples.npz").exists()
 
 
-def test_samples_follow_from_the_seed(finished, tmp_path):
+def test_a_seed_decides_the_samples(finished, tmp_path):
     images = []
     for seed in (0, 0, 1):
         cfg = compose("sample", [f"run={finished}", "num_samples=2", f"output={tmp_path / 'out'}", f"seed={seed}"])
@@ -218,7 +219,7 @@ def test_a_sweep_of_evaluations_ends_with_a_table_and_a_plot(command, finished, 
 
 
 def test_printed_commands_can_be_pasted_whatever_the_directory_is_named(command, fast, checkpoint):
-    """Train, go on, sample and load, with what was printed as a shell reads it."""
+    """Train, resume, sample and load with printed commands, as a shell reads them."""
     name = "my runs, a=b (1)/it's $HOME"
     directory = f'hydra.run.dir="{name}"'
     done = command("train", *fast, directory, "trainer.max_steps=2")

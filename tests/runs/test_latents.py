@@ -1,4 +1,4 @@
-"""Runs of latent diffusion: the first stage is found or trained, and its latents are kept in a file."""
+"""Runs of latent diffusion find or train their first stage and keep its latents."""
 
 from pathlib import Path
 
@@ -41,13 +41,13 @@ def test_the_first_stage_is_trained_once_and_found(configure, tmp_path, capsys):
     assert len(list((tmp_path / "stages").glob("autoencoder_kl_*"))) == 2
 
 
-def test_a_given_run_provides_the_settings_of_its_autoencoder(configure, tmp_path, first_stage):
-    """Its sizes need not be typed again; a typed one that differs is refused."""
+def test_the_autoencoder_is_that_of_the_given_run(configure, tmp_path, first_stage):
+    """Its sizes need not be typed again, and typed sizes that differ are refused."""
     cfg = configure(tmp_path / "run", "model=ldm", "backbone.channels=8", f"autoencoder.run={first_stage}")
     assert cfg.autoencoder.network.channels == 8
     preflight(cfg)
     with pytest.raises(
-        UserError, match=r"autoencoder.run=.*autoencoder.channels=2.*autoencoder.channels=4.*stages_match_the_space"
+        UserError, match=r"autoencoder.run=.*autoencoder.channels=2.*autoencoder.channels=4.*stages_share_the_space"
     ):
         preflight(configure(tmp_path / "run", "model=ldm", f"autoencoder.run={first_stage}", "autoencoder.channels=4"))
 
@@ -71,15 +71,15 @@ def test_latents_are_kept_and_equal_those_of_the_pixels(configure, tmp_path, fir
     assert len(held_out["index"]) == len(held_out["posterior"])
 
 
-def test_training_on_kept_latents_runs_no_encoder(configure, tmp_path, first_stage, monkeypatch):
+def test_training_on_kept_latents_calls_no_encoder(configure, tmp_path, first_stage, monkeypatch):
     cfg = configure(tmp_path / "run", "model=ldm", *TINY, f"autoencoder.run={first_stage}")
     train(cfg)  # keeps the latents
-    monkeypatch.setattr(FirstStage, "posterior", lambda self, x: pytest.fail("the encoder was run"))
+    monkeypatch.setattr(FirstStage, "posterior", lambda self, x: pytest.fail("the encoder was called"))
     train(configure(tmp_path / "again", "model=ldm", *TINY, f"autoencoder.run={first_stage}"))
 
 
 def test_the_identity_as_first_stage_trains_as_pixels_do(configure, tmp_path, monkeypatch, checkpoint):
-    """Its weights are equal to the bit, through the file of latents."""
+    """The weights agree bit for bit, through the file of latents."""
     train(configure(tmp_path / "pixels", "backbone.channels=8"))
 
     def latent(cfg):
@@ -94,7 +94,7 @@ def test_the_identity_as_first_stage_trains_as_pixels_do(configure, tmp_path, mo
     assert list((tmp_path).glob("**/latents-*"))
 
 
-def test_each_autoencoder_and_each_kind_of_latents_has_its_own_file(configure, tmp_path, first_stage):
+def test_latents_have_a_file_for_each_autoencoder_and_form(configure, tmp_path, first_stage):
     places = ("paths.cache_dir=" + str(tmp_path / "cache"), f"autoencoder.run={first_stage}")
     for overrides in ((), ("autoencoder.latents=posterior",)):
         cfg = configure(tmp_path / "run", "model=ldm", *TINY, *places, *overrides)
@@ -103,7 +103,7 @@ def test_each_autoencoder_and_each_kind_of_latents_has_its_own_file(configure, t
     assert len(files) == 2
     cfg = configure(tmp_path / "run", "model=ldm", *TINY, *places)
     model = build_model(cfg)
-    model.autoencoder.trained.decoder.conv_out.bias.data += 1  # weights of the same run, changed
+    model.autoencoder.trained.decoder.conv_out.bias.data += 1  # of the same run, but changed
     try:
         keep_latents(cfg, model, build_data(cfg))
         assert len(list((tmp_path / "cache").glob("latents-*"))) == 3
@@ -112,7 +112,7 @@ def test_each_autoencoder_and_each_kind_of_latents_has_its_own_file(configure, t
 
 
 def test_latents_of_another_autoencoder_are_refused(configure, tmp_path, first_stage, monkeypatch):
-    """A file that is given is checked before training."""
+    """They are given by their folder, and refused before training."""
     cfg = configure(tmp_path / "run", "model=ldm", *TINY, f"autoencoder.run={first_stage}")
     model = build_model(cfg)
     keep_latents(cfg, model, build_data(cfg))
@@ -150,7 +150,7 @@ def test_an_unfinished_first_stage_is_refused(configure, tmp_path, first_stage):
 
 
 @pytest.mark.parametrize(
-    ("overrides", "expected"),
+    ("overrides", "message"),
     [
         (("model=ldm", "autoencoder.factor=3"), "autoencoder.factor"),
         (("model=ldm", "autoencoder.factor=16"), "autoencoder.factor"),
@@ -160,21 +160,21 @@ def test_an_unfinished_first_stage_is_refused(configure, tmp_path, first_stage):
         (("model=ldm", "autoencoder.run=nowhere"), "autoencoder.run=nowhere"),
         (
             ("model=autoencoder_kl", "autoencoder.run=nowhere"),
-            "resume=RUN.*autoencoder_run_is_for_latent_diffusion",
+            "resume=RUN.*an_autoencoder_to_train_is_not_a_trained_one",
         ),
         (("discriminator=patch",), "use model=ldm, or model=autoencoder_kl"),
         (("autoencoder=public",), "autoencoder.model.path"),
-        (("model=autoencoder_kl", "autoencoder=identity"), "nothing to learn.*trained_autoencoder_has_a_network"),
+        (("model=autoencoder_kl", "autoencoder=identity"), "nothing to learn.*an_autoencoder_to_train_has_a_network"),
     ],
 )
-def test_combinations_that_do_not_work_are_refused_in_a_line(overrides, expected):
-    with pytest.raises(UserError, match=expected) as error:
+def test_incompatible_choices_are_refused_in_one_line(overrides, message):
+    with pytest.raises(UserError, match=message) as error:
         preflight(composed("train", *overrides, "logger=csv"))
     assert "\n" not in str(error.value)
 
 
 def test_a_run_of_another_model_is_no_first_stage(configure, tmp_path, finished):
-    with pytest.raises(UserError, match="is of class DiffusionModel, and class AutoencoderModel is required"):
+    with pytest.raises(UserError, match=r"is a DiffusionModel, and a AutoencoderModel is needed"):
         preflight(configure(tmp_path / "run", "model=ldm", f"autoencoder.run={finished}"))
 
 
@@ -183,4 +183,4 @@ def test_pixels_are_used_where_latents_are_not_kept(configure, tmp_path, first_s
     data = build_data(cfg)
     keep_latents(cfg, build_model(cfg), data)
     assert "x" in next(iter(data.train_dataloader()))
-    resolve_stages(cfg, lambda stage: pytest.fail("a stage was trained"))
+    resolve_stages(cfg, lambda stage: pytest.fail("nothing is to be trained"))

@@ -1,4 +1,4 @@
-"""A stopped and resumed run equals one that was never stopped, to the bit."""
+"""A run that was stopped and resumed equals the uninterrupted run bit by bit."""
 
 import os
 import shutil
@@ -40,7 +40,7 @@ SLOW = ("late average", "accumulated, validation")
 
 
 def same(a, b, path=""):
-    """Assert that values are equal to the bit, through dicts and lists."""
+    """Assert that two values are equal bit by bit, through dicts and lists."""
     assert type(a) is type(b), path
     if isinstance(a, torch.Tensor):
         assert a.dtype == b.dtype, path
@@ -84,7 +84,7 @@ def stop_at(monkeypatch):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, configure):
-    """``whole(variant)``: the directory of a run of 8 steps that was not stopped."""
+    """``whole(variant)``: the directory of an uninterrupted run of 8 steps."""
     made = {}
 
     def whole(variant):
@@ -98,7 +98,7 @@ def whole(tmp_path_factory, configure):
 
 @pytest.mark.parametrize("variant", [pytest.param(v, marks=pytest.mark.slow) if v in SLOW else v for v in VARIANTS])
 def test_four_and_four_steps_are_eight(variant, tmp_path, configure, resume, whole, checkpoint, history):
-    """Weights, average, optimizer and every logged loss are equal; a higher trainer.max_steps continues the run."""
+    """Weights, average, optimizer and every logged loss agree; a raised trainer.max_steps gives the second half."""
     train(configure(tmp_path / "run", *RUN, "trainer.max_steps=4", *VARIANTS[variant]))
     assert checkpoint(tmp_path / "run")["global_step"] == 4
     train(resume(tmp_path / "run", "trainer.max_steps=8"))
@@ -136,7 +136,7 @@ def stopped(tmp_path_factory, configure):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_stopped_by_a_signal_and_resumed_is_never_stopped(number, stopped, stop_at, resume, whole, checkpoint, history):
-    """It stops at step 5, which no validation follows; that step is in the history too."""
+    """It is stopped at step 5, which no validation follows and which is in the history too."""
     directory = stopped(stop_at, "dropout, validation", number)
     assert checkpoint(directory)["global_step"] == 5
     train(resume(directory))
@@ -148,7 +148,7 @@ def test_stopped_by_a_signal_and_resumed_is_never_stopped(number, stopped, stop_
 def test_stopped_while_gradients_accumulate_and_resumed_is_never_stopped(
     batch, saved, stopped, stop_at, resume, whole, checkpoint
 ):
-    """A step has two batches: it is finished, whichever of them the signal arrives in."""
+    """A step of two batches is finished, whichever of its batches a signal arrives in."""
     directory = stopped(stop_at, "accumulated, validation", signal.SIGTERM, batch)
     assert checkpoint(directory)["global_step"] == saved
     train(resume(directory))
@@ -158,7 +158,7 @@ def test_stopped_while_gradients_accumulate_and_resumed_is_never_stopped(
 def test_a_loss_logged_after_a_resume_is_over_all_steps_since_the_last_log(
     tmp_path, configure, resume, history, stop_at
 ):
-    """It is logged at steps 4 and 8 and stopped at 6: the row of step 8 is the mean over steps 5 to 8."""
+    """Losses are logged at steps 4 and 8: after a stop at 6, the row of step 8 is the mean over steps 5 to 8."""
     settings = (*RUN, "trainer.max_steps=8", "trainer.log_every_n_steps=4")
     train(configure(tmp_path / "whole", *settings))
     stop_at(6, signal.SIGTERM)
@@ -168,7 +168,7 @@ def test_a_loss_logged_after_a_resume_is_over_all_steps_since_the_last_log(
     assert history(tmp_path / "run") == history(tmp_path / "whole")
 
 
-def test_the_best_checkpoint_survives_a_resume(tmp_path, configure, resume, checkpoint):
+def test_the_best_validation_loss_is_remembered(tmp_path, configure, resume, checkpoint):
     """A resumed run whose validation is worse leaves best.ckpt as it was."""
     settings = (*RUN, "trainer.val_check_interval=5", "optimizer.lr=0.02", "trainer.max_steps=10")
     train(configure(tmp_path / "run", *settings))
@@ -190,7 +190,7 @@ def test_the_best_checkpoint_survives_a_resume(tmp_path, configure, resume, chec
 
 
 def test_a_finished_run_resumed_without_more_steps_stays_as_it_is(finished, tmp_path, resume, checkpoint, history):
-    """Its result is the same too."""
+    """It keeps its result."""
     directory = shutil.copytree(finished, tmp_path / "run")
     rows = history(directory)
     result = train(resume(directory))
@@ -227,7 +227,7 @@ def test_a_moved_run_resumes_where_it_is(tmp_path, configure, resume, checkpoint
 
 
 def test_a_resumed_run_can_be_resumed_again(tmp_path, configure, resume, checkpoint):
-    """The saved configuration has the higher number of steps, and resumes no other run."""
+    """The saved configuration has the raised number of steps and resumes no other run."""
     train(configure(tmp_path / "run", *RUN, "trainer.max_steps=2"))
     for steps in (4, 6):
         train(resume(tmp_path / "run", f"trainer.max_steps={steps}"))
@@ -241,7 +241,7 @@ def test_a_run_without_a_checkpoint_is_not_resumed(tmp_path, finished, resume):
         train(resume(directory))
 
 
-def test_a_truncated_checkpoint_is_named(tmp_path, finished, resume):
+def test_a_torn_checkpoint_is_a_users_error(tmp_path, finished, resume):
     directory = shutil.copytree(finished, tmp_path / "run")
     last = directory / "checkpoints" / "last.ckpt"
     last.write_bytes(last.read_bytes()[:5000])

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM."""
+"""Ctrl-C and SIGTERM stop a run between two steps, and it can be resumed."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ ARGUMENTS = {"on_train_batch_start": (None, 8), "on_train_batch_end": (None, Non
 
 
 class FakeTrainer:
-    """Knows what it was asked to save."""
+    """A trainer that records the checkpoints which it is to save."""
 
     def __init__(self):
         self.global_step, self.accumulate_grad_batches, self.saved = 7, 1, []
@@ -31,14 +31,14 @@ class FakeTrainer:
 
 
 def entered(*events, trainer=None):
-    """The exit code that a StopSignals ends with under events: signals, and names of its hooks."""
+    """Enter a StopSignals under events, which are signals and names of its hooks."""
     with StopSignals("last.ckpt") as signals:
         for event in events:
             if isinstance(event, signal.Signals):
                 os.kill(os.getpid(), event)
             else:
                 getattr(signals, event)(trainer, None, *ARGUMENTS.get(event, ()))
-    raise AssertionError("went on")
+    raise AssertionError("not stopped")
 
 
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
@@ -54,7 +54,7 @@ def test_outside_of_training_a_signal_raises_at_once(number, code):
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
 def test_in_training_it_waits_for_the_end_of_the_step(number, code):
     trainer = FakeTrainer()
-    with pytest.raises(AssertionError, match="went on"):
+    with pytest.raises(AssertionError, match="not stopped"):
         entered("on_train_start", "on_train_batch_end", "on_train_batch_start", number, trainer=trainer)
     assert trainer.saved == []
     with pytest.raises(Stopped) as stopped:
@@ -76,7 +76,7 @@ def test_after_training_a_signal_raises_at_once_again():
         entered("on_train_start", "on_train_end", signal.SIGTERM)
 
 
-def test_the_handlers_before_come_back():
+def test_earlier_handlers_are_restored():
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with StopSignals("last.ckpt"):
         assert signal.getsignal(signal.SIGTERM) not in before
@@ -86,7 +86,7 @@ def test_the_handlers_before_come_back():
 
 
 def send_in(monkeypatch, name, number, when):
-    """A signal at the beginning of a method of the model, where ``when(model)``."""
+    """Send a signal at the beginning of a method of the model, once ``when(model)`` holds."""
     original, sent = getattr(DiffusionModel, name), []
 
     def method(self, *arguments, **keywords):
@@ -99,21 +99,21 @@ def send_in(monkeypatch, name, number, when):
 
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
-def test_a_stopped_run_says_how_to_go_on(number, code, tmp_path, configure, monkeypatch, capsys, checkpoint):
+def test_a_stopped_run_prints_how_to_resume(number, code, tmp_path, configure, monkeypatch, capsys, checkpoint):
     send_in(monkeypatch, "training_step", number, lambda model: model.global_step == 2)
     with pytest.raises(Stopped) as stopped:
         train(configure(tmp_path / "run"))
     assert stopped.value.code == code
     assert checkpoint(tmp_path / "run")["global_step"] == 3
-    said = capsys.readouterr().out
-    assert "stopped at step 3" in said
-    assert f"resume={tmp_path / 'run'}" in said
+    output = capsys.readouterr().out
+    assert "stopped at step 3" in output
+    assert f"resume={tmp_path / 'run'}" in output
 
 
 def test_stopped_in_validation_the_weights_saved_are_those_that_train(
     tmp_path, configure, resume, monkeypatch, checkpoint
 ):
-    """Not the average that validation runs with; the run goes on from there as if nothing had been."""
+    """They are not the average of validation, and the resumed run is the uninterrupted one."""
     train(configure(tmp_path / "whole", "trainer.max_steps=3"))
     with monkeypatch.context() as patch:
         send_in(patch, "validation_step", signal.SIGTERM, lambda model: model.global_step == 2)
@@ -134,19 +134,19 @@ def test_a_signal_in_the_last_validation_leaves_a_finished_checkpoint(tmp_path, 
     assert checkpoint(tmp_path / "run")["global_step"] == 4
 
 
-def test_nothing_is_said_to_be_saved_that_is_not(tmp_path, configure, monkeypatch, capsys):
-    """Stopped before the first step: there is no checkpoint to go on from, and none is named."""
+def test_a_run_that_saved_nothing_names_no_checkpoint(tmp_path, configure, monkeypatch, capsys):
+    """It was stopped before its first step."""
     send_in(monkeypatch, "configure_optimizers", signal.SIGINT, lambda model: True)
     with pytest.raises(Stopped):
         train(configure(tmp_path / "run"))
     assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
-    said = capsys.readouterr().out
-    assert "saved in" not in said
-    assert "resume=" not in said
+    output = capsys.readouterr().out
+    assert "saved in" not in output
+    assert "resume=" not in output
 
 
-def test_stopped_while_measuring_says_how_to_go_on(tmp_path, configure, resume, monkeypatch, capsys):
-    """Training is over and saved: going on measures it."""
+def test_a_run_stopped_while_measuring_prints_how_to_resume(tmp_path, configure, resume, monkeypatch, capsys):
+    """Training is finished and saved, so the resumed run only measures."""
     metrics = ("metrics=digits", "metrics.num_samples=8", "metrics.kid_subset_size=8", "metrics.reference=train")
     with monkeypatch.context() as patch:
         send_in(patch, "sample_from", signal.SIGINT, lambda model: True)
@@ -158,7 +158,7 @@ def test_stopped_while_measuring_says_how_to_go_on(tmp_path, configure, resume, 
     assert (tmp_path / "run" / "metrics.json").exists()
 
 
-# Says at its end what was imported.
+# A command that prints at its end the modules that were imported.
 LOADED = """
 import atexit, runpy, sys
 atexit.register(lambda: print("LOADED", *sys.modules))
@@ -169,7 +169,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 @pytest.fixture
 def running(environment, tmp_path):
-    """A command in a process of its own, that is ended with the test."""
+    """``process = running(*arguments)``: a command in a process of its own, which ends with the test."""
     started = []
 
     def running(*arguments):
@@ -196,7 +196,7 @@ def running(environment, tmp_path):
     ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
 )
 def test_a_process_saves_a_whole_step_and_exits(number, code, running, fast, tmp_path, checkpoint):
-    """And it works from a folder that is not the repository. It has imported no wandb, which it does not use."""
+    """It runs in a folder outside the repository and does not import wandb, which it does not use."""
     settings = ("hydra.run.dir=run", "trainer.max_steps=100000", "trainer.log_every_n_steps=1")
     process = running(*fast, *settings, "trainer.val_check_interval=90000")
     deadline = time.monotonic() + 60
@@ -217,7 +217,7 @@ def test_a_process_saves_a_whole_step_and_exits(number, code, running, fast, tmp
 
 
 def test_a_thread_without_handlers_trains(tmp_path, configure):
-    """Outside the main thread Python allows no handlers: there the run is simply not stopped."""
+    """Python allows no handlers outside the main thread, where signals do not stop the run."""
     seen = SimpleNamespace(error=None)
 
     def run():

@@ -1,4 +1,4 @@
-"""Summaries of sweeps of evaluations: tables and figures of metrics.json files that are written here."""
+"""A sweep of evaluations ends with a table and figures of its metrics.json files."""
 
 import json
 
@@ -25,7 +25,7 @@ def sweep(tmp_path):
 
 @pytest.fixture
 def drawn(monkeypatch):
-    """The curves of figures, by the name of the function that draws them."""
+    """The curves of the figures, by the name of the function that draws them."""
     drawn = {}
     for name in ("plot_tradeoff", "plot_by_evaluations"):
         plot = getattr(evaluation, name)
@@ -39,7 +39,7 @@ def drawn(monkeypatch):
 
 
 def guided(scale, shift=0.0, **more):
-    """Return guidance and metrics as scales give them: FID has a minimum, IS and precision rise, recall falls."""
+    """Return metrics as guidance changes them: FID has a minimum, IS and precision rise, recall falls."""
     metrics = {
         "fid": 4 + (scale - 1.5) ** 2 + shift,
         "is": 9.5 - 1 / scale,
@@ -56,22 +56,22 @@ def test_a_sweep_over_scales_ends_with_the_tradeoff(sweep, drawn, capsys):
     folder = sweep({f"guidance.scale-{scale}": guided(scale) for scale in (3, 1, 5, 1.5, 2)})
     summarise(folder)
     curves, key = drawn.pop("plot_tradeoff")
-    assert not drawn  # all jobs have the same number of steps
+    assert not drawn  # the number of steps is not varied
     assert key == "guidance.scale"
     assert {name: [(at, m["fid"]) for at, m in curve] for name, curve in curves.items()} == {
         "DDIM": [(1, 4.25), (1.5, 4), (2, 4.25), (3, 6.25), (5, 16.25)]
     }
     assert (folder / "tradeoff.png").stat().st_size > 20_000
     assert not (folder / "fid.png").exists()
-    printed = capsys.readouterr().out
-    assert str(folder / "tradeoff.png") in printed
-    assert "class_accuracy" in printed
+    output = capsys.readouterr().out
+    assert str(folder / "tradeoff.png") in output
+    assert "class_accuracy" in output
     header, first, *_ = (line.split(",") for line in (folder / "results.csv").read_text().splitlines())
     assert header == ["job", "fid", "is", "precision", "recall", "class_accuracy", "network_evaluations"]
     assert first == ["guidance.scale-3", "6.25", "9.167", "0.9", "0.3", "0.9889", "100"]
 
 
-def test_whatever_else_differs_is_another_curve(sweep, drawn):
+def test_other_settings_make_another_curve(sweep, drawn):
     jobs = {}
     for scale in (1, 2, 4):
         for number, sampler in enumerate(("ddim", "dpm_solver_pp")):
@@ -117,7 +117,7 @@ def test_clips_are_compared_by_their_own_distance(sweep, drawn):
 
 
 def test_steps_and_scales_have_a_figure_each(sweep, drawn):
-    """Each figure is of all jobs, with a curve for each value of the other key."""
+    """Each figure has a curve for every value of the other key."""
     jobs = {
         f"sampler.steps-{steps}_guidance.scale-{scale}": guided(scale, network_evaluations=float(steps))
         for steps in (10, 20)
@@ -132,7 +132,7 @@ def test_steps_and_scales_have_a_figure_each(sweep, drawn):
 
 
 @pytest.mark.parametrize("guidance", [{}, {"scale": 2.0}, {"scale": [1, 2]}])
-def test_nothing_is_drawn_of_jobs_that_share_their_guidance(sweep, drawn, guidance):
+def test_jobs_of_the_same_guidance_make_no_tradeoff(sweep, drawn, guidance):
     summarise(sweep({f"seed-{seed}": (guidance, guided(2, seed)[1]) for seed in (0, 1)}))
     assert not drawn
 

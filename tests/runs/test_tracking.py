@@ -1,4 +1,4 @@
-"""Where a run's numbers go."""
+"""The loggers of a run write metrics.csv and W&B runs."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def test_one_row_a_step_and_one_column_a_metric(tmp_path):
     assert logged(tmp_path / "metrics.csv", *rows) == "step,a,b\n2,,0.5\n4,2,0.33333333\n"
 
 
-def test_rows_after_the_step_resumed_from_are_written_anew(tmp_path):
+def test_a_resumed_run_replaces_the_rows_after_its_first_step(tmp_path):
     path = tmp_path / "metrics.csv"
     logged(path, (1, {"a": 1}), (2, {"a": 2}), (3, {"a": 3}), (4, {"a": 4}))
     assert logged(path, (3, {"a": 30})) == "step,a\n1,1\n2,2\n3,30\n"
@@ -73,7 +73,7 @@ def test_metric_rows_put_real_data_beside_samples():
         ("precision", "0.500", "real against real 0.750"),
         ("recall", "0.250", ""),
         ("class accuracy", "98.4%", "real 100.0%"),
-        ("caption accuracy", "95.1%", "colour and shape as asked, combinations seen in training"),
+        ("caption accuracy", "95.1%", "colour and shape as requested, combinations of the training set"),
         ("", "50.0%", "combinations held out"),
     ]
 
@@ -83,7 +83,7 @@ def test_tables_are_aligned():
 
 
 class FakeRun:
-    """As much of a W&B run as is used."""
+    """A W&B run with the methods that are used."""
 
     def __init__(self, calls, keywords):
         self.calls, self.keywords, self.metrics, self.logged = calls, keywords, {}, []
@@ -101,7 +101,7 @@ class FakeRun:
 
 @pytest.fixture
 def wandb_runs(monkeypatch):
-    """The W&B runs that were begun, with what they were begun with and the exit codes that they ended with."""
+    """The W&B runs that were started, each with its settings and its exit code."""
     wandb = pytest.importorskip("wandb")
     begun = []
 
@@ -119,7 +119,7 @@ def wandb_runs(monkeypatch):
     return begun
 
 
-def test_a_tracked_run(tmp_path, configure, wandb_runs):
+def test_a_tracked_run_records_its_choices_and_numbers(tmp_path, configure, wandb_runs):
     train(configure(tmp_path / "run", "logger=wandb", "schedule=linear", "prediction=v", "seed=3"))
     (run,) = wandb_runs
     config = run.keywords["config"]
@@ -137,7 +137,7 @@ def test_a_tracked_run(tmp_path, configure, wandb_runs):
 
 
 @pytest.mark.parametrize("mode", ["online", "offline", "disabled"])
-def test_modes(tmp_path, configure, wandb_runs, mode):
+def test_wandb_gets_the_configured_mode(tmp_path, configure, wandb_runs, mode):
     train(configure(tmp_path / "run", "logger=wandb", f"logger.mode={mode}", "trainer.max_steps=1"))
     assert [run.keywords["mode"] for run in wandb_runs] == ([] if mode == "disabled" else [mode])
 
@@ -173,7 +173,7 @@ def test_a_diverged_run_is_marked_failed(tmp_path, configure, wandb_runs):
 
 
 def test_real_wandb_writes_into_the_run(tmp_path, configure):
-    """Offline, and without a run left open."""
+    """It is offline, and no run is left open."""
     wandb = pytest.importorskip("wandb")
     train(configure(tmp_path / "run", "logger=wandb", "trainer.max_steps=1"))
     assert len(list((tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb"))) == 1

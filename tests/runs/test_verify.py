@@ -1,4 +1,4 @@
-"""The command verify.py writes a certificate, a table and plots, has an exit code, and can run before training."""
+"""The command verify.py: its certificate, its table and plots, its exit code, and proofs before training."""
 
 import json
 from pathlib import Path
@@ -20,13 +20,13 @@ def clean_at_the_start(subject):
 
 @pytest.fixture(autouse=True)
 def fewer_steps(monkeypatch):
-    """A right solver passes after 60 steps too, and 128 show its order."""
+    """Use fewer steps: solvers are accurate after 60 steps, and their orders show in 128."""
     monkeypatch.setattr(base, "MANY", 60)
     monkeypatch.setattr("diffsweep.proofs.order.COUNTS", (8, 16, 32, 64, 128))
 
 
 def test_a_right_combination_passes(command, tmp_path, monkeypatch):
-    """A proof in a trusted file outside the package is run too."""
+    """Proofs of a trusted package outside diffsweep run too."""
     (tmp_path / "proofs_for_tests.py").write_text(OUTSIDE)
     monkeypatch.syspath_prepend(tmp_path)
     out, chosen = tmp_path / "out", ("schedule=cosine", "prediction=v", "sampler=dpm_solver_pp", "sampler.steps=20")
@@ -53,13 +53,13 @@ def test_a_right_combination_passes(command, tmp_path, monkeypatch):
     assert "clean_at_the_start" not in [proof.__name__ for proof in base.proofs_of([])]
 
 
-def test_a_trusted_package_that_does_not_exist_is_one_line(command):
+def test_trust_in_a_missing_package_is_one_line(command):
     done = command("verify", "trust=[nowhere_for_tests]")
     assert done.code == 2
     assert "trust=[nowhere_for_tests]: it cannot be imported: ModuleNotFoundError" in done.err.splitlines()[-1]
 
 
-def test_a_wrong_combination_fails_and_names_the_key_to_change(command, tmp_path):
+def test_a_wrong_combination_exits_with_1_and_names_the_checks(command, tmp_path):
     done = command("verify", "model=edm", "sampler=heun", "sampler.spacing=uniform", f"output={tmp_path / 'out'}")
     assert done.code == 1
     assert "FAIL" in done.out
@@ -70,7 +70,7 @@ def test_a_wrong_combination_fails_and_names_the_key_to_change(command, tmp_path
     assert json.loads((tmp_path / "out" / "verify.json").read_text())["passed"] is False
 
 
-def test_a_sweep_is_a_table_and_a_plot_and_continues_after_a_failure(command, tmp_path):
+def test_a_sweep_is_a_table_and_a_plot_and_goes_on_after_a_failure(command, tmp_path):
     out = tmp_path / "sweep"
     done = command(
         "verify",

@@ -1,4 +1,4 @@
-"""What ``import diffsweep`` gives: ``compose``, ``train`` and ``load``, under the same checks as the command line."""
+"""The functions of ``import diffsweep``: ``compose``, ``train`` and ``load``, with the checks of the command line."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,11 +22,11 @@ from diffsweep.tasks.sampling import drawn_in_batches
 
 
 class Trained(NamedTuple):
-    """A finished training.
+    """The result of a training.
 
     Attributes:
-        run: the run's directory.
-        metric: the number that sweeps minimise: FID, or what else the run measures first.
+        run: the directory of the run.
+        metric: the number that sweeps minimise: FID, or the first other number that the run measures.
     """
 
     run: Path
@@ -41,7 +41,8 @@ def compose(command: str, overrides: Sequence[str] = ()) -> DictConfig:
         overrides: such as ``["schedule=linear", "trainer.max_steps=500"]``.
 
     Raises:
-        UserError: an option, key or value is wrong, or parts do not fit together; the message is one line and says what to use instead.
+        UserError: an option, key or value is wrong, or parts are incompatible; the message is one line with what to
+            use instead.
     """
     cfg = composing.compose(command, overrides)
     preflight(cfg)
@@ -49,10 +50,12 @@ def compose(command: str, overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def train(cfg: DictConfig) -> Trained:
-    """Train, sample and measure a configuration of ``train``, which is checked again, since its values may have been changed.
+    """Train, sample and measure under a configuration of ``train``.
+
+    It is checked again, since its values may have changed since it was composed.
 
     Raises:
-        UserError: as :func:`compose`; or the run's directory is taken.
+        UserError: as :func:`compose`; or the run's directory has a run already.
     """
     preflight(cfg)
     metric = training.train(cfg)
@@ -64,10 +67,10 @@ def load(run: str | Path, overrides: Sequence[str] = ()) -> "Loaded":
 
     Args:
         run: the directory of a run.
-        overrides: other choices than the run's, as for ``sample.py``: ``["sampler=ddim", "sampler.steps=20"]``.
+        overrides: replace choices of the run, as for ``sample.py``: ``["sampler=ddim", "sampler.steps=20"]``.
 
     Raises:
-        UserError: there is no such run, or an override does not fit it.
+        UserError: the directory has no run, or an override does not suit it.
     """
     cfg = compose("sample", [shell.override("run", str(run)), *overrides])
     resolve_stages(cfg, training.train)
@@ -75,10 +78,10 @@ def load(run: str | Path, overrides: Sequence[str] = ()) -> "Loaded":
 
 
 class Loaded:
-    """A trained model, ready to be used.
+    """A trained model.
 
     Attributes:
-        cfg: the configuration of the run, with other choices where some were made.
+        cfg: the configuration of the run under the overrides.
         model: the LightningModule, with averaged weights, in evaluation mode.
     """
 
@@ -86,13 +89,16 @@ class Loaded:
         self.cfg, self.model = cfg, model
 
     def sample(self, num_samples: int, seed: int = 0, batch_size: int = 256, **conditions: Any) -> Tensor:
-        """Return new samples, (N, C, H, W) or clips (N, C, F, H, W), in [-1, 1] on the CPU. Sample i of a seed has the same noise in any batch.
+        """Return new samples in [-1, 1] on the CPU: images (N, C, H, W) or clips (N, C, F, H, W).
+
+        Sample i of a seed has the same noise for any batch size.
 
         Args:
             num_samples: N.
             seed: keys their noise.
-            batch_size: how many are drawn at once.
-            conditions: keys of ``conditioning``, such as ``labels=[3]`` or ``prompts=["a red circle"]``, each taken in turn.
+            batch_size: samples that are drawn at once.
+            conditions: keys of ``conditioning``, such as ``labels=[3]`` or ``prompts=["a red circle"]``; the
+                samples have the values of a list in turn.
 
         Raises:
             UserError: the model draws no samples, or its conditioning has no such key or value.
@@ -109,7 +115,7 @@ class Loaded:
         return drawn.x
 
     def _conditioning(self, conditions: dict[str, Any]) -> Conditioning:
-        """Return the conditioning that makes the request, with other settings where they are given."""
+        """Return the run's conditioning with some of its settings replaced."""
         cfg = self.cfg.copy()
         cfg.conditioning = {**cfg.conditioning, **conditions}
         conditioning: Conditioning = build(cfg, "conditioning")

@@ -1,4 +1,4 @@
-"""The command ``benchmark.py``: what diffsweep costs over bare PyTorch, as ratios measured in one process."""
+"""The command ``benchmark.py``: the cost of diffsweep over bare PyTorch, as ratios that one process measures."""
 
 import json
 from pathlib import Path
@@ -22,10 +22,10 @@ from diffsweep.runs.training import make_trainer, train
 
 
 def benchmark(cfg: DictConfig) -> float:
-    """The command ``benchmark.py``: prints the ratios and writes ``benchmark.json``; returns the first ratio."""
+    """Run ``benchmark.py``: print the ratios, write ``benchmark.json``, and return the first ratio."""
     if cfg.repeats < 3 or cfg.train_steps < 1:
         raise UserError(
-            f"a median needs repeats of at least 3 and train_steps of at least 1, not {cfg.repeats} and {cfg.train_steps}"
+            f"repeats must be at least 3 and train_steps at least 1, not {cfg.repeats} and {cfg.train_steps}"
         )
     import_all(benchmarks)
     parts = {name: part for name, part in PARTS.items() if is_of(part, cfg.trust)}

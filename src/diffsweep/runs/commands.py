@@ -1,4 +1,4 @@
-"""The commands that use a finished run. They may need stages that are trained first, and so stand above training."""
+"""The commands ``evaluate.py`` and ``sample.py``, which use a finished run and may first train stages that it needs."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from diffsweep.tasks.sampling import Job
 
 
 def evaluate(cfg: DictConfig) -> float:
-    """The command ``evaluate.py``: writes metrics.json and pictures into the output folder; returns what sweeps compare."""
+    """Run ``evaluate.py``: write metrics.json and pictures into the output folder, and return what sweeps compare."""
     if cfg.num_samples is not None and "_target_" in cfg.metrics:
         cfg.metrics.num_samples = cfg.num_samples
     resolve_stages(cfg, train)
@@ -28,7 +28,7 @@ def evaluate(cfg: DictConfig) -> float:
     numbers, drawn = measure(cfg, model, data, folder)
     if not numbers:
         raise UserError(
-            "there is nothing to measure with metrics=none and likelihood=none; choose metrics=digits or likelihood=bound"
+            "metrics=none and likelihood=none leave nothing to measure; choose metrics=digits or likelihood=bound"
         )
     if drawn is not None:
         pictures.save_shown(pictures.grid, [drawn.x[:100]], folder / "grid")
@@ -41,7 +41,7 @@ def evaluate(cfg: DictConfig) -> float:
 
 
 def sample(cfg: DictConfig) -> Path:
-    """The command ``sample.py``: writes samples.npz and the pictures of its task; returns their folder."""
+    """Run ``sample.py``: write samples.npz and the pictures of its task, and return their folder."""
     if cfg.num_samples < 1 or cfg.batch_size < 1:
         raise UserError(f"num_samples and batch_size must be at least 1, not {cfg.num_samples} and {cfg.batch_size}")
     resolve_stages(cfg, train)
@@ -60,7 +60,8 @@ def sample(cfg: DictConfig) -> Path:
         write_text(folder / "requests.tsv", "\n".join(["\t".join(words), *lines]) + "\n")
     rate, made = len(drawn.x) / drawn.seconds, "clips" if drawn.x.ndim == 5 else "images"
     print(
-        f"\n{done}\nby {cfg.choices.sampler} in {model.sampler.steps} steps, {drawn.evaluations:g} network evaluations each, "
+        f"\n{done}\nby {cfg.choices.sampler} in {model.sampler.steps} steps, "
+        f"{drawn.evaluations:g} network evaluations each, "
         f"{rate:{'.0f' if rate >= 10 else '.2g'}} {made}/s"
     )
     for path in sorted(folder.glob("*")):

@@ -1,4 +1,4 @@
-"""Samples a model and measures the samples."""
+"""Evaluation of a trained model: its samples are drawn and measured, and the likelihood of data under it."""
 
 import importlib.util
 import math
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Metrics = Mapping[str, float]
-Jobs = Mapping[str, Any]  # what each job of a sweep has written, by what it varied
+Jobs = Mapping[str, Any]  # the metrics.json of each job of a sweep, by its name
 TERMS = "bound_terms"
 COLUMNS = (
     "fid",
@@ -74,17 +74,17 @@ HEADLINES = (
 
 
 class Measured(NamedTuple):
-    """The numbers of a model, and the samples that they are of, where samples were measured."""
+    """The numbers of a model, and the measured samples, if any."""
 
     numbers: dict[str, float]
     drawn: Drawn | None
 
 
 def measure(cfg: DictConfig, model: Model, data: ImageData, folder: Path) -> Measured:
-    """The numbers of a model, written into ``metrics.json`` of a folder, with pictures and tables of some."""
+    """Measure a model, and write ``metrics.json``, pictures and tables into a folder."""
     if isinstance(model, DiffusionModel):
         return measure_diffusion(cfg, model, data, folder)
-    assert isinstance(model, SelfMeasured)  # a model draws samples, or says how it is measured
+    assert isinstance(model, SelfMeasured)  # a model draws samples, or has measurements of its own
     metrics = build_metrics(cfg)
     numbers = model.measure(data, folder, metrics)
     own = {"model": cfg.choices.model, "data": data.fingerprint, "seed": cfg.seed}
@@ -94,8 +94,10 @@ def measure(cfg: DictConfig, model: Model, data: ImageData, folder: Path) -> Mea
 
 
 def measure_diffusion(cfg: DictConfig, model: DiffusionModel, data: ImageData, folder: Path) -> Measured:
-    """Draw samples and measure them, measure the data's likelihood, each where the configuration has it; write
-    ``metrics.json`` and the curve of the bound's terms into a folder."""
+    """Measure samples and the likelihood of data, as far as the configuration has metrics and a likelihood.
+
+    ``metrics.json`` and the curve of the bound's terms go into a folder.
+    """
     metrics, likelihood = build_metrics(cfg), build_likelihood(cfg)
     numbers: dict[str, float] = {}
     protocols: dict[str, Any] = {}
@@ -118,7 +120,7 @@ def measure_diffusion(cfg: DictConfig, model: DiffusionModel, data: ImageData, f
 def measure_likelihood(
     likelihood: Likelihood, model: DiffusionModel, data: ImageData, folder: Path
 ) -> dict[str, float]:
-    """Bits per dimension of a split of the data, with progress; the curve of the terms goes to ``bound_terms``."""
+    """Measure bits per dimension of a split of the data, with progress, and write the terms of a bound as a curve."""
     samples = data.split(likelihood.split)
 
     def encode(batch: Batch) -> tuple[Tensor, Condition | None]:
@@ -137,7 +139,7 @@ def measure_likelihood(
 
 
 def protocol(cfg: DictConfig, metrics: GenerationMetrics, data: ImageData) -> dict[str, Any]:
-    """All that the numbers depend on beside the model: equal protocols can be ranked."""
+    """Return all that the numbers depend on beside the model; numbers of equal protocols can be compared."""
     sampler = OmegaConf.to_container(cfg.sampler, resolve=True)
     assert isinstance(sampler, dict)
     settings = {str(key): value for key, value in sampler.items() if key != "_target_"}
@@ -156,13 +158,16 @@ def protocol(cfg: DictConfig, metrics: GenerationMetrics, data: ImageData) -> di
 
 
 def headline(numbers: Mapping[str, float]) -> float:
-    """The number that sweeps minimise: the first there is of FID (of clips their own distance), bits/dim, a classifier's cross-entropy, the
-    FID of reconstructions and the validation loss."""
+    """Return the number that sweeps minimise: the first of HEADLINES that was measured.
+
+    These are FID (for clips their own distance), bits/dim, a classifier's cross-entropy, the FID of reconstructions and
+    the validation loss.
+    """
     return next(numbers[name] for name in HEADLINES if name in numbers)
 
 
 def summarise(folder: Path) -> None:
-    """What a sweep of evaluations says in the end: a table, and the figures of what it varies."""
+    """Summarise a sweep of evaluations: print and write a table, and draw figures over the keys that it varies."""
     found = report.jobs_of(folder, "metrics.json")
     names = [name for name in COLUMNS if any(name in content["metrics"] for content in found.values())]
     cells = {job: [f"{content['metrics'].get(name, math.nan):.4g}" for name in names] for job, content in found.items()}
@@ -178,12 +183,12 @@ def summarise(folder: Path) -> None:
 
 
 def distance_in(found: Jobs) -> str:
-    """The distance that jobs are compared by: the first that one of them has; FID where none has any."""
+    """Return the distance by which jobs are compared: the first of DISTANCES that one of them has, by default FID."""
     return next((name for name in DISTANCES if any(name in content["metrics"] for content in found.values())), "fid")
 
 
 def distance_by_evaluations(found: Jobs) -> "tuple[str, Figure] | None":
-    """FID, or that of clips, by network evaluations, where the steps of a walk are varied."""
+    """Return the figure of the distance by network evaluations and its name, if the number of steps is varied."""
     distance = distance_in(found)
     curves = curves_over("sampler.steps", found, lambda content: content["metrics"].get("network_evaluations"))
     points = {name: [(x, metrics[distance]) for x, metrics in curve] for name, curve in curves.items()}
@@ -191,7 +196,10 @@ def distance_by_evaluations(found: Jobs) -> "tuple[str, Figure] | None":
 
 
 def tradeoff(found: Jobs) -> "tuple[str, Figure] | None":
-    """Fidelity against diversity, where a number of the guidance is varied: that with the most values."""
+    """Return the figure of fidelity against diversity and its name, if a number of the guidance is varied.
+
+    If several are, it is over the one with the most values.
+    """
     score = DISTANCES[distance_in(found)]
 
     def numbers(content: Any) -> dict[str, float]:
@@ -209,8 +217,15 @@ def tradeoff(found: Jobs) -> "tuple[str, Figure] | None":
 
 
 def curves_over(key: str, found: Jobs, x: Callable[[Any], float | None]) -> dict[str, list[tuple[float, Metrics]]]:
-    """Jobs with the distance that they are compared by as points (x, metrics), sorted; a curve for whatever else than ``key`` they vary.
-    There is none where x is the same all along each of them."""
+    """Return the jobs as sorted points (x, metrics), in a curve for each combination of the keys other than ``key``.
+
+    Jobs without the distance by which they are compared are left out. The result is empty if no curve varies x.
+
+    Args:
+        key: the key of x.
+        found: the jobs.
+        x: returns x of a job's metrics.json, or None.
+    """
     distance = distance_in(found)
     curves: dict[str, list[tuple[float, Metrics]]] = {}
     for job, content in found.items():

@@ -1,4 +1,4 @@
-"""Latents of the data, computed once before training and kept in a file."""
+"""Latents of the data, which are computed once before training and kept in a file."""
 
 from functools import partial
 from pathlib import Path
@@ -20,10 +20,13 @@ SPLITS: tuple[Split, ...] = ("train", "val")
 
 
 def keep_latents(cfg: DictConfig, model: Model, data: ImageData) -> None:
-    """From now on the loaders of the data give kept latents in place of pixels, where the model works in such and needs no pixels.
+    """Let the loaders of the data yield kept latents in place of pixels, if the model is latent and needs no pixels.
+
+    Latents that are not kept yet are computed first.
 
     Raises:
-        UserError: the folder that is given has none, or those of another autoencoder or of other data.
+        UserError: the folder ``autoencoder.cache_dir`` has no latents, or those of another autoencoder or of other
+            data.
     """
     space = getattr(model, "autoencoder", None)
     if not isinstance(space, FirstStage) or not space.cache or model.requires_pixels:
@@ -44,7 +47,7 @@ def keep_latents(cfg: DictConfig, model: Model, data: ImageData) -> None:
 
 
 def identity(space: FirstStage, data: ImageData) -> dict[str, Any]:
-    """All that the latents of data depend on."""
+    """Return all that the latents of data depend on."""
     return {
         "autoencoder": space.weights_hash,
         "data": data.fingerprint,

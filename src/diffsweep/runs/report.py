@@ -1,4 +1,4 @@
-"""What a user reads at the end: a table, and where everything is."""
+"""Tables that commands print at their end, and the file ``metrics.json``."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,13 +12,13 @@ from diffsweep.metrics import identify
 
 
 def table(rows: Sequence[tuple[str, str, str]]) -> str:
-    """Rows of (name, value, remark), aligned."""
+    """Return rows of (name, value, remark) as aligned lines."""
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     return "\n".join(f"  {name:<{widths[0]}}  {value:>{widths[1]}}  {remark}".rstrip() for name, value, remark in rows)
 
 
 def matrix(columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
-    """Rows of cells by name, under the names of their columns, aligned."""
+    """Return named rows of cells under the names of their columns, as aligned lines."""
     widths = [max(10, len(column), *(len(cells[i]) for cells in rows.values())) for i, column in enumerate(columns)]
     first = max(map(len, rows))
     lines = {"": columns, **rows}
@@ -29,10 +29,10 @@ def matrix(columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
 
 
 def jobs_of(folder: Path, file: str) -> dict[str, Any]:
-    """What the jobs of a sweep have written into a JSON file, by what they varied, in their order.
+    """Return the contents of a JSON file of the jobs of a sweep, by the names of the jobs, in their order.
 
     Raises:
-        UserError: none has.
+        UserError: no job has the file.
     """
     paths = sorted(folder.glob(f"*/{file}"), key=lambda path: int(path.parent.name.partition("_")[0]))
     if not paths:
@@ -41,10 +41,10 @@ def jobs_of(folder: Path, file: str) -> dict[str, Any]:
 
 
 def metric_rows(metrics: Mapping[str, float]) -> list[tuple[str, str, str]]:
-    """The numbers of an evaluation as rows; those of real data stand beside those of the samples."""
+    """Return the numbers of an evaluation as rows, with those of real data beside those of the samples."""
 
-    def real(name: str, form: str, said: str = "real") -> str:
-        return f"{said} {form.format(metrics[f'{name}_real'])}" if f"{name}_real" in metrics else ""
+    def real(name: str, form: str, label: str = "real") -> str:
+        return f"{label} {form.format(metrics[f'{name}_real'])}" if f"{name}_real" in metrics else ""
 
     remarks = {
         "fid": ("FID", "{:.3f}", real("fid", "{:.3f}", "real against real")),
@@ -67,7 +67,11 @@ def metric_rows(metrics: Mapping[str, float]) -> list[tuple[str, str, str]]:
         ),
         "speed_variation": ("speed variation", "{:.3f}", real("speed_variation", "{:.3f}")),
         "bounce_violations": ("bounce violations", "{:.1%}", real("bounce_violations", "{:.1%}")),
-        "caption_accuracy": ("caption accuracy", "{:.1%}", "colour and shape as asked, combinations seen in training"),
+        "caption_accuracy": (
+            "caption accuracy",
+            "{:.1%}",
+            "colour and shape as requested, combinations of the training set",
+        ),
         "caption_accuracy_held_out": ("", "{:.1%}", "combinations held out"),
         "bits_per_dim": ("bits/dim", "{:.3f}", f"at most; +- {metrics.get('bits_per_dim_se', float('nan')):.3f}"),
         "bits_per_dim_ode": ("bits/dim (ODE)", "{:.3f}", f"+- {metrics.get('bits_per_dim_ode_se', float('nan')):.3f}"),
@@ -87,7 +91,8 @@ def metric_rows(metrics: Mapping[str, float]) -> list[tuple[str, str, str]]:
         "latent_std": (
             "latents",
             "{:.4g}",
-            f"standard deviation over the training set, largest mean of a channel {metrics.get('latent_mean', float('nan')):.3g}",
+            f"standard deviation over the training set, largest mean of a channel "
+            f"{metrics.get('latent_mean', float('nan')):.3g}",
         ),
         "cross_entropy": ("cross-entropy", "{:.4f}", "nats, on held-out data"),
         "copy_ratio": (
@@ -107,14 +112,14 @@ def metric_rows(metrics: Mapping[str, float]) -> list[tuple[str, str, str]]:
 
 
 def _by_noise(metrics: Mapping[str, float]) -> str:
-    """Accuracies of a classifier at three of the noise levels it was measured at."""
+    """Return in words the accuracies of a classifier at some of the noise levels."""
     levels = {name.rpartition("_")[2]: value for name, value in metrics.items() if name.startswith("accuracy_t_")}
     shown = [level for level in ("0", "0.25", "0.45", "0.65") if level in levels]
     return "; ".join(f"{levels[level]:.1%} at t = {level}" for level in shown)
 
 
 def write_metrics(path: Path, metrics: Mapping[str, float], protocols: Mapping[str, Mapping[str, Any]]) -> None:
-    """``metrics.json``: numbers with the protocols that they hold under, each with a short id."""
+    """Write ``metrics.json``: numbers with the protocols under which they were measured, each with a short id."""
     content: dict[str, Any] = {"metrics": dict(metrics)}
     for name, protocol in protocols.items():
         content |= {name: dict(protocol), f"{name}_id": identify(dict(protocol))}

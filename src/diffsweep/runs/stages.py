@@ -1,7 +1,8 @@
-"""Stages: trained models that another run needs. Each is given by path, found by its content, or trained now.
+"""Stages: trained models that another run needs, each given by path, found by a hash, or trained first.
 
-The noisy classifier of classifier guidance, the weaker model of autoguidance, the autoencoder of latent diffusion: each is a run of
-``train.py`` like any other. :func:`resolve_stages` says which, before anything is built; :func:`~diffsweep.configuration.loading.trained` loads it where it is used.
+Examples are the noisy classifier of classifier guidance, the weaker model of autoguidance and the autoencoder of
+latent diffusion. Each is a run of ``train.py`` like any other. :func:`resolve_stages` determines its directory
+before anything is built, and :func:`~diffsweep.configuration.loading.trained` loads the model where it is used.
 """
 
 import json
@@ -30,11 +31,11 @@ from diffsweep.errors import Stopped, UserError
 from diffsweep.files import alone, write_text
 from diffsweep.metrics import identify
 
-FINISHED = "stage.json"  # written when all else of a stage is, with or without metrics.json
+FINISHED = "stage.json"  # the last file of a stage; with metrics=none it has no metrics.json
 
-# What no weight depends on.
+# The weights of a stage do not depend on these parts of its configuration.
 LIFE = ("paths", "logger", "choices", "sweep", "resume_from", "trust", "verify")
-AFTERWARDS = ("sampler", "guidance", "metrics", "likelihood")  # used when training is over
+AFTERWARDS = ("sampler", "guidance", "metrics", "likelihood")  # used after training
 WATCHING = (ProgressBar, SampleGrid)
 TRAINER = (
     *("accelerator", "devices", "default_root_dir", "log_every_n_steps", "enable_model_summary"),
@@ -43,14 +44,14 @@ TRAINER = (
 
 
 def resolve_stages(cfg: DictConfig, train: Callable[[DictConfig], float]) -> None:
-    """Give every stage of a configuration its run: one that is found by its content, or is trained now.
+    """Fill in the run of every stage of a configuration, which is found by its hash or trained now.
 
     Args:
-        cfg: changed in place: the ``run`` of each stage is filled in.
-        train: trains a configuration.
+        cfg: changed in place: the ``run`` of each stage is set.
+        train: trains a run under a configuration.
 
     Raises:
-        UserError: the run that is given cannot be used, or none is and none can be trained.
+        UserError: a given run cannot be used, or no run is given and none can be trained.
     """
     check(cfg)
     for path, node in stage_nodes(cfg):
@@ -64,7 +65,7 @@ def resolve_stages(cfg: DictConfig, train: Callable[[DictConfig], float]) -> Non
 
 
 def _found_or_trained(path: str, stage: DictConfig, train: Callable[[DictConfig], float]) -> Path:
-    """The directory of a stage, in which it is trained by now. One process trains it, the others wait."""
+    """Return the directory of a trained stage, which one process trains if necessary while others wait."""
     name = f"{stage.choices.model}_{identify(identity(stage))}"
     directory = Path(stage.paths.output_dir) / "stages" / name
     stage.paths.run_dir = str(directory.absolute())
@@ -76,41 +77,43 @@ def _found_or_trained(path: str, stage: DictConfig, train: Callable[[DictConfig]
     directory.parent.mkdir(parents=True, exist_ok=True)
     with alone(directory.parent / f".{name}.lock", f"{path} waits for {shown}, which another run is training"):
         if finished.is_file():
-            print(f"{path}: {shown} was trained before, {_told(json.loads(finished.read_text()))}", flush=True)
+            print(f"{path}: {shown} was trained before, {_in_words(json.loads(finished.read_text()))}", flush=True)
             return directory
-        before = "goes on with the training of" if (directory / FOLDER / LAST).is_file() else "needs and first trains"
+        before = "resumes the training of" if (directory / FOLDER / LAST).is_file() else "needs and first trains"
         print(
-            f"{path} {before} {stage.choices.model} on {stage.choices.dataset}, {stage.trainer.max_steps} steps; it is kept in {shown} "
-            "and found by later runs",
+            f"{path} {before} {stage.choices.model} on {stage.choices.dataset}, {stage.trainer.max_steps} steps; "
+            f"it is kept in {shown} and found by later runs",
             flush=True,
         )
         try:
             result = train(stage)
         except Stopped:
-            print(f"  {path} stopped on its way: the same command goes on with it", flush=True)
+            print(f"  the training of {path} was stopped; the same command resumes it", flush=True)
             raise
         headline = _headline(directory, result)
         write_text(finished, json.dumps(headline) + "\n")
-        print(f"\n{path}: {shown} is trained, {_told(headline)}\n", flush=True)
+        print(f"\n{path}: {shown} is trained, {_in_words(headline)}\n", flush=True)
     return directory
 
 
 def _headline(directory: Path, result: float) -> dict[str, float]:
-    """The first number that the stage was measured by, else its validation loss."""
+    """Return the first measured number of a stage, or its validation loss."""
     measured = directory / "metrics.json"
     numbers: dict[str, float] = json.loads(measured.read_text())["metrics"] if measured.is_file() else {}
     return dict(list(numbers.items())[:1]) or {"val/loss": result}
 
 
-def _told(headline: dict[str, float]) -> str:
+def _in_words(headline: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in headline.items())
 
 
 def identity(stage: DictConfig) -> dict[str, Any]:
-    """All that a stage's weights depend on: its resolved configuration without what only says where it runs, what is shown and what
-    is done with it afterwards, and the fingerprint of its data."""
+    """Return all that a stage's weights depend on: its resolved configuration and the fingerprint of its data.
+
+    Settings of the place where it runs, of what is shown, and of what is done after training are left out.
+    """
     settled = stage.copy()
-    settled.paths.update(dict.fromkeys(stage.paths, ""))  # in values that are made of them too
+    settled.paths.update(dict.fromkeys(stage.paths, ""))  # also in values that refer to them
     content: dict[str, Any] = portable(OmegaConf.to_container(settled, resolve=True))
     for key in (*LIFE, *AFTERWARDS):
         content.pop(key, None)
@@ -124,10 +127,10 @@ def identity(stage: DictConfig) -> dict[str, Any]:
 
 
 def _watches(callback: dict[str, Any], stage: DictConfig) -> bool:
-    """Whether a callback only shows what happens."""
+    """Return whether a callback only shows progress or pictures."""
     return is_of_kind(locate(callback["_target_"], stage.trust), WATCHING)
 
 
 def is_rank_zero() -> bool:
-    """Whether this is the first process of a run, which others start from."""
+    """Return whether this is the first process of a run, which starts the others."""
     return int(os.environ.get("LOCAL_RANK", "0")) == 0

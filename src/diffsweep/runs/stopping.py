@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: training stops between two steps, so that what is saved is a whole step."""
+"""Ctrl-C and SIGTERM: training stops between two steps, so that the checkpoint is of a whole step."""
 
 import signal
 import threading
@@ -13,13 +13,13 @@ CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 class StopSignals(Callback):
-    """While entered, SIGINT and SIGTERM stop the process with exit code 130 or 143.
+    """Stop the process with exit code 130 or 143 on SIGINT or SIGTERM, while this is entered as a context manager.
 
-    During training the signal waits for the step to end; the checkpoint is saved and :class:`Stopped` raised there. A
-    second signal, and one outside of training, raises at once.
+    During training the signal waits for the step to end; then a checkpoint is saved and :class:`Stopped` is raised. A
+    second signal, or one outside of training, raises at once.
 
     Args:
-        checkpoint: where to save.
+        checkpoint: the file to save.
     """
 
     def __init__(self, checkpoint: str) -> None:
@@ -30,7 +30,7 @@ class StopSignals(Callback):
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignals":
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+        if threading.current_thread() is threading.main_thread():  # Python allows no handlers in other threads
             self._previous = {number: signal.getsignal(number) for number in CODES}
             self._install()
         return self
@@ -50,7 +50,7 @@ class StopSignals(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._training = True
-        if self._previous:  # Lightning has put a handler of its own before ours, which ends validation with exit code 0
+        if self._previous:  # Lightning has replaced ours by its own handler, which ends validation with exit code 0
             self._install()
 
     def on_train_batch_end(

@@ -1,4 +1,4 @@
-"""Where a run's numbers go: metrics.csv always, W&B beside it."""
+"""The loggers of a run: metrics.csv always, and W&B unless disabled."""
 
 import csv
 import io
@@ -41,12 +41,12 @@ HIGHER_IS_BETTER = (
 
 
 class MetricsFile(Logger):
-    """``metrics.csv``: one row a logged step, one column a metric. A resumed run goes on in the same file.
+    """A logger to ``metrics.csv`` with a row for each logged step and a column for each metric.
 
-    (Lightning's CSVLogger deletes the file of an earlier fit in the same folder.)
+    A resumed run continues the file. (Lightning's CSVLogger deletes the file of an earlier fit in the same folder.)
 
     Args:
-        path: the file.
+        path: of the file.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -64,12 +64,12 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """The configuration has a file of its own."""
+        """Write nothing: the configuration has a file of its own."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         step = int(step or 0)
-        if self._rows is None:  # rows after the step that a run resumed from are written anew
+        if self._rows is None:  # a resumed run replaces the rows after its first step
             self._rows = {k: row for k, row in self._read().items() if k <= step}
         row = self._rows.setdefault(step, {})
         row.update({name: f"{float(value):.8g}" for name, value in metrics.items() if name != "epoch"})
@@ -97,7 +97,7 @@ class MetricsFile(Logger):
 
 
 def loggers(cfg: DictConfig) -> list[Logger]:
-    """The loggers of a run: the CSV file, and W&B unless disabled."""
+    """Return the loggers of a run: the CSV file, and W&B unless disabled."""
     found: list[Logger] = [MetricsFile(Path(cfg.paths.run_dir) / "metrics.csv")]
     if cfg.logger.mode != "disabled":
         found.append(wandb_logger(cfg))
@@ -105,9 +105,10 @@ def loggers(cfg: DictConfig) -> list[Logger]:
 
 
 def wandb_logger(cfg: DictConfig) -> WandbLogger:
-    """W&B for a run: its directory names it, so that resuming continues it; the runs of a sweep share a group.
+    """Return the W&B logger of a run, whose id is its directory's, so that resuming continues it.
 
-    The configuration is given unresolved: what it takes from the environment may be secret.
+    The runs of a sweep share a group. W&B gets the unresolved configuration, since values from the environment may
+    be secret.
     """
     import wandb
 
@@ -132,12 +133,12 @@ def wandb_logger(cfg: DictConfig) -> WandbLogger:
 
 
 def run_id(directory: Path) -> str:
-    """W&B's id of a run: its directory's last two names, as W&B's ids are unique in a project."""
+    """Return the W&B id of a run: the last two names of its directory, since ids must be unique in a project."""
     return "-".join(directory.parts[-2:]).replace("_", "-")[-64:]
 
 
 def finish_wandb(exit_code: int) -> None:
-    """End the W&B run of this process, if there is one; anything but 0 marks it failed."""
+    """End the W&B run of this process, if any; an exit code other than 0 marks it as failed."""
     import sys
 
     if "wandb" in sys.modules:

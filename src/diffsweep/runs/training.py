@@ -1,4 +1,4 @@
-"""Trains a model: the life of a run from its checked configuration to its metrics."""
+"""The command ``train.py``: a run from its checked configuration to its metrics."""
 
 import importlib.metadata
 import json
@@ -39,14 +39,19 @@ PACKAGES = ("diffsweep", "torch", "lightning", "hydra-core", "omegaconf", "torch
 
 
 def train(cfg: DictConfig) -> float:
-    """Train, sample and measure; returns what a sweep minimises: the FID (of clips their own distance), with ``metrics=none`` the bits per
-    dimension if they are measured, of a classifier the cross-entropy, else the validation loss.
+    """Train, sample and measure; return the number that sweeps minimise.
+
+    It is chosen by :func:`~diffsweep.runs.evaluation.headline`.
 
     Args:
-        cfg: from :func:`~diffsweep.configuration.compose.compose` or from the command line, checked.
+        cfg: checked, from :func:`~diffsweep.configuration.compose.compose` or from the command line.
     """
     directory = Path(cfg.paths.run_dir)
-    if cfg.sweep is not None and cfg.resume_from is None and (finished := _already(cfg, directory)) is not None:
+    if (
+        cfg.sweep is not None
+        and cfg.resume_from is None
+        and (finished := _result_of_finished_job(cfg, directory)) is not None
+    ):
         return finished
     if is_rank_zero():
         refuse_taken(cfg)
@@ -66,38 +71,43 @@ def train(cfg: DictConfig) -> float:
 
 
 def refuse_taken(cfg: DictConfig) -> None:
-    """Whether the run's directory is free, or can be gone on with.
+    """Raise a UserError unless the run's directory is free or, when resuming, has a checkpoint.
 
     Raises:
-        UserError: the run's directory holds another run, or, resuming, there is nothing to go on from.
+        UserError: the run's directory has another run, or no checkpoint to resume from.
     """
     directory = Path(cfg.paths.run_dir)
     if cfg.resume_from is not None:
         if not (directory / FOLDER / LAST).is_file():
             raise UserError(
-                f"{shell.shown(directory)} cannot be resumed: it has no {FOLDER}/{LAST}; start it again from its beginning"
+                f"{shell.shown(directory)} cannot be resumed: it has no {FOLDER}/{LAST}; start the run again"
             )
     elif (directory / CONFIG).exists():
         raise UserError(
-            f"{shell.shown(directory)} holds a run already; {shell.typed('resume', directory)} goes on with it, or choose another "
-            "directory"
+            f"{shell.shown(directory)} has a run already; use {shell.typed('resume', directory)} to continue it, "
+            "or another directory"
         )
 
 
 def claim(cfg: DictConfig) -> None:
-    """Make the run's directory this run's: save its configuration there, its stages with their runs. Errors as :func:`refuse_taken`."""
+    """Claim the run's directory by saving the configuration in it, with the runs of its stages.
+
+    Raises:
+        UserError: as :func:`refuse_taken`.
+    """
     refuse_taken(cfg)
     saved = OmegaConf.to_container(cfg, resolve=False)
     versions = {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()}
-    content = OmegaConf.create({**saved, "resume_from": None, "versions": versions, "git": git_state()})  # type: ignore[dict-item]
+    record = {"resume_from": None, "versions": versions, "git": git_state()}
+    content = OmegaConf.create({**saved, **record})  # type: ignore[dict-item]
     write_text(Path(cfg.paths.run_dir) / CONFIG, OmegaConf.to_yaml(content))
 
 
-def _already(cfg: DictConfig, directory: Path) -> float | None:
-    """In a sweep that is run again: the result of a job that has finished; a job that was stopped is set to resume."""
+def _result_of_finished_job(cfg: DictConfig, directory: Path) -> float | None:
+    """Return the result of a job that finished in an earlier start of the sweep; let a stopped one resume."""
     if (directory / "metrics.json").is_file():
         metrics = json.loads((directory / "metrics.json").read_text())["metrics"]
-        print(f"{shell.shown(directory)} has finished before; its result stands (delete it to run the job again)")
+        print(f"{shell.shown(directory)} has finished before and keeps its result; delete it to run the job again")
         return headline({"val/loss": float("nan"), **metrics})
     if (directory / FOLDER / LAST).is_file():
         cfg.resume_from = str(directory)
@@ -128,17 +138,17 @@ def _train(cfg: DictConfig, directory: Path) -> float:
                 return float("nan")
             numbers = {"val/loss": keep.latest, **_measure(cfg, trainer, model, data, track)}
         except Stopped:
-            _say_how_to_go_on(trainer, directory)
+            _print_how_to_resume(trainer, directory)
             raise
         for logger in track:
             logger.save()
-    _say_goodbye(cfg, directory, numbers, trained, time.perf_counter() - begin)
+    _print_summary(cfg, directory, numbers, trained, time.perf_counter() - begin)
     print(f"  {'next':<9} {shell.command(model.next_command, directory)}")
     return headline(numbers)
 
 
 def _measure(cfg: DictConfig, trainer: Trainer, model: Model, data: ImageData, track: list[Logger]) -> dict[str, float]:
-    """The numbers of the averaged weights, with their pictures, logged."""
+    """Measure the averaged weights, save their pictures, and log both."""
     directory = Path(cfg.paths.run_dir)
     with _averaged(model, trainer.callbacks):  # type: ignore[attr-defined]
         measured, drawn = measure(cfg, model, data, directory)
@@ -151,18 +161,18 @@ def _measure(cfg: DictConfig, trainer: Trainer, model: Model, data: ImageData, t
     return measured
 
 
-def _say_how_to_go_on(trainer: Trainer, directory: Path) -> None:
-    """After a signal: where the run stands, and the line that continues it."""
+def _print_how_to_resume(trainer: Trainer, directory: Path) -> None:
+    """Print the step at which a signal has stopped the run, and the command that resumes it."""
     last = directory / FOLDER / LAST
     if not last.exists():
         print(f"\nstopped before anything was saved; {shell.shown(directory)} can be deleted")
     else:
         print(f"\nstopped at step {trainer.global_step}, saved in {shell.shown(last)}")
-        print(f"  go on with: {shell.command('train.py resume', directory)}")
+        print(f"  resume with: {shell.command('train.py resume', directory)}")
 
 
 def make_trainer(cfg: DictConfig, callbacks: list[Callback], track: list[Logger]) -> Trainer:
-    """Lightning's Trainer as diffsweep uses it: our checkpoints, our loggers, gradients possible in validation."""
+    """Return Lightning's Trainer with diffsweep's checkpoints and loggers, and with gradients enabled in validation."""
     _quiet()
     settings = cfg.copy()
     interval = min(cfg.trainer.val_check_interval, cfg.trainer.max_steps)  # a short run is validated once, at its end
@@ -181,12 +191,12 @@ def make_trainer(cfg: DictConfig, callbacks: list[Callback], track: list[Logger]
 
 
 def _averaged(model: Model, callbacks: list[Callback]) -> AbstractContextManager[None]:
-    """The model with its averaged weights, where they are kept."""
+    """Put the averaged weights, if any, into the model within the context."""
     ema = next((callback for callback in callbacks if isinstance(callback, EMA)), None)
     return nullcontext() if ema is None else ema.applied(model)
 
 
-def _say_goodbye(cfg: DictConfig, directory: Path, numbers: dict[str, float], trained: float, total: float) -> None:
+def _print_summary(cfg: DictConfig, directory: Path, numbers: dict[str, float], trained: float, total: float) -> None:
     rows = report.metric_rows(numbers)
     if "val/loss" in numbers:
         rows.append(("val loss", f"{numbers['val/loss']:.4f}", "at fixed (x, t, eps)"))
@@ -209,7 +219,7 @@ def _say_goodbye(cfg: DictConfig, directory: Path, numbers: dict[str, float], tr
 
 
 def git_state() -> dict[str, str | bool]:
-    """The commit that the code is at, and whether the tree differs from it; empty outside a repository."""
+    """Return the commit of the code and whether the working tree differs from it; empty outside a repository."""
 
     def git(*arguments: str) -> str:
         folder = Path(__file__).parent
@@ -234,7 +244,7 @@ def _version(package: str) -> str:
 
 
 def _quiet() -> None:
-    """Lightning's notices about hardware and workers say nothing that a user of diffsweep can act on."""
+    """Silence Lightning's notices on hardware and workers, which are of no use to users of diffsweep."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     for message in (".*does not have many workers.*", ".*Checkpoint directory.*", ".*`isinstance.*LeafSpec.*"):
         warnings.filterwarnings("ignore", message)

@@ -1,4 +1,4 @@
-"""The command ``verify.py``: proves a combination, writes its certificate and names the checks that failed."""
+"""The command ``verify.py``: it proves a combination of parts, writes a certificate and names failed checks."""
 
 import importlib.util
 import json
@@ -23,15 +23,18 @@ from diffsweep.proofs.base import proofs_of
 from diffsweep.runs import report
 
 CERTIFICATE, PLOT = "verify.json", "verify.png"
-PARTS = ("schedule", "prediction", "sampler", "guidance", "noise")  # that are proved
-EVALUATIONS = (10, 20, 50, 100)  # the columns of a sweep's table
+PARTS = ("schedule", "prediction", "sampler", "guidance", "noise")  # the parts that proofs are about
+EVALUATIONS = (10, 20, 50, 100)  # network evaluations; the columns of a sweep's table
 
 
 def verify(cfg: DictConfig) -> float:
-    """Prove, print, write ``verify.json`` and ``verify.png``; returns the Wasserstein distance of the chosen walk's samples.
+    """Prove a combination, print the checks, and write ``verify.json`` and ``verify.png``.
+
+    Returns:
+        The Wasserstein distance between Gaussian data and the samples of the configured sampler.
 
     Raises:
-        Failed: a check does not pass. In a sweep the other jobs go on, and :func:`summarise` says so.
+        Failed: a check does not pass. In a sweep the other jobs continue, and :func:`summarise` raises it.
     """
     folder = Path(cfg.paths.run_dir)
     checks = certify(cfg, folder)
@@ -50,13 +53,13 @@ def verify(cfg: DictConfig) -> float:
 
 
 def certify(cfg: DictConfig, folder: Path) -> list[Check]:
-    """Run all proofs of a configuration's parts, those of trusted packages too, and write their certificate into a folder."""
+    """Run all proofs of a configuration, also those of trusted packages, and write their certificate into a folder."""
     import_all(proofs)
     torch.manual_seed(cfg.seed)
     subject = Subject(*(build(cfg, group) for group in PARTS))
     checks: list[Check] = []
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # tensors are tiny here
+    torch.set_num_threads(1)  # the tensors are tiny
     try:
         proofs_to_run, name = proofs_of(cfg.trust), ""
         with ProgressMeter("proving", len(proofs_to_run), "proof", details=lambda: [name]) as progress:
@@ -82,16 +85,16 @@ def certify(cfg: DictConfig, folder: Path) -> list[Check]:
 
 
 def refuse(failed: Sequence[Check]) -> None:
-    """Raise where something failed."""
+    """Raise Failed if any check failed, with their names."""
     if failed:
-        names = "; ".join(f"{check.name} {check.measured:.3g}, asked for {_bounds(check)}" for check in failed)
+        names = "; ".join(f"{check.name} {check.measured:.3g}, required {_bounds(check)}" for check in failed)
         raise Failed(
-            f"{len(failed)} of the checks failed: {names}. Another sampler.spacing, more steps or another sampler may mend it"
+            f"{len(failed)} of the checks failed: {names}. Try another sampler.spacing, more steps or another sampler"
         )
 
 
 def rows(checks: Sequence[Check]) -> list[tuple[str, str, str]]:
-    """A row of a table for each check."""
+    """Return a row of a table for each check."""
     states = {True: "pass", False: "FAIL"}
     return [
         (check.name, f"{check.measured:.3g}", f"{states[check.passed]}  {_bounds(check)}" if check.required else "")
@@ -109,10 +112,10 @@ def _bounds(check: Check) -> str:
 
 
 def summarise(folder: Path) -> None:
-    """What a sweep of proofs says in the end: a table and a plot of error against network evaluations.
+    """Summarise a sweep of proofs: print a table, and plot the errors by network evaluations.
 
     Raises:
-        Failed: some job did not pass.
+        Failed: a job did not pass.
     """
     found = report.jobs_of(folder, CERTIFICATE)
     curves = {
@@ -129,7 +132,11 @@ def summarise(folder: Path) -> None:
     write_text(folder / "errors.csv", "\n".join(lines) + "\n")
     states = {True: "pass", False: "FAIL"}
     cells = {
-        name: [*(_at(curves[name]["wasserstein"], n) for n in EVALUATIONS), _order(content), states[content["passed"]]]
+        name: [
+            *(_error_at(curves[name]["wasserstein"], n) for n in EVALUATIONS),
+            _order_in_words(content),
+            states[content["passed"]],
+        ]
         for name, content in found.items()
     }
     print("\nWasserstein distance from the data / std, by network evaluations\n")
@@ -140,18 +147,19 @@ def summarise(folder: Path) -> None:
         print(f"  {shell.shown(folder / 'errors.png')}")
     if failed := [name for name, content in found.items() if not content["passed"]]:
         raise Failed(
-            f"{len(failed)} of {len(found)} did not pass: {', '.join(failed)}; each has a {CERTIFICATE} in {shell.shown(folder)}"
+            f"{len(failed)} of {len(found)} did not pass: {', '.join(failed)}; each has a {CERTIFICATE} in "
+            f"{shell.shown(folder)}"
         )
 
 
-def _order(content: Mapping[str, Any]) -> str:
-    """Measured, and what it should be."""
+def _order_in_words(content: Mapping[str, Any]) -> str:
+    """Return the measured order and, in parentheses, the nominal one."""
     measured = next((check["measured"] for check in content["checks"] if check["name"].startswith("order of")), None)
     return "-" if measured is None else f"{measured:.2f} ({content['order']})"
 
 
-def _at(curve: Curve, evaluations: int) -> str:
-    """The error at a number of evaluations, between two that were measured on straight lines in both logarithms."""
+def _error_at(curve: Curve, evaluations: int) -> str:
+    """Return the error at a number of evaluations, interpolated linearly in both logarithms."""
     points = list(zip(*curve, strict=True))
     for (n, error), (m, next_error) in pairwise(points):
         if n <= evaluations <= m and n < m:
