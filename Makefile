@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install train test lint format slow processors
+.PHONY: install train test lint format slow processors reference
 
 install: $(VENV)/.installed
 
@@ -39,3 +39,7 @@ lint: install
 format: install
 	$(BIN)/ruff check --fix src tests
 	$(BIN)/ruff format src tests
+
+# conf/README.md, from the comments of conf/
+reference: install
+	$(BIN)/python -m diffsweep.configuration.reference

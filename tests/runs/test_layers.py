@@ -159,6 +159,7 @@ def modules_of(environment, tmp_path_factory):
     [
         ("train", ["--help"]),
         ("sample", ["--help"]),
+        ("train", ["-h", "schedule", "sampler=ddim"]),
         ("train", ["schedule=lineer"]),
     ],
 )

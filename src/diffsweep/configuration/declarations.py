@@ -1,60 +1,45 @@
-"""What options declare (:mod:`diffsweep.capabilities`), read from the source of their classes: nothing is imported, so
-``--help`` starts light. What depends on a setting is not seen."""
+"""What options require, support and provide (:mod:`diffsweep.capabilities`), read from the source of their classes.
+
+Nothing is imported, so ``--help`` starts without torch. What depends on a setting is not seen.
+"""
 
 import ast
 import functools
-from collections.abc import Collection
-from pathlib import Path
+from collections.abc import Iterator
 
 from diffsweep.capabilities import CAPABILITIES, Declared
-from diffsweep.configuration.conf import defaults, options, parents, targets
+from diffsweep.configuration.conf import defaults, groups, options, parents, targets
+from diffsweep.configuration.source import Definition, bases, find
 
-SRC = Path(__file__).resolve().parents[2]
 MOST = 4  # options of a group that a sentence names
 
 
 @functools.cache
 def declared(group: str, option: str) -> Declared:
-    """Return what the class of an option declares; of a group of several things (callbacks) all that they do."""
-    classes = [_of_class(*target.rpartition(".")[::2]) for target in targets(group, option)]
+    """Return what the class of an option declares; of a group of several things (callbacks) all that they declare."""
+    found = [definition for target in targets(group, option) if (definition := find(target))]
+    classes = [_declarations(definition) for definition in found]
     return Declared(*(frozenset().union(*(one.get(field, ()) for one in classes)) for field in Declared._fields))
 
 
-@functools.cache
-def _of_class(module: str, name: str) -> dict[str, frozenset[str]]:
-    """The declarations of a class, its own or those of its bases, by the name that a module has it under."""
-    for node in _body(module):
-        if isinstance(node, ast.ImportFrom):
-            for alias in node.names:
-                if (alias.asname or alias.name) == name:
-                    return _of_class(str(node.module), alias.name)
-        elif isinstance(node, ast.ClassDef) and node.name == name:
-            found = {
-                line.targets[0].id: _names(line.value)
-                for line in node.body
-                if isinstance(line, ast.Assign)
-                and isinstance(line.targets[0], ast.Name)
-                and line.targets[0].id in Declared._fields
-            }
-            for base in node.bases:
-                if isinstance(base, ast.Name):
-                    found = _of_class(module, base.id) | found
-            return found
-    return {}
+def _declarations(found: Definition) -> dict[str, frozenset[str]]:
+    """Return the declarations of a class, its own or those of its bases."""
+    own = {
+        line.targets[0].id: _names(line.value)
+        for line in found.node.body
+        if isinstance(line, ast.Assign)
+        and isinstance(line.targets[0], ast.Name)
+        and line.targets[0].id in Declared._fields
+    }
+    for base in bases(found):
+        own = _declarations(base) | own
+    return own
 
 
 def _names(value: ast.expr) -> frozenset[str]:
-    """The literal in ``frozenset({"grid"})``."""
+    """Return the names in ``frozenset({"grid"})``."""
     arguments = value.args if isinstance(value, ast.Call) else [value]
     return frozenset(name for argument in arguments for name in ast.literal_eval(argument))
-
-
-@functools.cache
-def _body(module: str) -> list[ast.stmt]:
-    """The statements of a module of diffsweep; none of another's."""
-    path = SRC.joinpath(*module.split("."))
-    files = [file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()]
-    return ast.parse(files[0].read_text(encoding="utf-8")).body if files else []
 
 
 def listed(group: str, names: list[str]) -> str:
@@ -64,23 +49,57 @@ def listed(group: str, names: list[str]) -> str:
 
 
 def families(group: str) -> list[str]:
-    """Return the options of a group but those that start from another of it."""
+    """Return the options of a group that do not start from another of it."""
     return [option for option in options(group) if not parents(group, option)]
 
 
+@functools.cache
+def having(field: str, name: str, groups: tuple[str, ...]) -> str:
+    """Return the options of some groups that require, support or provide a capability, as a user types them."""
+    every = {group: [o for o in families(group) if name in getattr(declared(group, o), field)] for group in groups}
+    return "; ".join(listed(group, names) for group, names in every.items() if names)
+
+
+def providers(name: str) -> str:
+    """Return the options, or the setting, that provide a capability."""
+    capability = CAPABILITIES[name]
+    return ", or ".join(filter(None, (having("provides", name, capability.givers), capability.choice)))
+
+
 def requirements() -> list[str]:
-    """Return lines of which options go only with which others: those that need something, and those that bring what
-    others have to support."""
-    every = {(group, option): declared(group, option) for group in defaults() for option in families(group)}
-
-    def having(field: str, name: str, groups: Collection[str]) -> str:
-        found = {group: [o for g, o in every if g == group and name in getattr(every[g, o], field)] for group in groups}
-        return "; ".join(listed(group, names) for group, names in found.items() if names)
-
+    """Return lines of which options go only with which others."""
     lines = []
     for name, capability in CAPABILITIES.items():
-        bring = having("provides", name, capability.givers)
-        give = ", or ".join(filter(None, (bring, capability.choice)))
-        lines.append((having("requires", name, defaults()), give, capability.noun))
+        give = providers(name)
+        lines.append((having("requires", name, tuple(defaults())), give, capability.noun))
         lines.append((give, having("supports", name, capability.users), capability.noun))
     return [f"{these} only with {those} ({noun})" for these, those, noun in lines if these and those]
+
+
+def relations(group: str, option: str) -> Iterator[str]:
+    """Yield sentences on what an option needs of other groups, brings to them and can use of theirs."""
+    own = declared(group, option)
+    of = {field: [name for name in CAPABILITIES if name in getattr(own, field)] for field in Declared._fields}
+    for name in of["requires"]:
+        if name not in own.provides:
+            capability = CAPABILITIES[name]
+            yield _sentence(f"Needs {capability.noun}: {providers(name) or ' or '.join(capability.givers)}")
+    for name in of["provides"]:
+        noun, users = CAPABILITIES[name].noun, CAPABILITIES[name].users
+        if users and name not in own.supports:
+            yield _sentence(f"Brings {noun}: only with {having('supports', name, users)}")
+        elif not users and not _by_default(name) and (taken := having("requires", name, tuple(groups()))):
+            yield _sentence(f"Provides {noun}, which these need: {taken}")
+    for name in of["supports"]:
+        if name not in own.requires and (give := providers(name)):
+            yield _sentence(f"Supports {CAPABILITIES[name].noun}: {give}")
+
+
+@functools.cache
+def _by_default(name: str) -> bool:
+    """Return whether the option that a command starts from provides a capability."""
+    return any(name in declared(group, option).provides for group, option in defaults().items() if option is not None)
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith("...") else f"{text}."

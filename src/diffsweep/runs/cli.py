@@ -6,7 +6,6 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
@@ -29,6 +28,7 @@ SUMMARIES = {  # functions of the folder of a sweep whose jobs have all run
     "verify": "diffsweep.runs.verification:summarise",
 }
 FULL_ERROR = "HYDRA_FULL_ERROR"
+HELP = {"-h", "--help"}
 
 
 def main(command: str) -> None:
@@ -37,11 +37,11 @@ def main(command: str) -> None:
     gc.set_threshold(50_000)
     wants_trace = os.environ.get(FULL_ERROR) == "1"
     sys.argv[1:] = reordered(sys.argv[1:])
-    if {"-h", "--help"} & set(sys.argv[1:]):
-        print(help_text(command))
-        return
     try:
-        _run(command)
+        if HELP & set(sys.argv[1:]):
+            _print_help(command)
+        else:
+            _run(command)
     except Exception as error:
         if wants_trace or not _is_expected(error):
             raise
@@ -66,25 +66,14 @@ def reordered(arguments: Sequence[str]) -> list[str]:
     return sorted(arguments, key=lambda argument: argument not in SWITCHES)
 
 
-def help_text(command: str) -> str:
-    """Return the text of ``--help``: the command, its groups with their options, which options go together, examples.
+def _print_help(command: str) -> None:
+    """Print the help of a command, or of the groups, options and keys that its arguments name.
 
     Hydra's own help takes seconds.
     """
-    from omegaconf import OmegaConf
+    from diffsweep.configuration.help import help_text
 
-    from diffsweep.configuration.conf import CONF, groups, options
-    from diffsweep.configuration.declarations import requirements
-
-    texts = OmegaConf.load(CONF / f"{command}.yaml").hydra.help
-    composed = [*OmegaConf.load(CONF / "base.yaml").defaults, *OmegaConf.load(CONF / f"{command}.yaml").defaults]
-    names = {str(key) for entry in composed if not isinstance(entry, str) for key in entry}
-    listed = "\n".join(f"  {group:<14} {', '.join(options(group))}" for group in groups() if group in names)
-    pairs = indent("\n".join(requirements()), "  ")
-    return (
-        f"{texts.header}\n\nGroups and their options:\n{listed}\n\nWhat goes only with what:\n{pairs}\n\n"
-        f"Examples:\n{indent(texts.footer, '  ')}"
-    )
+    print(help_text(command, [argument for argument in sys.argv[1:] if not argument.startswith("-")]))
 
 
 def _run(command: str) -> None:
