@@ -124,9 +124,13 @@ def _group(command: str, group: str) -> Iterator[str]:
     for option in options(group):
         if not texts.is_preset(group, option):
             yield from _row(option, texts.line(group, option), 20)
-            if names := texts.presets(group, option):
+            names = texts.presets(group, option)
+            if len(names) > texts.FEW:
                 yield from _row("", f"Presets: {', '.join(names)}", 20)
-    yield f"\npython src/{command}.py --help {group}={begin} shows the keys of an option, such as {begin}."
+            else:
+                for name in names:
+                    yield from _row(name, texts.line(group, name), 20)
+    yield f"\nThe keys of an option: python src/{command}.py --help {group}={begin}"
 
 
 def _option(group: str, option: str) -> Iterator[str]:
@@ -144,7 +148,8 @@ def _option(group: str, option: str) -> Iterator[str]:
     own, every = texts.own_keys(group, option), texts.keys(group, option)
     keys = [key for key in dict.fromkeys([*own, *every.values()]) if not texts.wired(key)]
     if free := [key for key in keys if not key.follows]:
-        yield f"\nKeys, to be typed as {group}.{free[0].name}={free[0].shown}, with their defaults:"
+        first = next((key for key in free if not any(other.name.startswith(f"{key.name}.") for other in keys)), free[0])
+        yield f"\nKeys, to be typed as {group}.{first.name}={first.shown}, with their defaults:"
         yield from _keys(free)
     if others := [key for key in keys if key.follows]:
         yield "\nKeys that follow from other keys if they are not typed:"

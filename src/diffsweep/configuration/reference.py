@@ -45,9 +45,9 @@ def _contents() -> Iterator[str]:
     """Yield the list of contents."""
     yield "## Contents\n"
     yield "- [Commands and their keys](#commands-and-their-keys)"
+    yield "- [What goes only with what](#what-goes-only-with-what)"
     yield "- The groups, in the order in which one meets them:\n"
     yield from _rows(("group", "what it decides", "default", "begin with"), _group_rows())
-    yield "- [What goes only with what](#what-goes-only-with-what)\n"
 
 
 def _group_rows() -> Iterator[tuple[str, ...]]:
