@@ -28,6 +28,7 @@ SMALLER = {
     "verify": [],
     "benchmark": ["repeats=1", "train_steps=1", "sample_batch=2", "sampler.steps=2"],
 }
+STAGE = "trainer.max_steps=2,trainer.val_check_interval=2,metrics=none,dataset.batch_size=32"
 LONGER = {  # whose runs take several seconds, with what makes them smaller
     "model=ldm": [
         "autoencoder.model.train=[model=autoencoder_kl,autoencoder.model=null,trainer.max_steps=2,metrics=none]"
@@ -102,7 +103,7 @@ def test_every_command_of_the_front_page_runs(line, place, run_of_classes, comma
         smaller = [word for word in smaller if word.startswith(("trainer.limit", "metrics"))]
     keys = {word.partition("=")[0] for word in typed}
     smaller = [word for word in smaller if word.partition("=")[0] not in keys or name == "train"]
-    done = command(name, *typed, *(smaller + ["paths.output_dir=" + str(tmp_path)] if smaller else []))
+    done = command(name, *typed, *([*smaller, f"paths.output_dir={tmp_path}"] if smaller else []))
     assert done.code in (0, None), done.err
 
 

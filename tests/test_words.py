@@ -82,9 +82,11 @@ def no_sentences(path: Path) -> list[str]:
     """Return the functions whose docstring does not begin with what the function does."""
     found = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.FunctionDef) and not node.decorator_list and (text := ast.get_docstring(node)):
-            if NO_SENTENCE.match(text):
-                found.append(f"{path.relative_to(ROOT)}:{node.lineno}: {node.name}: {text.splitlines()[0]}")
+        if isinstance(node, ast.FunctionDef) and not node.decorator_list:
+            first = (ast.get_docstring(node) or "").partition("\n")[0]
+            found += (
+                [f"{path.relative_to(ROOT)}:{node.lineno}: {node.name}: {first}"] if NO_SENTENCE.match(first) else []
+            )
     return found
 
 

@@ -7,7 +7,8 @@ from diffsweep.configuration import texts
 from diffsweep.configuration.comments import text_of
 from diffsweep.configuration.conf import CONF, about, content, defaults, groups, options
 from diffsweep.configuration.declarations import relations
-from diffsweep.configuration.explain import nearest, no_such_option
+from diffsweep.configuration.spelling import nearest
+from diffsweep.configuration.suggestions import no_such_option
 from diffsweep.configuration.texts import Key
 from diffsweep.errors import UserError
 

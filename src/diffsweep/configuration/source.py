@@ -57,7 +57,7 @@ def argument(target: str, name: str) -> str:
 
 def _argument(found: Definition, name: str) -> str:
     text = _arguments(ast.get_docstring(found.node) or "").get(name, "")
-    if text and not text.startswith("see "):
+    if text and not re.search(r"(^|, )see ", text):  # a reference: the text is that of a base
         return text
     options = [
         definition
