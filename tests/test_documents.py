@@ -5,44 +5,59 @@ import shlex
 from pathlib import Path
 
 import pytest
+from composing import composed
+
+from diffsweep.configuration.jobs import jobs
 
 ROOT = Path(__file__).resolve().parents[1]
-FRONT, RECIPES = ROOT / "README.md", ROOT / "conf" / "experiment" / "README.md"
+FRONT, RECIPES, REFERENCE = (ROOT / name for name in ("README.md", "conf/experiment/README.md", "conf/README.md"))
 PAGES = [
     FRONT,
     RECIPES,
-    ROOT / "conf" / "README.md",
-    ROOT / "notebooks" / "README.md",
-    ROOT / "CONTRIBUTING.md",
-    ROOT / "CHANGELOG.md",
+    REFERENCE,
+    *(ROOT / name for name in ("notebooks/README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
 ]
-COMMAND = re.compile(r"^    (?:\$ )?python src/(\w+)\.py(.*)|`python src/(\w+)\.py([^`]*)`", re.MULTILINE)
-CLIPS = ("task=extend", "task=double_rate", "task=upscale")
+COMMAND = re.compile(r"^(?:    (?:\$ )?)?python src/(\w+)\.py(.*)|`python src/(\w+)\.py([^`]*)`", re.MULTILINE)
+HELP = {"-h", "--help", "--cfg", "-m"}
 
-# What makes a command take a second or two: it stays the command, of fewer and smaller steps.
-TRAINED = ["debug=fast", "trainer=cpu", "logger=csv", "callbacks=minimal", "metrics=none"]
-SMALLER = {
-    "train": [*TRAINED, "dataset.batch_size=32", "trainer.limit_val_batches=1"],
-    "sample": ["num_samples=4", "sampler.steps=3"],
-    "evaluate": ["num_samples=64"],
-    "verify": [],
-    "benchmark": ["repeats=1", "train_steps=1", "sample_batch=2", "sampler.steps=2"],
-}
+# What makes a command take a second or two: fewer and smaller steps.
 STAGE = "trainer.max_steps=2,trainer.val_check_interval=2,metrics=none,dataset.batch_size=32"
-LONGER = {  # whose runs take several seconds, with what makes them smaller
-    "model=ldm": [
-        "autoencoder.model.train=[model=autoencoder_kl,autoencoder.model=null,trainer.max_steps=2,metrics=none]"
-    ],
-    "model=classifier_guided": ["guidance.classifier.train=[model=noisy_classifier,trainer.max_steps=2]"],
-    "model=video": ["dataset.num_train=32", "dataset.num_val=6", "dataset.num_frames=4", "dataset.batch_size=4"],
-    "experiment=shapes_text": ["dataset.num_train=64", "dataset.num_val=16"],
+SMALLER = {
+    "train": "debug=fast trainer=cpu logger=csv callbacks=minimal metrics=none dataset.batch_size=8",
+    "sample": "",
+    "evaluate": "num_samples=64",
+    "verify": "",
+    "benchmark": "repeats=1 train_steps=1 sample_batch=2",
 }
+SMALLER_WITH = {
+    "model=ldm": f"autoencoder.model.train=[model=autoencoder_kl,autoencoder.model=null,{STAGE}]",
+    "model=classifier_guided": f"guidance.classifier.train=[model=noisy_classifier,{STAGE}]",
+    "model=video": "dataset.num_train=32 dataset.num_val=6 dataset.num_frames=4",
+    "experiment=shapes_text": "dataset.num_train=64 dataset.num_val=16",
+    "dataset=parquet": "dataset.num_val=8",
+}
+SMALL_VALUES = {"trainer.max_steps": "6", "num_samples": "64", "sampler.steps": "3"}
+FAST = (
+    "",
+    "seed=1",
+    "resume=RUN",
+    "task=edit",
+    "num_samples=64",
+    "--help",
+    "--cfg",
+    "dataset.num_classes=2",
+)  # others are slow
 
 
-def commands(page):
-    """Return the commands of a page, each as its name and its words, without their comments."""
-    found = [(a or c, b or d) for a, b, c, d in COMMAND.findall(page.read_text(encoding="utf-8"))]
+def commands(*pages):
+    """Return the commands of pages, each as its name and its words, without comments."""
+    found = [(a or c, b or d) for page in pages for a, b, c, d in COMMAND.findall(page.read_text(encoding="utf-8"))]
     return [(name, shlex.split(words, comments=True)) for name, words in dict.fromkeys(found)]
+
+
+def programs(page):
+    """Return the Python programs of a page."""
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
 def named(line):
@@ -50,10 +65,15 @@ def named(line):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder with what the pages speak of: images in folders, and ``photos.parquet`` made of them by README's program."""
+def values(tmp_path_factory, configure, finished_clips):
+    """``values(words)``: what ``RUN`` and the files of the pages stand for, real runs and ``photos.parquet``.
+
+    README's own program makes the file of images in two folders.
+    """
     import numpy as np
     from PIL import Image
+
+    from diffsweep.runs.training import train
 
     folder = tmp_path_factory.mktemp("place")
     for kind in ("cats", "dogs"):
@@ -64,55 +84,58 @@ def place(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         exec(programs(FRONT)[1], {})
-    return folder
+    train(configure(folder / "classes", "model=classifier_free"))
+    images, file = folder / "classes", folder / "photos.parquet"
+
+    def values(words):
+        clips = {"task=extend", "task=double_rate", "task=upscale"} & set(words)
+        run = finished_clips if clips else images
+        return {"RUN": run, "RUN_DIRECTORY": run, "photos.parquet": file, "train.parquet": file, "FILE": file}
+
+    return values
 
 
-@pytest.fixture(scope="module")
-def run_of_classes(tmp_path_factory, configure):
-    """A finished run that is conditioned on classes, with a null condition."""
-    from diffsweep.runs.training import train
-
-    directory = tmp_path_factory.mktemp("runs") / "classes"
-    train(configure(directory, "model=classifier_free"))
-    return directory
-
-
-def programs(page):
-    """Return the Python programs of a page."""
-    return re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-
-
-def replaced(words, place, run):
-    """Return the words of a command with real paths in the place of ``RUN`` and of files."""
-    values = {"RUN": str(run), "photos.parquet": str(place / "photos.parquet")}
+def replaced(words, values):
+    """Return words with other values: of keys, where ``values`` has the key, or else of what a value stands for."""
     pairs = [word.partition("=") for word in words]
-    few = {"trainer.max_steps": "6", "num_samples": "64", "sampler.steps": "3"}
-    return [f"{key}={few.get(key) or values.get(value, value)}" if value else key for key, _, value in pairs]
+    return [f"{key}={values.get(key, values.get(value, value))}" if equals else key for key, equals, value in pairs]
 
 
-@pytest.mark.parametrize("line", commands(FRONT), ids=named)
-def test_every_command_of_the_front_page_runs(line, place, run_of_classes, command, tmp_path):
+@pytest.mark.parametrize("line", commands(FRONT, RECIPES, REFERENCE), ids=named)
+def test_every_command_of_the_pages_is_composed(line, values):
     name, words = line
-    smaller = [] if {"--help", "--cfg"} & set(words) else list(SMALLER[name])
-    typed = replaced(words, place, run_of_classes)
-    for word, more in LONGER.items():
-        smaller += more if word in words else []
-    if "dataset=parquet" in words:
-        smaller += ["dataset.num_val=8", "dataset.batch_size=8"]
-    if any(word.startswith("resume=") for word in words):
-        smaller = [word for word in smaller if word.startswith(("trainer.limit", "metrics"))]
-    keys = {word.partition("=")[0] for word in typed}
-    smaller = [word for word in smaller if word.partition("=")[0] not in keys or name == "train"]
-    done = command(name, *typed, *([*smaller, f"paths.output_dir={tmp_path}"] if smaller else []))
+    first = jobs([word for word in words if word not in HELP and "=" in word])[0]
+    assert composed(name, *replaced(first, values(words)))
+
+
+def of_the_front_page():
+    """Return the commands of the front page; those whose kind other fast tests run are slow."""
+    return [
+        pytest.param(
+            line, marks=[] if line[0] != "benchmark" and set(line[1] or [""]) & set(FAST) else [pytest.mark.slow]
+        )
+        for line in commands(FRONT)
+    ]
+
+
+@pytest.mark.parametrize("line", of_the_front_page(), ids=named)
+def test_every_command_of_the_front_page_runs(line, values, command, tmp_path):
+    name, words = line
+    typed = replaced(words, values(words) | SMALL_VALUES)
+    if not {"--help", "--cfg"} & set(words):
+        smaller = [] if any(word.startswith("resume=") for word in words) else SMALLER[name].split()
+        smaller += [word for key, more in SMALLER_WITH.items() if key in words for word in more.split()]
+        keys = {word.partition("=")[0] for word in typed}
+        typed += [word for word in smaller if word.partition("=")[0] not in keys] + [f"paths.output_dir={tmp_path}"]
+    done = command(name, *typed)
     assert done.code in (0, None), done.err
 
 
 def test_the_first_program_of_the_front_page_runs(fast, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     few = ", ".join(f'"{word}"' for word in ("trainer.max_steps=2", *fast))
-    program = programs(FRONT)[0].replace('"trainer.max_steps=500"', few)
     names = {}
-    exec(program, names)
+    exec(programs(FRONT)[0].replace('"trainer.max_steps=500"', few), names)
     assert names["x"].shape == (16, 1, 8, 8)
     assert names["denoiser"].schedule is names["schedule"]
 
