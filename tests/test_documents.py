@@ -17,7 +17,7 @@ PAGES = [
     REFERENCE,
     *(ROOT / name for name in ("notebooks/README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
 ]
-COMMAND = re.compile(r"^(?:    (?:\$ )?)?python src/(\w+)\.py(.*)|`python src/(\w+)\.py([^`]*)`", re.MULTILINE)
+COMMAND = re.compile(r"^    (?:\$ )?python src/(\w+)\.py(.*)|`python src/(\w+)\.py([^`]*)`", re.MULTILINE)
 HELP = {"-h", "--help", "--cfg", "-m"}
 
 # What makes a command take a second or two: fewer and smaller steps.
@@ -27,7 +27,7 @@ SMALLER = {
     "sample": "",
     "evaluate": "num_samples=64",
     "verify": "",
-    "benchmark": "repeats=1 train_steps=1 sample_batch=2",
+    "benchmark": "repeats=3 train_steps=2 sample_batch=2",
 }
 SMALLER_WITH = {
     "model=ldm": f"autoencoder.model.train=[model=autoencoder_kl,autoencoder.model=null,{STAGE}]",
@@ -90,7 +90,7 @@ def values(tmp_path_factory, configure, finished_clips):
     def values(words):
         clips = {"task=extend", "task=double_rate", "task=upscale"} & set(words)
         run = finished_clips if clips else images
-        return {"RUN": run, "RUN_DIRECTORY": run, "photos.parquet": file, "train.parquet": file, "FILE": file}
+        return {"RUN": run, "photos.parquet": file, "FILE": file, "NAME": "shapes_text"}
 
     return values
 
@@ -101,11 +101,12 @@ def replaced(words, values):
     return [f"{key}={values.get(key, values.get(value, value))}" if equals else key for key, equals, value in pairs]
 
 
-@pytest.mark.parametrize("line", commands(FRONT, RECIPES, REFERENCE), ids=named)
+@pytest.mark.parametrize("line", commands(FRONT, RECIPES), ids=named)
 def test_every_command_of_the_pages_is_composed(line, values):
     name, words = line
     first = jobs([word for word in words if word not in HELP and "=" in word])[0]
-    assert composed(name, *replaced(first, values(words)))
+    of_texts = ["dataset=shapes", "conditioning=text"] if any("prompts" in word for word in words) else []
+    assert composed(name, *replaced(first, values(words)), *of_texts)
 
 
 def of_the_front_page():
