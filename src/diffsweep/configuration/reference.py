@@ -14,6 +14,7 @@ from diffsweep.configuration.texts import Key
 
 REFERENCE = CONF / "README.md"
 COMMAND = "make reference"
+FEW = 3  # keys that two options may have in common before the second one refers to the first
 VALUE = r"(?:\[[^\]]*\]|\$\{[^}]*\}|[^\s,;:()\[\]]*[^\s,;:().\[\]])"
 TYPED = rf"(?<![\w`.$])(?:[a-z_]+[\w.]*={VALUE}|\$\{{[^}}]*\}}|_\w+_(?!\w))"  # what a user types, in a text
 TOP = f"""# The options and keys of diffsweep
@@ -109,7 +110,12 @@ def _option(group: str, option: str) -> Iterator[str]:
 
 def _own(group: str, name: str) -> Iterator[str]:
     """Yield the keys of a file, and where those are that it starts from."""
-    yield from _keys(group, [key for key in texts.own_keys(group, name) if not texts.wired(key)])
+    own = [key for key in texts.own_keys(group, name) if not texts.wired(key)]
+    other = _most_alike(group, name, own)
+    same = [key for key in own if other and key in texts.own_keys(group, other)]
+    yield from _keys(group, [key for key in own if key not in same])
+    if same:
+        yield f"Its keys {_typed(key.name for key in same)} are those of {_linked(group, other)}.\n"
     if wired := [f"`{key.name}`" for key in texts.own_keys(group, name) if texts.wired(key)]:
         yield f"It takes {', '.join(wired)} from the groups of these names.\n"
     starts = [start for start in texts.starts(group, name) if texts.keys(group, start)]
@@ -119,6 +125,14 @@ def _own(group: str, name: str) -> Iterator[str]:
         yield f"It also has the keys under {links}{f', with {_typed(changed)}' if changed else ''}.\n"
     for place, inner in texts.made_of(group, name).items():
         yield f"`{group}.{place}` has the keys of {_linked(group, inner)}.\n"
+
+
+def _most_alike(group: str, option: str, own: list[Key]) -> str:
+    """Return the first option before this one that has most of its keys, with the same defaults; empty if few are."""
+    before = [name for name in options(group) if name < option and not texts.is_preset(group, name)]
+    counts = {name: len([key for key in own if key in texts.own_keys(group, name)]) for name in before}
+    best = max(counts, key=lambda name: counts[name], default="")
+    return best if best and counts[best] > FEW else ""
 
 
 def _has_section(group: str, option: str) -> bool:
