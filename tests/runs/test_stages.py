@@ -264,11 +264,11 @@ def holder(needing):
 
 def test_a_run_waits_for_another_that_trains_its_stage(holder, monkeypatch):
     cfg, folder, process = holder
-    message = []
+    lines = []
 
     def record(line, **_):
-        message.append(line)
-        if "waits" in line:  # let the other process finish
+        lines.append(line)
+        if " waits for " in line:  # let the other process finish
             process.stdin.write("\n")
             process.stdin.flush()
 
@@ -276,7 +276,7 @@ def test_a_run_waits_for_another_that_trains_its_stage(holder, monkeypatch):
         monkeypatch.setattr(module, "print", record, raising=False)
     resolve_stages(cfg, never)
     assert cfg.guidance.weak.run == str(folder)
-    waits, found = message
+    waits, found = lines
     assert waits == f"guidance.weak waits for {folder}, which another run is training"
     assert "accuracy 0.5" in found
 
