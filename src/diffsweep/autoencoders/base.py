@@ -69,7 +69,10 @@ class Autoencoder(nn.Module, Part, ABC):
         """Return the pixels (B, C, H, W) of points z of the space (B, *shape)."""
 
     def encode(self, x: Tensor, noise: Noise | None = None) -> Tensor:
-        """Return the points of the space (B, *shape) of pixels x (B, C, H, W): the mean, or with ``noise`` a sample."""
+        """Return the points of the space (B, *shape) of pixels x (B, C, H, W): the mean, or with ``noise`` a sample.
+
+        It is ``draw(posterior(x))``, so latents drawn from stored posteriors equal those that are encoded on the fly.
+        """
         return self.draw(self.posterior(x), noise)
 
     def of(self, batch: Mapping[str, Tensor], noise: Noise | None = None) -> Tensor:
@@ -123,6 +126,9 @@ class Reconstructed(NamedTuple):
 
 class LearnedAutoencoder(Autoencoder):
     """An autoencoder that is trained; its space holds the standardised latents z = (h - shift) / scale.
+
+    Each channel has a shift of its own, and all channels share one scale, as in latent diffusion (arXiv:2112.10752).
+    Both are buffers, so that a checkpoint holds a space that is ready for diffusion.
 
     Attributes:
         weights: weights of the terms of the loss beside the reconstruction error, by name.

@@ -64,7 +64,8 @@ class UNet(Backbone):
     skip connections. The embeddings of class, features and numbers of the condition are added to that of the time,
     which conditions every residual block; with ``time_embedding=scale_shift`` this is FiLM (arXiv:1709.07871).
 
-    The published networks are these options (``conf/backbone``), with the parameter counts of the public codes.
+    The published networks are these options (``conf/backbone``), with the parameter counts of the public codes. They
+    set ``attention_factors``, not ``attention_resolutions``, so that an option is the same network at any image size.
     Differences from these codes: the null condition has parameters of its own, a further row of
     ``embed_condition.classes`` in ADM and a token in Stable Diffusion; the sinusoids are those of guided-diffusion
     everywhere (DDPM's code divides exponents by D/2 - 1 instead of D/2); the queries of all heads come first in

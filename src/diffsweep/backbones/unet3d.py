@@ -36,6 +36,7 @@ class UNet3D(UNet):
     be given. Each frame may have its own time and its own class. Frames that are ``independent`` (a field of
     :class:`~diffsweep.diffusion.Condition`) are treated as single images; since norms are over single frames, they do
     not influence the clip.
+
     Args:
         num_frames: frames of the training clips; larger distances in time share the bias of the largest one in these
             clips. None: not fixed.

@@ -25,6 +25,9 @@ Results = dict[str, dict[str, float]]
 class Bench(NamedTuple):
     """The configuration and the tools that each part of the benchmark receives.
 
+    Modules of the benchmark do not import :mod:`diffsweep.runs`, which imports them, so what makes a run's model and
+    Trainer is given to them.
+
     Attributes:
         cfg: the configuration of ``benchmark.py``.
         fresh: makes a new model and its data for a configuration, as a run would; latents are kept if the run would

@@ -89,7 +89,8 @@ def prior(schedule: Schedule, noise: Tensor, t: Tensor | None = None) -> Tensor:
 class Step(NamedTuple, Generic[Value]):
     r"""A step of the process from the noise level at t to a lower one at s < t, with the variances between them.
 
-    Values are tensors of the shape of the times; during sampling, where the batch has one time, Python numbers.
+    Values are tensors of the shape of the times. During sampling, where the batch has one time, they are Python
+    numbers, since an operation on a tiny tensor takes far longer than its arithmetic.
 
     Attributes:
         at_t: the level at t, where the step begins.

@@ -24,7 +24,11 @@ from diffsweep.schedules import Schedule
 
 
 def uniform(schedule: Schedule, steps: int, start: float, stop: float) -> Tensor:
-    """Return times with equal steps in t."""
+    """Return times with equal steps in t.
+
+    Unlike those of :func:`trailing` and :func:`leading`, they are not rounded to the grid of a discrete schedule, which
+    is defined between its grid points too.
+    """
     return torch.linspace(start, stop, steps + 1, dtype=torch.float64)
 
 

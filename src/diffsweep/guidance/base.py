@@ -35,6 +35,9 @@ class Guidance(Denoiser, Part):
     ``linear`` 2 (1 - t), ``cosine`` 1 + cos(pi t) (Wang et al. 2024, arXiv:2404.13040). A list has one scale for each
     step, from noise to data.
 
+    For a list, the times of the steps are given at construction, and no calls are counted: a solver that evaluates the
+    denoiser several times in a step gets at each time the scale of the step in which that time lies.
+
     Args:
         denoiser: the denoiser to guide; an object that has ``schedule`` and ``__call__`` alone is accepted.
         scale: s, or a list of scales.

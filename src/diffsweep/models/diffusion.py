@@ -108,7 +108,8 @@ class DiffusionModel(TimedModel):
 
         The times are stratified over [0, 1], and the same in each validation and for each seed of a run, so losses
         compare between runs; the errors compare between predictions too. In pixels x0 is clipped to [-1, 1], as
-        samplers do: near pure noise a tiny error in eps would otherwise be an unbounded one in x0.
+        samplers do: near pure noise a tiny error in eps would otherwise be an unbounded one in x0. At t = 1 of the
+        cosine schedule, alpha is 5e-5, and an error of 0.01 in eps is one of 200 in x0.
         """
         num_val, schedule = self.trainer.datamodule.num_val, self.denoiser.schedule  # type: ignore[attr-defined]
         strata = stratified(num_val * self.val_repeats).to(batch["index"].device)

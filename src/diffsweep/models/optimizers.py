@@ -16,6 +16,9 @@ class CombinedOptimizer(Optimizer):
     optimizers, in order; they share them, and each only steps. Parameters without a gradient stay as they are. The
     gradient scaler unscales gradients before the step, so gradients of fused optimizers can be clipped too.
 
+    Lightning's manual optimisation would need no such class, but it counts the steps of every optimizer, and noise,
+    learning rates, logging and checkpoints all follow the count of steps.
+
     Args:
         optimizers: of different parameters. All that they keep must be in ``state`` and ``param_groups``, as in
             torch's.

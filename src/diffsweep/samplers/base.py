@@ -99,6 +99,7 @@ class Sampler(Part, WalkOptions, ABC):
                 which it began, the denoiser's estimate at that time, and x at the end of the step.
         """
         denoise = ConditionedDenoiser(as_denoiser(denoiser), cond, self.clip)
+        # The coefficients of all steps come from one call of the schedule, which is faster than a call for each step.
         steps = in_numbers(steps_of(denoise.schedule, self.times(denoise.schedule)))
         noise = fresh_noise(x, denoise.denoiser.noise) if noise is None else noise
         noise = StepNoise(noise, len(steps), self.temperature)

@@ -33,6 +33,9 @@ CLIPS: dict[str, Callable[[Tensor], Tensor] | None] = {"none": None, "static": _
 class ConditionedDenoiser:
     """A denoiser bound to its condition and its clip: ``denoised = denoise(x, level)``.
 
+    Guidance wraps the denoiser, so the clip (static or dynamic thresholding) acts on the guided x0. Samplers clip here
+    and nowhere else; guidance has no thresholding of its own.
+
     Args:
         denoiser: any denoiser, guided or not.
         cond: the condition of each sample.

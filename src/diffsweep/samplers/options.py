@@ -28,7 +28,8 @@ def one_of(key: str, value: object, allowed: Sequence[Choice]) -> Choice:
 class WalkOptions:
     """The options that every sampler has.
 
-    A sampler inherits from this class and overrides some of its defaults.
+    A sampler inherits from this class and overrides some of its defaults. Samplers are dataclasses with keyword-only
+    fields, so that each option is declared once and stays in the signature of every subclass.
 
     Args:
         steps: the number of steps from ``start`` to ``stop``, at least 1.
@@ -41,8 +42,8 @@ class WalkOptions:
         clip: how each x0 estimate is held in the data's range [-1, 1]; eps is recomputed from the clipped x0. ``none``:
             it is not; ``static``: it is clamped; ``dynamic``: each sample is clamped to the 99.5th percentile of its
             |x0| and divided by it, where that is above 1 (Imagen, arXiv:2205.11487).
-        temperature: a factor on the noise that steps draw; 1 draws the variance that the reverse process has. A
-            deterministic solver draws no noise and accepts 1 only.
+        temperature: a factor on the noise that steps draw; 1 draws the variance that the reverse process has. It is
+            S_noise of EDM and s_noise of k-diffusion. A deterministic solver draws no noise and accepts 1 only.
     """
 
     steps: int = 50

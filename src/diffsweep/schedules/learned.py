@@ -78,7 +78,8 @@ class Learned(LogSNRSchedule):
         """Return the number that a network is given for the time ``t``, like ``t``, in [0, 1000].
 
         It is 1000 times the fraction of the log-SNR's range that is passed at t. It depends on the noise level alone,
-        so that what the network has learned of a level stays right when the shape changes.
+        so that what the network has learned of a level stays right when the shape changes. Only then does the bound of
+        a given network not depend on the shape.
         """
         return (1000 * self.shape_value(self._shape(t.double()))).to(t)
 
