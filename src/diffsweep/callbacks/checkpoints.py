@@ -54,6 +54,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 class KeepCheckpoints(Callback):
     """Save ``last.ckpt`` after each validation and at the end, and ``best.ckpt`` at the lowest validation loss.
 
+    It takes the place of Lightning's ``ModelCheckpoint``, which numbers its files, links one to another and deletes old
+    ones; the names of these two files never change.
+
     Args:
         folder: of the two files.
     """

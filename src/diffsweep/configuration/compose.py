@@ -165,7 +165,10 @@ def _drop_what_another_class_does_not_take(cfg: DictConfig, overrides: Sequence[
 
 
 def _take_settings_of_runs(cfg: DictConfig, choices: dict[str, Any], overrides: Sequence[str]) -> None:
-    """Copy the settings of a run into the group that it is given for (``autoencoder.run=DIR``), except typed ones."""
+    """Copy the settings of a run into the group that it is given for (``autoencoder.run=DIR``), except typed ones.
+
+    So the sizes of an autoencoder are typed once, when it is trained.
+    """
     typed = [override.lstrip("+~").partition("=")[0] for override in overrides]
     for group in [group for group in choices if group in cfg and OmegaConf.is_dict(cfg[group])]:
         if not cfg[group].get("run"):

@@ -1,4 +1,8 @@
-"""Load the model of a finished run from its directory."""
+"""Load the model of a finished run from its directory.
+
+It is not done in :mod:`diffsweep.runs`, since parts below it need trained models too: guidance, perceptual losses,
+latent spaces, metrics and proofs.
+"""
 
 import functools
 from pathlib import Path

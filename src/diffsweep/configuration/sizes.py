@@ -45,6 +45,9 @@ def _refusals_of_lightning() -> tuple[type[Exception], ...]:
 def fill_in_sizes(cfg: DictConfig) -> None:
     """Fill in the output channels, a multiple of ``space.channels``, and the sizes of the condition.
 
+    The output channels follow from two groups, prediction and autoencoder, and the sizes of the condition from an
+    object, so neither can be an interpolation in ``conf/``.
+
     Raises:
         UserError: the prediction or the conditioning cannot be built.
     """

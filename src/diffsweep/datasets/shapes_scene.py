@@ -39,7 +39,7 @@ COLOURS = {
 }
 BACKGROUNDS = {"black": (0, 0, 0), "dark grey": (64, 64, 64), "white": (255, 255, 255)}
 SIZES = {"small": 0.155, "large": 0.225}  # radii: 2.5 and 3.6 pixels of 16
-POSITIONS = {  # x and y of the centre, row by row
+POSITIONS = {  # x and y of the centre, row by row; nearer the middle than a grid of thirds, so that large shapes fit
     "at the top left": (0.28, 0.28),
     "at the top": (0.5, 0.28),
     "at the top right": (0.72, 0.28),

@@ -11,7 +11,8 @@ from diffsweep.layers import weights_hash
 class ClassifierFeatures(nn.Module):
     """A feature extractor that returns the layer before the logits of a classifier trained on the dataset.
 
-    It serves any dataset with labels, without a download (``metrics=classifier``). Values of FID, IS, precision and
+    It serves any dataset with labels, without a download (``metrics=classifier``). Features are of pixels, also where a
+    model diffuses in latents. Values of FID, IS, precision and
     recall by these features can be compared between runs on the same data only, and with no published value. The
     metrics' protocol names the classifier and its weights.
 

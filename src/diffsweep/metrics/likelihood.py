@@ -53,6 +53,9 @@ class EncodedBatch(NamedTuple):
 class Likelihood(Part, ABC):
     """An estimate of the bits per dimension of data under a model; subclasses define :meth:`measure` for one batch.
 
+    It is an option of its own group beside ``metrics``, since it measures data and not samples, and has a protocol of
+    its own in ``metrics.json``.
+
     Args:
         split: the split of the dataset that is measured.
         num_samples: measure only the first this many samples of the split; None for all.

@@ -7,7 +7,8 @@ nearest neighbour of the same kind (Kynkaanniemi et al. 2019, arXiv:1904.06991),
     \mathrm{recall} &= P_b[\,|a - b| \le r(a) \text{ for some } a\,].
 
 Precision is low if samples look unlike real data, recall if they miss a part of these. Squared distances are computed
-in float64 by matrix products, a block of them at a time.
+in float64 by matrix products, a block of them at a time. In float32, as in the public codes, the distance of two equal
+points would not be 0.
 """
 
 from collections.abc import Iterable

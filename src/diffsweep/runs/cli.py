@@ -133,6 +133,8 @@ def _start(job: "Composed") -> Any:
 def _in_turn(every: "Sequence[Composed]") -> None:
     """Run the jobs of a sweep one after the other; one that fails does not stop the others.
 
+    Hydra's launcher would compose each job a second time, and create its directory before the job is checked.
+
     Raises:
         Failed: jobs have failed, with the reason of the first; a UserError if all of them failed by mistakes.
     """

@@ -17,6 +17,9 @@ KEPT = "task.source, whose clips keep their frames"
 class Task(ABC):
     """A use of a model that draws samples, writes pictures into a folder and returns a line about them.
 
+    Tasks differ in what sampling starts from (noise, images, clips), not in the sampler, so they are a group of
+    ``sample.py`` alone.
+
     Attributes:
         length_key: for messages, the key that sets the number of frames of clips; None if ``num_frames`` sets it.
     """
