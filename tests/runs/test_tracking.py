@@ -57,7 +57,7 @@ def test_metric_rows_put_real_data_beside_samples():
         }
     )
     assert rows == [
-        ("FID", "1.235", "real against real 0.500"),
+        ("FID", "1.235", "real images in the place of samples 0.500"),
         ("IS", "2.000", "real 3.000"),
         ("sampling", "100", "samples/s, 50 network evaluations each"),
     ]
@@ -70,7 +70,7 @@ def test_metric_rows_put_real_data_beside_samples():
         "class_accuracy_real": 1,
     }
     assert report.metric_rows({**shares, "caption_accuracy": 0.951, "caption_accuracy_held_out": 0.5}) == [
-        ("precision", "0.500", "real against real 0.750"),
+        ("precision", "0.500", "real images in the place of samples 0.750"),
         ("recall", "0.250", ""),
         ("class accuracy", "98.4%", "real 100.0%"),
         ("caption accuracy", "95.1%", "colour and shape as requested, combinations of the training set"),

@@ -11,6 +11,9 @@ from diffsweep.files import write_text
 from diffsweep.metrics import identify
 
 
+REAL = "real images in the place of samples"
+
+
 def table(rows: Sequence[tuple[str, str, str]]) -> str:
     """Return rows of (name, value, remark) as aligned lines."""
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
@@ -47,15 +50,15 @@ def metric_rows(metrics: Mapping[str, float]) -> list[tuple[str, str, str]]:
         return f"{label} {form.format(metrics[f'{name}_real'])}" if f"{name}_real" in metrics else ""
 
     remarks = {
-        "fid": ("FID", "{:.3f}", real("fid", "{:.3f}", "real against real")),
-        "fvd": ("FVD", "{:.1f}", real("fvd", "{:.1f}", "real against real")),
-        "clip_fd": ("clip FD", "{:.3f}", real("clip_fd", "{:.3f}", "real against real")),
-        "frame_fid": ("frame FID", "{:.3f}", real("frame_fid", "{:.3f}", "real against real")),
+        "fid": ("FID", "{:.3f}", real("fid", "{:.3f}", REAL)),
+        "fvd": ("FVD", "{:.1f}", real("fvd", "{:.1f}", REAL)),
+        "clip_fd": ("clip FD", "{:.3f}", real("clip_fd", "{:.3f}", REAL)),
+        "frame_fid": ("frame FID", "{:.3f}", real("frame_fid", "{:.3f}", REAL)),
         "is": ("IS", "{:.3f}", real("is", "{:.3f}")),
         "clip_is": ("clip IS", "{:.3f}", real("clip_is", "{:.3f}")),
         "frame_is": ("frame IS", "{:.3f}", real("frame_is", "{:.3f}")),
-        "precision": ("precision", "{:.3f}", real("precision", "{:.3f}", "real against real")),
-        "recall": ("recall", "{:.3f}", real("recall", "{:.3f}", "real against real")),
+        "precision": ("precision", "{:.3f}", real("precision", "{:.3f}", REAL)),
+        "recall": ("recall", "{:.3f}", real("recall", "{:.3f}", REAL)),
         "kid": ("KID", "{:.5f}", ""),
         "class_accuracy": ("class accuracy", "{:.1%}", real("class_accuracy", "{:.1%}")),
         "digit_confidence": ("digit confidence", "{:.3f}", real("digit_confidence", "{:.3f}")),
@@ -98,7 +101,7 @@ def metric_rows(metrics: Mapping[str, float]) -> list[tuple[str, str, str]]:
         "copy_ratio": (
             "copy ratio",
             "{:.3f}",
-            "distance to the training set, over that of held-out images; 0 for copies",
+            "distance to the training set over that of held-out images: about 1 is right, 0 is a copy",
         ),
         "images_per_second": (
             "sampling",

@@ -199,7 +199,8 @@ def _averaged(model: Model, callbacks: list[Callback]) -> AbstractContextManager
 def _print_summary(cfg: DictConfig, directory: Path, numbers: dict[str, float], trained: float, total: float) -> None:
     rows = report.metric_rows(numbers)
     if "val/loss" in numbers:
-        rows.append(("val loss", f"{numbers['val/loss']:.4f}", "at fixed (x, t, eps)"))
+        on = "the same held-out samples, times and noise in every run" if "val/x0_mse" in numbers else "held-out data"
+        rows.append(("val loss", f"{numbers['val/loss']:.4f}", f"on {on}"))
     rows += [("training", duration(trained), ""), ("in all", duration(total), "")]
     shown = [path for path in sorted(directory.glob("*")) if path.suffix in pictures.SHOWN]
     shown += [path for path in [directory / "samples"] if path.exists()]

@@ -30,6 +30,8 @@ def sampling_from_noise_starts_at_t_1(cfg: DictConfig, parts: BuiltParts) -> str
 @note
 def x0_is_clipped_or_its_error_bounded(cfg: DictConfig, parts: BuiltParts) -> str | None:
     """Note an unclipped x0 that is a large multiple of the output, which multiplies the error of the output."""
+    if "likelihood" not in parts.model.provides:  # no diffusion model: nothing is sampled
+        return None
     t = torch.tensor(parts.sampler.start, dtype=torch.float64)
     factor = abs(float(parts.prediction.coefficients(*parts.schedule(t)).c_out))
     if parts.sampler.clip == "none" and factor > MOST:
