@@ -47,7 +47,7 @@ def test_the_autoencoder_is_that_of_the_given_run(configure, tmp_path, first_sta
     assert cfg.autoencoder.network.channels == 8
     preflight(cfg)
     with pytest.raises(
-        UserError, match=r"autoencoder.run=.*autoencoder.channels=2.*autoencoder.channels=4.*stages_share_the_space"
+        UserError, match=r"autoencoder.run=.*autoencoder.channels=2.*autoencoder.channels=4.*stages_match_the_space"
     ):
         preflight(configure(tmp_path / "run", "model=ldm", f"autoencoder.run={first_stage}", "autoencoder.channels=4"))
 
@@ -160,11 +160,11 @@ def test_an_unfinished_first_stage_is_refused(configure, tmp_path, first_stage):
         (("model=ldm", "autoencoder.run=nowhere"), "autoencoder.run=nowhere"),
         (
             ("model=autoencoder_kl", "autoencoder.run=nowhere"),
-            "resume=RUN.*an_autoencoder_to_train_is_not_a_trained_one",
+            "resume=RUN.*autoencoder_run_is_for_latent_diffusion",
         ),
         (("discriminator=patch",), "use model=ldm, or model=autoencoder_kl"),
         (("autoencoder=public",), "autoencoder.model.path"),
-        (("model=autoencoder_kl", "autoencoder=identity"), "nothing to learn.*an_autoencoder_to_train_has_a_network"),
+        (("model=autoencoder_kl", "autoencoder=identity"), "nothing to learn.*trained_autoencoder_has_a_network"),
     ],
 )
 def test_incompatible_choices_are_refused_in_one_line(overrides, message):
@@ -174,7 +174,7 @@ def test_incompatible_choices_are_refused_in_one_line(overrides, message):
 
 
 def test_a_run_of_another_model_is_no_first_stage(configure, tmp_path, finished):
-    with pytest.raises(UserError, match=r"is a DiffusionModel, and a AutoencoderModel is needed"):
+    with pytest.raises(UserError, match="is of class DiffusionModel, and class AutoencoderModel is required"):
         preflight(configure(tmp_path / "run", "model=ldm", f"autoencoder.run={finished}"))
 
 
