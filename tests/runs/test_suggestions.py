@@ -18,6 +18,7 @@ from diffsweep.errors import UserError
 
 NAMES = [  # what is typed, and the whole answer after the key
     ("lr=1e-3", "no such key, did you mean optimizer.lr?"),
+    ("modle=edm", "no such key, did you mean model?"),
     ("+lr=1e-3", "no such key, did you mean optimizer.lr?"),
     ("trainer.lr=1e-3", "no such key, did you mean optimizer.lr?"),
     ("steps=20", "no such key, did you mean sampler.steps or callbacks.sample_grid.steps?"),

@@ -120,9 +120,10 @@ def where(key: str, command: str, choices: Mapping[str, Any] | None = None) -> s
     lines = [f"; {of}.{key} is a key of {of}={', '.join(names)}" for of, names in elsewhere.items() if names]
     if lines and "." not in key:
         return "".join(lines)
+    near = None if "." in key else closest(key, groups(), cutoff=0.75)  # a group before a key that lies deeper
     full = {full.replace(".", "_"): full for full in keys(command) if not full.startswith("hydra")}
     full = {full.rpartition(".")[2]: full for full in reversed([*groups(), *known])} | full
-    near = full.get(key) or full.get(closest(key, list(full), cutoff=0.6) or "")
+    near = near or full.get(key) or full.get(closest(key, list(full), cutoff=0.6) or "")
     return f", did you mean {near}?" if near else ""
 
 
