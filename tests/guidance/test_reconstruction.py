@@ -424,5 +424,5 @@ def test_bad_settings_are_refused(settings, message):
 def test_a_measurement_must_fit_the_samples(make):
     x_t, known = torch.zeros(6, 1, FRAMES, 1, SIDE), given(GIVEN["past"], 6).known
     for measurement, y in ((Frames(known.measurement.mask[:, 1:]), known.y), (known.measurement, known.y[..., :1])):
-        with pytest.raises(ValueError, match=r"fit|known frames"):
+        with pytest.raises(ValueError, match=r"fit|mask of frames"):
             make(exact(VP()))(x_t, torch.tensor(0.5), Condition(known=Known(measurement, y)))
