@@ -19,11 +19,12 @@ SHOWN = ("job", "hydra", "all")  # what --cfg shows
 
 
 class Arguments(NamedTuple):
-    """The words of a command line.
+    """The words of a command line, sorted into overrides and switches.
 
     Attributes:
-        overrides: the words without dashes.
-        switches: those with dashes by their long names, with their values; "" for those that take none.
+        overrides: the words without dashes, such as ``seed=1``, in their order.
+        switches: the words with dashes, by their long names (``--cfg`` for ``-c``), each with its value; "" for a
+            switch that takes none.
     """
 
     overrides: list[str]
@@ -31,10 +32,16 @@ class Arguments(NamedTuple):
 
 
 def read_arguments(words: Sequence[str], command: str) -> Arguments:
-    """Return the words of a command line, sorted.
+    """Sort the words of a command line into overrides (``seed=1``) and Hydra's switches (``--cfg job``).
+
+    Args:
+        words: the words after the name of the program.
+        command: ``train``, ``sample``, ``evaluate``, ``verify`` or ``benchmark``; error messages suggest its keys.
 
     Raises:
-        UserError: a word has dashes and is no switch; the message is what to type instead.
+        UserError: a word with dashes is no switch, a switch lacks its value, ``--cfg`` has another value than ``job``,
+            ``hydra`` or ``all``, or ``--resolve`` is used without ``--cfg`` or ``--info``. The message states what to
+            type instead.
     """
     overrides: list[str] = []
     switches: dict[str, str] = {}

@@ -17,22 +17,26 @@ def build(cfg: DictConfig, group: str, **more: Any) -> Any:
     """Check a configuration and return the object that one of its groups describes.
 
     Args:
-        cfg: a configuration from anywhere: nothing is built unchecked.
-        group: such as ``sampler``.
-        more: further keywords of its class, which are objects.
+        cfg: the whole configuration of a command, from any source: all of it is checked before anything is built.
+        group: the key of a configuration group, such as ``sampler``.
+        more: further keyword arguments for the class of the group, such as objects that a configuration cannot hold.
 
     Raises:
-        UserError: a class is not allowed, or a value is out of its range; the message is the constructor's.
+        UserError: a class is not allowed, a keyword or its type is wrong, or the constructor refuses a value with a
+            ValueError, whose message is kept.
     """
     check(cfg)
     return instantiated(cfg, group, **more)
 
 
 def sized(cfg: DictConfig) -> DictConfig:
-    """Return a checked copy of a configuration with the sizes of the network's output and of the condition.
+    """Return a checked copy of a configuration with the sizes that follow from its prediction and conditioning.
+
+    These are ``space.out_channels``, the channels of the network's output, and the entries of ``condition``, such as
+    the number of classes. A network cannot be built without them.
 
     Raises:
-        UserError: as :func:`build`.
+        UserError: the configuration is refused as by :func:`build`, or the prediction or the conditioning is.
     """
     check(cfg)
     cfg = cfg.copy()
@@ -41,7 +45,13 @@ def sized(cfg: DictConfig) -> DictConfig:
 
 
 def build_model(cfg: DictConfig) -> Model:
-    """Return the model with initial weights drawn under the seed of the run."""
+    """Return the model (a LightningModule) of a configuration, with initial weights drawn under its ``seed``.
+
+    The seed of torch's global generator is set.
+
+    Raises:
+        UserError: the configuration is refused: see :func:`build`.
+    """
     cfg = sized(cfg)
     torch.manual_seed(cfg.seed)
     model: Model = instantiated(cfg, "model")
@@ -49,10 +59,10 @@ def build_model(cfg: DictConfig) -> Model:
 
 
 def build_diffusion(cfg: DictConfig) -> DiffusionModel:
-    """Return the model as :func:`build_model` does, if it draws samples.
+    """Return the model of a configuration as :func:`build_model` does, if it is a diffusion model.
 
     Raises:
-        UserError: it draws none, as a classifier.
+        UserError: the model draws no samples, as a classifier or an autoencoder, or the configuration is refused.
     """
     model = build_model(cfg)
     if not isinstance(model, DiffusionModel):
@@ -61,21 +71,33 @@ def build_diffusion(cfg: DictConfig) -> DiffusionModel:
 
 
 def device_of(cfg: DictConfig) -> torch.device:
-    """Return the device to sample on: the GPU, if the machine has one and ``trainer.accelerator`` is not cpu."""
+    """Return the device to sample on: the GPU, if the machine has one and ``trainer.accelerator`` is not ``cpu``."""
     return torch.device("cuda" if torch.cuda.is_available() and cfg.trainer.accelerator != "cpu" else "cpu")
 
 
 def build_data(cfg: DictConfig) -> ImageData:
-    """Return the data."""
+    """Return the dataset that the group ``dataset`` of a configuration describes.
+
+    Raises:
+        UserError: the configuration is refused: see :func:`build`.
+    """
     data: ImageData = build(cfg, "dataset")
     return data
 
 
 def build_metrics(cfg: DictConfig) -> GenerationMetrics | None:
-    """Return the metrics, or None with ``metrics=none``."""
+    """Return the metrics that compare samples with real data, such as FID; None with ``metrics=none``.
+
+    Raises:
+        UserError: the configuration is refused: see :func:`build`.
+    """
     return build(cfg, "metrics") if "_target_" in cfg.metrics else None
 
 
 def build_likelihood(cfg: DictConfig) -> Likelihood | None:
-    """Return the likelihood, or None with ``likelihood=none``."""
+    """Return the measure of the likelihood of held-out data; None with ``likelihood=none``.
+
+    Raises:
+        UserError: the configuration is refused: see :func:`build`.
+    """
     return build(cfg, "likelihood") if "_target_" in cfg.likelihood else None

@@ -30,9 +30,14 @@ PASSED: deque[str] = deque(maxlen=32)
 
 
 def targets(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
-    """Yield every node with a ``_target_``, with its full path.
+    """Yield every mapping with a ``_target_`` in a configuration, with its full path (``guidance.classifier``).
 
-    Interpolations are not followed: the node that they refer to is yielded at its own path.
+    A mapping comes before those in it. Interpolations (``${backbone}``) are not followed: the mapping that they refer
+    to is yielded at its own path.
+
+    Args:
+        node: a configuration or a part of one; a plain value yields nothing.
+        path: the full path of ``node``; empty for a whole configuration.
     """
     if isinstance(node, DictConfig):
         if "_target_" in node:
@@ -46,10 +51,15 @@ def targets(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
 
 
 def locate(name: str, trust: Sequence[str] = ()) -> Callable[..., Any]:
-    """Return the object that a ``_target_`` names, if it is allowed to be built.
+    """Import and return the class or function that a ``_target_`` names, if a configuration may build it.
+
+    Args:
+        name: the full name, such as ``diffsweep.samplers.DDIM``.
+        trust: the packages besides diffsweep whose classes are allowed.
 
     Raises:
-        UserError: it does not exist, or is neither of diffsweep, nor a torch optimizer, nor of a package in ``trust``.
+        UserError: the name does not exist, needs a package that is not installed, or is not allowed. Allowed are the
+            parts of diffsweep, torch's optimizers, ``lightning.Trainer`` and whatever a package in ``trust`` defines.
     """
     package = name.partition(".")[0]
     if package not in ("diffsweep", "torch", *trust) and name not in NAMES:
@@ -71,10 +81,13 @@ def locate(name: str, trust: Sequence[str] = ()) -> Callable[..., Any]:
 
 
 def import_trusted(package: str) -> None:
-    """Import a package that the user trusts, so that its rules, proofs and benchmarks are registered.
+    """Import a package that ``trust=[...]`` names, so that its rules, proofs and benchmarks are registered.
+
+    Rules are checks of combinations, and proofs are checks that ``verify.py`` runs. The word ``torchscript``, which
+    allows other files of a feature network than the public one, is no package and is passed over.
 
     Raises:
-        UserError: it cannot be imported.
+        UserError: the package cannot be imported; the message has the error that its code raised.
     """
     from diffsweep.metrics.i3d import TRUSTED as FILES  # a word that allows a kind of files, and no package
 
@@ -87,7 +100,7 @@ def import_trusted(package: str) -> None:
 
 
 def is_of_kind(found: Any, kind: Any) -> bool:
-    """Return whether an object is a class, and a subclass of a class or of one of several."""
+    """Return whether ``found`` is a class and equals or derives from ``kind``, a class or a tuple of classes."""
     return inspect.isclass(found) and issubclass(found, kind)
 
 
@@ -106,8 +119,11 @@ def _import_longest(name: str) -> tuple[Any, list[str]]:
 def check(cfg: DictConfig) -> None:
     """Raise a UserError unless every class may be built, takes the keywords given and has values of the right types.
 
+    Nothing is built. The packages in ``cfg.trust`` are imported first. Interpolations must neither compute a
+    ``_target_`` nor call other functions than ``oc.env``, ``oc.select``, ``when`` and ``divide``.
+
     Raises:
-        UserError: the message begins with the full path of the key.
+        UserError: the message names the full path of a wrong key, or the class or package that is refused.
     """
     for package in cfg.trust:
         import_trusted(package)
@@ -124,13 +140,17 @@ def check(cfg: DictConfig) -> None:
 
 
 def check_resolved(cfg: DictConfig, group: str) -> None:
-    """Raise a UserError unless every class in the resolved content of a group may be built.
+    """Raise a UserError unless every class in a group may be built when its interpolations are resolved.
 
-    An interpolation can resolve to a node with a ``_target_``, and the values that it depends on may have changed since
-    :func:`check`.
+    An interpolation can resolve to a mapping with a ``_target_``, and the values that it depends on may have changed
+    since :func:`check`, which reads the configuration unresolved.
+
+    Args:
+        cfg: a configuration that has passed :func:`check`.
+        group: the key of the group, such as ``sampler``.
 
     Raises:
-        UserError: the message begins with the full path of the key.
+        UserError: the message names the class that is refused, or the path of a value.
     """
     content = OmegaConf.to_container(cfg[group], resolve=True)
     for path, text in _texts(content, group):
@@ -243,7 +263,14 @@ def _makers(target: Callable[..., Any]) -> list[Callable[..., Any]]:
 
 
 def keywords_of(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
-    """Return the keywords that a target takes, and whether it takes any others."""
+    """Return the keyword arguments that a class or function takes, and whether it takes any others (``**settings``).
+
+    A constructor that passes ``**settings`` on, to the dataclass ``Options`` of its class or to the constructor of its
+    base class, takes their keyword arguments too.
+
+    Returns:
+        the parameters by name, and whether the last of these constructors accepts keywords of any name.
+    """
     makers = _makers(target)
     every = {name: p for maker in reversed(makers) for name, p in _own_parameters(maker).items()}
     anything = any(p.kind is p.VAR_KEYWORD for p in _own_parameters(makers[-1]).values())

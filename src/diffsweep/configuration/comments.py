@@ -10,10 +10,10 @@ GLOBAL = "# @package _global_"  # the first line of a file whose keys are those 
 
 
 class Entry(NamedTuple):
-    """A key of a file, as it is written.
+    """A key of a YAML file of conf/, with its value and its comment as they are written.
 
     Attributes:
-        key: with dots where it lies in other keys.
+        key: with dots if it lies in other keys: ``encoder.width``.
         value: the text of its value, as a user types it; empty for a mapping that has keys of its own.
         comment: the comment behind the value, or that on the lines above the key; empty if none.
     """
@@ -24,11 +24,12 @@ class Entry(NamedTuple):
 
 
 class Text(NamedTuple):
-    """The text of a file.
+    """The keys, values and comments of a YAML file of conf/.
 
     Attributes:
-        header: the lines of the comment that the file begins with.
-        is_global: whether the keys are those of the root, and not those of the file's group.
+        header: the lines of the comment that the file begins with, without ``#``.
+        is_global: whether the file begins with ``# @package _global_``, so that its keys are those of the root of the
+            configuration; otherwise they are those of the file's group.
         entries: the keys, in their order; a mapping stands before the keys in it.
     """
 
@@ -39,7 +40,7 @@ class Text(NamedTuple):
 
 @functools.cache
 def text_of(path: Path) -> Text:
-    """Return the text of a file; nothing if the file does not exist."""
+    """Return the keys, values and comments of a YAML file; empty ones if the file does not exist."""
     import yaml  # here: tab completion should not wait for it
 
     if not path.is_file():
@@ -57,7 +58,10 @@ def text_of(path: Path) -> Text:
 
 
 def header_of(path: Path) -> list[str]:
-    """Return the lines of the comment that a file begins with, without parsing the file."""
+    """Return the lines of the comment that a YAML file begins with, without ``#``; the rest is not read.
+
+    The line ``# @package _global_``, which is for Hydra, is left out.
+    """
     lines = []
     with path.open(encoding="utf-8") as file:
         for line in file:

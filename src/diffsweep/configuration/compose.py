@@ -28,7 +28,11 @@ from diffsweep.errors import UserError
 
 @functools.cache  # Hydra keeps what it is given: once is enough
 def register() -> None:
-    """Register the schemas of commands with Hydra, and finished runs as places that it reads configuration from."""
+    """Register the schemas of the commands and the source of finished runs with Hydra, which it needs to compose.
+
+    A schema has the names, types and defaults of the root keys of a command's configuration. The source
+    (:class:`~diffsweep.configuration.run_source.RunSource`) serves the saved configuration of a run for ``run=DIR``.
+    """
     for name, schema in SCHEMAS.items():
         ConfigStore.instance().store(name=f"{name}_schema", node=schema)
     for plugin in (RunSource, RunSearchPath):
@@ -36,13 +40,13 @@ def register() -> None:
 
 
 class Composed(NamedTuple):
-    """A job of a command, composed once and handed down.
+    """A job of a command: the configuration of one run of it, of which a sweep has several.
 
     Attributes:
         command: ``train``, ``evaluate``, ``sample``, ``benchmark`` or ``verify``.
-        cfg: its configuration without Hydra's part; ``paths.run_dir`` and ``choices`` are filled in.
-        hydra: Hydra's part, which Lightning reads when it starts the other processes of a run.
-        sweep_dir: the folder of the sweep that the job belongs to; of a job alone, the folder that it would be in.
+        cfg: its configuration without Hydra's settings; ``paths.run_dir`` and ``choices`` are filled in.
+        hydra: Hydra's settings, which Lightning reads when it starts the other processes of a distributed run.
+        sweep_dir: the folder of the sweep that the job belongs to; meaningless (``Path()``) for a job alone.
     """
 
     command: str
@@ -52,12 +56,19 @@ class Composed(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The last part of the job's directory, which names what the job varies."""
+        """The last part of the job's directory; in a sweep its number and what it varies, ``0_schedule-linear``."""
         return Path(self.hydra.hydra.run.dir).name
 
 
 def compose(command: str, overrides: Sequence[str] = ()) -> DictConfig:
     """Return the configuration of a command, such as "train", under overrides as on the command line.
+
+    Only the names of options and keys are checked; :func:`~diffsweep.configuration.preflight.preflight` checks the
+    rest.
+
+    Args:
+        command: ``train``, ``evaluate``, ``sample``, ``benchmark`` or ``verify``.
+        overrides: such as ``["schedule=linear", "seed=1"]``.
 
     Raises:
         UserError: an option, key or value is wrong; the message is one line and names the nearest right one.
@@ -66,15 +77,15 @@ def compose(command: str, overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def compose_job(command: str, overrides: Sequence[str] = (), number: int | None = None) -> Composed:
-    """Compose a job: alone, or as one of a sweep, in whose directory it runs.
+    """Compose the configuration of a job, which runs alone, or as one of a sweep in the sweep's folder.
 
     Args:
         command: ``train``, ``evaluate``, ``sample``, ``benchmark`` or ``verify``.
-        overrides: as on the command line.
-        number: of the job in its sweep; None alone.
+        overrides: such as ``["schedule=linear", "seed=1"]``.
+        number: the number of the job in its sweep, from 0; None for a job alone.
 
     Raises:
-        UserError: as :func:`compose`.
+        UserError: an option, key or value is wrong, as in :func:`compose`.
     """
     register()
     overrides = with_new_names(overrides)
@@ -92,7 +103,20 @@ def compose_job(command: str, overrides: Sequence[str] = (), number: int | None 
 
 
 def finish(command: str, cfg: DictConfig, hydra: Any, run_dir: str) -> DictConfig:
-    """Fill in the choices and directories that Hydra knows, remove its part, and check the keys of the rest."""
+    """Complete the configuration that Hydra has composed for a command, check its root keys and return it.
+
+    ``choices`` (the option of each group), the directory and ``sweep`` are filled in. Hydra's settings are removed, and
+    so are settings that a model or an experiment makes for an option which the user has replaced.
+
+    Args:
+        command: ``train``, ``evaluate``, ``sample``, ``benchmark`` or ``verify``.
+        cfg: as composed; it is changed in place.
+        hydra: Hydra's own settings.
+        run_dir: the directory of the job: ``paths.run_dir``, or ``output`` for a command on a given run.
+
+    Raises:
+        UserError: a key of the root does not exist, or a chosen file holds only what options share.
+    """
     choices = {group: option for group, option in hydra.runtime.choices.items() if "/" not in group}
     for group, option in choices.items():
         if str(option).startswith(SHARED):
@@ -202,6 +226,12 @@ def _refuse_unknown(cfg: DictConfig, schema: type, command: str, typed: Sequence
 
 
 def from_hydra(command: str, cfg: DictConfig) -> DictConfig:
-    """Return the configuration that Hydra passes to a task, finished as :func:`compose` finishes it."""
+    """Return the configuration that Hydra passes to the function of a job, completed as :func:`compose` completes it.
+
+    Hydra must be running the job: its settings are read from :class:`~hydra.core.hydra_config.HydraConfig`.
+
+    Raises:
+        UserError: see :func:`finish`.
+    """
     hydra = HydraConfig.get()
     return finish(command, cfg, hydra, run_dir=hydra.runtime.output_dir)

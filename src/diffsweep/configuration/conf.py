@@ -9,7 +9,7 @@ CONF = Path(__file__).resolve().parents[3] / "conf"
 
 
 def groups() -> list[str]:
-    """Return the groups in alphabetical order."""
+    """Return the configuration groups, which are the names of the folders of conf/, in alphabetical order."""
     return list(_folders())
 
 
@@ -20,11 +20,11 @@ DEFAULTS = "defaults"  # the key of a file that lists the files which it starts 
 
 
 class About(NamedTuple):
-    """What conf/_groups.yaml states of a group.
+    """The description of a configuration group in conf/_groups.yaml.
 
     Attributes:
-        decides: a sentence on what the group decides.
-        begin: the option to begin with.
+        decides: what the group decides, such as "The training loss."
+        begin: the option, a file of the group's folder, that a beginner should choose.
     """
 
     decides: str
@@ -32,34 +32,48 @@ class About(NamedTuple):
 
 
 def about() -> dict[str, About]:
-    """Return what each group decides, in the order in which one meets them."""
+    """Return the description of each configuration group, in the order of conf/_groups.yaml: the method first."""
     return {group: About(**text) for group, text in _read(CONF / f"{SHARED}groups.yaml").items()}
 
 
 def files(group: str) -> list[str]:
-    """Return the files of a group: its options, and those that hold what options share."""
+    """Return the names of the files of a configuration group in alphabetical order, without ``.yaml``.
+
+    They are the options that a user can choose, and files that begin with ``_``, which hold what options share.
+    """
     return list(_stems(group))
 
 
 def options(group: str) -> list[str]:
-    """Return the options of a group."""
+    """Return the options of a configuration group: the names of the files in its folder that a user can choose."""
     return [name for name in files(group) if not name.startswith(SHARED)]
 
 
 def parents(group: str, option: str) -> list[str]:
-    """Return the options of the group that an option starts from: a preset is another option with other settings."""
+    """Return the other options of the group that an option starts from, by its defaults list.
+
+    An option that starts from another is a preset of it, with other settings. Shared files (``_unet``), which are no
+    options, are left out.
+    """
     return [name for name in content(group, option).get(DEFAULTS, []) if name in options(group)]
 
 
 def settings(group: str, option: str) -> set[str]:
-    """Return the keys of an option, with dots where they lie deeper, and those of the files that it starts from."""
+    """Return the keys of an option, with dots (``encoder.width``), and those of the files that it starts from."""
     own = content(group, option)
     begun = [name for name in own.get(DEFAULTS, []) if name in files(group)]
     return (set(dotted(own)) - {DEFAULTS}).union(*(settings(group, name) for name in begun))
 
 
 def defaults(command: str = "base") -> dict[str, str]:
-    """Return the option of each group that a command starts from; by default those that all commands have in common."""
+    """Return the option that a command has in each configuration group if the user chooses none.
+
+    Args:
+        command: such as ``train``; ``base`` has the defaults that all commands have in common.
+
+    Returns:
+        the options by group; the value is None if no option of the group is chosen.
+    """
     found: dict[str, str] = {}
     for name in dict.fromkeys(("base", command)):
         for entry in _read(CONF / f"{name}.yaml")[DEFAULTS]:
@@ -69,10 +83,10 @@ def defaults(command: str = "base") -> dict[str, str]:
 
 
 def targets(group: str, option: str) -> list[str]:
-    """Return every ``_target_`` that an option builds.
+    """Return the full names of the classes (``_target_``) that an option of a group builds.
 
-    It is the option's own or that of the option that it starts from, with those of the options that it is made of
-    (``classifier_free@inner``). Of a group of several things (callbacks) it is all of theirs.
+    It is the option's own class, or that of the option that it starts from, and then the classes of the options that it
+    is made of (``classifier_free@inner``). An option of several things (``callbacks``) has the class of each.
     """
     content_of, entries = content(group, option), [str(entry) for entry in content(group, option).get(DEFAULTS, [])]
     own = [
@@ -87,19 +101,27 @@ def targets(group: str, option: str) -> list[str]:
 
 
 def content(group: str, option: str) -> Mapping[Any, Any]:
-    """Return the content of an option's file, uncomposed; empty if the file does not exist or holds no mapping."""
+    """Return the content of an option's file alone, without the files that it starts from.
+
+    It is empty if the file does not exist or holds no mapping. The group "" has the files of conf/ itself (``train``).
+    """
     return _read(CONF / group / f"{option}.yaml")
 
 
 def keys(command: str) -> list[str]:
-    """Return every key, with dots, that some option of a command's configuration has, and every group."""
+    """Return every group, and every key, with dots, that a command's configuration has with any choice of options."""
     places = [(CONF / f"{command}.yaml", ""), (CONF / "base.yaml", "")]
     places += [(CONF / group / f"{option}.yaml", f"{group}.") for group in groups() for option in files(group)]
     return groups() + [key for path, prefix in places for key in dotted(_read(path), prefix)]
 
 
 def dotted(node: Any, prefix: str = "") -> Iterator[str]:
-    """Yield the keys of a mapping, with dots, each followed by those in it."""
+    """Yield the keys of nested mappings, with dots (``encoder``, ``encoder.width``); nothing for other values.
+
+    Args:
+        node: the content of a YAML file, or a value in it.
+        prefix: put before each key.
+    """
     if isinstance(node, Mapping):
         for key, value in node.items():
             yield f"{prefix}{key}"

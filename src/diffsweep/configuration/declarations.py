@@ -16,7 +16,12 @@ MOST = 4  # options of a group that a sentence names
 
 @functools.cache
 def declared(group: str, option: str) -> Declared:
-    """Return what the class of an option declares; of a group of several things (callbacks) all that they declare."""
+    """Return the capabilities that the class of an option declares to require, support and provide.
+
+    They are names of :data:`~diffsweep.capabilities.CAPABILITIES`, such as ``clips``, read from the source of the
+    class. What depends on a setting is not seen. An option of several things (``callbacks``) has the capabilities of
+    all.
+    """
     found = [definition for target in targets(group, option) if (definition := find(target))]
     classes = [_declarations(definition) for definition in found]
     return Declared(*(frozenset().union(*(one.get(field, ()) for one in classes)) for field in Declared._fields))
@@ -43,31 +48,41 @@ def _names(value: ast.expr) -> frozenset[str]:
 
 
 def listed(group: str, names: list[str]) -> str:
-    """Return options as a user types them, ``schedule=cosine, linear``: at most :data:`MOST`, the default first."""
+    """Return options of a group as a user types them, such as ``schedule=cosine, linear``; empty if none is given.
+
+    The group's default comes first, the others in alphabetical order. Only :data:`MOST` are named, then ``...``
+    follows.
+    """
     first = sorted(names, key=lambda name: (name != defaults().get(group), name))
     return f"{group}={', '.join(first[:MOST])}{', ...' * (len(first) > MOST)}" if names else ""
 
 
 def families(group: str) -> list[str]:
-    """Return the options of a group that do not start from another of it."""
+    """Return the options of a group that start from no other option of it, and so are not presets."""
     return [option for option in options(group) if not parents(group, option)]
 
 
 @functools.cache
 def having(field: str, name: str, groups: tuple[str, ...]) -> str:
-    """Return the options of some groups that require, support or provide a capability, as a user types them."""
+    """Return the options that require, support or provide a capability, as ``schedule=cosine, linear; noise=shared``.
+
+    Args:
+        field: ``requires``, ``supports`` or ``provides``.
+        name: the capability, a key of :data:`~diffsweep.capabilities.CAPABILITIES`.
+        groups: the configuration groups to search; presets are left out.
+    """
     every = {group: [o for o in families(group) if name in getattr(declared(group, o), field)] for group in groups}
     return "; ".join(listed(group, names) for group, names in every.items() if names)
 
 
 def providers(name: str) -> str:
-    """Return the options, or the setting, that provide a capability."""
+    """Return the options, or the setting, that provide a capability, as a user types them; empty if none does."""
     capability = CAPABILITIES[name]
     return ", or ".join(filter(None, (having("provides", name, capability.givers), capability.choice)))
 
 
 def requirements() -> list[str]:
-    """Return lines of which options go only with which others."""
+    """Return lines "OPTIONS only with OPTIONS (capability)", for each capability that ties options to others."""
     lines = []
     for name, capability in CAPABILITIES.items():
         give = providers(name)
@@ -77,7 +92,10 @@ def requirements() -> list[str]:
 
 
 def relations(group: str, option: str) -> Iterator[str]:
-    """Yield sentences on what an option needs of other groups, brings to them and can use of theirs."""
+    """Yield a sentence for each capability by which an option depends on options of other groups, which it names.
+
+    The option requires the capability, provides it to others that must support it, or supports it.
+    """
     own = declared(group, option)
     of = {field: [name for name in CAPABILITIES if name in getattr(own, field)] for field in Declared._fields}
     for name in of["requires"]:

@@ -16,7 +16,12 @@ from diffsweep.errors import UserError
 
 @contextmanager
 def explained(command: str, overrides: Sequence[str]) -> Iterator[None]:
-    """Turn errors of Hydra and OmegaConf within the block into a :class:`UserError`."""
+    """Raise errors of Hydra and OmegaConf in a ``with`` block as a :class:`UserError` of one line.
+
+    Args:
+        command: such as ``train``; the message suggests keys that its configuration has.
+        overrides: of the command line, which choose options whose keys are suggested.
+    """
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
@@ -28,7 +33,13 @@ def explained(command: str, overrides: Sequence[str]) -> Iterator[None]:
 
 
 def explain(error: Exception, command: str, overrides: Sequence[str] = ()) -> UserError:
-    """Return an error of Hydra's or OmegaConf's in one line, with the nearest right word."""
+    """Return a UserError that states an error of Hydra or OmegaConf in one line, with the nearest right word.
+
+    Args:
+        error: the error as Hydra or OmegaConf raised it.
+        command: such as ``train``; the message suggests keys that its configuration has.
+        overrides: of the command line, which choose options whose keys are suggested.
+    """
     cause = error.__cause__
     text = f"{error}\n{cause}" if cause is not None else str(error)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:

@@ -20,14 +20,14 @@ DERIVED = ("space", "condition")  # root keys that follow from the groups
 
 
 def help_text(command: str, topics: Sequence[str] = ()) -> str:
-    """Return what ``--help`` prints: the command, or the pages of topics.
+    """Return the text that ``--help`` prints: the help of a command, or the pages of the given topics.
 
     Args:
         command: ``train``, ``sample``, ``evaluate``, ``verify`` or ``benchmark``.
         topics: groups (``sampler``), options (``sampler=ddim``) and keys (``sampler.steps``); empty for the command.
 
     Raises:
-        UserError: no topic of this name; the message names the nearest one.
+        UserError: the command has no topic of this name; the message names the nearest one.
     """
     if not topics:
         return "\n".join(_command(command))
@@ -35,13 +35,16 @@ def help_text(command: str, topics: Sequence[str] = ()) -> str:
 
 
 def groups_of(command: str) -> list[str]:
-    """Return the groups of a command, in the order in which one meets them."""
+    """Return the configuration groups that a command has, in the order of conf/_groups.yaml: the method first."""
     chosen = defaults(command)
     return [group for group in about() if group in chosen]
 
 
 def command_keys(command: str) -> list[Key]:
-    """Return the keys of a command that belong to no group: its own ones first."""
+    """Return the keys of a command that belong to no configuration group, with their defaults and meanings.
+
+    First come those of the command alone (``run``, ``num_samples``), then those that every command has (``seed``).
+    """
     found = []
     others = {*groups(), "hydra", "defaults"}
     for name in dict.fromkeys((command, "base")):
@@ -61,7 +64,7 @@ def _runs(command: str) -> Iterator[Key]:
 
 
 def about_command(command: str) -> tuple[list[str], str]:
-    """Return the lines that describe a command, and its examples."""
+    """Return the lines that describe a command, and its examples as one text, from its file in conf/."""
     text = content("", command)["hydra"]["help"]
     return text["header"].splitlines(), text["footer"]
 

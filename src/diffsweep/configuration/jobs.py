@@ -16,7 +16,7 @@ ELSEWHERE = ("hydra.launcher", "hydra.sweeper")  # keys of the launcher and the 
 
 
 def parsed(overrides: Sequence[str]) -> list[Override]:
-    """Return overrides as Hydra reads them.
+    """Return the overrides of a command line (``seed=1``, ``schedule=linear,cosine``), parsed by Hydra.
 
     Raises:
         UserError: a word is no override.
@@ -26,12 +26,18 @@ def parsed(overrides: Sequence[str]) -> list[Override]:
 
 
 def jobs(overrides: Sequence[str]) -> list[list[str]]:
-    """Return the overrides of each job of a sweep, the last key varied first.
+    """Return the overrides of each job of a sweep: a job for each combination of the values that overrides list.
 
-    Of a search (``hydra/sweeper=optuna``) it is one job, with the overrides that all of its jobs share.
+    The last key on the line varies fastest. ``GROUP=glob(*)`` lists the options that match. Overrides of Hydra's
+    launcher and sweeper are left out. If a sweeper of Hydra draws the values (``hydra/sweeper=optuna``), the result is
+    one job with the overrides that do not vary.
+
+    Args:
+        overrides: of the command line, such as ``["schedule=linear,cosine", "seed=0"]``.
 
     Raises:
-        UserError: an override cannot be read, or lists a range of numbers that only a search can draw from.
+        UserError: an override cannot be read, matches no option, or gives a range from which only a sweeper of Hydra
+            can draw.
     """
     every = parsed(overrides)
     if any(override.key_or_group == "hydra/sweeper" for override in every):
@@ -59,10 +65,10 @@ def _choices(override: Override) -> list[str]:
 
 
 def swept_keys(overrides: Sequence[str]) -> list[str]:
-    """Return the keys that a sweep varies."""
+    """Return the keys that a sweep varies: those of overrides that list several values (``seed=0,1``)."""
     return [override.get_key_element() for override in parsed(overrides) if override.is_sweep_override()]
 
 
 def run_by_hydra(overrides: Sequence[str]) -> bool:
-    """Return whether Hydra runs the jobs: one of its launchers starts them, or one of its sweepers searches."""
+    """Return whether Hydra itself has to run the jobs, because an override chooses a launcher or a sweeper of it."""
     return any(override.key_or_group in OTHERS for override in parsed(overrides))

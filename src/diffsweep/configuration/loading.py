@@ -20,10 +20,13 @@ from diffsweep.models import DiffusionModel, Model
 
 
 def load_model(cfg: DictConfig) -> Model:
-    """Return the model of a run with its averaged weights, in evaluation mode, on the GPU if the machine has one.
+    """Return the model of a run with its averaged weights, in evaluation mode and without gradients.
+
+    The model is on the GPU, if the machine has one and ``trainer.accelerator`` is not ``cpu``.
 
     Args:
-        cfg: the run's configuration, with other choices of sampler and guidance if wanted.
+        cfg: the run's configuration, with other choices of sampler and guidance if wanted; ``paths.run_dir`` is the
+            directory that the weights are read from.
 
     Raises:
         UserError: the run has no checkpoint, or its checkpoint belongs to another network.
@@ -42,10 +45,10 @@ def load_model(cfg: DictConfig) -> Model:
 
 
 def load_sampled(cfg: DictConfig) -> DiffusionModel:
-    """Return the model of a run as :func:`load_model` does, if it draws samples.
+    """Return the model of a run as :func:`load_model` does, if it is a diffusion model.
 
     Raises:
-        UserError: it draws none, as a classifier.
+        UserError: the model draws no samples, as a classifier or an autoencoder, or it cannot be loaded.
     """
     model = load_model(cfg)
     if not isinstance(model, DiffusionModel):
@@ -63,17 +66,22 @@ def trained(
     kind: str | None = None,
     trust: list[str] | None = None,
 ) -> Model:
-    """Return the model of a run with its averaged weights: in evaluation mode, its weights without gradients.
+    """Return the model of a finished run with its averaged weights, in evaluation mode and without gradients.
+
+    A configuration names this function where a part requires a trained model, such as the classifier of guidance. Parts
+    that require the same run share one model in memory.
 
     Args:
-        run: the directory of the run. If it is null, :func:`~diffsweep.runs.stages.resolve_stages` fills it in.
-        train: overrides of ``train.py`` that train the model; null if a run must be given.
-        inherit: groups that training takes from the run that needs the model, with all their values.
-        kind: the class that the model must be of, by its full name.
+        run: the directory of the run. If it is null, :func:`~diffsweep.runs.stages.resolve_stages` finds or trains a
+            run and fills it in before this function is called.
+        train: overrides of ``train.py`` with which the model is trained; null if a run must be given.
+        inherit: configuration groups, such as ``dataset``, that this training takes, with all their values, from the
+            run that requires the model.
+        kind: the full name of the class that the model must be of; null for any.
         trust: packages besides diffsweep whose classes the run may name.
 
     Raises:
-        UserError: the run does not exist, or its model is of another class.
+        UserError: ``run`` is null, is no finished run, or has a model of another class.
     """
     if run is None:
         raise UserError("a trained model is required and none is given; give the directory of its run")

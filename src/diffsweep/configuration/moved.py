@@ -17,7 +17,10 @@ GONE = (("conditioning", "seed"),)
 
 
 def in_new_names(content: dict[Any, Any]) -> Any:
-    """Return the plain configuration of a saved run with the names of today."""
+    """Return the saved configuration of a run, a dict, with former names of classes and keys replaced by today's.
+
+    Keys that are no longer used are left out.
+    """
     content = dict(content)
     for group, key in GONE:
         if group in content:
@@ -31,7 +34,10 @@ def in_new_names(content: dict[Any, Any]) -> Any:
 
 
 def renamed(node: Any) -> Any:
-    """Return a plain configuration with the names that classes have today."""
+    """Return nested dicts and lists with former names of classes replaced by today's.
+
+    Classes are named under the keys ``_target_`` and ``kind``.
+    """
     if isinstance(node, dict):
         names = ("_target_", "kind")
         return {key: MOVED.get(value, value) if key in names else renamed(value) for key, value in node.items()}
@@ -44,7 +50,10 @@ def _without(node: Any, key: str) -> Any:
 
 
 def with_new_names(words: Sequence[str]) -> list[str]:
-    """Return the words of a command line with the names of today; a line on stderr names each that has changed."""
+    """Return the words of a command line with former names of keys and classes replaced by today's.
+
+    A line on stderr states each replacement.
+    """
     return [_with_new_name(word) for word in words]
 
 

@@ -21,6 +21,10 @@ APART = ("model", "backbone", "guidance", "stages", "task")  # of BuiltParts, bu
 def preflight(cfg: DictConfig) -> None:
     """Raise a UserError unless the keys, types, values and combinations of a configuration are right.
 
+    The parts are built, networks without memory for their weights (on the meta device), and then the rules on
+    combinations are applied (:mod:`diffsweep.configuration.rules`). Models that the run would train first are checked
+    as runs of their own. Nothing is written, no model is trained, and torch's generator on the CPU is left as it was.
+
     Raises:
         UserError: in one line, with what to type instead.
     """
@@ -38,10 +42,15 @@ def preflight(cfg: DictConfig) -> None:
 
 
 def parts_of(cfg: DictConfig) -> rules.BuiltParts:
-    """Return what the groups of a checked configuration build.
+    """Build the parts that the groups of a configuration describe, as the rules on their combinations require them.
+
+    The network is on the meta device, which has shapes without memory, and of the model only the class is given.
+
+    Args:
+        cfg: a checked configuration with the sizes that :func:`~diffsweep.configuration.build.sized` fills in.
 
     Raises:
-        UserError: a value is out of its range, or a stage is wrong as a run of its own.
+        UserError: a constructor refuses a value, or a model that the run would train first is refused.
     """
     built: dict[str, Any] = {}
     for group in (field.name for field in fields(rules.BuiltParts) if field.name not in APART):
@@ -63,7 +72,15 @@ def parts_of(cfg: DictConfig) -> rules.BuiltParts:
 
 
 def stages_of(cfg: DictConfig) -> dict[str, Stage]:
-    """Return the stages of a configuration by their paths; those to be trained are checked as runs of their own."""
+    """Return the stages of a configuration, which are trained models that its run requires, by their paths.
+
+    Examples are the noisy classifier at ``guidance.classifier`` and the autoencoder at ``autoencoder.model``. A stage
+    with a given run has the configuration of that run. A stage that is to be trained is checked as a run of its own. A
+    stage with neither has no configuration, which a rule refuses.
+
+    Raises:
+        UserError: a given run cannot be used, or the configuration of a stage is refused.
+    """
     stages = {}
     for path, node in stage_nodes(cfg):
         if node.get("run") is not None:

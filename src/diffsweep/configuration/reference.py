@@ -34,7 +34,7 @@ A default such as `space.channels` is the value of that key, which holds unless 
 
 
 def reference() -> str:
-    """Return the text of conf/README.md."""
+    """Return the text of conf/README.md, in Markdown: all groups, options and keys of conf/ with their meanings."""
     parts = [TOP, *_contents(), *_commands()]
     for group in about():
         parts += _group(group)

@@ -18,7 +18,7 @@ SWEPT = "DIFFSWEEP_SWEPT"  # variable with the keys that the sweep varies
 
 
 def unique() -> str:
-    """Return four random characters, so that runs which start in the same second have directories of their own."""
+    """Return four random hexadecimal digits for a directory's name, in which runs of the same second then differ."""
     return secrets.token_hex(2)
 
 
@@ -33,23 +33,35 @@ def when(condition: bool, yes: Any, no: Any) -> Any:
 
 
 def divide(size: int, factor: int) -> int:
-    """Return ``size / factor``, rounded up; a part that requires whole quotients refuses others when it is built."""
+    """Return ``size / factor``, rounded up; a factor below 1 counts as 1.
+
+    A part that requires a whole quotient raises an error for other sizes when it is built.
+    """
     return -(-size // max(1, factor))
 
 
 def slug(text: str) -> str:
-    """Return a text with only characters that are safe in a directory name on a command line: no ``=``, no ``,``."""
+    """Return a text for use in a directory's name: other characters than letters, digits, ``.`` and ``_`` become ``-``.
+
+    Several of them in a row become one, those at the ends are left out, and the text ends after 100 characters.
+    """
     return re.sub(r"[^A-Za-z0-9._]+", "-", text).strip("-")[:100]
 
 
 def swept(overrides: Sequence[str]) -> str:
-    """Return the name of a job of a sweep, made of what it varies: ``schedule-linear_seed-0``."""
+    """Return the name of a job of a sweep, made of its overrides that vary in the sweep: ``schedule-linear_seed-0``.
+
+    The keys that vary are read from the environment variable :data:`SWEPT`. If none does, the name is ``all``.
+    """
     keys = os.environ.get(SWEPT, "").split(",")
     return "_".join(slug(override) for override in overrides if override.partition("=")[0] in keys) or "all"
 
 
 def sweep_name(command: str, overrides: Sequence[str]) -> str:
-    """Return the name of a sweep, the same for the same overrides, so that a stopped sweep can be continued."""
+    """Return the name of a sweep, the command and a hash of its overrides, under which a stopped sweep is continued.
+
+    The order of the overrides, and those of Hydra's launcher, do not change the name.
+    """
     own = sorted(override for override in overrides if not override.startswith(LAUNCHER))
     return f"{command}_{hashlib.sha256(repr(own).encode()).hexdigest()[:8]}"
 

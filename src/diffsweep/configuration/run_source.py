@@ -25,7 +25,11 @@ OWN = ("paths", "logger")  # groups that a command does not take from a run
 
 
 class RunSource(ConfigSource):
-    """A source of ``run/DIR`` and ``resume/DIR`` (all groups of a run) and ``GROUP/run/DIR`` (one group of it)."""
+    """A source from which Hydra reads the saved configuration of finished runs as if it were files of options.
+
+    The names ``run/DIR`` and ``resume/DIR`` stand for all configuration groups of the run in the folder DIR, and
+    ``GROUP/run/DIR`` stands for one group of it. ``resume`` also takes the run's logger and its directory.
+    """
 
     @staticmethod
     def scheme() -> str:
@@ -81,7 +85,7 @@ class RunSource(ConfigSource):
 
 
 class RunSearchPath(SearchPathPlugin):
-    """A plugin that adds the source to Hydra's search path, last, so that conf/ has precedence."""
+    """A Hydra plugin that adds :class:`RunSource` to Hydra's search path, last, so that conf/ has precedence."""
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         search_path.append("diffsweep-runs", "run://")

@@ -13,19 +13,26 @@ CONFIG = "config.yaml"
 
 
 def load_config(directory: str | Path) -> DictConfig:
-    """Return the saved configuration of a run, unresolved.
+    """Return a copy of the configuration that a run has saved, with interpolations unresolved.
+
+    Former names of classes and keys are replaced by today's.
+
+    Args:
+        directory: the run's directory, which training printed.
 
     Raises:
-        UserError: the directory is no run.
+        UserError: the directory does not exist, or its ``config.yaml`` is missing or was not written by ``train.py``.
     """
     return saved_of(directory).copy()
 
 
 def saved_of(directory: str | Path) -> DictConfig:
-    """Return the saved configuration of a run, which callers must not change; the file is read once.
+    """Return the configuration that a run has saved, shared by all callers, which must not change it.
+
+    It is the one of :func:`load_config`. The file is read again only if it has changed.
 
     Raises:
-        UserError: the directory is no run.
+        UserError: the directory does not exist, or its ``config.yaml`` is missing or was not written by ``train.py``.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -45,7 +52,7 @@ def saved_of(directory: str | Path) -> DictConfig:
 
 
 def written(file: Path) -> tuple[int, int, int]:
-    """Return the inode, the time and the size of a file, which change when it is written anew."""
+    """Return the inode, the time in ns and the size in bytes of a file, which change when it is written anew."""
     state = file.stat()
     return state.st_ino, state.st_mtime_ns, state.st_size
 

@@ -8,7 +8,18 @@ from omegaconf import MISSING
 
 @dataclass
 class Space:
-    """The space that diffusion works in."""
+    """The sizes and values of x, the pixels or latents in which diffusion works.
+
+    Attributes:
+        channels: channels of x.
+        image_size: side of x.
+        num_frames: frames of clips; None for images.
+        levels: the number of values that a number of x can take; None if it is continuous.
+        out_channels: channels of the network's output, twice as many as of x with a learned variance.
+        bounded: whether values lie in [-1, 1].
+        clip: how samplers clip the predicted x_0.
+        sigma_data: standard deviation of x_0.
+    """
 
     channels: int = MISSING
     image_size: int = MISSING
@@ -22,7 +33,17 @@ class Space:
 
 @dataclass
 class ConditionSizes:
-    """The sizes of the condition, filled in from what the conditioning provides."""
+    """The sizes of the parts of a condition, filled in from what the conditioning provides.
+
+    A part that it does not provide has None, or 0 channels.
+
+    Attributes:
+        num_classes: number of classes.
+        vector_dim: width of the feature vector of a sample.
+        num_scalars: how many numbers a sample is conditioned on.
+        context_dim: width of the tokens.
+        image_channels: channels of the image that is concatenated with x.
+    """
 
     num_classes: int | None = None
     vector_dim: int | None = None
@@ -33,7 +54,13 @@ class ConditionSizes:
 
 @dataclass
 class Paths:
-    """The folders of outputs, of the run and of caches."""
+    """The folders that a command writes into.
+
+    Attributes:
+        output_dir: the folder of all runs.
+        run_dir: the folder of this run.
+        cache_dir: decoded data, features and embeddings that runs share.
+    """
 
     output_dir: str = MISSING
     run_dir: str = MISSING
@@ -42,7 +69,13 @@ class Paths:
 
 @dataclass
 class Logger:
-    """Where metrics are logged."""
+    """The settings of the logger of Weights & Biases, which metrics go to beside ``metrics.csv``.
+
+    Attributes:
+        mode: ``online``, ``offline`` or ``disabled``.
+        project: the project on W&B.
+        entity: the user or team on W&B; None for the default one.
+    """
 
     mode: str = MISSING
     project: str = "diffsweep"
@@ -51,7 +84,14 @@ class Logger:
 
 @dataclass
 class Root:
-    """The keys that every command has."""
+    """The keys at the root of every command's configuration: configuration groups (``Any``), and settings outside them.
+
+    Attributes:
+        seed: keys all randomness.
+        trust: packages besides diffsweep whose classes a ``_target_`` may name.
+        choices: the option that is chosen in each group.
+        sweep: the name of the sweep that the run belongs to; None if it is alone.
+    """
 
     seed: int = MISSING
     trust: list[str] = field(default_factory=list)
@@ -86,7 +126,12 @@ class Root:
 
 @dataclass
 class Train(Root):
-    """The keys of train.py."""
+    """The root keys of ``train.py``'s configuration.
+
+    Attributes:
+        resume_from: the directory of a run that training goes on with; None to begin anew.
+        verify: whether the checks of ``verify.py`` run first.
+    """
 
     resume_from: str | None = None  # filled in by resume=
     verify: bool = False
@@ -94,7 +139,12 @@ class Train(Root):
 
 @dataclass
 class Evaluate(Root):
-    """The keys of evaluate.py."""
+    """The root keys of ``evaluate.py``'s configuration.
+
+    Attributes:
+        output: a folder for the results; None for a new one in the run.
+        num_samples: how many samples are compared with data; None for the number of the metrics.
+    """
 
     output: str | None = None
     num_samples: int | None = None
@@ -102,7 +152,15 @@ class Evaluate(Root):
 
 @dataclass
 class Sample(Root):
-    """The keys of sample.py."""
+    """The root keys of ``sample.py``'s configuration.
+
+    Attributes:
+        output: a folder for the results; None for a new one in the run.
+        task: the group of what is done with the model, such as ``generate``.
+        num_samples: how many samples are drawn.
+        num_frames: frames of clips; None for as many as in training.
+        batch_size: samples that are drawn at once.
+    """
 
     output: str | None = None
     task: Any = MISSING
@@ -113,7 +171,15 @@ class Sample(Root):
 
 @dataclass
 class Benchmark(Root):
-    """The keys of benchmark.py."""
+    """The root keys of ``benchmark.py``'s configuration.
+
+    Attributes:
+        output: a folder for the results; None for a new one.
+        parts: the names of the benchmarks to run, such as ``training``.
+        repeats: pairs of measurements of each ratio.
+        train_steps: training steps of one repeat.
+        sample_batch: samples that are drawn at once.
+    """
 
     output: str | None = None
     parts: list[str] = field(default_factory=list)
@@ -124,7 +190,11 @@ class Benchmark(Root):
 
 @dataclass
 class Verify(Root):
-    """The keys of verify.py."""
+    """The root keys of ``verify.py``'s configuration.
+
+    Attributes:
+        output: a folder for the certificate, the results of the checks; None for a new one.
+    """
 
     output: str | None = None
 

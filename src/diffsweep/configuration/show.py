@@ -14,13 +14,16 @@ from diffsweep.files import ContentError
 
 
 def shown(command: str, overrides: Sequence[str], resolve: bool = False, package: str | None = None) -> str:
-    """Return the configuration of a command as YAML; what keeps it from being whole is printed to stderr.
+    """Return the configuration of a command as YAML, with the sizes that its run fills in, as ``--cfg job`` prints it.
+
+    If sizes cannot be filled in, or interpolations have no value yet, a line on stderr states it.
 
     Args:
         command: ``train``, ``evaluate``, ``sample``, ``benchmark`` or ``verify``.
-        overrides: as on the command line.
-        resolve: replaces references by their values. Those that have none before the model is built stay as they are.
-        package: the key of a part, such as ``backbone``; None for all of it.
+        overrides: such as ``["schedule=linear", "seed=1"]``.
+        resolve: whether interpolations (``${space.channels}``) are replaced by their values; those that have none
+            before the model is built stay as they are.
+        package: the key of a part, such as ``backbone``; None for all of the configuration.
 
     Raises:
         UserError: an option or key is wrong.

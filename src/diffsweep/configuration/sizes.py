@@ -16,15 +16,16 @@ from diffsweep.errors import UserError
 def instantiated(cfg: DictConfig, group: str, **more: Any) -> Any:
     """Return the object that a group of a checked configuration describes.
 
-    A whole check costs more than what is built, so only the group's resolved classes are checked again.
+    Only the resolved classes of the group are checked again, since a check of the whole configuration would take longer
+    than the construction.
 
     Args:
-        cfg: a configuration that has been checked.
-        group: such as ``sampler``.
-        more: keywords that are objects.
+        cfg: a configuration that has been checked (:func:`~diffsweep.configuration.check.check`).
+        group: the key of the group, such as ``sampler``.
+        more: further keyword arguments for its class, such as objects that a configuration cannot hold.
 
     Raises:
-        UserError: a class is not allowed, or a value is out of its range; the message is the constructor's.
+        UserError: a class is not allowed, or its constructor refuses a value with a ValueError, whose message is kept.
     """
     check_resolved(cfg, group)
     try:
@@ -43,10 +44,11 @@ def _refusals_of_lightning() -> tuple[type[Exception], ...]:
 
 
 def fill_in_sizes(cfg: DictConfig) -> None:
-    """Fill in the output channels, a multiple of ``space.channels``, and the sizes of the condition.
+    """Set ``space.out_channels`` and the entries of ``condition`` of a configuration, in place.
 
-    The output channels follow from two groups, prediction and autoencoder, and the sizes of the condition from an
-    object, so neither can be an interpolation in ``conf/``.
+    ``space.out_channels``, the channels of the network's output, is ``space.channels`` times the ``heads`` of the
+    prediction: 2 with a learned variance, else 1. The entries of ``condition`` are the sizes that the conditioning
+    provides, such as ``num_classes``. Both follow from built objects, so ``conf/`` cannot give them by interpolations.
 
     Raises:
         UserError: the prediction or the conditioning cannot be built.

@@ -13,7 +13,12 @@ SECTIONS = ("Args:", "Attributes:")
 
 
 class Definition(NamedTuple):
-    """A class or a function, and the module that defines it."""
+    """The syntax tree of a class or function of diffsweep.
+
+    Attributes:
+        module: the name of the module that defines it.
+        node: its node in the module's tree.
+    """
 
     module: str
     node: ast.ClassDef | ast.FunctionDef
@@ -21,7 +26,16 @@ class Definition(NamedTuple):
 
 @functools.cache
 def find(target: str) -> Definition | None:
-    """Return the definition of a ``_target_``, which a module may have imported; None if it is not diffsweep's."""
+    """Return the definition of a class or function of diffsweep by its full name, without importing it.
+
+    A name that a module imports from another is followed to the other.
+
+    Args:
+        target: the full name, as a ``_target_`` has it (``diffsweep.samplers.DDIM``).
+
+    Returns:
+        the definition, or None if the name is not diffsweep's or does not exist.
+    """
     module, _, name = target.rpartition(".")
     for node in _body(module):
         if isinstance(node, ast.ImportFrom):
@@ -34,22 +48,37 @@ def find(target: str) -> Definition | None:
 
 
 def bases(found: Definition) -> Iterator[Definition]:
-    """Yield the classes that a class derives from."""
+    """Yield the definitions of the classes of diffsweep that a class directly derives from."""
     for base in getattr(found.node, "bases", ()):
         if isinstance(base, ast.Name) and (definition := find(f"{found.module}.{base.id}")):
             yield definition
 
 
 def summary(target: str) -> str:
-    """Return the first line of the docstring of a ``_target_``, as plain text; empty if it has none."""
+    """Return the first line of the docstring of a class or function of diffsweep, without importing it.
+
+    Args:
+        target: the full name, as a ``_target_`` has it.
+
+    Returns:
+        the line as plain text; empty if it has no docstring, or is not diffsweep's.
+    """
     found = find(target)
     return plain((ast.get_docstring(found.node) or "").partition("\n")[0]) if found else ""
 
 
 def argument(target: str, name: str) -> str:
-    """Return the text of an argument of a ``_target_``; empty if no docstring has one.
+    """Return the description of an argument of a class of diffsweep from docstrings, without importing it.
 
-    It is that of its own docstring, or else of the dataclass of its options or of a base.
+    It is taken from the docstring of the class, or else from that of the dataclass ``Options`` of its options, or else
+    from that of a base class.
+
+    Args:
+        target: the full name of the class or function, as a ``_target_`` has it.
+        name: the name of the argument.
+
+    Returns:
+        the description as plain text; empty if no docstring has one.
     """
     found = find(target)
     return _argument(found, name) if found else ""
@@ -85,7 +114,7 @@ def _arguments(docstring: str) -> dict[str, str]:
 
 
 def plain(text: str) -> str:
-    """Return a text without the marks of reStructuredText."""
+    """Return a text without the markup of reStructuredText: backquotes, and roles such as ``:class:``."""
     text = re.sub(r":\w+:`~?(?:[\w.]*\.)?([^`]*)`", r"\1", text)
     return re.sub(r"`+([^`]*)`+", r"\1", text).strip()
 

@@ -41,15 +41,17 @@ ALWAYS = ("debug",)  # groups that every stage inherits: a short run has short s
 
 
 class Stage(NamedTuple):
-    """The properties of a stage that rules read.
+    """A stage, which is a trained model that a run requires, with the properties of it that rules compare with the run.
 
     Attributes:
-        node: the node of the run's configuration.
+        node: the mapping in the run's configuration that describes the stage (``guidance.classifier``): its run, or the
+            overrides that train it.
         cfg: the configuration of the stage's own run; None if no run is given and none can be trained.
-        fingerprint: of the data that it is trained on.
+        fingerprint: a text that identifies the data that the stage is trained on; None without ``cfg``, as all below.
         schedule: the noise schedule that it is trained under.
-        space: the space that its model works in, or that its autoencoder makes.
-        noise: how frames of clips share noise; None in runs saved before this was an option, whose frames share none.
+        space: the autoencoder, or the identity, in whose latents its model works, or which it trains.
+        noise: how frames of clips share noise; None too in runs saved before this was an option, whose frames share
+            none.
     """
 
     node: DictConfig
@@ -61,30 +63,45 @@ class Stage(NamedTuple):
 
     @property
     def provides(self) -> frozenset[str]:
-        """``reconstructions``, if the stage is an autoencoder that inherits the losses of its training."""
+        """The capability ``reconstructions`` if the stage is an autoencoder, which inherits ``perceptual``.
+
+        A set with this one name; empty for other stages.
+        """
         return frozenset({"reconstructions"} if "perceptual" in (self.node.get("inherit") or ()) else ())
 
 
 def stage_nodes(cfg: DictConfig) -> list[tuple[str, DictConfig]]:
-    """Return the nodes that stand for trained models, with their full paths."""
+    """Return the mappings in a configuration that stand for trained models, each with its full path.
+
+    Their ``_target_`` is :func:`diffsweep.configuration.loading.trained`, and a path is such as
+    ``guidance.classifier``.
+    """
     return [(path, node) for path, node in targets(cfg) if node._target_ == STAGE]
 
 
 def run_key(path: str, node: DictConfig) -> str:
-    """Return the key that gives a stage its run: its own ``run``, or the key that this refers to."""
+    """Return the key with which a user gives the run of a stage, a trained model that another run requires.
+
+    Args:
+        path: the full path of the stage's mapping.
+        node: the mapping.
+
+    Returns:
+        the key to which its ``run`` refers (``autoencoder.run``), or else its own key, ``PATH.run``.
+    """
     referred = re.fullmatch(r"\$\{([\w.]+)\}", str(node._get_node("run")))
     return referred[1] if referred else f"{path}.run"
 
 
 def saved_config(run: str | Path, trust: Sequence[str] = ()) -> DictConfig:
-    """Return the configuration of a trained run, checked and unresolved.
+    """Return the configuration that a finished run has saved, checked and with interpolations unresolved.
 
     Args:
-        run: its directory.
-        trust: packages besides diffsweep whose classes it may name; what the run itself trusts is ignored.
+        run: the directory of the run.
+        trust: packages besides diffsweep whose classes the configuration may name; what the run trusted is ignored.
 
     Raises:
-        UserError: it is no run, has no checkpoint, or names a class that may not be built.
+        UserError: the directory is no run, has no checkpoint, or its configuration names a class that may not be built.
     """
     cfg = load_config(run)
     if not (Path(run) / FOLDER / LAST).is_file():
@@ -100,10 +117,15 @@ def saved_config(run: str | Path, trust: Sequence[str] = ()) -> DictConfig:
 
 
 def given_config(cfg: DictConfig, path: str, node: DictConfig) -> DictConfig:
-    """Return the configuration of the run that is given for a stage.
+    """Return the configuration of the run that the user gives for a stage, a trained model that another run requires.
+
+    Args:
+        cfg: the configuration of the run that requires the stage.
+        path: the full path of the stage's mapping in ``cfg``.
+        node: the mapping, whose ``run`` is the directory of the given run.
 
     Raises:
-        UserError: the run is missing, unfinished or not trusted; the message names the key to change.
+        UserError: the given run is missing, unfinished or not trusted; the message names the key to change.
     """
     try:
         return saved_config(node.run, cfg.trust)
@@ -114,16 +136,16 @@ def given_config(cfg: DictConfig, path: str, node: DictConfig) -> DictConfig:
 
 
 def trainable_config(cfg: DictConfig, path: str, node: DictConfig) -> DictConfig:
-    """Return the configuration that a stage is trained with.
+    """Return the configuration with which ``train.py`` would train a stage, a model that another run requires.
 
-    It is that of ``train.py`` with the overrides of the node, and with the groups that the node inherits from the run
-    which requires it. It has a seed of its own, so that the runs of a sweep over seeds share it, and it trains on one
-    device. ``paths.run_dir`` is not set.
+    It is composed with the overrides in ``train`` of the stage's mapping, and takes the groups in ``inherit`` from the
+    run that requires the stage, except what the overrides set. The seed is not that run's, so that the runs of a sweep
+    over seeds share the stage, and training is on one device. ``paths.run_dir`` is to be set by the caller.
 
     Args:
-        cfg: of the run which requires the stage.
-        path: the key of the node.
-        node: with ``train`` and ``inherit``.
+        cfg: the configuration of the run that requires the stage.
+        path: the full path of the stage's mapping in ``cfg``, with which error messages begin.
+        node: the mapping, with ``train`` and ``inherit``.
 
     Raises:
         UserError: an override is wrong, or sets a key that a stage may not set.
@@ -166,7 +188,11 @@ def _inherit(cfg: DictConfig, stage: DictConfig, group: str, typed: Sequence[str
 
 
 def portable(content: Any) -> Any:
-    """Return a plain, resolved configuration with stages identified by weights or recipe, not by directory."""
+    """Return a resolved configuration, in dicts and lists, without directories of trained models that it requires.
+
+    Each such model is identified by a hash of its checkpoint, or if it has none yet by the overrides that train it. So
+    equal configurations stay equal on another machine.
+    """
     if isinstance(content, list):
         return [portable(item) for item in content]
     if not isinstance(content, dict):

@@ -28,13 +28,17 @@ PLUGINS = {  # the packages that bring options of Hydra's groups
 
 
 def no_such_option(group: str, option: str) -> UserError:
-    """Return the error of an option that a group does not have, with those that it has."""
+    """Return the error for an option that a configuration group does not have, which lists those that it has."""
     near = nearest(option, options(group), cutoff=0.7)  # the list follows: nothing that is only a little alike
     return UserError(f"{group}={option}: no such option{near or ';'} {group} has {', '.join(folded(group))}")
 
 
 def folded(group: str) -> list[str]:
-    """Return the options of a group; where they are many, each family with the number of its presets."""
+    """Return the options of a configuration group for a message; of a long list, presets are only counted.
+
+    With more than :data:`MANY` options, an entry is an option with the number of its presets, which are other options
+    that start from it, and the names of the first and the last.
+    """
     if len(options(group)) <= MANY:
         return options(group)
     roots = {option: _root(group, option) for option in options(group)}
@@ -52,7 +56,10 @@ def _root(group: str, option: str) -> str:
 
 
 def no_such_hydra_option(group: str, option: str) -> UserError:
-    """Return the error of an option that a group of Hydra's does not have, with what is installed and installable."""
+    """Return the error for an option that a group of Hydra's (``hydra/launcher``) does not have.
+
+    The message names the options that are installed, and the packages to install for others.
+    """
     folder = Path(hydra.__file__).parent / "conf" / group
     stored = ConfigStore.instance().list(group) if group in PLUGINS else []
     installed = sorted({Path(name).stem for name in (*stored, *(path.name for path in folder.glob("*.yaml")))})
@@ -73,11 +80,13 @@ def _named(packages: Mapping[str, str], package: str) -> str:
 
 
 def no_such_key(key: str, command: str, overrides: Sequence[str] = ()) -> UserError:
-    """Return the error of a key that a command does not have, with the options or groups that have it, or the nearest.
+    """Return the error for a key that a command's configuration does not have.
+
+    The message names the options that have the key, if any, or else keys that are spelled like it.
 
     Args:
-        key: with dots, as typed.
-        command: whose configuration it is not in.
+        key: the key as typed, with dots.
+        command: the command, such as ``train``.
         overrides: of the command line, which choose options.
     """
     group, _, name = key.partition(".")
@@ -97,12 +106,15 @@ def no_such_key(key: str, command: str, overrides: Sequence[str] = ()) -> UserEr
 
 
 def where(key: str, command: str, choices: Mapping[str, Any] | None = None) -> str:
-    """Return the end of a message on an unknown key: where its last name lies, or what is spelled nearly so.
+    """Return the end of an error message on an unknown key: keys that the user may mean, or groups that have it.
 
     Args:
-        key: with dots, as typed.
-        command: whose configuration it is not in.
+        key: the key as typed, with dots.
+        command: the command, such as ``train``, whose configuration does not have it.
         choices: the option of each group; None for the defaults.
+
+    Returns:
+        for example ", did you mean sampler.steps?"; empty if nothing is near.
     """
     choices = chosen(command, ()) if choices is None else choices
     (group, _, rest), name = key.partition("."), key.rpartition(".")[2]
@@ -128,7 +140,11 @@ def where(key: str, command: str, choices: Mapping[str, Any] | None = None) -> s
 
 
 def chosen(command: str, overrides: Sequence[str]) -> dict[str, str]:
-    """Return the option of each group: as typed, else of the given run, else of the family, else the default."""
+    """Return the option that is chosen in each configuration group by the overrides of a command line.
+
+    A group that they do not choose has the option of the run that they give (``run=DIR``), else that of the chosen
+    model or experiment, else the command's default.
+    """
     words = [override.lstrip("+").partition("=") for override in overrides]
     typed = {key: value for key, _, value in words if key in (*groups(), *SELECTORS)}
     found = defaults() | _chosen_by("", command)
@@ -153,7 +169,12 @@ def _chosen_by(group: str, option: str) -> dict[str, str]:
 
 
 def keys_of(command: str, choices: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the full keys of a command's configuration, with the values in the files of the chosen options."""
+    """Return the keys of a command's configuration, with dots, and their values as the files of conf/ state them.
+
+    Args:
+        command: the command, such as ``train``.
+        choices: the option that is chosen in each group.
+    """
     found = _flat(content("", "base")) | _flat(content("", command))
     for group, option in choices.items():
         own = _values(group, option)

@@ -23,12 +23,12 @@ FEW = 3  # presets of an option that a list names all; of more it names the firs
 
 
 class Key(NamedTuple):
-    """A key of an option.
+    """A key of an option, as ``--help`` and conf/README.md show it.
 
     Attributes:
-        name: with dots where it lies in other keys.
-        default: its value, as it is typed; of a node that is built its class.
-        text: what it means; empty if neither a comment nor a docstring states it.
+        name: with dots if it lies in other keys: ``encoder.width``.
+        default: its value, as it is typed; if the key describes an object to build, the name of the class.
+        text: what it means, without a period; empty if neither a comment nor a docstring states it.
     """
 
     name: str
@@ -37,17 +37,17 @@ class Key(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """The default, cut short if it is long."""
+        """The default for display, as :func:`short` writes it."""
         return short(self.default)
 
     @property
     def follows(self) -> bool:
-        """Whether the default follows from another key."""
+        """Whether the default is an interpolation (``${space.channels}``), and so follows from another key."""
         return "${" in self.default
 
 
 def short(value: str) -> str:
-    """Return a value as it is typed, cut short if it is long."""
+    """Return a value for display: interpolations in words, and cut to :data:`LONGEST` characters with ``...``."""
     value = " ".join(value.split())
     if value.startswith("["):
         value = value.replace(", ", ",")  # so that a shell takes it as one word
@@ -59,25 +59,25 @@ def short(value: str) -> str:
 
 
 def line(group: str, option: str) -> str:
-    """Return what an option is, in a line: the first comment of its file, or the docstring of what it builds."""
+    """Return a description of an option in one line, from its file's first comment or the docstring of its class."""
     header = header_of(CONF / group / f"{option}.yaml")
     return header[0] if header else next((summary(target) for target in targets(group, option)), "")
 
 
 def details(group: str, option: str) -> str:
-    """Return what an option's first comment states beyond its line."""
+    """Return the rest of the comment that an option's file begins with, without its first line, as one text."""
     return " ".join(header_of(CONF / group / f"{option}.yaml")[1:])
 
 
 def papers(group: str, option: str) -> list[str]:
-    """Return the addresses of the papers that an option's first comment cites."""
+    """Return the addresses of the arXiv papers that the first comment of an option's file cites."""
     header = " ".join(header_of(CONF / group / f"{option}.yaml"))
     return [f"https://arxiv.org/abs/{number}" for number in dict.fromkeys(re.findall(r"arXiv:([\d.]+\d)", header))]
 
 
 @functools.cache
 def keys(group: str, option: str) -> dict[str, Key]:
-    """Return all keys of an option by their names: those of the files that it starts from, then its own."""
+    """Return all keys of an option by name; those of the files that it starts from come first."""
     found: dict[str, Key] = {}
     built: dict[str, str] = {}  # what is built, by the name of its node
     for name in _chain(group, option):
@@ -97,7 +97,7 @@ def keys(group: str, option: str) -> dict[str, Key]:
 
 
 def texts(group: str, option: str) -> list[tuple[str, str]]:
-    """Return the names of the keys of an option, each with its text."""
+    """Return pairs of the name and the meaning of each key of an option."""
     return [(key.name, key.text) for key in keys(group, option).values()]
 
 
@@ -112,35 +112,41 @@ def _completed(key: Key, built: dict[str, str], inner: dict[str, str]) -> Key:
 
 
 def own_keys(group: str, option: str) -> list[Key]:
-    """Return the keys of an option that no file which it starts from has."""
+    """Return the keys of an option that none of the files which it starts from has."""
     before = {name for start in starts(group, option) for name in keys(group, start)}
     return [key for name, key in keys(group, option).items() if name not in before]
 
 
 def changed_keys(group: str, option: str) -> list[Key]:
-    """Return the keys of the files that an option starts from to which it gives other values."""
+    """Return the keys that an option has from files that it starts from, but with another default."""
     before = {name: key for start in starts(group, option) for name, key in keys(group, start).items()}
     own = keys(group, option)
     return [own[name] for name, key in before.items() if own[name].default != key.default]
 
 
 def starts(group: str, option: str) -> list[str]:
-    """Return the files of the group that an option starts from, shared ones included."""
+    """Return the files of its group that an option starts from, shared ones (``_unet``) included."""
     return [name for name, place in _defaults(group, option) if place in ("", group)]
 
 
 def made_of(group: str, option: str) -> dict[str, str]:
-    """Return the options of the group that an option is made of, by the keys that they are under (``inner``)."""
+    """Return the options of the same group that an option contains, by the keys that they are under.
+
+    The guidance ``composed`` contains ``{"inner": "classifier_free", "outer": "classifier"}``.
+    """
     return {place: name for name, place in _defaults(group, option) if place not in ("", group)}
 
 
 def shared(group: str) -> list[str]:
-    """Return the files that hold what options of a group have in common."""
+    """Return the files of a group that hold what its options have in common (``_unet``), and are no options."""
     return [name for name in files(group) if name.startswith(SHARED)]
 
 
 def choices(group: str, option: str) -> list[str]:
-    """Return what an option chooses and sets in other groups, as a user types it."""
+    """Return what an option chooses and sets in other groups, as a user types it (``schedule=cosine``, ``seed=1``).
+
+    Models and experiments do so. A later file replaces what an option that it starts from chooses.
+    """
     chosen, values = [], []
     for name in _chain(group, option):
         for entry in content(group, name).get(DEFAULTS, []):
@@ -155,7 +161,7 @@ def choices(group: str, option: str) -> list[str]:
 
 
 def settings_of(group: str, preset: str) -> list[str]:
-    """Return the settings in which a preset differs from the option that it comes from, as ``KEY=VALUE``."""
+    """Return the settings in which a preset differs from the option that it starts from, as ``KEY=VALUE``."""
     family = keys(group, family_of(group, preset))
     own = keys(group, preset).values()
     return [
@@ -164,7 +170,7 @@ def settings_of(group: str, preset: str) -> list[str]:
 
 
 def presets(group: str, option: str) -> list[str]:
-    """Return the options that differ from an option in settings only, in the order of their sizes."""
+    """Return the presets of an option, which are options that start from it with other settings, the smallest first."""
     found = [name for name in options(group) if is_preset(group, name) and family_of(group, name) == option]
 
     def size(name: str) -> tuple[int, int, list[tuple[str, int]]]:
@@ -176,19 +182,24 @@ def presets(group: str, option: str) -> list[str]:
 
 
 def is_preset(group: str, option: str) -> bool:
-    """Return whether an option is another one of its group with other settings."""
+    """Return whether an option is a preset: it starts from another of its group and only changes settings."""
     text = text_of(CONF / group / f"{option}.yaml")
     builds = any(entry.key.rpartition(".")[2] == "_target_" for entry in text.entries)
     return bool(parents(group, option)) and not text.is_global and not builds
 
 
 def family_of(group: str, option: str) -> str:
-    """Return the option that a preset comes from."""
+    """Return the option that a preset starts from in the end; an option that is no preset is returned itself."""
     return family_of(group, parents(group, option)[0]) if is_preset(group, option) else option
 
 
 def folded(group: str, mark: str = "") -> Iterator[str]:
-    """Yield the options of a group, of many presets the first and the last; the option ``mark`` gets a *."""
+    """Yield the options of a group for a list; of more than :data:`FEW` presets only the first and the last are named.
+
+    Args:
+        group: the configuration group.
+        mark: the option that gets a ``*`` behind it, such as the default.
+    """
     for option in options(group):
         if is_preset(group, option):
             continue
@@ -229,5 +240,5 @@ def _entries(group: str, name: str) -> Iterator[tuple[str, str, str]]:
 
 
 def wired(key: Key) -> bool:
-    """Return whether a key only takes the group of its name, such as ``backbone: ${backbone}``."""
+    """Return whether a key only stands for the whole group of its name, such as ``backbone: ${backbone}``."""
     return key.default == f"${{{key.name}}}" and key.name in groups()

@@ -13,10 +13,15 @@ KINDS = {"int": "an integer", "float": "a number", "bool": "true, false", "list"
 def check_type(path: str, value: Any, hint: Any) -> None:
     """Raise a UserError unless a value has the type that an annotation states.
 
+    The types are strict (1 is no text), except in lists. An annotation that pydantic does not know accepts any value.
+
     Args:
         path: the full key of the value, with which the message begins.
-        value: a plain value, a list or a mapping.
-        hint: the annotation of the keyword.
+        value: a number, text, bool, None, list or mapping from a configuration.
+        hint: the annotation of the keyword argument that the value is for.
+
+    Raises:
+        UserError: the message states what is accepted instead.
     """
     from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 

@@ -8,7 +8,7 @@ from diffsweep.models.autoencoder import NOTHING
 
 @rule
 def trained_autoencoder_has_a_network(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Refuse to train an autoencoder without a network, as the identity."""
+    """Return an error message if the model trains an autoencoder, but the chosen one (``identity``) has no network."""
     if "reconstructions" in parts.model.provides and cfg.model.autoencoder is None:
         return f"autoencoder={cfg.choices.autoencoder}: {NOTHING}"
     return None
@@ -16,7 +16,7 @@ def trained_autoencoder_has_a_network(cfg: DictConfig, parts: BuiltParts) -> str
 
 @rule
 def autoencoder_run_is_for_latent_diffusion(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Refuse a trained autoencoder for a model that trains one."""
+    """Return an error message if ``autoencoder.run`` gives a trained autoencoder to a model that trains one."""
     if "reconstructions" in parts.model.provides and cfg.autoencoder.get("run") is not None:
         return (
             f"autoencoder.run={cfg.autoencoder.run} gives a trained autoencoder to latent diffusion, and "

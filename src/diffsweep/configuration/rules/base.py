@@ -26,15 +26,18 @@ from diffsweep.schedules import Schedule
 
 @dataclass(frozen=True)
 class BuiltParts:
-    """The parts that the groups of a configuration build, by the name of the group; None for a group that is left out.
+    """The parts of a run that rules inspect: the object that each configuration group describes, if any.
+
+    A group that is left out, such as ``metrics=none``, has None.
 
     Attributes:
-        model: the class of the model.
-        backbone: the network, on the meta device.
-        guidance: the wrappers around the network, from the outermost in.
-        callbacks: by name.
-        stages: by path in the configuration, each a :class:`~diffsweep.configuration.stage_nodes.Stage`.
-        task: of ``sample.py``, else None; a :class:`~diffsweep.tasks.Task`.
+        model: the class of the model, not an object.
+        backbone: the network, on the meta device: shapes without memory.
+        guidance: the guidances around the network's denoiser, from the outermost in.
+        callbacks: Lightning's callbacks, by their keys in the configuration.
+        stages: the trained models that the run requires, by path in the configuration, each a
+            :class:`~diffsweep.configuration.stage_nodes.Stage`.
+        task: the :class:`~diffsweep.tasks.Task` of ``sample.py``; None in other commands.
     """
 
     model: type[Model]
@@ -59,7 +62,10 @@ class BuiltParts:
     task: Any
 
     def of(self, group: str) -> list[Any]:
-        """Return the parts of a group: one, several, or none."""
+        """Return the parts of a group as a list, which is ``[None]`` for a group that is left out.
+
+        Guidance, callbacks and stages can have none or several parts, the other groups have one.
+        """
         found = getattr(self, group)
         if isinstance(found, Mapping):
             return list(found.values())
@@ -71,7 +77,7 @@ class BuiltParts:
 
     @property
     def accepted(self) -> Mapping[str, int]:
-        """The sizes of the parts of a condition that the network takes."""
+        """The parts of a condition that the network accepts, with sizes: ``{"num_classes": 10}``; empty if none."""
         return getattr(self.backbone, "accepts", {})
 
 
@@ -81,19 +87,35 @@ NOTES: dict[str, Rule] = {}  # warnings of what works, but may not be intended
 
 
 def rule(function: Rule) -> Rule:
-    """Make a function a rule: it returns why a configuration is refused and what to type instead, or None."""
+    """Register a function as a rule, which can refuse a configuration, and return it unchanged.
+
+    Args:
+        function: takes a configuration and its built parts, and returns an error message (why the configuration is
+            refused, and what to type instead) or None. Its name states what must hold.
+    """
     RULES[function.__name__] = function
     return function
 
 
 def note(function: Rule) -> Rule:
-    """Make a function a note: it returns a warning, or None."""
+    """Register a function as a note, which warns of a configuration that works but may not be intended, and return it.
+
+    Args:
+        function: takes a configuration and its built parts, and returns a warning or None.
+    """
     NOTES[function.__name__] = function
     return function
 
 
 def apply(cfg: DictConfig, parts: BuiltParts) -> None:
-    """Raise a UserError at the first rule that is broken, of diffsweep and of trusted packages; then print the notes.
+    """Raise a UserError with the message of the first rule that is broken; if none is, print the notes.
+
+    The registered rules and notes of diffsweep and of the packages in ``cfg.trust`` are applied, ordered by module.
+    Notes are printed to stderr.
+
+    Args:
+        cfg: the configuration, checked and with its sizes filled in.
+        parts: the parts that it describes.
 
     Raises:
         UserError: in one line, which ends with the rule's name.

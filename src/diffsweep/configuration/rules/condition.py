@@ -12,7 +12,11 @@ def _spoken(names: list[str]) -> str:
 
 @rule
 def network_accepts_the_condition(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Refuse a part of the condition that the network does not accept in its size, nor guidance uses."""
+    """Return an error message if the conditioning provides a part of the condition that nothing uses in its size.
+
+    The parts are ``num_classes``, ``context_dim`` and others, with sizes. Either the network accepts a part in the same
+    size, or guidance requires it and the network does not accept it.
+    """
     accepted, used = parts.accepted, {name for guidance in parts.guidance for name in guidance.requires}
     for name, size in parts.conditioning.sizes.items():
         given = f"conditioning={cfg.choices.conditioning} provides {_spoken([name])}"
@@ -28,7 +32,7 @@ def network_accepts_the_condition(cfg: DictConfig, parts: BuiltParts) -> str | N
 
 @rule
 def guided_network_accepts_the_condition(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Refuse guidance by conditions around a network that accepts none."""
+    """Return an error message if guidance compares the network with and without a condition, but it accepts none."""
     evaluated = any("null_condition" in guidance.requires for guidance in parts.guidance)
     if evaluated and parts.conditioning.sizes and not parts.conditioning.sizes.keys() & parts.accepted.keys():
         return (
@@ -40,7 +44,10 @@ def guided_network_accepts_the_condition(cfg: DictConfig, parts: BuiltParts) -> 
 
 @note
 def conditioning_provides_what_the_network_accepts(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Note a network without the condition that it accepts: it always predicts for the null condition."""
+    """Return a warning if the network accepts a part of a condition that the conditioning does not provide.
+
+    Such a network always predicts for the null condition.
+    """
     if missing := sorted(parts.accepted.keys() - parts.conditioning.sizes.keys()):
         return f"the network accepts {_spoken(missing)}, which the conditioning does not provide"
     return None

@@ -7,7 +7,10 @@ from diffsweep.configuration.rules.base import BuiltParts, rule
 
 @rule
 def metrics_match_the_data(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Refuse metrics of other shapes: features of one shape are meaningless for another, and for clips."""
+    """Return an error message if the features of the metrics are for samples of another shape than the data have.
+
+    Features of one shape are meaningless for another, and features of images are for clips.
+    """
     shape, data = None if parts.metrics is None else parts.metrics.shape, parts.dataset
     if shape is None or (
         len(shape) == len(data.shape) and all(n in (None, m) for n, m in zip(shape, data.shape, strict=True))
@@ -23,7 +26,7 @@ def metrics_match_the_data(cfg: DictConfig, parts: BuiltParts) -> str | None:
 
 @rule
 def clips_are_long_enough_for_metrics(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Refuse clips with fewer frames than the metrics' network over time requires."""
+    """Return an error message if clips of the data have fewer frames than the features of the metrics require."""
     frames = parts.dataset.num_frames
     if parts.metrics is None or frames is None or frames >= (least := parts.metrics.least_frames):
         return None

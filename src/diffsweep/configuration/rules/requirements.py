@@ -13,7 +13,15 @@ from diffsweep.errors import UserError
 
 @rule
 def required_capabilities_are_provided(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Refuse a part that requires what no other part provides."""
+    """Return an error message if a part requires a capability that no part of the run provides.
+
+    Capabilities are names such as ``grid``, the T steps of a discrete schedule;
+    :data:`~diffsweep.capabilities.CAPABILITIES` has them, with the groups that can provide each. The message names
+    options and settings that mend it.
+
+    Raises:
+        UserError: a part declares an unknown capability.
+    """
     for group, part in parts:
         for name in _known(declared_by(part).requires):
             needed = CAPABILITIES[name]
@@ -31,7 +39,14 @@ def required_capabilities_are_provided(cfg: DictConfig, parts: BuiltParts) -> st
 
 @rule
 def provided_capabilities_are_supported(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Refuse a part that provides what the parts which would use it do not support."""
+    """Return an error message if a part provides a capability that no part which would have to use it supports.
+
+    For example, a dataset of clips provides ``clips``, which the backbone or the model must support. The groups that
+    must are the ``users`` of the capability; one without users need not be supported.
+
+    Raises:
+        UserError: a part declares an unknown capability.
+    """
     for group, part in parts:
         for name in _known(declared_by(part).provides):
             brought = CAPABILITIES[name]

@@ -10,7 +10,10 @@ MOST = 1000.0  # by which x0 may multiply an error of the output without clippin
 
 @note
 def sampler_uses_the_learned_variance(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Note a sampler that ignores a learned variance: solvers of an ODE, or one with its own variance."""
+    """Return a warning if the network learns the variance of the reverse steps, but the sampler ignores it.
+
+    Solvers of an ODE ignore it, and so do samplers with a variance of their own.
+    """
     if parts.prediction.heads > 1 and not parts.sampler.uses_variance:
         return f"sampler={cfg.choices.sampler} does not use the learned variance; sampler=ancestral does"
     return None
@@ -18,7 +21,10 @@ def sampler_uses_the_learned_variance(cfg: DictConfig, parts: BuiltParts) -> str
 
 @note
 def sampling_from_noise_starts_at_t_1(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Note samples that start from noise alone at t < 1, where x_t is data and noise."""
+    """Return a warning if samples start from noise alone at t = ``sampler.start`` < 1, where x_t also contains data.
+
+    It is of commands without a task that compare samples with data.
+    """
     if parts.sampler.start < 1 and "task" not in cfg and parts.metrics is not None:
         return (
             f"samples start at t = {cfg.sampler.start} from noise alone, without the signal that x_t has then; "
@@ -29,7 +35,11 @@ def sampling_from_noise_starts_at_t_1(cfg: DictConfig, parts: BuiltParts) -> str
 
 @note
 def x0_is_clipped_or_its_error_bounded(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Note an unclipped x0 that is a large multiple of the output, which multiplies the error of the output."""
+    """Return a warning if x0 is not clipped and multiplies errors of the network's output by more than 1000.
+
+    The estimate is x0 = c_skip x_t + c_out F for the output F, with |c_out| at t = ``sampler.start``, where it is
+    noisiest.
+    """
     if "likelihood" not in parts.model.provides:  # no diffusion model: nothing is sampled
         return None
     t = torch.tensor(parts.sampler.start, dtype=torch.float64)

@@ -14,7 +14,7 @@ from diffsweep.diffusion import INDEPENDENT
 
 @rule
 def stages_are_given_or_trainable(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Refuse a stage with neither a run nor overrides that train it."""
+    """Return an error message if a model that the run requires has neither a run nor overrides that train it."""
     for path, stage in parts.stages.items():
         if stage.cfg is None:
             return (
@@ -26,7 +26,7 @@ def stages_are_given_or_trainable(cfg: DictConfig, parts: BuiltParts) -> str | N
 
 @rule
 def stages_are_of_the_required_class(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Refuse a stage whose model is not of the class that the part requires."""
+    """Return an error message if a trained model that the run requires is of another class than the part requires."""
     for path, stage in parts.stages.items():
         if kind := stage.node.get("kind"):
             found, wanted = locate(stage.cfg.model._target_, cfg.trust), locate(kind, cfg.trust)
@@ -38,7 +38,11 @@ def stages_are_of_the_required_class(cfg: DictConfig, parts: BuiltParts) -> str 
 
 @rule
 def stages_match_the_data(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Refuse a stage that was trained on other data, unless its model declares that it supports them."""
+    """Return an error message if a model that the run requires, such as a classifier, was trained on other data.
+
+    Models that should be trained on the data of the run inherit ``dataset``; others are not checked. A model that
+    supports the capability ``other_data``, as autoencoders do, is accepted.
+    """
     data = parts.dataset.fingerprint
     for path, stage in parts.stages.items():
         known = "dataset" not in (stage.node.get("inherit") or ()) or stage.fingerprint == data
@@ -51,7 +55,10 @@ def stages_match_the_data(cfg: DictConfig, parts: BuiltParts) -> str | None:
 
 @note
 def latents_are_standardised_by_this_data(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Note latents that are standardised by the mean and deviation of other data."""
+    """Return a warning if the latents are standardised by the mean and standard deviation of other data.
+
+    These are of the data that the autoencoder was trained on.
+    """
     for path, stage in parts.stages.items():
         if "dataset" in (stage.node.get("inherit") or ()) and stage.fingerprint != parts.dataset.fingerprint:
             return (
@@ -63,7 +70,11 @@ def latents_are_standardised_by_this_data(cfg: DictConfig, parts: BuiltParts) ->
 
 @rule
 def stages_match_the_space(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Refuse a stage that works in another space than the run."""
+    """Return an error message if a model that the run requires was trained in another space, pixels or latents.
+
+    Compared are the channels of images, the channels of the space, and the factor by which its images are smaller.
+    Models that do not inherit ``autoencoder`` are not checked.
+    """
     for path, stage in parts.stages.items():
         inherited = "autoencoder" in (stage.node.get("inherit") or ()) and stage.cfg is not None
         if inherited and (difference := parts.autoencoder.differs_from(stage.space)):
@@ -74,7 +85,11 @@ def stages_match_the_space(cfg: DictConfig, parts: BuiltParts) -> str | None:
 
 @rule
 def stages_match_the_schedule(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Refuse a model of noisy data that was trained under another noise schedule."""
+    """Return an error message if a model of noisy data that the run requires has another noise schedule.
+
+    Models that inherit ``schedule`` are such, for example the classifier of guidance. A learned schedule is refused,
+    since it changes in training.
+    """
     t = torch.linspace(0, 1, 101, dtype=torch.float64)
     for path, stage in parts.stages.items():
         if "schedule" in (stage.node.get("inherit") or ()):
@@ -93,7 +108,10 @@ def stages_match_the_schedule(cfg: DictConfig, parts: BuiltParts) -> str | None:
 
 @rule
 def stages_match_the_noise(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Refuse a model of noisy clips that was trained with another share of noise between frames."""
+    """Return an error message if a model of noisy clips that the run requires has another noise covariance of frames.
+
+    Models that inherit ``schedule`` are of noisy data, for example the weaker model of autoguidance.
+    """
     frames = cfg.space.num_frames or 1
     for path, stage in parts.stages.items():
         if "schedule" in (stage.node.get("inherit") or ()):

@@ -7,7 +7,10 @@ from diffsweep.configuration.rules.base import BuiltParts, rule
 
 @rule
 def task_suits_the_model(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Refuse a task that does not work with the space, the sampler or the guidance."""
+    """Return an error message if the task of ``sample.py`` cannot be done with the model or its sampler.
+
+    What counts is the space of the model, pixels or latents, the sampler and the guidance.
+    """
     if parts.task is None:
         return None
     reason = parts.task.incompatible_because(parts.autoencoder, parts.sampler, parts.guidance)
@@ -16,7 +19,10 @@ def task_suits_the_model(cfg: DictConfig, parts: BuiltParts) -> str | None:
 
 @rule
 def num_frames_is_set_once(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Refuse num_frames for a task that draws clips in windows, or from given clips: it has a key of its own."""
+    """Return an error message if ``num_frames`` is set with a task that sets the length of clips by its own key.
+
+    So do tasks that draw long clips in windows, or start from given clips.
+    """
     if parts.task is None or parts.task.length_key is None or cfg.num_frames is None:
         return None
     return (

@@ -24,7 +24,7 @@ OF_THE_MACHINE = (  # settings of a Trainer that depend on the machine, or chang
 
 @rule
 def validation_is_by_steps(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Refuse intervals in epochs."""
+    """Return an error message if the validation interval is set in epochs, which the endless training stream lacks."""
     if (epochs := cfg.trainer.check_val_every_n_epoch) is not None:
         return (
             f"trainer.check_val_every_n_epoch={epochs} must stay null: the training stream has no epochs; use "
@@ -35,7 +35,10 @@ def validation_is_by_steps(cfg: DictConfig, parts: BuiltParts) -> str | None:
 
 @rule
 def intervals_are_positive(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Refuse intervals that are no positive number of steps."""
+    """Return an error message unless intervals of the trainer are whole numbers of steps, at least 1.
+
+    These are ``val_check_interval``, ``log_every_n_steps`` and ``accumulate_grad_batches``.
+    """
     for key in ("val_check_interval", "log_every_n_steps", "accumulate_grad_batches"):
         if not (isinstance(cfg.trainer[key], int) and cfg.trainer[key] >= 1):
             return f"trainer.{key} is a whole number of steps, at least 1, not {cfg.trainer[key]}"
@@ -44,7 +47,7 @@ def intervals_are_positive(cfg: DictConfig, parts: BuiltParts) -> str | None:
 
 @rule
 def max_steps_is_positive(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Refuse a run without an end."""
+    """Return an error message if ``trainer.max_steps`` is below 1: the training stream is endless."""
     if cfg.trainer.max_steps < 1:
         return f"trainer.max_steps must be at least 1, not {cfg.trainer.max_steps}: the training stream is endless"
     return None
@@ -52,13 +55,13 @@ def max_steps_is_positive(cfg: DictConfig, parts: BuiltParts) -> str | None:
 
 @rule
 def logger_mode_is_known(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Refuse an unknown mode of the logger."""
+    """Return an error message unless ``logger.mode`` is ``online``, ``offline`` or ``disabled``."""
     return None if cfg.logger.mode in MODES else f"logger.mode is one of {', '.join(MODES)}, not {cfg.logger.mode}"
 
 
 @rule
 def scaled_gradients_are_not_clipped_when_fused(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Refuse to clip float16 gradients with a fused optimizer, which unscales them after clipping."""
+    """Return an error message if float16 gradients are clipped with a fused optimizer, which unscales them later."""
     half, fused = str(cfg.trainer.precision) in ("16", "16-mixed"), cfg.optimizer.get("fused")
     if half and fused and cfg.trainer.gradient_clip_val:
         return (
@@ -70,7 +73,7 @@ def scaled_gradients_are_not_clipped_when_fused(cfg: DictConfig, parts: BuiltPar
 
 @rule
 def trainer_accelerator_is_known(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Refuse an accelerator that Lightning does not have."""
+    """Return an error message if ``trainer.accelerator`` is a name that Lightning does not have."""
     return _unknown(
         "accelerator", cfg.trainer.get("accelerator"), {"gpu", *AcceleratorRegistry.available_accelerators()}
     )
@@ -78,7 +81,7 @@ def trainer_accelerator_is_known(cfg: DictConfig, parts: BuiltParts) -> str | No
 
 @rule
 def trainer_strategy_is_known(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Refuse a strategy that Lightning does not have."""
+    """Return an error message if ``trainer.strategy`` is a name that Lightning does not have."""
     return _unknown("strategy", cfg.trainer.get("strategy"), set(StrategyRegistry.available_strategies()))
 
 
@@ -93,7 +96,7 @@ def _unknown(key: str, value: Any, known: set[str]) -> str | None:
 
 @rule
 def trainer_devices_are_valid(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Refuse a number of devices that is none."""
+    """Return an error message unless ``trainer.devices`` is a positive number, -1 for all, ``auto`` or a list."""
     devices = cfg.trainer.devices
     if isinstance(devices, int) and devices < 1 and devices != -1:
         return f"trainer.devices={devices} must be at least 1, or a list such as [0,1]; -1 is all of them"
@@ -104,9 +107,10 @@ def trainer_devices_are_valid(cfg: DictConfig, parts: BuiltParts) -> str | None:
 
 @rule
 def trainer_settings_are_accepted(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Refuse what Lightning's Trainer refuses, of the settings that mean the same on every machine.
+    """Return an error message if Lightning's Trainer refuses a setting that means the same on every machine.
 
-    Settings of the machine have rules of their own.
+    Settings of the machine, such as ``devices``, have rules of their own and are left out here. Nothing is checked if a
+    setting is itself an object to build.
     """
     plain = OmegaConf.to_container(cfg.trainer, resolve=True)
     assert isinstance(plain, dict)

@@ -10,7 +10,10 @@ from diffsweep.configuration.rules.base import BuiltParts, rule
 
 @rule
 def x0_is_finite_at_t_1(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Refuse a prediction without x0 at t = 1: if alpha(1) = 0, x_0 = (x_t - sigma eps) / alpha has no value."""
+    """Return an error message if x0 cannot be computed from the network's output at t = 1.
+
+    So it is with a prediction of eps if alpha(1) = 0: x_0 = (x_t - sigma eps) / alpha has no value.
+    """
     coefficients = parts.prediction.coefficients(*parts.schedule(torch.ones((), dtype=torch.float64)))
     if all(math.isfinite(value) for value in coefficients):
         return None
@@ -22,7 +25,10 @@ def x0_is_finite_at_t_1(cfg: DictConfig, parts: BuiltParts) -> str | None:
 
 @rule
 def learned_variance_has_discrete_steps(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Refuse a learned variance in continuous time: only the bound of discrete steps depends on it."""
+    """Return an error message if the variance is learned under a continuous schedule, where no loss trains it.
+
+    Only the variational bound of T discrete steps depends on the variance.
+    """
     if "learned_variance" in parts.prediction.provides and parts.schedule.num_steps is None:
         return (
             f"schedule={cfg.choices.schedule} is continuous, and without discrete steps no loss trains a variance; use "
@@ -33,7 +39,10 @@ def learned_variance_has_discrete_steps(cfg: DictConfig, parts: BuiltParts) -> s
 
 @rule
 def discrete_bound_learns_its_variance(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Refuse a discrete bound with a fixed variance, which leaves it loose."""
+    """Return an error message if the objective trains the variance of discrete steps, but the variance is fixed.
+
+    A fixed variance leaves the variational bound loose.
+    """
     trains, chain = "learned_variance" in parts.objective.supports, parts.schedule.num_steps is not None
     if trains and chain and "learned_variance" not in parts.prediction.provides:
         return (
