@@ -8,7 +8,10 @@ from typing import Any, NamedTuple
 
 
 class Declared(NamedTuple):
-    """The declarations of a part, or of its class: see :class:`Part`."""
+    """The names of the capabilities that a part of a run, or its class, requires, supports and provides.
+
+    They are keys of :data:`CAPABILITIES`; :class:`Part` states what the three sets mean.
+    """
 
     requires: frozenset[str] = frozenset()
     supports: frozenset[str] = frozenset()
@@ -16,9 +19,10 @@ class Declared(NamedTuple):
 
 
 class Part:
-    """A part of a run that declares what it requires, supports and provides: names of :data:`CAPABILITIES`.
+    """A part of a run, such as its sampler, that declares the capabilities by which it depends on other parts.
 
-    A class declares ``requires = frozenset({"grid"})`` as a literal, which ``--help`` reads from the source. Where the
+    Capabilities are names in :data:`CAPABILITIES`, such as ``grid``, the T steps of a discrete schedule. A class
+    declares ``requires = frozenset({"grid"})`` as a literal, which ``--help`` reads from the source. Where the
     declaration depends on a setting, the constructor replaces it, or it is a property. The declaration of a class
     replaces that of its base class; it does not extend it.
 
@@ -34,7 +38,7 @@ class Part:
 
 
 def declared_by(part: Any) -> Declared:
-    """Return the declarations of a part or of its class; empty ones for anything that is no :class:`Part`."""
+    """Return the capabilities that a part or a class declares; empty sets for anything that is no :class:`Part`."""
     return Declared(*(getattr(part, field, frozenset()) for field in Declared._fields))
 
 
@@ -42,10 +46,10 @@ class Capability(NamedTuple):
     """A capability that one part of a run provides to others.
 
     Attributes:
-        noun: the words for it in a sentence, after "needs" and "brings".
+        noun: the words for it in messages and in ``--help``, after "requires", "provides", "supports" and "accepts".
         givers: the configuration groups that can provide it; a message names the first one if none does.
         users: groups of which at least one must support the capability if it is provided; empty if none has to.
-        choice: the override that provides it, if no option's class provides it by itself.
+        choice: the override that messages suggest first to provide it; empty to suggest options that provide it alone.
         settings: by group, the override with which that group no longer requires or provides it.
     """
 
@@ -58,48 +62,50 @@ class Capability(NamedTuple):
 
 CAPABILITIES: dict[str, Capability] = {
     "clips": Capability("clips of several frames", ("dataset", "autoencoder"), users=("backbone", "model")),
-    "class_output": Capability("a network that puts out classes instead of images", ("backbone",), users=("model",)),
+    "class_output": Capability("an output of class logits instead of an image", ("backbone",), users=("model",)),
     "grid": Capability("the T steps of a discrete schedule", ("schedule",)),
     "rate": Capability(
-        "the rate of the log-SNR of a continuous schedule",
+        "the time derivative of the log-SNR, which continuous schedules have",
         ("schedule",),
         settings={"objective": "objective.weight=sigma2"},
     ),
     "learned_schedule": Capability(
-        "a schedule to train, which any loss but a bound would make collapse", ("schedule",), users=("objective",)
+        "a learned schedule, which collapses under any loss but a variational bound",
+        ("schedule",),
+        users=("objective",),
     ),
     "learned_variance": Capability(
-        "a variance to train",
+        "a learned variance of the reverse steps",
         ("prediction",),
         users=("objective",),
         choice="prediction.variance=learned_range",
         settings={"prediction": "prediction.variance=fixed_small"},
     ),
     "eps_output": Capability("an output that is the noise eps", ("prediction",)),
-    "weights": Capability("weights of noise levels", ("weighting",), users=("objective",)),
+    "weights": Capability("a loss weight for each noise level", ("weighting",), users=("objective",)),
     "bound": Capability("a loss that is a variational bound", ("objective",)),
-    "uniform_times": Capability("times that are uniform, or weighted as if they were", ("time_sampling",)),
+    "uniform_times": Capability("training times that are uniform, or weighted as if they were", ("time_sampling",)),
     "independent_noise": Capability("noise that frames do not share", ("noise",)),
     "range": Capability(
-        "a space of values in [-1, 1], which latents are not",
+        "a space of values in [-1, 1], as pixels and unlike latents",
         ("autoencoder",),
         choice="autoencoder=identity",
         settings={"sampler": "sampler.clip=none"},
     ),
     "condition": Capability("a condition to guide towards", ("conditioning",), choice="model=classifier_free"),
-    "num_classes": Capability("the classes of the samples", ("conditioning",), choice="conditioning=class"),
-    "vector_dim": Capability("features of the whole", ("conditioning",)),
-    "num_scalars": Capability("numbers", ("conditioning",)),
-    "context_dim": Capability("tokens", ("conditioning",)),
-    "image_channels": Capability("an image", ("conditioning",)),
+    "num_classes": Capability("class labels", ("conditioning",), choice="conditioning=class"),
+    "vector_dim": Capability("a feature vector", ("conditioning",)),
+    "num_scalars": Capability("scalars", ("conditioning",)),
+    "context_dim": Capability("a sequence of tokens", ("conditioning",)),
+    "image_channels": Capability("an image beside x", ("conditioning",)),
     "null_condition": Capability(
         "a null condition that has been trained, to guide away from",
         ("conditioning",),
         choice="conditioning.dropout=0.1",
     ),
     "measurement": Capability("guidance that keeps samples consistent with a measurement", ("guidance",)),
-    "samples": Capability("a model that makes images", ("model",)),
+    "samples": Capability("generated or reconstructed samples", ("model",)),
     "likelihood": Capability("a diffusion model", ("model",)),
-    "reconstructions": Capability("an autoencoder that is trained", ("model", "stages"), choice="model=ldm"),
-    "other_data": Capability("data that it was not trained on", ("dataset",)),
+    "reconstructions": Capability("the training of an autoencoder", ("model", "stages"), choice="model=ldm"),
+    "other_data": Capability("data that a model was not trained on", ("dataset",)),
 }

@@ -117,7 +117,9 @@ def test_a_trusted_package_has_rules_and_requirements_of_its_own(compose, packag
         preflight(compose(f"trust=[{name}]", "sampler.steps=11"))
     preflight(compose("sampler.steps=11"))  # a command that does not trust it has no such rule
     ours = (f"trust=[{name}]", "sampler.steps=4", f"objective._target_={name}.Ours")
-    with pytest.raises(UserError, match=r"objective=simple requires the rate of .*, and schedule=cosine does not"):
+    with pytest.raises(
+        UserError, match=r"objective=simple requires the time derivative.*, and schedule=cosine does not"
+    ):
         preflight(compose(*ours))
     preflight(compose(*ours, "schedule=vp"))
 
