@@ -31,15 +31,15 @@ _BLOCK = 8  # the number of steps whose noise is drawn at once
 
 
 def log_normal_density(x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Return the log-density of a Gaussian at ``x``, in nats, like x: the decoder of continuous data."""
+    """Return the log-density of N(mean, exp(log_variance)) at each number of ``x``, in nats, like x."""
     return -0.5 * (math.log(2 * math.pi) + log_variance + (x - mean) ** 2 * torch.exp(-log_variance))
 
 
 def log_level_probability(x: Tensor, mean: Tensor, log_variance: Tensor, levels: int) -> Tensor:
-    """Return the log-probability, in nats, that a Gaussian gives to the bin of ``x``, like x.
+    """Return the log-probability of the bin of each number of ``x`` under N(mean, exp(log_variance)), in nats, like x.
 
-    This is the decoder of data with ``levels`` equally spaced values on [-1, 1]. A bin reaches half a spacing to each
-    side, the first and the last bin to infinity (DDPM, eq. 13).
+    The data take ``levels`` equally spaced values on [-1, 1]. A bin reaches half a spacing to each side of its value,
+    but the first one begins at minus infinity and the last one ends at infinity (DDPM, eq. 13).
     """
     half, dtype = 1 / (levels - 1), x.dtype
     x, mean, log_variance = (value.double() for value in (x, mean, log_variance))  # far tails need float64
@@ -56,7 +56,7 @@ def log_level_probability(x: Tensor, mean: Tensor, log_variance: Tensor, levels:
 
 
 def log_decoder(x: Tensor, mean: Tensor, log_variance: Tensor, levels: int | None) -> Tensor:
-    """Return :func:`log_level_probability` if the data have levels, else :func:`log_normal_density`."""
+    """Return the log-density of ``x`` in nats, like x, or the log-probability of its bin if ``levels`` is not None."""
     if levels is None:
         return log_normal_density(x, mean, log_variance)
     return log_level_probability(x, mean, log_variance, levels)
@@ -65,10 +65,10 @@ def log_decoder(x: Tensor, mean: Tensor, log_variance: Tensor, levels: int | Non
 def prior_term(schedule: Schedule, x_0: Tensor, t: Tensor) -> Tensor:
     r"""Return the divergence of q(x_t | x_0) from the prior N(0, sigma_t^2), in bits per dimension, (B,).
 
-    It is the mean of :math:`\alpha_t^2 x_0^2 / (2 \sigma_t^2)` over dimensions, in bits.
+    It is the mean of :math:`\alpha_t^2 x_0^2 / (2 \sigma_t^2)` over the numbers of a sample, divided by log 2.
 
     Args:
-        schedule: alpha_t and sigma_t.
+        schedule: the noise schedule, alpha_t and sigma_t.
         x_0: clean data, (B, ...).
         t: the time at which sampling starts, ().
     """
@@ -76,12 +76,15 @@ def prior_term(schedule: Schedule, x_0: Tensor, t: Tensor) -> Tensor:
 
 
 class Chain(NamedTuple):
-    """Steps of a chain with the range of log-variances of their reverse steps, each value of the shape of the times.
+    """Steps of a reverse chain from noise to data, and the range in which the log-variance of each reverse step lies.
+
+    Each step leads from a time t to s < t. Every value has the shape of the times: (), (K,) for K steps, (B,) or
+    (B, F).
 
     Attributes:
-        step: the steps, each between a pair of times.
-        log_small, log_large: the ends of the range of log-variances.
-        first: whether a step ends at clean data.
+        step: the noise levels at t and s, and the variances between them.
+        log_small, log_large: the lower and the upper end of the range.
+        first: bool, True for a step that ends at clean data.
     """
 
     step: Step[Tensor]
@@ -90,25 +93,26 @@ class Chain(NamedTuple):
     first: Tensor
 
     def at(self, k: int) -> "Chain":
-        """Return the k-th of several steps."""
+        """Return the k-th step of a chain of K steps, with values ()."""
         at_t, at_s = (Level(*(value[k] for value in level)) for level in (self.step.at_t, self.step.at_s))
         step = Step(at_t, at_s, self.step.var_ts[k], self.step.var_post[k])
         return Chain(step, *(value[k] for value in self[1:]))
 
 
 def chain(schedule: Schedule, step: Step[Tensor], first: Tensor, t_1: Tensor, t_2: Tensor) -> Chain:
-    r"""Return steps of a chain with the ranges of log-variances of their reverse steps.
+    r"""Return steps of a reverse chain, with the range in which the log-variance of each reverse step lies.
 
     The range is from the log-variance of x_s given x_t and x_0 to that of the forward step from s to t. For a step to
     clean data the former variance is 0, so it is replaced. On a discrete schedule that of the next higher step is
-    taken, as in improved-diffusion. On a continuous one, whose times can be as close as one likes, both ends become
-    :math:`\sigma_t^2 / \alpha_t^2` at the lowest time: the variance of x_0 given x_t if nothing else is known.
+    taken, as in improved-diffusion (with one step only, sigma^2 at t_1). On a continuous one, whose times can be as
+    close as one likes, both ends become :math:`\sigma^2 / \alpha^2` at t_1: the variance of x_0 given x_t if nothing
+    else is known.
 
     Args:
-        schedule: alpha_t and sigma_t.
+        schedule: the noise schedule, alpha_t and sigma_t.
         step: the steps.
-        first: bool, which of them end at clean data.
-        t_1, t_2: (), the two lowest times above clean data; equal if the chain has one step only.
+        first: bool, of the shape of the times, True for a step that ends at clean data.
+        t_1, t_2: the two lowest times at which a step begins, (); equal if the chain has one step only.
     """
     if schedule.num_steps is not None:
         pair = step_between(schedule, t_1, t_2)
@@ -121,16 +125,16 @@ def chain(schedule: Schedule, step: Step[Tensor], first: Tensor, t_1: Tensor, t_
 
 
 def bound_term(link: Chain, denoised: Denoised, x_0: Tensor, levels: int | None, detach_mean: bool = False) -> Tensor:
-    """Return one term of the bound in bits per dimension, (B,).
+    """Return the term of the variational bound that belongs to one step, in bits per dimension, (B,).
 
     It is the divergence of the model's reverse step from the posterior, or, for a step that ends at clean data, the
-    code length of the decoder.
+    code length of the decoder, -log p(x_0 | x_t).
 
     Args:
-        link: the step, each value () or (B,); for clips also (B, F), a step of each frame, whose terms are averaged.
-        denoised: the denoiser's estimates at the upper time.
+        link: the step from t to s, values () or (B,); for clips also (B, F), steps of frames, whose terms are averaged.
+        denoised: the denoiser's estimates at t.
         x_0: the clean data, (B, ...).
-        levels: the number of values that the data take; None for continuous data.
+        levels: the number of equally spaced values on [-1, 1] that the data take; None for continuous data.
         detach_mean: whether to stop the gradient through x0, so that only the variance has one (the hybrid loss).
     """
     x0 = denoised.x0.detach() if detach_mean else denoised.x0
@@ -176,13 +180,13 @@ def _excess(log_ratio: Tensor) -> Tensor:
 
 
 def chain_times(schedule: Schedule, steps: int | None = None) -> Tensor:
-    """Return the times of a chain, decreasing from 1 to 0, float64, (steps + 1,).
+    """Return the times of a reverse chain, decreasing from 1 to 0, float64, (steps + 1,).
 
-    On a discrete schedule they lie on the grid, all of it by default; on a continuous one they are evenly spaced in
-    log-SNR where it is finite, with 1000 steps by default.
+    On a discrete schedule they lie on the grid k / T, all of it by default. On a continuous one they are evenly spaced
+    in log-SNR where it is finite, with 1000 steps by default. If the schedule's sigma(0) is not 0, the last two are 0.
 
     Raises:
-        ValueError: the grid has fewer steps.
+        ValueError: ``steps`` is more than the T steps of a discrete schedule.
     """
     grid = schedule.num_steps
     if grid is None:
@@ -195,15 +199,15 @@ def chain_times(schedule: Schedule, steps: int | None = None) -> Tensor:
 def grid_term(
     schedule: Schedule, denoised: Denoised, x_0: Tensor, t: Tensor, levels: int | None, detach_mean: bool = False
 ) -> Tensor:
-    """Return the term L_t of the full chain of a discrete schedule, in bits per dimension, (B,).
+    """Return the term of the bound that belongs to the step from t to t - 1/T, in bits per dimension, (B,).
 
     Args:
-        schedule: a discrete schedule.
+        schedule: a discrete schedule of T steps.
         denoised: the denoiser's estimates at ``t``.
         x_0: the clean data, (B, ...).
-        t: times on the grid, (B,); or (B, F), of each frame.
-        levels: the number of values that the data take; None for continuous data.
-        detach_mean: see :func:`bound_term`.
+        t: times on the grid 1/T, ..., 1, (B,); for clips also (B, F), a time of each frame.
+        levels: the number of equally spaced values on [-1, 1] that the data take; None for continuous data.
+        detach_mean: whether to stop the gradient through x0, so that only the variance has one.
     """
     assert schedule.num_steps is not None
     k = (t.double() * schedule.num_steps).round()
@@ -214,16 +218,16 @@ def grid_term(
 
 
 def end_terms(schedule: Schedule, x_0: Tensor, eps: Tensor, levels: int | None) -> Tensor:
-    r"""Return the terms of the two ends of a continuous schedule, in bits per dimension, (B,).
+    r"""Return the sum of the bound's terms at the ends of a continuous schedule, in bits per dimension, (B,).
 
-    They are the prior's term at t_max, and the code length of x_0 given x at t_min, by the decoder
-    :math:`N(x_{t_{min}} / \alpha, \sigma^2 / \alpha^2)`, which has no network.
+    They are the prior's at t_max, and the code length of x_0 given x_t at t = t_min by the decoder
+    :math:`N(x_t / \alpha_t, \sigma_t^2 / \alpha_t^2)`, which has no network.
 
     Args:
         schedule: a continuous schedule.
         x_0: clean data, (B, ...).
         eps: the noise at t_min, like x_0.
-        levels: the number of values that the data take; None for continuous data.
+        levels: the number of equally spaced values on [-1, 1] that the data take; None for continuous data.
     """
     low, high = (x_0.new_full((), end, dtype=torch.float64) for end in (schedule.t_min, schedule.t_max))
     log_variance = -schedule.log_snr(low).to(x_0)
@@ -237,11 +241,11 @@ def _per_dim(nats: Tensor, times: Tensor) -> Tensor:
 
 
 class Bound(NamedTuple):
-    """The variational bound of each sample, in bits per dimension.
+    """The variational bound of B samples on a chain of K steps, term by term, in bits per dimension.
 
     Attributes:
-        terms: (B, K), from the decoder's term (the step to clean data) to that of the highest time.
-        prior: (B,), the prior's term.
+        terms: (B, K), from the decoder's term (the step to clean data) to that of the step from the highest time.
+        prior: (B,), the divergence of the noisiest x_t from the prior.
     """
 
     terms: Tensor
@@ -249,7 +253,7 @@ class Bound(NamedTuple):
 
     @property
     def total(self) -> Tensor:
-        """Return the sum of all terms, (B,)."""
+        """Return the bound of each sample, the sum of all its terms, (B,)."""
         return self.terms.sum(1) + self.prior
 
 
@@ -264,18 +268,18 @@ def variational_bound(
     clip: bool = False,
     progress: Progress | None = None,
 ) -> Bound:
-    """Return the variational bound of data on a chain, by one network call for each step.
+    """Return the variational bound of data on a reverse chain of K steps, by one network call for each step.
 
     Args:
         denoiser: the model.
         x_0: clean data, (B, ...).
         times: decreasing from 1 to 0, float64 on the CPU, (K + 1,): those of a sampler, or the whole grid. If the
             schedule's sigma(0) is not 0, the last step goes from 0 to clean data (two zeros).
-        noise: noise of the samples; step k of the chain has its own.
-        levels: the number of values that the data take, for the decoder; None for a Gaussian decoder.
-        cond: condition of each sample.
+        noise: the source of noise; each step's x_t is drawn from q(x_t | x_0) with noise of its own.
+        levels: the number of equally spaced values on [-1, 1] that the data take; None for a Gaussian decoder.
+        cond: the condition of each sample; None for none.
         clip: whether to clamp the predicted x0 to [-1, 1], as improved-diffusion does in evaluation.
-        progress: called after each step with its number.
+        progress: called after each step with its number, from 0 (the step to clean data) to K - 1.
     """
     schedule, up = denoiser.schedule, times.flip(0)  # (K + 1,)
     first = torch.arange(len(up) - 1) == 0

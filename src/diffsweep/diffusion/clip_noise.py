@@ -23,8 +23,11 @@ from diffsweep.diffusion.measurement import Measurement
 class ClipNoise(Part, ABC):
     r"""A covariance :math:`\Sigma` of the noise of clips over frames, for any number of frames F.
 
+    :math:`\Sigma_{ij}` is the covariance of a number of frame i with the same number of frame j. All other numbers of a
+    clip's noise are independent.
+
     Attributes:
-        correlated: whether the noise of different frames is correlated.
+        correlated: whether the noise of different frames is correlated; False for :class:`IndependentNoise` alone.
     """
 
     correlated = True
@@ -32,16 +35,16 @@ class ClipNoise(Part, ABC):
 
     @abstractmethod
     def covariance(self, frames: int) -> Tensor:
-        r"""Return :math:`\Sigma`, float64, (F, F), with ones on its diagonal."""
+        r"""Return :math:`\Sigma` for F frames, float64, (F, F), with a diagonal of ones; each subclass defines it."""
 
     def colour(self, z: Tensor) -> Tensor:
-        r"""Return noise of covariance :math:`\Sigma` over frames from independent noise ``z`` (B, C, F, H, W).
+        r"""Return noise of covariance :math:`\Sigma` over frames, made of independent noise z (B, C, F, H, W), like z.
 
-        It is a linear map, made of sums and products of whole frames, so that a clip's noise is the same in any
-        batch, bit for bit.
+        It is a linear map, made of sums and products of whole frames, so that a clip's noise is the same in any batch,
+        bit for bit.
 
         Raises:
-            ValueError: z is not of clips.
+            ValueError: z does not have five axes.
         """
         if z.ndim != 5:
             raise ValueError(
@@ -54,26 +57,30 @@ class ClipNoise(Part, ABC):
         """Return :meth:`colour` of z (B, C, F, H, W), whose shape has been checked."""
 
     def spread(self, x: Tensor, sigma: Tensor) -> Tensor:
-        r"""Return :math:`S^{-1} \Sigma S x`, which takes the place of a gradient x where frames share noise.
+        r"""Return :math:`S^{-1} \Sigma S x`, like x, where the matrices act on the frames of clips.
 
-        So Tweedie's formula :math:`\epsilon = -\sigma s` for a score s becomes :math:`-\sigma \Sigma s`. With one sigma
-        for all frames the result is :math:`\Sigma x`.
+        It takes the place of a gradient x in formulas that are made for independent noise. So Tweedie's formula
+        :math:`\epsilon = -\sigma s` for a score s becomes :math:`\epsilon = -\Sigma S s`. With one sigma for all frames
+        the result is :math:`\Sigma x`.
 
         Args:
-            x: (B, C, F, H, W).
-            sigma: sigma of each frame, the diagonal of S; broadcasts with x.
+            x: a gradient by x_t, (B, C, F, H, W).
+            sigma: sigma of each frame, the diagonal of S; broadcasts with x. A sigma of 0 or infinity counts as 1.
         """
         covariance = self.covariance(x.shape[2]).to(x)
         return _in_scaled_frames(sigma, x, lambda y: torch.einsum("fg,bcghw->bcfhw", covariance, y))
 
     def whiten(self, u: Tensor, ratio: Tensor, measurement: Measurement) -> Tensor:
-        r"""Return :math:`D (\Sigma^{aa})^{-1} D^{-1} u`, which whitens u by the noise of measured frames a.
+        r"""Return :math:`D (\Sigma^{aa})^{-1} D^{-1} u`, like u; the matrices act on the measured frames a of clips.
+
+        It takes the place of u in formulas that are made for independent noise. :math:`\Sigma^{aa}` has the rows and
+        the columns of the measured frames alone.
 
         Args:
-            u: like measurements y of clips, (B, C, F, H, W), 0 in other frames.
-            ratio: sigma over alpha of each frame, the diagonal of D; broadcasts with u. With one ratio for all frames
-                the result is :math:`(\Sigma^{aa})^{-1} u`.
-            measurement: a measurement that acts on each frame by itself.
+            u: a residual y - A x of clips, (B, C, F, H, W), which is 0 in frames that are not measured.
+            ratio: sigma over alpha of each frame, the diagonal of D; broadcasts with u. A ratio of 0 or infinity counts
+                as 1. With one ratio for all frames the result is :math:`(\Sigma^{aa})^{-1} u`.
+            measurement: a measurement that acts on each frame by itself; its :meth:`~Measurement.frames` are a.
 
         Raises:
             ValueError: the measurement does not act on each frame by itself.
@@ -91,9 +98,9 @@ def _in_scaled_frames(scale: Tensor, x: Tensor, change: Callable[[Tensor], Tenso
 
 
 class IndependentNoise(ClipNoise):
-    r"""The noise of images, and of clips whose frames are independent, :math:`\Sigma = I`.
+    r"""A noise that is independent between frames, :math:`\Sigma = I`; that of images, too.
 
-    So it is in video diffusion (Ho et al. 2022, arXiv:2204.03458).
+    Video diffusion has it (Ho et al. 2022, arXiv:2204.03458).
     """
 
     correlated = False
@@ -122,10 +129,10 @@ class SharedNoise(ClipNoise):
     r"""A noise with a base b that all frames of a clip share, and a residual r of each frame.
 
     .. math:: \epsilon^i = \sqrt\lambda \, b + \sqrt{1 - \lambda} \, r^i, \qquad
-        \Sigma_{ij} = \lambda + (1 - \lambda) \delta_{ij}.
+        \Sigma_{ij} = \lambda + (1 - \lambda) \delta_{ij},
 
-    It is that of VideoFusion (Luo et al. 2023, arXiv:2303.08320), and the mixed noise of PYoCo (Ge et al. 2023,
-    arXiv:2305.10474), with :math:`\lambda = \alpha^2 / (1 + \alpha^2)`.
+    with independent standard normal b and :math:`r^i`. It is that of VideoFusion (Luo et al. 2023, arXiv:2303.08320),
+    and the mixed noise of PYoCo (Ge et al. 2023, arXiv:2305.10474), with :math:`\lambda = \alpha^2 / (1 + \alpha^2)`.
 
     With ``key_frame`` the noise of the middle frame, number :math:`k = \lfloor F / 2 \rfloor` from 0, is the base
     itself (its lambda is 1). A network of images can then predict the base from that frame as from any image. In this
@@ -135,6 +142,9 @@ class SharedNoise(ClipNoise):
         share: lambda, the base's share of a frame's variance, in [0, 1). With 0 it is :class:`IndependentNoise`, bit
             for bit.
         key_frame: whether the middle frame's noise is the base.
+
+    Raises:
+        ValueError: the share is not in [0, 1).
     """
 
     def __init__(self, share: float = 0.5, key_frame: bool = False) -> None:
@@ -145,9 +155,10 @@ class SharedNoise(ClipNoise):
         self.share, self.key_frame = share, key_frame
 
     def weights(self, frames: int) -> tuple[Tensor, Tensor]:
-        r"""Return the factors of base and residual in each frame, float64, (F,) each.
+        r"""Return the factors of the base and of the residual in the noise of each of F frames, float64, (F,) each.
 
-        They are :math:`\sqrt{\lambda_i}` and :math:`\sqrt{1 - \lambda_i}`.
+        They are :math:`\sqrt{\lambda_i}` and :math:`\sqrt{1 - \lambda_i}`, where :math:`\lambda_i` is the share, or 1
+        in a key frame.
         """
         share = torch.full((frames,), self.share, dtype=torch.float64)
         if self.key_frame:
@@ -174,13 +185,16 @@ class ProgressiveNoise(ClipNoise):
     r"""A noise in which that of each frame follows from the frame before, as an AR(1) process.
 
     .. math:: \epsilon^0 = z^0, \quad \epsilon^i = \rho \, \epsilon^{i-1} + \sqrt{1 - \rho^2} \, z^i, \qquad
-        \Sigma_{ij} = \rho^{|i - j|}.
+        \Sigma_{ij} = \rho^{|i - j|},
 
-    It is that of PYoCo (Ge et al. 2023, arXiv:2305.10474).
+    with independent standard normal :math:`z^i`. It is that of PYoCo (Ge et al. 2023, arXiv:2305.10474).
 
     Args:
         correlation: rho, the correlation of neighbouring frames, in [0, 1); the paper's
             :math:`\alpha / \sqrt{1 + \alpha^2}`, 0.894 for its alpha = 2.
+
+    Raises:
+        ValueError: the correlation is not in [0, 1).
     """
 
     def __init__(self, correlation: float = 0.894) -> None:

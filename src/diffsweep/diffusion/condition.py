@@ -14,22 +14,30 @@ _PARTS_ABOUT_X = ("independent", "known")  # parts about x itself, whatever the 
 
 @dataclass(frozen=True, eq=False)
 class Known:
-    """A measurement of a batch of samples with its value, :math:`y = A x_0`.
+    """The known value y of a linear measurement A of a batch of samples, :math:`y = A x_0`.
 
     Args:
-        measurement: A.
-        y: A x_0, (B, ...).
+        measurement: the linear map A, for example a mask of pixels.
+        y: its value, (B, ...), of the shape of A x_0.
     """
 
     measurement: Measurement
     y: Tensor
 
     def residual(self, x: Tensor) -> Tensor:
-        """Return y - A x for samples x (B, ...)."""
+        """Return y - A x, of the shape of y, for samples x (B, ...).
+
+        Raises:
+            ValueError: A x does not have the shape of y.
+        """
         return self.measurement.residual(self.y.to(x), x)
 
     def project(self, x: Tensor) -> Tensor:
-        """Return the point nearest to x whose measurement is y."""
+        """Return the point nearest to x (B, ...) whose measurement is y, like x.
+
+        Raises:
+            ValueError: A x does not have the shape of y.
+        """
         return self.measurement.project(self.y.to(x), x)
 
     def __len__(self) -> int:
@@ -41,19 +49,26 @@ class Known:
 
     @property
     def device(self) -> torch.device:
-        """Return the device of the tensors."""
+        """Return the device of y."""
         return self.y.device
 
     def to(self, device: torch.device) -> "Known":
-        """Return the same measurements on another device."""
+        """Return the same measurements with all their tensors on another device."""
         return self.each(lambda part: part.to(device))
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Known":
-        """Return the measurements with every tensor changed; the first axis of each tensor is the batch."""
+        """Return the measurements with ``change`` applied to y and to each tensor of A, such as a mask.
+
+        The first axis of each tensor is the batch.
+        """
         return Known(self.measurement.each(change), change(self.y))
 
     def cat(self, others: Sequence["Known"]) -> "Known":
-        """Return the measurements of several batches as one batch."""
+        """Return this batch of measurements and ``others`` as one batch.
+
+        Raises:
+            ValueError: the measurements are of different kinds.
+        """
         return Known(
             self.measurement.cat([other.measurement for other in others]), torch.cat([self.y, *(o.y for o in others)])
         )
@@ -69,18 +84,18 @@ class Condition:
         vector: class ids, int64, (B,), or one for each frame (B, F), which the backbone embeds; or features, float,
             (B, D).
         tokens: a sequence of embeddings, such as of a text, (B, L, D).
-        token_mask: True for tokens that are used, False for padding, (B, L).
+        token_mask: bool, (B, L): True for tokens that are used, False for padding.
         image: an image of the sample's size that is concatenated to the network's input, (B, C, H, W); for clips one
             for all frames, or one for each, (B, C, F, H, W).
-        control: the input of a control network, of the shapes of ``image``.
-        is_null: True for rows without a condition, (B,); None if all rows have theirs.
+        control: the input of a control network (ControlNet), of the shapes of ``image``.
+        is_null: bool, (B,): True for rows for which the network takes the null condition instead of the other parts;
+            None if no row is null.
         scalars: numbers such as image sizes, (B, S), of which the backbone takes Fourier features.
         independent: for clips, bool, (B, F): True for frames that are separate images, which exchange nothing with
             other frames (joint training of images and clips, arXiv:2204.03458).
         known: a measurement of x_0 and its value y = A x_0, which guidance makes samples agree with; networks do not
             read it.
-        negative: the condition that guidance leads away from, in place of the null condition; as many rows as this
-            one.
+        negative: the condition that guidance leads away from, in place of the null condition; as many rows as this one.
     """
 
     vector: Tensor | None = None
@@ -115,16 +130,18 @@ class Condition:
         return self._each(lambda part: part[rows])
 
     def to(self, device: torch.device) -> "Condition":
-        """Return the same condition on another device."""
+        """Return the same conditions with all their tensors on another device."""
         return self._each(lambda part: part.to(device))
 
     @property
     def device(self) -> torch.device:
-        """Return the device of the tensors."""
+        """Return the device of the first part that is not None."""
         return next(part.device for _, part in self._parts())
 
     def null(self, rows: Tensor | None = None) -> "Condition":
-        """Return the condition with some rows marked in ``is_null`` as having none; the other parts stay as they are.
+        """Return the condition with some rows marked in ``is_null`` as having none; all other parts stay as they are.
+
+        Rows that were marked before stay marked.
 
         Args:
             rows: True for the rows to mark, bool, (B,); all rows by default.
@@ -135,7 +152,7 @@ class Condition:
     def opposite(self) -> "Condition":
         """Return the condition that guidance leads away from: the negative condition if any, else the null condition.
 
-        Both keep this one's ``independent`` and ``known``, which are about x itself.
+        In both, ``independent`` and ``known`` are those of this condition, since they are about x itself.
         """
         if self.negative is None:
             return self.null()
@@ -145,8 +162,9 @@ class Condition:
     def of_frames(self, frames: int) -> "Condition":
         """Return the conditions of single frames, (B F) rows, clip by clip, for a network of images.
 
-        A part that has one value for each frame gives each row its own; a part of the whole clip is repeated. The
-        parts ``independent``, ``known`` and ``negative`` are left out.
+        A part that has one value for each frame, class ids (B, F) or images (B, C, F, H, W), gives each row its own.
+        Other parts are of the whole clip and repeated. The parts ``independent``, ``known`` and ``negative`` are left
+        out.
 
         Args:
             frames: F, the number of frames of a clip.
@@ -163,10 +181,12 @@ class Condition:
         return Condition(**parts)
 
     def cat(self, *others: "Condition") -> "Condition":
-        """Return one batch made of several, for one network call; negative conditions are left out.
+        """Return the rows of this condition and of ``others`` as one batch; negative conditions are left out.
+
+        If any of them has ``is_null``, rows of the others are marked False.
 
         Raises:
-            ValueError: the conditions do not have the same parts.
+            ValueError: the conditions do not have the same parts, or measurements of different kinds.
         """
         every = [self, *others]
         if any(condition.is_null is not None for condition in every):  # unmarked rows have their condition

@@ -28,9 +28,9 @@ class Denoised(NamedTuple):
     Attributes:
         x0: the expected clean sample, like x_t.
         eps: the expected noise, like x_t; the score is ``-eps / sigma`` if noise is independent between frames.
-        variance_mix: the log-variance of a step of the ancestral sampler from t to s < t, as a place between that of
-            x_s given x_t and x_0 (0, fixed small) and that of the forward step from s to t (1, fixed large): 0, 1 or
-            a tensor in [0, 1] like x_t.
+        variance_mix: how to mix two log-variances for a step of the ancestral sampler from t to s < t: 0 takes that of
+            x_s given x_t and x_0 (fixed small), 1 that of the forward step from s to t (fixed large). A learned mix is
+            a tensor like x_t, with [0, 1] as its range, but not clamped.
     """
 
     x0: Tensor
@@ -41,10 +41,12 @@ class Denoised(NamedTuple):
 class Denoiser(nn.Module, ABC):
     """A module that estimates x_0 and eps from x_t, with the schedule, prediction and noise that belong to it.
 
+    A subclass defines :meth:`forward`.
+
     Args:
-        schedule: alpha_t and sigma_t.
-        prediction: the units of :meth:`output`; eps by default.
-        noise: the covariance of noise over the frames of clips; independent by default.
+        schedule: the noise schedule, alpha_t and sigma_t.
+        prediction: the quantity that :meth:`output` returns (eps, x_0, v, ...); eps by default.
+        noise: the covariance over frames of the noise of clips; independent by default.
     """
 
     schedule: Schedule
@@ -60,7 +62,7 @@ class Denoiser(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
-        """Return the estimates of x_0 and eps at ``x_t``.
+        """Return the estimates of x_0 and eps at ``x_t``, each like x_t; each subclass defines it.
 
         Args:
             x_t: noisy samples, (B, ...).
@@ -71,7 +73,9 @@ class Denoiser(nn.Module, ABC):
     def output(
         self, x_t: Tensor, t: Tensor, cond: Condition | None = None, levels: tuple[Tensor, Tensor] | None = None
     ) -> Tensor:
-        """Return the estimate in the units of the prediction, like x_t: what a training loss compares with its target.
+        """Return the estimate of the quantity that the prediction defines, like x_t.
+
+        For eps, x_0 or v it is the denoiser's estimate of it. A training loss compares it with the prediction's target.
 
         Args:
             x_t: noisy samples, (B, ...).
@@ -90,7 +94,7 @@ class Denoiser(nn.Module, ABC):
 
 
 class PlainDenoiser(Protocol):
-    """The interface that a user's own denoiser has to have: a schedule, and a call."""
+    """An interface for a denoiser of one's own: an attribute ``schedule``, and a call that returns estimates."""
 
     schedule: Schedule
 
@@ -112,7 +116,7 @@ class _Adapted(Denoiser):
 def as_denoiser(denoiser: Denoiser | PlainDenoiser) -> Denoiser:
     """Return a denoiser as it is, and any object with ``schedule`` and ``__call__`` wrapped as a :class:`Denoiser`.
 
-    The wrapped one predicts eps, and its noise is independent between frames.
+    The ``output`` of a wrapped one is its estimate of eps, and its noise is independent between frames.
     """
     return denoiser if isinstance(denoiser, Denoiser) else _Adapted(denoiser)
 
@@ -123,12 +127,12 @@ def _at_least_single(x: Tensor) -> torch.dtype:
 
 
 class NetworkInput(NamedTuple):
-    """The arguments of a network at a noise level.
+    """The arguments of a network for noisy samples x_t, and the noise level that they belong to.
 
     Attributes:
-        x: c_in x_t, like x_t.
-        c_noise: the number that the network is given for the time, (B,), or (B, F) where each frame has a time;
-            float32 at least.
+        x: the scaled samples c_in x_t, like x_t.
+        c_noise: the number that the network is given for the time, (B,), or (B, F) where each frame has a time; float32
+            at least.
         alpha, sigma: the noise level; they broadcast with x_t.
     """
 
@@ -147,9 +151,11 @@ def network_input(
 ) -> NetworkInput:
     """Return the arguments of a network with a schedule and a prediction, at noisy samples and times.
 
+    Where t is one time on the CPU, as in sampling, alpha and sigma of the result are Python numbers, else tensors.
+
     Args:
-        schedule: alpha_t and sigma_t.
-        prediction: c_in and c_noise.
+        schedule: the noise schedule, alpha_t and sigma_t.
+        prediction: the prediction, whose c_in scales x_t and whose c_noise maps t to the network's number for it.
         x_t: noisy samples, (B, ...).
         t: their times, (), (B,) or (B, F).
         levels: alpha and sigma at times (B,) or (B, F), broadcasting with x_t, if they have been computed.
@@ -179,11 +185,12 @@ class NetworkDenoiser(Denoiser):
     """A denoiser made of a network, a schedule and a prediction.
 
     Args:
-        backbone: called as ``backbone(x, c_noise, cond)`` with x (B, C, ...) and c_noise (B,), or (B, F) for clips,
-            in float32; its output has ``prediction.heads`` times C channels.
+        backbone: called as ``backbone(x, c_noise, cond)`` with x (B, C, ...) and c_noise (B,), or (B, F) for clips, in
+            float32; its output has ``prediction.heads`` times C channels, of which the second C, if any, are a learned
+            variance.
         schedule: the noise schedule.
-        prediction: what the backbone's output means.
-        noise: the covariance of noise over the frames of clips.
+        prediction: the meaning of the backbone's output (eps, x_0, v, ...), and the scaling of its input.
+        noise: the covariance over frames of the noise of clips.
     """
 
     def __init__(
@@ -220,8 +227,8 @@ class Evaluations:
     """A count of the evaluations of a denoiser.
 
     Attributes:
-        calls: batched calls.
-        rows: samples in all of these calls; classifier-free guidance evaluates two rows for each sample.
+        calls: the number of calls, each of which evaluates a batch.
+        rows: the number of samples in all of these calls; classifier-free guidance evaluates two rows for each sample.
     """
 
     calls: int = 0
@@ -230,7 +237,10 @@ class Evaluations:
 
 @contextmanager
 def counting(denoiser: nn.Module) -> Iterator[Evaluations]:
-    """Count the evaluations of a module, such as a denoiser or the one within guidance, during a ``with`` block."""
+    """Count the evaluations of a module, such as a denoiser or the one within guidance, during a ``with`` block.
+
+    The block gets a count that grows with each call of the module: ``with counting(denoiser) as count``.
+    """
     count = Evaluations()
 
     def count_call(module: nn.Module, arguments: tuple[Any, ...]) -> None:

@@ -30,13 +30,13 @@ class GaussianMixtureDenoiser(Denoiser):
 
     Args:
         schedule: the noise schedule.
-        means: (K, D).
-        covariances: (K, D, D), positive semi-definite.
+        means: the means of the components, (K, D).
+        covariances: their covariances, (K, D, D), positive semi-definite.
         weights: the probabilities of the components, (K,), positive, normalised here; equal by default.
-        prediction: the units of :meth:`output` and the ancestral variance; eps by default.
+        prediction: the quantity that :meth:`output` returns, and the variance of ancestral steps; eps by default.
         classes: the class y of each component, int64, (K,). With it ``cond.vector`` gives the class of each row, from
             whose components x_0 is; without it conditions are ignored.
-        noise: the covariance of noise over frames, where samples are clips.
+        noise: the covariance over frames of the noise, where samples are clips.
         shape: (C, F, H, W) of these clips, whose numbers in this order are the D dimensions.
     """
 
@@ -111,20 +111,26 @@ class GaussianMixtureDenoiser(Denoiser):
         )
 
     def log_density(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Tensor:
-        """Return the log-density of x_t, in nats, (B,); given the class of each row if ``cond`` has it."""
+        """Return the log-density of noisy samples x_t (B, ...) at times t, in nats, (B,).
+
+        If ``cond`` has the class of each row, the density is conditioned on it.
+        """
         x = self._whitened(x_t.flatten(1).to(self.means))
         log_density = self._components(x, t, cond)[-1].logsumexp(-1)
         return log_density if self.root is None else log_density - torch.linalg.slogdet(self.root).logabsdet
 
     def log_prob(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """Return log p(y | x_t) of each class y, (B, max(classes) + 1): the output of a perfect noisy classifier."""
+        """Return log p(y | x_t) of each class y, (B, max(classes) + 1): the output of a perfect noisy classifier.
+
+        The denoiser must have been built with ``classes``.
+        """
         assert self.classes is not None
         log_joint = self._components(self._whitened(x_t.flatten(1).to(self.means)), t)[-1]  # (B, K)
         own = self.classes == torch.arange(int(self.classes.max()) + 1)[:, None]  # (classes, K)
         return log_joint[:, None].masked_fill(~own, -torch.inf).logsumexp(-1).log_softmax(-1)
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """Return draws from the distribution of the data, (count, D)."""
+        """Draw ``count`` clean samples from the mixture, (count, D); clips are flat, too."""
         k = torch.multinomial(self.weights, count, replacement=True, generator=generator)
         z = torch.randn(count, self.means.shape[1], generator=generator, dtype=self.means.dtype)
         x = self.means[k] + torch.einsum("bde,be->bd", self.rotations[k], self.variances[k].clamp(min=0).sqrt() * z)
@@ -132,9 +138,10 @@ class GaussianMixtureDenoiser(Denoiser):
 
 
 def of_clips(noise: ClipNoise, shape: Sequence[int]) -> Tensor:
-    """Return the linear map :meth:`ClipNoise.colour` as a matrix R, (D, D) in float64.
+    """Return the map from independent to correlated noise of clips as a matrix R, float64, (D, D).
 
-    Row i is the image of the i-th unit vector, and :math:`R^T R` is the covariance of the noise.
+    Row i is the image of the i-th unit vector under :meth:`ClipNoise.colour`. So a row z of independent noise becomes z
+    R, and :math:`R^T R` is the covariance of the noise.
 
     Args:
         noise: the covariance of noise over frames.
@@ -149,10 +156,10 @@ class GaussianDenoiser(GaussianMixtureDenoiser):
 
     Args:
         schedule: the noise schedule.
-        mean: (D,).
-        covariance: (D, D), positive semi-definite.
-        prediction: the units of :meth:`output` and the ancestral variance; eps by default.
-        noise: the covariance of noise over frames, where samples are clips.
+        mean: the mean of the data, (D,).
+        covariance: their covariance, (D, D), positive semi-definite.
+        prediction: the quantity that :meth:`output` returns, and the variance of ancestral steps; eps by default.
+        noise: the covariance over frames of the noise, where samples are clips.
         shape: (C, F, H, W) of these clips, whose numbers in this order are the D dimensions.
     """
 
@@ -169,7 +176,7 @@ class GaussianDenoiser(GaussianMixtureDenoiser):
 
 
 class AsPredicted(Denoiser):
-    """A denoiser whose estimates are converted, as a network's are, to the target of a prediction and back.
+    """A denoiser whose estimates are converted to the target of a prediction and back, as a perfect network's are.
 
     Args:
         denoiser: the exact denoiser.
@@ -191,14 +198,15 @@ class AsPredicted(Denoiser):
 class Impulses(Noise):
     """A source of unit impulses in place of noise, which gives the exact moments of a stochastic sampler.
 
-    Sampling with the exact denoiser of Gaussian data is affine in the start and in the draws. The first sample and
-    the next ``dimension`` samples, whose starts differ, get no noise; each of the others gets a single 1, in a single
-    draw. So the first sample ends at the mean, and the ends of the others, less the mean, are the rows of a square
-    root of the covariance.
+    Sampling with the exact denoiser of Gaussian data is affine in the start and in the draws of noise. The caller first
+    draws one sample, which lists the draws in ``draws``. Then it draws a batch of 1 + D (1 + draws) samples. The first
+    one and the next D, whose starts differ, get no noise. Each of the others gets a single 1, in a single number of a
+    single draw. So the first sample ends at the mean, and the ends of the others, less the mean, are the rows of a
+    square root of the covariance.
 
     Args:
-        dimension: D.
-        draws: the number of each draw by its step, in the order of drawing; filled while one sample is drawn.
+        dimension: D, the numbers of a sample.
+        draws: the number of each draw by the sampler's step, in the order of drawing; an empty dictionary at first.
         step: the step of the sampler.
         root: for correlated noise, the rows that take the place of the unit vectors, (D, D).
     """

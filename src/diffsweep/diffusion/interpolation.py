@@ -13,10 +13,10 @@ def slerp(a: Tensor, b: Tensor, u: Tensor) -> Tensor:
     r"""Return points on the arc between a and b (Shoemake 1985), by the weights of spherical interpolation.
 
     They are :math:`\sin((1 - u) \theta) / \sin\theta` for a and :math:`\sin(u \theta) / \sin\theta` for b, with
-    :math:`\theta` the angle between the two. Where a and b are parallel the arc is the straight line.
+    :math:`\theta` the angle between the two. Where a and b are parallel the weights are 1 - u and u, a straight line.
 
     Args:
-        a, b: (B, ...), a pair in each row.
+        a, b: the end points, (B, ...), a pair in each row.
         u: fractions of the arc in [0, 1], (K,).
 
     Returns:

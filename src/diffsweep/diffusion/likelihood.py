@@ -25,11 +25,11 @@ Divergence = Literal["exact", "hutchinson"]
 
 
 class LogLikelihood(NamedTuple):
-    """The log-density of each sample, and its cost.
+    """The log-likelihood of each of B samples, and the number of network evaluations that it took.
 
     Attributes:
-        nats: log p(x_0), (B,).
-        calls: the number of network evaluations.
+        nats: log p(x_0) in nats, (B,).
+        calls: the number of network evaluations, each of the whole batch.
     """
 
     nats: Tensor
@@ -51,16 +51,18 @@ def ode_log_likelihood(
     Args:
         denoiser: the model; differentiable in x.
         x_0: continuous data, (B, ...); to discrete data, add uniform noise first (:func:`dequantised`).
-        cond: condition of each sample.
-        divergence: how the trace of dv/du is computed. ``exact``: one backward pass for each dimension;
-            ``hutchinson``: an unbiased estimate by one, with random signs from ``noise``.
-        noise: noise of the samples, for ``hutchinson``.
+        cond: the condition of each sample; None for none.
+        divergence: how the trace of dv/du is computed, with the ODE's velocity v of the state u. ``exact``: one
+            backward pass for each dimension; ``hutchinson``: an unbiased estimate by one, with random signs from
+            ``noise``.
+        noise: the source of the random signs, for ``hutchinson``.
         tolerance: relative and absolute, of the adaptive solver (dopri5 of torchdiffeq).
-        start: the time t of the data; by default the schedule's t_min.
+        start: the time t at which the data are taken as x_t; by default the schedule's t_min.
         progress: called after each network evaluation with the number of evaluations so far.
 
     Raises:
         ValueError: ``hutchinson`` without noise.
+        FloatingPointError: the solver finds no step that meets the tolerance.
     """
     if divergence == "hutchinson" and noise is None:
         raise ValueError("the Hutchinson estimate needs noise")
@@ -108,20 +110,24 @@ def _trace(v: Tensor, u: Tensor) -> Tensor:
 
 
 def dequantised(x_0: Tensor, levels: int, noise: Noise) -> Tensor:
-    """Return data of ``levels`` equally spaced values on [-1, 1], each moved within its bin by uniform noise."""
+    """Return data of ``levels`` equally spaced values on [-1, 1], each moved within its bin by uniform noise, like x_0.
+
+    A bin reaches half a spacing, 1 / (levels - 1), to each side of its value.
+    """
     u = noise.uniform(*x_0.shape[1:], stream=Stream.DEQUANTISE, dtype=x_0.dtype).to(x_0.device)
     return x_0 + (2 * u - 1) / (levels - 1)
 
 
 def bits_per_dim(nats: Tensor, dimensions: int, levels: int | None) -> Tensor:
-    r"""Return the bits per dimension of a log-density, :math:`-\log_2 p / D`.
+    r"""Return the bits per dimension of a log-density, :math:`-\log_2 p / D`, (B,).
 
-    For data of L levels the log of a bin's width is subtracted, :math:`\log_2(2 / (L - 1))`.
+    For data of L levels the log of a bin's width is subtracted, :math:`\log_2(2 / (L - 1))`, so that the bits are those
+    of the probability of a bin.
 
     Args:
         nats: log p, (B,).
-        dimensions: D, the numbers of a sample.
-        levels: L, the number of values that the data take; None for continuous data.
+        dimensions: D, the count of numbers in a sample.
+        levels: L, the number of equally spaced values on [-1, 1] that the data take; None for continuous data.
     """
     bits = -nats / (dimensions * math.log(2))
     return bits if levels is None else bits - math.log2(2 / (levels - 1))

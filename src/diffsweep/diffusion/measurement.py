@@ -28,27 +28,27 @@ class Measurement(ABC):
 
     @property
     def coisometric(self) -> bool:
-        """Return whether :math:`A A^T = c I` for some c, so that other measurements may follow this one."""
+        """Return whether :math:`A A^T = c I` for a number c, so that A can be the first of a product; here False."""
         return False
 
     @abstractmethod
     def apply(self, x: Tensor) -> Tensor:
-        """Return A x, (B, ...), for samples x (B, ...).
+        """Return A x, (B, ...), for samples x (B, ...); each subclass defines it.
 
         Raises:
-            ValueError: the samples have a shape that cannot be measured.
+            ValueError: the samples have a shape that A cannot measure.
         """
 
     @abstractmethod
     def adjoint(self, y: Tensor) -> Tensor:
-        """Return :math:`A^T y`, like samples: the inner product of A x and y is that of x and :math:`A^T y`."""
+        """Return :math:`A^T y` of the samples' shape: <A x, y> = <x, :math:`A^T y`>; each subclass defines it."""
 
     @abstractmethod
     def pseudo_inverse(self, y: Tensor) -> Tensor:
-        """Return :math:`A^+ y`, like samples: the smallest of all x whose measurement is nearest to y."""
+        """Return :math:`A^+ y`: of all samples x with A x nearest to y the smallest; each subclass defines it."""
 
     def residual(self, y: Tensor, x: Tensor) -> Tensor:
-        """Return y - A x, which is 0 where a mask hides y, whatever the value of y.
+        """Return y - A x, like y; where A is a mask, it is 0 at numbers that the mask leaves out, whatever y is.
 
         Raises:
             ValueError: y does not have the shape of A x.
@@ -57,11 +57,13 @@ class Measurement(ABC):
         return of_equal_shape(y, measured) - measured
 
     def project(self, y: Tensor, x: Tensor) -> Tensor:
-        """Return the point nearest to x whose measurement is y, :math:`x + A^+ (y - A x)`."""
+        """Return the point nearest to x whose measurement is y, :math:`x + A^+ (y - A x)`, like x."""
         return x + self.pseudo_inverse(self.residual(y, x))
 
     def frames(self, y: Tensor) -> Tensor:
-        """Return which frames of clips are measured, bool, (B, F), if each is measured by itself and all alike.
+        """Return a mask of the measured frames, bool, (B, F), for measurements y of clips, (B, C, F, ...).
+
+        Only measurements that act on each frame by itself, and on all measured frames alike, have it.
 
         Raises:
             ValueError: this measurement acts on parts of frames, or on several together.
@@ -72,11 +74,11 @@ class Measurement(ABC):
         )
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "Measurement":
-        """Return the measurement with ``change`` applied to its tensors, whose first axis is the batch."""
+        """Return the measurement with ``change`` applied to its tensors, if any, such as masks; axis 0 is the batch."""
         return self
 
     def cat(self, others: Sequence["Measurement"]) -> "Measurement":
-        """Return the measurement of one batch that is joined of several.
+        """Return the measurement of a batch that joins the samples of this one and of ``others``.
 
         Raises:
             ValueError: the measurements are of different kinds.
@@ -102,20 +104,20 @@ def _of_equal_kind(first: _Kind, others: Sequence[Measurement]) -> list[_Kind]:
 
 
 def of_equal_shape(y: Tensor, measured: Tensor) -> Tensor:
-    """Return y, or raise a ValueError unless it has the shape of the measurement of samples."""
+    """Return y, or raise a ValueError unless it has the shape of ``measured``, the measurement A x of samples."""
     if y.shape != measured.shape:
         raise ValueError(f"y {tuple(y.shape)} does not fit samples whose measurement is {tuple(measured.shape)}")
     return y
 
 
 class Masked(Measurement):
-    """A measurement that keeps the numbers under a mask and is 0 elsewhere, a projection: :math:`A = A^T = A^+`."""
+    """A measurement that keeps numbers where a mask is True and is 0 elsewhere, a projection: :math:`A = A^T = A^+`."""
 
     mask: Tensor
 
     @abstractmethod
     def over(self, x: Tensor) -> Tensor:
-        """Return the mask with axes added, so that it broadcasts with samples."""
+        """Return the mask so that it broadcasts with samples x, or raise a ValueError; each subclass defines it."""
 
     def apply(self, x: Tensor) -> Tensor:
         return torch.where(self.over(x), x, 0.0)
@@ -139,10 +141,10 @@ class Masked(Measurement):
 
 @dataclass(frozen=True, eq=False)
 class Frames(Masked):
-    """A measurement of whole frames of clips.
+    """A measurement of whole frames of clips (B, C, F, H, W); it is 0 in the other frames.
 
     Args:
-        mask: True for measured frames, (B, F).
+        mask: bool, (B, F), True for measured frames.
     """
 
     mask: Tensor
@@ -164,10 +166,10 @@ class Frames(Masked):
 
 @dataclass(frozen=True, eq=False)
 class PixelMask(Masked):
-    """A measurement of the pixels under a mask, as in inpainting.
+    """A measurement of the pixels under a mask, as in inpainting; it is 0 elsewhere.
 
     Args:
-        mask: True for measured pixels, (B, ...); its other axes broadcast with those of samples, for example
+        mask: bool, (B, ...), True for measured pixels; its other axes broadcast with those of samples, for example
             (B, 1, H, W).
     """
 
@@ -184,7 +186,7 @@ class PixelMask(Masked):
 
 
 class EachFrame(Measurement):
-    """A coisometry (up to a factor) that measures each frame of clips by itself, and images like frames."""
+    """A measurement with :math:`A A^T = c I` that acts on each frame of clips by itself, and on images like frames."""
 
     @property
     def coisometric(self) -> bool:
@@ -201,7 +203,7 @@ class SquareMeans(EachFrame):
     :math:`A A^T = I / f^2`, and :math:`A^+` repeats each mean over its square.
 
     Args:
-        factor: f, the side of a square in pixels.
+        factor: f, the side of a square in pixels; it must divide H and W.
     """
 
     factor: int
@@ -247,15 +249,15 @@ class Grey(EachFrame):
 
 @dataclass(frozen=True)
 class Product(Measurement):
-    """A measurement of a measurement, A = B A_1, which ``B @ A_1`` makes.
+    """A measurement by A_1 and then by B, the map A = B A_1, which ``B @ A_1`` makes.
 
     Args:
         then: B.
-        first: A_1, a coisometry up to a factor, since for others the pseudo-inverse of the product is not
-            :math:`A_1^+ B^+`.
+        first: A_1, a coisometry up to a factor (:math:`A_1 A_1^T = c I`), since for others the pseudo-inverse of the
+            product is not :math:`A_1^+ B^+`.
 
     Raises:
-        ValueError: ``first`` is not a coisometry.
+        ValueError: ``first`` is not a coisometry up to a factor.
     """
 
     then: Measurement

@@ -21,7 +21,7 @@ from diffsweep.diffusion.philox import MASK, Words, draw_words, keys_of_one, rou
 
 
 class Stream(IntEnum):
-    """The purposes of random numbers; numbers of different streams are independent."""
+    """A number for each purpose of random numbers, such as training noise; different streams are independent."""
 
     STEP = 0  # noise of a sampler's step
     PRIOR = 1  # x at t = 1
@@ -45,10 +45,10 @@ class Draw(NamedTuple):
     """A request for random numbers of each sample: their distribution, dtype, stream and shape.
 
     Attributes:
-        numbers: the function that makes numbers of random words, :func:`normal_numbers` or :func:`uniform_numbers`.
-        dtype: of the numbers.
-        stream: what they are for.
-        shape: of one sample.
+        numbers: the function that turns random words into numbers, :func:`normal_numbers` or :func:`uniform_numbers`.
+        dtype: the dtype of the numbers.
+        stream: the purpose of the numbers; other streams have other numbers.
+        shape: the shape of the numbers of one sample.
     """
 
     numbers: Callable[[Words, torch.dtype], Tensor]
@@ -58,9 +58,10 @@ class Draw(NamedTuple):
 
 
 class Noise:
-    """A source of normal and uniform numbers for the samples ``indices``, keyed by (seed, stream, index, step).
+    """A source of normal and uniform numbers for B samples, each a function of (seed, stream, index, step) alone.
 
-    In the streams of which x_t is made, frames of clips get the covariance ``clips``; other numbers are independent.
+    It has no state: the same call returns the same numbers again. In the streams that x_t is made of (STEP, PRIOR, EPS
+    and VALIDATION), frames of clips get the covariance ``clips``; other numbers are independent.
 
     Args:
         seed: any int, of which the low 64 bits count; or one for each row, int64, (B,).
@@ -69,7 +70,7 @@ class Noise:
         clips: the covariance of noise over the frames of clips.
 
     Attributes:
-        at_once: the largest count of numbers of several steps that is drawn in one pass, where steps are drawn ahead.
+        at_once: the largest count of numbers in one pass, where the numbers of several steps are drawn ahead.
     """
 
     at_once = 2**20
@@ -88,18 +89,18 @@ class Noise:
         return Noise(seed, self.indices[rows], step, self.clips)
 
     def at(self, step: int | Tensor) -> "Noise":
-        """Return the noise of the same samples at another step."""
+        """Return the noise of the same samples at another step, an int or one for each row, int64, (B,)."""
         return Noise(self.seed, self.indices, step, self.clips)
 
     def like(self, x: Tensor, stream: Stream = Stream.STEP) -> Tensor:
-        """Return standard normal numbers of the shape and dtype of ``x`` (B, ...), on its device."""
+        """Return standard normal numbers of the shape and dtype of x (B, ...), on its device: see :meth:`normal`."""
         return self.normal(*x.shape[1:], stream=stream, dtype=x.dtype).to(x.device)
 
     def normal(self, *shape: int, stream: Stream, dtype: torch.dtype = torch.float32) -> Tensor:
         """Return standard normal numbers, (B, *shape), of covariance ``clips`` in the streams that x_t is made of.
 
-        They are made by the method of Box and Muller of pairs of 32-bit uniforms, so that independent ones are at
-        most 6.7 in size.
+        They are made by the method of Box and Muller of pairs of 32-bit uniforms, so that independent ones are at most
+        6.8 in size.
         """
         z = self.independent(Draw(normal_numbers, dtype, stream, shape))
         return self.clips.colour(z) if stream in OF_THE_PROCESS else z
@@ -109,16 +110,16 @@ class Noise:
         return self.independent(Draw(uniform_numbers, dtype, stream, shape))
 
     def independent(self, draw: Draw) -> Tensor:
-        """Return the numbers of a draw without a covariance over frames, (B, *shape)."""
+        """Return the numbers of a draw for each sample, (B, *shape), without the covariance over frames."""
         count = math.prod(draw.shape)
         words = self.words(torch.arange(blocks_of(count), device=self.indices.device), draw.stream)
         return draw.numbers(words, draw.dtype)[:, :count].reshape(-1, *draw.shape)
 
     def words(self, blocks: Tensor, stream: Tensor | int) -> Words:
-        """Return four random words for each sample and each counter.
+        """Return N blocks of four random words for each of the B samples, 4 N numbers of 32 bits.
 
         Args:
-            blocks: the numbers of the blocks, (N,).
+            blocks: the numbers of the blocks, from which the generator's counters are made, (N,).
             stream: one stream for all blocks, or one for each, (N,).
         """
         device, index = self.indices.device, self.indices[:, None]
@@ -131,17 +132,23 @@ class Noise:
 
 
 def fresh_noise(x: Tensor, clips: ClipNoise = INDEPENDENT) -> Noise:
-    """Return noise for the rows of ``x``, with a seed from torch's global generator, which ``manual_seed`` sets."""
+    """Return noise for the rows of ``x``, with a seed from torch's global generator, which ``torch.manual_seed`` sets.
+
+    The indices of the samples are 0, ..., B - 1.
+    """
     return Noise(int(torch.randint(2**62, ())), torch.arange(len(x), device=x.device), clips=clips)
 
 
 def blocks_of(count: int) -> int:
-    """Return the number of blocks of four words that ``count`` numbers take."""
+    """Return the number of blocks of four random words from which ``count`` numbers are made, one for each word."""
     return (count + 3) // 4
 
 
 def uniform_numbers(words: Words, dtype: torch.dtype) -> Tensor:
-    """Return uniform numbers in (0, 1) made of random words, (B, 4 N), one of each word."""
+    """Return uniform numbers in (0, 1), (B, 4 N), one for each of the random words of N blocks for B samples.
+
+    They have 24 random bits in float32, else 32.
+    """
     bits = 24 if dtype == torch.float32 else 32
     below_one = 1 - torch.finfo(dtype).eps / 2  # the largest word would round up to 1
     numbers, into = _blocks(words, torch.float64)
@@ -151,7 +158,12 @@ def uniform_numbers(words: Words, dtype: torch.dtype) -> Tensor:
 
 
 def normal_numbers(words: Words, dtype: torch.dtype) -> Tensor:
-    """Return standard normal numbers made of random words, (B, 4 N), two of each pair of words (Box and Muller)."""
+    """Return standard normal numbers, (B, 4 N), two for each pair of random words, by the method of Box and Muller.
+
+    Args:
+        words: the random words of N blocks for each of B samples.
+        dtype: the dtype of the numbers.
+    """
     numbers, (cosines, sines) = _blocks(words, torch.float64 if dtype == torch.float64 else torch.float32)
     # The logarithm is of (u + 1/2) / 2^32, which is never 0.
     radius = (2 * words.even).add_(1).to(numbers).mul_(2.0**-33).log_().mul_(-2).sqrt_()

@@ -21,12 +21,15 @@ _BATCHES, _BATCH_NUMBERS = 16, 2**15  # the most batches, and numbers in all, th
 
 
 class StepNoise(Noise):
-    """A noise for the steps of a sampler, which draws several steps in one pass.
+    """A noise for the steps of a sampler, which draws the numbers of several steps in one pass and keeps them.
+
+    Apart from the temperature, its numbers are those of ``noise``. Each step is to be drawn once, in the order 0, 1,
+    ..., since numbers that have been used are dropped.
 
     Args:
         noise: the noise of the samples.
         steps: the number of the sampler's steps.
-        temperature: a factor of the numbers.
+        temperature: a factor by which the numbers are multiplied.
         at_most: the largest number of steps to draw at once; fewer where samples are large.
     """
 
@@ -58,7 +61,7 @@ class StepNoise(Noise):
 
 
 def like_over(noise: Noise, x: Tensor, steps: range, stream: Stream = Stream.STEP) -> Tensor:
-    """Return ``noise.at(step).like(x, stream)`` for several steps, drawn in one pass, (len(steps), B, ...)."""
+    """Return ``noise.at(step).like(x, stream)`` for all ``steps``, drawn in one pass, (len(steps), B, ...)."""
     every = torch.arange(steps.start, steps.stop, steps.step, device=noise.indices.device)
     seed = noise.seed.repeat(len(steps)) if isinstance(noise.seed, Tensor) else noise.seed
     together = Noise(seed, noise.indices.repeat(len(steps)), every.repeat_interleave(len(noise)), noise.clips)
@@ -71,9 +74,10 @@ Drawn = dict[Draw, Tensor]  # the numbers of each draw, before frames share any
 class BatchNoise:
     """A source of noise for the batches of a training stream: ``batch_noise(positions)`` is ``Noise(seed, positions)``.
 
-    A position is the number of a sample in the stream. Each batch is expected to draw what the last one drew, and all
-    of it is drawn in one pass; on a CPU, where batches are small, for several batches ahead. The distance between the
-    positions of batches is expected to be that of the last two. A wrong guess costs time but never changes a number.
+    A position is the number of a sample in the stream. It is guessed that each batch draws numbers of the same streams
+    and shapes as the last one. All of these are drawn in one pass; on a CPU, where batches are small, for several
+    batches ahead. The distance between the positions of batches is guessed to be that of the last two. A wrong guess
+    costs time but never changes a number.
 
     Args:
         seed: the seed of the noise, any int.
@@ -118,12 +122,12 @@ class BatchNoise:
 
 
 class NoiseCache(Noise):
-    """A noise of which some numbers have been drawn already, and which records its draws.
+    """A noise of which some numbers have been drawn already, and which records what is drawn from it.
 
     Args:
         noise: the noise of the samples.
-        drawn: the numbers that have been drawn, by draw.
-        draws: a dictionary to which each draw is added as a key.
+        drawn: the numbers that have been drawn, without covariance over frames, by their :class:`Draw`.
+        draws: a dictionary to which each draw that is requested is added as a key.
     """
 
     def __init__(self, noise: Noise, drawn: Drawn, draws: dict[Draw, None]) -> None:
@@ -136,7 +140,10 @@ class NoiseCache(Noise):
 
 
 def independent(noise: Noise, draws: Sequence[Draw]) -> list[Tensor]:
-    """Return the numbers of each draw, all drawn in one pass, which is fastest with draws of one kind side by side."""
+    """Return the numbers of each draw, (B, *shape), without covariance over frames, all drawn in one pass.
+
+    It is fastest if draws of one distribution and dtype are neighbours.
+    """
     counts, device = [math.prod(draw.shape) for draw in draws], noise.indices.device
     blocks = [torch.arange(blocks_of(count), device=device) for count in counts]
     streams = [torch.full_like(part, draw.stream) for part, draw in zip(blocks, draws, strict=True)]

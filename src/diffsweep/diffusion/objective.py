@@ -42,12 +42,12 @@ _DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 class Objective(Part, ABC):
     """A training loss, called as ``loss = objective(denoiser, x_0, cond, t, eps)``.
 
-    Times and noise are drawn outside, so that losses of different models can be compared on the same draws.
+    Times and noise are drawn outside, so that losses of different models can be compared on the same draws. A subclass
+    defines :meth:`losses`.
 
-    An objective declares (:class:`~diffsweep.capabilities.Part`) that it provides a ``bound`` if its mean over
-    uniform times is one. It supports ``weights`` if it has a weighting, and ``learned_variance`` or
-    ``learned_schedule`` if its gradients train them rightly. It requires ``independent_noise`` if it is a bound or
-    contains the score.
+    An objective declares (:class:`~diffsweep.capabilities.Part`) that it provides a ``bound`` if its mean over uniform
+    times is one. It supports ``weights`` if it has a weighting, and ``learned_variance`` or ``learned_schedule`` if its
+    gradients train them rightly. It requires ``independent_noise`` if it is a bound or contains the score.
     """
 
     def __call__(
@@ -64,9 +64,9 @@ class Objective(Part, ABC):
         Args:
             denoiser: the model to train.
             x_0: clean samples, (B, ...).
-            cond: their conditions.
-            t: their times, (B,); for clips (B, C, F, H, W) also (B, F), by which each frame has its own noise level
-                and weight.
+            cond: their conditions; None for none.
+            t: their times, (B,); for clips (B, C, F, H, W) also (B, F), by which each frame has its own noise level and
+                weight.
             eps: their noise, like x_0.
             noise: a source of further random numbers for objectives that draw some; by default one with keys made of
                 eps.
@@ -77,7 +77,7 @@ class Objective(Part, ABC):
     def losses(
         self, denoiser: Denoiser, x_0: Tensor, cond: Condition | None, t: Tensor, eps: Tensor, noise: Noise | None
     ) -> Tensor:
-        """Return the losses, with the arguments of :meth:`__call__`."""
+        """Return the loss of each sample, (B,), with the arguments of :meth:`__call__`; each subclass defines it."""
 
 
 class Simple(Objective):
@@ -86,8 +86,8 @@ class Simple(Objective):
     It is averaged over the numbers of a sample.
 
     Args:
-        loss: ``l2`` (squared), ``l1`` or ``huber`` (delta = 1).
-        weighting: a weighting of noise levels, made for squared errors; uniform by default.
+        loss: ``l2`` (squared), ``l1`` or ``huber`` (delta = 1); a ValueError is raised for any other.
+        weighting: the weight of each noise level, made for squared errors; 1 by default.
     """
 
     supports = frozenset({"weights"})
@@ -112,12 +112,15 @@ class Hybrid(Simple):
 
     L_vlb is estimated by its term at t, T L_t in bits per dimension, so lambda = 0.001 weighs L_t by T/1000, as the
     public code does. The mean is detached in L_vlb: only the variance learns from the bound. Both losses share one
-    network call.
+    network call. The schedule must be discrete, with T steps.
 
     Args:
         loss, weighting: those of :class:`Simple`.
-        vlb_weight: lambda.
-        levels: the number of values that the data take; None for continuous data.
+        vlb_weight: lambda, at least 0.
+        levels: the number of equally spaced values on [-1, 1] that the data take; None for continuous data.
+
+    Raises:
+        ValueError: an argument is out of its range.
     """
 
     requires = frozenset({"grid", "independent_noise"})
@@ -153,12 +156,14 @@ class VLB(Objective):
     r"""The variational bound in bits per dimension, estimated at one time.
 
     On a discrete schedule it is T L_t, whose mean over uniform t is :math:`L_0 + ... + L_{T-1}` (improved DDPM). On a
-    continuous one it is the limit :math:`-\frac12 \lambda'(t) \lVert\epsilon - \hat\epsilon\rVert^2` with the log-SNR
-    :math:`\lambda` (VDM, arXiv:2107.00630, eq. 17), plus the terms of the prior and the decoder at the two ends of
-    the schedule, from which a learned schedule has its gradients.
+    continuous one it is the limit
+    :math:`-\frac12 (t_{max} - t_{min}) \lambda'(t) \lVert\epsilon - \hat\epsilon\rVert^2` with the log-SNR
+    :math:`\lambda` (VDM, arXiv:2107.00630, eq. 17), plus the terms of the prior and the decoder at the two ends of the
+    schedule, from which a learned schedule has its gradients. The prior's term of a discrete schedule, which has no
+    gradient, is left out.
 
     Args:
-        levels: the number of values that the data take; None for continuous data.
+        levels: the number of equally spaced values on [-1, 1] that the data take; None for continuous data.
     """
 
     requires = frozenset({"uniform_times", "independent_noise"})
@@ -208,12 +213,13 @@ def _lambda(weight: str | Lambda) -> Lambda:
 class DSM(Objective):
     r"""The loss of denoising score matching, :math:`\lambda(t) \lVert s(x_t, t) - \nabla \log q(x_t | x_0) \rVert^2`.
 
-    It is averaged over the numbers of a sample (Vincent 2011; score SDE, arXiv:2011.13456, eq. 7).
+    Here s is the score that the denoiser estimates. The loss is averaged over the numbers of a sample (Vincent 2011;
+    score SDE, arXiv:2011.13456, eq. 7).
 
     Args:
         weight: lambda(t). ``sigma2``: sigma_t^2, which gives all noise levels losses of one size. ``likelihood``:
-            g(t)^2, with which the loss bounds the likelihood (arXiv:2101.09258). ``one``: 1. From Python also any
-            function of the schedule and of t (float64).
+            g(t)^2, with the forward SDE's coefficient g of the noise, with which the loss bounds the likelihood
+            (arXiv:2101.09258). ``one``: 1. From Python also any function of the schedule and of t (float64).
     """
 
     def __init__(self, weight: Literal["sigma2", "likelihood", "one"] | Lambda = "sigma2") -> None:
@@ -235,10 +241,10 @@ class DSM(Objective):
 class SSM(Objective):
     r"""The loss of sliced score matching, :math:`\lambda(t) (v^T \nabla s(x_t) v + \frac12 \lVert s \rVert^2)`.
 
-    It is the variance-reduced form of Song et al. 2019 (arXiv:1905.07088, eq. 8), with random signs v, averaged over
-    the numbers of a sample. The loss uses the noisy samples but not the noise that was added; its mean differs from
-    that of half of :class:`DSM` by a constant. The gradient goes through the network twice, so attention is computed
-    by its definition: fused kernels have no second derivative.
+    Here s is the score that the denoiser estimates. The loss is the variance-reduced form of Song et al. 2019
+    (arXiv:1905.07088, eq. 8), with random signs v, averaged over the numbers of a sample. It uses the noisy samples but
+    not the noise that was added; its mean differs from that of half of :class:`DSM` by a constant. The gradient goes
+    through the network twice, so attention is computed by its definition: fused kernels have no second derivative.
 
     Args:
         weight: lambda(t), as of :class:`DSM`.
@@ -271,12 +277,14 @@ def _noise_keyed_by(eps: Tensor) -> Noise:
     """Return noise for samples of which only eps is known: the keys are made of its first and its last number."""
     first, last = (
         (eps.flatten(1)[:, [0, -1]].abs().double() * 2**20).long().unbind(1)
-    )  # normal numbers are at most 6.7 in size: 23 bits
+    )  # normal numbers are at most 6.8 in size: 23 bits
     return Noise(0, first << 23 | last)
 
 
 def sums_by_quarter(values: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-    """Return sums and counts of values in the quarters (0, 1/4], ... of t, (4,) each, without a device sync.
+    """Return sums and counts of values in the quarters (0, 1/4], ..., (3/4, 1] of t, (4,) each, without a device sync.
+
+    The value at t = 0 counts in the first quarter.
 
     Args:
         values: (B,).

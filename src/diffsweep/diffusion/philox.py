@@ -48,7 +48,7 @@ def philox_4x32(even: Any, odd: Any, spare: Any, keys: Any, multipliers: Any, li
 
 
 class Words(NamedTuple):
-    """Counters or random words, int64 in [0, 2^32), in blocks of four.
+    """Counters or random words, int64 in [0, 2^32), in N blocks of four for each of B samples.
 
     Attributes:
         even: words 0 and 2 of each block, (2, B, N).
@@ -62,13 +62,16 @@ class Words(NamedTuple):
 @functools.lru_cache(maxsize=8)  # saves 21 of some 250 microseconds of a small draw on a CPU, and two copies to a GPU
 @torch.inference_mode(False)
 def constants(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the multipliers of words 2 and 0, (2, 1, 1), and what ten rounds add to the key, (10, 2, 1, 1)."""
+    """Return Philox's multipliers of words 2 and 0, (2, 1, 1), and the constants of its ten rounds, (10, 2, 1, 1).
+
+    Both are int64 on the device. The constant of a round is added to both words of the key.
+    """
     weyl = torch.arange(10, device="cpu")[:, None] * torch.tensor(_WEYL, device="cpu")
     return torch.tensor(_MULTIPLIERS[::-1], device="cpu")[:, None, None].to(device), weyl[..., None, None].to(device)
 
 
 def round_keys(seed: Tensor) -> Tensor:
-    """Return the keys of ten rounds, (10, 2, B, 1), for seeds (B,) of 64 bits."""
+    """Return both words of the key of each of ten rounds, (10, 2, B, 1), for seeds of 64 bits, int64, (B,)."""
     _, weyl = constants(seed.device)
     return (torch.stack([seed & MASK, (seed >> 32) & MASK])[..., None] + weyl) & MASK
 
@@ -76,12 +79,17 @@ def round_keys(seed: Tensor) -> Tensor:
 @functools.lru_cache(maxsize=32)  # saves 24 of some 250 microseconds of a small draw on a CPU, and a copy to a GPU
 @torch.inference_mode(False)
 def keys_of_one(seed: int, device: torch.device) -> Tensor:
-    """Return the keys of ten rounds, (10, 2, 1, 1), for the low 64 bits of one seed."""
+    """Return both words of the key of each of ten rounds, (10, 2, 1, 1), for the low 64 bits of one seed."""
     return round_keys(torch.tensor([(seed + 2**63) % 2**64 - 2**63], device="cpu").to(device))
 
 
 def draw_words(counters: Words, keys: Tensor) -> Words:
-    """Return the random words of counters, which are overwritten, under the keys of the rounds."""
+    """Return the random words that Philox maps the counters to, of the same shape; the counters are overwritten.
+
+    Args:
+        counters: a block of four words for each block of results.
+        keys: the keys of the rounds, as :func:`round_keys` returns them.
+    """
     spare, (multipliers, _) = torch.empty_like(counters.even), constants(keys.device)
     if keys.device.type != "cpu":
         return Words(*philox_4x32(*counters, spare, keys, multipliers))

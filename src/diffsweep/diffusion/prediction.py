@@ -39,7 +39,7 @@ def _constant_like(scale: Scale, value: float) -> Scale:
 
 
 class Coefficients(NamedTuple):
-    """The coefficients of ``x0 = c_skip x_t + c_out F(c_in x_t)`` for a network F, each of the shape of ``alpha``."""
+    """The coefficients of ``x0 = c_skip x_t + c_out F(c_in x_t)`` for a network F, tensors or numbers like alpha."""
 
     c_in: Scale
     c_skip: Scale
@@ -47,14 +47,15 @@ class Coefficients(NamedTuple):
 
 
 class Prediction(Part, ABC):
-    """A definition of what a network's output means, and of how its input and time are scaled.
+    """A definition of what a network's output means (eps, x_0, v, ...), and of how its input and time are scaled.
+
+    A subclass defines :meth:`coefficients`, :meth:`eps` and :meth:`target`.
 
     Args:
         variance: the variance of a step of the ancestral sampler from t to s. ``fixed_small``: that of x_s given x_t
             and x_0, which is right for data at a single point. ``fixed_large``: that of the forward step from s to t,
             right for standard normal data (DDPM, section 3.2). ``learned_range``: a second head of the network gives,
-            for each number of x, where the log-variance lies between the two (improved DDPM, arXiv:2102.09672,
-            eq. 15).
+            for each number of x, where the log-variance lies between the two (improved DDPM, arXiv:2102.09672, eq. 15).
 
     Attributes:
         heads: the channels of the network's output as a multiple of those of x: 2 with a learned variance, else 1.
@@ -71,7 +72,11 @@ class Prediction(Part, ABC):
 
     @abstractmethod
     def coefficients(self, alpha: Scale, sigma: Scale) -> Coefficients:
-        """Return c_in, c_skip and c_out at the noise level ``alpha, sigma``."""
+        """Return c_in, c_skip and c_out of ``x0 = c_skip x_t + c_out F(c_in x_t)``; each subclass defines it.
+
+        Args:
+            alpha, sigma: the noise level; tensors that broadcast with x_t, or one number each for the batch.
+        """
 
     def c_in(self, alpha: Scale, sigma: Scale) -> Scale:
         """Return c_in alone, the factor of the network's input; the number 1 if the network receives x_t as it is."""
@@ -79,7 +84,9 @@ class Prediction(Part, ABC):
 
     @abstractmethod
     def eps(self, output: Tensor, x_t: Tensor, alpha: Scale, sigma: Scale) -> Tensor:
-        """Return eps from the network's output, in the form that stays accurate at small sigma.
+        """Return eps from the network's output, in the form that stays accurate at small sigma, like x_t.
+
+        Each subclass defines it.
 
         Args:
             output: F, like x_t.
@@ -89,7 +96,9 @@ class Prediction(Part, ABC):
 
     @abstractmethod
     def target(self, x_0: Tensor, eps: Tensor, alpha: Scale, sigma: Scale) -> Tensor:
-        """Return the output of a perfect network for samples x_0 and noise eps: the target of training.
+        """Return the output of a perfect network for samples x_0 and noise eps, like x_0: the target of training.
+
+        Each subclass defines it.
 
         Args:
             x_0: clean samples, (B, ...).
@@ -98,7 +107,7 @@ class Prediction(Part, ABC):
         """
 
     def x0(self, output: Tensor, x_t: Tensor, alpha: Scale, sigma: Scale) -> Tensor:
-        """Return x0 from the network's output.
+        """Return the estimate of x_0 from the network's output, ``c_skip x_t + c_out F``, like x_t.
 
         Args:
             output: F, like x_t.
@@ -116,7 +125,7 @@ class Prediction(Part, ABC):
 
 
 class Eps(Prediction):
-    r"""A prediction of the noise, :math:`F = \epsilon` (DDPM, arXiv:2006.11239)."""
+    r"""A prediction of the noise, :math:`F = \epsilon` for the network's output F (DDPM, arXiv:2006.11239)."""
 
     provides = frozenset({"eps_output"})
 
@@ -131,7 +140,7 @@ class Eps(Prediction):
 
 
 class X0(Prediction):
-    """A prediction of the clean sample, :math:`F = x_0`."""
+    """A prediction of the clean sample, :math:`F = x_0` for the network's output F."""
 
     def coefficients(self, alpha: Scale, sigma: Scale) -> Coefficients:
         return Coefficients(_constant_like(alpha, 1.0), _constant_like(alpha, 0.0), _constant_like(alpha, 1.0))
@@ -146,7 +155,7 @@ class X0(Prediction):
 class V(Prediction):
     r"""A prediction of the velocity :math:`v = (\alpha \epsilon - \sigma x_0) / \sqrt{\alpha^2 + \sigma^2}`.
 
-    It is from Salimans & Ho 2022, arXiv:2202.00512. The root n is 1 on a variance-preserving schedule. Dividing by it
+    It is from Salimans & Ho 2022, arXiv:2202.00512. The root, n, is 1 on a variance-preserving schedule. Dividing by n
     makes :math:`(x_t / n, v)` a rotation of :math:`(x_0, \epsilon)` on every schedule.
     """
 
@@ -171,8 +180,8 @@ class Score(Prediction):
 
     Args:
         variance: the variance of an ancestral step, see :class:`Prediction`.
-        scale_by_sigma: whether the output is sigma times the score, as in score_sde's networks, and so of one size at
-            every noise level.
+        scale_by_sigma: whether the output is sigma times the score, -eps, as in score_sde's networks, and so of one
+            size at every noise level.
     """
 
     def __init__(self, variance: Variance = "fixed_small", scale_by_sigma: bool = False) -> None:
@@ -217,7 +226,7 @@ class EDM(Prediction):
     r"""A prediction with EDM's preconditioning: input and target have unit variance at every noise level.
 
     Among such scalings it amplifies the errors of the output least (Karras et al. 2022, arXiv:2206.00364, table 1).
-    With :math:`n^2 = \sigma^2 + \alpha^2 \sigma_{data}^2`,
+    With :math:`n^2 = \sigma^2 + \alpha^2 \sigma_{data}^2` and the network F,
 
     .. math:: x_0 = \frac{\alpha \sigma_{data}^2}{n^2} x_t + \frac{\sigma \sigma_{data}}{n} F(x_t / n, c_{noise}),
         \qquad c_{noise} = \tfrac14 \log(\sigma / \alpha).
@@ -226,7 +235,10 @@ class EDM(Prediction):
 
     Args:
         variance: the variance of an ancestral step, see :class:`Prediction`.
-        sigma_data: standard deviation of the data.
+        sigma_data: standard deviation of the data, positive.
+
+    Raises:
+        ValueError: sigma_data is not positive.
     """
 
     def __init__(self, variance: Variance = "fixed_small", sigma_data: float = 0.5) -> None:

@@ -17,12 +17,17 @@ from diffsweep.diffusion.denoiser import Denoised
 
 
 def velocity(denoised: Denoised, angle: float) -> Tensor:
-    r"""Return :math:`du / d\phi = \cos\phi \; \epsilon - \sin\phi \; x_0` at an angle :math:`\phi`, like x0."""
+    r"""Return the right-hand side :math:`du / d\phi = \cos\phi \; \epsilon - \sin\phi \; x_0` of the ODE, like x0.
+
+    Args:
+        denoised: the denoiser's estimates of x_0 and eps at the noise level of the angle.
+        angle: :math:`\phi = \mathrm{atan2}(\sigma_t, \alpha_t)`.
+    """
     return (denoised.eps * math.cos(angle)).sub_(denoised.x0, alpha=math.sin(angle))
 
 
 def log_snr_of(angle: float) -> float:
-    r"""Return the log-SNR at an angle above 0, :math:`-2 \log\tan\phi`."""
+    r"""Return the log-SNR at a noise level's angle atan2(sigma, alpha) above 0, :math:`-2 \log\tan\phi`."""
     return -2 * math.log(math.tan(angle))
 
 
@@ -32,11 +37,11 @@ def integrate(
     """Return the state of an ODE at the angle ``end``, by the adaptive solver dopri5 of torchdiffeq.
 
     Args:
-        rate: the right-hand side, called as ``rate(angle, state)``.
-        begin, end: angles.
+        rate: the right-hand side, called as ``rate(angle, state)`` with the angle as a tensor ().
+        begin, end: the noise levels' angles, atan2(sigma, alpha), between which to solve; either may be the larger one.
         state: the state at ``begin``: a tensor, or a tuple of tensors.
         device: the device of the state.
-        tolerance: relative and absolute.
+        tolerance: the relative and absolute tolerance of the solver.
 
     Raises:
         FloatingPointError: no step is small enough to meet the tolerance.

@@ -40,8 +40,12 @@ def expand_to(value: Tensor, x: Tensor) -> Tensor:
 def factor(value: Tensor, x: Tensor) -> Tensor | float:
     """Return :func:`expand_to` of a value, or a Python number if the value is a scalar on the CPU.
 
-    A sampler has one time for the whole batch, and a number multiplies a tensor on any device without small tensors
-    of its own.
+    The result multiplies ``x``. A sampler has one time for the whole batch, and a number multiplies a tensor on any
+    device without small tensors of its own.
+
+    Args:
+        value: (), (B,) or (B, F), see :func:`expand_to`.
+        x: the tensor to multiply, (B, ...).
     """
     return value.item() if value.ndim == 0 and value.device.type == "cpu" else expand_to(value, x)
 
@@ -75,10 +79,10 @@ def mean_of_frames(values: Tensor) -> Tensor:
 
 
 def prior(schedule: Schedule, noise: Tensor, t: Tensor | None = None) -> Tensor:
-    r"""Return the noise that sampling starts from, :math:`x_t = \sigma_t \epsilon`, where nothing of x_0 is known.
+    r"""Return the x_t that sampling starts from, :math:`\sigma_t \epsilon`, like noise: nothing of x_0 is known yet.
 
     Args:
-        schedule: alpha_t and sigma_t.
+        schedule: the noise schedule, of which sigma_t counts.
         noise: eps, standard normal, (B, ...).
         t: the time to start at, () or (B,); 1 by default.
     """
@@ -123,14 +127,15 @@ class Step(NamedTuple, Generic[Value]):
 
 
 def step_between(schedule: Schedule, s: Tensor, t: Tensor, to_clean: Tensor | None = None) -> Step[Tensor]:
-    """Return the step from times t to times s < t, elementwise; float64 times give exact tables.
+    """Return the step from times t to times s < t, elementwise; each value has the shape of the times.
+
+    float64 times give the values of a discrete schedule's table exactly.
 
     Args:
-        schedule: alpha_t and sigma_t.
+        schedule: the noise schedule, alpha_t and sigma_t.
         s, t: times of the same shape.
-        to_clean: bool, of the same shape; where true, the step ends at clean data (alpha 1, sigma 0), whatever
-            sigma(s) is. A trajectory ends with such a step; it differs from a step to t = 0 if the schedule's
-            sigma(0) is not 0.
+        to_clean: bool, of the same shape; where true, the step ends at clean data (alpha 1, sigma 0), whatever sigma(s)
+            is. A trajectory ends with such a step; it differs from a step to t = 0 if the schedule's sigma(0) is not 0.
     """
     alpha_t, sigma_t = schedule(t)
     alpha_s, sigma_s = schedule(s)
@@ -144,10 +149,10 @@ def step_between(schedule: Schedule, s: Tensor, t: Tensor, to_clean: Tensor | No
 
 
 def steps_of(schedule: Schedule, times: Tensor) -> Step[Tensor]:
-    """Return the steps between neighbouring times of a trajectory, each value (K,).
+    """Return the steps between neighbouring times of a trajectory as one :class:`Step`, whose values are (K,).
 
     Args:
-        schedule: alpha_t and sigma_t.
+        schedule: the noise schedule, alpha_t and sigma_t.
         times: decreasing, (K + 1,); if the last one is 0, the last step ends at clean data.
     """
     last = torch.zeros(len(times) - 1, dtype=torch.bool)
@@ -156,7 +161,7 @@ def steps_of(schedule: Schedule, times: Tensor) -> Step[Tensor]:
 
 
 def in_numbers(steps: Step[Tensor]) -> list[Step[float]]:
-    """Return K steps, whose values are (K,), one by one with Python numbers."""
+    """Return K steps, whose values are (K,), as a list of K steps with Python numbers; their times stay tensors, ()."""
     at_t, at_s = (
         map(Level, level.t.unbind(), level.alpha.tolist(), level.sigma.tolist()) for level in (steps.at_t, steps.at_s)
     )
@@ -166,7 +171,13 @@ def in_numbers(steps: Step[Tensor]) -> list[Step[float]]:
 def transition(schedule: Schedule, x_s: Tensor, s: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     r"""Return mean and variance of x_t given x_s, for times s < t: :math:`\alpha_{ts} x_s` and :math:`v_{ts}`.
 
-    Here :math:`\alpha_{ts} = \alpha_t / \alpha_s` and :math:`v_{ts} = \sigma_t^2 - \alpha_{ts}^2 \sigma_s^2`.
+    Here :math:`\alpha_{ts} = \alpha_t / \alpha_s` and :math:`v_{ts} = \sigma_t^2 - \alpha_{ts}^2 \sigma_s^2`. The mean
+    is like x_s, and the variance broadcasts with it.
+
+    Args:
+        schedule: the noise schedule, alpha_t and sigma_t.
+        x_s: samples at s, (B, ...).
+        s, t: times, () or (B,).
     """
     step = step_between(schedule, s, t)
     return expand_to(step.alpha_ts, x_s) * x_s, expand_to(step.var_ts, x_s)
@@ -177,7 +188,12 @@ def posterior(schedule: Schedule, x_0: Tensor, x_t: Tensor, s: Tensor, t: Tensor
 
     The mean is :math:`\alpha_{ts} \frac{\sigma_s^2}{\sigma_t^2} x_t + \alpha_s \frac{v_{ts}}{\sigma_t^2} x_0` and the
     variance :math:`v_{ts} \sigma_s^2 / \sigma_t^2`, with :math:`\alpha_{ts} = \alpha_t / \alpha_s` and
-    :math:`v_{ts} = \sigma_t^2 - \alpha_{ts}^2 \sigma_s^2`.
+    :math:`v_{ts} = \sigma_t^2 - \alpha_{ts}^2 \sigma_s^2`. The mean is like x_0, and the variance broadcasts with it.
+
+    Args:
+        schedule: the noise schedule, alpha_t and sigma_t.
+        x_0, x_t: clean samples, and the same at t with noise, (B, ...).
+        s, t: times, () or (B,).
     """
     step = step_between(schedule, s, t)
     mean = expand_to(step.from_x_t, x_t) * x_t + expand_to(step.from_x_0, x_0) * x_0

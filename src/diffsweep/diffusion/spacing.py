@@ -24,7 +24,7 @@ from diffsweep.schedules import Schedule
 
 
 def uniform(schedule: Schedule, steps: int, start: float, stop: float) -> Tensor:
-    """Return times with equal steps in t.
+    """Return ``steps + 1`` times from ``start`` to ``stop`` with equal steps in t, float64.
 
     Unlike those of :func:`trailing` and :func:`leading`, they are not rounded to the grid of a discrete schedule, which
     is defined between its grid points too.
@@ -33,21 +33,34 @@ def uniform(schedule: Schedule, steps: int, start: float, stop: float) -> Tensor
 
 
 def quadratic(schedule: Schedule, steps: int, start: float, stop: float) -> Tensor:
-    """Return ``t = stop + (start - stop) u^2``: denser towards clean data (DDIM, arXiv:2010.02502, app. D.2)."""
+    """Return ``t = stop + (start - stop) u^2`` for u from 1 to 0: denser towards clean data.
+
+    The ``steps + 1`` times are float64 (DDIM, arXiv:2010.02502, app. D.2).
+    """
     u = torch.linspace(1, 0, steps + 1, dtype=torch.float64)
     return stop + (start - stop) * u**2
 
 
 def trailing(schedule: Schedule, steps: int, start: float, stop: float) -> Tensor:
-    """Return equal strides on the grid, counted back from ``start`` and rounded (Lin et al. 2023, arXiv:2305.08891)."""
+    """Return times at equal strides on the grid k / T, counted back from ``start`` and rounded to the grid.
+
+    The ``steps + 1`` times from ``start`` to ``stop`` are float64 (Lin et al. 2023, arXiv:2305.08891).
+
+    Raises:
+        ValueError: the schedule is continuous, or its grid has too few steps.
+    """
     num_steps = _grid_steps(schedule, "trailing", steps, start, stop)
     return (uniform(schedule, steps, start, stop) * num_steps).round() / num_steps
 
 
 def leading(schedule: Schedule, steps: int, start: float, stop: float) -> Tensor:
-    """Return equal whole strides on the grid, counted up from the first step after ``stop``.
+    """Return times at equal whole strides on the grid k / T, counted up from the first step after ``stop``.
 
-    The first time lies below ``start`` where the strides do not reach it.
+    The ``steps + 1`` times are float64 and decrease to ``stop``. The first one lies below ``start`` where the strides
+    do not reach it.
+
+    Raises:
+        ValueError: the schedule is continuous, or its grid has too few steps.
     """
     num_steps = _grid_steps(schedule, "leading", steps, start, stop)
     first, last = round(stop * num_steps), round(start * num_steps)
@@ -56,17 +69,18 @@ def leading(schedule: Schedule, steps: int, start: float, stop: float) -> Tensor
 
 
 def log_snr(schedule: Schedule, steps: int, start: float, stop: float) -> Tensor:
-    """Return times with equal steps in log-SNR (DPM-Solver, arXiv:2206.00927).
+    """Return ``steps + 1`` times from ``start`` to ``stop`` with equal steps in log-SNR (DPM-Solver, arXiv:2206.00927).
 
-    An end of [stop, start] at which the log-SNR is infinite is reached in a step of its own.
+    An end of [stop, start] at which the log-SNR is infinite is reached in a step of its own. The times are float64.
     """
     return _finite(schedule, steps, start, stop, lambda high, low, u: high + (low - high) * u)
 
 
 def karras(schedule: Schedule, steps: int, start: float, stop: float) -> Tensor:
-    """Return times with equal steps in ``(sigma / alpha)^(1 / 7)`` (EDM, arXiv:2206.00364, eq. 5).
+    """Return ``steps + 1`` times with equal steps in ``(sigma / alpha)^(1 / 7)`` (EDM, arXiv:2206.00364, eq. 5).
 
-    An end of [stop, start] at which the log-SNR is infinite is reached in a step of its own.
+    They lead from ``start`` to ``stop``, float64. An end of [stop, start] at which the log-SNR is infinite is reached
+    in a step of its own.
     """
 
     def spaced(high: Tensor, low: Tensor, u: Tensor) -> Tensor:
@@ -84,14 +98,18 @@ SPACINGS: dict[str, Callable[[Schedule, int, float, float], Tensor]] = {
 def spaced_times(schedule: Schedule, spacing: str, steps: int, start: float = 1.0, stop: float = 0.0) -> Tensor:
     """Return the times of a trajectory, decreasing from start to stop: float64 on the CPU, (steps + 1,).
 
-    If the schedule's sigma(0) is not 0 (VE, learned), a trajectory to 0 needs one more step, from t = 0 to clean
-    data: its times end with two zeros.
+    If the schedule's sigma(0) is not 0 (VE, learned), a trajectory to 0 needs one more step, from t = 0 to clean data:
+    its times end with two zeros.
 
     Args:
-        schedule: alpha_t and sigma_t.
-        spacing: a name of :data:`SPACINGS`.
-        steps: the number of steps.
+        schedule: the noise schedule, alpha_t and sigma_t.
+        spacing: ``uniform``, ``trailing``, ``leading``, ``quadratic``, ``log_snr`` or ``karras``, the functions in
+            :data:`SPACINGS`.
+        steps: the number of steps, the one to clean data included.
         start, stop: the first and the last time.
+
+    Raises:
+        ValueError: ``trailing`` or ``leading`` on a continuous schedule, or with more steps than its grid has.
     """
     spaced = SPACINGS[spacing]
     if schedule.clean_at_zero or stop > 0:

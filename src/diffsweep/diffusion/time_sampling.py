@@ -16,26 +16,29 @@ from diffsweep.schedules import Schedule
 class TimeSampling(nn.Module, Part, ABC):
     """A density over training times; state that it learns of the losses is kept in buffers, which checkpoints hold.
 
-    It provides ``uniform_times`` if weighted losses average to those of uniform times; else the density is a part of
-    the loss.
+    It maps uniform numbers to times and importance weights; a subclass defines this as :meth:`forward`. It provides
+    ``uniform_times`` if weighted losses average to those of uniform times; else the density is a part of the loss.
     """
 
     provides = frozenset({"uniform_times"})
 
     @abstractmethod
     def forward(self, schedule: Schedule, u: Tensor) -> tuple[Tensor, Tensor]:
-        """Return times and importance weights, each like ``u``.
+        """Return times and importance weights, each like ``u``; each subclass defines it.
 
         Args:
-            schedule: the schedule, whose grid or interval the times lie in.
+            schedule: the schedule, whose grid or interval [t_min, t_max] the times lie in.
             u: uniform numbers in [0, 1), (B,); or (B, F), of each frame.
 
         Returns:
-            the times, and their weights, whose mean is 1.
+            the times, and their weights, whose expected value is 1.
         """
 
     def update(self, schedule: Schedule, t: Tensor, losses: Tensor) -> None:
-        """Receive unweighted losses (N,) at times ``t`` (N,), of all ranks; called only if it requires a ``bound``."""
+        """Learn from unweighted losses (N,) at times ``t`` (N,), of all processes of a training; here nothing.
+
+        Training calls it after each batch, only if ``requires`` contains ``bound``.
+        """
 
 
 class Uniform(TimeSampling):
@@ -48,8 +51,8 @@ class Uniform(TimeSampling):
 class Stratified(TimeSampling):
     r"""Uniform training times of low discrepancy, from :math:`u_i = (u_0 + i / B) \bmod 1`.
 
-    They are those of VDM (arXiv:2107.00630, app. I.1). Each time is uniform, and together they cover [0, 1) evenly, so
-    that the batch's loss varies less.
+    They are those of VDM (arXiv:2107.00630, app. I.1). Only the first row of the uniform numbers, u_0, is used. Each
+    time is uniform, and together they cover [0, 1) evenly, so that the batch's loss varies less.
     """
 
     def forward(self, schedule: Schedule, u: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,13 +65,16 @@ class Stratified(TimeSampling):
 class Importance(TimeSampling):
     r"""Training times with probabilities that follow the size of their losses, :math:`p_t \propto \sqrt{E[L_t^2]}`.
 
-    The weights are :math:`1 / (T p_t)` (improved DDPM, arXiv:2102.09672, section 3.3). Times are uniform until each
-    of them has its history of losses.
+    The weights are :math:`1 / (T p_t)` (improved DDPM, arXiv:2102.09672, section 3.3). Times are uniform until each of
+    them has its history of losses.
 
     Args:
         num_steps: T of the schedule; with None, for a continuous one, it cannot be used.
-        history: the number of losses kept of each time.
-        uniform: the probability that is spread over all times equally.
+        history: the number of newest losses that are kept for each time, at least 1.
+        uniform: the probability that is spread over all times equally, in [0, 1].
+
+    Raises:
+        ValueError: an argument is out of its range.
     """
 
     requires = frozenset({"grid", "bound"})
@@ -86,7 +92,7 @@ class Importance(TimeSampling):
         self.register_buffer("counts", torch.zeros(num_steps or 0, dtype=torch.int64))
 
     def probabilities(self) -> Tensor:
-        """Return the probabilities of the steps 1 .. T, float64, (T,)."""
+        """Return the probabilities of the times 1/T, ..., 1, float64, (T,), from the losses that are kept."""
         root = self.losses.double().square().mean(1).sqrt()
         p = root / root.sum() * (1 - self.uniform) + self.uniform / len(root)
         # The choice is made on the device, since a decision on the host would wait for the device.
@@ -115,11 +121,15 @@ class Importance(TimeSampling):
 class LogNormal(TimeSampling):
     r"""Training times with :math:`\log(\sigma / \alpha) \sim N(P_{mean}, P_{std}^2)` (EDM, arXiv:2206.00364, table 1).
 
-    The density is a part of the loss, not undone by weights. On a grid the next time up is taken.
+    The density is a part of the loss, so that all weights are 1. On the grid of a discrete schedule the next time up is
+    taken; on a continuous schedule times are clamped to [t_min, t_max].
 
     Args:
         mean: P_mean.
-        std: P_std.
+        std: P_std, positive.
+
+    Raises:
+        ValueError: std is not positive.
     """
 
     provides = frozenset()
@@ -138,11 +148,15 @@ class LogNormal(TimeSampling):
 class LogitNormal(TimeSampling):
     r"""Training times with :math:`\mathrm{logit}(t) \sim N(m, s^2)` (Stable Diffusion 3, arXiv:2403.03206, eq. 19).
 
-    The density is a part of the loss, not undone by weights. On a grid the next time up is taken.
+    The density is a part of the loss, so that all weights are 1. On the grid of a discrete schedule the next time up is
+    taken; on a continuous schedule times are clamped to [t_min, t_max].
 
     Args:
         mean: m; larger means noisier.
-        std: s.
+        std: s, positive.
+
+    Raises:
+        ValueError: std is not positive.
     """
 
     provides = frozenset()
@@ -161,8 +175,7 @@ class LogitNormal(TimeSampling):
 def stratified(count: int, dtype: torch.dtype = torch.float64) -> Tensor:
     """Return the middles of ``count`` equal cells of [0, 1), in an order that looks random, (count,).
 
-    The order is that of the golden-ratio sequence, so that neighbouring samples have distant times. It is
-    deterministic.
+    The order is that of the golden-ratio sequence, so that neighbouring entries are far apart. It is deterministic.
     """
     golden = torch.arange(count, dtype=torch.float64) * 0.6180339887498949
     return ((golden % 1).argsort().argsort().to(dtype) + 0.5) / count

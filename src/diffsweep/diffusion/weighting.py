@@ -16,19 +16,27 @@ from diffsweep.diffusion.denoiser import Denoiser
 
 
 class Weighting(Part, ABC):
-    """A weight for each sample, or each frame, that depends on its noise level."""
+    """A weight w of squared errors for each sample, or each frame, that depends on its noise level.
+
+    A subclass defines the call ``weighting(denoiser, t)``, which returns the weights.
+    """
 
     provides = frozenset({"weights"})
 
     @abstractmethod
     def __call__(self, denoiser: Denoiser, t: Tensor) -> Tensor:
-        """Return the factor of squared errors of the output at times ``t``, (B,) or (B, F): like t, float64."""
-
-    def weigh(self, losses: Tensor, denoiser: Denoiser, t: Tensor) -> Tensor:
-        """Return weighted losses.
+        """Return the factor of squared errors of the network's output, like t, float64; each subclass defines it.
 
         Args:
-            losses: squared errors in units of the output, (B,); or (B, F), of each frame.
+            denoiser: the denoiser whose schedule and prediction give noise level and units.
+            t: times, (B,) or (B, F).
+        """
+
+    def weigh(self, losses: Tensor, denoiser: Denoiser, t: Tensor) -> Tensor:
+        """Return weighted losses, like ``losses``: each is multiplied by the weight of its time.
+
+        Args:
+            losses: squared errors in units of the network's output, (B,); or (B, F), of each frame.
             denoiser: the denoiser whose schedule and prediction give noise level and units.
             t: times, like the losses.
         """
@@ -36,11 +44,16 @@ class Weighting(Part, ABC):
 
 
 class X0Weighting(Weighting):
-    r"""A weight :math:`w(\lambda)` of squared errors of x_0 by their log-SNR, which a subclass defines."""
+    r"""A weight :math:`w(\lambda)` of squared errors of x_0 that is a function of their log-SNR :math:`\lambda`.
+
+    A subclass defines w as :meth:`in_x0_units`. Squared errors of the network's output F get the weight
+    :math:`w c_{out}^2`, with :math:`c_{out} = \partial x_0 / \partial F`, so that the loss is the same for every
+    prediction.
+    """
 
     @abstractmethod
     def in_x0_units(self, log_snr: Tensor) -> Tensor:
-        """Return w, the factor of squared errors of x_0, at log-SNRs of any shape, float64."""
+        """Return w, the factor of squared errors of x_0, like ``log_snr``, float64; each subclass defines it."""
 
     def __call__(self, denoiser: Denoiser, t: Tensor) -> Tensor:
         t = t.double()
@@ -50,7 +63,7 @@ class X0Weighting(Weighting):
 
 
 class UniformWeighting(Weighting):
-    """The weight 1 in units of the network's output: for eps the simple loss of DDPM."""
+    """The weight 1 in units of the network's output: for a prediction of eps the simple loss of DDPM."""
 
     provides = frozenset()  # nothing is weighted
 
@@ -62,26 +75,33 @@ class UniformWeighting(Weighting):
 
 
 class SNR(X0Weighting):
-    """The weight SNR on squared errors of x_0: for every prediction the simple loss on eps."""
+    """The weight SNR = alpha^2 / sigma^2 of squared errors of x_0: for every prediction the simple loss on eps."""
 
     def in_x0_units(self, log_snr: Tensor) -> Tensor:
         return log_snr.exp()
 
 
 class TruncatedSNR(X0Weighting):
-    """The weight max(SNR, 1), which keeps weight where no signal is left (Salimans & Ho 2022, arXiv:2202.00512)."""
+    """The weight max(SNR, 1) of squared errors of x_0 (Salimans & Ho 2022, arXiv:2202.00512).
+
+    It keeps weight where no signal is left. SNR is alpha^2 / sigma^2.
+    """
 
     def in_x0_units(self, log_snr: Tensor) -> Tensor:
         return log_snr.exp().clamp(min=1)
 
 
 class MinSNR(X0Weighting):
-    """The weight min(SNR, gamma) (Hang et al. 2023, arXiv:2303.09556).
+    """The weight min(SNR, gamma) of squared errors of x_0 (Hang et al. 2023, arXiv:2303.09556).
 
-    In units of the output it is min(SNR, gamma) / SNR for eps and min(SNR, gamma) / (SNR + 1) for v.
+    SNR is alpha^2 / sigma^2. In units of the network's output the weight is min(SNR, gamma) / SNR for eps and
+    min(SNR, gamma) / (SNR + 1) for v.
 
     Args:
-        gamma: the largest weight.
+        gamma: the largest weight, positive.
+
+    Raises:
+        ValueError: gamma is not positive.
     """
 
     def __init__(self, gamma: float = 5.0) -> None:
@@ -94,12 +114,15 @@ class MinSNR(X0Weighting):
 
 
 class P2(X0Weighting):
-    r"""The weight SNR / (k + SNR)^gamma (Choi et al. 2022, arXiv:2204.00227).
+    r"""The weight SNR / (k + SNR)^gamma of squared errors of x_0 (Choi et al. 2022, arXiv:2204.00227).
 
-    On errors of eps it is :math:`(k + \mathrm{SNR})^{-\gamma}`.
+    SNR is alpha^2 / sigma^2. On squared errors of eps the weight is :math:`(k + \mathrm{SNR})^{-\gamma}`.
 
     Args:
-        k, gamma: as in the paper, which sets both to 1.
+        k, gamma: as in the paper, which sets both to 1; k is positive, and gamma at least 0.
+
+    Raises:
+        ValueError: an argument is out of its range.
     """
 
     def __init__(self, k: float = 1.0, gamma: float = 1.0) -> None:
@@ -113,13 +136,16 @@ class P2(X0Weighting):
 
 
 class EDMWeighting(X0Weighting):
-    r"""The weight SNR + 1/sigma_data^2, which is 1 in units of EDM's preconditioned output.
+    r"""The weight SNR + 1/sigma_data^2 of squared errors of x_0, which is 1 in units of EDM's preconditioned output.
 
-    At alpha = 1 it is :math:`(\sigma^2 + \sigma_{data}^2) / (\sigma \sigma_{data})^2` (Karras et al. 2022,
-    arXiv:2206.00364).
+    SNR is alpha^2 / sigma^2. At alpha = 1 the weight is :math:`(\sigma^2 + \sigma_{data}^2) / (\sigma \sigma_{data})^2`
+    (Karras et al. 2022, arXiv:2206.00364).
 
     Args:
-        sigma_data: standard deviation of the data.
+        sigma_data: standard deviation of the data, positive.
+
+    Raises:
+        ValueError: sigma_data is not positive.
     """
 
     def __init__(self, sigma_data: float = 0.5) -> None:
@@ -132,10 +158,10 @@ class EDMWeighting(X0Weighting):
 
 
 class SigmoidWeighting(X0Weighting):
-    r"""The weight :math:`e^b \, \mathrm{logistic}(\lambda - b)`, a soft minimum of SNR and :math:`e^b`.
+    r"""The weight :math:`e^b \, \mathrm{logistic}(\lambda - b)` of squared errors of x_0, a soft min of SNR and e^b.
 
-    On errors of eps it is :math:`\mathrm{logistic}(b - \lambda)` (Kingma & Gao 2023, arXiv:2303.00848; simpler
-    diffusion, arXiv:2410.19324).
+    Here :math:`\lambda = \log \mathrm{SNR} = \log(\alpha^2 / \sigma^2)`. On squared errors of eps the weight is
+    :math:`\mathrm{logistic}(b - \lambda)` (Kingma & Gao 2023, arXiv:2303.00848; simpler diffusion, arXiv:2410.19324).
 
     Args:
         bias: b; -3 in simpler diffusion.
