@@ -27,12 +27,16 @@ def _clipped(alpha_bar: Tensor) -> Tensor:
 class Cosine(DiscreteSchedule):
     r"""The cosine schedule, :math:`\bar\alpha(u) = f(u) / f(0)` (Nichol & Dhariwal 2021, arXiv:2102.09672).
 
-    Here :math:`f(u) = \cos^2(\frac{u + s}{1 + s} \frac{\pi}{2})`.
+    Here :math:`f(u) = \cos^2(\frac{u + s}{1 + s} \frac{\pi}{2})`, u = k / T, and
+    :math:`\bar\alpha = \alpha_t^2 = 1 - \sigma_t^2`. The betas that follow are clipped at 0.999.
 
     Args:
         num_steps: T, at least 1.
-        s: the offset that keeps the first betas from vanishing.
+        s: the offset that keeps the first betas from vanishing, at least 0.
         zero_terminal_snr: whether to rescale the schedule so that alpha is exactly 0 at t = 1 (arXiv:2305.08891).
+
+    Raises:
+        ValueError: an argument is out of its range.
     """
 
     def __init__(self, num_steps: int = 1000, s: float = 0.008, zero_terminal_snr: bool = False) -> None:
@@ -46,14 +50,18 @@ class SigmoidAlphaBar(DiscreteSchedule):
     r"""A schedule whose :math:`\bar\alpha` is a falling sigmoid (Chen 2023, arXiv:2301.10972).
 
     With :math:`g(u) = \mathrm{logistic}((a + (b - a) u) / \tau)` it is
-    :math:`\bar\alpha(u) = (g(1) - g(u)) / (g(1) - g(0))`.
+    :math:`\bar\alpha(u) = (g(1) - g(u)) / (g(1) - g(0))` at u = k / T, and
+    :math:`\bar\alpha = \alpha_t^2 = 1 - \sigma_t^2`. The betas that follow are clipped at 0.999.
 
     Args:
         num_steps: T, at least 1.
-        start: a, the argument of the logistic function at u = 0.
-        end: b, its argument at u = 1.
-        tau: temperature; a smaller one makes the middle steeper.
+        start: a; the argument of the logistic function is a / tau at u = 0.
+        end: b; the argument is b / tau at u = 1. It is larger than a.
+        tau: temperature, positive; a smaller one makes the middle steeper.
         zero_terminal_snr: whether to rescale the schedule so that alpha is exactly 0 at t = 1 (arXiv:2305.08891).
+
+    Raises:
+        ValueError: an argument is out of its range.
     """
 
     def __init__(

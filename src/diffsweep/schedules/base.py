@@ -87,25 +87,32 @@ class Schedule(nn.Module, Part, ABC):
 
     @abstractmethod
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return ``alpha_t, sigma_t`` at times ``t`` in [0, 1], each of the shape and dtype of ``t``."""
+        """Return ``alpha_t, sigma_t`` at times t in [0, 1], each of the shape and dtype of t; a subclass defines it."""
 
     @abstractmethod
     def log_snr(self, t: Tensor) -> Tensor:
-        r"""Return the log-SNR :math:`\log(\alpha_t^2 / \sigma_t^2)`, like ``t``.
+        r"""Return the log-SNR :math:`\log(\alpha_t^2 / \sigma_t^2)`, like ``t``; each subclass defines it.
 
-        It strictly decreases in t, and is infinite where sigma or alpha is 0.
+        It strictly decreases in t. It is inf where sigma is 0, and -inf where alpha is 0.
         """
 
     @abstractmethod
     def time_of(self, log_snr: Tensor) -> Tensor:
-        """Return the time at which the log-SNR has a given value; values out of its range give 0 or 1."""
+        """Return the times at which the log-SNR has given values, like ``log_snr``; each subclass defines it.
+
+        A value above the range of the schedule gives 0, and one below it gives 1.
+        """
 
     def at(self, t: Tensor) -> Level[float]:
         """Return the noise level at one time, a float64 scalar on the CPU, with alpha and sigma as Python numbers."""
         return self.cached(("t", t.item()), lambda: self._level(t))
 
     def at_log_snr(self, log_snr: float) -> Level[float]:
-        """Return the noise level that has a given log-SNR; its time is the one that :meth:`time_of` returns."""
+        """Return the noise level that has a given log-SNR, as :meth:`at` does for a time.
+
+        Its time is the one that :meth:`time_of` returns: 0 or 1 where the schedule does not reach the value. It is a
+        float64 scalar on the CPU, and alpha and sigma are Python numbers.
+        """
         return self.cached(
             ("log_snr", log_snr), lambda: self._level(self.time_of(torch.tensor(log_snr, dtype=torch.float64)))
         )
@@ -114,11 +121,12 @@ class Schedule(nn.Module, Part, ABC):
         return Level(t, *(value.item() for value in self(t)))
 
     def cached(self, key: Hashable, make: Callable[[], T]) -> T:
-        """Return ``make()``, which may depend on ``key`` and this schedule alone, from a cache where possible.
+        """Return ``make()``, from a cache if it has been called for the same ``key`` before.
 
-        A learned schedule changes, so nothing of it is cached. A sampler needs the same levels at each network call.
-        On the cosine schedule the inputs of a network take 7 microseconds with the cache and 88 without, and a level
-        at a given log-SNR 2 and 138; a whole DDIM step without its network takes 60.
+        The result may depend on the key and this schedule alone, and is computed without gradients. A learned schedule
+        changes, so nothing of it is cached. A sampler needs the same levels at each network call. On the cosine
+        schedule the inputs of a network take 7 microseconds with the cache and 88 without, and a level at a given
+        log-SNR 2 and 138; a whole DDIM step without its network takes 60.
         """
         if key in self._cache:
             return self._cache[key]
@@ -156,15 +164,19 @@ class Schedule(nn.Module, Part, ABC):
     def time_at(self, u: Tensor) -> Tensor:
         """Map uniform numbers ``u`` in [0, 1) to uniform training times, of the same shape.
 
-        The times are uniform over the grid 1/T, ..., 1 of a discrete schedule, and over (t_min, t_max] of a
-        continuous one.
+        The times are uniform over the grid 1/T, ..., 1 of a discrete schedule, in the order of u, and over (t_min,
+        t_max] of a continuous one, against the order of u.
         """
         if self.num_steps is None:
             return self.t_min + (self.t_max - self.t_min) * (1 - u)
         return ((u * self.num_steps).floor() + 1) / self.num_steps
 
     def on_grid(self, t: Tensor) -> Tensor:
-        """Map any times to training times: up to the next grid point if discrete, else into [t_min, t_max]."""
+        """Map any times to training times, like ``t``: up to the next grid point if discrete, else into [t_min, t_max].
+
+        The grid of a discrete schedule is 1/T, ..., 1; a time on it stays, up to rounding. A time below 1/T becomes
+        1/T, and one above 1 becomes 1.
+        """
         if self.num_steps is None:
             return t.clamp(self.t_min, self.t_max)
         slack = self.num_steps * torch.finfo(t.dtype).eps  # a time on the grid stays, however it was rounded
@@ -172,10 +184,10 @@ class Schedule(nn.Module, Part, ABC):
 
 
 class Cell(NamedTuple):
-    """The values of a discrete schedule at the last grid point k that is not after a time t, float64, like t.
+    """The values of a discrete schedule at the last grid point k / T that is not after a time t, float64, like t.
 
-    As a table it has an entry for each k = 0, ..., T. The angle is ``atan2(sigma, alpha)``, and ``next_angle`` is
-    that at k + 1.
+    As a table it has an entry for each k = 0, ..., T. The angle is ``atan2(sigma, alpha)``, and ``next_angle`` is that
+    at k + 1 (at k = T that at T).
     """
 
     alpha: Tensor
@@ -190,12 +202,15 @@ class DiscreteSchedule(Schedule):
 
     In DDPM (Ho et al. 2020, arXiv:2006.11239) step ``k`` of ``T`` is ``t = k / T``, ``k = 1 .. T``, with
     :math:`\sigma_t^2 = 1 - \bar\alpha_k`; ``t = 0`` is clean data (alpha 1, sigma 0). At grid points the tabulated
-    float64 values are returned exactly. Between grid points the angle ``atan2(sigma, alpha)`` is interpolated
-    linearly: it is finite at both ends, where the log-SNR is not.
+    float64 values are returned exactly. Between grid points the angle ``atan2(sigma, alpha)`` is interpolated linearly:
+    it is finite at both ends, where the log-SNR is not.
 
     Args:
         log_alpha_bar: float64, shape (T,), the logarithm of alpha_bar at k = 1 .. T, strictly decreasing.
         zero_terminal_snr: whether to rescale the table so that alpha is exactly 0 at k = T (:func:`zero_terminal`).
+
+    Raises:
+        ValueError: the table is to be rescaled and has one entry only.
     """
 
     provides = frozenset({"grid"})
@@ -258,7 +273,10 @@ def zero_terminal(log_alpha_bar: Tensor) -> Tensor:
         log_alpha_bar: :math:`\log \alpha_k^2`, float64, shape (T,), T at least 2.
 
     Returns:
-        the same logarithm of the rescaled alphas, (T,); the last one is -inf.
+        the same logarithm of the rescaled alphas, float64, (T,); the last one is -inf.
+
+    Raises:
+        ValueError: T is 1.
     """
     if len(log_alpha_bar) < 2:
         raise ValueError("schedule.zero_terminal_snr needs schedule.num_steps of at least 2")

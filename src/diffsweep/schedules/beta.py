@@ -19,18 +19,28 @@ MAX_BETA = 0.999
 
 
 def log_alpha_bar_of_betas(betas: Tensor) -> Tensor:
-    r"""Return :math:`\log \bar\alpha_k`, float64, (T,), from betas (T,), which are clipped to at most 0.999."""
+    r"""Return :math:`\log \bar\alpha_k = \sum_{j \le k} \log(1 - \beta_j)`, float64, (T,), from betas (T,).
+
+    The betas are clipped to at most 0.999.
+    """
     return torch.log1p(-betas.double().clamp(max=MAX_BETA)).cumsum(0)
 
 
 class BetaSchedule(DiscreteSchedule, ABC):
-    """A discrete schedule whose betas follow a curve from ``beta_start`` to ``beta_end``.
+    r"""A discrete schedule whose T betas follow a curve from ``beta_start`` to ``beta_end``.
+
+    :math:`\alpha_t^2` at t = k / T is the product of 1 - beta over the first k betas, and :math:`\sigma_t^2` is the
+    rest to 1. The betas are given for T = 1000; for any other T they are multiplied by 1000 / T. They are clipped to at
+    most 0.999. A subclass defines the curve as :meth:`betas`.
 
     Args:
         num_steps: T, at least 1.
-        beta_start: the first beta, for T = 1000.
-        beta_end: the last beta, for T = 1000.
+        beta_start: the first beta, for T = 1000, above 0.
+        beta_end: the last beta, for T = 1000, at least the first one and below 1.
         zero_terminal_snr: whether to rescale the schedule so that alpha is exactly 0 at t = 1 (arXiv:2305.08891).
+
+    Raises:
+        ValueError: an argument is out of its range.
     """
 
     def __init__(
@@ -52,11 +62,22 @@ class BetaSchedule(DiscreteSchedule, ABC):
     @staticmethod
     @abstractmethod
     def betas(u: Tensor, b0: float, b1: float) -> Tensor:
-        """Return the betas for T = 1000 at ``u`` in [0, 1], on the curve from b0 at u = 0 to b1 at u = 1."""
+        """Return the betas for T = 1000 on the curve from b0 at u = 0 to b1 at u = 1; each subclass defines it.
+
+        Args:
+            u: the place on the curve, in [0, 1], (T,).
+            b0, b1: the first and the last beta.
+
+        Returns:
+            the betas, like ``u``.
+        """
 
 
 class Linear(BetaSchedule):
-    """A schedule with linear betas, ``b0 + (b1 - b0) u``: that of DDPM (Ho et al. 2020, arXiv:2006.11239)."""
+    """A schedule with linear betas, ``b0 + (b1 - b0) u`` for u from 0 to 1 (Ho et al. 2020, arXiv:2006.11239).
+
+    It is that of DDPM. Here b0 is ``beta_start`` and b1 is ``beta_end``.
+    """
 
     @staticmethod
     def betas(u: Tensor, b0: float, b1: float) -> Tensor:
@@ -64,9 +85,10 @@ class Linear(BetaSchedule):
 
 
 class ScaledLinear(BetaSchedule):
-    """A schedule whose betas have linear square roots, ``(sqrt b0 + (sqrt b1 - sqrt b0) u)^2``.
+    """A schedule whose betas have linear square roots, ``(sqrt b0 + (sqrt b1 - sqrt b0) u)^2`` for u from 0 to 1.
 
-    It is that of latent diffusion (arXiv:2112.10752), whose code calls this schedule "linear".
+    Here b0 is ``beta_start`` and b1 is ``beta_end``. It is the schedule of latent diffusion (arXiv:2112.10752), whose
+    code calls it "linear".
     """
 
     @staticmethod
@@ -75,9 +97,9 @@ class ScaledLinear(BetaSchedule):
 
 
 class Quadratic(BetaSchedule):
-    """A schedule with quadratic betas, ``b0 + (b1 - b0) u^2``.
+    """A schedule with quadratic betas, ``b0 + (b1 - b0) u^2`` for u from 0 to 1.
 
-    Many codes call another schedule quadratic: :class:`ScaledLinear`.
+    Here b0 is ``beta_start`` and b1 is ``beta_end``. Many codes call another schedule quadratic: :class:`ScaledLinear`.
     """
 
     @staticmethod
@@ -86,7 +108,10 @@ class Quadratic(BetaSchedule):
 
 
 class Exponential(BetaSchedule):
-    """A schedule with geometric betas, ``b0 (b1 / b0)^u``."""
+    """A schedule with geometric betas, ``b0 (b1 / b0)^u`` for u from 0 to 1.
+
+    Here b0 is ``beta_start`` and b1 is ``beta_end``.
+    """
 
     @staticmethod
     def betas(u: Tensor, b0: float, b1: float) -> Tensor:
@@ -94,10 +119,11 @@ class Exponential(BetaSchedule):
 
 
 class Sigmoid(BetaSchedule):
-    """A schedule whose betas rise from about b0 to about b1 by the logistic function of ``12 u - 6``.
+    """A schedule whose betas rise from about b0 to about b1 by the logistic function of ``12 u - 6``, u from 0 to 1.
 
-    It is that of GeoDiff and diffusers. Here beta is a sigmoid. In Chen's sigmoid schedule alpha_bar is one, which is
-    another curve: :class:`~diffsweep.schedules.alpha_bar.SigmoidAlphaBar`.
+    Here b0 is ``beta_start`` and b1 is ``beta_end``. It is the schedule of GeoDiff and diffusers, in which beta is a
+    sigmoid. In Chen's sigmoid schedule alpha_bar is one, which is another curve:
+    :class:`~diffsweep.schedules.alpha_bar.SigmoidAlphaBar`.
     """
 
     @staticmethod
@@ -106,11 +132,12 @@ class Sigmoid(BetaSchedule):
 
 
 class Constant(BetaSchedule):
-    """A schedule with one beta for all steps.
+    """A discrete schedule with one beta for all T steps.
 
     Args:
         num_steps: T, at least 1.
-        beta_start: the beta, for T = 1000; with 0.01 alpha_bar ends at 4e-5, about as on the linear schedule.
+        beta_start: the beta for T = 1000, multiplied by 1000 / T for any other T; with 0.01 alpha_bar ends at 4e-5,
+            about as on the linear schedule.
         zero_terminal_snr: whether to rescale the schedule so that alpha is exactly 0 at t = 1 (arXiv:2305.08891).
     """
 

@@ -28,22 +28,25 @@ from diffsweep.schedules.base import Schedule
 class ContinuousSchedule(Schedule, ABC):
     """A schedule without a grid, computed in float64 and returned in the dtype of its argument.
 
-    A subclass defines :meth:`levels`, :meth:`exact_log_snr` and :meth:`exact_time_of`.
+    A subclass defines :meth:`levels`, :meth:`exact_log_snr` and :meth:`exact_time_of`, all in float64.
     """
 
     provides = frozenset({"rate"})
 
     @abstractmethod
     def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return alpha and sigma at times ``t``, all float64."""
+        """Return alpha and sigma at times ``t``, both like t, all float64; each subclass defines it."""
 
     @abstractmethod
     def exact_log_snr(self, t: Tensor) -> Tensor:
-        """Return the log-SNR at times ``t``, both float64."""
+        """Return the log-SNR at times ``t``, like t, both float64; each subclass defines it."""
 
     @abstractmethod
     def exact_time_of(self, log_snr: Tensor) -> Tensor:
-        """Return the times at which the log-SNR has given values, both float64."""
+        """Return the times at which the log-SNR has given values, both float64; each subclass defines it.
+
+        Values out of the range of the schedule give 0 or 1.
+        """
 
     def forward(self, t: Tensor) -> tuple[Tensor, Tensor]:
         alpha, sigma = self.levels(t.double())
@@ -84,9 +87,12 @@ class VP(_LinearBeta):
     :math:`\alpha_t = e^{-a(t)}` with :math:`a(t) = \frac12 \int_0^t \beta`, and :math:`\sigma_t^2 = 1 - \alpha_t^2`.
 
     Args:
-        beta_start: the rate beta at t = 0.
-        beta_end: the rate beta at t = 1.
-        t_min: the smallest training time.
+        beta_start: the rate beta at t = 0, positive.
+        beta_end: the rate beta at t = 1, at least that at t = 0.
+        t_min: the smallest training time, between 0 and 0.5.
+
+    Raises:
+        ValueError: an argument is out of its range.
     """
 
     def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -103,13 +109,16 @@ class VP(_LinearBeta):
 class SubVP(_LinearBeta):
     r"""The sub-variance-preserving schedule (Song et al. 2021, arXiv:2011.13456, app. B).
 
-    The alpha is that of :class:`VP`, and :math:`\sigma_t = 1 - \alpha_t^2`, less noise than :class:`VP` at the same
-    time.
+    The alpha is that of :class:`VP`, :math:`\alpha_t = e^{-a(t)}` with :math:`a(t) = \frac12 \int_0^t \beta` and a rate
+    beta linear in t. :math:`\sigma_t = 1 - \alpha_t^2` is less noise than :class:`VP` has at the same time.
 
     Args:
-        beta_start: the rate beta at t = 0.
-        beta_end: the rate beta at t = 1.
-        t_min: the smallest training time.
+        beta_start: the rate beta at t = 0, positive.
+        beta_end: the rate beta at t = 1, at least that at t = 0.
+        t_min: the smallest training time, between 0 and 0.5.
+
+    Raises:
+        ValueError: an argument is out of its range.
     """
 
     def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,8 +139,11 @@ class VE(ContinuousSchedule):
     sigma_min and not 0, so samplers append a step from t = 0 to clean data.
 
     Args:
-        sigma_min: sigma at t = 0.
-        sigma_max: sigma at t = 1; about the largest distance between two samples (arXiv:2006.09011).
+        sigma_min: sigma at t = 0, positive.
+        sigma_max: sigma at t = 1, above sigma_min; about the largest distance between two samples (arXiv:2006.09011).
+
+    Raises:
+        ValueError: an argument is out of its range.
     """
 
     clean_at_zero = False
@@ -161,9 +173,12 @@ class EDM(ContinuousSchedule):
     EDM is Karras et al. 2022, arXiv:2206.00364.
 
     Args:
-        sigma_max: sigma at t = 1.
-        sigma_min: the smallest sigma in training and of steps in log-SNR;
+        sigma_max: sigma at t = 1, above sigma_min.
+        sigma_min: the smallest sigma in training and of steps in log-SNR, positive;
             :math:`t_{min} = \sigma_{min} / \sigma_{max}`.
+
+    Raises:
+        ValueError: an argument is out of its range.
     """
 
     def __init__(self, sigma_max: float = 80.0, sigma_min: float = 0.002) -> None:
@@ -188,7 +203,10 @@ class Flow(ContinuousSchedule):
     The papers are arXiv:2210.02747 and arXiv:2209.03003. At t = 1 no signal is left.
 
     Args:
-        t_min: training times lie in [t_min, 1 - t_min].
+        t_min: training times lie in [t_min, 1 - t_min]; between 0 and 0.5.
+
+    Raises:
+        ValueError: t_min is out of its range.
     """
 
     zero_terminal_snr = True
@@ -211,7 +229,8 @@ class Flow(ContinuousSchedule):
 class LogSNRSchedule(ContinuousSchedule, ABC):
     r"""A variance-preserving schedule given by its log-SNR :math:`\lambda(t)`, which is finite on all of [0, 1].
 
-    :math:`\alpha_t^2 = \mathrm{logistic}(\lambda)` and :math:`\sigma_t^2 = \mathrm{logistic}(-\lambda)`.
+    :math:`\alpha_t^2 = \mathrm{logistic}(\lambda)` and :math:`\sigma_t^2 = \mathrm{logistic}(-\lambda)`. A subclass
+    defines :math:`\lambda` as :meth:`exact_log_snr`, and its inverse as :meth:`exact_time_of`.
     """
 
     clean_at_zero = False
@@ -224,13 +243,17 @@ class LogSNRSchedule(ContinuousSchedule, ABC):
 class CosineContinuous(LogSNRSchedule):
     r"""The cosine schedule in continuous time, truncated at both ends and shifted for the resolution.
 
-    From simple diffusion (arXiv:2301.11093): :math:`\lambda(t) = -2 \log\tan(a + (b - a) t) + 2 \log(d_0 / d)`, with
-    a and b such that the first term runs from ``log_snr_max`` at t = 0 to ``log_snr_min`` at t = 1.
+    From simple diffusion (arXiv:2301.11093): the log-SNR is
+    :math:`\lambda(t) = -2 \log\tan(a + (b - a) t) + 2 \log(d_0 / d)`, with a and b such that the first term runs from
+    ``log_snr_max`` at t = 0 to ``log_snr_min`` at t = 1.
 
     Args:
         image_size: d, the side of the images in pixels.
         base_size: d_0, the side at which the cosine schedule needs no shift (64 in the paper); None for no shift.
-        log_snr_min, log_snr_max: the log-SNR at t = 1 and at t = 0, before the shift.
+        log_snr_min, log_snr_max: the log-SNR at t = 1 and at t = 0, before the shift; the former is smaller.
+
+    Raises:
+        ValueError: an argument is out of its range.
     """
 
     def __init__(

@@ -22,17 +22,21 @@ class Learned(LogSNRSchedule):
     r"""A variance-preserving schedule whose log-SNR is a trained monotone network.
 
     It is that of VDM (Kingma et al. 2021, arXiv:2107.00630, app. H). The log-SNR :math:`\lambda` is
-    :math:`-\lambda(t) = \gamma(t) = \gamma_0 + (\gamma_1 - \gamma_0) \frac{n(t) - n(0)}{n(1) - n(0)}` with the
-    network :math:`n(t) = l_1(t) + l_3(\mathrm{logistic}(l_2(l_1(t))))` of linear layers whose weights are positive.
+    :math:`-\lambda(t) = \gamma(t) = \gamma_0 + (\gamma_1 - \gamma_0) \frac{n(t) - n(0)}{n(1) - n(0)}` with the network
+    :math:`n(t) = l_1(t) + l_3(\mathrm{logistic}(l_2(l_1(t))))` of linear layers whose weights are positive; in the code
+    :math:`l_3` is scaled by 2 / width.
 
     The end points :math:`\gamma_0, \gamma_1` are trained to minimise the variational bound. The shape in between does
-    not change the bound in continuous time, only the variance of its estimate, and is trained on the squared loss:
-    see :func:`minimise_variance`.
+    not change the bound in continuous time, only the variance of its estimate, and is trained on the squared loss: see
+    :func:`minimise_variance`.
 
     Args:
         log_snr_min: the initial log-SNR at t = 1.
-        log_snr_max: the initial log-SNR at t = 0.
-        width: hidden units of the monotone network.
+        log_snr_max: the initial log-SNR at t = 0, above that at t = 1.
+        width: hidden units of the monotone network, at least 1.
+
+    Raises:
+        ValueError: an argument is out of its range.
     """
 
     learned = True
@@ -85,7 +89,11 @@ class Learned(LogSNRSchedule):
 
     @contextmanager
     def shape_values(self) -> Iterator[list[Tensor]]:
-        """Collect every value of the shape, and of its rate in t, that is computed within the ``with`` block."""
+        """Collect the values of the schedule's shape, and of its rate in t, that are computed within a ``with`` block.
+
+        The shape is the log-SNR's curve between its end points, scaled to rise from 0 at t = 0 to 1 at t = 1. The
+        ``with`` statement gives a list, to which each evaluation appends a tensor of the shape of its times.
+        """
         values: list[Tensor] = []
         with self.shape_value.register_forward_hook(lambda _module, _inputs, value: values.append(value)):
             yield values
@@ -103,14 +111,15 @@ class Learned(LogSNRSchedule):
 def minimise_variance(shape_values: Iterable[Tensor], losses: Tensor) -> None:
     r"""Turn the gradients of the losses in the *shape* of the schedule into those of the squared losses.
 
-    The shape is the curve of a learned schedule's log-SNR between its two end points. The gradient of each sample is
-    multiplied by :math:`2 L_i`, since :math:`\nabla \mathbb{E}[L^2] = \mathbb{E}[2 L \nabla L]` (arXiv:2107.00630,
-    app. I.2). The mean of the estimate does not depend on the shape, so the second moment is its variance plus a
-    constant. The gradients of the end points and of the denoising network stay as they are, and one backward pass
-    gives all of them.
+    It registers hooks on ``shape_values``, so it is called between the losses and the backward pass. The shape is the
+    curve of a learned schedule's log-SNR between its two end points. The gradient of each sample is multiplied by
+    :math:`2 L_i`, since :math:`\nabla \mathbb{E}[L^2] = \mathbb{E}[2 L \nabla L]` (arXiv:2107.00630, app. I.2). The
+    mean of the estimate does not depend on the shape, so the second moment is its variance plus a constant. The
+    gradients of the end points and of the denoising network stay as they are, and one backward pass gives all of them.
 
     Args:
-        shape_values: what :meth:`Learned.shape_values` collected while the losses were computed.
+        shape_values: what :meth:`Learned.shape_values` collected while the losses were computed; tensors of another
+            shape than the losses, such as the value at an end, stay as they are.
         losses: L_i of each sample, (B,).
     """
     twice = 2 * losses.detach()
