@@ -10,7 +10,6 @@ from diffsweep.errors import UserError
 from diffsweep.files import write_text
 from diffsweep.metrics import identify
 
-
 REAL = "real images in the place of samples"
 
 
