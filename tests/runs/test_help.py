@@ -102,7 +102,7 @@ def test_the_page_of_a_group_has_its_options():
 def test_the_page_of_an_option_has_its_keys_paper_and_requirements():
     page = help_text("train", ["objective=hybrid"])
     assert "https://arxiv.org/abs/2102.09672" in page
-    assert "Needs the T steps of a discrete schedule: schedule=cosine" in page
+    assert "Requires the T steps of a discrete schedule: schedule=cosine" in page
     assert re.search(r"^  vlb_weight +0\.001 +weight of the bound", page, re.MULTILINE)
     page = help_text("train", ["sampler=deis"])
     assert re.search(r"^  steps +20 ", page, re.MULTILINE)

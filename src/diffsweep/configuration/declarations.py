@@ -101,11 +101,11 @@ def relations(group: str, option: str) -> Iterator[str]:
     for name in of["requires"]:
         if name not in own.provides:
             capability = CAPABILITIES[name]
-            yield _sentence(f"Needs {capability.noun}: {providers(name) or ' or '.join(capability.givers)}")
+            yield _sentence(f"Requires {capability.noun}: {providers(name) or ' or '.join(capability.givers)}")
     for name in of["provides"]:
         noun, users = CAPABILITIES[name].noun, CAPABILITIES[name].users
         if users and name not in own.supports:
-            yield _sentence(f"Brings {noun}: only with {having('supports', name, users)}")
+            yield _sentence(f"Provides {noun}: only with {having('supports', name, users)}")
         elif not users and not _by_default(name) and (taken := having("requires", name, tuple(groups()))):
             yield _sentence(f"Provides {noun}, which these need: {taken}")
     for name in of["supports"]:
