@@ -23,10 +23,12 @@ from diffsweep.samplers.conditioned import ConditionedDenoiser
 class Ancestral(Sampler):
     r"""Sample each :math:`x_s` from the Gaussian posterior of the predicted x_0 (DDPM, arXiv:2006.11239, alg. 2).
 
-    :math:`x_s \sim N(\mu(x_t, x_0), v)` with the mean of :math:`q(x_s | x_t, x_0)` at the denoiser's x_0. The variance
-    v is interpolated in its logarithm by the denoiser's ``variance_mix``, from the posterior's variance (0) to the
-    forward step's (1): :math:`\log v = (1 - mix) \log v_{post} + mix \log v_{ts}`. The formulas hold for any pair of
-    times, so a step may skip times of a discrete schedule. The step to clean data adds no noise.
+    A step from t to s < t draws :math:`x_s \sim N(\mu(x_t, x_0), v)`, where :math:`\mu` is the mean of
+    :math:`q(x_s | x_t, x_0)` at the denoiser's x_0. The denoiser's ``variance_mix`` in [0, 1] interpolates the
+    logarithm of v from the variance :math:`v_{post}` of :math:`q(x_s | x_t, x_0)`, at 0, to the variance
+    :math:`v_{ts}` of the forward step from s to t, at 1: :math:`\log v = (1 - mix) \log v_{post} + mix \log v_{ts}`.
+    The formulas hold for any pair of times, so a step may skip times of a discrete schedule. The step to clean data
+    adds no noise.
     """
 
     uses_variance = True

@@ -35,13 +35,15 @@ Callback = Callable[[int, Tensor, Denoised, Tensor], None]
 
 
 class State(NamedTuple):
-    """The state that one step leaves for the next.
+    """The state that one step of a sampler leaves for the next step of the same trajectory.
 
-    It belongs to a trajectory. A sampler object holds none of it, so threads can share a sampler.
+    Each step returns a new one and the next step gets it. A sampler object stores none of it, so threads can share a
+    sampler.
 
     Attributes:
-        denoised: the denoiser's estimate at the start of the step, clipped.
-        history: what a multistep solver remembers of earlier steps; None for a single-step solver.
+        denoised: the denoiser's estimate of x_0 and eps at the start of the step; x_0 is clipped, if clipping is on.
+        history: what a multistep solver remembers of earlier steps, of a form of its own; None for a single-step
+            solver.
     """
 
     denoised: Denoised
@@ -50,16 +52,21 @@ class State(NamedTuple):
 
 @dataclass(kw_only=True, eq=False)
 class Sampler(Part, WalkOptions, ABC):
-    """A sampler that takes x from t = ``start`` to t = ``stop`` over any denoiser.
+    """A sampler that takes x from t = ``start`` (noise) down to t = ``stop`` (data) with the estimates of any denoiser.
 
-    A subclass defines :meth:`advance`, which takes one step, and is a dataclass of its options.
+    A call ``sampler(denoiser, x, cond, noise, callback)`` returns the samples. A subclass defines :meth:`advance`,
+    which takes one step, and is a dataclass of its options; those that all samplers share are in
+    :class:`~diffsweep.samplers.options.WalkOptions`.
 
     Attributes:
         order: the order of convergence of a deterministic solver; None for a stochastic one. Where it depends on an
             option, a subclass sets it before it calls this ``__post_init__``.
-        uses_variance: whether the denoiser's ``variance_mix`` changes the samples.
+        uses_variance: whether the samples depend on the variance that the denoiser predicts, its ``variance_mix``.
         tolerance: the error tolerance of an adaptive solver, which chooses its steps for the whole batch at once; None
             for all other solvers.
+
+    Raises:
+        ValueError: an option is out of its range, or ``temperature`` is not 1 for a solver that draws no noise.
     """
 
     order: int | None = field(default=None, init=False)
@@ -76,7 +83,10 @@ class Sampler(Part, WalkOptions, ABC):
 
     @property
     def requires(self) -> frozenset[str]:  # type: ignore[override]
-        """Return what the data must provide: their ``range``, where ``clip`` holds x0 in it."""
+        """Return the capabilities that other parts of a run must provide.
+
+        It is ``{"range"}``, a space of values in [-1, 1], if ``clip`` holds x0 in them; empty for ``clip="none"``.
+        """
         return frozenset() if self.clip == "none" else frozenset({"range"})
 
     @torch.no_grad()
@@ -88,15 +98,20 @@ class Sampler(Part, WalkOptions, ABC):
         noise: Noise | None = None,
         callback: Callback | None = None,
     ) -> Tensor:
-        """Return the samples at t = stop, of the trajectory that begins with ``x`` at t = start.
+        """Return the samples at t = stop, (B, ...), of the trajectories that begin with ``x`` at t = start.
 
         Args:
             denoiser: any denoiser, guided or not; or an object that has ``schedule`` and ``__call__`` alone.
             x: the first state, (B, ...); for start = 1 from :func:`~diffsweep.diffusion.prior`.
             cond: the condition of each sample.
-            noise: the noise of the steps, keyed by sample; by default from a seed of torch's global generator.
+            noise: the source of the noise that the steps draw, keyed by sample; by default one whose seed comes from
+                torch's global generator.
             callback: called after each step as ``callback(step, t, denoised, x)``: the step's index from 0, the time at
                 which it began, the denoiser's estimate at that time, and x at the end of the step.
+
+        Raises:
+            NotFinite: x contains a NaN or an infinity after a step.
+            ValueError: the schedule has too few times for the number of steps and the spacing.
         """
         denoise = ConditionedDenoiser(as_denoiser(denoiser), cond, self.clip)
         # The coefficients of all steps come from one call of the schedule, which is faster than a call for each step.
@@ -123,17 +138,19 @@ class Sampler(Part, WalkOptions, ABC):
         cond: Condition | None = None,
         to_clean: bool = False,
     ) -> tuple[Tensor, State]:
-        """Take one step from t to s < t, and return x at s and the state for the next step.
+        """Take one step from t to s < t, and return x at s, (B, ...), and the state for the next step.
+
+        It lets a caller run its own loop over times, in place of a call of the sampler.
 
         Args:
             denoiser: any denoiser, guided or not; or an object that has ``schedule`` and ``__call__`` alone.
-            x: the state at t, (B, ...).
-            t, s: float64 scalar tensors.
-            state: what the previous step returned; None for the first step.
-            noise: the noise of this step.
+            x: noisy samples at t, (B, ...).
+            t, s: the times, float64 scalar tensors on the CPU.
+            state: the state that the previous step returned; None for the first step.
+            noise: the source of this step's noise: the noise of the samples at this step's index.
             cond: the condition of each sample.
             to_clean: end at clean data (sigma = 0) even where the schedule's sigma(0) is above 0, as the last step of a
-                trajectory to t = 0 does. A step from t = 0 to s = 0 always does.
+                trajectory to t = 0 does. A step from t = 0 to s = 0 always ends at clean data.
         """
         denoise = ConditionedDenoiser(as_denoiser(denoiser), cond, self.clip)
         clean = torch.tensor([to_clean or bool(s == t == 0)])
@@ -148,16 +165,19 @@ class Sampler(Part, WalkOptions, ABC):
     def invert(
         self, denoiser: PlainDenoiser, x: Tensor, cond: Condition | None = None, callback: Callback | None = None
     ) -> Tensor:
-        """Return the x at t = start from which sampling ends near ``x``, if the sampler is invertible.
+        """Return the x at t = start, (B, ...), from which sampling ends near ``x``, if the sampler is invertible.
+
+        This method of the base class always raises; subclasses that can be inverted override it.
 
         Args:
             denoiser: any denoiser, guided or not.
-            x: the state at t = stop, (B, ...).
+            x: the samples at t = stop, (B, ...).
             cond: the condition of each sample.
-            callback: called after each step, as in sampling.
+            callback: called after each step as ``callback(step, t, denoised, x)``: the step's index from 0, the time at
+                which the denoiser was evaluated, its estimate, and x at the end of the step.
 
         Raises:
-            ValueError: the sampler is not invertible.
+            ValueError: the sampler is not invertible: see :attr:`invertible`.
         """
         raise ValueError("only deterministic DDIM can be inverted; use sampler=ddim with sampler.eta=0")
 
@@ -165,14 +185,17 @@ class Sampler(Part, WalkOptions, ABC):
     def advance(
         self, denoise: ConditionedDenoiser, x: Tensor, step: Step[float], state: State | None, noise: Noise
     ) -> tuple[Tensor, State]:
-        """Return x at the end of a step from t to s, and the state for the next step.
+        """Return x at the end of a step from t to s < t, (B, ...), and the state for the next step.
+
+        Each subclass defines it; sampling calls it once for each step.
 
         Args:
-            denoise: the denoiser, bound to its condition and its clip: ``denoised = denoise(x, step.at_t)``.
-            x: the state at t, (B, ...).
-            step: the levels ``at_t`` and ``at_s`` and the variances of the step, as numbers.
-            state: what the previous step returned; None for the first step.
-            noise: the noise of this step.
+            denoise: the denoiser with its condition and its clipping; ``denoise(x, step.at_t)`` gives x_0 and eps at t.
+            x: noisy samples at t, (B, ...).
+            step: the noise levels ``at_t`` and ``at_s`` at its ends (time, alpha and sigma) and the variances between
+                them, as Python numbers.
+            state: the state that the previous step returned; None for the first step.
+            noise: the source of this step's noise; ``noise.like(x)`` is standard normal noise times the temperature.
         """
 
 
@@ -182,7 +205,7 @@ def euler_step(denoised: Denoised, alpha: float, sigma: float) -> Tensor:
     It is finite at both ends, alpha = 0 and sigma = 0.
 
     Args:
-        denoised: the denoiser's estimate at the start of the step.
-        alpha, sigma: those at the end of the step.
+        denoised: the denoiser's x_0 and eps at the start of the step.
+        alpha, sigma: alpha and sigma of the schedule at the end of the step.
     """
     return (denoised.x0 * alpha).add_(denoised.eps, alpha=sigma)

@@ -31,10 +31,11 @@ CLIPS: dict[str, Callable[[Tensor], Tensor] | None] = {"none": None, "static": _
 
 
 class ConditionedDenoiser:
-    """A denoiser bound to its condition and its clip: ``denoised = denoise(x, level)``.
+    """A denoiser that a sampler evaluates as ``denoise(x, level)``: with a fixed condition, and with its x0 clipped.
 
-    Guidance wraps the denoiser, so the clip (static or dynamic thresholding) acts on the guided x0. Samplers clip here
-    and nowhere else; guidance has no thresholding of its own.
+    ``level`` is a time with its alpha and sigma; the result has x0 and eps. Guidance wraps the denoiser, so the
+    clipping (static or dynamic thresholding) acts on the guided x0. Samplers clip here and nowhere else; guidance has
+    no thresholding of its own.
 
     Args:
         denoiser: any denoiser, guided or not.
@@ -48,14 +49,14 @@ class ConditionedDenoiser:
 
     @property
     def schedule(self) -> Schedule:
-        """Return the denoiser's schedule, with which solvers find levels between the two of a step."""
+        """Return the denoiser's schedule, with which solvers find noise levels between the two ends of a step."""
         return self.denoiser.schedule
 
     def __call__(self, x: Tensor, level: Level[float]) -> Denoised:
-        """Return the clipped x0, and the eps with which ``x = alpha x0 + sigma eps`` still holds.
+        """Return the clipped x0, and the eps with which ``x = alpha x0 + sigma eps`` still holds, both like x.
 
         Args:
-            x: the state at the level, (B, ...).
+            x: noisy samples at the level, (B, ...).
             level: the time, with alpha and sigma at that time.
         """
         denoised = self.denoiser(x, level.t, self.cond)
@@ -65,9 +66,10 @@ class ConditionedDenoiser:
         return Denoised(x0, torch.add(x, x0, alpha=-level.alpha).div_(level.sigma), denoised.variance_mix)
 
     def velocity(self, u: Tensor, angle: float) -> Tensor:
-        r"""Return :math:`du / d\phi = \cos\phi \, \epsilon - \sin\phi \, x_0`, the slope of the ODE.
+        r"""Return :math:`du / d\phi = \cos\phi \, \epsilon - \sin\phi \, x_0`, the slope of the ODE, like ``u``.
 
-        This is the probability-flow ODE in the angle :math:`\phi = \mathrm{atan2}(\sigma, \alpha)`.
+        This is the right-hand side of the probability-flow ODE in the angle :math:`\phi = \mathrm{atan2}(\sigma,
+        \alpha)`, with the denoiser's estimates at the time at which the schedule has that angle.
 
         Args:
             u: :math:`x / \sqrt{\alpha^2 + \sigma^2}`, (B, ...).

@@ -24,14 +24,19 @@ class DDIM(Sampler):
     r"""Sample with DDIM, deterministic at eta = 0 and ancestral at eta = 1 (Song et al. 2021, arXiv:2010.02502).
 
     A step is :math:`x_s = \alpha_s x_0 + \sqrt{\sigma_s^2 - v} \, \epsilon + \sqrt v z`, :math:`v = \eta^2 v_{post}`
-    (eq. 12, 16), where :math:`v_{post}` is the variance of :math:`q(x_s | x_t, x_0)`.
+    (eq. 12, 16), from t to s < t, with the denoiser's :math:`x_0, \epsilon` at t and standard normal z;
+    :math:`v_{post}` is the variance of :math:`q(x_s | x_t, x_0)`, 0 for the step to clean data.
 
     With eta = 0 it is Euler's method on the probability-flow ODE ``dx = x0 d alpha + eps d sigma``, of order 1, and
     :meth:`invert` follows it backwards, from data to their noise. With eta = 1 it is the ancestral step with the
     posterior's variance.
 
     Args:
-        eta: the standard deviation of the noise that a step draws, relative to the posterior's; in [0, 1].
+        eta: the standard deviation of the noise that a step draws, relative to that of :math:`q(x_s | x_t, x_0)`; in
+            [0, 1].
+
+    Raises:
+        ValueError: eta is not in [0, 1].
     """
 
     eta: float = 0.0
@@ -59,7 +64,7 @@ class DDIM(Sampler):
     def invert(
         self, denoiser: PlainDenoiser, x: Tensor, cond: Condition | None = None, callback: Callback | None = None
     ) -> Tensor:
-        r"""Return the x at t = start from which sampling ends near ``x``, the data's noise.
+        r"""Return the x at t = start, the noise of the data, from which sampling ends near ``x``.
 
         This is DDIM inversion (arXiv:2010.02502, section 5.4; arXiv:2105.05233, app. F).
         The steps go through the times of sampling upwards, from s to t > s:
@@ -71,12 +76,14 @@ class DDIM(Sampler):
 
         Args:
             denoiser: any denoiser, guided or not.
-            x: the state at t = stop, (B, ...).
+            x: the samples at t = stop, (B, ...).
             cond: the condition of each sample.
-            callback: called after each step as in sampling, with the time at which the denoiser was evaluated.
+            callback: called after each step as ``callback(step, t, denoised, x)``: the step's index from 0, the time at
+                which the denoiser was evaluated, its estimate, and x at the end of the step.
 
         Raises:
             ValueError: eta is above 0, so the steps draw noise that cannot be recovered.
+            NotFinite: x contains a NaN or an infinity after a step.
         """
         if not self.invertible:
             raise ValueError(f"only deterministic DDIM can be inverted; use sampler.eta=0, not {self.eta}")
@@ -102,10 +109,14 @@ class Euler(DDIM):
 
     .. math:: x_s = x_t + x_0 (\alpha_s - \alpha_t) + \epsilon (\sigma_s - \sigma_t) = \alpha_s x_0 + \sigma_s \epsilon.
 
-    For any alpha it is also Euler's method in :math:`\sigma / \alpha`, and so equal to
+    with the denoiser's :math:`x_0, \epsilon` at t. For any alpha it is also Euler's method in
+    :math:`\sigma / \alpha`, and so equal to
     :class:`~diffsweep.samplers.DDIM` with eta = 0: these are two published names of one solver. As in k-diffusion and
     diffusers the last step goes to sigma = 0. Their option to add noise (churn) is an option of
     :class:`~diffsweep.samplers.Heun` alone.
+
+    Attributes:
+        eta: 0, and no option: the sampler is deterministic.
     """
 
     eta: float = field(default=0.0, init=False)
@@ -115,7 +126,8 @@ class Euler(DDIM):
 class EulerAncestral(DDIM):
     r"""Sample with Euler steps below the noise level of s, then add noise up to s.
 
-    This is k-diffusion's ``sample_euler_ancestral``. With :math:`r = \sigma / \alpha` and standard normal z, a step is
+    This is k-diffusion's ``sample_euler_ancestral``. With :math:`r = \sigma / \alpha`, the denoiser's
+    :math:`x_0, \epsilon` at t and standard normal z, a step from t to s < t is
 
     .. math:: x_s = \alpha_s (x_0 + r_{down} \epsilon + r_{up} z), \quad
         r_{up} = \eta \, \frac{r_s}{r_t} \sqrt{r_t^2 - r_s^2}, \quad r_{down} = \sqrt{r_s^2 - r_{up}^2}.
@@ -126,8 +138,11 @@ class EulerAncestral(DDIM):
     to :math:`r_s`; here eta is at most 1. Its ``s_noise`` is the option ``temperature`` here.
 
     Args:
-        eta: the standard deviation of the noise that a step draws, relative to the posterior's; in [0, 1], 0 is
-            deterministic.
+        eta: the standard deviation of the noise that a step draws, relative to that of :math:`q(x_s | x_t, x_0)`; in
+            [0, 1], 0 is deterministic.
+
+    Raises:
+        ValueError: eta is not in [0, 1].
     """
 
     eta: float = 1.0

@@ -16,10 +16,14 @@ from diffsweep.samplers.exponential import InEps, MultistepSampler
 class DEIS(InEps, MultistepSampler):
     r"""Sample with multistep DEIS (Zhang and Chen 2022, arXiv:2204.13902, eq. 15).
 
-    A step integrates the polynomial through the last eps exactly: :math:`x_s = \alpha_s (\frac{x_t}{\alpha_t} + \sum_k
-    \epsilon_k \int_{\rho_t}^{\rho_s} \ell_k(\log \rho) \, d\rho)`, with :math:`\rho = \sigma / \alpha` and the Lagrange
-    polynomials :math:`\ell_k` in :math:`\log \rho`, the paper's and diffusers' variant "logrho". The paper also
-    interpolates in t or in rho. Order 1 is DDIM. A step takes one network call.
+    A step from t to s < t integrates the polynomial through the last eps exactly:
+
+    .. math:: x_s = \alpha_s \Big(\frac{x_t}{\alpha_t} + \sum_k
+        \epsilon_k \int_{\rho_t}^{\rho_s} \ell_k(\log \rho) \, d\rho\Big), \quad \rho = \sigma / \alpha,
+
+    with the denoiser's eps at t and at the starts of the steps before, :math:`\epsilon_k`, and the Lagrange polynomials
+    :math:`\ell_k` in :math:`\log \rho`, the paper's and diffusers' variant "logrho". The paper also interpolates in t
+    or in rho. Order 1 is DDIM. A step takes one network call.
 
     Intended differences: the public codes start at lower orders, and diffusers also ends at lower orders below 15
     steps. This class starts with single steps (``warm_start``) and keeps its order until the step to clean data, which
@@ -30,4 +34,7 @@ class DEIS(InEps, MultistepSampler):
         warm_start: how the first order - 1 steps are taken. ``singlestep``: by DPM-Solver-2 or 3, which adds 1 network
             call in all for order 2 and 4 for order 3; ``euler``: at the orders 1, ..., order - 1, with no further
             network call.
+
+    Raises:
+        ValueError: an option has another value.
     """

@@ -23,8 +23,8 @@ from diffsweep.samplers.options import one_of
 class DPMSolver(InEps, ExponentialSampler):
     r"""Sample with DPM-Solver-1, 2 or 3 (Lu et al. 2022, arXiv:2206.00927, alg. 1 and 2).
 
-    With :math:`\lambda = \log(\alpha / \sigma)`, :math:`h = \lambda_s - \lambda_t`, and :math:`\epsilon_r` the eps at
-    :math:`\lambda_t + r h`:
+    A step goes from t to s < t. Let :math:`\lambda = \log(\alpha / \sigma)`, :math:`h = \lambda_s - \lambda_t`, and
+    :math:`\epsilon_r` the denoiser's eps at the noise level :math:`\lambda_t + r h`.
 
     Order 1 is DDIM. Order 2 evaluates the denoiser at the middle of the step in lambda:
     :math:`x_s = \frac{\alpha_s}{\alpha_t} x_t - \sigma_s (e^h - 1) \epsilon_{1/2}`. Order 3 evaluates it at one third
@@ -41,7 +41,10 @@ class DPMSolver(InEps, ExponentialSampler):
     the number of network calls and mixes orders to use them up.
 
     Args:
-        order: 1, 2 or 3.
+        order: the order of convergence and the number of network calls of a step: 1, 2 or 3.
+
+    Raises:
+        ValueError: the order has another value.
     """
 
     order: int = 2

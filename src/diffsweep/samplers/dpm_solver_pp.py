@@ -34,8 +34,9 @@ from diffsweep.samplers.options import one_of
 class DPMSolverPP(InX0, MultistepSampler):
     r"""Sample with DPM-Solver++ (Lu et al. 2022, arXiv:2211.01095), on the ODE or on the SDE.
 
-    With :math:`\lambda = \log(\alpha / \sigma)`, :math:`h = \lambda_s - \lambda_t`, :math:`m_0` the x_0 at t,
-    :math:`m_1` that of the step before, which was r h long in lambda, and :math:`D_1 = (m_0 - m_1) / r`:
+    A step goes from t to s < t. Let :math:`\lambda = \log(\alpha / \sigma)`, :math:`h = \lambda_s - \lambda_t`,
+    :math:`m_0` the denoiser's x_0 at t, :math:`m_1` its x_0 at the start of the step before, which was r h long in
+    lambda, and :math:`D_1 = (m_0 - m_1) / r`. The option ``variant`` chooses the step:
 
     ``multistep`` of order 2 (2M, "midpoint" in diffusers):
     :math:`x_s = \frac{\sigma_s}{\sigma_t} x_t - \alpha_s (e^{-h} - 1) (m_0 + \frac12 D_1)`. Of order 3 (3M):
@@ -47,8 +48,8 @@ class DPMSolverPP(InX0, MultistepSampler):
     the step in lambda, 3S at one third and at two thirds.
 
     ``sde`` (SDE-2M): :math:`x_s = \frac{\sigma_s}{\sigma_t} e^{-h} x_t + \alpha_s (1 - e^{-2h}) (m_0 + \frac12 D_1) +
-    \sigma_s \sqrt{1 - e^{-2h}} z`. The first step, and a step from or to an infinite log-SNR, leaves :math:`D_1` out;
-    the other terms are finite for these.
+    \sigma_s \sqrt{1 - e^{-2h}} z` with standard normal z, of one network call. The first step, and a step from or to an
+    infinite log-SNR, leaves :math:`D_1` out; the other terms are finite for these.
 
     Intended differences. The published third-order multistep update (the official code, diffusers, k-diffusion) lacks
     the factor 2 before :math:`D_2` and converges at order 2; ``public_form`` gives it. The public codes start with
@@ -62,6 +63,9 @@ class DPMSolverPP(InX0, MultistepSampler):
         warm_start: how ``multistep`` takes its first order - 1 steps. ``singlestep``: by 2S or 3S, which adds 1 network
             call in all for 2M and 4 for 3M; ``euler``: by 1M, then 2M, as the public codes do, with no further network
             call.
+
+    Raises:
+        ValueError: an option has another value, or ``public_form`` is set for another variant or order.
     """
 
     orders = (2, 3)

@@ -26,8 +26,9 @@ class EulerMaruyama(Sampler):
     .. math:: dx = x_0 \, d\alpha + \epsilon \, d\sigma - \tfrac12 \frac{\epsilon}{\sigma} dG + dW, \quad
         x_s = \alpha_s x_0 + \Big(\sigma_s - \frac{v_{ts}}{2 \sigma_t}\Big) \epsilon + \sqrt{v_{ts}} \, z,
 
-    where G > 0 is the variance that the forward process adds, :math:`v_{ts}` over a step, and W is Brownian motion of
-    that variance. The step to clean data gives x_0, without noise.
+    where G > 0 is the variance that the forward process adds, :math:`v_{ts}` over a step from t to s < t, W is Brownian
+    motion of that variance, and z is standard normal. The denoiser's :math:`x_0, \epsilon` are those at t. The step to
+    clean data gives x_0, without noise.
 
     Intended difference from score_sde's code: the code multiplies dt by the rate beta(t) or d sigma^2 / dt at the start
     of the step, which is infinite where alpha is 0. This class uses the increments of alpha, sigma and G over the step,

@@ -33,20 +33,23 @@ Moments = Callable[[int, float], list[float]]  # from the number of outputs and 
 
 
 class Point(NamedTuple):
-    """An output of the denoiser, x0 or eps, and its coordinate, such as log(alpha / sigma)."""
+    """An estimate of the denoiser, x0 or eps, and the noise level at which it was made, such as log(alpha / sigma).
+
+    A multistep solver interpolates such points.
+    """
 
     coordinate: float
     output: Tensor
 
 
 def usable(points: tuple[Point, ...], target: float) -> tuple[Point, ...]:
-    """Return the newest points that lie in order on the way to ``target``.
+    """Return the newest points, at least one, whose coordinates lie in order on the way to ``target``.
 
-    Points are given newest first. Where a trajectory has gone back in t (:meth:`Sampler.step` allows it), an older
-    point does not lie behind the newer one as seen from the target; it and all older ones are left out.
+    Where a trajectory has gone back in t (:meth:`Sampler.step` allows it), an older point does not lie behind the newer
+    one as seen from the target; it and all older ones are left out.
 
     Args:
-        points: outputs of this step and of the steps before, newest first.
+        points: estimates of this step and of the steps before with their noise levels, newest first; not empty.
         target: the coordinate at which the step ends.
     """
     for count in range(1, len(points)):
@@ -72,23 +75,23 @@ def phi(k: int, z: float) -> float:
 
 
 def exact_moments(count: int, z: float) -> list[float]:
-    r"""Return :math:`\int_0^1 e^{z (1 - \theta)} \theta^i d\theta = i! \, \varphi_{i+1}(z)` for i < ``count``."""
+    r"""Return :math:`\int_0^1 e^{z (1 - \theta)} \theta^i d\theta = i! \, \varphi_{i+1}(z)`, 0 <= i < ``count``."""
     return [math.factorial(i) * phi(i + 1, z) for i in range(count)]
 
 
 def middle_moments(count: int, z: float) -> list[float]:
-    r"""Return the moments :math:`\varphi_1(z), \varphi_1(z) / 2` of published solvers of order 2."""
+    r"""Return the first ``count`` <= 2 of :math:`\varphi_1(z), \varphi_1(z) / 2`, moments of published solvers."""
     return [phi(1, z), phi(1, z) / 2][:count]
 
 
 def quadrature(nodes: Sequence[float], moments: Sequence[float]) -> list[float]:
-    r"""Return the weights w with :math:`\sum_k w_k \theta_k^i = \mu_i`.
+    r"""Return the weights w with :math:`\sum_k w_k \theta_k^i = \mu_i` for i = 0, 1, ..., one for each node.
 
-    Weight k is the moment of the Lagrange polynomial that is 1 at node k.
+    Weight k is the integral, by the moments, of the Lagrange polynomial that is 1 at node k and 0 at the others.
 
     Args:
         nodes: distinct :math:`\theta_k`.
-        moments: :math:`\mu_i`, as many as nodes.
+        moments: :math:`\mu_i`, the integrals of :math:`\theta^i` with some weight function, as many as nodes.
     """
     weights = []
     for node in nodes:
@@ -104,7 +107,7 @@ def quadrature(nodes: Sequence[float], moments: Sequence[float]) -> list[float]:
 
 
 def combine(x: Tensor, scale: float, points: Sequence[Point], weights: Sequence[float]) -> Tensor:
-    """Return ``scale x`` plus the weighted sum of the outputs of ``points``."""
+    """Return ``scale x`` plus the sum of the estimates in ``points``, (B, ...) like x, each times its weight."""
     result = x * scale
     for point, weight in zip(points, weights, strict=True):
         result.add_(point.output, alpha=weight)
@@ -115,18 +118,18 @@ def nodes_of(points: Sequence[Point], begin: float, end: float) -> list[float]:
     """Return the coordinates of points relative to a step: 0 at its beginning, 1 at its end, negative before it.
 
     Args:
-        points: outputs with their coordinates.
-        begin, end: the coordinates between which the step lies.
+        points: estimates with their coordinates, such as log(alpha / sigma).
+        begin, end: the coordinates of the beginning and the end of the step; they differ.
     """
     return [(point.coordinate - begin) / (end - begin) for point in points]
 
 
 @dataclass(kw_only=True, eq=False)
 class ExponentialSampler(Sampler):
-    """A sampler that solves the probability-flow ODE in the log-SNR.
+    """A sampler that solves the probability-flow ODE in the log-SNR, with its linear part solved exactly.
 
-    A subclass defines :meth:`solve`, a step between finite log-SNRs, and integrates x0 (:class:`InX0`) or eps
-    (:class:`InEps`). A step from or to an infinite log-SNR (clean data; t = 1 of a schedule of zero terminal SNR) is
+    A subclass defines :meth:`solve`, a step between finite log-SNRs, and integrates x0 (by :class:`InX0`) or eps (by
+    :class:`InEps`). A step from or to an infinite log-SNR (clean data; t = 1 of a schedule of zero terminal SNR) is
     DDIM's, ``x_s = alpha_s x0 + sigma_s eps``, and leaves no history.
     """
 
@@ -147,40 +150,42 @@ class ExponentialSampler(Sampler):
     def solve(
         self, denoise: ConditionedDenoiser, x: Tensor, step: Step[float], denoised: Denoised, history: Any
     ) -> tuple[Tensor, Any]:
-        """Take a step between distinct finite log-SNRs.
+        """Return x at the end of a step between distinct finite log-SNRs, and the history for the next step.
+
+        Subclasses define it. The history is whatever the solver remembers; None for a solver without history.
 
         Args:
-            denoise: the denoiser, bound to its condition and its clip.
-            x: the state at t, (B, ...).
-            step: the levels at t and s, as numbers.
+            denoise: the denoiser with its condition and clipping, for network calls within the step.
+            x: noisy samples at t, (B, ...).
+            step: the noise levels at its two ends, t and s < t, as numbers.
             denoised: the denoiser's estimate at t.
             history: what the previous step returned; None for the first step and after a step of infinite log-SNR.
-
-        Returns:
-            x at s, and the history for the next step; None for a solver without history.
         """
 
     @abstractmethod
     def output(self, denoised: Denoised) -> Tensor:
-        """Return the quantity that is integrated: x0 or eps."""
+        """Return the estimate that the solver integrates: x0 in subclasses of InX0, eps in subclasses of InEps."""
 
     @abstractmethod
     def linear_part(self, at_t: Level[float], at_s: Level[float]) -> tuple[float, float, float]:
-        r"""Return :math:`\rho, c, z` of :math:`x_s = \rho x_t - c z \int_0^1 e^{z (1 - \theta)} m \, d\theta`."""
+        r"""Return :math:`\rho, c, z` of :math:`x_s = \rho x_t - c z \int_0^1 e^{z (1 - \theta)} m \, d\theta`.
+
+        That is the exact step from t to s, with m the estimate that is integrated: see :class:`InX0`, :class:`InEps`.
+        """
 
     def point(self, level: Level[float], denoised: Denoised) -> Point:
-        """Return the integrated quantity at a level, with log(alpha / sigma) as its coordinate."""
+        """Return the estimate that is integrated (:meth:`output`) with log(alpha / sigma) as its coordinate."""
         return Point(level.half_log_snr, self.output(denoised))
 
     def weights(
         self, at_t: Level[float], at_s: Level[float], points: Sequence[Point], moments: Moments = exact_moments
     ) -> list[float]:
-        """Return the factor of each output in a step from t to s, :math:`-c z w_k`.
+        """Return the factor :math:`-c z w_k` of each estimate in a step from t to s: see :meth:`linear_part`.
 
         Args:
-            at_t, at_s: the levels at the two ends of the step.
-            points: the outputs, each with its coordinate.
-            moments: the moments that define the weights w.
+            at_t, at_s: the noise levels at the two ends of the step.
+            points: the K estimates, each with its log(alpha / sigma).
+            moments: a function of K and z that returns the K moments of which :func:`quadrature` makes the weights w.
         """
         _, c, z = self.linear_part(at_t, at_s)
         return [
@@ -196,7 +201,7 @@ class ExponentialSampler(Sampler):
         points: Sequence[Point],
         moments: Moments = exact_moments,
     ) -> Tensor:
-        """Return x at s from x at t, by the quadrature over ``points``."""
+        """Return x at s from ``x`` at t by a weighted sum of the estimates in ``points``: see :meth:`weights`."""
         return combine(x, self.linear_part(at_t, at_s)[0], points, self.weights(at_t, at_s, points, moments))
 
     def single_step(
@@ -204,7 +209,7 @@ class ExponentialSampler(Sampler):
     ) -> Tensor:
         r"""Return x at s by a step of order 1, 2 or 3 that uses no history.
 
-        It takes as many network calls as the order; the first one is given as ``denoised``. Order 2 evaluates the
+        It takes ``order`` network calls, of which the first, at t, is given as ``denoised``. Order 2 also evaluates the
         denoiser at the middle of the step in log-SNR, with :func:`middle_moments`; order 3 at one third and at two
         thirds, with exact moments. These are the published DPM-Solver-2 and 3, and DPM-Solver++ 2S and 3S.
         """
@@ -224,7 +229,7 @@ class ExponentialSampler(Sampler):
 
 
 class InX0:
-    r"""A solver that integrates x0, from :math:`d(x / \sigma) = x_0 \, d e^\lambda`."""
+    r"""A mixin of solvers that integrate x0, as in :math:`d(x / \sigma) = x_0 \, d (\alpha / \sigma)`."""
 
     def output(self, denoised: Denoised) -> Tensor:
         return denoised.x0
@@ -234,7 +239,7 @@ class InX0:
 
 
 class InEps:
-    r"""A solver that integrates eps, from :math:`d(x / \alpha) = \epsilon \, d e^{-\lambda}`."""
+    r"""A mixin of solvers that integrate eps, as in :math:`d(x / \alpha) = \epsilon \, d (\sigma / \alpha)`."""
 
     def output(self, denoised: Denoised) -> Tensor:
         return denoised.eps
@@ -245,13 +250,13 @@ class InEps:
 
 @dataclass(kw_only=True, eq=False)
 class MultistepSampler(ExponentialSampler):
-    """A multistep solver of order p, whose step uses the outputs of the p - 1 steps before it.
+    """A multistep solver of order p, whose step uses the denoiser's estimates of the p - 1 steps before it.
 
     A step takes one network call.
 
     Args:
         order: p. On the object, ``.order`` is the order of convergence, see :meth:`convergence`.
-        warm_start: how the first p - 1 steps are taken, for which outputs are missing (so too after a step from
+        warm_start: how the first p - 1 steps are taken, for which estimates are missing (so too after a step from
             infinite log-SNR). ``singlestep``: by single steps of order p, each of p network calls, so p (p - 1) calls
             in place of p - 1; ``euler``: at the orders 1, ..., p - 1, as the public codes do, with no further call, but
             with a lower order of convergence where p is 3 and sampling starts late, at alpha = sigma for example.
@@ -287,5 +292,5 @@ class MultistepSampler(ExponentialSampler):
         return x, points[: self.solver_order - 1]
 
     def moments(self, count: int, z: float) -> list[float]:
-        """Return the moments of the multistep update with ``count`` outputs; exact by default."""
+        """Return the moments for :meth:`weights` of a multistep update with ``count`` estimates; exact by default."""
         return exact_moments(count, z)

@@ -28,15 +28,15 @@ class Heun(Sampler):
     .. math:: x_s = x_t + \tfrac12 (x_0 + x_0') (\alpha_s - \alpha_t)
         + \tfrac12 (\epsilon + \epsilon') (\sigma_s - \sigma_t),
 
-    with :math:`x_0', \epsilon'` evaluated at s, where Euler's step ends. A step takes two network calls; the step to
-    clean data is Euler's and takes one. Down to clean data in equal steps of t, the order is 2 where sigma is smooth in
-    t (flow, EDM, sub-VP) and 1.5 where sigma grows like the square root of t (VP, DDPM's schedules); with
-    ``spacing=quadratic`` or ``karras`` it is 2 for these too.
+    with the denoiser's :math:`x_0, \epsilon` at t and :math:`x_0', \epsilon'` at s < t, where Euler's step ends. A step
+    takes two network calls; the step to clean data is Euler's and takes one. Down to clean data in equal steps of t,
+    the order is 2 where sigma is smooth in t (flow, EDM, sub-VP) and 1.5 where sigma grows like the square root of t
+    (VP, DDPM's schedules); with ``spacing=quadratic`` or ``karras`` it is 2 for these too.
 
-    Churn adds noise before a step from :math:`r = \sigma_t / \alpha_t` with ``s_min`` <= r <= ``s_max``. It raises the
-    noise level to :math:`\hat r = (1 + \gamma) r`, :math:`\gamma = \min(s_{churn} / steps, \sqrt 2 - 1)`, by
-    :math:`\hat x = \hat\alpha (x / \alpha_t + \sqrt{\hat r^2 - r^2} \, z)`. The callback then gets the denoiser's
-    estimate at :math:`\hat x`. EDM's :math:`S_{noise}` is the option ``temperature``.
+    Churn adds noise before a step from :math:`r = \sigma_t / \alpha_t` with ``s_min`` <= r <= ``s_max`` and alpha_t
+    above 0. It raises the noise level to :math:`\hat r = (1 + \gamma) r`, :math:`\gamma = \min(s_{churn} / steps, \sqrt
+    2 - 1)`, by :math:`\hat x = \hat\alpha (x / \alpha_t + \sqrt{\hat r^2 - r^2} \, z)`. The callback then gets the
+    denoiser's estimate at :math:`\hat x`. EDM's :math:`S_{noise}` is the option ``temperature``.
 
     Intended differences from the public codes (EDM, k-diffusion, diffusers). For alpha = 1 the method equals theirs.
     For other alpha they use the trapezoid rule in :math:`\sigma / \alpha`, which is infinite where alpha is 0; this
@@ -46,7 +46,10 @@ class Heun(Sampler):
 
     Args:
         s_churn: the amount of noise that is added over all steps, at least 0; 0 is deterministic.
-        s_min, s_max: the range of sigma / alpha in which noise is added.
+        s_min, s_max: the range of sigma / alpha, both ends included, in which noise is added.
+
+    Raises:
+        ValueError: an option is out of its range, or s_min or s_max is set without churn.
     """
 
     steps: int = 25
@@ -92,7 +95,7 @@ def trapezoid(euler: Tensor, first: Denoised, second: Denoised, d_alpha: float, 
     """Return the end of a step by the trapezoid rule, computed in place from the end of Euler's step.
 
     Args:
-        euler: x at the end of Euler's step, (B, ...); overwritten.
+        euler: x at the end of Euler's step, (B, ...); it is overwritten with the result.
         first, second: the denoiser's estimates at the beginning and at the end of Euler's step.
         d_alpha, d_sigma: the changes of alpha and sigma over the step.
     """

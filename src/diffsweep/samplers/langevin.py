@@ -21,22 +21,27 @@ from diffsweep.schedules import Level
 
 @dataclass(kw_only=True, eq=False)
 class LangevinSampler(Sampler):
-    r"""A sampler that takes Langevin steps at each noise level.
+    r"""A sampler that takes Langevin steps at each noise level; subclasses go from one level to the next.
 
     A Langevin step is :math:`x \leftarrow x + \frac\delta2 \nabla \log p_t(x) + \sqrt\delta z`,
-    :math:`\delta = (2 \, \mathrm{snr} \, \sigma_t)^2`, with the score :math:`-\epsilon / \sigma`. score_sde's code has
+    :math:`\delta = (2 \, \mathrm{snr} \, \sigma_t)^2`, with the score :math:`\nabla \log p_t = -\epsilon / \sigma_t` of
+    the denoiser and standard normal z. score_sde's code has
     :math:`\delta = 4 (\mathrm{snr} \lVert z \rVert / \lVert \mathrm{score} \rVert)^2` in this form, with the means of
     the norms over the batch, which make a sample depend on the others. Here
     :math:`\lVert z \rVert / \lVert \mathrm{score} \rVert` is replaced by sigma, about its value for images.
 
-    A step of the sampler draws noise several times. If it draws n times, draw k of step i has the counter n i + k.
+    A step of the sampler, from one level to the next, draws noise several times. If it draws n times, its draw k in
+    step i is keyed by the number n i + k, so that no two draws are equal.
 
     Args:
         snr: the signal-to-noise ratio of a Langevin step, above 0 and below 1.
-        corrections: the number of Langevin steps at each level, at least 1.
+        corrections: the number of Langevin steps at each level, 1 to 4095.
 
     Attributes:
-        other_draws: the number of draws that a step makes besides those of its Langevin steps.
+        other_draws: the number of draws that a step makes besides those of its Langevin steps; a subclass sets it.
+
+    Raises:
+        ValueError: snr or corrections is out of its range.
     """
 
     other_draws = 0
@@ -53,14 +58,14 @@ class LangevinSampler(Sampler):
     def corrected(
         self, denoise: ConditionedDenoiser, x: Tensor, level: Level[float], denoised: Denoised, noise: Noise
     ) -> Tensor:
-        """Return x after the Langevin steps at a level.
+        """Return x, (B, ...), after the ``corrections`` Langevin steps at one noise level.
 
         Args:
-            denoise: the denoiser, bound to its condition and its clip.
-            x: the state at the level, (B, ...).
+            denoise: the denoiser with its condition and clipping; it is called for all but the first Langevin step.
+            x: noisy samples at the level, (B, ...).
             level: the time, with alpha and sigma at that time.
             denoised: the denoiser's estimate at x, which the first Langevin step uses.
-            noise: the noise of this step of the sampler.
+            noise: the source of the noise of this step of the sampler.
         """
         std = 2 * self.snr * level.sigma
         for k in range(self.corrections):
@@ -70,7 +75,7 @@ class LangevinSampler(Sampler):
         return x
 
     def drawn(self, noise: Noise, k: int) -> Noise:
-        """Return the noise of draw k within a step of the sampler."""
+        """Return the source of the noise of draw k, from 0, within the step of the sampler whose noise is ``noise``."""
         return noise.at(noise.step * (self.other_draws + self.corrections) + k)
 
 
@@ -83,8 +88,9 @@ class Langevin(LangevinSampler):
     .. math:: x \leftarrow x - \frac{\delta}{2 \sigma_t} \epsilon + \sqrt\delta z,
         \quad \delta = (2 \, \mathrm{snr} \, \sigma_t)^2,
 
-    then goes to the next level with the same :math:`x / \sqrt{\alpha^2 + \sigma^2}`. The step to clean data ends with
-    x_0 (the denoising step of arXiv:2006.09011), which takes one more network call.
+    with the denoiser's eps and standard normal z, then goes to the next level with the same :math:`x / \sqrt{\alpha^2 +
+    \sigma^2}`. The step to clean data ends with x_0 (the denoising step of arXiv:2006.09011), which takes one more
+    network call; the others take ``corrections``.
 
     No predictor removes noise, and the Langevin steps are small where sigma is, so some noise stays in the samples (a
     variance of 0.016 with these defaults, 250 steps and the linear schedule), and even a thousand network calls are

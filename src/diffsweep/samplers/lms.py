@@ -29,11 +29,13 @@ class LinearMultistepSampler(Sampler):
     .. math:: x_s = \alpha_s x_0 + \sigma_s \epsilon + \alpha_s (r_s - r_t) \sum_k w_k (\epsilon_k - \epsilon),
         \quad \sum_k w_k = 1,
 
-    with :math:`x_0, \epsilon` at t and :math:`\epsilon_k` the eps at t and of the steps before.
+    with the denoiser's :math:`x_0, \epsilon` at t and :math:`\epsilon_k` its eps at t and at the starts of the steps
+    before. A subclass defines the weights w (:meth:`weights`), the steps for which eps are missing (:meth:`begin`), and
+    ``memory``, the number of eps that a step uses.
 
-    A step from alpha = 0, where r is infinite, leaves no history. The step to clean data is Euler's where ``clip`` is
-    on, so that the sample stays in the data's range. Where a trajectory has gone back in t, eps that do not lie before
-    the step are dropped.
+    A step from alpha = 0, where r is infinite, leaves no eps for later steps. The step to clean data is Euler's where
+    ``clip`` is on, so that the sample stays in the data's range. Where a trajectory has gone back in t, eps that do not
+    lie before the step are dropped.
     """
 
     memory: int  # the number of eps that a step uses
@@ -58,27 +60,38 @@ class LinearMultistepSampler(Sampler):
     def begin(
         self, denoise: ConditionedDenoiser, x: Tensor, step: Step[float], denoised: Denoised, slopes: Sequence[Point]
     ) -> Tensor:
-        """Return x at the end of a step for which history is missing; s is not clean data.
+        """Return x at the end of a step for which fewer than ``memory`` eps are at hand; s is not clean data.
+
+        Subclasses define it.
 
         Args:
-            denoise: the denoiser, bound to its condition and its clip.
-            x: the state at t, (B, ...).
-            step: the levels at t and s, as numbers.
+            denoise: the denoiser with its condition and clipping, for network calls within the step.
+            x: noisy samples at t, (B, ...).
+            step: the noise levels at its two ends, t and s < t, as numbers.
             denoised: the denoiser's estimate at t.
-            slopes: the eps at t and those of steps before, newest first; empty where alpha_t is 0.
+            slopes: the eps at t and those of steps before, each with its sigma / alpha, newest first; empty where
+                alpha_t is 0.
         """
 
     @abstractmethod
     def weights(self, slopes: Sequence[Point], ratio: float) -> list[float]:
-        """Return the weights of the slopes for a step to sigma / alpha = ``ratio``; they add up to 1.
+        """Return the weight of each eps in a step to sigma / alpha = ``ratio``; the weights add up to 1.
+
+        Subclasses define it.
 
         Args:
-            slopes: eps with their sigma / alpha, newest first.
+            slopes: the eps with their sigma / alpha, newest first, two or more.
             ratio: sigma / alpha at the end of the step.
         """
 
     def multistep(self, denoised: Denoised, slopes: Sequence[Point], at_s: Level[float]) -> Tensor:
-        """Return x at s by the given slopes, newest first; by Euler's step for fewer than two."""
+        """Return x at s by the multistep formula from the given eps, newest first; by Euler's step for fewer than two.
+
+        Args:
+            denoised: the denoiser's estimate at t.
+            slopes: the eps at t and those of steps before, each with its sigma / alpha.
+            at_s: the noise level at the end of the step.
+        """
         if len(slopes) < 2:
             return euler_step(denoised, at_s.alpha, at_s.sigma)
         change = at_s.alpha * (at_s.ratio - slopes[0].coordinate)
@@ -93,10 +106,10 @@ class LinearMultistepSampler(Sampler):
 class LMS(LinearMultistepSampler):
     r"""Sample with the linear multistep method of order p (k-diffusion's ``sample_lms``).
 
-    It is the Adams-Bashforth method for steps of any size, in :math:`r = \sigma / \alpha`. The weights integrate the
-    polynomial through the last p eps:
-    :math:`w_k = \frac{1}{r_s - r_t} \int_{r_t}^{r_s} \prod_{j \ne k} \frac{r - r_j}{r_k - r_j} \, dr`. A step takes one
-    network call.
+    It is the Adams-Bashforth method for steps of any size, in :math:`r = \sigma / \alpha`. A step from t to s < t takes
+    one network call. Its slope is :math:`\sum_k w_k \epsilon_k`, with weights that integrate the polynomial through the
+    last p eps:
+    :math:`w_k = \frac{1}{r_s - r_t} \int_{r_t}^{r_s} \prod_{j \ne k} \frac{r - r_j}{r_k - r_j} \, dr`.
 
     Intended differences from the public codes (k-diffusion, diffusers). They begin with Euler's step and raise the
     order step by step, as ``warm_start=euler`` does. The single Euler step has an error of order 2, so the whole is of
@@ -107,8 +120,12 @@ class LMS(LinearMultistepSampler):
 
     Args:
         order: p, 1 to 4.
-        warm_start: how the steps that lack history are taken. ``singlestep``: by Runge-Kutta steps of 4 network calls
-            each; p - 1 of them, or p where sampling starts at alpha = 0; ``euler``: at the orders 1, ..., p - 1.
+        warm_start: how the first steps are taken, which lack earlier eps. ``singlestep``: by Runge-Kutta steps of 4
+            network calls each; p - 1 of them, or p where sampling starts at alpha = 0; ``euler``: at the orders 1, ...,
+            p - 1.
+
+    Raises:
+        ValueError: an option has another value.
     """
 
     steps: int = 20

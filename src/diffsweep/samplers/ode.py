@@ -21,7 +21,8 @@ from diffsweep.schedules import Level
 class ODE(Sampler):
     r"""Sample by solving the probability-flow ODE with an adaptive solver (Song et al. 2021, arXiv:2011.13456).
 
-    The ODE is that of the paper's section 4.3. The solver is dopri5 of torchdiffeq, which chooses its own steps so that
+    The ODE is that of the paper's section 4.3, :math:`dx = x_0 \, d\alpha + \epsilon \, d\sigma` with the denoiser's
+    estimates. The solver is dopri5 of torchdiffeq, which chooses its own steps so that
     their errors stay below ``tolerance``. The ``steps`` of the sampler are intervals, each solved separately, so
     ``steps`` is the number of calls of the callback, not of network calls. An interval takes at least 7 network calls,
     and its error follows the tolerance. An interval to clean data is integrated down to the schedule's ``t_min`` and
@@ -34,10 +35,14 @@ class ODE(Sampler):
     which cost further steps.
 
     Args:
-        tolerance: relative and absolute error of one step of the solver, in :math:`u = x / \sqrt{\alpha^2 + \sigma^2}`.
+        tolerance: relative and absolute error of one step of the solver, in :math:`u = x / \sqrt{\alpha^2 + \sigma^2}`;
+            above 0 and below 1.
 
     Attributes:
         order: 5, the order of dopri5's steps; the error of the samples follows the tolerance, not ``steps``.
+
+    Raises:
+        ValueError: the tolerance is out of its range.
     """
 
     order = 5

@@ -26,10 +26,11 @@ def one_of(key: str, value: object, allowed: Sequence[Choice]) -> Choice:
 
 @dataclass(kw_only=True, eq=False)
 class WalkOptions:
-    """The options that every sampler has.
+    """The options that every sampler has; they define the times of its steps, clipping and temperature.
 
-    A sampler inherits from this class and overrides some of its defaults. Samplers are dataclasses with keyword-only
-    fields, so that each option is declared once and stays in the signature of every subclass.
+    A sampler inherits from this class and may override defaults. Samplers are dataclasses with keyword-only fields, so
+    that each option is declared once and stays in the signature of every subclass. Times run from 1 (noise) to 0 (clean
+    data).
 
     Args:
         steps: the number of steps from ``start`` to ``stop``, at least 1.
@@ -40,10 +41,13 @@ class WalkOptions:
         start: the time at which sampling starts, 1 for pure noise.
         stop: the time at which sampling stops, 0 for clean data.
         clip: how each x0 estimate is held in the data's range [-1, 1]; eps is recomputed from the clipped x0. ``none``:
-            it is not; ``static``: it is clamped; ``dynamic``: each sample is clamped to the 99.5th percentile of its
-            |x0| and divided by it, where that is above 1 (Imagen, arXiv:2205.11487).
+            it is not; ``static``: it is clamped to [-1, 1]; ``dynamic``: with p the 99.5th percentile of a sample's
+            absolute values and m = max(p, 1), it is clamped to [-m, m] and divided by m (Imagen, arXiv:2205.11487).
         temperature: a factor on the noise that steps draw; 1 draws the variance that the reverse process has. It is
             S_noise of EDM and s_noise of k-diffusion. A deterministic solver draws no noise and accepts 1 only.
+
+    Raises:
+        ValueError: an option is out of its range, or stop is not below start.
     """
 
     steps: int = 50
@@ -67,12 +71,20 @@ class WalkOptions:
             raise ValueError(f"sampler.temperature is at least 0 and finite, not {self.temperature}")
 
     def with_steps(self, steps: int) -> Self:
-        """Return a copy of this sampler with another number of steps."""
+        """Return a copy of this sampler with another number of steps; a ValueError is raised for less than 1."""
         other = copy.copy(self)
         other.steps = steps
         WalkOptions.__post_init__(other)
         return other
 
     def times(self, schedule: Schedule) -> Tensor:
-        """Return the times of the steps, (steps + 1,), from ``start`` down to ``stop``."""
+        """Return the times between which the steps lie, decreasing from ``start`` to ``stop``: float64, (steps + 1,).
+
+        They end with two zeros where stop is 0 and the schedule's sigma(0) is not: the last step removes that noise.
+        With ``leading`` the first time can lie below ``start``.
+
+        Raises:
+            ValueError: the spacing does not suit the schedule: a grid spacing of a continuous schedule, or more steps
+                than the grid has.
+        """
         return spaced_times(schedule, self.spacing, self.steps, self.start, self.stop)

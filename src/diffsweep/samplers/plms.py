@@ -35,8 +35,9 @@ class PLMS(LinearMultistepSampler):
     .. math:: x_s = \frac{\alpha_s}{\alpha_t} (x_t - \sigma_t \epsilon') + \sigma_s \epsilon', \quad
         \epsilon' = \tfrac{1}{24} (55 \epsilon_0 - 59 \epsilon_1 + 37 \epsilon_2 - 9 \epsilon_3),
 
-    with :math:`\epsilon_0` the eps at t and :math:`\epsilon_1, \epsilon_2, \epsilon_3` those of the three steps before.
-    The second and third step use two and three eps. A step takes one network call, the first step takes two.
+    from t to s < t, with :math:`\epsilon_0` the denoiser's eps at t and :math:`\epsilon_1, \epsilon_2, \epsilon_3`
+    those of the three steps before. The second and third step use two and three eps. A step takes one network call; the
+    first step takes two, and where sampling starts at alpha = 0 so does the second, since the first leaves no eps.
 
     The ODE's slope is eps in :math:`\sigma / \alpha`, in which steps equal in t are not equal, so the order is 2, not
     4, whatever the spacing. :class:`~diffsweep.samplers.LMS` computes the weights for the actual steps.
@@ -49,7 +50,8 @@ class PLMS(LinearMultistepSampler):
     start as here.
 
     Args:
-        public_form: take the first step as it is published.
+        public_form: take the first step as it is published; a step from alpha = 0, where the published one is
+            infinite, stays the trapezoid rule.
     """
 
     order = 2

@@ -26,9 +26,11 @@ class PredictorCorrector(LangevinSampler):
 
     These are the paper's algorithms 2 and 3 (app. G). At each t the corrector comes first, ``corrections`` Langevin
     steps :math:`x \leftarrow x - \frac{\delta}{2 \sigma_t} \epsilon + \sqrt\delta z` with
-    :math:`\delta = (2 \, \mathrm{snr} \, \sigma_t)^2`, then the predictor, with x_0 and eps at the corrected x:
+    :math:`\delta = (2 \, \mathrm{snr} \, \sigma_t)^2` and standard normal z, then the predictor, a step to s < t with
+    x_0 and eps at the corrected x:
 
-    .. math:: x_s = \alpha_s x_0 + \alpha_{ts} \frac{\sigma_s^2}{\sigma_t} \epsilon + \sqrt v z.
+    .. math:: x_s = \alpha_s x_0 + \alpha_{ts} \frac{\sigma_s^2}{\sigma_t} \epsilon + \sqrt v z,
+        \quad \alpha_{ts} = \alpha_t / \alpha_s.
 
     Its mean is that of :math:`q(x_s | x_t, x_0)`. v is the variance :math:`v_{ts}` of the forward step for
     ``reverse_diffusion``, and the variance of :math:`q(x_s | x_t, x_0)` for ``ancestral``. The step to clean data gives
@@ -40,11 +42,14 @@ class PredictorCorrector(LangevinSampler):
     :math:`1 - \beta`: see :class:`~diffsweep.samplers.langevin.LangevinSampler`.
 
     Args:
-        predictor: ``reverse_diffusion`` or ``ancestral``.
+        predictor: ``reverse_diffusion`` or ``ancestral``, which sets the variance v.
         snr: the signal-to-noise ratio of a Langevin step, above 0 and below 1; in the paper 0.16 for VE and 0.01 for
             VP.
-        corrections: the number of Langevin steps at each level, at least 1; :class:`~diffsweep.samplers.Ancestral`
+        corrections: the number of Langevin steps at each level, 1 to 4095; :class:`~diffsweep.samplers.Ancestral`
             takes none.
+
+    Raises:
+        ValueError: an option is out of its range.
     """
 
     other_draws = 1  # the draw of the predictor

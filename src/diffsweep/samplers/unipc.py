@@ -30,7 +30,13 @@ from diffsweep.schedules import Level
 
 
 class Predicted(NamedTuple):
-    """A step that the next one corrects: its two levels, the outputs that it used and their weights."""
+    """A predictor step of UniPC as the next step remembers it, in order to correct its result.
+
+    Attributes:
+        at_t, at_s: the noise levels at its beginning and its end.
+        points: the x_0 that it used, at t and at the starts of the steps before, each with its log(alpha / sigma).
+        weights: the factor of each of these x_0 in the step.
+    """
 
     at_t: Level[float]
     at_s: Level[float]
@@ -39,7 +45,12 @@ class Predicted(NamedTuple):
 
 
 class History(NamedTuple):
-    """The outputs of earlier steps, newest first, and the last step, if it was a multistep update."""
+    """The memory that a step of UniPC leaves for the next one.
+
+    Attributes:
+        points: the x_0 of this step and of earlier ones, each with its log(alpha / sigma), newest first.
+        predicted: this step, which the next one corrects; None if it was a single step of the warm start.
+    """
 
     points: tuple[Point, ...]
     predicted: Predicted | None
@@ -54,13 +65,14 @@ class UniPC(InX0, MultistepSampler):
     .. math:: x_s = \frac{\sigma_s}{\sigma_t} x_t - \alpha_s (e^{-h} - 1) m_0
         - \alpha_s B(h) \sum_k \rho_k (m_k - m_0) / r_k,
 
-    where :math:`m_0` is the x_0 at t and :math:`m_k` the x_0 at :math:`\lambda_t + r_k h`, of p - 1 steps before. The
-    next step evaluates the x_0 at the predicted x_s in any case. The corrector repeats the step with it as a further
-    :math:`m_k` of :math:`r_k = 1`, so the order is p + 1 with one network call a step.
+    a step from t to s < t, where :math:`m_0` is the denoiser's x_0 at t and :math:`m_k` its x_0 at
+    :math:`\lambda_t + r_k h`, of p - 1 steps before. The next step evaluates the x_0 at the predicted x_s in any case.
+    The corrector repeats the step with this x_0 as a further :math:`m_k` of :math:`r_k = 1`, so the order is p + 1 with
+    one network call a step.
 
-    The coefficients :math:`\rho` are exact for polynomials, except with a single difference (UniP-2 and UniC-1): it has
-    :math:`\rho = 1/2`, and B is -h (``bh1``) or :math:`e^{-h} - 1` (``bh2``). In all other cases B cancels, so at order
-    3 the variants differ in the warm start ``euler`` only.
+    The coefficients :math:`\rho` are exact for polynomials, except where the sum has a single term (UniP-2 and UniC-1):
+    then :math:`\rho = 1/2`, and B is -h (``bh1``) or :math:`e^{-h} - 1` (``bh2``). In all other cases B cancels, so at
+    order 3 the variants differ in the warm start ``euler`` only.
 
     The callback gets the predicted x, and the samples are the last predicted x. The correction is added to x at the
     next step, so it also applies where the caller has changed x in between.
@@ -71,10 +83,13 @@ class UniPC(InX0, MultistepSampler):
 
     Args:
         order: p, 1, 2 or 3; the order of convergence is p + 1, which is ``.order`` of the object.
-        variant: ``bh1`` or ``bh2``.
+        variant: ``bh1`` or ``bh2``, which sets B(h).
         warm_start: how the first p - 1 steps are taken. ``singlestep``: by DPM-Solver++ 2S or 3S, which adds 1 network
             call in all for order 2 and 4 for order 3; ``euler``: at the orders 1, ..., p - 1, with no further network
             call.
+
+    Raises:
+        ValueError: an option has another value.
     """
 
     variant: Literal["bh1", "bh2"] = "bh2"

@@ -14,9 +14,10 @@ class NotFinite(FloatingPointError):  # noqa: N818 - the name states the fact
 
 
 class Watch:
-    """A check that raises :class:`NotFinite` when samples contain a NaN or an infinity.
+    """A check that raises :class:`NotFinite` when samples contain a NaN or an infinity; it is called after each step.
 
-    Each test waits for the device, so the sums of x are kept on the device and tested every 16 steps and at the end.
+    Each test waits for the device, so the sums of x are kept on the device and tested every 16 steps and after the last
+    step. The message names the first bad step.
 
     Args:
         steps: the first and the last level of each step, in the order in which the steps are taken.
@@ -29,7 +30,11 @@ class Watch:
         self.sums: list[Tensor] = []  # a sum is finite if all its terms are, unless they are beyond 1e30
 
     def __call__(self, x: Tensor) -> None:
-        """Record x at the end of a step, and test the recorded steps when it is time."""
+        """Record x, (B, ...), at the end of a step, and every 16 steps and after the last one test the recorded steps.
+
+        Raises:
+            NotFinite: x contained a NaN or an infinity after one of them.
+        """
         self.sums.append(x.sum(dtype=torch.promote_types(x.dtype, torch.float32)))
         count = len(self.sums)
         if count % self.EVERY and count < len(self.steps):
