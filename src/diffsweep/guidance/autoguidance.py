@@ -17,25 +17,25 @@ from diffsweep.guidance.base import ExactScore, Guidance
 
 
 class Trained(Protocol):
-    """A trained model that has a denoiser."""
+    """The interface of the weaker model that :class:`AutoGuidance` loads: it has a denoiser."""
 
     @property
     def denoiser(self) -> Denoiser | PlainDenoiser:
-        """Return the denoiser of the model."""
+        """Return the denoiser of the model, which estimates x_0 and eps from x_t."""
 
 
 class AutoGuidance(Guidance):
     r"""Guidance away from the estimate of a weaker model (autoguidance, Karras et al. 2024, arXiv:2406.02507).
 
-    :math:`D = D_{weak} + s (D_{main} - D_{weak})` for x0, and so for eps and the score, since both models are evaluated
-    at the same :math:`x_t = \alpha x_0 + \sigma \epsilon`. The weaker model is smaller, or trained for less time, on
-    the same data, condition and schedule; where the main model makes errors it makes the same but larger ones.
-    ``variance_mix`` is the main model's.
+    The guided estimate is :math:`D_{weak} + s (D_{main} - D_{weak})` for x0, and so for eps and the score, since both
+    models are evaluated at the same :math:`x_t = \alpha x_0 + \sigma \epsilon`. The weaker model is smaller, or trained
+    for less time, on the same data, condition and schedule; where the main model makes errors it makes the same but
+    larger ones. ``variance_mix`` is the main model's.
 
     Args:
         denoiser: the denoiser of the main model.
-        weak: a function that returns the weaker model; it is called when the model is first used.
-        scale: s, the paper's w; 1 is no guidance, bit for bit.
+        weak: a function without arguments that returns the weaker model; it is called once, at the first use.
+        scale: s, the paper's w, or a list with one s for each step; 1 is no guidance, bit for bit.
         options: ``shape``, ``interval`` and ``times`` of :class:`Guidance`.
     """
 
@@ -53,7 +53,7 @@ class AutoGuidance(Guidance):
 
     @cached_property  # read from its run once; as no submodule it is not saved, moved or trained with this module
     def weak(self) -> Denoiser:
-        """Return the weaker model's denoiser."""
+        """Return the weaker model's denoiser; the model is loaded at the first use and kept."""
         return as_denoiser(self._weak_model().denoiser)
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:

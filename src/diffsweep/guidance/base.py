@@ -28,31 +28,38 @@ _SHAPES: dict[str, Callable[[Tensor], Tensor]] = {  # of mean 1 over t
 
 
 class Guidance(Denoiser, Part):
-    r"""A denoiser that changes the estimates of another denoiser, which may be guided itself.
+    r"""A denoiser that changes the estimates of another denoiser, which may be guided itself, by a scale s(t).
 
-    The scale at t is ``scale`` within ``interval`` and ``neutral`` outside. With a ``shape`` it is
-    :math:`n + (s - n) w(t)` with the neutral scale n and weights w of mean 1 over t that grow towards the data:
-    ``linear`` 2 (1 - t), ``cosine`` 1 + cos(pi t) (Wang et al. 2024, arXiv:2404.13040). A list has one scale for each
-    step, from noise to data.
+    A subclass defines :meth:`forward`, which returns the guided x0 and eps, and reads the scale from :meth:`scale_on`.
+
+    With one number as ``scale`` and ``shape="constant"``, s(t) is that number. With another shape it is
+    :math:`n + (s - n) w(t)` with the neutral scale n and weights w of mean 1 over t in [0, 1] that grow towards the
+    data: ``linear`` 2 (1 - t), ``cosine`` 1 + cos(pi t) (Wang et al. 2024, arXiv:2404.13040). A list has one scale for
+    each step, from noise to data. In all cases s(t) is the neutral scale at times outside ``interval``.
 
     For a list, the times of the steps are given at construction, and no calls are counted: a solver that evaluates the
-    denoiser several times in a step gets at each time the scale of the step in which that time lies.
+    denoiser several times in a step gets at each time the scale of the step in which that time lies. The time between
+    two steps belongs to the later one, which begins at it.
 
     Args:
         denoiser: the denoiser to guide; an object that has ``schedule`` and ``__call__`` alone is accepted.
         scale: s, or a list of scales.
-        shape: the shape of s over t: ``constant``, ``linear`` or ``cosine``.
-        interval: the least and the most time at which guidance acts (Kynkaanniemi et al. 2024, arXiv:2404.07724, who
-            give it in sigma).
+        shape: the shape of s over t: ``constant``, ``linear`` or ``cosine``; ``constant`` with a list.
+        interval: the least and the most time at which guidance acts, both included, 0 <= least < most <= 1
+            (Kynkaanniemi et al. 2024, arXiv:2404.07724, who give it in sigma).
         times: the times of the sampler's steps, (steps + 1,), decreasing; only a list of scales needs them.
 
     Attributes:
-        neutral: the scale at which the estimates are those of ``denoiser``.
-        requires: what other parts must provide: ``condition`` where guidance uses one; ``null_condition`` where it
-            evaluates the network with the null condition; parts of a condition that guidance itself uses, such as
-            ``num_classes``.
-        exact_on_gaussians: whether samples of Gaussian data under a measurement have exactly the conditional
-            distribution.
+        neutral: the scale n of no guidance, at which the estimates are those of ``denoiser``.
+        requires: capabilities that other parts of a run must provide: ``condition`` where guidance uses one;
+            ``null_condition`` where it evaluates the network with the null condition; parts of a condition that
+            guidance itself uses, such as ``num_classes``.
+        exact_on_gaussians: whether samples of Gaussian data, guided by a measurement y = A x_0, have exactly the
+            distribution of x_0 given y.
+
+    Raises:
+        ValueError: an option is out of its range, or a list of scales comes without ``times``, does not have as many
+            values as steps, or has a shape.
     """
 
     neutral: float = 1.0
@@ -97,13 +104,13 @@ class Guidance(Denoiser, Part):
             self._scales = scales[::-1]
 
     def scale_at(self, t: Tensor) -> float | Tensor:
-        """Return the scale at t: a number for one time of shape (), a tensor like t for times (B,)."""
+        """Return the scale s(t): a number for one time of shape () on the CPU, else a tensor like ``t``, (B,)."""
         if t.ndim == 0 and t.device.type == "cpu":
             return float(self._scale_of(t.double()[None])[0]) if self._varies else self._scales[0]
         return self._scale_of(t)
 
     def scale_on(self, x_t: Tensor, t: Tensor) -> float | Tensor:
-        """Return the scale at t, as a number or with further axes so that it multiplies ``x_t`` (B, ...)."""
+        """Return the scale s(t) as a number, or as a tensor with axes added so that it multiplies ``x_t`` (B, ...)."""
         scale = self.scale_at(t)
         return expand_to(scale, x_t) if isinstance(scale, Tensor) else scale
 
@@ -120,28 +127,31 @@ class Guidance(Denoiser, Part):
         return torch.where((t >= self.least) & (t <= self.most), scale, self.neutral)
 
     def score(self, exact: ExactScore, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor | None:
-        """Return the guided score by its formula, from the exact scores of the data.
+        """Return the guided score, (B, ...), by its formula from exact scores; None if the guidance has no formula.
 
-        It is None for guidance that has no such formula. ``verify.py`` compares the guided estimates with it.
+        Subclasses with a formula override it. ``verify.py`` compares it with the score that the guided denoiser gives.
 
         Args:
-            exact: a function ``exact(x_t, t, cond)`` that returns the score of the data's density at t under a
-                condition, or of all data for None.
-            x_t: (B, ...).
-            t: (B,).
+            exact: a function ``exact(x_t, t, cond)`` that returns the score of the noisy data's density at t given a
+                condition, or of all data for ``cond=None``, (B, ...).
+            x_t: noisy samples, (B, ...).
+            t: their times, (B,).
             cond: the condition of each sample.
         """
         return None
 
     def inner_score(self, exact: ExactScore, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor | None:
-        """Return the score of the wrapped denoiser, guided or not; the arguments are those of :meth:`score`."""
+        """Return the exact score of the wrapped denoiser, (B, ...), for the arguments of :meth:`score`.
+
+        It is ``exact(x_t, t, cond)`` if that denoiser is not guided, else the result of its own :meth:`score`.
+        """
         if isinstance(self.denoiser, Guidance):
             return self.denoiser.score(exact, x_t, t, cond)
         return exact(x_t, t, cond)
 
 
 def guidances_of(denoiser: Denoiser) -> list[Guidance]:
-    """Return the guidances that wrap a denoiser, the outermost first."""
+    """Return the guidances that a denoiser consists of, the outermost first; an empty list for an unguided one."""
     found = []
     while isinstance(denoiser, Guidance):
         found.append(denoiser)

@@ -18,10 +18,10 @@ from diffsweep.guidance.base import ExactScore, Guidance
 
 
 class TimedClassifier(Protocol):
-    """A classifier of noisy samples."""
+    """The interface of a classifier of noisy samples x_t, as :class:`ClassifierGuidance` uses it."""
 
     def log_prob(self, x_t: Tensor, t: Tensor) -> Tensor:
-        """Return log p(y | x_t) of each of K classes, (B, K), for x_t (B, ...) at t of shape () or (B,)."""
+        """Return log p(y | x_t) of each of K classes y, (B, K), for samples x_t (B, ...) at times t, () or (B,)."""
 
 
 class ClassifierGuidance(Guidance):
@@ -35,17 +35,18 @@ class ClassifierGuidance(Guidance):
     class shifts it by :math:`s \beta g / \sqrt{1 - \beta}`, which is the same for :math:`\Sigma = \beta` up to the
     factor :math:`1 / \sqrt{1 - \beta} = 1 + O(\beta)`.
 
-    Where the frames of a clip share noise of covariance :math:`\Sigma`, :math:`\Sigma g` replaces g.
+    Where the noise of a clip's frames has a covariance :math:`\Sigma` over frames, :math:`\Sigma g` replaces g.
 
-    The network may be conditional or not. Samples under the null condition are not guided. With a negative class
+    The class y of each sample is ``cond.vector``. The network may be conditional or not. Samples under the null
+    condition are not guided. With a negative class
     :math:`\bar y`, g is the gradient of :math:`\log p(y | x_t) - \log p(\bar y | x_t)`. Where alpha is 0, x_t holds no
     information about y and the estimates are unchanged.
 
     Args:
         denoiser: the denoiser to guide.
-        classifier: a function that returns the classifier, of the same data and schedule; it is called at the first
-            use.
-        scale: s; 0 is no guidance.
+        classifier: a function without arguments that returns the classifier, of the same data and schedule; it is
+            called once, at the first use.
+        scale: s, or a list with one s for each step; 0 is no guidance.
         options: ``shape``, ``interval`` and ``times`` of :class:`Guidance`.
     """
 
@@ -64,7 +65,7 @@ class ClassifierGuidance(Guidance):
 
     @cached_property  # read from its run once; as no submodule it is not saved, moved or trained with this module
     def classifier(self) -> TimedClassifier:
-        """Return the classifier of noisy samples."""
+        """Return the classifier of noisy samples; it is loaded at the first use and kept."""
         return self._trained_classifier()
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
@@ -78,9 +79,18 @@ class ClassifierGuidance(Guidance):
         return Denoised(x0, denoised.eps - shift, denoised.variance_mix)
 
     def gradient(self, x_t: Tensor, t: Tensor, cond: Condition | None) -> Tensor:
-        """Return g, the gradient of log p(y | x_t), like x_t.
+        """Return g, the gradient of log p(y | x_t) with respect to x_t, like x_t.
 
-        It is computed in float32 or better, whatever precision the network uses.
+        Rows with a negative class z give the gradient of log p(y | x_t) - log p(z | x_t), rows under the null condition
+        give 0. The gradient is computed in float32 or better, whatever precision the network uses.
+
+        Args:
+            x_t: noisy samples, (B, ...).
+            t: their times, () or (B,).
+            cond: the condition of the samples; ``cond.vector`` has the class ids y, int64, (B,).
+
+        Raises:
+            ValueError: the condition is missing or has no class ids.
         """
         if cond is None or cond.vector is None or cond.vector.is_floating_point():
             raise ValueError("classifier guidance needs a class to guide towards; use conditioning=class")

@@ -22,20 +22,24 @@ class ClassifierFreeGuidance(Guidance):
 
     .. math:: \nabla \log \tilde p(x_t | y) = s \nabla \log p(x_t | y) - (s - 1) \nabla \log p(x_t)
 
-    A scale s of 1 is the conditional model, bit for bit, and 0 the unconditional one. The paper's w is s - 1. Both
-    estimates are computed in one batched call; where s is 1 or 0 only one of them is computed. A condition's
-    ``negative``, if any, replaces the null condition. For s other than 1, samples of the guided ODE are not samples of
-    the density :math:`p(x_0) p(y | x_0)^s`.
+    A scale s of 1 is the conditional model, bit for bit, and 0 the unconditional one. The paper's w is s - 1. The
+    conditional and the unconditional estimate are computed in one batched call; where all samples have one time and s
+    is 1 or 0, only one of them is computed. A condition's ``negative``, if any, replaces the null condition. For s
+    other than 1, samples of the guided ODE are not samples of the density :math:`p(x_0) p(y | x_0)^s`.
 
     Thresholding of the guided x0 is an option of the sampler (``sampler.clip=static`` or ``dynamic``).
 
     Args:
         denoiser: the denoiser of a network that was trained with condition dropout.
-        scale: s.
-        rescale: phi of Lin et al. 2023 (arXiv:2305.08891), in [0, 1]. The guided output, in the units of the
-            prediction, is multiplied by phi r + 1 - phi, where r is the ratio of the standard deviations of the
-            conditional and the guided output; the paper uses 0.7.
+        scale: s, or a list with one s for each step.
+        rescale: phi of Lin et al. 2023 (arXiv:2305.08891), in [0, 1]; 0 is no rescaling. The guided output, in the
+            units of the prediction (eps, v, x_0), is multiplied by phi r + 1 - phi, where r is the ratio of the
+            standard deviations of the conditional and the guided output of a sample; the paper uses 0.7. Where only the
+            unconditional estimate is computed (s = 0), it is not rescaled.
         options: ``shape``, ``interval`` and ``times`` of :class:`Guidance`.
+
+    Raises:
+        ValueError: an option is out of its range; or, in a call, the condition is missing.
     """
 
     requires = frozenset({"condition", "null_condition"})

@@ -25,8 +25,8 @@ class Reconstruction(Guidance):
     r"""Guidance towards a measurement, by a gradient through the denoiser (Ho et al. 2022, arXiv:2204.03458).
 
     It is the paper's reconstruction guidance (section 3.1). A linear measurement :math:`y = A x_0` of each sample is
-    given as ``cond.known``: frames of a clip, pixels under a mask, means of squares, grey values. The estimate is to
-    become
+    given as ``cond.known``: frames of a clip, pixels under a mask, means of squares of pixels, grey values. Without one
+    the estimates are unchanged. The estimate of x_0 is to become
 
     .. math:: E[x_0 | x_t, y] = x_0(x_t) + \frac{\sigma_t^2}{\alpha_t} \nabla_{x_t} \log p(y | x_t),
 
@@ -54,17 +54,22 @@ class Reconstruction(Guidance):
     data. The covariance of the scalar form becomes :math:`(\sigma_t / \alpha_t)^2 \Sigma^{aa}` over the measured frames
     a, so it needs a measurement of whole frames, or of their means or grey values.
 
-    At the end x0 is projected onto y, and eps follows from :math:`x_t = \alpha_t x_0 + \sigma_t \epsilon`. Where alpha
-    is 0, x_t holds no information about the data, and only the projection acts. Each frame may have its own time,
+    At the end x0 is projected to the nearest one with A x0 = y, and eps follows from
+    :math:`x_t = \alpha_t x_0 + \sigma_t \epsilon`. Where alpha is 0, x_t holds no information about the data, and only
+    the projection acts; so too outside ``interval``. Each frame may have its own time,
     (B, F). Around classifier-free guidance (``guidance=reconstruction_free``) the gradient is that of the guided x0.
 
     Args:
         denoiser: the denoiser to guide, guided itself or not; its x0 must be differentiable.
-        scale: s, the paper's w_r; 0 is :class:`~diffsweep.guidance.Replacement`.
+        scale: s, the paper's w_r, or a list with one s for each step; 0 is the projection alone, as in
+            :class:`~diffsweep.guidance.Replacement`.
         weight: ``scalar`` or ``covariance``.
-        iterations: the largest number of iterations of conjugate gradients.
-        tolerance: the norm of the residual, relative to the initial one, at which the iterations end.
+        iterations: the largest number of iterations of conjugate gradients (``covariance`` only), at least 1.
+        tolerance: the norm of the residual, relative to the initial one, at which the iterations end, in [0, 1).
         options: ``shape``, ``interval`` and ``times`` of :class:`Guidance`.
+
+    Raises:
+        ValueError: an option is out of its range.
     """
 
     neutral = 0.0

@@ -18,9 +18,11 @@ class Replacement(Guidance):
 
     See Song et al. 2021 (arXiv:2011.13456), section 5 and appendix I.2; Ho et al. 2022 (arXiv:2204.03458) named it the
     replacement method. A linear measurement :math:`y = A x_0` of each sample is given as ``cond.known``: frames of a
-    clip, pixels under a mask, means of squares. The estimate becomes the nearest x0 whose measurement is y,
+    clip, pixels under a mask, means of squares of pixels. The estimate becomes the nearest x0 whose measurement is y,
 
-    .. math:: x_0 + A^+ (y - A x_0).
+    .. math:: x_0 + A^+ (y - A x_0),
+
+    with the pseudo-inverse :math:`A^+`.
 
     Known frames or pixels :math:`x^a` replace the denoiser's estimate of them, so every sampler moves them along
 
@@ -38,7 +40,7 @@ class Replacement(Guidance):
 
     Args:
         denoiser: the denoiser to guide.
-        times: not used; every guidance accepts the times of the sampler's steps.
+        times: not used; it is accepted because guidances are called with the times of the sampler's steps.
     """
 
     neutral = 0.0
@@ -56,13 +58,15 @@ class Replacement(Guidance):
 
 
 def replaced(denoised: Denoised, x0: Tensor, known: Known, alpha: Tensor, sigma: Tensor) -> Denoised:
-    """Return an estimate whose x0 is the given one, projected onto the measurement, with the eps that follows from it.
+    """Return an estimate with the x0 nearest to ``x0`` whose measurement A x0 is y, and the eps that follows from it.
+
+    The new x0 and eps satisfy x_t = alpha x0 + sigma eps, as those of ``denoised`` do.
 
     Args:
         denoised: a denoiser's estimate at x_t.
         x0: the x0 to project, (B, ...), in place of that of ``denoised``.
-        known: a measurement and its value y.
-        alpha, sigma: the noise level, of the shape of t. Where sigma is 0, eps is unchanged.
+        known: the measurement A and its value y.
+        alpha, sigma: alpha and sigma at the time t, of the shape of t. Where sigma is 0, eps is unchanged.
     """
     ratio = expand_to(torch.where(sigma == 0, 0.0, alpha / sigma), x0)
     x0 = known.project(x0)

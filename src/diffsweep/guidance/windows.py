@@ -18,7 +18,9 @@ SampleWindow = Callable[[Tensor, Tensor, int], Tensor]
 
 
 class Window(NamedTuple):
-    """The frames of a long clip that are sampled together, given those of them that are known.
+    """A window: F frames of a long clip that a model of clips of F frames samples together.
+
+    Some of these frames are known by then, given or drawn with an earlier window; the model draws the others.
 
     Attributes:
         frames: the indices of the frames in the long clip, int64, (F,), equally spaced.
@@ -30,21 +32,20 @@ class Window(NamedTuple):
 
 
 def windows(total_frames: int, length: int, overlap: int, given: int = 0) -> list[Window]:
-    """Return the windows that extend a clip to ``total_frames``, block by block.
+    """Return the windows in which a clip is extended to ``total_frames``, block by block, in the order of sampling.
 
-    Each window has ``length`` frames, of which the first ``overlap`` are known from the windows before it. The last
-    window ends with the clip, so more of its frames may be known.
+    Each window has ``length`` consecutive frames, of which the first ``overlap`` are known, given or drawn with windows
+    before it. The last window ends with the clip, so more of its frames may be known.
 
     Args:
         total_frames: the number of frames of the long clip.
         length: the number of frames of a window.
-        overlap: the number of frames that a window shares with those before it.
-        given: the number of frames that the clip has at the beginning. Where it is below the overlap, the first window
-            has that many known frames.
+        overlap: the number of known frames of a window, between 1 and length - 1.
+        given: the number of frames, at the beginning of the clip, that are given. Where it is below the overlap, the
+            first window has that many known frames.
 
     Raises:
-        ValueError: the overlap is not between 1 and length - 1, or the clip is shorter than a window, or has all its
-            frames.
+        ValueError: the overlap is not between 1 and length - 1, total_frames is below length, or all frames are given.
     """
     if not 1 <= overlap < length:
         raise ValueError(f"overlap={overlap}: windows of {length} frames overlap in 1 to {length - 1} of them")
@@ -56,14 +57,15 @@ def windows(total_frames: int, length: int, overlap: int, given: int = 0) -> lis
 
 
 def between(count: int, length: int, overlap: int = 1) -> list[Window]:
-    """Return the windows that double the frame rate of a clip of ``count`` frames, to 2 count - 1 frames.
+    """Return the windows that double the frame rate of a clip of ``count`` frames, in the order of sampling.
 
-    Every other frame is known from the beginning. A drawn frame is kept if its window has a known frame after it; an
-    unknown frame at the end of a window is drawn again with the next window.
+    The long clip has 2 count - 1 frames, of which those of even index are known from the beginning. A window has
+    consecutive frames. A drawn frame is kept if its window has a known frame after it; an unknown frame at the end of a
+    window is drawn again with the next window.
 
     Args:
         count: the number of frames of the slow clip, at least 2.
-        length: the number of frames of a window, at least 3.
+        length: the number of frames of a window, at least 3; a shorter long clip is one window.
         overlap: the number of kept frames that a window shares with the windows before it, between 1 and length - 2.
 
     Raises:
@@ -95,17 +97,21 @@ def _planned(total: int, length: int, overlap: int, step: int, made: int = 0) ->
 
 
 def filled(sample_window: SampleWindow, clip: Tensor, plan: Sequence[Window]) -> Tensor:
-    """Return a clip whose unknown frames are drawn, window by window.
+    """Return clips whose unknown frames are drawn, window by window.
 
     Args:
         sample_window: a function ``sample_window(known, mask, index)`` that returns the frames of a window, (B, C, F,
-            H, W), given ``known``, their known frames with zeros elsewhere, the bool mask of known frames, (B, F), and
-            the index of the window from 0, by which its noise may be keyed.
-        clip: (B, C, F, H, W); it contains the frames that a window of the plan knows and that no earlier window draws.
+            H, W). ``known`` has its known frames, and zeros elsewhere, in that shape; ``mask`` is True for the known
+            frames, bool, (B, F); ``index`` is the number of the window from 0, by which its noise may be keyed.
+        clip: B clips with all T frames, (B, C, T, H, W), of which those that are given have their values; the frames
+            that a window draws may have any finite values. The tensor is not changed.
         plan: the windows, in the order in which they are sampled.
 
     Returns:
-        The clip with all frames, (B, C, F, H, W); frames that were given are unchanged.
+        The clips with all frames, (B, C, T, H, W); frames that were given are unchanged.
+
+    Raises:
+        ValueError: ``sample_window`` returns another shape than that of the window.
     """
     clip = clip.clone()
     for index, window in enumerate(plan):
