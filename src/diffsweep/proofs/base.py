@@ -25,10 +25,10 @@ MANY = 500  # number of steps with which samples must have the distribution of t
 
 
 class Check(NamedTuple):
-    """A measured number, and the bounds within which it must lie.
+    """A result of a proof of ``verify.py``: a measured number, and the bounds within which it must lie.
 
     Attributes:
-        name: what was measured.
+        name: what was measured, in words, as the certificate shows it.
         measured: the number.
         least, most: the lower and the upper bound, inclusive; None for no bound.
     """
@@ -40,7 +40,7 @@ class Check(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        """Return whether the number lies within its bounds; NaN never does."""
+        """Return whether the number lies within its bounds, which are included; NaN never does, even without bounds."""
         if math.isnan(self.measured):
             return False
         return (self.least is None or self.measured >= self.least) and (self.most is None or self.measured <= self.most)
@@ -52,11 +52,11 @@ class Check(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """The errors of a sampler at several settings, by what each costs.
+    """A curve of a sampler's errors over their cost, with one point for each number of steps or each tolerance.
 
     Attributes:
-        evaluations: network evaluations, or steps, of each setting.
-        errors: the error of each setting.
+        evaluations: the cost of each point: network evaluations of a sample, or steps.
+        errors: the error of each point.
     """
 
     evaluations: list[float]
@@ -64,11 +64,11 @@ class Curve(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """A sampler, with its number of steps, whose samples are compared with the data.
+    """A sampler with a number of steps, whose samples a proof compares with the data.
 
     Attributes:
         sampler: the sampler.
-        label: the beginning of its checks' names: the number of steps; empty for an adaptive solver.
+        label: the beginning of the names of its checks, such as ``500 steps: ``; empty for an adaptive solver.
         required: whether its samples must agree with the data; otherwise the error is only reported.
     """
 
@@ -79,14 +79,15 @@ class Trial(NamedTuple):
 
 @dataclass
 class Subject:
-    """The parts that proofs check, and the curves that proofs have measured.
+    """The combination of parts that ``verify.py`` proves, which every proof gets, and the curves measured so far.
 
     Attributes:
-        schedule, prediction, sampler, guidance, noise: the chosen parts. ``guidance`` is a function of a denoiser, and
-            ``noise`` the noise of the frames of clips.
-        curves: by name. ``order``: the errors by steps; ``wasserstein``: the distances from the data by network
-            evaluations; ``solution``: for a deterministic solver, the distances from the ODE's solution by network
-            evaluations.
+        schedule, prediction, sampler: the parts that the user chose.
+        guidance: the chosen guidance, a function ``guidance(denoiser, times=times)`` that wraps a denoiser.
+        noise: the covariance of noise over the frames of clips.
+        curves: errors of the sampler, which proofs add by name. ``order``: the mean errors over the number of steps;
+            ``wasserstein``: the distances of samples from the data over network evaluations; ``solution``: for a
+            deterministic solver, the distances from the ODE's solution over network evaluations.
     """
 
     schedule: Schedule
@@ -98,36 +99,40 @@ class Subject:
 
     @property
     def gaussian(self) -> Denoiser:
-        """Return the exact denoiser of Gaussian data in the plane."""
+        """Return the exact denoiser of Gaussian data in the plane, (B, 2), under the chosen schedule and prediction."""
         return AsPredicted(GaussianDenoiser(self.schedule, MEAN, COVARIANCE), self.prediction)
 
     @property
     def clips(self) -> Denoiser:
-        """Return the exact denoiser of Gaussian clips (B, 1, F, 1, 1) under the chosen noise."""
+        """Return the exact denoiser of Gaussian clips of four frames, (B, 1, 4, 1, 1), under the chosen clip noise."""
         frames = len(CLIP_MEAN)
         exact = GaussianDenoiser(self.schedule, CLIP_MEAN, CLIP_COVARIANCE, noise=self.noise, shape=(1, frames, 1, 1))
         return AsPredicted(exact, self.prediction)
 
     @property
     def mixture(self) -> Denoiser:
-        """Return the exact denoiser of a mixture of Gaussians in the plane, whose components have classes."""
+        """Return the exact denoiser of a mixture of three Gaussians in the plane, (B, 2), of the classes 0, 1 and 0."""
         return AsPredicted(exact_mixture(self.schedule), self.prediction)
 
     @property
     def guided(self) -> Denoiser:
-        """Return the mixture's denoiser under the chosen guidance, at the times of the chosen sampler."""
+        """Return the denoiser of :attr:`mixture` wrapped in the chosen guidance, for the times of the chosen sampler.
+
+        Trained models that guidance uses are replaced by exact ones.
+        """
         guidance = with_stand_ins(self.guidance, StandIn(self.schedule, self.prediction))
         return guidance(self.mixture, times=self.sampler.times(self.schedule))
 
     def trials(self, **changes: Any) -> list[Trial]:
-        """Return the samplers whose samples are compared with the data.
+        """Return the samplers whose samples proofs compare with the data, the one of fewer steps first.
 
-        These are the chosen one, and one of :data:`MANY` steps, whose samples must agree with the data. Where the
-        schedule does not have so many times, as on a grid of 100 with trailing spacing, the second has as many steps as
-        possible, and its errors are only reported. An adaptive solver has one trial, which must agree.
+        These are the chosen sampler, and the same with :data:`MANY` (500) steps. Samples of 500 or more steps must
+        agree with the data; the errors of fewer steps are only reported. Where the schedule does not have so many
+        times, as on a grid of 100 with trailing spacing, the second has as many steps as possible. If both are equal,
+        the list has one trial. An adaptive solver has one trial, which must agree.
 
         Args:
-            changes: other settings of the sampler, see :meth:`sampler_with`.
+            changes: other settings of both samplers, such as ``clip="none"``: see :meth:`sampler_with`.
         """
         if self.sampler.tolerance is not None:
             return [Trial(self.sampler_with(**changes), "", True)]
@@ -135,7 +140,10 @@ class Subject:
         return [Trial(self.sampler_with(steps=n, **changes), f"{n} steps: ", n >= MANY) for n in counts]
 
     def most_steps(self) -> int:
-        """Return the largest number of steps, from the chosen one to :data:`MANY`, that the schedule has times for."""
+        """Return the largest number of steps, from the chosen one to 500, that the schedule has times for.
+
+        It is the chosen number where that is above 500.
+        """
         more = range(self.sampler.steps + 1, MANY + 1)
         return self.sampler.steps + bisect_left(more, True, key=lambda steps: not self.exists(steps))
 
@@ -148,7 +156,13 @@ class Subject:
         return True
 
     def sampler_with(self, **changes: Any) -> Sampler:
-        """Return the sampler with other settings, such as ``steps=100`` or ``clip="none"``."""
+        """Return a copy of the sampler with other settings, such as ``steps=100`` or ``clip="none"``.
+
+        Settings other than ``steps`` are not checked.
+
+        Raises:
+            ValueError: steps is less than 1.
+        """
         other = self.sampler.with_steps(changes.pop("steps", self.sampler.steps))
         for name, value in changes.items():
             setattr(other, name, value)
@@ -160,10 +174,13 @@ PLACES: dict[Proof, int] = {}
 
 
 def proof(place: int = 80) -> Callable[[Proof], Proof]:
-    """Return a decorator that makes a function a proof of ``verify.py``.
+    """Return a decorator that makes a function a proof, a check that ``verify.py`` runs.
+
+    The function takes a :class:`Subject` and yields :class:`Check`; none if it does not apply to the chosen parts. The
+    decorator registers the function and returns it unchanged.
 
     Args:
-        place: the position among the proofs; they run, and are listed in the certificate, in increasing order.
+        place: the position among all proofs: they run, and the certificate lists their checks, by increasing place.
     """
 
     def collect(function: Proof) -> Proof:
@@ -174,6 +191,13 @@ def proof(place: int = 80) -> Callable[[Proof], Proof]:
 
 
 def proofs_of(packages: Sequence[str]) -> list[Proof]:
-    """Return diffsweep's proofs and those of the given packages, ordered by place, then by name."""
+    """Return the proofs, the functions that ``verify.py`` runs, in their order: by ``place``, then by name.
+
+    A function is a proof if it is decorated with :func:`proof`, which sets its place; its module must have been
+    imported.
+
+    Args:
+        packages: top-level packages besides diffsweep whose proofs are included; those of other packages are not.
+    """
     own = [function for function in PLACES if is_of(function, packages)]
     return sorted(own, key=lambda function: (PLACES[function], function.__name__))

@@ -25,9 +25,10 @@ SIGNS = torch.tensor([[1, 1], [1, -1], [-1, 1], [-1, -1]], dtype=torch.float64)
 
 
 class Signs(Noise):
-    """A stand-in for standard normal noise in the plane: the four points (+-1, +-1).
+    """A stand-in for standard normal noise in the plane: the four points (+-1, +-1), repeated over the rows of x.
 
-    The mean of a quadratic function over them is its expectation under the normal distribution, exactly.
+    The mean of a quadratic function over these points is its expectation under the normal distribution, exactly. So x
+    must have a multiple of four rows, (4 N, 2).
     """
 
     at_once = 0
@@ -44,10 +45,11 @@ class Signs(Noise):
 
 @proof(place=40)
 def bound(subject: Subject) -> Iterator[Check]:
-    """Compare the expected variational bound of Gaussian data with their entropy.
+    """Yield checks that the expected variational bound of Gaussian data is not below their entropy, in bits/dim.
 
-    The bound must never be below the entropy. Where each reverse step has its best variance, it must be equal, up to
-    the bound's prior term.
+    The data are two independent Gaussian numbers with their exact denoiser. The first check is of the chosen
+    prediction's variances of reverse steps. The second is of the best variances: with these the bound must also exceed
+    the entropy by no more than its prior term and 1e-3.
     """
     schedule, variances = subject.schedule, COVARIANCE.diagonal()
     exact = AsPredicted(GaussianDenoiser(schedule, MEAN, torch.diag(variances)), subject.prediction)
@@ -62,9 +64,14 @@ def bound(subject: Subject) -> Iterator[Check]:
 
 
 class BestVariance(Denoiser):
-    """A denoiser of independent Gaussian numbers whose ``variance_mix`` gives the true variance of a reverse step.
+    """A denoiser of independent Gaussian numbers whose ``variance_mix`` gives the true variance of each reverse step.
 
-    It is the variance of q(x_s | x_t, x_0) plus that which the unknown x_0 given x_t adds.
+    The true variance of x_s given x_t is the variance of q(x_s | x_t, x_0) plus that which the unknown x_0 adds.
+
+    Args:
+        denoiser: the exact denoiser, whose x0 and eps are kept.
+        variances: the variances of the numbers, (D,).
+        times: the times of the chain of the bound, decreasing from 1 to 0; the denoiser can be evaluated at these only.
     """
 
     def __init__(self, denoiser: Denoiser, variances: Tensor, times: Tensor) -> None:

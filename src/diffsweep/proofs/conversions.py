@@ -11,7 +11,11 @@ from diffsweep.proofs.data import MEANS, exact_mixture
 
 @proof(place=10)
 def round_trips(subject: Subject) -> Iterator[Check]:
-    """Compare x0 and eps, converted to the prediction and back, with the exact ones, and t with that of its log-SNR."""
+    """Yield checks that conversions are inverse to each other, at 257 times from t_min to t_max.
+
+    The x0 and eps of an exact denoiser are converted to the target of the chosen prediction and back, and must be
+    recovered and satisfy x_t = alpha x0 + sigma eps to 1e-9. Times are converted to the log-SNR and back, to 1e-6.
+    """
     schedule = subject.schedule
     t = torch.linspace(schedule.t_min, schedule.t_max, 257, dtype=torch.float64)
     exact, eps = exact_mixture(schedule), Noise(0, torch.arange(len(t)))

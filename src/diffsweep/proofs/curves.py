@@ -18,9 +18,12 @@ COUNTS = (4, 6, 8, 10, 14, 20, 30, 50, 100, 200)  # numbers of steps
 
 @proof(place=90)
 def curves(subject: Subject) -> Iterator[Check]:
-    """Measure the sampler's errors for several numbers of steps, and add them to ``subject.curves``.
+    """Measure the sampler's errors for several numbers of steps, from 4 to 200, and add them to ``subject.curves``.
 
-    Of an adaptive solver the tolerance varies instead. No check is yielded.
+    Of an adaptive solver the tolerance varies instead, from 1e-2 to 1e-7. The curve ``wasserstein`` has the distances
+    of Gaussian samples from the data, divided by the standard deviation of the data; ``solution``, of a deterministic
+    solver, the mean distances from the solution of the probability-flow ODE, for a mixture of Gaussians. Both are over
+    network evaluations of a sample. The iterator yields no check.
     """
     sampler = subject.sampler
     if sampler.tolerance is not None:

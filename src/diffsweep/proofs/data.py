@@ -26,15 +26,18 @@ CLIP_VALUES = torch.tensor([0.5, 0.0, 0.0, -0.4], dtype=torch.float64)
 
 
 def exact_mixture(schedule: Schedule) -> GaussianMixtureDenoiser:
-    """Return the exact denoiser of the mixture of three Gaussians in the plane, without a prediction."""
+    """Return the exact denoiser of the proofs' mixture of three Gaussians in the plane, without a prediction.
+
+    The data are (B, 2) in float64; the components have the weights 0.5, 0.3, 0.2 and the classes 0, 1, 0.
+    """
     return GaussianMixtureDenoiser(schedule, MEANS, ROOTS @ ROOTS.mT, WEIGHTS, classes=CLASSES)
 
 
 class StandIn:
-    """A replacement of the trained models that guidance uses, with exact functions of the mixture.
+    """A replacement of the trained models that guidance uses, with exact functions of a mixture of Gaussians.
 
     Attributes:
-        log_prob: the exact log p(y | x_t), in place of a noisy classifier.
+        log_prob: a function of x_t and t that returns the exact log p(y | x_t), as a noisy classifier has it.
         denoiser: the exact denoiser of a mixture with twice the covariances, in place of autoguidance's weaker model.
     """
 
@@ -45,7 +48,14 @@ class StandIn:
 
 
 def with_stand_ins(guidance: Callable[..., Denoiser], stand_in: StandIn) -> Callable[..., Denoiser]:
-    """Return ``guidance`` with each of its trained models replaced by ``stand_in``."""
+    """Return ``guidance`` with each trained model that it would load replaced by ``stand_in``.
+
+    Args:
+        guidance: a function that wraps a denoiser. A trained model is a partial call of
+            :func:`diffsweep.configuration.loading.trained` among its keyword arguments, or among those of a guidance in
+            it. Anything but a ``functools.partial`` is returned as it is.
+        stand_in: has the functions of a classifier and of a weaker model.
+    """
     if not isinstance(guidance, partial):
         return guidance
     if guidance.func is loading.trained:
@@ -58,7 +68,11 @@ def with_stand_ins(guidance: Callable[..., Denoiser], stand_in: StandIn) -> Call
 
 
 def mixture_at_start(schedule: Schedule, count: int, start: float) -> Tensor:
-    """Return x (count, 2) at t = start: from the prior for start = 1, otherwise samples of the mixture with noise."""
+    """Return the x, (count, 2), from which sampling of the mixture starts at t = ``start``.
+
+    For start = 1 it is noise N(0, sigma_1^2) of the prior, otherwise alpha x_0 + sigma eps at ``start`` of samples x_0
+    of the mixture. The random numbers are fixed.
+    """
     noise = Noise(0, torch.arange(count)).normal(2, stream=Stream.PRIOR, dtype=torch.float64)
     t = torch.tensor(start, dtype=torch.float64)
     with torch.no_grad():
@@ -69,7 +83,7 @@ def mixture_at_start(schedule: Schedule, count: int, start: float) -> Tensor:
 
 
 def mixture_at_stop(schedule: Schedule, x_0: Tensor, stop: float) -> Tensor:
-    """Return data x_0 (B, 2) at t = stop: with the noise of that time, unchanged for stop = 0."""
+    """Return alpha x_0 + sigma eps at t = ``stop`` for data ``x_0`` (B, 2) and fixed noise; x_0 itself for stop = 0."""
     if stop == 0:
         return x_0
     eps = torch.randn(x_0.shape, generator=torch.Generator().manual_seed(3), dtype=x_0.dtype)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def slope(x: Sequence[float], y: Sequence[float]) -> float:
-    """Return the least-squares slope of log y over log x; NaN for fewer than two points."""
+    """Return the least-squares slope of log y over log x, for positive numbers; NaN for fewer than two points."""
     if len(x) < 2:
         return math.nan
     u, v = (torch.tensor(values, dtype=torch.float64).log() for values in (x, y))
@@ -16,7 +16,7 @@ def slope(x: Sequence[float], y: Sequence[float]) -> float:
 
 
 def wasserstein(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) -> float:
-    r"""Return the 2-Wasserstein distance between two Gaussians.
+    r"""Return the 2-Wasserstein distance W between two Gaussians.
 
     .. math:: W^2 = |\mu_a - \mu_b|^2 + \mathrm{tr}(A + B - 2 (B^{1/2} A B^{1/2})^{1/2})
 
@@ -37,7 +37,7 @@ def wasserstein(mean_a: Tensor, cov_a: Tensor, mean_b: Tensor, cov_b: Tensor) ->
 def sliced_wasserstein(a: Tensor, b: Tensor, directions: int = 32) -> float:
     """Return the sliced 2-Wasserstein distance between two sets of N points in the plane.
 
-    It is the root mean square of the 2-Wasserstein distances of their projections onto lines.
+    It is the root mean square, over lines, of the 2-Wasserstein distance between the projections of both onto a line.
 
     Args:
         a, b: the points, (N, 2) each.

@@ -14,10 +14,12 @@ from diffsweep.samplers import ODE
 
 @proof(place=60)
 def guided(subject: Subject) -> Iterator[Check]:
-    """Compare guided scores with their formula, and samples of many steps with the solution of the guided ODE.
+    """Yield checks of the chosen guidance on a mixture of Gaussians with two classes; none without guidance.
 
-    The formula is evaluated with the exact log-densities. The number of guided calls of the denoiser is compared with
-    that of unguided sampling. (Samples are compared with the ODE, since they are not samples of a tilted density.)
+    The score of the guided denoiser must equal its formula, evaluated with exact log-densities, if it has one. Guided
+    sampling must call the denoiser no more often than unguided sampling (not checked for an adaptive solver). Samples
+    of a deterministic solver with many steps must agree with the solution of the guided ODE. (They are compared with
+    the ODE because guided samples are not samples of a tilted density.)
     """
     denoiser = subject.guided
     if not isinstance(denoiser, Guidance):

@@ -11,9 +11,10 @@ from diffsweep.proofs.data import exact_mixture
 
 @proof(place=50)
 def likelihood(subject: Subject) -> Iterator[Check]:
-    """Compare the ODE's log-likelihood of samples of a mixture with their exact log-density.
+    """Yield a check of the log-likelihood by the probability-flow ODE against the exact log-density, in nats.
 
-    Both are those of x at the schedule's lowest noise level, t = ``t_min``.
+    Both are of samples of a mixture of Gaussians with noise, at the schedule's lowest noise level, t = ``t_min``. A
+    schedule of one step has no ODE and no check.
     """
     schedule, mixture = subject.schedule, exact_mixture(subject.schedule)
     if schedule.t_min >= schedule.t_max:  # a schedule of one step has no ODE between its ends

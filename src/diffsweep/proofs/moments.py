@@ -17,13 +17,17 @@ from diffsweep.samplers import Sampler
 def moments(
     denoiser: Denoiser, sampler: Sampler, mean: Tensor, covariance: Tensor, of_noise: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return the mean (D,) and the covariance (D, D) of the samples of a denoiser that is affine in x_t.
+    """Return the exact mean (D,) and covariance (D, D) of the samples that a sampler draws from Gaussian data.
+
+    If sampling stops above t = 0, they are converted to those of x_0: the samples' mean is divided by alpha, and from
+    their covariance the noise at that time is subtracted before it is divided by alpha^2.
 
     Args:
-        denoiser: the exact denoiser of Gaussian data.
-        sampler: the sampler, without clipping.
-        mean, covariance: those of the data, (D,) and (D, D); sampling that starts below t = 1 starts from them.
-        of_noise: the covariance of the noise, (D, D); the identity by default. See
+        denoiser: the exact denoiser of the data, which is affine in x_t.
+        sampler: the sampler, without clipping, so that its samples are affine in its noise.
+        mean, covariance: those of the data, (D,) and (D, D). Sampling that starts below t = 1 starts from such data
+            with the noise of that time; at t = 1 it starts from noise alone.
+        of_noise: the covariance of the noise, (D, D); None for the identity. See
             :class:`~diffsweep.diffusion.Impulses`.
     """
     with torch.no_grad():
