@@ -15,13 +15,14 @@ KEPT = "task.source, whose clips keep their frames"
 
 
 class Task(ABC):
-    """A use of a model that draws samples, writes pictures into a folder and returns a line about them.
+    """A use of a trained model by ``sample.py``: it draws samples, writes pictures of them and sums them up in a line.
 
-    Tasks differ in what sampling starts from (noise, images, clips), not in the sampler, so they are a group of
-    ``sample.py`` alone.
+    A subclass defines :meth:`run`. Tasks differ in what sampling starts from (noise, images, clips), not in the
+    sampler, so only ``sample.py`` has the configuration group ``task`` (the folder ``conf/task/``).
 
     Attributes:
-        length_key: for messages, the key that sets the number of frames of clips; None if ``num_frames`` sets it.
+        length_key: the configuration key that sets the number of frames of clips, in words for a message that refuses
+            ``num_frames``; None if the task uses ``num_frames``.
     """
 
     length_key: str | None = None
@@ -29,28 +30,38 @@ class Task(ABC):
     def incompatible_because(self, space: Autoencoder, sampler: Sampler, guidances: Sequence[Guidance]) -> str | None:
         """Return a sentence why the task cannot be done with a model and what to use instead; None if it can.
 
-        It is called before the model is loaded, so it must not depend on weights.
+        Subclasses override it; by default a task can always be done. It is called before the model is loaded, so it
+        must not depend on weights.
 
         Args:
-            space: in which the model diffuses.
-            sampler: of the task.
-            guidances: of the sampler, from the outermost to the innermost.
+            space: the autoencoder whose space the model diffuses in (that of pixels has an autoencoder too).
+            sampler: the sampler that the task would use.
+            guidances: the guidances around the model's denoiser, from the outermost to the innermost; empty for none.
         """
         return None
 
     @abstractmethod
     def run(self, job: Job) -> tuple[Drawn, str]:
-        """Return the samples, and a line about them; write pictures into the job's folder.
+        """Draw the samples, write the task's pictures of them into ``job.folder``, and return them with a line of text.
+
+        Subclasses define it; their docstrings name the pictures.
+
+        Args:
+            job: the model, its data, the folder, and the number of samples to draw.
+
+        Returns:
+            The samples, and a text that ``sample.py`` prints, such as ``64 samples``.
 
         Raises:
-            UserError: an option does not suit the model or the data, which only they show.
+            UserError: an option of the task does not suit the model or the data, as was not visible before they were
+                loaded.
         """
 
     def __call__(self, job: Job) -> tuple[Drawn, str]:
-        """Do the task if it can be done: see :meth:`run`.
+        """Do the task and return the result of :meth:`run`.
 
         Raises:
-            UserError: see :meth:`incompatible_because`.
+            UserError: the task cannot be done with the model: see :meth:`incompatible_because`; or as in :meth:`run`.
         """
         model = job.model
         guidances = guidances_of(model.guided(model.sampler))
@@ -60,10 +71,11 @@ class Task(ABC):
 
 
 class FromImages(Task):
-    """A task that starts from images.
+    """A task of ``sample.py`` that starts from images, and is refused where ``source`` has none.
 
     Args:
-        source: see :func:`~diffsweep.tasks.sources.load_images`.
+        source: where the images come from: ``data`` for held-out data of the model, or a path: see
+            :func:`~diffsweep.tasks.sources.load_images`.
     """
 
     length_key = KEPT

@@ -20,10 +20,14 @@ RATE = 8.0  # frames a second of clips in animations
 
 
 class ClipTask(Task):
-    """A task that draws clips given a measurement of each, with guidance that keeps them consistent with it.
+    """A task of ``sample.py`` that draws clips given a measurement of each, such as some of their frames.
+
+    Guidance keeps the clips consistent with their measurement. So the task is refused for models of images, for
+    guidance that has no use for a measurement, and for sampling that does not start from pure noise.
 
     Args:
-        source: of the clips that are measured, see :func:`~diffsweep.tasks.sources.load_clips`; None if none are given.
+        source: where the clips that are measured come from: ``data`` for held-out data of the model, or a path: see
+            :func:`~diffsweep.tasks.sources.load_clips`. None if no clips are given.
     """
 
     def __init__(self, source: str | None) -> None:
@@ -42,10 +46,13 @@ class ClipTask(Task):
 
 
 def with_known(cond: Condition | None, known: Known | None) -> Condition | None:
-    """Return the condition with the measurement of its samples, if any."""
+    """Return the condition with ``known``, a measurement of its samples, added; unchanged if that is None.
+
+    If only ``cond`` is None, the result is a condition that has the measurement alone.
+    """
     return cond if known is None else replace(Condition() if cond is None else cond, known=known)
 
 
 def distance(a: Tensor, b: Tensor) -> float:
-    """Return the root mean square of a - b."""
+    """Return the root mean square of a - b over all numbers of two tensors of the same shape."""
     return float((a - b).square().mean().sqrt())

@@ -11,11 +11,12 @@ from diffsweep.tasks.windows import Layout, Windowed, described
 
 
 class DoubleRate(Windowed):
-    """Clips of twice the frame rate, whose frames 0, 2, 4, ... are given and whose other frames are drawn.
+    """A task that makes clips of twice the frame rate: frames 0, 2, 4, ... are given, the others are drawn.
 
-    ``double_rate.gif`` (and ``.mp4`` if PyAV is installed) shows the given frames above, each for two, and all
-    frames below, at twice the rate. ``strip.png`` shows the same of the first clips, frame by frame, with gray for
-    frames that are drawn.
+    Clips of N frames become clips of 2 N - 1. ``double_rate.gif`` (and ``.mp4`` if PyAV is installed) shows the given
+    frames above, each for two, and all frames below, at twice the rate. ``strip.png`` shows the same of the first four
+    clips, frame by frame, with gray in the upper row for frames that are drawn. With ``source="data"`` both show the
+    true clips as well.
 
     A model has learned motion at the rate of its data. Held-out clips, of which every other frame is given, are
     completed at that rate, and the drawn frames are compared with the truth and with the mean of their neighbours.
@@ -24,8 +25,10 @@ class DoubleRate(Windowed):
 
     Args:
         source: None: clips as long as those of training are sampled first; ``data``: every other frame of held-out
-            clips; else clips, all of whose frames are given: see :func:`~diffsweep.tasks.sources.load_clips`.
-        overlap: frames that a window shares with earlier windows.
+            clips; else the path of clips, all of whose frames are given: see
+            :func:`~diffsweep.tasks.sources.load_clips`.
+        overlap: the number of frames that a window, the frames that the model draws at once, shares with earlier
+            windows; at least 1.
     """
 
     length_key = "task.source, clips of N frames, which become 2 N - 1"

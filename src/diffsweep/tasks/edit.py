@@ -16,10 +16,12 @@ from diffsweep.tasks.sources import load_images
 class Edit(FromImages):
     """Edit images by SDEdit (Meng et al. 2022, arXiv:2108.01073): noise them up to ``sampler.start``, then sample.
 
-    The less noise, the nearer the result is to the image. ``edit.png`` shows the images above and the results below.
+    ``sampler.start`` is a time below 1; the less noise, the nearer the result is to the image. ``edit.png`` shows the
+    first twelve images above and the results below (for clips it is ``edit.gif``).
 
     Args:
-        source: see :func:`~diffsweep.tasks.sources.load_images`.
+        source: where the images come from: ``data`` for held-out data of the model, or a path: see
+            :func:`~diffsweep.tasks.sources.load_images`.
     """
 
     def incompatible_because(self, space: Autoencoder, sampler: Sampler, guidances: Sequence[Guidance]) -> str | None:

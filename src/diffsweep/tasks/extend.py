@@ -14,15 +14,17 @@ LONGER = 4  # by default a long clip has 4 times the frames of training
 
 
 class Extend(Windowed):
-    """Longer clips, window by window: each window is drawn given the last frames of the clip so far.
+    """A task that draws longer clips, window by window: each window is given the last frames of the clip so far.
 
-    ``grid.gif`` (and ``.mp4`` if PyAV is installed) shows the clips, ``strip.png`` the first of them frame by frame.
+    A window has as many frames as the clips that the model was trained on. ``grid.gif`` (and ``.mp4`` if PyAV is
+    installed) shows the clips, at most 100; ``strip.png`` the first eight of them frame by frame.
 
     Args:
-        source: None: the first window is sampled without given frames and equals the sample of ``task=generate``; else
-            clips, all of whose frames are kept: see :func:`~diffsweep.tasks.sources.load_clips`.
-        total_frames: of the long clips; None for four times those of training.
-        overlap: given frames of a window; None for half of its frames.
+        source: how the clips begin. None: the first window is sampled without given frames and equals the sample of
+            ``task=generate``; else ``data`` (held-out clips) or a path, with all frames of these clips kept: see
+            :func:`~diffsweep.tasks.sources.load_clips`.
+        total_frames: the number of frames of the long clips, at least 2; None for four times those of training.
+        overlap: the number of given frames of a window, at least 1; None for half of its frames.
     """
 
     length_key = "task.total_frames"

@@ -15,10 +15,17 @@ from diffsweep.tasks.sampling import Drawn, Job, trajectory
 
 
 class Generate(Task):
-    """New samples from noise: ``grid.png`` shows them, ``trajectory.gif`` shows how they form from t = 1 to 0.
+    """A task that draws new samples from noise.
+
+    ``grid.png`` shows the first 100 (for clips ``grid.gif``, and ``.mp4`` if PyAV is installed). ``trajectory.gif``
+    shows how the first 16 form from t = 1 to 0.
 
     Args:
-        seeds: draw one sample of each seed, the one that ``num_samples=1`` gives, in place of ``num_samples`` of one.
+        seeds: the seeds of the samples: one sample of each, the one that ``num_samples=1`` gives for this seed. None:
+            ``num_samples`` samples of the one seed of the command.
+
+    Raises:
+        ValueError: the list of seeds is empty.
     """
 
     def __init__(self, seeds: list[int] | None = None) -> None:

@@ -18,15 +18,21 @@ from diffsweep.tasks.sources import images_missing_because, load_images
 
 
 class Interpolate(Task):
-    """Rows of samples along the great circle between two noises (arXiv:2010.02502, section 5.3).
+    """A task that samples from noises along the great circle between two (arXiv:2010.02502, section 5.3).
 
-    The two noises are drawn, or are those of two images by DDIM's inversion. ``interpolation.png`` has a row for
-    each pair, ``interpolation.gif`` shows all pairs, to and fro.
+    The two noises are drawn, or are those of two images by DDIM's inversion. Of ``num_samples`` samples as many pairs
+    are made as fit, at least one. All samples of a pair have the condition of its first end. ``interpolation.png`` has
+    a row for each of the first twelve pairs, ``interpolation.gif`` shows all pairs as a loop, to and fro.
 
     Args:
-        source: None for drawn noises; else images, see :func:`~diffsweep.tasks.sources.load_images`, of which the
-            first is paired with the second, the third with the fourth and so on.
-        frames: samples of a row, with both ends.
+        source: None for drawn noises; else images, ``data`` for held-out data or a path: see
+            :func:`~diffsweep.tasks.sources.load_images`. The first is paired with the second, the third with the
+            fourth and so on; an odd last one is left out.
+        frames: the number of samples of a pair, both ends included, at least 2.
+
+    Raises:
+        ValueError: frames is below 2.
+        UserError: on a run, the source has a single image.
     """
 
     def __init__(self, source: str | None = None, frames: int = 9) -> None:

@@ -9,22 +9,25 @@ from diffsweep.tasks.sampling import Job
 
 
 def not_invertible_because(sampler: Sampler) -> str | None:
-    """Return a sentence why a sampler cannot be inverted; None if it can."""
+    """Return a sentence why a sampler cannot be run from images back to noise, and what to use; None if it can."""
     return (
         None if sampler.invertible else "only deterministic DDIM can be inverted; use sampler=ddim with sampler.eta=0"
     )
 
 
 def inverted(job: Job, images: Tensor, request: Batch) -> Tensor:
-    """Return the noises from which the model's sampler draws given images, each under its condition.
+    """Return the noises from which the model's sampler draws the given images, each under its condition.
 
     Args:
-        job: with the model.
-        images: (N, C, H, W) or (N, C, F, H, W), in [-1, 1].
-        request: the conditions of the images.
+        job: the job of a task: its model and sampler are used, and ``batch_size`` images are inverted at once.
+        images: images (N, C, H, W) or clips (N, C, F, H, W), in [-1, 1].
+        request: a batch without ``x`` of N rows, such as class labels, from which the conditions of the images follow.
 
     Returns:
-        Noises in the model's space, (N, ...), on the CPU.
+        The states at t = ``sampler.start`` in the space that the model diffuses in, (N, ...), on the CPU.
+
+    Raises:
+        ValueError: the sampler is not invertible: see :func:`not_invertible_because`.
     """
     batches = torch.arange(len(images)).split(job.batch_size)
     return torch.cat(

@@ -17,10 +17,12 @@ from diffsweep.tasks.sources import load_images
 class Reconstruct(FromImages):
     """Invert images to their noise by DDIM, and sample from that noise (arXiv:2010.02502, section 5.4).
 
-    ``reconstruction.png`` shows the images, their noises and the reconstructions.
+    ``reconstruction.png`` shows the first twelve images, below them their noises, and the reconstructions at the bottom
+    (for clips it is ``reconstruction.gif``). The line of the task reports the root mean square error.
 
     Args:
-        source: see :func:`~diffsweep.tasks.sources.load_images`.
+        source: where the images come from: ``data`` for held-out data of the model, or a path: see
+            :func:`~diffsweep.tasks.sources.load_images`.
     """
 
     def incompatible_because(self, space: Autoencoder, sampler: Sampler, guidances: Sequence[Guidance]) -> str | None:

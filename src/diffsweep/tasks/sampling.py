@@ -18,15 +18,15 @@ from diffsweep.samplers import Callback
 
 
 class Job(NamedTuple):
-    """The job of a task: a model, its data, and the number of samples to draw.
+    """The job that ``sample.py`` gives to a task: a model, its data, and the number of samples to draw.
 
     Attributes:
-        model: a trained model with its sampler.
-        data: the data that it was trained on.
-        folder: of the pictures.
-        num_samples: number of samples.
-        seed: keys their noise.
-        batch_size: samples that are drawn at once.
+        model: a trained model with its sampler and guidance.
+        data: the data that the model was trained on.
+        folder: the folder into which the task writes its pictures.
+        num_samples: the number of samples to draw.
+        seed: the seed of the samples' noise.
+        batch_size: the number of samples that are drawn at once; it does not change them.
     """
 
     model: DiffusionModel
@@ -37,11 +37,15 @@ class Job(NamedTuple):
     batch_size: int
 
     def request(self, indices: Tensor, source: str | None = None) -> Batch:
-        """Return the request of the samples of given indices.
+        """Return the request for samples: a batch without ``x`` that states what they are to show, such as classes.
 
         Args:
-            indices: of the samples, (N,).
-            source: with ``data`` the request has the annotations of the held-out samples of these indices.
+            indices: the numbers of the samples, (N,); the request for a sample depends on its number alone.
+            source: for ``data``, the labels or captions of the held-out samples of these numbers take the place of
+                those that the model's conditioning requests by itself.
+
+        Returns:
+            Values of N rows by name; an empty batch for a model without conditions.
         """
         samples = self.data.split("val")
         request = self.model.conditioning.request(indices, samples)
@@ -50,22 +54,28 @@ class Job(NamedTuple):
         return request
 
     def draw(self, count: int, start: Callable[[Tensor], tuple[Tensor, Noise]], request: Batch) -> "Drawn":
-        """Return samples that the model's sampler draws: see :func:`drawn_in_batches`."""
+        """Return ``count`` samples that the job's model draws in batches: see :func:`drawn_in_batches`."""
         return drawn_in_batches(self.model, count, self.batch_size, start, request)
 
     def draw_from(self, x: Tensor, request: Batch) -> "Drawn":
-        """Return samples that the sampler draws from given starts x (N, ...) in the model's space."""
+        """Return the N samples to which the sampler takes given states ``x``, with the conditions of ``request``.
+
+        Args:
+            x: states at t = ``sampler.start`` in the space that the model diffuses in, (N, ...).
+            request: the request for the N samples: see :meth:`request`.
+        """
         return self.draw(len(x), lambda rows: (x[rows], self.model.noise_of(rows, self.seed)), request)
 
 
 class Drawn(NamedTuple):
-    """Samples and the cost of drawing them.
+    """Samples, what they cost, and what was requested of them.
 
     Attributes:
-        x: samples (N, C, H, W), clips (N, C, F, H, W), in [-1, 1] on the CPU.
-        seconds: for all of them.
-        evaluations: of the network, for each sample.
-        request: their conditions as a batch without ``x``; empty if they have none.
+        x: images (N, C, H, W) or clips (N, C, F, H, W), in [-1, 1] on the CPU.
+        seconds: the time that drawing all of them took.
+        evaluations: the number of network evaluations for each sample, on average.
+        request: what the samples were to show, such as their classes: a batch without ``x``; empty for a model without
+            conditions.
     """
 
     x: Tensor
@@ -78,11 +88,11 @@ def draw(model: DiffusionModel, num_samples: int, seed: int, batch_size: int, da
     """Return samples that are drawn in batches; sample i has the same noise and condition for any batch size.
 
     Args:
-        model: with its sampler.
-        num_samples: number of samples.
-        seed: keys their noise.
-        batch_size: samples that are drawn at once.
-        data: needed if the conditions are those of held-out data.
+        model: a model with its sampler and guidance.
+        num_samples: the number of samples.
+        seed: the seed of their noise.
+        batch_size: the number of samples that are drawn at once.
+        data: the data of the model, for a model that takes what it is to show from held-out samples, such as captions.
     """
     indices = torch.arange(num_samples)
     request = model.conditioning.request(indices, None if data is None else data.split("val"))
@@ -96,14 +106,16 @@ def drawn_in_batches(
     start: Callable[[Tensor], tuple[Tensor, Noise]],
     request: Batch,
 ) -> Drawn:
-    """Return samples of one trajectory each, drawn in batches, with progress.
+    """Return samples, each drawn by one run of the sampler, in batches, and show the progress.
 
     Args:
-        model: with its sampler.
-        count: number of samples.
-        batch_size: samples that are drawn at once.
-        start: returns for given rows the x that the sampler starts from, and their noise.
-        request: of all samples, see :meth:`~diffsweep.conditioning.Conditioning.request`.
+        model: a model with its sampler and guidance.
+        count: the number of samples.
+        batch_size: the number of samples that are drawn at once.
+        start: a function of the numbers of a batch's samples, int64, (B,), that returns the states from which the
+            sampler starts, (B, ...) in the space that the model diffuses in, and the noise of its steps.
+        request: what all samples are to show, a batch without ``x`` of ``count`` rows: see
+            :meth:`~diffsweep.conditioning.Conditioning.request`.
     """
 
     def sample(rows: Tensor, cond: Condition | None, callback: Callback) -> Tensor:
@@ -120,15 +132,17 @@ def drawn_by_trajectories(
     request: Batch,
     trajectories: int = 1,
 ) -> Drawn:
-    """Return samples of one or several trajectories each, drawn in batches, with progress over all their steps.
+    """Return samples, each drawn by one or several runs of the sampler, in batches, and show the progress.
 
     Args:
-        model: as in :func:`drawn_in_batches`, like ``count``, ``batch_size`` and ``request``.
-        count: number of samples.
-        batch_size: samples that are drawn at once.
-        make: returns the samples of given rows under their condition, and calls back after each step of the sampler.
-        request: of all samples.
-        trajectories: number of trajectories of a batch.
+        model: a model with its sampler and guidance.
+        count: the number of samples.
+        batch_size: the number of samples that are drawn at once.
+        make: a function ``make(rows, cond, callback)`` that returns the samples of a batch in pixels, given their
+            numbers, int64, (B,), and their condition; it passes ``callback`` to the sampler, which calls it after each
+            step.
+        request: what all samples are to show, a batch without ``x`` of ``count`` rows.
+        trajectories: the number of the sampler's runs for a batch, such as the windows of a long clip.
     """
     batches = torch.arange(count).split(batch_size)
     begin = time.perf_counter()
@@ -155,13 +169,15 @@ def trajectory(
 ) -> None:
     """Write a GIF of samples as they form from t = 1 to 0: x_t on the left, the predicted x_0 on the right.
 
+    Of clips it shows the first frames.
+
     Args:
-        model: with its sampler.
-        data: of the model.
-        path: of the GIF.
-        seed: keys the noise.
-        indices: of the samples; None for the first sixteen.
-        frames: about the number of frames, at most one a step.
+        model: a model with its sampler and guidance.
+        data: the data of the model, from whose held-out samples conditions can come.
+        path: the path of the GIF.
+        seed: the seed of the noise, one for all samples or one for each, (N,).
+        indices: the numbers of the samples, int64, (N,); None for the first sixteen.
+        frames: about the number of frames of the GIF; it has at most one for each step.
     """
     indices = indices if indices is not None else torch.arange(16)
     _, cond = model.request(indices, data.split("val"))

@@ -14,7 +14,13 @@ from diffsweep.errors import UserError
 
 
 def images_missing_because(source: str) -> str | None:
-    """Return a sentence why a source has no images, as far as its path shows; None if it has, or is ``data``."""
+    """Return a sentence why ``task.source`` has no images; None if it has any, as far as its path shows.
+
+    Files are not opened. ``data``, the held-out data of the model, always gives None.
+
+    Args:
+        source: a source of :func:`load_images`.
+    """
     if reason := _absent_because(source, "an image, a folder of images, an .npz file, or data"):
         return reason
     if source != "data" and (path := Path(source)).is_dir() and not _images_in(path):
@@ -23,7 +29,13 @@ def images_missing_because(source: str) -> str | None:
 
 
 def clips_missing_because(source: str) -> str | None:
-    """Return a sentence why a source has no clips, as far as its path shows; None if it has, or is ``data``."""
+    """Return a sentence why ``task.source`` has no clips that can be read; None if it has, as far as its path shows.
+
+    Files are not opened. ``data``, the held-out data of the model, always gives None.
+
+    Args:
+        source: a source of :func:`load_clips`.
+    """
     if reason := _absent_because(source, "a video, a folder of videos, an .npz file, or data"):
         return reason
     if source == "data" or (path := Path(source)).suffix == ".npz":
@@ -38,16 +50,16 @@ def clips_missing_because(source: str) -> str | None:
 
 
 def load_images(source: str, data: ImageData, count: int) -> Tensor:
-    """Return at most ``count`` images in the form of the data: (N, C, H, W) in [-1, 1].
+    """Return the first images of a source, at most ``count``, as the model takes them: (N, C, H, W) in [-1, 1].
 
     Args:
         source: ``data`` for held-out data; an image or a folder of images, which are cut to a square and resized; or an
             .npz file whose first array has images (N, H, W, C) of uint8, as ``sample.py`` writes it.
-        data: gives the channels and the size.
-        count: number of images at most.
+        data: the data of the model, whose number of channels and image size the images get.
+        count: the largest number of images.
 
     Raises:
-        UserError: the file has images of another shape.
+        UserError: the .npz file has images of another shape than the data.
     """
     if source == "data":
         return data.split("val")["x"][:count]
@@ -65,18 +77,19 @@ def load_images(source: str, data: ImageData, count: int) -> Tensor:
 
 
 def load_clips(source: str, data: ImageData, count: int, factor: int = 1) -> Tensor:
-    """Return at most ``count`` clips with all their frames: (N, C, F, H, W) in [-1, 1].
+    """Return the first clips of a source, at most ``count``, with all their frames: (N, C, F, H, W) in [-1, 1].
 
     Args:
         source: ``data`` for held-out data; a video file, a folder of frames, or a folder of such videos, whose
             frames are cut to a square and resized; or an .npz file whose first array has clips (N, F, H, W, C) of
             uint8, as ``sample.py`` writes it.
-        data: gives the channels and the size.
-        count: number of clips at most.
-        factor: the frames of files have 1 / factor of the data's side.
+        data: the data of the model, whose number of channels and image size the frames get.
+        count: the largest number of clips.
+        factor: the factor by which the side of frames from files is below that of the data; 1 for the same side. Clips
+            of ``data`` always have the data's side.
 
     Raises:
-        UserError: the file has clips of another shape, a video cannot be read, or the clips differ in length.
+        UserError: the .npz file has clips of another shape, a video cannot be read, or videos differ in length.
     """
     side = data.image_size // factor
     if source == "data":

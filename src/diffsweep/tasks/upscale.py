@@ -18,15 +18,19 @@ from diffsweep.tasks.sources import load_clips
 
 
 class Upscale(ClipTask):
-    """Clips of a higher resolution, drawn given the means of the f x f squares of pixels of each frame.
+    """A task that draws clips of a higher resolution, given the means of the f x f squares of pixels of each frame.
 
-    ``upscaled.gif`` (and ``.mp4`` if PyAV is installed) shows the low resolution above and the samples below.
-    ``strip.png`` shows the same of the first clips, frame by frame.
+    ``upscaled.gif`` (and ``.mp4`` if PyAV is installed) shows the low resolution above and the samples below;
+    ``strip.png`` shows the same of the first four clips, frame by frame. With ``source="data"`` both show the true
+    clips as well. The model must diffuse in pixels.
 
     Args:
-        source: ``data``: means of held-out clips, with which the samples are compared; else clips of the low
-            resolution: see :func:`~diffsweep.tasks.sources.load_clips`.
-        factor: f, the side of a square in pixels.
+        source: ``data``: means of held-out clips, with which the samples are compared; else the path of clips of the
+            low resolution: see :func:`~diffsweep.tasks.sources.load_clips`.
+        factor: f, the side of a square in pixels, at least 2: the side of the drawn frames over that of the given ones.
+
+    Raises:
+        ValueError: the factor is below 2.
     """
 
     length_key = KEPT

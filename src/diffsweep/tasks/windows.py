@@ -25,12 +25,12 @@ STRIDE = (
 
 
 class Layout(NamedTuple):
-    """The windows in which a long clip is drawn.
+    """The plan by which a long clip is drawn, window by window, by a model of clips of fewer frames.
 
     Attributes:
-        total_frames: of the long clip.
-        given: indices of its frames that are given, int64, (G,).
-        plan: the windows that draw the other frames, in their order.
+        total_frames: the number of frames of the long clip.
+        given: the indices of its frames that are given, int64, (G,).
+        plan: the windows that draw the other frames, in the order of sampling.
     """
 
     total_frames: int
@@ -39,15 +39,22 @@ class Layout(NamedTuple):
 
 
 class Windowed(ClipTask):
-    """A task that draws clips in windows, each a trajectory of the sampler given some frames as a measurement.
+    """A task that draws long clips in windows: frames that the model draws at once, given frames drawn before.
 
-    All windows of a clip have its condition. They are drawn in the model's space: given frames are encoded once,
-    and a clip is decoded once, when it has all its frames, so that no error of an autoencoder is fed back from
-    window to window. In the result the given frames have their original pixels.
+    A subclass defines which windows (:meth:`layout`), which frames are given (:meth:`given`) and the pictures
+    (:meth:`show`). Each window is one run of the sampler, with the frames known by then as a measurement for guidance.
+    All windows of a clip have its condition. They are drawn in the space that the model diffuses in: given frames are
+    encoded once, and a clip is decoded once, when it has all its frames, so that no error of an autoencoder is fed back
+    from window to window. In the result the given frames have their original pixels.
 
     Args:
-        source: of clips with given frames, see :func:`~diffsweep.tasks.sources.load_clips`; None if none are given.
-        overlap: frames that a window shares with earlier windows; None if :meth:`layout` chooses.
+        source: where clips with given frames come from: ``data`` for held-out data of the model, or a path: see
+            :func:`~diffsweep.tasks.sources.load_clips`. None if no frames are given.
+        overlap: the number of frames that a window shares with earlier windows, at least 1; None if :meth:`layout`
+            chooses.
+
+    Raises:
+        ValueError: the overlap is below 1.
     """
 
     def __init__(self, source: str | None, overlap: int | None) -> None:
@@ -60,29 +67,36 @@ class Windowed(ClipTask):
 
     @abstractmethod
     def layout(self, num_frames: int, given: int) -> Layout:
-        """Return the windows of a long clip.
+        """Return the plan of a long clip: its number of frames, which of them are given, and its windows.
+
+        Subclasses define it.
 
         Args:
-            num_frames: of a window.
-            given: the number G of given frames.
+            num_frames: the number of frames of a window, that of the clips the model was trained on.
+            given: the number G of given frames; 0 if no clips are given.
 
         Raises:
-            ValueError: no windows fit.
+            ValueError: no windows fit the options of the task, such as its overlap.
         """
 
     @abstractmethod
     def given(self, clips: Tensor) -> Tensor:
-        """Return the given frames (N, C, G, H, W) of clips of the source (N, C, F, H, W)."""
+        """Return the frames of the source's clips (N, C, F, H, W) that the task keeps as given, (N, C, G, H, W).
+
+        Subclasses define it: all frames, or every other one, for example.
+        """
 
     @abstractmethod
     def show(self, job: Job, x: Tensor, layout: Layout, clips: Tensor | None) -> str:
-        """Write the task's pictures of long clips (N, C, F, H, W) and return a line about them.
+        """Write the task's pictures of the drawn clips into ``job.folder``, and return a text about them to print.
+
+        Subclasses define it; their docstrings name the pictures.
 
         Args:
-            job: with the folder.
-            x: the long clips.
-            layout: their windows.
-            clips: those of the source; None if no source is given.
+            job: the job of the task, of which the folder matters here.
+            x: the long clips, in [-1, 1], (N, C, F, H, W).
+            layout: the plan by which they were drawn.
+            clips: the clips of the source from which frames were given, (N, C, F', H, W); None without a source.
         """
 
     def incompatible_because(self, space: Autoencoder, sampler: Sampler, guidances: Sequence[Guidance]) -> str | None:
@@ -127,7 +141,7 @@ class Windowed(ClipTask):
 
 
 def described(plan: Sequence[Window]) -> str:
-    """Return in words the number of windows, their frames and their given frames."""
+    """Return in words the number of windows, their frames and known frames: ``7 windows of 16 frames, of ...``."""
     many = f"{len(plan)} windows" if len(plan) > 1 else "1 window"
     sizes, known = (
         {int(count) for count in counts} for counts in zip(*((len(w.frames), w.known.sum()) for w in plan), strict=True)
