@@ -14,7 +14,14 @@ from diffsweep.progress import tracked
 
 @part
 def backbones(bench: Bench) -> Results:
-    """Return the times of training steps of our backbones over those of diffusers' networks of the same sizes."""
+    """Return the times of training steps of our backbones over those of diffusers' networks of the same architectures.
+
+    This is the part ``backbones`` of ``benchmark.py``. Each of the pairs of :func:`diffsweep.benchmarks.peers.pairs`
+    has a result, as :func:`~diffsweep.benchmarks.base.compare` returns it, by a label with both numbers of parameters.
+
+    Raises:
+        UserError: diffusers is not installed.
+    """
     cfg = bench.cfg
     results = {}
     for pair in peers.pairs():
@@ -28,10 +35,11 @@ def backbones(bench: Bench) -> Results:
 def video(bench: Bench) -> Results:
     """Return time and memory of a training step with factorised attention over those with full attention.
 
-    Both networks are DiT3D with the same weights, on clips of the space's size (of 16 frames if the data are images).
-    Full attention is over space and time at once. Memory is in bytes. On a GPU it is the peak in a step beyond what is
-    allocated before; on a CPU, whose allocator keeps no count, what a forward pass keeps for the backward pass, which
-    is most of that peak.
+    This is the part ``video`` of ``benchmark.py``, with two results by label: of times in seconds, and of memory in
+    bytes. Both networks are DiT3D with the same weights, on clips of the space's size (of 16 frames if the data are
+    images). Factorised attention alternates between space and time; full attention is over both at once. Memory is the
+    peak in a step beyond what is allocated before, on a GPU; on a CPU, whose allocator keeps no count, what a forward
+    pass keeps for the backward pass, which is most of that peak.
     """
     cfg = bench.cfg
     frames = cfg.space.num_frames or 16
@@ -66,7 +74,14 @@ def video(bench: Bench) -> Results:
 
 
 def memory_of(network: nn.Module, *inputs: Tensor) -> int:
-    """Return the bytes that a training step takes: on a GPU its peak, on a CPU what is kept for the backward pass."""
+    """Return the bytes that a training step of a network takes, besides its weights and what is allocated before.
+
+    On a GPU it is the peak during the step; on a CPU the size of the tensors that are kept for the backward pass.
+
+    Args:
+        network: the network; the loss of the step is the mean square of its output.
+        inputs: the arguments of its call.
+    """
     if next(network.parameters()).is_cuda:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()

@@ -23,16 +23,16 @@ Results = dict[str, dict[str, float]]
 
 
 class Bench(NamedTuple):
-    """The configuration and the tools that each part of the benchmark receives.
+    """The configuration and the functions that each part of ``benchmark.py`` receives.
 
-    Modules of the benchmark do not import :mod:`diffsweep.runs`, which imports them, so what makes a run's model and
-    Trainer is given to them.
+    A part is a function that times one thing, such as ``training``. Modules of parts do not import
+    :mod:`diffsweep.runs`, which imports them, so the functions that make a run's model and Trainer are given to them.
 
     Attributes:
         cfg: the configuration of ``benchmark.py``.
-        fresh: makes a new model and its data for a configuration, as a run would; latents are kept if the run would
-            keep them.
-        trainer: makes the Trainer that a run would have, for a configuration and callbacks.
+        fresh: a function of a configuration that returns a new model and its data, as a training run would have them;
+            images are encoded to latents beforehand if the run would do so.
+        trainer: a function of a configuration and callbacks that returns the Lightning Trainer of such a run.
     """
 
     cfg: DictConfig
@@ -45,21 +45,25 @@ PARTS: dict[str, BenchmarkPart] = {}
 
 
 def part(function: BenchmarkPart) -> BenchmarkPart:
-    """Register a function as a part of the benchmark, which ``parts=[NAME]`` chooses by the function's name."""
+    """Register a function as a part of ``benchmark.py``, which ``parts=[NAME]`` chooses by the function's name.
+
+    The function takes a :class:`Bench` and returns results by label: for each label numbers as :func:`compare` returns
+    them, in seconds, or in bytes if the label begins with ``memory``. It is returned unchanged.
+    """
     PARTS[function.__name__] = function
     return function
 
 
 def compare(ours: list[float], bare: list[float]) -> dict[str, float]:
-    """Return the median of the ratios of paired times, where 90 % of the ratios lie, and the median of each side.
+    """Return the median and the spread of the ratios of paired times, ours over bare, and the median of each side.
 
     Args:
-        ours: seconds, one for each repeat.
-        bare: seconds of what ours is compared with, in the same repeats.
+        ours: seconds that our code takes, one number for each repeat.
+        bare: seconds that the code which it is compared with takes, in the same repeats.
 
     Returns:
-        ``ratio`` (median), ``low`` and ``high`` (90 % of the ratios are between them), and the medians ``ours`` and
-        ``bare``.
+        ``ratio``, the median of the ratios; ``low`` and ``high``, between which about 90 % of the ratios lie (all of
+        them for up to 11 repeats); and the medians ``ours`` and ``bare`` in seconds.
     """
     ratios = sorted(a / b for a, b in zip(ours, bare, strict=True))
     cut = round(0.05 * (len(ratios) - 1))
@@ -73,13 +77,19 @@ def compare(ours: list[float], bare: list[float]) -> dict[str, float]:
 
 
 def synchronize() -> None:
-    """Wait until the GPU, if any, has finished its work, so that a clock on the CPU measures it."""
+    """Wait until the GPU has finished its work, so that a clock on the CPU measures it; do nothing without a GPU."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 class NetworkCalls:
-    """A recorder of the time that a module's calls take: by the CPU's clock, or on a GPU by its own events."""
+    """A recorder of the time that every call of a module takes from now on; hooks on the module start and stop it.
+
+    Times are by the CPU's clock, or with a GPU by events in its queue of work.
+
+    Args:
+        module: the module whose calls are recorded, such as a network within a sampler.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         self.spans: list[tuple[Any, Any]] = []
@@ -94,14 +104,17 @@ class NetworkCalls:
         self.spans.append((self._begin, timestamp()))
 
     def seconds(self) -> float:
-        """Return the total time of all calls since the last call of this method."""
+        """Return the seconds that all calls of the module took since the last call of this method, and forget them.
+
+        On a GPU, :func:`synchronize` must come first.
+        """
         total = sum(seconds_between(*span) for span in self.spans)
         self.spans = []
         return total
 
 
 def timestamp() -> Any:
-    """Return the present time: seconds on the CPU's clock or, with a GPU, an event in its queue of work."""
+    """Return the present time for :func:`seconds_between`: seconds, or with a GPU an event in its queue of work."""
     if not torch.cuda.is_available():
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)
@@ -110,20 +123,20 @@ def timestamp() -> Any:
 
 
 def seconds_between(begin: Any, end: Any) -> float:
-    """Return the seconds between two timestamps; on a GPU, :func:`synchronize` must come first."""
+    """Return the seconds between two results of :func:`timestamp`; on a GPU, :func:`synchronize` must come first."""
     return end - begin if isinstance(begin, float) else begin.elapsed_time(end) / 1000
 
 
 def compare_with_calls(
     run: Callable[[], Any], network: nn.Module, steps: int, repeats: int, name: str
 ) -> dict[str, float]:
-    """Return the time of a loop of network calls over that of the calls alone, each per step.
+    """Return the time of a loop of network calls over that of the calls alone, each per step, as :func:`compare` does.
 
     Both times are of the same run of the loop: on a shared machine two loops that are timed one after the other differ
     by more than what the loop adds to the calls.
 
     Args:
-        run: runs the loop, such as all steps of a sampler.
+        run: a function that runs the loop once, such as all steps of a sampler.
         network: the module whose calls are timed within it.
         steps: the number of steps of the loop.
         repeats: how often the loop is timed; it runs once more before, to warm up.

@@ -17,15 +17,16 @@ TIME, CLASSES = 500.0, 10
 
 
 class Pair(NamedTuple):
-    """Two networks of one architecture.
+    """A backbone of diffsweep and a network of diffusers of the same architecture, to be timed against each other.
 
     Attributes:
-        name: the architecture.
-        ours: our network.
-        theirs: that of diffusers.
-        call: calls theirs, ``call(network, x, c_noise, classes)``, and returns its output tensor.
+        name: the name of the architecture, for labels.
+        ours: the backbone of diffsweep.
+        theirs: the network of diffusers.
+        call: a function ``call(theirs, x, c_noise, classes)`` that calls the network of diffusers and returns its
+            output, (B, out_channels, H, W).
         shape: the shape of x without the batch, (C, H, W).
-        out_channels: the channels of the output.
+        out_channels: the number of channels of the output.
     """
 
     name: str
@@ -37,7 +38,7 @@ class Pair(NamedTuple):
 
 
 def pairs() -> list[Pair]:
-    """Return the pairs to compare: the default U-Net, a U-Net with attention, and a DiT.
+    """Return the pairs to compare: a small U-Net without attention, one with attention, and a DiT.
 
     Raises:
         UserError: diffusers is not installed.
@@ -70,7 +71,17 @@ def pairs() -> list[Pair]:
 
 
 def step_times(pair: Pair, batch: int, repeats: int, device: torch.device) -> tuple[list[float], list[float]]:
-    """Return the seconds of ``repeats`` training steps of ours and of theirs, in turn, after three steps to warm up."""
+    """Return the seconds of training steps of both networks of a pair, taken in turn: ours, and diffusers'.
+
+    A step is a forward and a backward pass with a mean square loss and a step of AdamW. Three steps of each come first,
+    to warm up.
+
+    Args:
+        pair: the two networks, which are moved to the device and trained.
+        batch: the number of samples of a step.
+        repeats: the number of timed steps of each, which is the length of both lists.
+        device: where the steps run.
+    """
     x = torch.randn(batch, *pair.shape, device=device)
     target = torch.randn(batch, pair.out_channels, *pair.shape[1:], device=device)
     c_noise = torch.full((batch,), TIME, device=device)

@@ -19,7 +19,16 @@ from diffsweep.samplers import Sampler
 
 @torch.no_grad()
 def sampling_ratio(cfg: DictConfig, model: DiffusionModel, sampler: Sampler, name: str) -> dict[str, float]:
-    """Return the time of a sampler's step over that of its network calls."""
+    """Return the time of a sampler's step over that of its network calls, per step, as :func:`compare` does.
+
+    The model is sampled without guidance and without a condition, ``cfg.repeats`` times after a warm-up.
+
+    Args:
+        cfg: the configuration of ``benchmark.py``; ``sample_batch`` samples are drawn at once.
+        model: the model, on its device.
+        sampler: the sampler to time.
+        name: the label of the progress bar.
+    """
     noise = Noise(0, torch.arange(cfg.sample_batch, device=model.device))
     x = noise.normal(*model.autoencoder.shape, stream=Stream.PRIOR)
     return compare_with_calls(
@@ -29,7 +38,10 @@ def sampling_ratio(cfg: DictConfig, model: DiffusionModel, sampler: Sampler, nam
 
 @part
 def sampling(bench: Bench) -> Results:
-    """Return the time of a step of the chosen sampler over that of its network calls."""
+    """Return, by a label, the time of a step of the chosen sampler over that of its network calls.
+
+    This is the part ``sampling`` of ``benchmark.py``: what a sampler costs besides the network.
+    """
     cfg = bench.cfg
     model = build_diffusion(cfg).eval().to(device_of(cfg))
     name = cfg.choices.sampler
@@ -38,9 +50,10 @@ def sampling(bench: Bench) -> Results:
 
 @part
 def samplers(bench: Bench) -> Results:
-    """Return the time of a step over that of its network calls for every sampler of conf/.
+    """Return, by label, the time of a step over that of its network calls for every sampler of conf/sampler/.
 
-    All have the chosen number of steps. The adaptive sampler is left out, since its steps differ in cost.
+    This is the part ``samplers`` of ``benchmark.py``. All samplers take the chosen number of steps. The adaptive one is
+    left out, since its steps differ in cost.
     """
     cfg = bench.cfg
     model = build_diffusion(cfg).eval().to(device_of(cfg))
@@ -57,7 +70,8 @@ def samplers(bench: Bench) -> Results:
 def guidance(bench: Bench) -> Results:
     """Return the time of a step with classifier-free guidance over that of an unguided one of twice as many samples.
 
-    Both give the network the same number of rows.
+    This is the part ``guidance`` of ``benchmark.py``, with one result by its label. Both steps give the network the
+    same number of rows, since guidance evaluates each sample with and without its condition.
     """
     cfg = bench.cfg
     model = build_diffusion(compose("benchmark", ["model=classifier_free", f"sampler.steps={cfg.sampler.steps}"]))
@@ -84,7 +98,14 @@ def guidance(bench: Bench) -> Results:
 @part
 @torch.no_grad()
 def bound(bench: Bench) -> Results:
-    """Return the time of a term of the variational bound, on a grid of 50 steps, over that of its network call."""
+    """Return, by a label, the time of a term of the variational bound over that of its network call.
+
+    This is the part ``bound`` of ``benchmark.py``. The bound is computed for ``sample_batch`` training samples, on a
+    grid of 50 steps, each of which is one term.
+
+    Raises:
+        ValueError: the schedule is discrete, of fewer than 50 steps.
+    """
     cfg = bench.cfg
     model, data = build_diffusion(cfg).eval(), build_data(cfg)
     model.to(device_of(cfg))

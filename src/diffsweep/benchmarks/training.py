@@ -18,14 +18,19 @@ from diffsweep.progress import ProgressMeter, tracked
 
 
 class Interleave(Callback):
-    """A callback that times blocks of Lightning's training steps and, between them, blocks of a bare loop.
+    """A callback of Lightning that times blocks of its training steps and, in turn with them, blocks of a bare loop.
 
-    A block runs from the start of one step to the start of another, so it includes loading of data, hooks and logging.
+    A block of Lightning's runs from the start of one step to the start of another, so it includes loading of data,
+    hooks and logging.
 
     Args:
-        bare: makes the bare loop for the model: a function that runs a given number of steps.
+        bare: a function that is called with the model when training starts, and returns the bare loop: a function that
+            runs a given number of steps.
         steps: the number of steps of a block.
-        bar: a progress bar, which advances by 1 after each pair of blocks.
+        bar: a progress bar, whose ``update()`` is called after each pair of blocks.
+
+    Attributes:
+        ours_seconds, bare_seconds: the seconds of a step, one number for each pair of blocks.
     """
 
     def __init__(self, bare: Callable[[Any], Callable[[int], None]], steps: int, bar: Any) -> None:
@@ -55,14 +60,14 @@ class Interleave(Callback):
 def bare_loop(model: DiffusionModel, data: ImageData, clip: float | None) -> Callable[[int], None]:
     """Return a bare PyTorch training loop, as in a script for a paper: a function that runs a given number of steps.
 
-    It has a copy of the model's network and the same batch size, loss (L_simple of eps), clipping and optimizer, and
-    nothing else. If the model works in latents, its data are random tensors; if the network takes a condition, all
-    batches have the same.
+    The loop trains a copy of the model's network with the mean square loss of eps (L_simple), the model's optimizer,
+    the batch size of the data and clipping of gradients, and does nothing else. If the model diffuses in latents, the
+    loop takes random tensors of their shape for data; if the network takes a condition, all batches have the same.
 
     Args:
-        model: the model that is compared with it.
+        model: the model whose training is compared with the loop.
         data: the training data.
-        clip: the norm that gradients are clipped to; None or 0 for none.
+        clip: the norm that gradients are clipped to; None or 0 for no clipping.
     """
     network = copy.deepcopy(model.denoiser.backbone)
     optimizer = model.make_optimizer(network.parameters())
@@ -93,9 +98,11 @@ def bare_loop(model: DiffusionModel, data: ImageData, clip: float | None) -> Cal
 
 @part
 def training(bench: Bench) -> Results:
-    """Return the time of a step of our training loop over that of a bare PyTorch loop.
+    """Return, by a label, the time of a step of diffsweep's training loop over that of a bare PyTorch loop.
 
-    Ours averages weights, draws noise by position and logs.
+    This is the part ``training`` of ``benchmark.py``. Both loops train the same network in blocks of steps, in turn;
+    the first two blocks are left out. diffsweep's loop, of Lightning, also averages weights, draws noise by the
+    position of each sample, and logs.
     """
     cfg = bench.cfg
     model, data = bench.fresh(cfg)
@@ -115,9 +122,10 @@ def training(bench: Bench) -> Results:
 
 @part
 def hybrid(bench: Bench) -> Results:
-    """Return the time of a training step with the hybrid loss over one with the simple loss.
+    """Return, by a label, the time of a training step with the hybrid loss over one with the simple loss.
 
-    Both train the same network, which has an output for the variance too.
+    This is the part ``hybrid`` of ``benchmark.py``. The hybrid loss adds the variational bound to the simple loss. Both
+    train the same network, which has an output for the variance too.
     """
     cfg = bench.cfg
     settings = cfg.copy()
