@@ -20,13 +20,14 @@ from diffsweep.layers.temporal import Clips
 class AcrossFrames(NamedTuple):
     """A rearrangement of the tokens of clips so that tokens of different frames attend to each other.
 
-    Queries, keys and values (B F, heads, N, D) hold the N tokens of one frame in a row. ``gather`` moves the tokens
-    that shall attend to each other into the last axis but one, and ``scatter`` undoes this.
+    Queries, keys and values (B F, heads, N, D) of B clips of F frames hold the N tokens of one frame in each row.
+    ``gather`` moves the tokens that shall attend to each other into the last axis but one, and ``scatter`` undoes this.
 
     Attributes:
         layout: einops pattern of the gathered tensors, with axes b (clips), f (frames), n (heads), l (tokens) and d.
         frames: F.
-        mask: mask of the gathered attention, True where allowed; None: all may attend to all.
+        mask: bool, True where a query (last axis but one) may attend to a key (last axis); it broadcasts with the
+            logits of the gathered attention. None: all may attend to all.
     """
 
     layout: str
@@ -41,12 +42,21 @@ class AcrossFrames(NamedTuple):
 
 
 def over_time(clips: Clips) -> AcrossFrames:
-    """Return the rearrangement for attention over time: among the F tokens at one position of all frames."""
+    """Return the rearrangement for attention over time, among the tokens at one position of the F frames of a clip.
+
+    Args:
+        clips: the number of frames F of each clip, and which of them may attend to each other.
+    """
     return AcrossFrames("b l n f d", clips.frames, clips.mask)
 
 
 def over_space_and_time(clips: Clips, tokens: int) -> AcrossFrames:
-    """Return the rearrangement for joint attention among all tokens of a clip, of which each frame has ``tokens``."""
+    """Return the rearrangement for joint attention among all tokens of a clip.
+
+    Args:
+        clips: the number of frames F of each clip, and which of them may attend to each other.
+        tokens: the number of tokens N of each frame, so that F N tokens attend to each other.
+    """
     mask = None if clips.mask is None else clips.mask[:, 0]  # (B, 1, F, F)
     if mask is not None:
         mask = mask.repeat_interleave(tokens, dim=2).repeat_interleave(tokens, dim=3)
@@ -56,10 +66,10 @@ def over_space_and_time(clips: Clips, tokens: int) -> AcrossFrames:
 @functools.lru_cache(maxsize=16)  # saves 30 us a call, and two copies to the device
 @torch.inference_mode(False)
 def temporal_rotation(frames: int, channels: int, device: torch.device, dtype: torch.dtype) -> Rotation:
-    """Return the cosines and sines of rotary angles (RoPE, arXiv:2104.09864) proportional to the frame.
+    """Return the cosines and sines of rotary angles (RoPE, arXiv:2104.09864) proportional to the frame's index.
 
-    The angle i of frame f is f 10000^(-i / (D / 2)). Attention with rotated queries and keys depends on distances in
-    time alone.
+    Angle i of frame f = 0, ..., F - 1 is f 10000^(-i / (D / 2)). Attention with rotated queries and keys depends on
+    distances in time alone.
 
     Args:
         frames: F.
@@ -68,7 +78,7 @@ def temporal_rotation(frames: int, channels: int, device: torch.device, dtype: t
         dtype: of the result.
 
     Returns:
-        Two tensors (F, D / 2), for :func:`~diffsweep.layers.rotate`.
+        The cosines and the sines, each (F, D / 2), for :func:`~diffsweep.layers.rotate`.
     """
     count = channels // 2
     frequencies = 10000 ** (-torch.arange(count, dtype=torch.float64, device="cpu") / count)
@@ -87,20 +97,20 @@ def space_time_rotation(
     device: torch.device,
     dtype: torch.dtype,
 ) -> Rotation:
-    """Return the cosines and sines of rotary angles of all tokens of a clip, frame by frame.
+    """Return the cosines and sines of rotary angles (RoPE, arXiv:2104.09864) of all tokens of a clip, frame by frame.
 
     Args:
         frames: F.
         grid: rows and columns of the N patches of a frame.
-        channels: D of one head.
+        channels: D of one head, divisible by 8 with ``in_space``, else by 2.
         extras: number of tokens before the patches of each frame, which have a position in time but none in space.
-        in_space: the first half of the angles is proportional to the frame and the second half encodes row and column
-            as :func:`~diffsweep.layers.axial_rotation` does; if False, all angles are proportional to the frame.
+        in_space: the first half of the angles is proportional to the frame's index and the second half encodes row and
+            column as :func:`~diffsweep.layers.axial_rotation` does; if False, all angles are proportional to the index.
         device: of the result.
         dtype: of the result.
 
     Returns:
-        Two tensors (F (extras + N), D / 2).
+        The cosines and the sines, each (F (extras + N), D / 2).
     """
     tokens = extras + grid[0] * grid[1]
     in_time = temporal_rotation(frames, channels // 2 if in_space else channels, device, dtype)

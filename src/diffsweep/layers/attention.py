@@ -36,9 +36,14 @@ def linear_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class Pointwise(nn.Conv2d):
-    """A 1 x 1 convolution that is applied to tokens (B, L, C).
+    """A 1 x 1 convolution that is applied to tokens (B, L, C) and returns tokens (B, L, C').
 
-    It has the weights of a convolution and is computed as one matrix product, which spares moving the channels.
+    Its weight has the shape of a convolution's, (C', C, 1, 1), but it is computed as one matrix product, without moving
+    the channels to the second axis.
+
+    Args:
+        in_channels: C.
+        out_channels: C'.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -51,7 +56,7 @@ class Pointwise(nn.Conv2d):
 class SelfAttention2d(nn.Module):
     """A residual layer of multi-head self-attention over the H x W positions of a feature map (arXiv:1706.03762).
 
-    (x + W_out attention(W_qkv norm(x))) residual_scale, of shape (B, C, H, W) as x is.
+    Maps x (B, C, H, W) become (x + W_out attention(W_qkv norm(x))) residual_scale, of the same shape.
 
     Args:
         channels: C, divisible by ``heads``.
@@ -59,8 +64,11 @@ class SelfAttention2d(nn.Module):
         attend: computes the attention from q, k and v, each (B, N, H W, C / N); by default PyTorch's scaled dot
             product.
         norm: makes the norm for C channels.
-        residual_scale: factor of the sum of the input and the branch.
-        zero: initialise the last convolution to zero, so that the layer starts as x residual_scale.
+        residual_scale: factor of the sum of the input and the attention's output.
+        zero: initialise W_out to zero, so that the layer starts as x residual_scale.
+
+    Raises:
+        ValueError: ``heads`` does not divide ``channels``.
     """
 
     def __init__(

@@ -13,11 +13,14 @@ from diffsweep.layers.embeddings import SinusoidalEmbedding
 
 
 class ClassEmbedding(nn.Embedding):
-    """A learned embedding of class ids, whose additional last row is the null class: samples without a class.
+    """A learned embedding of class ids, with one more row, the last, for the null class of samples without a class.
 
     Args:
         num_classes: K; ids are 0 to K - 1.
-        dim: D.
+        dim: size D of the embedding.
+
+    Raises:
+        ValueError: ``num_classes`` is below 1.
     """
 
     def __init__(self, num_classes: int, dim: int) -> None:
@@ -26,11 +29,11 @@ class ClassEmbedding(nn.Embedding):
         super().__init__(num_classes + 1, dim)
 
     def forward(self, ids: Tensor | None, is_null: Tensor | None, batch: int) -> Tensor:  # type: ignore[override]
-        """Return the embeddings (B, D) of class ids.
+        """Return the embeddings of class ids, (B, D); those of the null class for samples without a class.
 
         Args:
             ids: int64, (B,); None: no sample has a class.
-            is_null: True for the rows without a class, (B,); None: all rows have one.
+            is_null: True for the rows without a class, (B,), whatever their id; None: all rows have one.
             batch: B.
         """
         if ids is None:
@@ -52,11 +55,11 @@ class VectorEmbedding(nn.Module):
         self.null = nn.Parameter(torch.zeros(dim))
 
     def forward(self, vector: Tensor | None, is_null: Tensor | None, batch: int) -> Tensor:
-        """Return the embeddings (B, E) of feature vectors.
+        """Return the embeddings of feature vectors, (B, E); the null embedding for samples without features.
 
         Args:
             vector: features, (B, D); None: no sample has any.
-            is_null: True for the rows without features, (B,); None: all rows have them.
+            is_null: True for the rows without features, (B,), whatever their vector; None: all rows have them.
             batch: B.
         """
         if vector is None:
@@ -66,12 +69,14 @@ class VectorEmbedding(nn.Module):
 
 
 class ScalarEmbedding(VectorEmbedding):
-    """An MLP of the sinusoids of S numbers of each sample, such as the sizes and crops in SDXL (arXiv:2307.01952).
+    """An MLP of sinusoids of S numbers of each sample, such as the sizes and crops in SDXL (arXiv:2307.01952).
+
+    Samples without numbers have a learned null embedding.
 
     Args:
         count: S, the numbers of a sample.
         dim: size E of the embedding.
-        frequencies: size F of the sinusoidal embedding of each number; the MLP reads all S F values.
+        frequencies: size F of the sinusoidal embedding of each number, even; the MLP reads all S F values.
     """
 
     def __init__(self, count: int, dim: int, frequencies: int = 64) -> None:
@@ -79,16 +84,23 @@ class ScalarEmbedding(VectorEmbedding):
         self.sinusoids = SinusoidalEmbedding(frequencies)
 
     def forward(self, vector: Tensor | None, is_null: Tensor | None, batch: int) -> Tensor:
-        """Return the embeddings (B, E) of numbers (B, S); the arguments are those of :class:`VectorEmbedding`."""
+        """Return the embeddings of the samples' numbers, (B, E); the null embedding for samples without numbers.
+
+        Args:
+            vector: the numbers, (B, S); None: no sample has any.
+            is_null: True for the rows without numbers, (B,); None: all rows have them.
+            batch: B.
+        """
         if vector is not None:
             vector = self.sinusoids(vector.float().flatten()).unflatten(0, vector.shape).flatten(1)  # (B, S F)
         return super().forward(vector, is_null, batch)
 
 
 class ConditionEmbedding(nn.Module):
-    """The embeddings of a sample's class, feature vector and numbers: a vector (B, E) for each that is configured.
+    """The embeddings of a sample's class or feature vector, and of its numbers: one vector of size E for each.
 
-    A network adds the vectors to its time embedding, or uses them as tokens beside it.
+    Each is embedded only if its size is given here. A network adds the vectors to its time embedding, or uses them as
+    tokens beside it. ``cond`` is the :class:`~diffsweep.diffusion.Condition` of a batch, the argument of ``forward``.
 
     Args:
         dim: size E of each embedding.
@@ -98,6 +110,9 @@ class ConditionEmbedding(nn.Module):
 
     Attributes:
         count: number of vectors that ``forward`` returns, 0 to 2.
+
+    Raises:
+        ValueError: both ``num_classes`` and ``vector_dim`` are given.
     """
 
     def __init__(
@@ -114,7 +129,13 @@ class ConditionEmbedding(nn.Module):
         self.count = sum(part is not None for part in (self.classes, self.vector, self.scalars))
 
     def forward(self, cond: Condition, batch: int) -> list[Tensor]:
-        """Return the list of ``count`` vectors, each (B, E), for a batch of B samples."""
+        """Return the embeddings of the class or features, then of the numbers: a list of ``count`` tensors (B, E).
+
+        Args:
+            cond: the conditions of the samples; its parts that are None, and its rows where ``is_null``, have null
+                embeddings.
+            batch: B.
+        """
         parts = ((self.classes, cond.vector), (self.vector, cond.vector), (self.scalars, cond.scalars))
         return [embed(value, cond.is_null, batch) for embed, value in parts if embed is not None]
 
@@ -122,7 +143,7 @@ class ConditionEmbedding(nn.Module):
 def with_image(x: Tensor, cond: Condition, channels: int) -> Tensor:
     """Return x with the image of its condition as further channels (SR3, arXiv:2104.07636; Palette, arXiv:2111.05826).
 
-    Samples without an image have zeros in these channels.
+    These channels are 0 for samples without an image: all, if ``cond.image`` is None, or those where ``cond.is_null``.
 
     Args:
         x: (B, C, H, W).
@@ -143,10 +164,10 @@ def with_image(x: Tensor, cond: Condition, channels: int) -> Tensor:
 
 
 class TokenContext(nn.Module):
-    """A context for cross-attention, in which a learned null token replaces all tokens of samples that have none.
+    """The context of cross-attention: the tokens of each sample, or a learned null token for samples without any.
 
-    Attention to L copies of one token equals attention to that token alone. So the softmax is never over nothing, and a
-    mask is needed only if the tokens come with one.
+    The null token takes the place of all L tokens of such a sample. Attention to L copies of one token equals attention
+    to that token alone, so no softmax is over an empty set, and a mask is needed only if the tokens come with one.
 
     Args:
         dim: width D of the tokens.
@@ -165,12 +186,13 @@ class TokenContext(nn.Module):
 
         Args:
             tokens: (B, L, D); None: no sample has tokens.
-            token_mask: False for padding, (B, L); None: no token is padding.
+            token_mask: False for padding, (B, L); None: no token is padding. Samples of nothing but padding have the
+                null token too.
             is_null: True for the samples without tokens, (B,); None: all samples have them.
             batch: B.
 
         Returns:
-            The context (B, L, D), with L = 1 without tokens; and the mask (B, 1, 1, L), True where attention is
+            The context (B, L, D), (B, 1, D) if ``tokens`` is None; and the mask (B, 1, 1, L), True where attention is
             allowed, as ``scaled_dot_product_attention`` takes it, or None if all of it is.
         """
         if tokens is None:

@@ -4,7 +4,7 @@ import torch
 
 
 def distributed() -> bool:
-    """Return whether several processes (ranks) train together, so that sums must be reduced over them.
+    """Return whether ``torch.distributed`` is initialised, so that sums must be reduced over all processes (ranks).
 
     Some builds of PyTorch have no ``torch.distributed``; the answer is False with them.
     """

@@ -31,6 +31,9 @@ class SinusoidalEmbedding(nn.Module):
 
     Args:
         dim: D, even.
+
+    Raises:
+        ValueError: D is odd.
     """
 
     def __init__(self, dim: int) -> None:

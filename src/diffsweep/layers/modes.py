@@ -8,9 +8,9 @@ from torch import nn
 
 @contextmanager
 def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module into evaluation mode, and afterwards each of its submodules back into the mode that it had.
+    """Put a module into evaluation mode for the body of a ``with`` statement.
 
-    The modes are restored after an exception too.
+    Afterwards, also after an exception, each of its submodules is in the mode that it had before.
     """
     training = [part for part in module.modules() if part.training]
     module.eval()

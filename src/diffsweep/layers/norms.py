@@ -11,15 +11,15 @@ MIN_CHANNELS_PER_GROUP = 4
 
 
 def group_norm(channels: int, groups: int = 32, eps: float = 1e-5) -> nn.GroupNorm:
-    """Return a GroupNorm whose number of groups is ``groups``, halved until each group has at least 4 channels.
+    """Return a GroupNorm of at most ``groups`` groups, each of at least 4 channels where this is possible.
 
-    A group of one channel would be instance norm, which removes whatever is constant over a feature map, and with it
-    the time embedding that residual blocks add to each channel.
+    The number of groups is ``groups``, halved until it divides the channels and leaves 4 in each group; it is 1 if no
+    halving does. A group of one channel would be instance norm, which removes whatever is constant over a feature map,
+    and with it the time embedding that residual blocks add to each channel.
 
     Args:
         channels: channels of the feature maps.
-        groups: largest number of groups. If no halving of it both divides the channels and leaves 4 in each group, one
-            group is used.
+        groups: largest number of groups.
         eps: added to the variances.
     """
     halved = (groups >> times for times in range(groups.bit_length()) if channels % (groups >> times) == 0)

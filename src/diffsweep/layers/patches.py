@@ -21,7 +21,7 @@ def patch_grid(height: int, width: int, patch_size: int) -> tuple[int, int]:
     """Return the rows and columns of patches of an image, (height / patch_size, width / patch_size).
 
     Raises:
-        ValueError: the patch size does not divide the height and the width.
+        ValueError: the patch size is below 1, or does not divide both height and width.
     """
     if patch_size < 1 or height % patch_size or width % patch_size:
         side = math.gcd(height, width)
@@ -37,9 +37,9 @@ def patch_grid(height: int, width: int, patch_size: int) -> tuple[int, int]:
 class PatchEmbedding(nn.Linear):
     """A linear map from each patch of p x p pixels to a token (arXiv:2010.11929): (B, C, H, W) to (B, N, C').
 
-    It equals a convolution of kernel p and stride p with the weight (C', C, p, p), of which this weight is the
-    flattened one. Unlike the convolution's, its output is contiguous in the order (B, N, C') that transformer blocks
-    read.
+    The N = (H / p) (W / p) patches are in the order of rows. The map equals a convolution of kernel p and stride p with
+    the weight (C', C, p, p), which is flattened here. Unlike the convolution's, its output is contiguous in the order
+    (B, N, C') that transformer blocks read.
 
     Args:
         in_channels: C of the image.
@@ -57,7 +57,13 @@ class PatchEmbedding(nn.Linear):
 
 
 def unpatchify(tokens: Tensor, grid: tuple[int, int], patch_size: int) -> Tensor:
-    """Return the image (B, C, H, W) whose patches are given by tokens, (B, N, p p C), on a grid of rows and columns."""
+    """Return the images (B, C, H, W) whose patches are given by tokens.
+
+    Args:
+        tokens: (B, N, p p C), each the pixels of a patch in the order row, column, channel.
+        grid: rows H / p and columns W / p of the N patches, which are in the order of rows.
+        patch_size: p, the side of a patch.
+    """
     return rearrange(tokens, "b (h w) (p q c) -> b c (h p) (w q)", h=grid[0], p=patch_size, q=patch_size)
 
 
@@ -73,10 +79,10 @@ def sincos_positions(grid: tuple[int, int], channels: int, device: torch.device,
     """Return sinusoidal positions (N, C) of the patches of a grid, as in MAE (arXiv:2111.06377).
 
     The first half of the channels holds sines, then cosines of the column, the second half those of the row, at the
-    frequencies 10000^(-i / (C / 4)). They are computed for each grid; those of one image size are never interpolated.
+    frequencies 10000^(-i / (C / 4)). They are computed for each grid, not interpolated from those of one image size.
 
     Args:
-        grid: rows and columns of patches.
+        grid: rows and columns of the N patches, which are in the order of rows.
         channels: C, divisible by 4.
         device: of the result.
         dtype: of the result.
@@ -99,14 +105,14 @@ def axial_rotation(
     10000^(-i / (D / 4)).
 
     Args:
-        grid: rows and columns of patches.
+        grid: rows and columns of the N patches, which are in the order of rows.
         channels: D of one head, divisible by 4.
         extras: number of tokens before the patches that have no position; their angles are 0.
         device: of the result.
         dtype: of the result.
 
     Returns:
-        Two tensors (extras + N, D / 2).
+        The cosines and the sines, each (extras + N, D / 2), for :func:`~diffsweep.layers.rotate`.
     """
     angles = rearrange(_angles(grid, channels // 4), "a n c -> n (a c)")
     angles = torch.cat([angles.new_zeros(extras, channels // 2), angles])
@@ -114,10 +120,12 @@ def axial_rotation(
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Return queries or keys with channels i and i + D / 2 rotated as a plane, each token by its own angles.
+    """Return queries or keys whose channel pairs (i, i + D / 2) are rotated, each token by its own angles.
+
+    A pair (a, b) becomes (a cos u - b sin u, a sin u + b cos u) for the angle u.
 
     Args:
-        x: (B, heads, N, D).
+        x: queries or keys, (B, heads, N, D).
         rotation: cosines and sines of the angles, each (N, D / 2).
     """
     (cos, sin), (a, b) = rotation, x.chunk(2, dim=-1)

@@ -12,12 +12,13 @@ from torch.utils.checkpoint import checkpoint
 def recomputed(module: nn.Module, *inputs: Any, preserve_rng_state: bool = True, **keywords: Any) -> Any:
     """Return a module's output; its activations are not kept but recomputed in the backward pass (arXiv:1604.06174).
 
-    Second derivatives of attention exist in PyTorch only under ``sdpa_kernel(SDPBackend.MATH)``. A call within it
-    recomputes with that kernel too, since the backward pass may run after the ``with`` has ended.
+    Second derivatives of attention exist in PyTorch only under ``sdpa_kernel(SDPBackend.MATH)``. If this function is
+    called under it, the recomputation uses that kernel too, since the backward pass may run after the ``with`` has
+    ended.
 
     Args:
         module: the module.
-        *inputs, **keywords: its arguments.
+        *inputs, **keywords: the arguments of the module's call.
         preserve_rng_state: recompute with the random state of the forward pass; only modules with dropout need it.
     """
     settings: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": preserve_rng_state}

@@ -11,13 +11,14 @@ from torch.nn import functional
 def pool(x: Tensor, size: Size | None = None) -> Tensor:
     """Return the means of 2 x 2 pixels, (B, C, ceil(H / 2), ceil(W / 2)), of maps x (B, C, H, W).
 
-    The last row and column of an odd side are averaged over the pixels that exist. ``size`` is ignored.
+    The last row and column of an odd side are averaged over the pixels that exist. ``size`` is not used: this function
+    is called as :func:`enlarge` is.
     """
     return functional.avg_pool2d(x, 2, ceil_mode=True)
 
 
 def enlarge(x: Tensor, size: Size | None = None) -> Tensor:
-    """Return maps x (B, C, H, W) enlarged to (B, C, *size) by nearest neighbours, by default to (B, C, 2 H, 2 W)."""
+    """Return maps x (B, C, H, W) enlarged by nearest neighbours to (B, C, *size), by default (B, C, 2 H, 2 W)."""
     return functional.interpolate(x, size=size, scale_factor=2.0 if size is None else None, mode="nearest")
 
 
@@ -28,7 +29,7 @@ class Downsample(nn.Conv2d):
         in_channels: C.
         out_channels: C'.
         pad_end: pad with zeros after the last row and column only, as the autoencoders of latent diffusion do
-            (arXiv:2112.10752), for even sides; otherwise pad all four edges.
+            (arXiv:2112.10752); H and W must be even. Otherwise all four edges are padded.
     """
 
     def __init__(self, in_channels: int, out_channels: int, pad_end: bool = False) -> None:
@@ -40,7 +41,14 @@ class Downsample(nn.Conv2d):
 
 
 class Upsample(nn.Conv2d):
-    """An enlargement to ``size``, by default twice the size, by nearest neighbours, then a 3 x 3 convolution."""
+    """An enlargement of maps (B, C, H, W) by nearest neighbours, then a 3 x 3 convolution to C' channels.
+
+    The result is (B, C', *size) for the argument ``size`` of ``forward``, by default (B, C', 2 H, 2 W).
+
+    Args:
+        in_channels: C.
+        out_channels: C'.
+    """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 3, padding=1)

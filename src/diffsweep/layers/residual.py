@@ -52,12 +52,13 @@ class ResidualBlock(nn.Module):
     """A residual block: norm, SiLU, conv; the time embedding; norm, SiLU, dropout, conv; plus the input.
 
     It is the block of DDPM (arXiv:2006.11239), from (B, C, H, W) to (B, C', H, W). With ``resample`` it is the block of
-    BigGAN (arXiv:1809.11096, figure 15), which resamples both branches.
+    BigGAN (arXiv:1809.11096, figure 15), which resamples both branches. ``forward`` takes the maps, the embedding
+    (B, E) and the ``size`` (height, width) for ``resample``.
 
     Args:
         in_channels: C.
         out_channels: C'.
-        embedding: size of the time embedding; None: the block is not conditioned.
+        embedding: size E of the time embedding, to which a condition may have been added; None: the block reads none.
         dropout: dropout rate before the second convolution.
         time_embedding: ``additive``: added before the second norm; ``scale_shift``: scales and shifts that norm's
             output.

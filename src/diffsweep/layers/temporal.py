@@ -41,14 +41,14 @@ class Clips(NamedTuple):
 
 
 def clips_of(frames: int, independent: Tensor | None = None) -> Clips:
-    """Return the layout of clips of F frames, with a mask that isolates independent frames.
+    """Return the division of a batch of frames into clips of F frames, with a mask that isolates independent frames.
 
     An independent frame attends to itself only, and no other frame attends to it. So images can be appended to clips as
     further frames, to train on both (Ho et al. 2022, arXiv:2204.03458, section 3).
 
     Args:
         frames: F.
-        independent: bool, (B, F), True for independent frames; None: all frames belong to their clip.
+        independent: bool, (B, F), True for independent frames; None: no frame is, and the result has no mask.
     """
     if independent is None:
         return Clips(frames)
@@ -58,7 +58,12 @@ def clips_of(frames: int, independent: Tensor | None = None) -> Clips:
 
 
 def rows_of_frames(c_noise: Tensor, frames: int) -> Tensor:
-    """Return the time of each frame, (B F), from times of clips (B,) or of frames (B, F)."""
+    """Return the time of each frame, (B F), in which row b F + f is frame f of clip b.
+
+    Args:
+        c_noise: times of clips (B,), which are repeated for their frames, or of frames (B, F).
+        frames: F.
+    """
     return c_noise.repeat_interleave(frames) if c_noise.ndim == 1 else c_noise.flatten()
 
 
@@ -105,17 +110,21 @@ def _table_rows(kind: PositionBias, frames: int, longest: int, device: torch.dev
 
 
 class RelativeBias(nn.Module):
-    """A learned bias of attention logits for each distance in time between query and key, in each head, (N, F, F).
+    """A learned bias of attention logits for each distance in time between query and key, in each head.
 
-    Relative positions are from Shaw et al. 2018 (arXiv:1803.02155), their form as a bias from T5 (arXiv:1910.10683). No
-    absolute time enters, so the bias can be computed for any number of frames. Distances that do not occur in the
-    training clips have the bias of the largest distance that does.
+    ``forward(frames)`` returns the biases (N, F, F) of head, query and key. Relative positions are from Shaw et al.
+    2018 (arXiv:1803.02155), their form as a bias from T5 (arXiv:1910.10683). No absolute time enters, so the bias can
+    be computed for any number of frames. Distances that do not occur in the training clips have the bias of the largest
+    distance that does.
 
     Args:
         heads: number of heads N.
         kind: ``buckets``: the 32 buckets of T5, one for each distance up to 7 frames; ``distance``: a value for each
-            distance.
+            distance. Both distinguish later keys from earlier ones.
         num_frames: frames of the training clips; None: the largest distance with a bias of its own is 128.
+
+    Raises:
+        ValueError: an unknown ``kind``, or ``num_frames`` below 1.
     """
 
     def __init__(self, heads: int, kind: PositionBias = "buckets", num_frames: int | None = None) -> None:
@@ -136,16 +145,19 @@ class RelativeBias(nn.Module):
 class TemporalAttention(nn.Module):
     """A residual layer of multi-head self-attention over the frames of a clip, at each position of the feature maps.
 
-    It is that of Ho et al. 2022 (arXiv:2204.03458, section 3), from maps (B F, C, H, W) to the same shape. It starts
-    as the identity. The norm is over each frame alone, so that frames that the mask separates do not influence each
-    other.
+    It is the temporal attention of Ho et al. 2022 (arXiv:2204.03458, section 3). ``forward`` takes maps (B F, C, H, W)
+    and their division into :class:`Clips`, and returns maps of the same shape. The layer starts as the identity. The
+    norm is over each frame alone, so that frames that the clips' mask separates do not influence each other.
 
     Args:
         channels: C, divisible by ``heads``.
         heads: number of heads.
         norm: makes the norm for C channels.
         position_bias: the ``kind`` of :class:`RelativeBias`, ``buckets`` or ``distance``.
-        num_frames: frames of the training clips; None: not fixed.
+        num_frames: frames of the training clips, for :class:`RelativeBias`; None: not fixed.
+
+    Raises:
+        ValueError: ``heads`` does not divide ``channels``.
     """
 
     def __init__(
@@ -178,9 +190,9 @@ class TemporalConvolution(nn.Module):
     """A residual convolution of kernel 3 over the frames, at each position of feature maps (B F, C, H, W).
 
     Frame f becomes x_f + W_- h_{f-1} + W_0 h_f + W_+ h_{f+1} + bias with h = silu(norm(x)); h is 0 beyond the ends of
-    a clip and for frames that the mask separates from f. The layer starts as the identity. After a convolution over
-    space it makes a (2+1)D convolution (Tran et al. 2018, arXiv:1711.11248; in video diffusion Singer et al. 2022,
-    arXiv:2209.14792).
+    a clip and for frames that the mask of :class:`Clips`, the second argument of ``forward``, separates from f. The
+    layer starts as the identity. After a convolution over space it makes a (2+1)D convolution (Tran et al. 2018,
+    arXiv:1711.11248; in video diffusion Singer et al. 2022, arXiv:2209.14792).
 
     Args:
         channels: C.
@@ -205,7 +217,10 @@ class TemporalConvolution(nn.Module):
 
 
 class TemporalSteps(nn.Module):
-    """A sequence of modules over time, each of which is called as ``x = step(x, clips)``."""
+    """A sequence of layers over the frames of clips, called in turn as ``x = step(x, clips)``.
+
+    ``x`` are feature maps (B F, C, H, W), and ``clips`` is their division into :class:`Clips`.
+    """
 
     def __init__(self, *steps: nn.Module) -> None:
         super().__init__()

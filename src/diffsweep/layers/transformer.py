@@ -42,9 +42,12 @@ def _head_channels(channels: int, heads: int) -> int:
 
 
 def rotary_channels(channels: int, heads: int) -> int:
-    """Return the channels of a head, or raise a ValueError unless rotary positions can rotate them.
+    """Return the number of channels of a head, channels / heads, if rotary positions can rotate them.
 
     They are rotated in groups of four: a pair by the row and a pair by the column.
+
+    Raises:
+        ValueError: ``heads`` does not divide ``channels``, or the number of channels of a head is no multiple of 4.
     """
     size = _head_channels(channels, heads)
     if size % 4:
@@ -55,11 +58,11 @@ def rotary_channels(channels: int, heads: int) -> int:
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention (arXiv:1706.03762).
+    """Multi-head self-attention among tokens (arXiv:1706.03762).
 
     Args:
-        channels: C.
-        heads: number of heads, which divides C.
+        channels: C of the tokens.
+        heads: number of heads, which divides C; otherwise the constructor raises a ValueError.
         bias: the maps to queries, keys and values have a bias.
         qk_norm: RMSNorm of queries and keys in each head (arXiv:2302.05442), which bounds the logits of the softmax.
     """
@@ -76,8 +79,10 @@ class SelfAttention(nn.Module):
 
         Args:
             x: tokens of images (B, N, C), or of the frames of clips (B F, N, C).
-            rotation: rotary positions of the tokens that attend to each other; None: none.
-            across: which tokens of clips attend to each other; None: those of one row of x.
+            rotation: cosines and sines of rotary angles, in the order of the tokens that attend to each other; None: no
+                rotary positions.
+            across: a rearrangement by which tokens of different frames of a clip attend to each other; None: only the N
+                tokens of one row of x do.
         """
         qkv = self.to_qkv(x).unflatten(-1, (3, self.heads, -1))  # (B, N, 3, heads, D)
         q, k, v = qkv.transpose(1, 3).unbind(2)  # each (B, heads, N, D)
@@ -95,11 +100,11 @@ class CrossAttention(nn.Module):
     """Multi-head attention of tokens x (B, N, C) to a context (B, L, C) (arXiv:1706.03762).
 
     Queries come from x, keys and values from the context. The mask (B, 1, 1, L) is True for the tokens of the context
-    that may be attended to; None: all may.
+    that may be attended to; None: all may. ``forward`` takes x, context and mask.
 
     Args:
         channels: C.
-        heads: number of heads, which divides C.
+        heads: number of heads, which divides C; otherwise the constructor raises a ValueError.
         qk_norm: RMSNorm of queries and keys in each head.
     """
 
@@ -119,12 +124,18 @@ class CrossAttention(nn.Module):
 
 
 def mlp(channels: int, hidden: int, out_channels: int, gelu: str = "tanh") -> nn.Sequential:
-    """Return an MLP of a linear map, GELU and a linear map; ``gelu=tanh`` approximates GELU, ``none`` is exact."""
+    """Return an MLP: a linear map from ``channels`` to ``hidden``, GELU, and a linear map to ``out_channels``.
+
+    ``gelu=tanh`` is the approximation of GELU by a hyperbolic tangent, ``none`` the exact function.
+    """
     return nn.Sequential(nn.Linear(channels, hidden), nn.GELU(approximate=gelu), nn.Linear(hidden, out_channels))
 
 
 class SwiGLU(nn.Module):
-    """A gated MLP, W_out (silu(W_a x) * W_b x), with ``hidden`` channels inside (SwiGLU, arXiv:2002.05202)."""
+    """A gated MLP from ``channels`` to ``channels``, W_out (silu(W_a x) * W_b x), with ``hidden`` channels inside.
+
+    It is SwiGLU (arXiv:2002.05202), here with biases; * multiplies each channel.
+    """
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
@@ -137,7 +148,10 @@ class SwiGLU(nn.Module):
 
 
 class Modulation(nn.Module):
-    """A linear map from an embedding (B, C) to ``count`` shifts, scales and gates (B, 1, C) (arXiv:2212.09748)."""
+    """A linear map from an embedding to the shifts, scales and gates of a block (adaLN, arXiv:2212.09748).
+
+    ``forward`` takes the embedding (B, C) and returns a tuple of ``count`` tensors (B, 1, C).
+    """
 
     def __init__(self, channels: int, count: int) -> None:
         super().__init__()
@@ -150,7 +164,8 @@ class Modulation(nn.Module):
 class ModulationTable(nn.Module):
     """Learned vectors of one block, added to a modulation that all blocks share (adaLN-single, arXiv:2310.00426).
 
-    The shared modulation is (B, count, C) or (B, 1, C); the ``count`` sums are shifts, scales and gates (B, 1, C).
+    ``forward`` takes the shared modulation, (B, count, C) or (B, 1, C), and returns a tuple of ``count`` sums, which
+    are shifts, scales and gates (B, 1, C).
     """
 
     def __init__(self, channels: int, count: int) -> None:
@@ -162,31 +177,37 @@ class ModulationTable(nn.Module):
 
 
 def modulated(h: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
-    """Return h (1 + scale) + shift for a modulation (shift, scale, ...), or h for an empty one."""
+    """Return h (1 + scale) + shift for a modulation (shift, scale) or (shift, scale, gate), and h for an empty one."""
     return torch.addcmul(modulation[0], h, 1 + modulation[1]) if modulation else h
 
 
 def gated(x: Tensor, h: Tensor, modulation: tuple[Tensor, ...]) -> Tensor:
-    """Return x + gate h for a modulation (shift, scale, gate), or x + h for one without a gate."""
+    """Return x + gate h for a modulation (shift, scale, gate), and x + h for one of fewer entries."""
     return torch.addcmul(x, h, modulation[2]) if len(modulation) > 2 else x + h
 
 
 class Block(nn.Module):
     """A pre-norm transformer block: self-attention, optional cross-attention, MLP, each with a residual connection.
 
+    Tokens (B, N, C) keep their shape.
+
     Args:
         channels: C.
         heads: attention heads.
         mlp_ratio: hidden width of the MLP divided by C; SwiGLU has 2/3 of that width, and so as many parameters.
-        modulation: computes from ``emb`` the (shift, scale) or (shift, scale, gate) of the self-attention, then those
-            of the MLP. With it the norms have no weights, and the cross-attention has no norm.
+        modulation: a module that computes from an embedding (the argument ``emb`` of ``forward``) the (shift, scale) or
+            (shift, scale, gate) of the self-attention, then those of the MLP. With it the norms have no weights, and
+            the cross-attention has no norm. None: norms with weights, and no gates.
         cross: add cross-attention to a context.
         qk_norm: RMSNorm of queries and keys.
         swiglu: SwiGLU in place of the MLP with GELU.
         rms_norm: RMSNorm in place of LayerNorm.
         qkv_bias: the maps to queries, keys and values of the self-attention have a bias.
         gelu: ``tanh`` (approximated) or ``none`` (exact).
-        eps: of the norms.
+        eps: added to the variances in the norms.
+
+    Raises:
+        ValueError: ``heads`` does not divide C, or ``mlp_ratio`` gives fewer than 2 hidden channels.
     """
 
     def __init__(
@@ -233,7 +254,11 @@ class Block(nn.Module):
 
 
 def run_block(block: nn.Module, checkpointing: bool, *inputs: Any, **keywords: Any) -> Tensor:
-    """Return a block's output; with ``checkpointing`` its activations are recomputed in training (arXiv:1604.06174)."""
+    """Return a block's output, called with the further arguments.
+
+    With ``checkpointing``, if the block is in training mode, its activations are recomputed in the backward pass
+    (arXiv:1604.06174). The random state is not restored for this, so the block must have no dropout.
+    """
     if not (checkpointing and block.training):
         return block(*inputs, **keywords)
     # a block draws no random numbers, and saving the random state of a GPU would wait for the device
@@ -243,8 +268,8 @@ def run_block(block: nn.Module, checkpointing: bool, *inputs: Any, **keywords: A
 class ContextEmbedding(nn.Module):
     """An MLP from the tokens of a condition (B, L, D) to the context (B, L, C) of cross-attention, and its mask.
 
-    A learned null token replaces the tokens of samples that have none; the arguments of ``forward`` and the mask are
-    those of :class:`~diffsweep.layers.TokenContext`.
+    A learned null token, masked but for its first copy, replaces the tokens of samples that have none. The arguments of
+    ``forward`` and the mask that it returns are those of :class:`~diffsweep.layers.TokenContext`.
 
     Args:
         context_dim: width D of the tokens.
