@@ -14,8 +14,11 @@ from diffsweep.layers import rotary_channels
 class Backbone(nn.Module, Part):
     """A network that is called as ``output = backbone(x, c_noise, cond)``, with an output of the height and width of x.
 
+    x are images (B, C, H, W) or clips (B, C, F, H, W), ``c_noise`` the times as the network reads them, (B,) or for
+    each frame (B, F), and ``cond`` a :class:`~diffsweep.diffusion.Condition` or None.
+
     Attributes:
-        requires, supports: both contain ``clips`` if x is a clip (B, C, F, H, W) rather than an image (B, C, H, W).
+        requires, supports: names of capabilities; both contain ``clips`` if the network reads clips and not images.
         accepts: the parts of a condition that the network reads, with their sizes, such as ``{"num_classes": 10}``.
         Options: the dataclass of the constructor's ``**options``; None if its signature names all of them.
     """
@@ -26,13 +29,16 @@ class Backbone(nn.Module, Part):
 
 @dataclass(frozen=True, kw_only=True)
 class ConditionSizes:
-    """The sizes of the parts of a condition that a network reads.
+    """The sizes of the parts of a :class:`~diffsweep.diffusion.Condition` ``cond`` that a network reads.
 
     Attributes:
         num_classes: number of classes if ``cond.vector`` holds class ids; None: it does not.
         vector_dim: size of ``cond.vector`` if it holds features; None: it does not.
         num_scalars: number of values in ``cond.scalars``; None: these are not read.
         image_channels: channels of ``cond.image``, which are concatenated with those of x; 0: it is not read.
+
+    Raises:
+        ValueError: a size other than ``image_channels`` is below 1.
     """
 
     num_classes: int | None = None
@@ -45,19 +51,22 @@ class ConditionSizes:
 
     @property
     def of_vectors(self) -> dict[str, int | None]:
-        """The sizes of the parts that become embedding vectors: the keywords of ``ConditionEmbedding``."""
+        """The sizes of the parts that become embedding vectors, by name; None for a part that is not read.
+
+        They are arguments of :class:`~diffsweep.layers.ConditionEmbedding`.
+        """
         return {"num_classes": self.num_classes, "vector_dim": self.vector_dim, "num_scalars": self.num_scalars}
 
     @property
     def accepts(self) -> dict[str, int]:
-        """The parts that the network reads, with their sizes."""
+        """The sizes of the parts that the network reads, by the names of the fields; other parts are left out."""
         sizes = {**self.of_vectors, "image_channels": self.image_channels}
         return {name: size for name, size in sizes.items() if size}
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenSizes(ConditionSizes):
-    """The sizes of the parts of a condition, for networks with cross-attention to tokens.
+    """The sizes of the parts of a condition, for networks that also have cross-attention to its tokens.
 
     Attributes:
         context_dim: width of ``cond.tokens``; None: these are not read.
@@ -77,7 +86,7 @@ class TokenSizes(ConditionSizes):
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerOptions:
-    """The options of transformers over patches of the image.
+    """The options that the transformers over patches of an image have in common.
 
     Attributes:
         patch_size: side of a patch in pixels.
@@ -87,7 +96,7 @@ class TransformerOptions:
         mlp_ratio: hidden width of the MLPs divided by ``channels``.
         qk_norm: RMSNorm of queries and keys.
         rope: add rotary positions to the attention (arXiv:2104.09864).
-        swiglu: SwiGLU in place of GELU.
+        swiglu: SwiGLU in place of the MLPs with GELU.
         rms_norm: RMSNorm in place of LayerNorm.
         checkpointing: recompute the activations of blocks in the backward pass to save memory (arXiv:1604.06174).
     """
@@ -105,7 +114,7 @@ class TransformerOptions:
 
     @property
     def block(self) -> dict[str, Any]:
-        """The keywords of a :class:`~diffsweep.layers.Block` that these options set."""
+        """The arguments of a :class:`~diffsweep.layers.Block`, by name, that these options set."""
         return {
             "channels": self.channels,
             "heads": self.num_heads,
@@ -117,7 +126,11 @@ class TransformerOptions:
 
     @property
     def rotary(self) -> int | None:
-        """The channels of a head, with rotary positions; otherwise None."""
+        """The number of channels of an attention head if ``rope`` is set, else None.
+
+        Raises:
+            ValueError: rotary positions cannot rotate heads of this size, which must be a multiple of 4.
+        """
         return rotary_channels(self.channels, self.num_heads) if self.rope else None
 
 
@@ -128,7 +141,7 @@ def one_of(key: str, value: str, allowed: Collection[str]) -> None:
 
 
 def at_least_1(**values: int | None) -> None:
-    """Raise a ValueError unless each of the options, named by its key, is None or at least 1."""
+    """Raise a ValueError unless each of the options ``backbone.{key}``, given by key, is None or at least 1."""
     for key, value in values.items():
         if value is not None and value < 1:
             raise ValueError(f"backbone.{key} must be at least 1, not {value}")

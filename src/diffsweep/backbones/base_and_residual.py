@@ -27,10 +27,10 @@ class BaseAndResidual(Backbone):
     1`): a network that was trained on images can serve as the base network unchanged, and its output is the prediction
     for frame k. Both networks are trained by the one loss of the clip's noise.
 
-    Deliberate differences from the paper: It subtracts :math:`\sqrt{\lambda_i} \sigma_t \hat b` from frame i before the
-    second network reads it. A backbone does not know :math:`\sigma_t`, so here the second network reads :math:`\hat b`
-    as further channels of each frame. And the gradients of all frames reach the base network, through both uses of
-    :math:`\hat b`; to freeze a pretrained one, set ``requires_grad`` of its parameters to False.
+    Deliberate differences from the paper: The paper subtracts :math:`\sqrt{\lambda_i} \sigma_t \hat b` from frame i
+    before the second network reads it. A backbone does not know :math:`\sigma_t`, so here the second network reads
+    :math:`\hat b` as further channels of each frame. And the gradients of all frames reach the base network, through
+    both uses of :math:`\hat b`; to freeze a pretrained one, set ``requires_grad`` of its parameters to False.
 
     Args:
         base: a network for images (B, C, H, W), such as :class:`~diffsweep.backbones.UNet`.
@@ -42,6 +42,9 @@ class BaseAndResidual(Backbone):
 
     Attributes:
         accepts: the parts of a condition that either network reads, with their sizes.
+
+    Raises:
+        ValueError: the noise has no shared base, ``base`` is a network for clips, or ``residual`` makes one for images.
     """
 
     requires = frozenset({"clips", "eps_output"})

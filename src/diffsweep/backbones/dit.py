@@ -44,11 +44,11 @@ class BlockType(NamedTuple):
     """A way in which the embeddings of time and class enter the blocks of a DiT.
 
     Attributes:
-        in_sequence: as tokens before those of the image.
-        in_context: as tokens that the image's tokens attend to by cross-attention.
-        modulations: number of modulation vectors: 0; 4: shift and scale of both norms; 6: these and the gates of both
-            branches.
-        zero: initialise the modulations to zero, so that each block starts as the identity.
+        in_sequence: the embeddings are tokens before those of the image.
+        in_context: the embeddings are tokens that the image's tokens attend to by cross-attention.
+        modulations: number of vectors that modulate a block: 0; 4: shift and scale of both norms; 6: these and the
+            gates of both branches.
+        zero: initialise the modulations to zero; blocks with gates then start as the identity.
         shared: compute the modulations once for all blocks; each block adds a learned table of its own.
     """
 
@@ -70,19 +70,19 @@ BLOCKS = {
 
 @dataclass(frozen=True, kw_only=True)
 class DiTOptions(TransformerOptions, TokenSizes):
-    """The options of a DiT, which are those of its blocks and the sizes of the condition."""
+    """The options of a DiT: those of its transformer blocks, and the sizes of the condition's parts that it reads."""
 
 
 class DiT(Backbone):
     """A transformer over patches of the image, which time and class enter in one of five ways (arXiv:2212.09748).
 
-    The output is (B, out_channels, H, W). The embeddings of the time, the class, the features and the numbers of the
-    condition are summed for modulation, or are tokens of their own. If the condition has tokens (``context_dim``),
-    every block has cross-attention to them, as in PixArt-alpha (arXiv:2310.00426).
+    Images x (B, in_channels, H, W) become (B, out_channels, H, W). The embeddings of the time and of the condition's
+    class, features and numbers are summed for modulation, or are tokens of their own. If the condition has tokens
+    (``context_dim``), every block has cross-attention to them, as in PixArt-alpha (arXiv:2310.00426).
 
-    The published networks are these options (``conf/backbone``). Unlike in the public codes, the sinusoidal
-    positions are computed for the grid of each image, so that any size that the patch divides can be given, and samples
-    without tokens attend to a single learned null token.
+    The published networks are options of the group ``backbone`` (files of ``conf/backbone``). Unlike in the public
+    codes, the sinusoidal positions are computed for the grid of each image, so that any size that the patch divides can
+    be given, and samples without tokens attend to a single learned null token.
 
     Args:
         in_channels: channels of x.
@@ -94,6 +94,9 @@ class DiT(Backbone):
             starts as the identity; ``adaln_single``: shifts, scales and gates are computed once for all blocks, each
             of which adds a learned table (PixArt-alpha).
         options: the fields of :class:`DiTOptions`.
+
+    Raises:
+        ValueError: sizes that do not fit, such as a patch that does not divide ``image_size``.
     """
 
     Options = DiTOptions

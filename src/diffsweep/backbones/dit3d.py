@@ -28,7 +28,7 @@ SpaceTime = Literal["factorised", "full"]
 
 
 class DiT3D(DiT):
-    """A DiT over patches of space and time, from clips (B, C, F, H, W) to (B, out_channels, F, H, W).
+    """A DiT over patches of space and time, from clips (B, in_channels, F, H, W) to (B, out_channels, F, H, W).
 
     The blocks are those of :class:`DiT`, and differ only in which tokens attend to each other. With
     ``attention=factorised`` blocks 1, 3, ... attend within each frame and blocks 2, 4, ... over time at each position
@@ -48,6 +48,10 @@ class DiT3D(DiT):
         image_channels: channels of ``cond.image``, which are concatenated with those of x; 0: it is not read.
         dit: the other arguments of :class:`DiT`. With ``rope`` positions in space are rotary too; in ``full`` attention
             half of the channels are then rotated by time and half by space.
+
+    Raises:
+        ValueError: sizes that do not fit, such as a patch that does not divide the frames, or attention heads whose
+            channels rotary positions cannot rotate. ``forward`` raises one for clips that the patch does not divide.
     """
 
     requires = frozenset({"clips"})

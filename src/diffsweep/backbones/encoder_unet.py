@@ -15,10 +15,10 @@ from diffsweep.layers import SinusoidalEmbedding, TimeEmbedding, zero_init
 
 
 class ClassifierBackbone(Backbone, ABC):
-    """A classifier's network, which is called as ``features, logits = network(x, c_noise)``.
+    """A classifier's network, which is called as ``features, logits = network(x, c_noise)``; subclasses define it.
 
     Attributes:
-        num_features: size D of the features.
+        num_features: size D of the features, the input of the last layer.
         num_classes: number of classes K, the size of the logits.
     """
 
@@ -28,24 +28,27 @@ class ClassifierBackbone(Backbone, ABC):
 
     @abstractmethod
     def forward(self, x: Tensor, c_noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the features (B, D) and the logits (B, K) of noisy images.
+        """Return the features (B, D) and the logits (B, K) of noisy images, as subclasses define them.
 
         Args:
-            x: noisy images x_t, (B, C, H, W).
+            x: noisy images x_t, (B, C, H, W), scaled as networks read them.
             c_noise: their times, as networks read them, (B,).
         """
 
     @abstractmethod
     def feature_maps(self, x: Tensor, c_noise: Tensor) -> list[Tensor]:
-        """Return the feature maps at the end of each level, the largest first, each (B, C', H', W').
+        """Return the last feature maps of each resolution of the network, the largest first, each (B, C', H', W').
 
-        The arguments are those of :meth:`forward`.
+        Subclasses define them. The arguments are those of :meth:`forward`.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderOptions(ResolutionOptions):
-    """The options of an encoder: those of the levels of a U-Net, with defaults as in ADM's classifiers, and dropout.
+    """The options of :class:`EncoderUNet`: those of a U-Net's levels, and dropout.
+
+    Defaults are those of ADM's classifiers (arXiv:2105.05233). The last four fields are fixed as in these classifiers,
+    and cannot be given.
 
     Attributes:
         feature_dropout: dropout rate of the features before the last layer.
@@ -69,15 +72,18 @@ class EncoderUNet(ClassifierBackbone):
 
     The downsampling levels and the middle of a U-Net are followed by attention pooling, whose output are the features
     (B, D), and a linear layer to the logits (B, K), which starts at zero (section 4.1 of the paper). The middle always
-    has attention. The published classifiers are these options (``conf/backbone``), with the parameter counts of the
-    public code. Unlike that code, the pooling computes the attention of the mean's query alone, since nothing else
-    is used.
+    has attention. The published classifiers are options of the group ``backbone`` (files of ``conf/backbone``), with
+    the parameter counts of the public code. Unlike that code, the pooling computes the attention of the mean's query
+    alone, since nothing else is used.
 
     Args:
         in_channels: channels of x.
         num_classes: K, at least 2.
         image_size: side of x. No other size works, since the pooling has learned positions.
         options: the fields of :class:`EncoderOptions`.
+
+    Raises:
+        ValueError: ``num_classes`` is None or below 2, or levels do not fit ``image_size``.
     """
 
     Options = EncoderOptions

@@ -23,7 +23,7 @@ from diffsweep.layers.recomputation import recomputed
 
 @dataclass(frozen=True, kw_only=True)
 class UNetOptions(ResolutionOptions, TokenSizes):
-    """The options of a U-Net: those of its levels, the sizes of the condition, and these.
+    """The options of a U-Net: those of its levels, the sizes of the condition's parts that it reads, and these.
 
     Attributes:
         middle_attention: the middle has attention; None: it has if any level has, or if the condition has tokens.
@@ -64,10 +64,10 @@ class UNet(Backbone):
     skip connections. The embeddings of class, features and numbers of the condition are added to that of the time,
     which conditions every residual block; with ``time_embedding=scale_shift`` this is FiLM (arXiv:1709.07871).
 
-    The published networks are these options (``conf/backbone``), with the parameter counts of the public codes. They
-    set ``attention_factors``, not ``attention_resolutions``, so that an option is the same network at any image size.
-    Differences from these codes: the null condition has parameters of its own, a further row of
-    ``embed_condition.classes`` in ADM and a token in Stable Diffusion; the sinusoids are those of guided-diffusion
+    The published networks are options of the group ``backbone`` (files of ``conf/backbone``), with the parameter counts
+    of the public codes. They set ``attention_factors``, not ``attention_resolutions``, so that an option is the same
+    network at any image size. Differences from these codes: the null condition has parameters of its own, a further row
+    of ``embed_condition.classes`` in ADM and a token in Stable Diffusion; the sinusoids are those of guided-diffusion
     everywhere (DDPM's code divides exponents by D/2 - 1 instead of D/2); the queries of all heads come first in
     ``to_qkv``, then all keys, then all values.
 
@@ -76,6 +76,9 @@ class UNet(Backbone):
         out_channels: channels of the output.
         image_size: side of x that ``attention_resolutions`` refer to; other sizes work too.
         options: the fields of :class:`UNetOptions`.
+
+    Raises:
+        ValueError: options that do not fit, such as attention at a size that no level has.
     """
 
     Options = UNetOptions
@@ -145,7 +148,7 @@ class UNet(Backbone):
         return self.conv_out(functional.silu(self.norm_out(h)))  # (B, out_channels, H, W)
 
     def stages(self) -> list[ResidualStage]:
-        """Return all residual stages in the order in which they run."""
+        """Return all residual stages in the order in which they run; a stage is a residual block with its attention."""
         modules = [*self.down, *self.middle, *self.up]
         return [module for module in modules if isinstance(module, ResidualStage)]
 

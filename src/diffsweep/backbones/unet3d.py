@@ -28,7 +28,7 @@ _PLACES: dict[TemporalPlace, bool] = {"spatial": False, "all": True}
 
 
 class UNet3D(UNet):
-    """A 2D U-Net on each frame with attention over time between, (B, C, F, H, W) to (B, out_channels, F, H, W).
+    """A 2D U-Net on each frame, with attention over time in between, (B, C, F, H, W) to (B, out_channels, F, H, W).
 
     The 3 x 3 convolutions act as 1 x 3 x 3 ones, attention is over space, and norms are over single frames. The layers
     over time start as the identity, so that the initial network is a 2D U-Net on each frame, and the weights of a
@@ -40,12 +40,16 @@ class UNet3D(UNet):
     Args:
         num_frames: frames of the training clips; larger distances in time share the bias of the largest one in these
             clips. None: not fixed.
-        temporal_attention: ``spatial``: after each attention over space, as in the paper; ``all``: after all residual
-            blocks.
-        position_bias: the bias of distances in time: ``buckets``, as in T5, or a value for each ``distance``.
+        temporal_attention: ``spatial``: after each attention over space, as in the paper (Ho et al. 2022,
+            arXiv:2204.03458); ``all``: after all residual blocks.
+        position_bias: the learned biases of attention over time: one for each of T5's ``buckets`` of distances in time,
+            or one for each ``distance``.
         temporal_convolution: add convolutions over neighbouring frames after all residual blocks. They are not in the
             paper, and learn motion sooner than attention does.
         unet: the arguments of :class:`UNet`.
+
+    Raises:
+        ValueError: ``spatial`` if no level has attention over space, or any that :class:`UNet` raises.
     """
 
     requires = frozenset({"clips"})

@@ -25,8 +25,11 @@ from diffsweep.layers import (
 class ResidualStage(nn.Module):
     """A residual block, followed by attention over space and by layers over time, if the network has them.
 
+    ``forward`` takes maps x (B, C, H, W) and the embedding of time and condition, then the context of cross-attention
+    and its mask, if any, and for clips their division into frames.
+
     Attributes:
-        width: channels of the output.
+        width: channels C' of the output, (B, C', H, W).
         temporal: a layer over the frames of clips, called with (h, clips) at the end; None in networks of images.
     """
 
@@ -51,7 +54,7 @@ class ConvNeXtBlock(nn.Module):
     Args:
         in_channels: C.
         out_channels: C'.
-        embedding: size of the time embedding.
+        embedding: size of the time embedding, to which a condition may have been added.
         dropout: dropout rate before the last convolution.
         time_embedding: ``additive``: added before the norm; ``scale_shift``: scales and shifts the norm's output.
         norm: makes a norm for a number of channels.
@@ -91,7 +94,8 @@ class TokenAttention(nn.Module):
         channels: C, divisible by ``heads``.
         heads: number of heads N.
         context_dim: D of the context, from which keys and values are computed; None: self-attention.
-        attend: computes the attention from q, k and v, each (B, N, L, C / N), in calls without a mask.
+        attend: computes the attention from q (B, N, L, C / N) and k, v (B, N, L', C / N). Calls with a mask use
+            PyTorch's scaled dot product instead.
     """
 
     def __init__(
@@ -117,7 +121,10 @@ class TokenAttention(nn.Module):
 
 
 class GEGLU(nn.Module):
-    """A gated layer a * GELU(b), where a and b are linear maps of the input (Shazeer 2020, arXiv:2002.05202)."""
+    """A gated layer a * GELU(b), where a and b are linear maps of the input (Shazeer 2020, arXiv:2002.05202).
+
+    The last axis of the input has ``in_features`` channels, that of a, b and the output ``out_features``.
+    """
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
@@ -129,7 +136,11 @@ class GEGLU(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    """A block of self-attention, cross-attention and an MLP of width 4 C, each with a norm before it and a residual."""
+    """A block of self-attention, cross-attention and an MLP of width 4 C, each with a norm before it and a residual.
+
+    Tokens (B, L, C) keep their shape. They attend to themselves by ``attend`` (a function of q, k and v), and to a
+    context of width ``context_dim`` by the scaled dot product, with a mask if one is given.
+    """
 
     def __init__(self, channels: int, heads: int, context_dim: int, attend: Attend) -> None:
         super().__init__()
@@ -147,8 +158,9 @@ class TransformerBlock(nn.Module):
 class SpatialTransformer(nn.Module):
     """Transformer blocks over the H x W positions of a feature map, as a residual layer (arXiv:2112.10752).
 
-    The blocks stand between two linear projections, and the input is added to the result (Rombach et al. 2021). Each
-    block has self-attention and cross-attention to a context. The layer starts as its input times ``residual_scale``.
+    The blocks stand between two linear projections, and the input (B, C, H, W) is added to the result (Rombach et al.
+    2021). Each block has self-attention and cross-attention to a context. The layer starts as its input times
+    ``residual_scale``.
 
     Args:
         channels: C, divisible by ``heads``.
@@ -195,6 +207,9 @@ class AttentionPool2d(nn.Module):
         channels: C, divisible by ``heads``.
         size: side S of the maps; the learned positions allow no other.
         heads: number of heads.
+
+    Raises:
+        ValueError: ``heads`` does not divide C; in ``forward``, the maps have another side.
     """
 
     def __init__(self, channels: int, size: int, heads: int) -> None:

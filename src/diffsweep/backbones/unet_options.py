@@ -45,15 +45,18 @@ class BlockOptions:
 
     Attributes:
         channels: width of the first level; the time embedding has four times this size.
-        block: ``ddpm``; ``biggan``: the same, and resampling between levels happens inside such blocks (ADM, Dhariwal
-            and Nichol 2021, arXiv:2105.05233); ``convnext``: see
-            :class:`~diffsweep.backbones.unet_blocks.ConvNeXtBlock`.
+        block: ``ddpm``: the residual block of DDPM, and convolutions that resample maps between levels; ``biggan``: the
+            same, and resampling between levels happens inside such blocks (ADM, Dhariwal and Nichol 2021,
+            arXiv:2105.05233); ``convnext``: see :class:`~diffsweep.backbones.unet_blocks.ConvNeXtBlock`.
         time_embedding: ``additive`` as in DDPM; ``scale_shift`` as in improved DDPM (arXiv:2102.09672) and ADM, which
             call it adaptive group normalisation.
         residual_scale: factor of the sums of residual branches; 2^-1/2 in NCSN++ (arXiv:2011.13456).
-        norm_groups: largest number of groups of the norms; no group has fewer than 4 channels.
+        norm_groups: largest number of groups of the norms, which is halved until a group has at least 4 channels.
         norm_eps: added to the variances in the norms.
         dropout: dropout rate inside residual blocks.
+
+    Raises:
+        ValueError: an unknown name, an odd number of ``channels``, or ``norm_groups`` below 1.
     """
 
     channels: int = 32
@@ -75,11 +78,11 @@ class BlockOptions:
 
     @property
     def embedding(self) -> int:
-        """The size of the time embedding."""
+        """The size of the time embedding, 4 ``channels``."""
         return 4 * self.channels
 
     def embed_time(self) -> nn.Sequential:
-        """Return the MLP that maps the sinusoids of the time to its embedding."""
+        """Return the MLP that maps the sinusoids of the time, (B, channels), to its embedding, (B, 4 channels)."""
         return nn.Sequential(
             nn.Linear(self.channels, self.embedding), nn.SiLU(), nn.Linear(self.embedding, self.embedding)
         )
@@ -88,7 +91,7 @@ class BlockOptions:
         return group_norm(width, self.norm_groups, self.norm_eps)
 
     def residual(self) -> Callable[..., nn.Module]:
-        """Return a function of (input width, output width) that makes a residual block."""
+        """Return a function of (input width, output width) that makes a residual block of the kind ``block``."""
         return partial(
             _BLOCKS[self.block][0],
             embedding=self.embedding,
@@ -107,11 +110,11 @@ class BlockOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class ResidualStageOptions(BlockOptions):
-    """The options of stages, which are residual blocks that attention may follow.
+    """The options of stages; a stage is a residual block and, at levels with attention, an attention layer after it.
 
     Attributes:
-        attention: ``full``; ``linear``: efficient attention, of a cost linear in the number of pixels
-            (arXiv:1812.01243).
+        attention: ``full``: softmax attention; ``linear``: efficient attention, of a cost linear in the number of
+            pixels (arXiv:1812.01243).
         num_heads: number of attention heads.
         head_channels: channels of a head; if it is set, ``num_heads`` is not used. A level with fewer channels has one
             head.
@@ -127,7 +130,11 @@ class ResidualStageOptions(BlockOptions):
         at_least_1(num_heads=self.num_heads, head_channels=self.head_channels)
 
     def heads(self, width: int) -> int:
-        """Return the number of attention heads for feature maps of ``width`` channels."""
+        """Return the number of attention heads for feature maps of ``width`` channels.
+
+        Raises:
+            ValueError: the heads or their channels do not divide the width.
+        """
         if self.head_channels is not None:
             if width % min(width, self.head_channels):
                 raise ValueError(
@@ -141,7 +148,11 @@ class ResidualStageOptions(BlockOptions):
         return self.num_heads
 
     def attend(self, width: int) -> nn.Module:
-        """Return an attention layer for feature maps of ``width`` channels."""
+        """Return an attention layer for feature maps of ``width`` channels.
+
+        Raises:
+            ValueError: the heads or their channels do not divide the width.
+        """
         return SelfAttention2d(width, self.heads(width), ATTENTIONS[self.attention], self.norm, self.residual_scale)
 
     def stage(self, width_in: int, width_out: int, attends: bool) -> ResidualStage:
@@ -154,8 +165,8 @@ class Resolution(NamedTuple):
 
     Attributes:
         width: channels of the feature maps.
-        size: side of the feature maps for an image of side ``image_size``.
-        attends: the stages have attention.
+        size: side of the feature maps for an image of the side that the network was built for.
+        attends: the level's residual blocks are followed by attention.
         halved: the feature maps are halved before this level on the way down.
     """
 
@@ -172,7 +183,7 @@ class ResolutionOptions(ResidualStageOptions):
     Attributes:
         channel_mult: width of each level, as a multiple of ``channels``.
         num_res_blocks: residual blocks of each level on the way down; on the way up each level has one more.
-        attention_resolutions: sides of feature maps that have attention.
+        attention_resolutions: sides of the feature maps that have attention, for an image of side ``image_size``.
         attention_factors: downsampling factors of levels that have attention, which do not depend on ``image_size``;
             levels in either list have it.
         resample_order: ``after``: a level's maps are halved after its blocks on the way down, and doubled before them
@@ -193,7 +204,12 @@ class ResolutionOptions(ResidualStageOptions):
         at_least_1(num_res_blocks=self.num_res_blocks, channel_mult=min(self.channel_mult, default=0))
 
     def levels(self, image_size: int) -> list[Resolution]:
-        """Return the levels for images of a size, the one with the largest feature maps first."""
+        """Return the levels for images of a side in pixels, the one with the largest feature maps first.
+
+        Raises:
+            ValueError: the image is too small for the levels, or attention is chosen at a size or factor that no level
+                has.
+        """
         first, count = _ORDERS[self.resample_order], len(self.channel_mult)
         sizes = [image_size]
         for _ in range(count - 1 + first):
@@ -222,9 +238,10 @@ class ResolutionOptions(ResidualStageOptions):
         ]
 
     def down(self, levels: Sequence[Resolution]) -> tuple[nn.ModuleList, list[int]]:
-        """Return the layers of the way down, and the widths of the feature maps.
+        """Return the layers of the way down in the order in which they run, and the widths of the feature maps.
 
-        The widths are those of the first convolution's output and of the output of each layer, in order.
+        The widths are those of the first convolution's output, which is not one of the layers, and of the output of
+        each layer, in order: the widths of the skip connections.
         """
         down, widths = nn.ModuleList(), [self.channels]
         for level in levels:
@@ -238,5 +255,8 @@ class ResolutionOptions(ResidualStageOptions):
         return down, widths
 
     def middle(self, width: int, attends: bool) -> nn.ModuleList:
-        """Return the middle of the network: two stages at the smallest size, of which the first may have attention."""
+        """Return the middle of the network: two stages at the smallest size, both from ``width`` to ``width`` channels.
+
+        The first stage has attention if ``attends``, the second has none.
+        """
         return nn.ModuleList([self.stage(width, width, attends), self.stage(width, width, False)])

@@ -32,7 +32,10 @@ from diffsweep.layers.patches import Rotation
 
 
 class SkipBlock(Block):
-    """A transformer block whose input is a linear map of the tokens x and of the output ``skip`` of an early block."""
+    """A transformer block whose input is a linear map of the tokens x and of the output ``skip`` of an early block.
+
+    Both are (B, N, C), as is the output. ``settings`` are the other arguments of :class:`~diffsweep.layers.Block`.
+    """
 
     def __init__(self, channels: int, heads: int, **settings: Any) -> None:
         super().__init__(channels, heads, **settings)
@@ -44,7 +47,7 @@ class SkipBlock(Block):
 
 @dataclass(frozen=True, kw_only=True)
 class UViTOptions(TransformerOptions, ConditionSizes):
-    """The options of a U-ViT: those of its blocks, the sizes of the condition, and these.
+    """The options of a U-ViT: those of its blocks, the sizes of the condition's parts that it reads, and these.
 
     Attributes:
         depth: number of blocks, odd: as many blocks lie before the middle one as after it.
@@ -59,8 +62,8 @@ class UViT(Backbone):
     """A transformer over time, class and patches with long skip connections, (B, C, H, W) to (B, out_channels, H, W).
 
     The output of block i is joined to the input of block depth + 1 - i, for all blocks i before the middle one. The
-    published networks are these options (``conf/backbone``); ``depth`` counts all blocks, 13 for the paper's 12 and the
-    middle one.
+    published networks are options of the group ``backbone`` (files of ``conf/backbone``); ``depth`` counts all blocks,
+    13 for the paper's 12 and the middle one (Bao et al. 2023, arXiv:2209.12152).
 
     Differences from the public code: the learned positions are interpolated bicubically to other grids than that of
     ``image_size``, so that any image that the patch divides can be given; and the last layer starts at 0.
@@ -70,6 +73,9 @@ class UViT(Backbone):
         out_channels: channels of the output.
         image_size: side of x, which the patch must divide.
         options: the fields of :class:`UViTOptions`.
+
+    Raises:
+        ValueError: the patch does not divide ``image_size``, ``depth`` is even, or ``channels`` is odd.
     """
 
     Options = UViTOptions
