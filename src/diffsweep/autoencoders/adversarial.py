@@ -23,7 +23,13 @@ AdversarialLossKind = Literal["hinge", "vanilla", "least_squares"]
 
 
 class LogitLosses(NamedTuple):
-    """The losses of a logit: the discriminator's for real and for fake images, and the generator's."""
+    """Three functions of a discriminator's logits, each a loss for each logit, of the shape of the logits.
+
+    Attributes:
+        real: the discriminator's loss where the image is real.
+        fake: the discriminator's loss where the image is a reconstruction.
+        generator: the loss of the decoder that made the reconstruction.
+    """
 
     real: Callable[[Tensor], Tensor]
     fake: Callable[[Tensor], Tensor]
@@ -53,6 +59,9 @@ class PatchDiscriminator(nn.Module):
         image_size: side of the images, at least 6.
         channels: width of the first convolution.
         halvings: None: 3 as in the public codes, or fewer for images that are too small for 3.
+
+    Raises:
+        ValueError: the images are too small, also for ``halvings``, or ``channels`` is below 1.
     """
 
     def __init__(self, in_channels: int, image_size: int, channels: int = 64, halvings: int | None = None) -> None:
@@ -102,19 +111,23 @@ class AdversarialLoss(nn.Module, Part):
     least_squares  :math:`(D(x) - 1)^2 + D(\hat x)^2`                                 :math:`(D(\hat x) - 1)^2 / 2`
     ============== ================================================================== ===============================
 
-    All are means over the patches of an image. They are from Lim and Ye 2017 (arXiv:1705.02894), Goodfellow et al. 2014
-    (arXiv:1406.2661) and Mao et al. 2016 (arXiv:1611.04076). With ``vanilla`` the public code of VQGAN has
-    :math:`-D(\hat x)` for the decoder.
+    D's loss is half of the middle column. All are means over the patches of an image. They are from Lim and Ye 2017
+    (arXiv:1705.02894), Goodfellow et al. 2014 (arXiv:1406.2661) and Mao et al. 2016 (arXiv:1611.04076). With
+    ``vanilla`` the public code of VQGAN has :math:`-D(\hat x)` for the decoder.
 
     The loss of D has no gradient with respect to the decoder, and the loss of the decoder none with respect to the
-    weights of D, so that their sum can be minimised in a single backward pass.
+    weights of D, so that their sum can be minimised in a single backward pass. The model that trains the decoder
+    applies ``start``, ``weight`` and ``lr``.
 
     Args:
         network: D, from images (B, C, H, W) to logits (B, ...).
         loss: ``hinge``, ``vanilla`` or ``least_squares``.
-        start: the optimizer step from which on both losses are used.
+        start: the optimizer step, counted from 0, from which on both losses are used.
         weight: factor w of the decoder's loss, which is also multiplied by :func:`adaptive_weight`.
         lr: learning rate of D.
+
+    Raises:
+        ValueError: an unknown ``loss``, a negative ``start``, or a ``weight`` or ``lr`` that is not above 0.
     """
 
     requires = frozenset({"reconstructions"})
@@ -173,13 +186,13 @@ def adaptive_weight(reconstruction: Tensor, generator: Tensor, last_layer: Tenso
 
     .. math:: w_a = \lVert \nabla_L \mathcal{L}_{rec} \rVert / (\lVert \nabla_L \mathcal{L}_{gen} \rVert + 10^{-4})
 
-    It is clamped to at most 10^4, and has no gradient. The paper has 10^-6 in place of 10^-4, which is from its public
-    code.
+    It is clamped to at most 10^4, and has no gradient. The constant 10^-4 is that of the paper's public code; the text
+    of the paper has 10^-6.
 
     Args:
         reconstruction: the reconstruction loss L_rec, ().
         generator: the adversarial loss of the decoder L_gen, ().
-        last_layer: the weights of the layer L.
+        last_layer: the weights of the layer L, on which both losses depend.
 
     Returns:
         A scalar tensor ().

@@ -17,7 +17,15 @@ from diffsweep.diffusion import Noise
 
 
 def by_frame(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Apply a function of images (B, C, H, W) to images as they are, and to clips (B, C, F, H, W) frame by frame."""
+    """Return a function's output for images (B, C, H, W), or for each frame of clips (B, C, F, H, W).
+
+    Args:
+        function: maps images (N, C, H, W) to (N, C', H', W').
+        x: images or clips.
+
+    Returns:
+        (B, C', H', W') for images, (B, C', F, H', W') for clips.
+    """
     if x.ndim == 4:
         return function(x)
     return function(frames_of(x)).unflatten(0, (len(x), x.shape[2])).transpose(1, 2)
@@ -32,13 +40,15 @@ def frames_of(x: Tensor) -> Tensor:
 
 
 class Autoencoder(nn.Module, Part, ABC):
-    """A map from pixels to the space in which diffusion takes place, and back.
+    """A map from pixels to the space in which diffusion takes place, and back: pixels themselves, or latents.
+
+    Subclasses define :meth:`posterior`, :meth:`draw` and :meth:`decode`.
 
     Attributes:
         shape: shape of one sample in the space, (C', H', W'), or (C', F, H', W') for clips.
         in_channels: channels of the pixels.
-        factor: f, the side of an image divided by the side of the space.
-        bounded: the values in the space lie in [-1, 1], as those of pixels do.
+        factor: f, the side of an image divided by that of its point in the space, H / H' = W / W'.
+        bounded: whether the values in the space lie in [-1, 1], as those of pixels do.
         levels: number of equally spaced values on [-1, 1] that the data take in the space; None: they are continuous.
     """
 
@@ -50,33 +60,49 @@ class Autoencoder(nn.Module, Part, ABC):
 
     @property
     def provides(self) -> frozenset[str]:  # type: ignore[override]
-        """``range`` if the values are bounded; ``clips`` if the points of the space are clips."""
+        """The capabilities of the space: ``range`` if its values are bounded, ``clips`` if its points are clips."""
         return frozenset({"range"} if self.bounded else ()) | frozenset({"clips"} if len(self.shape) == 4 else ())
 
     @abstractmethod
     def posterior(self, x: Tensor) -> Tensor:
-        """Return all that :meth:`draw` requires to encode pixels x (B, C, H, W), as one tensor (B, K, H', W').
+        """Return the parameters of the distribution of points z of the space given pixels x, as one tensor.
 
-        It can be stored in a file of latents in place of the pixels.
+        Subclasses define what they are; :meth:`draw` requires nothing else. They can be stored in a file of latents in
+        place of the pixels.
+
+        Args:
+            x: images (B, C, H, W), or clips (B, C, F, H, W) if the space is one of clips.
+
+        Returns:
+            (B, K, H', W') or (B, K, F, H', W'), with K parameters at each position.
         """
 
     @abstractmethod
     def draw(self, posterior: Tensor, noise: Noise | None = None) -> Tensor:
-        """Return a point of the space (B, *shape) for each posterior: its mean, or with ``noise`` a sample of it."""
+        """Return a point of the space (B, *shape) for each posterior: its mean, or with ``noise`` a sample of it.
+
+        Args:
+            posterior: a result of :meth:`posterior`. In spaces without randomness it is the point itself.
+            noise: the random numbers of the samples.
+        """
 
     @abstractmethod
     def decode(self, z: Tensor) -> Tensor:
-        """Return the pixels (B, C, H, W) of points z of the space (B, *shape)."""
+        """Return the pixels of points z (B, *shape) of the space: images (B, C, H, W), or clips (B, C, F, H, W)."""
 
     def encode(self, x: Tensor, noise: Noise | None = None) -> Tensor:
-        """Return the points of the space (B, *shape) of pixels x (B, C, H, W): the mean, or with ``noise`` a sample.
+        """Return the points (B, *shape) of the space for pixels: the mean of the posterior, or with ``noise`` a sample.
 
         It is ``draw(posterior(x))``, so latents drawn from stored posteriors equal those that are encoded on the fly.
+
+        Args:
+            x: images (B, C, H, W), or clips (B, C, F, H, W) if the space is one of clips.
+            noise: the random numbers of the samples.
         """
         return self.draw(self.posterior(x), noise)
 
     def of(self, batch: Mapping[str, Tensor], noise: Noise | None = None) -> Tensor:
-        """Return the points of the space (B, *shape) of a batch of data.
+        """Return the points (B, *shape) of the space for a batch of data: posterior means, or with ``noise`` samples.
 
         They are drawn from ``batch["posterior"]`` if the batch holds stored posteriors, and encoded from ``batch["x"]``
         otherwise.
@@ -84,7 +110,7 @@ class Autoencoder(nn.Module, Part, ABC):
         return self.draw(batch["posterior"], noise) if "posterior" in batch else self.encode(batch["x"], noise)
 
     def lengthen(self, num_frames: int) -> None:
-        """Set the number of frames of the clips in this space.
+        """Change ``shape`` to that of clips of ``num_frames`` frames.
 
         Raises:
             ValueError: the space is one of images, or ``num_frames`` is below 1.
@@ -95,13 +121,13 @@ class Autoencoder(nn.Module, Part, ABC):
         self.shape = self.shape_of(num_frames)
 
     def shape_of(self, num_frames: int) -> tuple[int, ...]:
-        """Return the shape in the space of a clip of ``num_frames`` frames."""
+        """Return the shape of a clip of ``num_frames`` frames in this space of clips, (C', num_frames, H', W')."""
         return (self.shape[0], num_frames, *self.shape[2:])
 
     def differs_from(self, other: "Autoencoder") -> str | None:
-        """Return in words how another space differs in channels or factor, or None if it does not.
+        """Return a sentence on how another space differs from this one, which is requested, or None if it fits.
 
-        The size of images may differ.
+        Compared are the channels of both sides and the factor; the size of images may differ.
         """
         names = ("autoencoder.channels", "autoencoder.factor", "dataset.channels")
         theirs, ours = ((each.shape[0], each.factor, each.in_channels) for each in (other, self))
@@ -114,9 +140,10 @@ class Reconstructed(NamedTuple):
     """The reconstruction of images by an autoencoder, with the terms of its loss.
 
     Attributes:
-        x: the reconstructed images, (B, C, H, W), not clipped.
-        terms: the terms of the loss beside the reconstruction error, by name, of each sample, (B,), unweighted.
-        codes: the indices of the codes, int64 (B, H', W'), if the latents are codes of a codebook.
+        x: the reconstructed images, (B, C, H, W), not clipped to [-1, 1].
+        terms: the terms of the loss beside the reconstruction error by name, such as ``kl``: of each sample, (B,),
+            without their weights.
+        codes: the indices of the codes, int64 (B, H', W'), if the latents are codes of a codebook, else None.
     """
 
     x: Tensor
@@ -128,7 +155,11 @@ class LearnedAutoencoder(Autoencoder):
     """An autoencoder that is trained; its space holds the standardised latents z = (h - shift) / scale.
 
     Each channel has a shift of its own, and all channels share one scale, as in latent diffusion (arXiv:2112.10752).
-    Both are buffers, so that a checkpoint holds a space that is ready for diffusion.
+    Both are buffers, so that a checkpoint holds a space that is ready for diffusion. Subclasses define the networks and
+    :meth:`reconstruct`.
+
+    Args:
+        channels: C' of the latents.
 
     Attributes:
         weights: weights of the terms of the loss beside the reconstruction error, by name.
@@ -159,22 +190,23 @@ class LearnedAutoencoder(Autoencoder):
 
     @abstractmethod
     def reconstruct(self, x: Tensor, noise: Noise | None = None) -> Reconstructed:
-        """Return the reconstruction of images x (B, C, H, W), as in training.
+        """Return the reconstruction of images x (B, C, H, W), as in training; subclasses define it.
 
-        With ``noise`` the latents are drawn from the posterior; otherwise they are its mean.
+        With ``noise`` the latents are drawn from the posterior; otherwise they are its mean. A codebook in training
+        mode also learns from x.
         """
 
     @property
     @abstractmethod
     def last_layer(self) -> Tensor:
-        """The weights of the decoder's last layer, at which :func:`adaptive_weight` compares gradients."""
+        """The weights of the decoder's last layer, as :func:`adaptive_weight` takes them; subclasses define it."""
 
     @torch.no_grad()
     def standardise(self, mean: Tensor, std: Tensor) -> None:
-        """Set the standardisation from statistics of the latents h of the training set.
+        """Set ``shift`` and ``scale`` so that z = (h - mean) / std.
 
         Args:
-            mean: mean of each channel, (C',).
+            mean: mean of each channel of the latents h over the training set, (C',).
             std: standard deviation of all channels together, ().
         """
         self.shift.copy_(mean[:, None, None])

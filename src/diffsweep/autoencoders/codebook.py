@@ -24,12 +24,13 @@ _AT_ONCE = 2**24  # distances that are held at once
 
 
 class Quantised(NamedTuple):
-    """The result of quantising latents.
+    """The result of replacing latents by codes of a codebook.
 
     Attributes:
-        h: the nearest codes, (B, D, H, W); their gradient is passed to the quantised latents unchanged.
+        h: the nearest codes, (B, D, H, W), in the place of the latents; a gradient with respect to ``h`` passes to the
+            latents unchanged (straight-through).
         codes: the indices of the codes, int64 (B, H, W).
-        terms: terms of the loss by name, each a mean over the numbers of a latent, (B,).
+        terms: terms of the loss by name, of each sample, (B,): means over the numbers of a latent.
     """
 
     h: Tensor
@@ -40,16 +41,17 @@ class Quantised(NamedTuple):
 class Codebook(nn.Module, ABC):
     """A table of K codes of D numbers, which counts the use of each code in training and revives unused ones.
 
-    A code is dead if the moving average of its uses falls below ``revive_below`` times its value under even use. It is
-    replaced by a randomly chosen vector of the current batch, and its count by that of even use (random restarts,
-    Dhariwal et al. 2020, arXiv:2005.00341; Zeghidour et al. 2021, arXiv:2107.03312). Before the first training step
-    all codes are unused, so that all of them are initialised from the first batch.
+    A code is dead if the moving average of its uses per step is at most ``revive_below`` times its value under even
+    use, which is the number of vectors over K. A dead code is replaced by a randomly chosen vector of the current
+    batch, and its count by that of even use (random restarts, Dhariwal et al. 2020, arXiv:2005.00341; Zeghidour et al.
+    2021, arXiv:2107.03312). Before the first training step all codes are unused, so that all of them are initialised
+    from the first batch. Subclasses define how the codes learn.
 
     Args:
         num_codes: K.
         channels: D.
-        decay: of the moving averages, gamma.
-        revive_below: share of even use below which a code is dead; with 0 only the first step replaces codes.
+        decay: gamma of the moving averages a, gamma a + (1 - gamma) a_new in each step.
+        revive_below: share of even use up to which a code is dead; with 0 only the first step replaces codes.
 
     Attributes:
         names: names of the terms of the loss.
@@ -69,7 +71,7 @@ class Codebook(nn.Module, ABC):
 
     @torch.no_grad()
     def nearest(self, vectors: Tensor) -> Tensor:
-        """Return the index of the nearest code for each vector (N, D), int64 (N,).
+        """Return the index of the code nearest to each vector (N, D) in Euclidean distance, int64 (N,).
 
         At most 2^24 distances are held in memory at once.
         """
@@ -83,13 +85,16 @@ class Codebook(nn.Module, ABC):
     def quantise(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """Return the nearest codes of latents h (B, D, H, W), of the same shape, and their indices, int64 (B, H, W).
 
-        Nothing is learned or counted.
+        Nothing is learned or counted, and no gradient passes to h.
         """
         codes = self.nearest(self._vectors(h)).view(h.shape[0], *h.shape[2:])
         return rearrange(functional.embedding(codes, self.embedding), "b h w d -> b d h w"), codes
 
     def forward(self, h: Tensor) -> Quantised:
-        """Quantise latents h (B, D, H, W); in training mode also count uses, revive dead codes and update the codes."""
+        """Return latents h (B, D, H, W) replaced by their nearest codes, with the terms of the loss.
+
+        In training mode dead codes are revived before, and the uses are counted and the codes updated after.
+        """
         vectors = self._vectors(h)  # (B H W, D)
         if self.training:
             self._revive(vectors)
@@ -103,7 +108,12 @@ class Codebook(nn.Module, ABC):
         return rearrange(h.detach(), "b d h w -> (b h w) d").to(self.embedding.dtype)
 
     def terms(self, h: Tensor, nearest: Tensor) -> dict[str, Tensor]:
-        """Return the terms of the loss, each (B,): ``commitment``, the mean of (h - sg[e])^2, a loss of the encoder."""
+        """Return the terms of the loss by name, each (B,): ``commitment``, the mean of (h - sg[e])^2 for the encoder.
+
+        Args:
+            h: latents, (B, D, H, W).
+            nearest: their codes e, of the same shape, through which this term passes no gradient (sg).
+        """
         return {"commitment": (h - nearest.detach()).square().flatten(1).mean(1)}
 
     @abstractmethod
@@ -148,14 +158,14 @@ class EMACodebook(Codebook):
 
     .. math:: N_i \leftarrow \gamma N_i + (1 - \gamma) n_i, \quad
        m_i \leftarrow \gamma m_i + (1 - \gamma) \sum_j h_{ij}, \quad
-       e_i = m_i / \tilde N_i, \quad \tilde N_i = N \frac{N_i + \epsilon}{N + K \epsilon}, \quad N = \sum_i N_i.
+       e_i = m_i / \tilde N_i, \quad \tilde N_i = N \frac{N_i + \epsilon}{N + K \epsilon}, \quad N = \sum_i N_i,
 
-    The codes are buffers, not parameters of an optimizer.
+    with :math:`\epsilon = 10^{-5}`. The codes :math:`e_i` are buffers, not parameters of an optimizer.
 
-    Args: those of :class:`Codebook`.
+    Args: those of :class:`Codebook`, of which ``decay`` is :math:`\gamma`.
 
     Attributes:
-        sums: m, (K, D).
+        sums: the :math:`m_i`, (K, D).
     """
 
     sums: Tensor
@@ -177,9 +187,10 @@ class EMACodebook(Codebook):
 
 
 class GradientCodebook(Codebook):
-    r"""A codebook of parameters, trained by the term ``codebook`` of the loss (arXiv:1711.00937, equation 3).
+    r"""A codebook whose codes are parameters, trained by a term of the loss, ``codebook`` (arXiv:1711.00937, eq. 3).
 
     The term is the mean of :math:`(\mathrm{sg}[h] - e)^2` over the numbers of a latent, in which sg stops the gradient.
+    The moving averages only count the uses of the codes here.
 
     Args: those of :class:`Codebook`.
     """

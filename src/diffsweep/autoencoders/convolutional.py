@@ -20,7 +20,13 @@ EPS = 1e-6  # added to the variances in the norms of the published networks
 
 
 class ResolutionBlocks(nn.Module):
-    """The residual blocks of a level, each followed by an attention layer if any is left, then a resampling layer."""
+    """The layers of a level: residual blocks, the first of them each followed by an attention layer, then resampling.
+
+    Args:
+        blocks: residual blocks, in the order in which they run.
+        attentions: attention layer i follows block i; the list may be shorter than ``blocks``.
+        resample: the last layer, which halves or doubles the maps; None for none.
+    """
 
     def __init__(self, blocks: list[nn.Module], attentions: list[nn.Module], resample: nn.Module | None = None) -> None:
         super().__init__()
@@ -36,17 +42,22 @@ class ResolutionBlocks(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class ConvolutionalOptions:
-    """The options of an encoder and its decoder, with methods that build their modules.
+    """The options of the encoder and the decoder of an autoencoder, with methods that build their modules.
+
+    An autoencoder of factor f = 2^m has m + 1 levels.
 
     Attributes:
         channels: width that ``channel_mult`` multiplies.
-        channel_mult: width of each of the m + 1 levels as a multiple of ``channels``, the largest maps first; levels
-            beyond the end of the list have its last width.
+        channel_mult: width of each level as a multiple of ``channels``, the largest maps first; levels beyond the end
+            of the list have its last width.
         num_res_blocks: residual blocks of each level of the encoder; each level of the decoder has one more.
         attention_factors: downsampling factors of the levels that have attention, after each block.
         middle_attention: the middle has attention.
-        norm_groups: largest number of groups of the norms; no group has fewer than 4 channels.
+        norm_groups: largest number of groups of the norms, which is halved until a group has at least 4 channels.
         dropout: dropout rate inside residual blocks.
+
+    Raises:
+        ValueError: a count below 1, or a dropout rate outside [0, 1).
     """
 
     channels: int = 32
@@ -66,7 +77,14 @@ class ConvolutionalOptions:
             raise ValueError(f"autoencoder.network.dropout lies in [0, 1), not {self.dropout}")
 
     def levels(self, factor: int) -> list[tuple[int, bool]]:
-        """Return for each level its width and whether it has attention, the level with the largest maps first."""
+        """Return for each level of an autoencoder its width and whether it has attention, the largest maps first.
+
+        Args:
+            factor: f = 2^m, for m + 1 levels.
+
+        Raises:
+            ValueError: ``channel_mult`` or ``attention_factors`` do not fit the levels.
+        """
         factors = [2**level for level in range(factor.bit_length())]
         widths = [self.channels * mult for mult in _multipliers(self.channel_mult, factor)]
         if unknown := sorted(set(self.attention_factors) - set(factors)):
@@ -88,13 +106,21 @@ class ConvolutionalOptions:
     def level(
         self, width_in: int, width: int, count: int, attends: bool, resample: Callable[[int, int], nn.Module] | None
     ) -> ResolutionBlocks:
-        """Return ``count`` residual blocks of a width, followed by a resampling layer unless ``resample`` is None."""
+        """Return the layers of a level: residual blocks, each with attention if chosen, then a resampling layer.
+
+        Args:
+            width_in: channels of the input.
+            width: channels of the output.
+            count: number of residual blocks.
+            attends: attention follows each block.
+            resample: makes the resampling layer from its input and output channels; None: none.
+        """
         blocks = [self.block(width_in if i == 0 else width, width) for i in range(count)]
         attentions = [self.attention(width) for _ in range(count if attends else 0)]
         return ResolutionBlocks(blocks, attentions, None if resample is None else resample(width, width))
 
     def middle(self, width: int) -> ResolutionBlocks:
-        """Return the middle: a block, attention if chosen, and a block, at the smallest maps."""
+        """Return the middle of a network, at the smallest maps: residual block, attention if chosen, residual block."""
         blocks = [self.block(width, width) for _ in range(2)]
         return ResolutionBlocks(blocks, [self.attention(width)] if self.middle_attention else [])
 
@@ -118,8 +144,14 @@ def _multipliers(channel_mult: Sequence[int], factor: int) -> list[int]:
 class ConvolutionalEncoder(nn.Module):
     """An encoder from images (B, C, H, W) to the parameters of latents (B, C', H / f, W / f).
 
-    A convolution; levels of ``num_res_blocks`` residual blocks, with a convolution of stride 2 between levels; block,
-    attention, block; norm, SiLU, convolution; a 1 x 1 convolution.
+    It has a convolution; levels of residual blocks, with a convolution of stride 2 between levels; block, attention,
+    block; norm, SiLU, convolution; a 1 x 1 convolution.
+
+    Args:
+        in_channels: C.
+        out_channels: C', the number of parameters of the latents at each position.
+        factor: f, a power of two.
+        parts: the options, which build the modules.
     """
 
     def __init__(self, in_channels: int, out_channels: int, factor: int, parts: ConvolutionalOptions) -> None:
@@ -147,7 +179,13 @@ class ConvolutionalEncoder(nn.Module):
 class ConvolutionalDecoder(nn.Module):
     """A decoder from latents (B, C', h, w) to images (B, C, f h, f w).
 
-    It is the reversed encoder, with one more residual block in each level.
+    It has the layers of :class:`ConvolutionalEncoder` in reverse order, with one more residual block in each level.
+
+    Args:
+        in_channels: C'.
+        out_channels: C.
+        factor: f, a power of two.
+        parts: the options, which build the modules.
     """
 
     def __init__(self, in_channels: int, out_channels: int, factor: int, parts: ConvolutionalOptions) -> None:
@@ -174,7 +212,8 @@ class ConvolutionalDecoder(nn.Module):
 class ConvolutionalAutoencoder(LearnedAutoencoder):
     """An autoencoder whose networks are those of latent diffusion (Rombach et al. 2022, arXiv:2112.10752).
 
-    Images of other sizes than ``image_size`` work too if the factor divides them.
+    Images of other sizes than ``image_size`` work too if the factor divides them. Subclasses define the distribution of
+    the latents and the terms of the loss.
 
     Args:
         image_size: side of the images.
@@ -185,6 +224,9 @@ class ConvolutionalAutoencoder(LearnedAutoencoder):
 
     Attributes:
         num_moments: parameters of each latent number that the encoder predicts, such as 2 for mean and log-variance.
+
+    Raises:
+        ValueError: the factor is no power of two or does not divide ``image_size``, or options do not fit.
     """
 
     num_moments: int

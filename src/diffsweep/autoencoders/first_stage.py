@@ -23,7 +23,7 @@ KeptLatents = Literal["mean", "posterior"]
 
 
 class HasAutoencoder(Protocol):
-    """A trained autoencoder, or a model that has one."""
+    """A model that has a trained autoencoder, or the autoencoder itself."""
 
     @property
     def autoencoder(self) -> LearnedAutoencoder:
@@ -31,7 +31,7 @@ class HasAutoencoder(Protocol):
 
 
 class FirstStage(Autoencoder):
-    """The latents of a trained autoencoder as a space (Rombach et al. 2022, arXiv:2112.10752).
+    """The latents of a trained, frozen autoencoder as the space of diffusion (Rombach et al. 2022, arXiv:2112.10752).
 
     Over the training set the latents have mean 0 and standard deviation 1.
 
@@ -41,23 +41,28 @@ class FirstStage(Autoencoder):
     neither.
 
     Args:
-        channels, image_size: the latents of an image are (channels, image_size, image_size).
+        channels, image_size: the latents of an image are (channels, image_size, image_size), so ``image_size`` is the
+            side of the latents and not that of the image.
         factor: f, the side of an image divided by that of its latents.
         network: makes an untrained autoencoder, whose sizes the trained one must have.
         model: gives the trained autoencoder, or a model with one as its ``autoencoder``; None: it is still to be
             trained.
-        run: directory of the run that trained the autoencoder, which ``model`` reads; None: such a run is searched by
-            its configuration, or made.
+        run: directory of the run that trained the autoencoder, which ``model`` reads; None: the command looks for such
+            a run by its configuration, or makes it.
         latents: ``mean``: latents are the mean of the posterior; ``posterior``: training draws them from it anew each
             time.
         cache: compute the latents of the data once and store them in files, so that training does not use the encoder.
-        cache_dir: directory of files of latents that were made before; None: they are searched by their content, or
-            made.
+        cache_dir: directory of files of latents that were made before; None: the command looks for them by their
+            content, or makes them.
         batch_size: images that are encoded or decoded at once.
         tile: side in latents of the tiles in which larger latents are decoded; None: they are decoded as a whole.
         overlap: overlap of neighbouring tiles as a share of their side, in [0, 1).
         num_frames: F of clips, whose frames are encoded and decoded one by one; None: images.
         levels, bounded: must be None and False, since latents are continuous and unbounded.
+
+    Raises:
+        ValueError: a setting out of its range, or sizes that differ from those of ``network`` or of the published
+            weights.
     """
 
     def __init__(
@@ -115,7 +120,12 @@ class FirstStage(Autoencoder):
 
     @cached_property  # read when it is first used
     def trained(self) -> LearnedAutoencoder:
-        """The trained autoencoder, which is loaded to the CPU at the first use."""
+        """The trained autoencoder, frozen and in float32, which is loaded to the CPU at the first use.
+
+        Raises:
+            ValueError: ``model`` is None, or the trained autoencoder has other channels or another factor than this
+                space.
+        """
         if self._model is None:
             raise ValueError(
                 "autoencoder.model is missing: latent diffusion needs a trained autoencoder; give "
@@ -128,7 +138,7 @@ class FirstStage(Autoencoder):
 
     @property
     def weights_hash(self) -> str:
-        """A hash of the weights of the autoencoder, with those of its standardisation."""
+        """The SHA-256 of the weights of the autoencoder, ``shift`` and ``scale`` included, in hexadecimal."""
         return weights_hash(self.trained)
 
     def _with(self, half: nn.Module, device: torch.device) -> LearnedAutoencoder:
@@ -142,7 +152,7 @@ class FirstStage(Autoencoder):
         return trained
 
     def release(self) -> None:
-        """Move the autoencoder to the CPU."""
+        """Move the autoencoder to the CPU, which frees its memory on a GPU; the next use moves what it needs again."""
         self.trained.to("cpu")
 
     @torch.no_grad()

@@ -11,8 +11,8 @@ class Identity(Autoencoder):
 
     Args:
         channels, image_size: shape (channels, image_size, image_size) of the space.
-        levels: number of values that the data take; None: they are continuous.
-        bounded: the data lie in [-1, 1].
+        levels: number of equally spaced values on [-1, 1] that the data take; None: they are continuous.
+        bounded: whether the data lie in [-1, 1].
         num_frames: F of clips, of shape (channels, F, image_size, image_size); None: images.
     """
 

@@ -33,7 +33,7 @@ class KLAutoencoder(ConvolutionalAutoencoder):
     in nats, summed over the numbers of a latent, and always that of h before standardisation.
 
     A posterior (B, 2 C, h, w) holds mean and standard deviation of the standardised z = (h - shift) / scale. A
-    posterior of C channels holds the mean alone, and ``draw`` returns it.
+    posterior of C channels holds the mean alone, and ``draw`` returns it, with noise too.
 
     Args:
         image_size, in_channels, latent_channels, settings: those of
@@ -41,6 +41,9 @@ class KLAutoencoder(ConvolutionalAutoencoder):
         kl_weight: weight of the term ``kl`` beside a reconstruction error that is summed over the numbers of an image,
             as in the public code. Here this error is a mean over these numbers, so the term is weighted by kl_weight
             over their count.
+
+    Raises:
+        ValueError: ``kl_weight`` is negative, or settings do not fit.
     """
 
     num_moments = 2
@@ -60,7 +63,11 @@ class KLAutoencoder(ConvolutionalAutoencoder):
         self.weights = {"kl": kl_weight / (in_channels * image_size**2)}
 
     def moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and log-variance of q(h | x), each (B, C, h, w), before standardisation."""
+        """Return mean and log-variance of q(h | x), each (B, C', h, w), before standardisation.
+
+        Args:
+            x: images, (B, C, H, W), with H = f h and W = f w.
+        """
         mean, log_variance = self.encoder(x).chunk(2, dim=1)
         return mean, log_variance.clamp(*LOG_VARIANCES)
 

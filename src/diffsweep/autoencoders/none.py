@@ -2,5 +2,5 @@
 
 
 def nothing() -> None:
-    """Return None, with which an autoencoder is trained without this loss."""
+    """Return None, the value of an optional loss of an autoencoder, such as the adversarial one, that is left out."""
     return None

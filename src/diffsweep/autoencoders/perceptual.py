@@ -40,14 +40,15 @@ class Perceptual(Part, ABC):
 
     .. math:: d(x, y) = \sum_l \frac{1}{H_l W_l} \sum_{h, w} \lVert w_l \odot (\hat x^l_{hw} - \hat y^l_{hw}) \rVert^2
 
-    with the feature vectors :math:`\hat x^l_{hw}` at each position of level l, scaled to length 1.
+    with the feature vectors :math:`\hat x^l_{hw}` at each position of level l, scaled to length 1, and weights
+    :math:`w_l` of their channels. Subclasses define the network (:meth:`load`) and its features (:meth:`embed`).
 
     It is not an ``nn.Module``, so its network is not part of a model that uses it, nor of the model's checkpoints,
     optimizer or weight average. The network is loaded at the first use and moved to the device of the images; its
     weights require no gradients.
 
     Args:
-        weight: weight of the distance beside the error of the pixels.
+        weight: weight of the distance beside the error of the pixels, above 0; otherwise a ValueError is raised.
     """
 
     requires = frozenset({"reconstructions"})
@@ -60,20 +61,25 @@ class Perceptual(Part, ABC):
         self.weight = weight
 
     def check(self) -> None:
-        """Check before training that the network can be loaded.
+        """Raise a ValueError if the network cannot be loaded; called before training.
 
-        Raises:
-            ValueError: it cannot.
+        This class checks nothing; subclasses may.
         """
         return  # networks that are stages of a run are checked with the stages
 
     @abstractmethod
     def load(self) -> nn.Module:
-        """Return the network."""
+        """Return the network with its weights; subclasses define it."""
 
     @abstractmethod
     def embed(self, x: Tensor) -> list[Tensor]:
-        """Return the weighted unit features w_l x^l of images (B, C, H, W): (B, C_l, H_l, W_l) for each level l."""
+        """Return the weighted unit features w_l x^l of images, the list of (B, C_l, H_l, W_l) for the levels l.
+
+        Subclasses define it.
+
+        Args:
+            x: images in [-1, 1], (B, C, H, W), on the device of the network.
+        """
 
     @cached_property  # read when it is first used
     def network(self) -> Any:
@@ -97,8 +103,9 @@ class Perceptual(Part, ABC):
 class ClassifierPerceptual(Perceptual):
     """The perceptual distance in a classifier of the dataset, with all w_l = 1; it works offline, for data with labels.
 
-    The classifier must not be the one that results are measured by: a network in whose features a loss was minimised
-    rates the results as better than they are.
+    The features at each position of each map, scaled to length 1, are compared, as in :class:`Perceptual`. The
+    classifier must not be the one that results are measured by: a network in whose features a loss was minimised rates
+    the results as better than they are.
 
     Args:
         classifier: gives a module with ``feature_maps(x)``, a list of maps (B, C_l, H_l, W_l) of clean images (B, C,
@@ -121,16 +128,19 @@ class ClassifierPerceptual(Perceptual):
 class LPIPS(Perceptual):
     """The perceptual distance LPIPS with VGG16, version 0.1 (Zhang et al. 2018, arXiv:1801.03924).
 
-    The feature maps are those before each halving of the size, and the last. The w_l are those that come with
-    torchmetrics. Features are scaled as in torchmetrics, by the root of their sum of squares plus 1e-8: the first
-    public code adds the constant after the root, which differs near 0 and has no finite gradient at 0. Grey images are
-    repeated in all three channels.
+    The feature maps are those before each halving of the size, and the last. The weights w_l of their channels are
+    those that come with torchmetrics. Features are scaled as in torchmetrics, by the root of their sum of squares plus
+    1e-8: the first public code adds the constant after the root, which differs near 0 and has no finite gradient at 0.
+    Grey images are repeated in all three channels.
 
     Args:
         channels, image_size: of the images: 1 or 3 channels, at least 16 pixels a side.
         weights: a file of torchvision's VGG16, with or without the layers after the features; None: the public one,
             which is downloaded once (528 MB) into the folder of torch.hub.
         weight: weight of the distance beside the error of the pixels.
+
+    Raises:
+        ValueError: images of other channels or too few pixels; at the first use, weights that cannot be read.
     """
 
     def __init__(self, channels: int, image_size: int, weights: str | None = None, weight: float = 1.0) -> None:
@@ -170,7 +180,12 @@ class LPIPS(Perceptual):
 class LPIPSNetwork(nn.Module):
     """The network of LPIPS: the convolutions of VGG16 under torchvision's names, and the weights w_l.
 
-    VGG16 is configuration D of Simonyan and Zisserman 2015 (arXiv:1409.1556).
+    ``forward`` maps images (B, 1 or 3, H, W) in [-1, 1] to the weighted unit features of five levels, a list of
+    (B, C_l, H_l, W_l). VGG16 is configuration D of Simonyan and Zisserman 2015 (arXiv:1409.1556). The constructor
+    leaves w_l without values; they and VGG16's weights are loaded afterwards.
+
+    Attributes:
+        mean, std: of the pixels of ImageNet in [-1, 1], (3, 1, 1); images are standardised with them.
     """
 
     mean: Tensor
@@ -202,14 +217,20 @@ class LPIPSNetwork(nn.Module):
 
 
 def read_heads() -> dict[str, Tensor]:
-    """Return the squares of the channel weights w_l of LPIPS, each (C_l, 1, 1), under their names in the network."""
+    """Return the squares of LPIPS's channel weights w_l, each (C_l, 1, 1), as ``head0`` to ``head4``.
+
+    They are read from the package torchmetrics; the names are those of the buffers of :class:`LPIPSNetwork`.
+    """
     with importlib.resources.files("torchmetrics").joinpath(HEADS).open("rb") as file:
         saved = torch.load(file, map_location="cpu", weights_only=True)
     return {f"head{index}": saved[f"lin{index}.model.1.weight"][0] for index in range(len(STAGES))}
 
 
 def read_vgg16(weights: str | None) -> dict[str, Tensor]:
-    """Return the weights of the convolutions of VGG16, from a file, or the public ones if ``weights`` is None.
+    """Return the weights of VGG16's convolutions under torchvision's names, ``features.{layer}.weight`` and ``.bias``.
+
+    Args:
+        weights: a file of them; None: the public file, which is downloaded once.
 
     Raises:
         ValueError: the file does not exist or cannot be read, or the download fails.

@@ -65,7 +65,13 @@ OLD = {
 
 
 class Sizes(NamedTuple):
-    """The channels of images, the channels of latents, and the side of an image divided by that of its latents."""
+    """The sizes of an autoencoder.
+
+    Attributes:
+        in_channels: channels of the images.
+        latent_channels: channels of the latents.
+        factor: the side of an image divided by that of its latents.
+    """
 
     in_channels: int
     latent_channels: int
@@ -73,7 +79,7 @@ class Sizes(NamedTuple):
 
 
 class PublicAutoencoder:
-    """A published autoencoder of kind ``AutoencoderKL``, whose weights are read when it is called.
+    """A published autoencoder in the format of diffusers (``AutoencoderKL``), whose weights are read when it is called.
 
     The constructor reads ``config.json``; a call reads the weights beside it (``.safetensors``, or ``.bin`` with
     tensors only) and returns a :class:`KLAutoencoder`. The latents are standardised as the format specifies: shift is
@@ -85,8 +91,8 @@ class PublicAutoencoder:
         subfolder: subfolder of the folder or of the model, such as ``vae`` in a pipeline.
 
     Raises:
-        ValueError: no such model exists, it is of another class, or it has layers that :class:`KLAutoencoder` does not
-            have.
+        ValueError: ``path`` is None, no such model exists, it is of another class, or it has layers that
+            :class:`KLAutoencoder` does not have.
     """
 
     def __init__(self, path: str | None, subfolder: str | None = None) -> None:
@@ -244,7 +250,10 @@ class PublicAutoencoder:
 
 
 def public_names(name: str) -> tuple[str, ...]:
-    """Return the names in the format of one parameter of ours; several if it is their concatenation."""
+    """Return the names in diffusers' ``AutoencoderKL`` of a parameter of :class:`KLAutoencoder`.
+
+    They are several if the parameter is a concatenation of theirs, as ``to_qkv`` is of ``to_q``, ``to_k`` and ``to_v``.
+    """
     for ours, theirs in RENAMED:
         name = re.sub(ours, theirs, name)
     return tuple(name.replace("to_qkv", part) for part in ("to_q", "to_k", "to_v")) if "to_qkv" in name else (name,)

@@ -7,7 +7,11 @@ from torch import Tensor
 
 
 def in_slices(function: Callable[[Tensor], Tensor], x: Tensor, size: int) -> Tensor:
-    """Return ``function`` of a batch (B, ...), applied to at most ``size`` rows at once."""
+    """Return a function's output for a batch x (B, ...), computed from at most ``size`` rows at once and concatenated.
+
+    Raises:
+        ValueError: ``size`` is below 1.
+    """
     if size < 1:
         raise ValueError(f"slices hold at least 1 sample, not {size}")
     return torch.cat([function(part) for part in x.split(size)])
@@ -17,9 +21,9 @@ def decode_in_tiles(decode: Callable[[Tensor], Tensor], z: Tensor, tile: int, ov
     """Return the images (B, C', f h, f w) of latents (B, C, h, w), decoded in square tiles that are blended.
 
     In an overlap of tiles, the weight of a tile is 0 in the quarter at its own edge, 1 in the innermost quarter, and
-    rises linearly between. So the result equals that of decoding the whole wherever a pixel depends only on latents at
-    most ``overlap // 4`` away. For other decoders no seam is visible, but the tiles differ in what is not local
-    (norms, attention).
+    rises linearly between; at each pixel the weights sum to 1. So the result equals that of decoding the whole wherever
+    a pixel depends only on latents at most ``overlap // 4`` away. For other decoders no seam is visible, but the tiles
+    differ in what is not local (norms, attention).
 
     Args:
         decode: a decoder of latents (B, C, s, s), or of fewer rows or columns if z has fewer.

@@ -23,13 +23,13 @@ _CODEBOOKS: dict[CodebookKind, type[Codebook]] = {"ema": EMACodebook, "gradient"
 class VQAutoencoder(ConvolutionalAutoencoder):
     r"""A vector-quantised autoencoder (van den Oord et al. 2017, arXiv:1711.00937; arXiv:2112.10752, section 3.1).
 
-    Each vector of the latents is replaced by the nearest of K codes e, through which gradients pass unchanged
+    Each vector of the latents h is replaced by the nearest of K codes e, through which gradients pass unchanged
     (straight-through). The terms of the loss are means over the numbers of a latent: ``commitment``,
     :math:`(h - \mathrm{sg}[e])^2`, and with ``codebook=gradient`` also ``codebook``, :math:`(\mathrm{sg}[h] - e)^2`, of
-    weight 1.
+    weight 1. Here sg stops the gradient.
 
-    The space of diffusion is that of the latents before quantisation, as in Rombach et al. 2022; :meth:`decode`
-    quantises.
+    The space of diffusion is that of the standardised latents before quantisation, as in Rombach et al. 2022;
+    :meth:`decode` quantises. Nothing is random: a posterior is the latents themselves.
 
     Args:
         image_size, in_channels, latent_channels, settings: those of
@@ -38,8 +38,11 @@ class VQAutoencoder(ConvolutionalAutoencoder):
         codebook: ``ema``: codes are moving averages of the vectors nearest to them; ``gradient``: they are parameters.
         decay: decay of the moving averages, of the codes and of their uses.
         commitment_weight: weight beta of the term ``commitment``.
-        revive_below: codes whose use falls below this share of the average are replaced by outputs of the encoder; 0:
+        revive_below: codes whose use is at most this share of the average are replaced by outputs of the encoder; 0:
             none are, after the first step.
+
+    Raises:
+        ValueError: an unknown ``codebook``, a value out of its range, or settings that do not fit.
     """
 
     num_moments = 1
