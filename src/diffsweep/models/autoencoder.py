@@ -36,9 +36,9 @@ MIN_CHANNEL_STD = 0.1  # of the standard deviation of all latents; noise hides a
 class AutoencoderModel(Model, SelfMeasured):
     """A model that trains an autoencoder to reconstruct images, as the first stage of latent diffusion.
 
-    The loss is the mean over images of a pixel distance, the weighted terms of the latents and, if given, a perceptual
-    distance and an adversarial loss against a discriminator of patches (Esser et al. 2021, arXiv:2012.09841; Rombach et
-    al. 2022, arXiv:2112.10752). Clips are treated frame by frame.
+    The loss is the mean over images of a pixel distance, the weighted terms of the latents (such as a KL divergence)
+    and, if given, a perceptual distance and an adversarial loss against a discriminator of patches (Esser et al. 2021,
+    arXiv:2012.09841; Rombach et al. 2022, arXiv:2112.10752). Clips are treated frame by frame.
 
     Autoencoder and discriminator learn in one backward pass, each with an optimizer of its own: no gradient of the
     autoencoder's loss reaches the discriminator's weights, and none of the discriminator's loss reaches the
@@ -58,6 +58,9 @@ class AutoencoderModel(Model, SelfMeasured):
         augmentation: a random change of training images, ``augmentation(x, noise)``, such as a shift; None for none.
         statistics: the most training images that the statistics of the latents are taken over.
         seed: the seed of all random numbers of training.
+
+    Raises:
+        ValueError: ``autoencoder`` is None, ``pixel_loss`` is unknown, or ``statistics`` is below 2.
     """
 
     supports = frozenset({"clips", "other_data"})  # it has a network of its own, which takes frames one by one
@@ -105,15 +108,16 @@ class AutoencoderModel(Model, SelfMeasured):
         return [[parameter for parameter in part.parameters() if parameter.requires_grad] for part in parts]
 
     def distances(self, x: Tensor, noise: Noise | None) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """Return how far reconstructions are from images, the parts of the loss, and the reconstructions.
+        """Return the distances of images from their reconstructions, the parts of the loss, and the reconstructions.
 
         Args:
             x: images, (B, C, H, W).
             noise: the noise of the samples, for a draw of the posterior; None for its mean.
 
         Returns:
-            The pixel distance plus the weighted perceptual distance, (B,); the distances and the terms of the latents
-            by name, without weights, each (B,); and the reconstructions, (B, C, H, W).
+            The pixel distance plus the weighted perceptual distance, (B,); the parts of the loss by name, without
+            weights, each (B,): ``pixel``, the terms of the latents and, if used, ``perceptual``; and the
+            reconstructions, (B, C, H, W).
         """
         reconstructed = self.autoencoder.reconstruct(x, noise)
         pixel = _PIXEL_LOSSES[self.pixel_loss](x - reconstructed.x).flatten(1).mean(1)
@@ -124,7 +128,11 @@ class AutoencoderModel(Model, SelfMeasured):
         return loss, parts, reconstructed.x
 
     def weighted(self, parts: dict[str, Tensor]) -> Tensor:
-        """Return the weighted sum of the terms of the latents, (B,), from the parts of the loss by name."""
+        """Return the sum of the terms of the latents, such as ``kl``, each times its weight, (B,).
+
+        Args:
+            parts: the parts of the loss by name, each (B,), as from :meth:`distances`; other parts are not summed.
+        """
         terms = [weight * parts[name] for name, weight in self.autoencoder.weights.items() if weight]
         return torch.stack(terms).sum(0) if terms else torch.zeros_like(parts["pixel"])
 
@@ -153,7 +161,11 @@ class AutoencoderModel(Model, SelfMeasured):
         return {f"train/{name}": value for name, value in self._logged.items()}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log the loss without the discriminator, and its parts, for latents at the mean of the posterior."""
+        """Log the loss without the discriminator, and its parts, as means over the held-out images under ``val/``.
+
+        Latents are at the mean of the posterior. Logged too is ``val/x_mse``, the squared error of reconstructions that
+        are clipped to [-1, 1].
+        """
         x = frames_of(batch["x"])
         distance, parts, made = self.distances(x, None)
         for name, values in {"loss": distance + self.weighted(parts), **parts}.items():
@@ -167,6 +179,8 @@ class AutoencoderModel(Model, SelfMeasured):
     @torch.no_grad()
     def latent_statistics(self, data: ImageData) -> tuple[Tensor, Tensor, Tensor]:
         """Return statistics of the latents h of the training set, before they are standardised.
+
+        They are taken over at most ``statistics`` images, evenly spaced in the training set.
 
         Returns:
             The mean of each channel, (C,); the standard deviation of all latents about these means, (); and the
@@ -188,11 +202,15 @@ class AutoencoderModel(Model, SelfMeasured):
     def measure(self, data: ImageData, folder: Path, metrics: GenerationMetrics | None = None) -> dict[str, float]:
         """Return how well held-out images are reconstructed, and statistics of the latents over the training set.
 
-        Numbers are ``psnr`` (of the mean squared error over all images, in dB), ``ssim``, the terms of the latents,
-        with ``metrics`` the distances of features such as the FID of the reconstructions, with a codebook
-        ``codebook_usage``, the fraction of codes that occur, and ``perplexity``, the exponential of their entropy. Then
-        ``latent_mean``, the largest mean of a channel in size, and ``latent_std``, before they are standardised. Writes
-        ``reconstructions.png`` and ``latents.csv``.
+        The numbers by name: ``psnr`` (of the mean squared error over all images, in dB) and ``ssim``; the terms of the
+        latents without weights, such as ``kl``; with ``metrics`` the distances of features, such as ``rfid``, the FID
+        of the reconstructions; with a codebook ``codebook_usage``, the fraction of codes that occur, and
+        ``perplexity``, the exponential of the entropy of their frequencies. Then, before they are standardised,
+        ``latent_mean``, the largest absolute value of a channel's mean, and ``latent_std``, the standard deviation of
+        all latents.
+
+        Writes ``reconstructions.png`` (a ``.gif`` for clips), up to 12 held-out samples and their reconstructions, and
+        ``latents.csv``, mean and standard deviation of each channel. Warns of a channel of small standard deviation.
 
         Args:
             data: the dataset.
@@ -253,7 +271,10 @@ class AutoencoderModel(Model, SelfMeasured):
 
     @torch.no_grad()
     def show(self, count: int, data: ImageData, seed: int, steps: int | None) -> tuple[Tensor, Tensor]:
-        """Return held-out images, at most 12, and their reconstructions; ``seed`` and ``steps`` are not used."""
+        """Return the first ``count`` held-out samples, at most 12, and their reconstructions, to be shown in training.
+
+        ``seed`` and ``steps`` are not used, since nothing is sampled.
+        """
         x = data.split("val")[torch.arange(min(count, 12, data.num_val))]["x"]
         return x, by_frame(
             lambda x: self.autoencoder.reconstruct(x).x.float().cpu(), x.to(self.device, self.float_type)

@@ -24,9 +24,10 @@ from diffsweep.schedules import Schedule
 
 
 class Model(LightningModule, Part):
-    """A LightningModule whose random numbers in training follow from the seed and the step alone.
+    """A LightningModule whose random numbers in training follow from the seed, the step and the samples alone.
 
-    So a run that is resumed draws what the uninterrupted run would have drawn.
+    So a run that is resumed draws what the uninterrupted run would have drawn. Subclasses define the training step and
+    :meth:`training_metrics`.
 
     Args:
         optimizer: makes the optimizer of a list of parameters.
@@ -36,9 +37,10 @@ class Model(LightningModule, Part):
 
     Attributes:
         batch_noise: maps the positions of samples in the endless training stream, int64 (B,), to their noise.
-        requires_pixels: whether training needs the images themselves, even if diffusion is in latents that could be
-            kept.
-        next_command: the command that a user would run next with a trained model, up to the directory of its run.
+        requires_pixels: whether training needs the images themselves, even if diffusion is in latents, which could be
+            stored in place of the images.
+        next_command: the command that a user would run next with a trained model, without ``=DIRECTORY`` of its run at
+            the end, such as ``sample.py run``.
     """
 
     requires_pixels = False
@@ -56,12 +58,15 @@ class Model(LightningModule, Part):
         self.batch_noise = BatchNoise(seed, noise)
 
     def trained_parameters(self) -> list[torch.nn.Parameter]:
-        """Return the parameters that the optimizer changes."""
+        """Return the parameters that the optimizer changes: those that require a gradient."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
     @property
     def trained_together(self) -> list[list[torch.nn.Parameter]]:
-        """The trained parameters in groups; the gradients of each group are clipped by its own norm."""
+        """The trained parameters as a list of groups; the gradients of each group are clipped by their own norm.
+
+        By default it is one group; a model whose parts have separate optimizers has one for each.
+        """
         return [self.trained_parameters()]
 
     def configure_optimizers(self) -> Any:
@@ -77,10 +82,16 @@ class Model(LightningModule, Part):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the gradients by norm or by value, for fused optimizers too.
+        """Clip the gradients by value, or by the norm of each group of ``trained_together``, as the trainer is set.
 
-        Lightning refuses to clip for fused optimizers under any mixed precision. Only the scaled gradients of float16
-        cannot be clipped with them, since fused optimizers unscale gradients themselves.
+        It replaces Lightning's clipping, which refuses fused optimizers under any mixed precision. Only the scaled
+        gradients of float16 cannot be clipped with them, since fused optimizers unscale gradients themselves; with
+        float16 Lightning's clipping is used.
+
+        Args:
+            optimizer: not used, but for float16.
+            gradient_clip_val: the largest norm or absolute value; None or 0: nothing is clipped.
+            gradient_clip_algorithm: ``value``, or ``norm``, the default.
         """
         if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
@@ -91,7 +102,7 @@ class Model(LightningModule, Part):
                 clip(part, gradient_clip_val)
 
     def log_is_due(self) -> bool:
-        """Return whether metrics are logged at this step."""
+        """Return whether training metrics are logged at this optimizer step, a multiple of ``log_every_n_steps``."""
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return self.global_step % every == 0
 
@@ -106,7 +117,7 @@ class Model(LightningModule, Part):
 
     @abstractmethod
     def training_metrics(self) -> dict[str, Tensor]:
-        """Return the numbers to log of training, by name, such as ``train/loss``."""
+        """Return the numbers to log of training, scalars by name, such as ``train/loss``; subclasses define them."""
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         stepped = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
@@ -115,21 +126,30 @@ class Model(LightningModule, Part):
             self.log("step", float(self.global_step))  # the steps taken; Lightning's count is one behind here
 
     def log_mean(self, name: str, values: Tensor) -> None:
-        """Log the mean over a whole validation of one number for each held-out sample, ``values`` (B,)."""
+        """Log the mean over a whole validation of one number for each held-out sample.
+
+        It is called with each batch.
+
+        Args:
+            name: the name in the log.
+            values: the numbers of a batch, (B,).
+        """
         self.log(name, values.mean(), batch_size=len(values), on_epoch=True, sync_dist=True)
 
     @property
     def float_type(self) -> torch.dtype:
-        """The floating-point type of the weights, in which samples are drawn too."""
+        """The floating-point type of the model's weights, in which samples are drawn too."""
         return next(self.parameters()).dtype
 
 
 class SelfMeasured(ABC):
-    """A model that is not measured by its samples: it measures itself on held-out data by :meth:`measure`."""
+    """A model that is not measured by samples that it draws, but by its own :meth:`measure` on held-out data."""
 
     @abstractmethod
     def measure(self, data: ImageData, folder: Path, metrics: GenerationMetrics | None = None) -> dict[str, float]:
         """Return the metrics of the trained model on held-out data, by name.
+
+        Subclasses define the metrics, and which files are written.
 
         Args:
             data: the dataset, whose held-out samples are used.
@@ -159,7 +179,9 @@ class TimedModel(Model):
     A subclass defines :meth:`losses`, L_i of the samples of a batch at times t_i with importance weights w_i. The
     training loss is the mean over the batch of w_i L_i. Logged are ``train/loss``, the plain mean of L_i since the last
     log, and ``train/loss_q1`` to ``train/loss_q4``, its means over 0 < t <= 1/4 to 3/4 < t <= 1 (t = 0 counts to the
-    first); in validation ``val/...`` alike.
+    first; a quarter without samples is logged as 0); in validation ``val/...`` alike.
+
+    Args: those of :class:`Model`.
 
     Attributes:
         time_sampling: how the times of a batch are drawn.
@@ -177,12 +199,24 @@ class TimedModel(Model):
 
     @abstractmethod
     def losses(self, batch: dict[str, Tensor]) -> Losses:
-        """Return the losses of a training batch, their times and the importance weights of the times."""
+        """Return the losses of a training batch, their times and the importance weights of the times.
+
+        Subclasses define the losses.
+
+        Args:
+            batch: the samples: ``x`` or stored latents, annotations such as ``label``, and ``position``, the place of
+                each in the training stream, which keys its random numbers.
+        """
 
     def update_time_sampling(self, schedule: Schedule, t: Tensor, losses: Tensor) -> None:
-        """Pass the losses (B,) at times ``t`` (B,), from all processes, to a time sampling that adapts to them.
+        """Pass losses to the model's time sampling if it is one that adapts to them; otherwise do nothing.
 
-        Other time samplings ignore losses, and nothing is done for them.
+        With several processes (ranks) the losses and times of all are gathered and passed.
+
+        Args:
+            schedule: the noise schedule.
+            t: the time of each loss, (B,).
+            losses: the losses of this process's batch, without importance weights, (B,).
         """
         if "bound" in self.time_sampling.requires:
             measured = [t, losses.detach()]
@@ -214,12 +248,14 @@ class TimedModel(Model):
         return self._means("train/loss", self._sums)
 
     def log_validation(self, losses: Tensor, t: Tensor, **more: Tensor) -> None:
-        """Log the losses of held-out samples (B,) as ``val/loss``, in total and by quarter of their times ``t`` (B,).
+        """Log the mean loss of held-out samples, ``val/loss``, and that by quarter of t, ``val/loss_q1`` to ``_q4``.
+
+        The means are over all batches of a validation; those by quarter are logged at its end.
 
         Args:
-            losses: (B,).
+            losses: the losses of a batch, (B,).
             t: the time of each loss, (B,).
-            more: further numbers for each sample, (B,), which are logged alike under ``val/`` and their names.
+            more: further numbers of each sample by name, (B,), which are logged alike under ``val/`` and their names.
         """
         for name, values in {"loss": losses, **more}.items():
             self.log_mean(f"val/{name}", values)

@@ -49,10 +49,13 @@ class NoisyClassifier(TimedModel, SelfMeasured):
         optimizer: makes the optimizer of a list of parameters.
         lr_scheduler: makes the learning-rate scheduler of an optimizer; it advances after every optimizer step.
         augmentation: a random change of training images, ``augmentation(x, noise)``, such as a shift; None for none.
-        noisy: whether it learns and is measured at all times; if False, on clean data alone, at t = 0.
+        noisy: whether the classifier learns and is measured at all times; if False, on clean data alone, at t = 0.
         seed: the seed of all random numbers of training.
         val_repeats: the number of draws of (t, eps) for each held-out sample in a validation, and of eps at each noise
             level in :meth:`measure`.
+
+    Raises:
+        ValueError: ``val_repeats`` is below 1.
     """
 
     requires = frozenset({"class_output"})
@@ -84,10 +87,10 @@ class NoisyClassifier(TimedModel, SelfMeasured):
         self.requires_pixels = augmentation is not None and augmentation.pixels > 0
 
     def forward(self, x_t: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features (B, D) and logits (B, K) of noisy samples.
+        """Return features (B, D) and logits (B, K) of noisy samples, the logits in float32 at least.
 
         Args:
-            x_t: samples in the space, (B, C, H, W).
+            x_t: samples in the space of diffusion (pixels or latents), (B, C, H, W).
             t: their times, () or (B,).
         """
         features, logits = self._evaluate(self.backbone, x_t, t)
@@ -104,31 +107,37 @@ class NoisyClassifier(TimedModel, SelfMeasured):
         """Return log p(y | x_t) of every class y, (B, K), in float32 at least.
 
         Args:
-            x_t: samples in the space, (B, C, H, W).
+            x_t: samples in the space of diffusion (pixels or latents), (B, C, H, W).
             t: their times, () or (B,).
         """
         return self(x_t, t)[1].log_softmax(dim=1)
 
     @property
     def num_features(self) -> int:
-        """D, the width of the layer before the logits."""
+        """The number D of features, the inputs of the layer that makes the logits."""
         return self.backbone.num_features
 
     def features_and_logits(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the last features before the logits, (B, D), and the logits (B, K) of clean pixels (B, C, H, W)."""
+        """Return the features of the last layer's input, (B, D), and the logits (B, K) of clean pixels (B, C, H, W)."""
         features, logits = self(self.autoencoder.encode(x), torch.tensor(CLEAN))
         return features, logits
 
     def feature_maps(self, x: Tensor) -> list[Tensor]:
-        """Return the network's feature maps of clean pixels (B, C, H, W) at the end of each of its levels.
+        """Return the network's feature maps of clean pixels (B, C, H, W), at t = 0, at the end of each of its levels.
 
         Returns:
-            Maps (B, C', H', W'), from the largest to the smallest.
+            A list of maps (B, C', H', W'), from the largest to the smallest.
         """
         return self._evaluate(self.backbone.feature_maps, self.autoencoder.encode(x), torch.tensor(CLEAN))
 
     def noised(self, x_0: Tensor, t: Tensor, eps: Tensor) -> Tensor:
-        """Return x_t = alpha_t x_0 + sigma_t eps; x_0 itself for a classifier of clean data."""
+        """Return x_t = alpha_t x_0 + sigma_t eps, or x_0 itself for a classifier of clean data (``noisy=False``).
+
+        Args:
+            x_0: clean samples in the space of diffusion, (B, C, H, W).
+            t: their times, () or (B,).
+            eps: standard normal noise, of the shape of x_0.
+        """
         return add_noise(self.schedule, x_0, t, eps) if self.noisy else x_0
 
     def losses(self, batch: dict[str, Tensor]) -> Losses:
@@ -148,7 +157,11 @@ class NoisyClassifier(TimedModel, SelfMeasured):
         return functional.nll_loss(log_prob, label, reduction="none")
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Log cross-entropy and accuracy on held-out samples at fixed (t, eps), t stratified over [0, 1]."""
+        """Log the cross-entropy of held-out samples, ``val/loss``, and the accuracy, ``val/accuracy``.
+
+        Both are means over all t, and by quarter of t (``_q1`` to ``_q4``). Times and noise are the same in each
+        validation and run; the times are spread evenly over [0, 1]; a classifier of clean data is measured at t = 0.
+        """
         num_val = self.trainer.datamodule.num_val  # type: ignore[attr-defined]
         strata = stratified(num_val * self.val_repeats).to(batch["index"].device)
         x_0, label = self.autoencoder.of(batch), batch["label"]
@@ -165,9 +178,10 @@ class NoisyClassifier(TimedModel, SelfMeasured):
     def measure(self, data: ImageData, folder: Path, metrics: GenerationMetrics | None = None) -> dict[str, float]:
         """Return accuracy and cross-entropy on the held-out data, and the accuracy at each noise level.
 
-        Levels are t = 0 and ten times from 0.05 to 0.95. Of the ten, the mean is reported as ``accuracy`` and
-        ``cross_entropy`` over all t. A classifier of clean data is measured at t = 0 alone. Writes ``accuracy.csv``
-        and, if matplotlib is installed, ``accuracy.png``.
+        Levels are t = 0 and ten times from 0.05 to 0.95, in steps of 0.1. ``accuracy`` and ``cross_entropy`` are means
+        over the ten times, and ``accuracy_t_0``, ``accuracy_t_0.05``, ... the accuracies at each. A classifier of clean
+        data (``noisy=False``) is measured at t = 0 alone. Writes the numbers of each level to ``accuracy.csv`` and, for
+        a classifier of noisy data if matplotlib is installed, a plot of the accuracy over t to ``accuracy.png``.
 
         Args:
             data: the dataset, whose held-out samples are used.

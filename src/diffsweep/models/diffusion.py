@@ -42,12 +42,13 @@ from diffsweep.schedules import Schedule
 
 
 class DiffusionModel(TimedModel):
-    r"""A diffusion model in the space of an autoencoder, made of parts; families whose step differs subclass it.
+    r"""A diffusion model in the space of an autoencoder, made of parts; models of another training step subclass it.
 
     A training step takes x_0 of a batch in the space (pixels, or latents by the autoencoder), times t with importance
-    weights w, noise eps and the conditions c with dropout. Its loss is the mean over the batch of :math:`w \, L(x_t =
-    \alpha_t x_0 + \sigma_t \epsilon, t, c)`, with L the objective. Drawing a sample starts from :math:`\sigma_1
-    \epsilon` in the space, takes the sampler's steps with the guided denoiser and decodes the result.
+    weights w, noise eps and the conditions c, some of which are dropped (replaced by the null condition). Its loss is
+    the mean over the batch of :math:`w \, L(x_t = \alpha_t x_0 + \sigma_t \epsilon, t, c)`, with L the objective.
+    Drawing a sample starts from :math:`\sigma_1 \epsilon` in the space, takes the sampler's steps with the guided
+    denoiser and decodes the result.
 
     Args:
         backbone: the network, ``backbone(x, c_noise, cond)``.
@@ -55,7 +56,8 @@ class DiffusionModel(TimedModel):
         prediction: what the network predicts, such as eps, x_0 or v.
         objective: the training loss L of each sample at one time.
         time_sampling: how the times of a batch are drawn, with their importance weights.
-        conditioning: maps a batch or a request to its Condition, or to None.
+        conditioning: maps a batch of data to its :class:`~diffsweep.diffusion.Condition` or to None, and makes
+            requests, batches that state what samples to be drawn are to show.
         autoencoder: maps pixels to the space of x_0 and back; the identity for diffusion in pixels.
         sampler: integrates from noise at t = 1 to samples at t = 0.
         guidance: wraps the denoiser for sampling; called as ``guidance(denoiser, times=...)`` with the sampler's times.
@@ -104,12 +106,15 @@ class DiffusionModel(TimedModel):
         return Losses(losses, t, weight)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Log the loss on held-out samples at fixed (t, eps), and the squared errors of x0 and of eps.
+        """Log the loss on held-out samples, ``val/loss``, and mean squared errors of the estimates of x0 and of eps.
 
-        The times are stratified over [0, 1], and the same in each validation and for each seed of a run, so losses
-        compare between runs; the errors compare between predictions too. In pixels x0 is clipped to [-1, 1], as
-        samplers do: near pure noise a tiny error in eps would otherwise be an unbounded one in x0. At t = 1 of the
-        cosine schedule, alpha is 5e-5, and an error of 0.01 in eps is one of 200 in x0.
+        The errors are ``val/x0_mse`` and ``val/eps_mse``; the loss is logged by quarter of t too, ``val/loss_q1`` to
+        ``_q4``.
+
+        The times are stratified over [0, 1]. Times and noise are the same in each validation and for each seed of a
+        run, so losses compare between runs; the errors compare between predictions too. In pixels x0 is clipped to [-1,
+        1], as samplers do: near pure noise a tiny error in eps would otherwise be an unbounded one in x0. At t = 1 of
+        the cosine schedule, alpha is 5e-5, and an error of 0.01 in eps is one of 200 in x0.
         """
         num_val, schedule = self.trainer.datamodule.num_val, self.denoiser.schedule  # type: ignore[attr-defined]
         strata = stratified(num_val * self.val_repeats).to(batch["index"].device)
@@ -135,15 +140,15 @@ class DiffusionModel(TimedModel):
         sampler: Sampler | None = None,
         callback: Callback | None = None,
     ) -> Tensor:
-        """Return new samples of given indices, (B, C, H, W) or clips (B, C, F, H, W), in pixels.
+        """Return new samples in pixels, images (B, C, H, W) or clips (B, C, F, H, W).
 
         The noise of index i under a seed is the same in any batch, so a sample can be drawn again alone.
 
         Args:
             indices: the numbers of the samples, int64 (B,).
             seed: the seed of their noise.
-            cond: the condition of each sample; by default that of the conditioning's request without data, such as each
-                class in turn.
+            cond: the condition of each sample; None: those that the conditioning requests for these indices without
+                data, such as each class in turn. A conditioning that requires data then raises a ValueError.
             sampler: a sampler to use in place of the model's.
             callback: called after each step of the sampler with its states in the space, not in pixels: see
                 :class:`~diffsweep.samplers.Sampler`.
@@ -156,24 +161,29 @@ class DiffusionModel(TimedModel):
         """Return the request for samples of given indices, and its condition on the model's device.
 
         Args:
-            indices: int64, (B,).
+            indices: the numbers of the samples, int64, (B,).
             samples: held-out data, from which some conditionings take what they request; None if not at hand.
 
         Returns:
-            A batch without ``x`` that states what each sample is to show, and the condition that the network takes for
-            it.
+            The request, a batch without ``x`` that states what each sample is to show (such as its ``label``), and the
+            condition that the network takes for it, or None.
         """
         request = self.conditioning.request(indices, samples)
         return request, self.condition_of(request)
 
     @torch.no_grad()
     def condition_of(self, batch: Batch) -> Condition | None:
-        """Return the condition that the network takes for a batch or a request, on the model's device, or None."""
+        """Return the condition, or None, that the network takes for a batch or a request, on the model's device."""
         on_device: Batch = move_data_to_device(batch, self.device)
         return self.conditioning(on_device)
 
     def noise_of(self, indices: Tensor, seed: int | Tensor) -> Noise:
-        """Return the noise of samples of given indices (B,) on the model's device, for one seed or one each, (B,)."""
+        """Return the source of random numbers for samples of given indices, on the model's device.
+
+        Args:
+            indices: the numbers of the samples, int64 (B,).
+            seed: the seed, one for all samples, or one for each, (B,).
+        """
         seed = seed.to(self.device) if isinstance(seed, Tensor) else seed
         return Noise(seed, indices.to(self.device), clips=self.denoiser.noise)
 
@@ -186,13 +196,13 @@ class DiffusionModel(TimedModel):
         sampler: Sampler | None = None,
         num_frames: int | None = None,
     ) -> tuple[Tensor, Noise]:
-        """Return the x in the space from which the sampler starts, and the noise for its steps.
+        """Return the state x from which the sampler starts, in the space of diffusion, and the noise for its steps.
 
         Args:
             indices: the numbers of the samples, int64 (B,).
             seed: the seed of the noise; one for all samples, or one for each, (B,).
-            source: images (B, C, H, W); x is then alpha_t x_0 + sigma_t eps of them at t = ``sampler.start``. None for
-                pure noise.
+            source: images x_0 (B, C, H, W) to start from, encoded to the space; x is then alpha_t x_0 + sigma_t eps at
+                t = ``sampler.start``. None for pure noise, sigma_t eps.
             sampler: a sampler to use in place of the model's.
             num_frames: the number of frames of clips, if it differs from that of the space.
         """
@@ -205,7 +215,11 @@ class DiffusionModel(TimedModel):
         return add_noise(schedule, self.autoencoder.encode(source.to(x)), t, x), noise
 
     def guided(self, sampler: Sampler) -> Denoiser:
-        """Return the guided denoiser, for the times of a sampler."""
+        """Return the denoiser with the model's guidance, on the model's device.
+
+        Args:
+            sampler: the sampler that will use it; some guidances depend on the times of its steps.
+        """
         return self.guidance(self.denoiser, times=sampler.times(self.denoiser.schedule)).to(self.device)
 
     @torch.no_grad()
@@ -218,12 +232,12 @@ class DiffusionModel(TimedModel):
         callback: Callback | None = None,
         decode: bool = True,
     ) -> Tensor:
-        """Return the samples that the sampler makes of x, in pixels.
+        """Return the samples in which the sampler ends that starts from given states.
 
         Args:
-            x: states in the space at t = ``sampler.start``, (B, ...), as from :meth:`start`.
+            x: states in the space of diffusion at t = ``sampler.start``, (B, ...), as from :meth:`start`.
             noise: the noise of the sampler's steps.
-            cond: the condition of each sample.
+            cond: the condition of each sample; None for no condition.
             sampler: a sampler to use in place of the model's.
             callback: called after each step: see :class:`~diffsweep.samplers.Sampler`.
             decode: whether samples are decoded to pixels; if False, they are returned in the space.
@@ -233,7 +247,14 @@ class DiffusionModel(TimedModel):
         return self.autoencoder.decode(x_0) if decode else x_0
 
     def show(self, count: int, data: ImageData | None, seed: int, steps: int | None) -> tuple[Tensor]:
-        """Return the first ``count`` samples of a seed in pixels, drawn in ``steps`` steps or the sampler's own."""
+        """Return the first ``count`` samples of a seed in pixels, a tuple of one tensor, to be shown in training.
+
+        Args:
+            count: the number of samples, which have the indices 0 to ``count`` - 1.
+            data: the dataset, of whose held-out samples some conditionings take their conditions; None if not at hand.
+            seed: the seed of the noise.
+            steps: the number of the sampler's steps; None for its own number.
+        """
         sampler = self.sampler if steps is None else self.sampler.with_steps(steps)
         indices = torch.arange(count)
         _, cond = self.request(indices, None if data is None else data.split("val"))
@@ -243,9 +264,14 @@ class DiffusionModel(TimedModel):
 
     @torch.no_grad()
     def invert(self, images: Tensor, cond: Condition | None = None) -> Tensor:
-        """Return the x at the sampler's start, in the space, from which it comes near to images (B, C, H, W).
+        """Return the state in the space, at the sampler's start, from which sampling ends near images (B, C, H, W).
 
-        Only deterministic DDIM can be inverted: see :meth:`~diffsweep.samplers.Sampler.invert`.
+        Args:
+            images: in pixels.
+            cond: the condition of each image.
+
+        Raises:
+            ValueError: the sampler is not deterministic DDIM, the only one that can be inverted.
         """
         x_0 = self.autoencoder.encode(images.to(self.device, self.float_type))
         return self.sampler.invert(self.guided(self.sampler), x_0, cond)

@@ -10,17 +10,20 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 def constant(optimizer: Optimizer, warmup_steps: int = 0) -> LambdaLR:
-    """Return a schedule that rises linearly over ``warmup_steps`` and then stays constant.
+    """Return a schedule of learning rates that rise linearly over ``warmup_steps`` and then are constant.
 
-    It does not depend on the length of the run, so a run can be prolonged.
+    In step k = 0, 1, ... of the warm-up the optimizer's rates are multiplied by (k + 1) / ``warmup_steps``. The
+    schedule does not depend on the length of the run, so a run can be prolonged.
     """
     return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, warmup_steps)))
 
 
 def cosine(optimizer: Optimizer, total_steps: int, warmup_steps: int = 0) -> LambdaLR:
-    """Return a schedule that rises linearly over ``warmup_steps`` and then falls to 0 at ``total_steps``.
+    r"""Return a schedule of learning rates that rise linearly over ``warmup_steps``, then fall to 0 at ``total_steps``.
 
-    It falls along half a cosine (arXiv:1608.03983).
+    In step k = 0, 1, ... of the W warm-up steps the optimizer's rates are multiplied by (k + 1) / W, and then, with K
+    ``total_steps``, by :math:`\frac12 (1 + \cos(\pi (k - W) / (K - W)))`, half a cosine (arXiv:1608.03983). From step K
+    on they are 0.
     """
 
     def factor(step: int) -> float:

@@ -9,19 +9,20 @@ from torch.optim import Optimizer
 
 
 class CombinedOptimizer(Optimizer):
-    """An optimizer made of several, which step together.
+    """An optimizer made of several, whose parameters differ and which all step together.
 
-    What works with one optimizer works with all of them: automatic optimisation with its accumulation, clipping and
-    gradient scaler, learning-rate schedules, and checkpoints. Its parameter groups and state are those of the
-    optimizers, in order; they share them, and each only steps. Parameters without a gradient stay as they are. The
-    gradient scaler unscales gradients before the step, so gradients of fused optimizers can be clipped too.
+    Lightning drives it as one optimizer, so automatic optimisation with its accumulation, clipping and gradient scaler,
+    learning-rate schedules, and checkpoints work with all of them. Its parameter groups are those of the given
+    optimizers, in order, and its state is the union of theirs. The given optimizers hold the same groups and state, not
+    copies, and :meth:`step` calls the step of each. Parameters without a gradient stay as they are. The gradient scaler
+    unscales gradients before the step, so gradients of fused optimizers can be clipped too.
 
     Lightning's manual optimisation would need no such class, but it counts the steps of every optimizer, and noise,
     learning rates, logging and checkpoints all follow the count of steps.
 
     Args:
-        optimizers: of different parameters. All that they keep must be in ``state`` and ``param_groups``, as in
-            torch's.
+        optimizers: optimizers that have no parameter in common. All that they remember must be in their ``state`` and
+            ``param_groups``, as it is in those of torch.
     """
 
     def __init__(self, optimizers: Sequence[Optimizer]) -> None:

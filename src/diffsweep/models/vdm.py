@@ -17,9 +17,10 @@ from diffsweep.schedules import Learned, minimise_variance
 class VDM(DiffusionModel):
     """A variational diffusion model with a learned noise schedule (Kingma et al. 2021, arXiv:2107.00630).
 
-    A training step differs from that of :class:`DiffusionModel` by the gradients of a learned schedule: its endpoints
-    minimise the loss L, and its shape minimises E[L^2], and so the variance of L, in the same backward pass. With any
-    other schedule the step is that of :class:`DiffusionModel`. Arguments are the same.
+    A training step differs from that of :class:`DiffusionModel` by the gradients of a learned schedule: those of the
+    two endpoints of its log-SNR minimise the loss L, and those of its shape in between minimise E[L^2], and so the
+    variance of L, in the same backward pass. With any other schedule the step is that of :class:`DiffusionModel`. The
+    constructor has the arguments of :class:`DiffusionModel`.
     """
 
     def losses(self, batch: dict[str, Tensor]) -> Losses:

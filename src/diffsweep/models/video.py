@@ -21,8 +21,8 @@ class VideoModel(DiffusionModel):
 
     The loss of a clip is the mean of the objective over its F frames and the K images appended to it, each image with a
     time, a class and independent noise of its own; attention over time joins the images to no other frame (section 3 of
-    the paper). The images are frames of other clips of the batch. With neither option the step is that of
-    :class:`DiffusionModel`.
+    the paper). The images are frames of the next clips of the batch. With K = 0 and one time per clip the training step
+    is that of :class:`DiffusionModel`.
 
     Args:
         parts: the positional arguments of :class:`DiffusionModel`.
@@ -30,6 +30,10 @@ class VideoModel(DiffusionModel):
         time_per_frame: whether each frame of a clip has a time of its own in training; otherwise all frames have the
             same.
         settings: the keyword arguments of :class:`DiffusionModel`.
+
+    Raises:
+        ValueError: K is negative, images are appended under a condition other than the class, or either option is used
+            with times that adapt to losses.
     """
 
     def __init__(self, *parts: Any, images_per_clip: int = 0, time_per_frame: bool = False, **settings: Any) -> None:
@@ -68,7 +72,9 @@ class VideoModel(DiffusionModel):
     def with_images(self, clips: Tensor, cond: Condition | None, noise: Noise) -> tuple[Tensor, Condition | None]:
         """Return clips with K images after their F frames, (B, C, F + K, H, W), and a condition that marks the images.
 
-        Image k of clip b is a frame, drawn by ``noise``, of clip b + k + 1 of the batch, counted round.
+        Image k = 0, ..., K - 1 of clip b is a frame, drawn by ``noise``, of clip (b + k + 1) mod B of the batch; with K
+        >= B some are of clip b itself. In the condition these K frames are ``independent``. For K = 0 both are returned
+        unchanged.
 
         Args:
             clips: (B, C, F, H, W).
