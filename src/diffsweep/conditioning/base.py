@@ -30,10 +30,12 @@ class Conditioning(nn.Module, Part, ABC):
 
     The batch holds samples of the dataset with their annotations, or it is a *request*: a batch without ``x`` that
     states what the samples to be drawn are to show. :meth:`request` makes one. In training, some conditions are
-    replaced by the null condition; no other part of the package does that.
+    replaced by the null condition; no other part of the package does that. Subclasses define :meth:`condition` and
+    :meth:`request`.
 
     Args:
-        dropout: the probability, in [0, 1], that a training sample has the null condition in place of its own.
+        dropout: the probability, in [0, 1], that a training sample has the null condition in place of its own; any
+            other number raises a ValueError.
 
     Attributes:
         sizes: the sizes of the parts of the Condition, under the names of the backbones' arguments for them:
@@ -56,27 +58,42 @@ class Conditioning(nn.Module, Part, ABC):
 
     @property
     def provides(self) -> frozenset[str]:  # type: ignore[override]
-        """The names of its ``sizes`` and ``condition``; with dropout or a negative condition ``null_condition`` too."""
+        """The capabilities that are offered to guidance and network: the names in ``sizes``, and ``condition``.
+
+        ``null_condition`` is provided too with dropout or a negative condition, since guidance then has a condition to
+        lead away from. A conditioning without ``sizes`` provides nothing.
+        """
         null = self.dropout > 0 or self.negative is not None
         return frozenset({*self.sizes, "condition", *(["null_condition"] if null else [])} if self.sizes else ())
 
     @abstractmethod
     def condition(self, batch: Batch) -> Condition | None:
-        """Return the conditions of a batch or a request, without dropout."""
+        """Return the conditions of a batch or a request, without dropout; None for a model without conditions.
+
+        Subclasses define them.
+        """
 
     @abstractmethod
     def request(self, indices: Tensor, samples: Samples | None) -> Batch:
         """Return the request for samples of given indices: a batch without ``x`` that states what they are to show.
 
-        Its entry ``negative``, if any, is a request of the same length for what guidance leads away from.
+        Its entries are those that :meth:`condition` reads, such as ``label``. Its entry ``negative``, if any, is a
+        request of the same length for what guidance leads away from. Subclasses define both.
 
         Args:
-            indices: int64, (B,). What is requested for index i does not depend on the other indices.
+            indices: the numbers of the samples, int64, (B,). What is requested for index i does not depend on the
+                others.
             samples: held-out data, from which some conditionings take what they request; None if not at hand.
+
+        Raises:
+            ValueError: ``samples`` is None, or lacks the annotations, and the conditioning requests what they show.
         """
 
     def forward(self, batch: Batch, noise: Noise | None = None) -> Condition | None:
         """Return the conditions of a batch; in training, with ``noise``, each is dropped with probability ``dropout``.
+
+        A dropped condition is the null condition. A batch with an entry ``negative`` has its condition as the
+        ``negative`` of the result.
 
         Args:
             batch: samples with their annotations, or a request.

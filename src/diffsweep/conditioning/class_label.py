@@ -23,16 +23,20 @@ if TYPE_CHECKING:  # it imports Lightning, which takes seconds
 class ClassLabel(Conditioning):
     """A conditioning on the class of a sample: ``vector`` of the condition is its id, int64 (B,).
 
-    The backbone embeds the id.
+    The id is read from ``batch["label"]``, and the backbone embeds it.
 
     Args:
-        num_classes: K, the number of classes; ids are 0 to K - 1.
+        num_classes: K, the number of classes; ids are 0 to K - 1. None, which is refused, if the data have no classes.
         class_names: names of the classes in the order of their ids, which ``labels`` and ``negative`` may use; None for
             ids alone.
         labels: the classes to draw samples of, ids or names; sample i has ``labels[i % len(labels)]``. None for all K
             in turn.
         negative: the id or name of a class that guidance leads away from, in place of the null condition.
         dropout: the probability that a training sample has the null condition in place of its class.
+
+    Raises:
+        ValueError: no classes, another number of ``class_names`` than of classes, empty ``labels``, or an unknown
+            class.
     """
 
     def __init__(
@@ -66,7 +70,7 @@ class ClassLabel(Conditioning):
             label: the id or the name.
 
         Raises:
-            ValueError: the data have no such class.
+            ValueError: the data have no class of this id or name.
         """
         if isinstance(label, int):
             if not 0 <= label < self.num_classes:

@@ -14,18 +14,18 @@ WAIT_SECONDS = 60.0  # for another process to finish writing
 class EmbeddingStore:
     """A store of named tensors for each text, in one SQLite file that several processes may use at the same time.
 
-    Each call opens a connection of its own, so that none is shared with a forked process. What is written of a text
-    first stays: later writes of the same text are ignored, and all readers get the same bits.
+    Each call opens a connection of its own, so that none is shared with a forked process. The first tensors that are
+    written for a text stay: later writes of the same text are ignored, and all readers get the same bits.
 
     Args:
-        path: the file, which the first :meth:`write` creates.
+        path: the file, which the first :meth:`write` creates, with its folder.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def read(self, texts: Sequence[str]) -> dict[str, dict[str, Tensor]]:
-        """Return the tensors of each of the texts that are in the store, by text and name."""
+        """Return the stored tensors as ``{text: {name: tensor}}``; texts that are not in the store are left out."""
         from safetensors.torch import load
 
         if not self.path.exists():
@@ -39,7 +39,10 @@ class EmbeddingStore:
         return found
 
     def write(self, embeddings: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Store the tensors of texts, given by text and name: all of them or, if the process is killed, none."""
+        """Store the tensors ``{text: {name: tensor}}`` in one transaction: all or, if the process is killed, none.
+
+        Texts that are in the store already keep their tensors.
+        """
         from safetensors.torch import save
 
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -23,17 +23,24 @@ Source = Literal["low_res", "grey", "hole"]
 
 
 def low_res(x: Tensor, factor: int) -> Tensor:
-    """Return the means over squares of factor x factor pixels, enlarged again bilinearly, for super-resolution."""
+    """Return images with the resolution of larger pixels, for super-resolution, of the shape of x.
+
+    They are the means over squares of ``factor`` x ``factor`` pixels, enlarged again bilinearly.
+
+    Args:
+        x: (B, C, H, W).
+        factor: the side of the squares, which divides H and W.
+    """
     return functional.interpolate(functional.avg_pool2d(x, factor), size=x.shape[2:], mode="bilinear")
 
 
 def grey(x: Tensor, factor: int) -> Tensor:
-    """Return the mean over the channels, repeated in all of them, for colourisation; ``factor`` is not used."""
+    """Return the mean over the channels of x (B, C, H, W), repeated in all C, for colourisation; ignore ``factor``."""
     return x.mean(1, keepdim=True).expand_as(x)
 
 
 def hole(x: Tensor, factor: int) -> Tensor:
-    """Return x with zeros in a central square of 1 / factor of the image's side, for inpainting."""
+    """Return x (B, C, H, W) with zeros in a central square of H // factor x W // factor pixels, for inpainting."""
     image = x.clone()
     rows, columns = ((size - size // factor) // 2 for size in x.shape[2:])
     image[:, :, rows : rows + x.shape[2] // factor, columns : columns + x.shape[3] // factor] = 0
@@ -55,8 +62,12 @@ class ImageConditioning(Conditioning):
         image_size: the side of the data's images, in pixels.
         source: how images are degraded. ``low_res``: means over squares, enlarged again; ``grey``: the mean of the
             channels; ``hole``: zeros in a central square.
-        factor: the side of the squares in pixels for ``low_res``; for ``hole`` the image's side over that of the hole.
+        factor: the side of the squares in pixels for ``low_res``, which divides the image's side; for ``hole`` the
+            image's side over that of the hole. It lies between 2 and ``image_size``.
         dropout: the probability that a training sample has the null condition, an image of zeros.
+
+    Raises:
+        ValueError: an unknown ``source`` or a ``factor`` that does not fit; in ``request``, no held-out data.
     """
 
     requires_pixels = True
@@ -104,7 +115,7 @@ class ImageFeatures(ImageConditioning):
     arXiv:1709.07871).
 
     Args:
-        vector_dim: D, the number of features.
+        vector_dim: D, the number of features, at least 1; otherwise a ValueError is raised.
         channels, image_size, source, factor, dropout: see :class:`ImageConditioning`.
     """
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # it imports Lightning, which takes seconds
 
 
 class Unconditional(Conditioning):
-    """A conditioning of unconditional models: the condition of every batch is None, and requests are empty."""
+    """A conditioning of unconditional models: the condition of every batch is None, and requests are empty batches."""
 
     sizes: Mapping[str, int] = MappingProxyType({})
 

@@ -53,9 +53,12 @@ class Pretrained:
 
     Args:
         name: a model of the hub (``owner/model``) or a folder.
-        model_class: the class of transformers that holds the text encoder alone.
+        model_class: the name of the class of transformers that holds the text encoder alone, such as ``CLIPTextModel``.
         model_types: the values of ``model_type`` in the model's ``config.json`` that are accepted.
         dtype: the type of the weights.
+
+    Raises:
+        ValueError: the package transformers is missing, no such model can be read, or it is of another type.
     """
 
     def __init__(self, name: str, model_class: str, model_types: tuple[str, ...], dtype: torch.dtype) -> None:
@@ -90,7 +93,7 @@ class Pretrained:
 
     @cached_property
     def identity(self) -> str:
-        """A hash of the model's content: the commit of the hub, or the SHA-256 of the files in a folder."""
+        """A string that identifies the model's content: the hub's commit, or the SHA-256 of the files in a folder."""
         if self._commit is not None:
             return self._commit
         content = hashlib.sha256()
@@ -114,7 +117,11 @@ class Pretrained:
             return load(**self._source(), dtype=self.dtype).eval().requires_grad_(False)
 
     def tokenize(self, texts: Sequence[str], **settings: Any) -> tuple[Tensor, Tensor]:
-        """Return the ids of the tokens of texts and their mask, each (B, L), on the CPU."""
+        """Return the ids of the tokens of texts, int64, and their mask, bool, each (B, L), on the CPU.
+
+        The mask is False for padding. ``settings`` are keyword arguments of the tokeniser, such as ``padding`` and
+        ``max_length``.
+        """
         with _quietly():
             inputs = self.tokenizer(list(texts), return_tensors="pt", **settings)
         return inputs.input_ids, inputs.attention_mask.bool()
@@ -123,9 +130,9 @@ class Pretrained:
 class PretrainedTextEncoder(TextEncoder):
     """A frozen text encoder whose embeddings are kept in memory and on disk, so that each text is encoded once.
 
-    The file on disk is named by a hash of the model's content, ``max_length`` and ``dtype``. If it has all texts, the
-    weights are not loaded. Captions of data that are too long are cut, as in the papers; prompts that are too long are
-    refused.
+    The file on disk is named by a hash of the class, the model's content, ``max_length`` and ``dtype``. The weights are
+    loaded only if a text is missing in it. Captions of data that are too long are cut, as in the papers; prompts that
+    are too long are refused by :meth:`check`. Subclasses define the model and :meth:`encode`.
 
     Args:
         name: a model of the Hugging Face hub, or a folder in the format of the transformers library.
@@ -133,6 +140,9 @@ class PretrainedTextEncoder(TextEncoder):
         cache_dir: the folder that holds the files of embeddings, in its subfolder ``text``.
         dtype: the type that the encoder computes and embeddings are kept in: ``float32``, or ``bfloat16``, which takes
             half the memory. (T5 overflows in float16.)
+
+    Raises:
+        ValueError: the model cannot be read, or ``max_length`` is below 2 or more than the model takes.
     """
 
     model_class: str
@@ -169,7 +179,10 @@ class PretrainedTextEncoder(TextEncoder):
 
     @abstractmethod
     def encode(self, texts: Sequence[str]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the tokens that count, (n, D), and the pooled vector, (D,), of each text, by the frozen model."""
+        """Yield for each text the n tokens that the network attends to, (n, D), and the pooled vector, (D,).
+
+        They are computed by the frozen model, on the device of the module; subclasses define how.
+        """
 
     def _embeddings(self, texts: Sequence[str]) -> dict[str, tuple[Tensor, Tensor]]:
         """Return tokens (n, D) and a vector (D,) of each text, on the CPU: from memory, from disk or encoded now."""
@@ -213,8 +226,8 @@ class CLIPTextEncoder(PretrainedTextEncoder):
     """The frozen text transformer of CLIP (arXiv:2103.00020), used as in Stable Diffusion 1 (arXiv:2112.10752).
 
     Tokens are the last hidden states after the last norm, of texts padded to ``max_length``. Padding is not masked: the
-    network attends to it as to other tokens. The transformer is causal, so padding does not change the tokens before
-    it. ``pooled`` is the state at the token that ends the text, without CLIP's projection.
+    diffusion network attends to it as to other tokens. The transformer is causal, so padding does not change the tokens
+    before it. ``pooled`` is the state at the token that ends the text, without CLIP's projection.
     """
 
     model_class, model_types = "CLIPTextModel", ("clip", "clip_text_model")
@@ -229,8 +242,8 @@ class T5TextEncoder(PretrainedTextEncoder):
     """The frozen encoder of T5 (arXiv:1910.10683), used as in Imagen (arXiv:2205.11487).
 
     PixArt-alpha (arXiv:2310.00426) has it too. Tokens are the last hidden states after the last norm. Padding is
-    masked, in the encoder and for the network that attends to the tokens. ``pooled`` is the mean of the tokens that
-    count.
+    masked, in the encoder and for the network that attends to the tokens. ``pooled`` is the mean of the tokens that are
+    no padding.
     """
 
     model_class, model_types = "T5EncoderModel", ("t5",)

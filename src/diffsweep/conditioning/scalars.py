@@ -21,16 +21,20 @@ if TYPE_CHECKING:  # it imports Lightning, which takes seconds
 
 
 class Scalars(Conditioning):
-    """A conditioning on S numbers of a sample, such as sizes and positions.
+    """A conditioning on S numbers of a sample, such as sizes and positions, as SDXL is on sizes and crops.
 
-    SDXL is conditioned on sizes and crops so (Podell et al. 2023, arXiv:2307.01952, section 2.2). The condition's
-    ``scalars`` are ``batch["scalars"]``, float (B, S); the backbone takes Fourier features of them.
+    The condition's ``scalars`` are ``batch["scalars"]``, float (B, S); the backbone takes Fourier features of them
+    (Podell et al. 2023, arXiv:2307.01952, section 2.2).
 
     Args:
         names: the names of the S numbers, in their order; None, which is refused, if the data have no such numbers.
         values: the numbers to draw samples for: a list of rows of S numbers, one row for each sample, in turn. None for
             the numbers of held-out samples.
         dropout: the probability that a training sample has the null condition in place of its numbers.
+
+    Raises:
+        ValueError: no names, or rows of ``values`` that have not S numbers; in ``request``, neither ``values`` nor
+            data.
     """
 
     def __init__(
@@ -69,6 +73,9 @@ class Joint(Conditioning):
         parts: the conditionings, by names of your choice. Each fills another part of the Condition, and none has
             dropout of its own.
         dropout: the probability that a training sample has the null condition in place of all its conditions.
+
+    Raises:
+        ValueError: no parts, one with dropout, or two that fill the same part of the Condition.
     """
 
     def __init__(self, parts: Mapping[str, Conditioning], dropout: float = 0.0) -> None:

@@ -24,8 +24,8 @@ if TYPE_CHECKING:  # it imports Lightning, which takes seconds
 class TextConditioning(Conditioning):
     """A conditioning on the captions of samples, ``batch["caption"]``, a list of B texts.
 
-    An empty text is the null condition. The condition has ``tokens`` (B, L, D), their ``token_mask`` (B, L) and, with
-    ``vector_dim``, one ``vector`` (B, D) for the text.
+    An empty text in a batch has the null condition. The condition has ``tokens`` (B, L, D), their ``token_mask`` (B, L)
+    and, with ``vector_dim``, one ``vector`` (B, D) for the text.
 
     Args:
         encoder: the text encoder, which maps texts to tokens.
@@ -37,7 +37,8 @@ class TextConditioning(Conditioning):
         dropout: the probability that a training sample has the null condition in place of its caption.
 
     Raises:
-        ValueError: a size differs from the encoder's width, or a text is empty or one that the encoder does not take.
+        ValueError: a size differs from the encoder's width, or ``prompts`` or ``negative`` has a text that is empty or
+            that the encoder does not take.
     """
 
     def __init__(

@@ -27,7 +27,7 @@ class Encoded(NamedTuple):
 
 
 class TextEncoder(nn.Module, ABC):
-    """A text encoder: ``tokens, mask, pooled = encoder(texts)`` for a list of B texts.
+    """A text encoder: ``tokens, mask, pooled = encoder(texts)`` for a list of B texts; subclasses define it.
 
     The length L is the same in every batch, so that conditions can be joined to one batch and shapes never change in
     training.
@@ -42,15 +42,21 @@ class TextEncoder(nn.Module, ABC):
 
     @abstractmethod
     def check(self, text: str) -> None:
-        """Raise a ValueError unless the encoder takes the text as a prompt; the message names what is wrong with it."""
+        """Raise a ValueError unless the encoder takes the text as a prompt; the message names what is wrong with it.
+
+        Subclasses define which texts they take, such as those of at most L tokens.
+        """
 
     @abstractmethod
     def forward(self, texts: Sequence[str]) -> Encoded:
-        """Return the encoding of each text, which does not depend on the others; an empty text may have no tokens."""
+        """Return the encoding of each text, which does not depend on the others; an empty text may have no tokens.
+
+        Subclasses define it, and whether a caption of data that is too long is cut or raises a ValueError.
+        """
 
 
 class TextCache(dict[str, Tensor]):
-    """A dictionary of tensors by text that holds at most ``limit`` of them: a further one replaces the oldest."""
+    """A dictionary of tensors by text that holds at most ``limit``: one more replaces the one that was added first."""
 
     limit: float = float("inf")  # unpickling sets the items before the limit
 
@@ -65,10 +71,10 @@ class TextCache(dict[str, Tensor]):
 
 
 def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean (B, D) of those tokens (B, L, D) that the mask (B, L) marks; 0 for a text without any."""
+    """Return the mean (B, D) of those tokens (B, L, D) where the mask (B, L) is True; 0 for a text without any."""
     return (tokens * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
 
 
 def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a CPU tensor on another device, without waiting until a GPU has it."""
+    """Return a CPU tensor on another device; a copy to a GPU is only begun, without waiting for its end."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

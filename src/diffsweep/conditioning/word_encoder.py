@@ -20,7 +20,11 @@ WORD = re.compile(r"\w+")
 
 
 class MaskedBlock(nn.Module):
-    """A pre-norm transformer block: masked self-attention, then an MLP (arXiv:1706.03762, arXiv:2002.04745)."""
+    """A pre-norm transformer block: masked self-attention, then an MLP (arXiv:1706.03762, arXiv:2002.04745).
+
+    ``forward`` takes tokens (B, L, C), which keep their shape, and a mask (B, 1, 1, L) that is True for the tokens that
+    may be attended to.
+    """
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -35,12 +39,12 @@ class MaskedBlock(nn.Module):
 
 
 class WordEncoder(TextEncoder):
-    r"""A text encoder for captions of a few words: a bidirectional transformer over a small vocabulary.
+    """A text encoder for captions of a few words: a bidirectional transformer over a small vocabulary.
 
     Each word is a token. Tokens are :math:`h_i = E[w_i] + P_i`, then ``depth`` pre-norm blocks and a last norm;
-    ``pooled`` is their mean. Nothing is downloaded: it is trained jointly with the network that attends to it, as the
-    text encoder of latent diffusion is (arXiv:2112.10752). Texts are read in lower case and without punctuation.
-    Attention skips padding, whose tokens are 0.
+    ``pooled`` is the mean of a text's tokens. Nothing is downloaded: the encoder is trained jointly with the network
+    that attends to it, as the text encoder of latent diffusion is (arXiv:2112.10752). Texts are read in lower case and
+    without punctuation. Attention skips padding, whose tokens are 0.
 
     Args:
         vocabulary: every word that captions may have; datasets with captions provide it.
@@ -90,7 +94,7 @@ class WordEncoder(TextEncoder):
             self.positions.normal_(std=0.01)
 
     def ids(self, text: str) -> list[int]:
-        """Return the ids of the words of a text, from 1; an empty list for an empty text.
+        """Return the ids of the words of a text, from 1 to the size of the vocabulary; an empty list for an empty text.
 
         Raises:
             ValueError: the text has a word that the vocabulary lacks, more than L words, or characters but no word.
