@@ -10,7 +10,8 @@ from diffsweep.diffusion import Noise, Stream
 class RandomShift:
     """An augmentation that shifts each image by a random whole number of pixels, vertically and horizontally.
 
-    Both offsets are uniform on {-pixels, ..., pixels}. The border that becomes free is filled with ``background``.
+    Both offsets are uniform on {-pixels, ..., pixels} and independent. The border that becomes free is filled with
+    ``background``.
 
     Shifted images have another distribution than the data. A classifier of clean images may train on them if the class
     does not depend on the place. A classifier of noisy images p(y | x_t) should not: it would learn the posterior of
@@ -18,7 +19,10 @@ class RandomShift:
 
     Args:
         pixels: the largest shift; 0 shifts nothing.
-        background: the value of the filled border; black by default.
+        background: the value of the filled border in images in [-1, 1]; black by default.
+
+    Raises:
+        ValueError: ``pixels`` is negative.
     """
 
     def __init__(self, pixels: int = 1, background: float = -1.0) -> None:
@@ -27,7 +31,13 @@ class RandomShift:
         self.pixels, self.background = pixels, background
 
     def __call__(self, x: Tensor, noise: Noise) -> Tensor:
-        """Return the images x (B, C, H, W), shifted; ``noise`` draws the offsets, keyed by the samples' positions."""
+        """Return the images x (B, C, H, W), each shifted by offsets of its own, of the same shape.
+
+        Args:
+            x: the images.
+            noise: draws the offsets from a seed and the position of each sample in the training run, so that a resumed
+                run draws the same ones.
+        """
         if self.pixels == 0:
             return x
         height, width = x.shape[2:]

@@ -15,9 +15,10 @@ from diffsweep.datasets.stream import HeldOut, Positions, TrainingStream
 
 
 class ImageData(LightningDataModule, Part):
-    """A dataset of images or video clips with a training and a held-out split.
+    """A base class for datasets of images or video clips with a training and a held-out (``val``) split.
 
-    Subclasses define :meth:`load` and :attr:`fingerprint`.
+    Subclasses define :meth:`load`, which returns the samples of a split, and :attr:`fingerprint`, which identifies the
+    data.
 
     A batch is a dict: ``x`` in [-1, 1], (B, C, H, W) for images and (B, C, F, H, W) for clips; ``label`` (B,) int64 if
     the data have labels; ``caption``, a list of B texts, if they have captions; and ``position`` (B,), the sample's
@@ -33,6 +34,9 @@ class ImageData(LightningDataModule, Part):
         flip: train on each image and its left-right mirror, as two samples. ``split("train")``, with which generated
             samples are compared, has no mirrors.
         num_frames: F of clips; None for images.
+
+    Raises:
+        ValueError: ``batch_size`` is below 1 or ``num_workers`` below 0.
     """
 
     def __init__(
@@ -60,25 +64,37 @@ class ImageData(LightningDataModule, Part):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of a sample: (C, H, W) of an image, (C, F, H, W) of a clip."""
+        """Return the shape of a sample: (C, H, W) of an image, (C, F, H, W) of a clip."""
         frames = () if self.num_frames is None else (self.num_frames,)
         return (self.channels, *frames, self.image_size, self.image_size)
 
     @abstractmethod
     def load(self, split: Split) -> Samples:
-        """Return the samples of a split, ``train``, ``val`` or ``all`` (both), without mirrors, from their source."""
+        """Return the samples of a split in their fixed order; subclasses define how they are read or computed.
+
+        Mirrors are not among them, even if ``flip`` is set.
+
+        Args:
+            split: ``train``, ``val`` (held out), or ``all`` (both, the training samples first).
+        """
 
     @property
     @abstractmethod
     def fingerprint(self) -> str:
-        """A text that is equal for equal data and different otherwise; features of real data are cached under it."""
+        """Return a text that is equal for equal data and different otherwise; subclasses define it.
+
+        Features and latents of real data are cached on disk under it.
+        """
 
     def aligned(self, x: Tensor, batch: Batch) -> dict[str, Tensor] | None:
         """Return whether each generated image shows what its caption or label requests; None if the data cannot.
 
+        Only datasets whose images can be read by a program, such as :class:`Shapes`, override it; here the result is
+        None.
+
         Args:
             x: generated samples, (N, C, H, W) in [-1, 1].
-            batch: the request, which holds the N captions or labels that the samples are to show.
+            batch: the request: a batch without ``x`` whose ``caption`` or ``label`` the N samples are to show.
 
         Returns:
             bool tensors (N,): whether ``colour``, ``shape``, ``position``, ``size`` and ``colour_and_shape`` are as
@@ -88,11 +104,11 @@ class ImageData(LightningDataModule, Part):
 
     @property
     def physics(self) -> Physics | None:
-        """The law of motion that the clips obey, by which generated clips are measured; None if no law is known."""
+        """Return the law of motion of the clips, by which generated clips are measured; None if the data have none."""
         return None
 
     def split(self, name: Split) -> Samples:
-        """Return the samples of a split as :meth:`load` gives them; each split is loaded once and kept."""
+        """Return the samples of a split, ``train``, ``val`` or ``all``: those of :meth:`load`, loaded once and kept."""
         if name not in self._splits:
             self._splits[name] = self.load(name)
         return self._splits[name]
@@ -100,8 +116,8 @@ class ImageData(LightningDataModule, Part):
     def loader_samples(self, split: Split) -> Samples:
         """Return the samples that the data loaders iterate over for a split.
 
-        They are those of :meth:`split`, with mirrored copies for ``train`` if ``flip`` is set, unless
-        :meth:`replace_samples` has put others, such as latents, in their place.
+        They are those of :meth:`split`; for ``train`` their left-right mirrors follow if ``flip`` is set. If
+        :meth:`replace_samples` has put others, such as latents, in their place, the samples are these.
         """
         if split in self._replaced:
             return self._replaced[split]
@@ -114,13 +130,17 @@ class ImageData(LightningDataModule, Part):
         :meth:`split` still returns the original ones.
 
         Args:
-            split: the split.
-            samples: as many as :meth:`loader_samples` gave, in the same order.
+            split: the split whose samples are replaced.
+            samples: the new samples, as many as :meth:`loader_samples` returned before and in the same order.
         """
         self._replaced[split] = samples
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """Return a loader of the endless training stream that begins at the trainer's current step."""
+        """Return a loader of training batches without end, which begins with the batch of the trainer's current step.
+
+        The epochs follow each other, each in a random order of its own. So a resumed run goes on with the batches that
+        it would have had without a stop. Without a trainer the loader begins with the first batch.
+        """
         trainer = self.trainer
         steps, rank, world = (
             (0, 0, 1) if trainer is None else (trainer.global_step, trainer.global_rank, trainer.world_size)
@@ -136,7 +156,7 @@ class ImageData(LightningDataModule, Part):
 
     @property
     def num_val(self) -> int:
-        """The number of held-out samples."""
+        """Return the number of held-out samples."""
         return len(self.split("val"))
 
     def val_dataloader(self) -> DataLoader[Batch]:

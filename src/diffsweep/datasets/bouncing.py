@@ -19,7 +19,7 @@ MARGIN = 5.25  # pixels from the frame's edge to a wall: no digit reaches farthe
 
 
 class Physics(NamedTuple):
-    """The law of motion of clips with one digit: constant speed in a known range, and reflection at the walls.
+    """A law of motion for clips with one digit: constant speed in a known range, and reflection at the walls.
 
     Attributes:
         speed: the lowest and the highest speed, in pixels a frame.
@@ -29,23 +29,38 @@ class Physics(NamedTuple):
 
 
 def walls(image_size: int) -> tuple[float, float]:
-    """Return the two coordinates at which a digit's centre of mass is reflected, in pixels, the same on both axes."""
+    """Return the lowest and the highest coordinate that a digit's centre of mass reaches in a square frame, in pixels.
+
+    At these walls, 5.25 pixels from the edges of the frame, the digit is reflected; they are the same on both axes.
+
+    Args:
+        image_size: H and W of the frame.
+    """
     return MARGIN, image_size - MARGIN
 
 
 def fold(u: Tensor, length: float) -> Tensor:
-    """Return the positions in [0, length] of points u of unfolded paths: length - |length - (u mod 2 length)|."""
+    """Return length - |length - (u mod 2 length)|: u in [0, length] stays, and u beyond is reflected at the walls.
+
+    So a straight path u(t) becomes the path of a point that bounces between walls at 0 and ``length``.
+
+    Args:
+        u: positions on straight paths, of any shape.
+        length: the distance of the walls.
+    """
     return length - (length - u.remainder(2 * length)).abs()
 
 
 def unfold(p: Tensor, u: Tensor, length: float) -> Tensor:
-    """Return the point of the unfolded path that :func:`fold` maps to p, on the same branch as u.
+    """Return the points that :func:`fold` maps to positions p, each in the same mirror image of the box as u.
 
-    Branch k of the unfolded path is [k length, (k + 1) length], the k-th mirror image of the box.
+    A point that bounces between walls at 0 and ``length`` follows a straight line through mirror images of the box; the
+    k-th one is [k length, (k + 1) length]. Of all points that fold maps to p, the one in the image that contains u is
+    returned.
 
     Args:
         p: positions, in pixels, within [0, length] or a little outside.
-        u: points of an unfolded path, of the shape of p; only their branches matter.
+        u: points of an unfolded path, of the shape of p; only the mirror image in which each lies counts.
         length: the distance of the walls.
     """
     branch = (u / length).floor()
@@ -57,7 +72,7 @@ def trajectory(start: Tensor, velocity: Tensor, num_frames: int, image_size: int
 
     Args:
         start: x and y in frame 0, (B, K, 2), between the walls.
-        velocity: pixels a frame, (B, K, 2).
+        velocity: x and y of the velocity in frame 0, in pixels a frame, (B, K, 2).
         num_frames: F.
         image_size: H and W, which determine the walls.
     """

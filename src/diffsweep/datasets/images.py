@@ -17,11 +17,11 @@ MODES = {1: "L", 3: "RGB"}  # Pillow's, by number of channels
 
 
 class Decoded(NamedTuple):
-    """An image that was decoded and brought to the requested size.
+    """A decoded image that has been scaled and cropped to a requested size.
 
     Attributes:
         pixels: uint8, (C, H, W).
-        enlarged: whether the original was smaller than the requested size, so that it was scaled up.
+        enlarged: whether the original's shorter side was smaller than the requested size, so that it was scaled up.
     """
 
     pixels: np.ndarray
@@ -49,7 +49,12 @@ def decode(content: bytes, channels: int, image_size: int) -> Decoded:
 
 
 def read_image(content: bytes) -> Any:
-    """Return an encoded image as a Pillow image of 8 bits a channel and its own size, rotated by its EXIF orientation.
+    """Return an encoded image (PNG, JPEG, WebP, ...) as a Pillow image of 8 bits a channel, in its own size and mode.
+
+    It is rotated by its EXIF orientation. 16-bit values v become 8-bit ones by rounding v / 257.
+
+    Args:
+        content: the bytes of the file.
 
     Raises:
         OSError, ValueError: the content is no image, or its pixels have no fixed range.
@@ -62,7 +67,15 @@ def read_image(content: bytes) -> Any:
 
 
 def fitted(image: Any, channels: int, image_size: int) -> Decoded:
-    """Return a Pillow image of 8 bits a channel converted to the given channels and size as in :func:`decode`."""
+    """Return a Pillow image of 8 bits a channel, converted to the given channels and scaled and cropped to a square.
+
+    It is scaled by Pillow's antialiased bicubic filter until its shorter side fits, and its centre is cropped.
+
+    Args:
+        image: the Pillow image.
+        channels: C, 1 (grey) or 3 (RGB).
+        image_size: H and W of the result.
+    """
     from PIL import Image, ImageOps
 
     image = image.convert(MODES[channels])
@@ -88,22 +101,26 @@ def _in_bytes(image: Any) -> Any:
 
 
 def fixed_order(count: int) -> Tensor:
-    """Return a permutation of 0 to ``count - 1`` that looks random and is the same in every run, (count,) int64."""
+    """Return a pseudorandom permutation of 0 to ``count - 1``, (count,) int64, that is the same in every run."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(0))
 
 
 def identify(settings: Mapping[str, Any]) -> str:
-    """Return a hash of settings, 12 hexadecimal digits, to name the cache file of what they produce."""
+    """Return a hash of settings, 12 hexadecimal digits, to name the cache file of what they produce.
+
+    Args:
+        settings: values that JSON can hold, by name; their order does not matter.
+    """
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
 class ByteImages(Samples):
-    """Samples whose images are stored as 8-bit pixels; batches have them as float32 in [-1, 1].
+    """A table of samples whose images are stored as 8-bit pixels; batches have them as float32 in [-1, 1].
 
     Args:
         images: uint8, (M, C, H, W); it may be mapped from a file, of which only the requested images are read.
         index: int64, (N,): sample n is ``images[index[n]]``.
-        parts: the annotations, such as ``label`` (N,) or ``caption``, a list of N texts.
+        parts: the annotations by name, such as ``label`` (N,) or ``caption``, a list of N texts.
     """
 
     def __init__(self, images: Tensor, index: Tensor, parts: Mapping[str, Any]) -> None:
@@ -127,12 +144,12 @@ class ByteImages(Samples):
 
 
 class ByteClips(ByteImages):
-    """Video clips whose frames are stored as 8-bit pixels; batches have them as float32 in [-1, 1], (B, C, F, H, W).
+    """A table of video clips whose frames are stored as 8-bit pixels; batches have float32 in [-1, 1], (B, C, F, H, W).
 
     Args:
         images: the frames of all videos, one video after the other, uint8, (M, C, H, W).
         index: int64, (N,): clip n begins at frame ``images[index[n]]``.
-        parts: the annotations, such as ``label`` (N,).
+        parts: the annotations by name, such as ``label`` (N,).
         offsets: int64, (F,): frame f of clip n is ``images[index[n] + offsets[f]]``.
     """
 

@@ -30,7 +30,7 @@ LONGEST = 100_000_000  # bytes: the safetensors library reads no longer header
 
 
 class Latents(Samples):
-    """Samples whose batches hold the autoencoder's stored ``posterior`` in place of the images ``x``.
+    """A table of samples whose batches hold the autoencoder's stored ``posterior`` in place of the images ``x``.
 
     Args:
         posterior: the parameters of q(z | x), such as means and log-variances, (N, K, h, w); batches have it as
@@ -65,13 +65,14 @@ class Latents(Samples):
 def write_latents(
     path: str | Path, header: Mapping[str, Any], batches: Iterator[Tensor], count: int, dtype: Dtype = "float32"
 ) -> None:
-    """Write the latents of a dataset to one file, batch by batch; a failed write leaves no partial file.
+    """Write the latents of a dataset to one safetensors file, batch by batch; a failed write leaves no partial file.
 
     Args:
         path: the file to write.
         header: all that the latents depend on, as plain values by name (the autoencoder's hash, the data's fingerprint,
-            the split, ...).
-        batches: the latents in order, tensors (B, K, h, w) on any device.
+            the split, ...); :func:`open_latents` compares it with what its caller expects.
+        batches: the latents in order, tensors (B, K, h, w) on any device: K parameters of the posterior q(z | x), such
+            as means and log-variances.
         count: number of rows of all batches together.
         dtype: the stored type. float16 holds values below 65,504 to a relative error of 5e-4, bfloat16 all values to
             4e-3.
@@ -114,15 +115,15 @@ def _header(header: Mapping[str, Any], shape: tuple[int, ...], dtype: Dtype) -> 
 def open_latents(path: str | Path, header: Mapping[str, Any]) -> Tensor:
     """Return the latents of a file of :func:`write_latents`, (N, K, h, w), mapped into memory in their stored type.
 
-    Only the rows that are used are read from the disk.
+    Only the rows that are used are read from the disk. Changes of the tensor do not reach the file.
 
     Args:
         path: the file.
-        header: the header that it must have been written with.
+        header: the header that it must have been written with, in all entries.
 
     Raises:
-        ContentError: the file is of another kind, is cut short, or has another header; the message names the entry that
-            differs.
+        ContentError: the file is missing or of another kind, is cut short, or has another header; the message names the
+            entry that differs.
     """
     written, entry, start = _read_header(Path(path))
     for key in {**header, **written}:

@@ -21,23 +21,35 @@ AT_ONCE = 256  # clips rendered in one pass
 
 
 class Glyphs(NamedTuple):
-    """The images of M handwritten digits, with their centres of mass and classes."""
+    """A table of M handwritten digits: their images, centres of mass and classes.
 
-    ink: Tensor  # (M, 8, 8) float32 in [0, 1], 1 for white
-    centre: Tensor  # (M, 2) float64, x and y of the centre of mass, in pixels from the top left corner
-    label: Tensor  # (M,) int64
+    Attributes:
+        ink: float32, (M, 8, 8) in [0, 1], 1 for white.
+        centre: float64, (M, 2): x and y of the centre of mass, in pixels from the top left corner.
+        label: int64, (M,), the classes 0 to 9.
+    """
+
+    ink: Tensor
+    centre: Tensor
+    label: Tensor
 
 
 class Motion(NamedTuple):
-    """The digits of N clips with K digits each, and how they move."""
+    """A description of N clips: which K digits each shows, where they start and how they move.
 
-    glyph: Tensor  # (N, K) int64, the row of each digit in a table of Glyphs
-    start: Tensor  # (N, K, 2) float64, x and y of the centre of mass in frame 0, in pixels
-    velocity: Tensor  # (N, K, 2) float64, pixels a frame
+    Attributes:
+        glyph: int64, (N, K), the row of each digit in a table :class:`Glyphs`.
+        start: float64, (N, K, 2): x and y of the centre of mass in frame 0, in pixels.
+        velocity: float64, (N, K, 2): x and y of the velocity in frame 0, pixels a frame.
+    """
+
+    glyph: Tensor
+    start: Tensor
+    velocity: Tensor
 
 
 def glyphs(split: Split) -> Glyphs:
-    """Return the handwritten digits of a split with their centres of mass."""
+    """Return the table of the handwritten digits of scikit-learn in a split: ``train``, ``val`` or ``all``."""
     digits = load_digits(split)
     ink = (digits["x"][:, 0] + 1) / 2
     along = torch.arange(SIDE, dtype=torch.float64) + 0.5
@@ -49,14 +61,14 @@ def glyphs(split: Split) -> Glyphs:
 def draw(
     index: Tensor, val: Tensor, num_digits: int, counts: tuple[int, int], image_size: int, speed: Sequence[float]
 ) -> Motion:
-    """Draw the digits and motions of the clips with the given numbers in their splits.
+    """Draw the digits and motions of clips; those of a clip depend on its number and its split alone.
 
     Independently for each digit of a clip: the digit is uniform among those of its split, its start is uniform between
-    the walls, its direction is uniform, and its speed is uniform in a range.
+    the walls that reflect it, its direction is uniform, and its speed is uniform in a range.
 
     Args:
         index: int64, (N,), at least 0: the number of each clip in its split.
-        val: bool, (N,): True for a clip of the held-out split.
+        val: bool, (N,): True for a clip of the held-out split, False for one of the training split.
         num_digits: K, digits in a clip.
         counts: number of training digits and of held-out digits to choose from; in the table of digits the held-out
             ones come last.
@@ -74,9 +86,9 @@ def draw(
 
 
 def render(ink: Tensor, corner: Tensor, image_size: int) -> Tensor:
-    """Render digits at positions between pixels by bilinear interpolation.
+    """Render digits at given positions, which may lie between pixels, into clips by bilinear interpolation.
 
-    It keeps each digit's mass and moves its centre of mass exactly (up to the rounding to levels).
+    Interpolation keeps each digit's mass and moves its centre of mass exactly (up to the rounding to levels).
 
     Args:
         ink: the digits, (B, K, 8, 8) in [0, 1].
@@ -96,7 +108,7 @@ def render(ink: Tensor, corner: Tensor, image_size: int) -> Tensor:
 
 
 class MovingDigitSamples(Samples):
-    """Samples that render clips of moving digits when they are requested.
+    """A table of clips of moving digits that are rendered when they are requested.
 
     The annotations are ``label``, the class of the first digit, and ``trajectory``, the true x and y of each digit's
     centre of mass in each frame, (N, K, F, 2) float32, in pixels. With ``subpixel=False`` the rendered digits are up to
@@ -141,11 +153,11 @@ class MovingDigitSamples(Samples):
 class MovingDigits(SyntheticData):
     """A dataset of clips of one or two moving digits, as in Moving MNIST (Srivastava et al. 2015, arXiv:1502.04681).
 
-    Each digit moves with constant speed and is reflected at the walls; digits pass through each other. Clip i of a
-    split is the same on any machine, in any batch and with any seed; with a larger ``num_frames`` the same clip goes
-    on. Training clips show training digits of ``dataset=digits`` only, held-out clips show its held-out digits only.
-    Batches also have ``trajectory`` (B, K, F, 2), the true x and y of each digit's centre of mass in pixels, which
-    follows the formula of :mod:`diffsweep.datasets.bouncing`.
+    Each digit moves with constant speed and is reflected at walls 5.25 pixels inside the frame; digits pass through
+    each other. Clip i of a split is the same on any machine, in any batch and with any seed; with a larger
+    ``num_frames`` the same clip goes on. Training clips show training digits of ``dataset=digits`` only, held-out clips
+    show its held-out digits only. Batches also have ``trajectory`` (B, K, F, 2), the true x and y of each digit's
+    centre of mass in pixels, which follows the formula of :mod:`diffsweep.datasets.bouncing`.
 
     Args:
         channels, num_classes, levels, class_names: constants of the data, which are arguments so that the configuration
@@ -158,6 +170,9 @@ class MovingDigits(SyntheticData):
             pixels, as in Moving MNIST: sharp, and up to half a pixel off the path on each axis.
         num_train, num_val: number of training and of held-out clips.
         batch_size, settings: further arguments of :class:`~diffsweep.datasets.base.ImageData`.
+
+    Raises:
+        ValueError: a setting is out of its range, or the image leaves a digit too little room to move at this speed.
     """
 
     provides = frozenset({"clips"})
@@ -210,7 +225,7 @@ class MovingDigits(SyntheticData):
 
     @property
     def physics(self) -> Physics | None:
-        """The law of motion of clips with one digit; None with two digits or with fewer than three frames."""
+        """Return the law of motion of clips with one digit; None with two digits or with fewer than three frames."""
         return Physics(self.speed) if self.num_digits == 1 and self.num_frames >= 3 else None
 
     def samples_at(self, index: Tensor, val: Tensor) -> Samples:
@@ -221,5 +236,5 @@ class MovingDigits(SyntheticData):
 
     @property
     def fingerprint(self) -> str:
-        """The sizes of the data and a hash of the first clips, which changes with how clips are drawn."""
+        """Return a text that identifies the data: their sizes, and a hash of the speeds and of the first clips."""
         return self.fingerprint_of(f"moving-digits-{self.num_frames}x{self.image_size}-{self.num_digits}", self.speed)

@@ -175,7 +175,7 @@ class Parquet(ImageData):
 
     @property
     def fingerprint(self) -> str:
-        """The number and size of the images, and a hash of the files and of all settings that change a split."""
+        """Return a text that identifies the data: their sizes, and a hash of the files and settings of the splits."""
         settings = {
             "content": [table.content for table in self.tables],
             "columns": [self.image_column, self.label_column, self.caption_column],

@@ -12,7 +12,7 @@ from diffsweep.files import ContentError, content_hash
 
 
 class ParquetFiles:
-    """The rows of one or several parquet files with the same columns, in the order of the files' names.
+    """A table of the rows of one or several parquet files with the same columns, in the order of the files' names.
 
     Args:
         key: the configuration key that gave the path, such as ``dataset.path``, for messages.
@@ -48,11 +48,11 @@ class ParquetFiles:
 
     @property
     def names(self) -> str:
-        """The names of the columns, joined by commas, for messages."""
+        """Return the names of the columns, joined by commas, for messages."""
         return ", ".join(self.schema.names)
 
     def type_of(self, key: str, column: str) -> Any:
-        """Return the Arrow type of a column.
+        """Return the Arrow type (pyarrow's DataType) of a column.
 
         Args:
             key: the configuration key that names the column, for the message.
@@ -73,7 +73,7 @@ class ParquetFiles:
         return names
 
     def column(self, name: str) -> list[Any]:
-        """Return the values of one column in all rows."""
+        """Return the values of one column in all rows as Python objects, with None for a missing value."""
         from pyarrow.parquet import ParquetFile
 
         values: list[Any] = []
@@ -92,13 +92,17 @@ class ParquetFiles:
         return (row[column] for row in stream.select_columns([column]).decode(False))
 
     def where(self, row: int) -> str:
-        """Return the file of a row and its number in that file, as text for messages."""
+        """Return the file of a row and the row's number in that file, from 0, as text for messages.
+
+        Args:
+            row: the row's number in the whole table.
+        """
         file = bisect.bisect_right(self.ends, row)
         return f"{self.files[file]}, row {row - ([0, *self.ends])[file]}"
 
     @property
     def content(self) -> str:
-        """A hash of the files' content; see :func:`~diffsweep.files.content_hash`."""
+        """Return a hash of the sizes and contents of the files; see :func:`~diffsweep.files.content_hash`."""
         return content_hash(self.files)
 
 

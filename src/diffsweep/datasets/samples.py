@@ -12,29 +12,41 @@ Batch = dict[str, Any]  # tensors whose first dimension counts the samples, and 
 
 
 class Samples(ABC):
-    """A table of samples, such as a split of a dataset, whose columns are ``x`` (the images) and their annotations.
+    """A base class for tables of samples, such as a split of a dataset, with a column ``x`` of images or clips.
 
-    ``samples["label"]`` is one column for all samples; ``samples[index]``, with an int64 tensor (B,), is a batch of all
-    columns of some samples. Subclasses decide whether images are held in memory, rendered, or read from a file when
-    they are requested.
+    The other columns are annotations, such as labels. ``samples["label"]`` is one column for all samples;
+    ``samples[index]``, with an int64 tensor (B,), is a batch: a dict of all columns of some samples. Subclasses define
+    :meth:`part`, :meth:`rows` and the length, and so decide whether images are held in memory, rendered, or read from a
+    file when they are requested.
     """
 
     @abstractmethod
     def __len__(self) -> int:
-        """Return the number of samples."""
+        """Return the number of samples; subclasses define it."""
 
     @abstractmethod
     def part(self, name: str) -> Any:
-        """Return one column, such as ``x`` or ``label``, of all samples in their order."""
+        """Return one column of all samples in their order; subclasses define it.
+
+        Args:
+            name: ``x`` for the images or clips, or the name of an annotation such as ``label``.
+
+        Returns:
+            a tensor whose first dimension counts the samples, or a list of a text for each sample.
+        """
 
     @abstractmethod
     def rows(self, index: Tensor) -> Batch:
-        """Return the batch of the samples that an int64 index (B,) selects, images and annotations."""
+        """Return the batch of the samples that an int64 index (B,) selects; subclasses define it.
+
+        The batch is a dict of all columns, images and annotations, each with B rows.
+        """
 
     def annotations(self, index: Tensor) -> Batch:
         """Return the labels, captions and other columns but ``x`` of the samples that an int64 index (B,) selects.
 
-        Subclasses that load or render images on demand override it, so that no image is touched.
+        Here they are taken from :meth:`rows`. Subclasses that load or render images on demand override it, so that no
+        image is loaded.
         """
         return {name: part for name, part in self.rows(index).items() if name != "x"}
 
@@ -43,7 +55,12 @@ class Samples(ABC):
 
 
 class InMemory(Samples):
-    """Samples held in memory, given as one tensor or list of texts for each column, among them ``x``."""
+    """A table of samples held in memory.
+
+    Args:
+        parts: the columns by name, among them ``x``: tensors whose first dimension counts the samples, or lists of
+            texts.
+    """
 
     def __init__(self, parts: Mapping[str, Any]) -> None:
         self.parts = parts
@@ -62,7 +79,10 @@ class InMemory(Samples):
 
 
 class Mirrored(Samples):
-    """The N given samples and their mirrors: row N + i is row i with ``x`` flipped left to right."""
+    """A table of N given samples and their mirrors: row N + i is row i with ``x`` flipped left to right.
+
+    The annotations of a mirror are those of its original.
+    """
 
     def __init__(self, samples: Samples) -> None:
         self.samples = samples
@@ -87,7 +107,12 @@ class Mirrored(Samples):
 
 
 def rows_of(batch: Mapping[str, Any], index: Tensor) -> Batch:
-    """Return the rows of a batch that an int64 index (B,) selects, also of batches that are nested in it."""
+    """Return the rows of a batch that an int64 index (B,) selects, also of batches that are nested in it as dicts.
+
+    Args:
+        batch: tensors whose first dimension counts the samples, lists with one text for each sample, or dicts of these.
+        index: the numbers of the rows, in the order in which they are returned.
+    """
     return {name: _rows(part, index) for name, part in batch.items()}
 
 

@@ -29,13 +29,13 @@ AT_ONCE = 256  # images rendered in one pass
 
 
 class ShapeSamples(Samples):
-    """Samples that render the images of scenes when they are requested.
+    """A table of images of coloured shapes that are rendered when they are requested.
 
-    The annotations are ``label`` (the shape), ``caption``, and ``scalars`` (N, 3): x and y of the shape's centre and
-    its radius, in hundredths of the image's side.
+    The annotations are ``label`` (the number of the shape), ``caption``, and ``scalars`` (N, 3): x and y of the shape's
+    centre and its radius, in hundredths of the image's side.
 
     Args:
-        scene: the N scenes.
+        scene: the shapes, colours, positions and sizes of the N images.
         image_size: H and W of the images.
     """
 
@@ -72,8 +72,8 @@ class Shapes(SyntheticData):
     offset of both, on one of 3 plain backgrounds. Sample i of a split is the same on any machine, in any batch and with
     any seed.
 
-    Training never shows the pairs of colour and shape in ``held_out``; the held-out split shows all pairs equally
-    often. So whether a model composes a colour and a shape that it has seen only apart can be measured (Okawa et al.
+    Training never shows the pairs of colour and shape in ``held_out``; in the held-out split all pairs are equally
+    probable. So whether a model composes a colour and a shape that it has seen only apart can be measured (Okawa et al.
     2023, arXiv:2310.09336): :meth:`aligned` reads generated images and compares them with their captions.
 
     Args:
@@ -84,6 +84,10 @@ class Shapes(SyntheticData):
         held_out: the pairs [colour, shape] that training never shows.
         num_train, num_val: number of training and of held-out samples.
         batch_size, settings: further arguments of :class:`~diffsweep.datasets.base.ImageData`.
+
+    Raises:
+        ValueError: a constant has another value, ``image_size`` is below 16, a pair in ``held_out`` is unknown, or all
+            pairs of one colour or shape are held out.
     """
 
     def __init__(
@@ -124,14 +128,14 @@ class Shapes(SyntheticData):
 
     @property
     def fingerprint(self) -> str:
-        """The sizes of the data, and a hash of the held-out pairs and of the first images."""
+        """Return a text that identifies the data: their sizes, and a hash of the held-out pairs and first images."""
         return self.fingerprint_of(f"shapes-{self.image_size}", self.held_out.tolist())
 
     def aligned(self, x: Tensor, batch: Batch) -> dict[str, Tensor] | None:
         """Return whether each generated image shows the colour, shape, position and size that it was requested to show.
 
-        An attribute that was not requested counts as right. Where no shape is found in the image, every attribute
-        counts as wrong.
+        They are read from the pixels by least squares. An attribute that was not requested counts as right. Where no
+        shape is found in the image, every attribute counts as wrong.
 
         Args:
             x: generated images, (N, 3, H, W) in [-1, 1].

@@ -43,38 +43,50 @@ A_SHAPE = 2.4
 
 
 class Reading(NamedTuple):
-    """The attributes that were read from B images, each (B,)."""
+    """A record of the attributes that were read from the pixels of B images of one coloured shape each.
 
-    shape: Tensor  # int64, and so the next three
+    Attributes:
+        shape, colour, position, size: int64, (B,): numbers in the order of SHAPES, COLOURS, POSITIONS and SIZES.
+        found: bool, (B,): one shape in a known colour on a known background was found; else the other fields mean
+            little.
+    """
+
+    shape: Tensor
     colour: Tensor
     position: Tensor
     size: Tensor
-    found: (
-        Tensor  # bool: one shape in a known colour on a known background was found; else the other fields mean little
-    )
+    found: Tensor
 
 
 class Fit(NamedTuple):
-    """The scene whose image is nearest to each of B images, and the energies that it explains and leaves.
+    """A record of the scene (a shape on a background) whose image is nearest to each of B images.
 
     An energy is the sum over channels and pixels of squared deviations from the mean, times 256 / (H W), so that it
     does not depend on the image size.
+
+    Attributes:
+        shape: int64, (B,), the number of the shape.
+        centre: float64, (B, 2), x and y as fractions of the side.
+        radius: float64, (B,), as a fraction of the side.
+        colour, background: (B, 3), the fitted colours, in [-1, 1] for a clean image.
+        explained: (B,), the part of the image's energy that the fitted shape explains.
+        second: (B,), the largest energy that a second shape explains of the residual.
     """
 
-    shape: Tensor  # (B,) int64
-    centre: Tensor  # (B, 2) float64, fractions of the side
-    radius: Tensor  # (B,) float64
-    colour: Tensor  # (B, 3), fitted, in [-1, 1] for a clean image
-    background: Tensor  # (B, 3), fitted likewise
-    explained: Tensor  # (B,) the energy that the fitted shape explains
-    second: Tensor  # (B,) the largest energy that a second shape explains of the residual
+    shape: Tensor
+    centre: Tensor
+    radius: Tensor
+    colour: Tensor
+    background: Tensor
+    explained: Tensor
+    second: Tensor
 
 
 def read(x: Tensor) -> Reading:
     """Return the shape, colour, position and size that images (B, 3, H, W) in [-1, 1] show; the results are on the CPU.
 
-    A shape counts as found if it explains an energy of at least :data:`A_SHAPE`, its colour and the background are near
-    colours of the palettes, and no second shape explains as much of the residual.
+    ``found`` is True if the shape of :func:`fit` explains an energy above :data:`A_SHAPE`, its colour and the
+    background are near colours of the palettes, and no second shape explains as much of the residual.
     """
     found = fit(x)
     off_colour, colour = torch.cdist(found.colour, _COLOURS).min(1)
@@ -86,10 +98,11 @@ def read(x: Tensor) -> Reading:
 
 
 def fit(x: Tensor) -> Fit:
-    """Fit shape, centre, radius, colour and background to images (B, 3, H, W) in [-1, 1], by least squares.
+    """Fit shape, centre, radius, colour and background to images (B, 3, H, W) in [-1, 1], by least squares, on the CPU.
 
-    With the colours free, a mask m leaves a residual of |x|^2 - sum_c <x_c, m>^2 / |m|^2 (x and m less their means). So
-    one matrix product finds the best of a lattice of masks, and Gauss-Newton steps then refine centre and radius.
+    With the colours free, a mask m (the share of each pixel that a shape covers) leaves a residual of |x|^2 - sum_c
+    <x_c, m>^2 / |m|^2 (x and m less their means). So one matrix product finds the best of a lattice of masks, and
+    Gauss-Newton steps then refine centre and radius.
     """
     return Fit(*(torch.cat(part) for part in zip(*map(_fit, x.detach().cpu().float().split(AT_ONCE)), strict=True)))
 

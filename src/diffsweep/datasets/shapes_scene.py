@@ -64,23 +64,35 @@ PALETTE, BACKDROPS, CENTRES, RADII = (
 
 
 class Scene(NamedTuple):
-    """B scenes; the first five fields count through SHAPES, COLOURS, POSITIONS, SIZES and BACKGROUNDS."""
+    """A description of B images that show one coloured shape on a plain background each.
 
-    shape: Tensor  # (B,) int64, and so the next four
+    Attributes:
+        shape, colour, position, size, background: int64, (B,): numbers in the order of SHAPES, COLOURS, POSITIONS,
+            SIZES and BACKGROUNDS.
+        centre: float64, (B, 2): x and y of the shape's centre, as fractions of the image's side.
+        radius: float64, (B,), as a fraction of the image's side.
+    """
+
+    shape: Tensor
     colour: Tensor
     position: Tensor
     size: Tensor
     background: Tensor
-    centre: Tensor  # (B, 2) float64, x and y
-    radius: Tensor  # (B,) float64
+    centre: Tensor
+    radius: Tensor
 
     def rows(self, index: Tensor | slice) -> "Scene":
-        """Return the scenes that an index or a slice selects."""
+        """Return the scenes that an int64 index (B,) or a slice selects, as a Scene."""
         return Scene(*(field[index] for field in self))
 
 
 class Attributes(NamedTuple):
-    """The attributes that B captions name, each (B,) int64; -1 where a caption does not name the attribute."""
+    """A record of the attributes that B captions name.
+
+    Attributes:
+        shape, colour, position, size: int64, (B,): numbers in the order of SHAPES, COLOURS, POSITIONS and SIZES; -1
+            where a caption does not name the attribute.
+    """
 
     shape: Tensor
     colour: Tensor
@@ -89,10 +101,11 @@ class Attributes(NamedTuple):
 
 
 def draw(index: Tensor, val: Tensor, held_out: Tensor) -> Scene:
-    """Draw the scenes with the given numbers in their splits; every attribute is uniform and independent of the others.
+    """Draw random scenes, one shape on a background each; every attribute is uniform and independent of the others.
 
-    A training scene with a held-out pair of shape and colour gets another pair, uniform over the pairs that are not
-    held out. So these stay uniform, and changing the held-out pairs changes no scene without them.
+    A scene depends on its number and its split alone. A training scene with a held-out pair of shape and colour gets
+    another pair, uniform over the pairs that are not held out. So these stay uniform, and changing the held-out pairs
+    changes no scene without them.
 
     Args:
         index: int64, (B,), at least 0: the number of each scene in its split.
@@ -125,10 +138,10 @@ def coverage(shape: Tensor, centre: Tensor, radius: Tensor, image_size: int) -> 
     """Return how much of each pixel a shape covers, m in [0, 1], (B, H, W) float64.
 
     It falls from 1 to 0 within the pixel at the edge: m = clamp(1/2 - d, 0, 1) with the signed distance d of the
-    pixel's centre from the edge, in pixels.
+    pixel's centre from the edge, in pixels, negative inside.
 
     Args:
-        shape: int64, (B,): the numbers of the shapes.
+        shape: int64, (B,): the numbers of the shapes in the order of SHAPES.
         centre: x and y, (B, 2), as fractions of the side.
         radius: (B,), as fractions of the side.
         image_size: H and W.
@@ -158,13 +171,15 @@ def render(scene: Scene, image_size: int) -> Tensor:
 
 
 def captions(scene: Scene) -> list[str]:
-    """Return the captions of scenes, such as "a small red circle at the top left", without the background."""
+    """Return the captions of scenes, such as "a small red circle at the top left"; they do not name the background."""
     fields = torch.stack([scene.size, scene.colour, scene.shape, scene.position], 1).tolist()
     return [f"a {_SIZE[s]} {_COLOUR[c]} {_SHAPE[k]} {_POSITION[p]}" for s, c, k, p in fields]
 
 
 def attributes_of(captions: Sequence[str]) -> Attributes:
-    """Return the attributes that captions name; a caption may leave any of them out, and unknown words are ignored.
+    """Return the numbers of the shapes, colours, positions and sizes that captions name.
+
+    A caption may leave any of them out; their number is then -1. Unknown words are ignored.
 
     Raises:
         ValueError: a caption names two shapes, two colours, two sizes, or a position that does not exist.

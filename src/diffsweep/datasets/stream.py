@@ -18,7 +18,7 @@ from diffsweep.datasets.samples import Batch, Samples
 
 
 class Positions(Sampler[range]):
-    """A sampler for PyTorch's DataLoader that yields the positions of each training batch, without end.
+    """A sampler for PyTorch's DataLoader that yields, without end, the range of positions of each training batch.
 
     The position of a sample is its number in the whole training run, counted over all devices. It keys the order of the
     data, augmentation and noise, so that a run resumes exactly where it stopped and has only its number of steps to
@@ -27,8 +27,8 @@ class Positions(Sampler[range]):
     Args:
         batch_size: samples of a batch on one device.
         first: the number of batches that each device has already trained on.
-        rank, world_size: this device's number, and the number of devices. Of ``world_size`` successive batches each
-            device takes one.
+        rank, world_size: this device's number from 0, and the number of devices. Of ``world_size`` successive batches
+            each device takes one.
     """
 
     def __init__(self, batch_size: int, first: int, rank: int = 0, world_size: int = 1) -> None:
@@ -42,10 +42,15 @@ class Positions(Sampler[range]):
 
 
 class TrainingStream(Dataset[Batch]):
-    """A dataset that maps a range of positions in the training run to a batch, with the positions in ``position``.
+    """A dataset for PyTorch's DataLoader that maps a range of positions in the training run to a batch.
 
-    Epoch follows epoch, each in a random order of its own that depends on (seed, epoch) alone. A batch may span two
-    epochs.
+    A position is a sample's number in the run. The batch has the columns of the samples, and the positions as
+    ``position`` (B,) int64. Epoch follows epoch, each in a random order of its own that depends on (seed, epoch) alone.
+    A batch may span two epochs.
+
+    Args:
+        samples: the training samples.
+        seed: determines the orders.
     """
 
     def __init__(self, samples: Samples, seed: int) -> None:
@@ -71,7 +76,10 @@ class TrainingStream(Dataset[Batch]):
 
 
 class HeldOut(Dataset[Batch]):
-    """A dataset that maps an int64 index of held-out samples to their batch, with the index in ``index``."""
+    """A dataset for PyTorch's DataLoader that maps an int64 index (B,) of held-out samples to their batch.
+
+    The batch has the columns of the samples, and the index itself as ``index``.
+    """
 
     def __init__(self, samples: Samples) -> None:
         self.samples = samples

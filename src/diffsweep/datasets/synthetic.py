@@ -12,11 +12,17 @@ from diffsweep.datasets.samples import Samples, Split
 
 
 class SyntheticData(ImageData):
-    """A dataset that computes sample i of a split from i alone: the same on any machine, in any batch, with any seed.
+    """A base class for datasets that compute sample i of a split from i alone, so that no seed or batch changes it.
+
+    Subclasses define :meth:`samples_at`, which computes samples, and ``fingerprint``, for which :meth:`fingerprint_of`
+    helps.
 
     Args:
         num_train, num_val: number of training and of held-out samples.
         settings: further arguments of :class:`~diffsweep.datasets.base.ImageData`.
+
+    Raises:
+        ValueError: ``num_train`` or ``num_val`` is below 1.
     """
 
     def __init__(self, *, num_train: int, num_val: int, **settings: Any) -> None:
@@ -28,7 +34,7 @@ class SyntheticData(ImageData):
 
     @abstractmethod
     def samples_at(self, index: Tensor, val: Tensor) -> Samples:
-        """Return the samples with the given numbers in their splits.
+        """Return the samples with the given numbers in their splits; subclasses define how they are computed.
 
         Args:
             index: int64, (N,), the number of each sample in its split.
@@ -42,9 +48,14 @@ class SyntheticData(ImageData):
         return self.samples_at(index, val)
 
     def fingerprint_of(self, name: str, settings: object) -> str:
-        """Return a fingerprint: ``name``, the sizes of the splits, and a hash of ``settings`` and the first 64 samples.
+        """Return a text that identifies the data: ``name``, the sizes of the splits, and a hash of settings and images.
 
-        Hashing samples makes the fingerprint change with the code that computes them.
+        The first 64 images or clips of each split are hashed, so that the text changes with the code that computes
+        them.
+
+        Args:
+            name: how the text begins.
+            settings: all other settings that change the samples; their ``repr`` is hashed.
         """
         digest = hashlib.sha256(repr(settings).encode())
         for split, count in self.counts.items():

@@ -24,7 +24,10 @@ def natural(path: Path) -> tuple[list[str | int], str]:
 
 
 def find(folder: Path) -> list[Path]:
-    """Return the videos below a folder, files and folders of frames, in natural order, without hidden ones."""
+    """Return the videos in a folder and its subfolders, in natural order of their names, without hidden ones.
+
+    A video is a file such as ``a.mp4``, or a folder that holds frames (png or jpg files) directly.
+    """
     entries = sorted((entry for entry in folder.iterdir() if not entry.name.startswith(".")), key=natural)
     found = [folder] if any(entry.suffix.lower() in FRAMES for entry in entries) else []
     for entry in entries:
@@ -36,7 +39,7 @@ def find(folder: Path) -> list[Path]:
 
 
 def files_of(video: Path) -> list[Path]:
-    """Return the files of a video: the video file itself, or the frames of a folder in natural order."""
+    """Return the files of a video: the video file itself, or the png and jpg files of a folder in natural order."""
     if not video.is_dir():
         return [video]
     return sorted((entry for entry in video.iterdir() if entry.suffix.lower() in FRAMES), key=natural)
@@ -53,8 +56,9 @@ def frames(video: Path, frame_rate: float | None, channels: int, image_size: int
         image_size: H and W of the results.
 
     Raises:
-        UnusableError: the video cannot be read, has no frame, or frames of several sizes. The frames before the place
-            where a file is cut short are yielded if its format allows.
+        UnusableError: the video cannot be read, has no frame, or has frames of several sizes. Frames before the fault
+            may have been yielded. A file that is cut short yields the frames before the cut and ends without an error
+            if its format allows.
     """
     images = _of_folder(video) if video.is_dir() else _of_file(video, frame_rate)
     size = None
@@ -125,12 +129,13 @@ def resampled(
 
     The frame shown at a time is the last one that began by then. So a frame is repeated or left out as its duration on
     the screen requires, also if the frame rate of the file varies. The last frame is assumed to last as long as the one
-    before it.
+    before it, a single frame 1 / ``frame_rate``; the end of this time is excluded.
 
     Args:
-        timed: the increasing times at which frames begin, in seconds, and the frames; the first begins at t_0.
+        timed: pairs of a time in seconds and the frame that begins then, with increasing times; the first is t_0.
         frame_rate: frames a second.
-        slack: by how many seconds the times may be off.
+        slack: by how many seconds the times may be off; a frame that begins up to so much after a time is still shown
+            at it.
     """
     begin = last = Fraction(0)
     shown: list[Frame] = []  # at most one

@@ -24,11 +24,17 @@ NAMED = 3  # skipped videos that the warning names
 
 
 class Library(NamedTuple):
-    """The decoded frames of all videos, one video after the other."""
+    """A record of the decoded frames of all videos of a folder, one video after the other.
 
-    frames: Tensor  # (M, C, H, W) uint8, mapped from a file
-    lengths: list[int]  # the number of frames of each video; 0 if it cannot be read
-    broken: dict[int, str]  # why videos cannot be read, by their numbers
+    Attributes:
+        frames: uint8, (M, C, H, W), mapped from a file.
+        lengths: the number of frames of each video; 0 if it cannot be read.
+        broken: why videos cannot be read, by their numbers.
+    """
+
+    frames: Tensor
+    lengths: list[int]
+    broken: dict[int, str]
 
 
 class VideoFolder(ImageData):
@@ -139,7 +145,7 @@ class VideoFolder(ImageData):
 
     @property
     def library(self) -> Library:
-        """The frames of all videos, mapped from the cache; one process decodes them if they are not in it.
+        """Return the frames of all videos, mapped from the cache; one process decodes them if they are not in it.
 
         Raises:
             ContentError: the cached file is cut short.
@@ -238,7 +244,9 @@ class VideoFolder(ImageData):
 
     @property
     def clips(self) -> dict[Split, tuple[Tensor, Tensor]]:
-        """For each split, the number of each clip's first frame among all frames, and that of its video, both (N,).
+        """Return two tensors (N,) for each split: the number of each clip's first frame, and of its video.
+
+        Frames are counted through :attr:`library`, videos through ``videos``.
 
         Raises:
             ContentError: no video is usable, or no more than ``num_val`` are.
@@ -270,7 +278,7 @@ class VideoFolder(ImageData):
 
     @property
     def fingerprint(self) -> str:
-        """The number and size of the clips, and a hash of the videos and of all settings that change a split."""
+        """Return a text that identifies the data: their sizes, and a hash of the videos and settings of the splits."""
         settings = {
             **self._content(),
             "num_frames": self.num_frames,
