@@ -2,12 +2,18 @@
 
 
 class UserError(Exception):
-    """A wrong option, key, value or path; the message names it and what to type instead."""
+    """An error of a user: a wrong option, key, value or path; the message names it and what to type instead.
+
+    The command line prints it in one line and ends with exit code 2.
+    """
 
 
 class Failed(Exception):  # noqa: N818 - names an outcome
-    """A requested check did not pass; the message names it."""
+    """The error that a requested check, or a job of a sweep, did not pass; the message names it.
+
+    The command line prints it in one line and ends with exit code 1.
+    """
 
 
 class Stopped(SystemExit):
-    """The run received Ctrl-C or SIGTERM; ``code`` is the exit code of the process."""
+    """The exit of a process that received Ctrl-C or SIGTERM; ``code`` is the exit code, 130 or 143."""

@@ -16,17 +16,18 @@ BLOCK = 1 << 16
 
 
 class ContentError(ValueError):
-    """A file does not have the expected content; the message names the file and what it contains."""
+    """The error of a file without the expected content; the message names the file and what it contains."""
 
 
 def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> str:
     """Write a file so that a crash, a kill or a full disk leaves the old file or the new one, never a part of it.
 
-    The bytes go to a temporary file beside the target, which is flushed to the disk and renamed over the target.
+    The bytes go to a temporary file beside the target, which is flushed to the disk and renamed over the target. If
+    ``write`` raises an error, the temporary file is deleted and the error goes on.
 
     Args:
         path: the target; its folder is created.
-        write: called with the open binary file.
+        write: writes the content, called with the temporary file opened for binary writing.
 
     Returns:
         The SHA-256 of the content, in hexadecimal.
@@ -59,13 +60,13 @@ def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> 
 
 @contextmanager
 def alone(path: Path, waiting: str) -> Iterator[None]:
-    """Hold a lock that one process has at a time.
+    """Hold a lock within a context, so that only one process at a time runs it; the others wait without a limit.
 
     The lock is the operating system's, so it does not outlive its process.
 
     Args:
         path: the file of the lock.
-        waiting: printed by a process that has to wait.
+        waiting: the message that a process prints if it has to wait.
     """
     lock = FileLock(path)
     try:
@@ -80,7 +81,12 @@ def alone(path: Path, waiting: str) -> Iterator[None]:
 
 
 def make_once(path: Path, make: Callable[[], object]) -> None:
-    """Call ``make``, which writes the file ``path``, if it does not exist: in one process, while others wait for it."""
+    """Make a file if it does not exist: one process calls ``make`` while other processes that need the file wait.
+
+    Args:
+        path: the file; its folder is created.
+        make: writes the file ``path``, by :func:`write_atomically` or another way that leaves no part of it.
+    """
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         with alone(Path(f"{path}.lock"), f"waits for {path}, which another run is making"):
@@ -89,9 +95,10 @@ def make_once(path: Path, make: Callable[[], object]) -> None:
 
 
 def content_hash(files: Sequence[Path]) -> str:
-    """Return a hash of the sizes and contents of files, in their order; their names do not count.
+    """Return a SHA-256, in hexadecimal, of the sizes and contents of files in the given order, without their names.
 
-    Of large files only evenly spaced blocks are read.
+    Of a file larger than 64 MiB divided by the number of files only evenly spaced blocks of 64 KiB are read. So a
+    change between the blocks that keeps the size is not noticed.
     """
     most = max(BLOCK, WHOLE // max(1, len(files)))
     states = [(file, file.stat()) for file in files]
@@ -113,7 +120,7 @@ def _hash(path: str, size: int, changed: int, most: int) -> str:
 
 
 def write_text(path: str | Path, text: str) -> str:
-    """Write a text file atomically, in UTF-8."""
+    """Write a text file in UTF-8 atomically, see :func:`write_atomically`, and return the SHA-256 of its content."""
     return write_atomically(path, lambda file: file.write(text.encode()))
 
 

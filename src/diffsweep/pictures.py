@@ -29,7 +29,13 @@ def to_uint8(x: Tensor) -> np.ndarray:
 
 
 def load_image(path: Path, channels: int, size: int) -> Tensor:
-    """Return the central square of an image file, resized: (C, size, size) in [-1, 1]."""
+    """Return the largest central square of an image file, resized to (C, size, size), as float32 in [-1, 1].
+
+    Args:
+        path: an image file of any size that Pillow reads.
+        channels: C, 1 (grey) or 3 (RGB), to which the image is converted.
+        size: H and W of the result.
+    """
     image = ImageOps.fit(
         Image.open(path).convert("L" if channels == 1 else "RGB"), (size, size), Image.Resampling.LANCZOS
     )
@@ -37,7 +43,7 @@ def load_image(path: Path, channels: int, size: int) -> Tensor:
 
 
 def load_npz(path: Path) -> Tensor:
-    """Return the images in the first array of an .npz file, as values in [-1, 1].
+    """Return the images in the first array of an .npz file, as float32 values in [-1, 1].
 
     The array is uint8: images (N, H, W, C) are returned as (N, C, H, W), clips (N, F, H, W, C) as (N, C, F, H, W).
     """
@@ -50,11 +56,13 @@ def _from_uint8(pixels: np.ndarray) -> Tensor:
 
 
 def grid(x: Tensor, columns: int | None = None) -> Image.Image:
-    """Draw images in [-1, 1], (N, C, H, W) with C = 1 or 3, row by row in a grid with a thin border.
+    """Draw images in [-1, 1], (N, C, H, W) with C = 1 or 3, row by row in a grid with thin grey lines between them.
+
+    Images narrower than 48 pixels are enlarged by a whole factor. Places after the last image are grey.
 
     Args:
         x: the images.
-        columns: of the grid; None for a nearly square one.
+        columns: the number of columns; None for a nearly square grid.
     """
     x = x.detach().cpu().float()
     enlarge = max(1, math.ceil(MIN_SIDE / x.shape[-1]))
@@ -68,10 +76,10 @@ def grid(x: Tensor, columns: int | None = None) -> Image.Image:
 
 
 def rows(*images: Tensor, across: bool = False) -> Image.Image:
-    """Draw sets of equally many images in [-1, 1], (N, C, H, W): each set is a row, of at most twelve images.
+    """Draw several sets of images, each set as one row, so that the images of one number in the sets form a column.
 
     Args:
-        images: the sets.
+        images: the sets, each (N, C, H, W) in [-1, 1] with the same N; the first twelve images of each are drawn.
         across: draw each set as a column instead.
     """
     count = min(len(images[0]), 12)
@@ -82,25 +90,32 @@ def rows(*images: Tensor, across: bool = False) -> Image.Image:
 
 
 def strips(*clips: Tensor, most: int = 8) -> Image.Image:
-    """Draw sets of equally many clips in [-1, 1], (N, C, F, H, W), frame by frame from left to right.
+    """Draw clips in [-1, 1], (N, C, F, H, W), each as a row of its F frames from left to right.
 
-    Each clip has one row for each set, one below the other.
+    Clip i of every set is drawn before clip i + 1 of any, so that the rows of corresponding clips lie below each other.
 
     Args:
-        clips: the sets.
-        most: clips of each set that are drawn.
+        clips: the sets, of equally many clips each.
+        most: number of clips of each set that are drawn, the first ones.
     """
     sets = torch.stack([each[:most].cpu() for each in clips], 1)  # (N, S, C, F, H, W)
     return grid(rearrange(sets, "n s c f h w -> (n s f) c h w"), columns=sets.shape[3])
 
 
 def save_png(image: Image.Image, path: str | Path) -> None:
-    """Write a PNG atomically."""
+    """Write a picture as a PNG file atomically: a crash leaves the old file or the new one."""
     write_atomically(path, lambda file: image.save(file, format="PNG"))
 
 
 def save_gif(frames: list[Image.Image], path: str | Path, milliseconds: int = 60, hold: int = 1500) -> None:
-    """Write a GIF atomically, which loops and shows its last frame for ``hold`` milliseconds."""
+    """Write pictures of one size as the frames of a GIF that loops without end; the file is written atomically.
+
+    Args:
+        frames: the pictures.
+        path: the file.
+        milliseconds: how long each frame but the last is shown.
+        hold: how long the last frame is shown, in milliseconds.
+    """
     buffer = BytesIO()
     durations = [milliseconds] * (len(frames) - 1) + [hold]
     frames[0].save(buffer, format="GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
@@ -108,14 +123,14 @@ def save_gif(frames: list[Image.Image], path: str | Path, milliseconds: int = 60
 
 
 def save_mp4(frames: list[Image.Image], path: str | Path, fps: float = 8.0) -> None:
-    """Write an MP4 atomically, in a form that browsers and slides play.
+    """Write pictures as an MP4 video in a form that browsers and slides play; the file is written atomically.
 
-    It is H.264 with chroma of half the size (yuv420p) and the index at the start. Such video has even sides: a line of
-    black is added to an odd side.
+    The video is H.264 with chroma of half the size (yuv420p) and the index at the start. Such video has even sides: a
+    line of black is added to an odd side.
 
     Args:
         frames: pictures of one size.
-        path: of the file.
+        path: the file.
         fps: frames a second.
 
     Raises:
@@ -140,16 +155,17 @@ def save_mp4(frames: list[Image.Image], path: str | Path, fps: float = 8.0) -> N
 
 
 def save_shown(draw: Callable[..., Image.Image], sets: Sequence[Tensor], path: Path, fps: float = 8.0) -> list[Path]:
-    """Save the picture ``draw(*sets)`` of sets of images as a PNG, and of sets of clips as an animation.
+    """Save a picture of images as a PNG; for clips, draw it for each frame and save the pictures as an animation.
 
     Args:
-        draw: draws sets of images (N, C, H, W).
-        sets: images (N, C, H, W), or clips (N, C, F, H, W), of which ``draw`` draws each frame.
-        path: of the file, without its suffix.
+        draw: makes the picture of sets of images, called as ``draw(*sets)`` with tensors (N, C, H, W), such as
+            :func:`grid` of one set or :func:`rows` of several.
+        sets: tensors in [-1, 1], all of images (N, C, H, W) or all of clips (N, C, F, H, W).
+        path: the file without its suffix.
         fps: frames a second of an animation.
 
     Returns:
-        The files: a PNG; or a GIF, and an MP4 if PyAV is installed.
+        The files that were written: one PNG for images; for clips a GIF, and an MP4 if PyAV is installed.
     """
     if sets[0].ndim == 4:
         save_png(draw(*sets), path.with_suffix(".png"))
@@ -163,7 +179,7 @@ def save_shown(draw: Callable[..., Image.Image], sets: Sequence[Tensor], path: P
 
 
 def beside(left: Image.Image, right: Image.Image, gap: int = 12) -> Image.Image:
-    """Draw two pictures of the same height side by side."""
+    """Draw two pictures of the same height and mode side by side, with ``gap`` white pixels between them."""
     both = Image.new(
         left.mode, (left.width + gap + right.width, left.height), color=255 if left.mode == "L" else (255,) * 3
     )

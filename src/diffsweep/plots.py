@@ -18,7 +18,12 @@ LABELS = {"fid": "FID", "fvd": "FVD", "clip_fd": "clip FD", "is": "IS", "clip_is
 
 
 def plot_schedules(schedules: Mapping[str, Schedule], points: int = 501) -> "Figure":
-    """Plot alpha_t, sigma_t (up to 1.1) and the finite log-SNRs of named schedules over t in [0, 1]."""
+    """Plot alpha_t, sigma_t (up to 1.1) and the finite log-SNRs of noise schedules over t in [0, 1], in three panels.
+
+    Args:
+        schedules: the schedules by the names that the legend has.
+        points: number of equally spaced times.
+    """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
@@ -44,14 +49,15 @@ def plot_schedules(schedules: Mapping[str, Schedule], points: int = 501) -> "Fig
 
 
 def plot_convergence(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], order: int | None) -> "Figure":
-    """Plot the measured errors of a sampler on logarithmic axes.
+    """Plot the measured errors of one sampler on logarithmic axes in two panels.
 
-    The left panel has the error by number of steps, with a line of the nominal order; the right panel has the errors by
-    network evaluations.
+    The left panel has the curve ``order``, the mean error by number of steps on a finite range of log-SNR, with a line
+    of the sampler's nominal order. The right panel has the other curves by network evaluations.
 
     Args:
-        curves: (x, errors) by name; the curve named ``order`` is in the left panel.
-        order: the nominal order; None if the sampler has none.
+        curves: pairs (x, errors) by name: ``order``, ``wasserstein`` (distance of samples from the data) and
+            ``solution`` (error against the ODE's solution); any may be missing.
+        order: the nominal order, so that errors fall as steps^-order; None leaves the left panel empty.
     """
     from matplotlib.figure import Figure
 
@@ -75,7 +81,13 @@ def plot_convergence(curves: Mapping[str, tuple[Sequence[float], Sequence[float]
 
 
 def plot_errors(curves: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]]) -> "Figure":
-    """Plot the errors of named combinations by network evaluations, with a panel for each kind of error."""
+    """Plot the errors of several samplers by network evaluations, in a panel for each of two kinds of error.
+
+    Args:
+        curves: for each sampler, by its name in the legend, pairs (network evaluations, errors) by kind:
+            ``wasserstein``, the distance of samples from the data, and ``solution``, the error against the ODE's
+            solution; others are ignored.
+    """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
@@ -92,7 +104,12 @@ def plot_errors(curves: Mapping[str, Mapping[str, tuple[Sequence[float], Sequenc
 
 
 def plot_by_evaluations(curves: Mapping[str, Sequence[tuple[float, float]]], label: str) -> "Figure":
-    """Plot points (network evaluations, value) of named samplers on logarithmic axes."""
+    """Plot a metric by network evaluations on logarithmic axes, with one curve for each name.
+
+    Args:
+        curves: points (network evaluations, value) by name.
+        label: the name of the metric at the vertical axis.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")
@@ -108,13 +125,13 @@ def plot_by_evaluations(curves: Mapping[str, Sequence[tuple[float, float]]], lab
 def plot_tradeoff(curves: Mapping[str, Sequence[tuple[float, Mapping[str, float]]]], key: str) -> "Figure":
     """Plot fidelity against diversity over the strength of guidance (arXiv:2105.05233, arXiv:2207.12598).
 
-    The panels are FID against IS and precision against recall, with the strength at the points, and precision, recall
-    and accuracies against the strength.
+    The three panels are FID (or another distance of DISTANCES) against the inception score, precision against recall,
+    both with the strength written at the points, and precision, recall and any accuracies against the strength.
 
     Args:
-        curves: points (strength, metrics) by name, sorted; the metrics are ``fid`` and ``is``, or another pair of
-            DISTANCES, ``precision`` and ``recall``.
-        key: the configuration key of the strength.
+        curves: points (strength, metrics) by name, sorted by strength; the metrics have ``fid`` and ``is``, or another
+            pair of DISTANCES, and ``precision`` and ``recall``.
+        key: the configuration key of the strength, such as ``guidance.scale``, which labels the axis.
     """
     from matplotlib.figure import Figure
 
@@ -149,7 +166,10 @@ _ERRORS = {"wasserstein": "Wasserstein distance from the data / std", "solution"
 
 
 def plot_bound_terms(terms: Tensor) -> "Figure":
-    """Plot the terms L_0, L_1, ... of a variational bound, (K,), in bits per dimension, on a logarithmic axis."""
+    """Plot the terms L_0, L_1, ... of a variational bound, (K,), in bits per dimension, on a logarithmic axis over k.
+
+    Terms below 1e-12 are drawn at 1e-12. The title has their sum.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 3.4), layout="constrained")
@@ -163,7 +183,14 @@ def plot_bound_terms(terms: Tensor) -> "Figure":
 def plot_accuracy(
     times: Sequence[float], log_snr: Sequence[float], accuracies: Sequence[float], chance: float
 ) -> "Figure":
-    """Plot the accuracy of a classifier and of guessing against t, with an axis of the log-SNR at the same times."""
+    """Plot the accuracy of a classifier of noisy images x_t against t, with a line at the accuracy of guessing.
+
+    Args:
+        times: the times t in [0, 1] at which the accuracy was measured.
+        log_snr: the log-SNR at these times, shown on a second axis above.
+        accuracies: the accuracy at each time, in [0, 1].
+        chance: the accuracy of guessing, 1 over the number of classes.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")

@@ -16,20 +16,20 @@ EVERY = 30.0  # seconds between the lines
 class ProgressMeter:
     """Show the progress of a loop on standard error: on a terminal as tqdm's bar, elsewhere as lines.
 
-    A line is, for example::
+    A line is written every 30 seconds and at the end, for example::
 
         training           step 1200/4000   loss 0.0231   412 samples/s   1 min 3 s left
 
-    As a context manager it writes its last line when the work is done, and none when an error ends it.
+    As a context manager it writes its last line when the block ends, and none when an error ends the block.
     ``TQDM_DISABLE=1`` turns both forms off. ``TQDM_MININTERVAL`` sets the seconds between lines, as between updates of
     the bar.
 
     Args:
-        name: of the work, as it is shown.
-        total: steps in all; None if their number is unknown.
+        name: the name of the work, as it is shown.
+        total: number of steps in all; None if it is unknown.
         unit: name of one step.
-        initial: steps that were done before, as in a resumed run.
-        details: returns what is shown in place of the rate, such as a loss. It is called only for a line, or on a
+        initial: number of steps that were done before, as in a resumed run.
+        details: returns texts to show in place of the rate, such as a loss. It is called only for a line, or on a
             terminal at each update, so that a number is rarely read from the device.
         disable: show nothing, as in all processes of a run but the first.
         file: where to write; None for standard error.
@@ -61,7 +61,7 @@ class ProgressMeter:
             )
 
     def update(self, count: int = 1) -> None:
-        """Count steps that are done, and show them where it is time to."""
+        """Add ``count`` finished steps; update the bar, or write a line if the last one is long enough ago."""
         self.count += count
         if self._bar is not None:
             if self._details is not None:
@@ -73,7 +73,11 @@ class ProgressMeter:
             self._write(rate, self._left(now - self._begin))
 
     def close(self, finished: bool = True) -> None:
-        """Remove the bar, or write the last line where the work is finished; a second call does nothing."""
+        """End the display: remove the bar of a terminal, or else write the last line; a second call does nothing.
+
+        Args:
+            finished: whether the work is done; without a terminal, False writes no line.
+        """
         if self._bar is not None:
             self._bar.close()
         elif finished and not self.disabled:
@@ -104,7 +108,15 @@ class ProgressMeter:
 
 
 def tracked(items: Iterable[T], name: str, unit: str = "step") -> Iterator[T]:
-    """Yield items, and show the progress through them."""
+    """Yield the items of an iterable, and show on standard error how many of them have been worked through.
+
+    An item counts when the next one is requested. Without a length of ``items`` no total is shown.
+
+    Args:
+        items: the items.
+        name: the name of the work, as it is shown.
+        unit: name of one item.
+    """
     with ProgressMeter(name, len(items) if isinstance(items, Sized) else None, unit) as progress:
         for item in items:
             yield item
@@ -112,7 +124,7 @@ def tracked(items: Iterable[T], name: str, unit: str = "step") -> Iterator[T]:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds in words: ``75`` is ``1 min 15 s``, ``7500`` is ``2 h 5 min``."""
+    """Return seconds in words, rounded to whole ones: ``75`` is ``1 min 15 s``, ``7500`` is ``2 h 5 min``."""
     minutes, rest = divmod(round(seconds), 60)
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60} min"

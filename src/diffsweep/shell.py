@@ -10,28 +10,31 @@ PLAIN = re.compile(r"(?!(?:null|true|false|nan|inf)$)[a-z_/][a-z0-9_/.+-]*", re.
 
 
 def shown(path: str | Path) -> str:
-    """Return a path as a user would type it: relative to the current folder if it is inside, quoted for the shell."""
+    """Return a path as a user would type it: relative to the current folder if it lies inside, quoted for the shell."""
     return shlex.quote(_relative(path))
 
 
 def override(key: str, value: str) -> str:
-    """Return the override ``key=value``, with the value quoted if Hydra's grammar would read another one otherwise."""
+    """Return Hydra's override ``key=value``, with the value quoted if Hydra would read it as anything but that text."""
     from hydra.core.override_parser.types import Quote, QuotedString
 
     return f"{key}={value if PLAIN.fullmatch(value) else QuotedString(value, Quote.double).with_quotes()}"
 
 
 def typed(key: str, path: str | Path) -> str:
-    """Return the override that gives a key a path, as a user would type it into a shell."""
+    """Return the override ``key=path`` for a shell, quoted, with a path inside the current folder relative to it."""
     return shlex.quote(override(key, _relative(path)))
 
 
 def command(beginning: str, path: str | Path) -> str:
-    """Return the command that begins with a script and its overrides and ends with a path.
+    """Return a command to copy into a shell: a Python script, its overrides, and last a key with a path as its value.
+
+    An example is ``python src/sample.py run=outputs/a``, for the beginning ``sample.py run``.
 
     Args:
-        beginning: the script, its overrides, and the key that the path is for: ``train.py model=ldm autoencoder.run``.
-        path: of a run.
+        beginning: the script, its overrides, and the key that gets the path, such as ``train.py model=ldm
+            autoencoder.run``.
+        path: the directory of a run.
     """
     script, *words, key = beginning.split()
     found = SCRIPTS / script
