@@ -89,7 +89,7 @@ class ImageData(LightningDataModule, Part):
     def aligned(self, x: Tensor, batch: Batch) -> dict[str, Tensor] | None:
         """Return whether each generated image shows what its caption or label requests; None if the data cannot.
 
-        Only datasets whose images can be read by a program, such as :class:`Shapes`, override it; here the result is
+        Only datasets whose images can be read by a program, such as ``shapes``, override it; here the result is
         None.
 
         Args:

@@ -83,7 +83,11 @@ class ParquetFiles:
         return values
 
     def contents(self, column: str) -> Iterator[Any]:
-        """Yield the encoded images of a column, row by row as files are read: bytes, or a dict with ``bytes``."""
+        """Yield the encoded images (PNG, JPEG, ...) of a column, row by row as files are read.
+
+        An image is bytes, or a dict with them as ``bytes``, as the Hugging Face hub stores it; None where it is
+        missing.
+        """
         from datasets import load_dataset
 
         stream = load_dataset(

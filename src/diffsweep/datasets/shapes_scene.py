@@ -130,7 +130,11 @@ def _one_of(u: Tensor, count: int) -> Tensor:
 
 
 def pair_number(shape: Tensor, colour: Tensor) -> Tensor:
-    """Return the number of a pair of shape and colour, int64: shape * (number of colours) + colour."""
+    """Return the number of a pair of shape and colour, int64: shape * (number of colours) + colour.
+
+    Args:
+        shape, colour: int64, (B,): numbers in the order of SHAPES and COLOURS.
+    """
     return shape * len(COLOURS) + colour
 
 
