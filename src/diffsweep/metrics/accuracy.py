@@ -8,7 +8,12 @@ ATTRIBUTES = ("colour", "shape", "position", "size")
 
 
 def class_accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Return the share of images whose largest logit, of (N, K), is at their label, of (N,)."""
+    """Return the share of images, in [0, 1], whose largest logit of a classifier is at their label.
+
+    Args:
+        logits: (N, K), one for each class.
+        labels: (N,) int64, the requested classes.
+    """
     return (logits.argmax(1) == labels).double().mean().item()
 
 

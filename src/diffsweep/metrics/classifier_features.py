@@ -12,9 +12,9 @@ class ClassifierFeatures(nn.Module):
     """A feature extractor that returns the layer before the logits of a classifier trained on the dataset.
 
     It serves any dataset with labels, without a download (``metrics=classifier``). Features are of pixels, also where a
-    model diffuses in latents. Values of FID, IS, precision and
-    recall by these features can be compared between runs on the same data only, and with no published value. The
-    metrics' protocol names the classifier and its weights.
+    model diffuses in latents. Values of FID, IS, precision and recall by these features can be compared between runs on
+    the same data only, and with no published value. The metrics' protocol, the settings that ``metrics.json`` keeps,
+    names the classifier and its weights.
 
     Args:
         model: returns the classifier when called: a module with ``features_and_logits(x)`` for x (N, C, H, W) in [-1,
@@ -34,6 +34,6 @@ class ClassifierFeatures(nn.Module):
         return width
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return features (N, D) and logits (N, K) of images (N, C, H, W) in [-1, 1], on the CPU."""
+        """Return features (N, D) and logits (N, K) of images (N, C, H, W), clamped to [-1, 1] first, on the CPU."""
         features, logits = self.model.features_and_logits(x.clamp(-1, 1).to(self.model.device))
         return features.cpu(), logits.cpu()

@@ -22,7 +22,9 @@ from diffsweep.metrics.motion import mean_motion
 
 
 class ClipFeatures(FeatureExtractor, Protocol):
-    """The interface of extractors of whole clips: ``features, logits = extractor(x)`` for x (N, C, F, H, W) in [-1, 1].
+    """An interface of feature extractors of whole clips: ``features, logits = extractor(x)`` for x (N, C, F, H, W).
+
+    The clips are in [-1, 1]; features are (N, D), one vector for each clip, and logits (N, K) of K classes.
 
     Attributes:
         distance: the name of the Frechet distance of these features in ``metrics.json``, such as ``fvd``.
@@ -33,6 +35,8 @@ class ClipFeatures(FeatureExtractor, Protocol):
 
 class ClipMetrics(GenerationMetrics):
     """Metrics that compare generated video clips with real ones: as whole clips, by single frames, and by motion.
+
+    Motion is measured if the dataset has a law of motion, ``data.physics``.
 
     Args:
         features: returns the feature extractor of whole clips when called.
@@ -59,7 +63,7 @@ class ClipMetrics(GenerationMetrics):
 
     @property
     def distance(self) -> str:
-        """The name of the Frechet distance between clips by these features, such as ``fvd`` or ``clip_fd``."""
+        """Return the name of the Frechet distance between clips by the extractor's features, ``fvd`` or ``clip_fd``."""
         return cast(ClipFeatures, self.features).distance
 
     def protocol(self) -> dict[str, Any]:
@@ -80,9 +84,9 @@ class ClipMetrics(GenerationMetrics):
         Returns:
             the metrics of :class:`~diffsweep.metrics.generation.GenerationMetrics` by features of whole clips, with the
             name of :attr:`distance`, such as ``clip_fd``, in place of ``fid``, and ``clip_is`` in place of ``is``; with
-            ``reference=train`` also ``clip_fd_real``, the distance of held-out clips in place of the samples, at most
-            as many; the metrics of :class:`~diffsweep.metrics.frames.FrameMetrics`, if frames are measured; and, if the
-            dataset has a law of motion (``data.physics``), the means over clips of ``motion_error``,
+            ``reference=train`` also ``clip_fd_real`` (or ``fvd_real``), the distance from training clips of held-out
+            clips, at most N; the metrics of :class:`~diffsweep.metrics.frames.FrameMetrics`, if frames are measured;
+            and, if the dataset has a law of motion (``data.physics``), the means over clips of ``motion_error``,
             ``speed_variation``, ``bounce_violations`` and ``digit_found``
             (:class:`~diffsweep.metrics.motion.MotionNumbers`), with those of held-out clips as ``..._real``.
         """
@@ -100,10 +104,15 @@ class ClipMetrics(GenerationMetrics):
         return numbers
 
     def of_reconstructions(self, made: Tensor, data: ImageData) -> dict[str, float]:
-        """Return the distances of held-out clips from their reconstructions ``made``, ``rclip_fd`` and ``rframe_fid``.
+        """Return the Frechet distances of an autoencoder's reconstructions of all held-out clips from these clips.
 
-        All held-out clips are compared. The first name is "r" and :attr:`distance`; the second is left out if frames
-        are not measured.
+        Args:
+            made: the reconstructions, (M, C, F, H, W) in [-1, 1].
+            data: the dataset whose held-out clips were reconstructed.
+
+        Returns:
+            ``r`` and :attr:`distance`, such as ``rclip_fd`` or ``rfvd``, by features of whole clips; and ``rframe_fid``
+            by those of frames, if frames are measured.
         """
         numbers = {f"r{self.distance}": super().of_reconstructions(made, data)["rfid"]}
         if self.frames is not None and self.frames.applies_to(data):

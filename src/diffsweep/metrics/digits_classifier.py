@@ -16,6 +16,9 @@ WEIGHTS = Path(__file__).with_name("digits_classifier.pt")
 class DigitsClassifier(ShippedClassifier):
     """A small convolutional classifier of 8x8 digits, called as ``features, logits = classifier(x)``.
 
+    x is (N, 1, 8, 8) in [-1, 1], features are (N, 64), and logits of the classes 0 to 9 are (N, 10). Its weights are
+    random until :meth:`trained` loads those of the repository.
+
     Attributes:
         num_features: 64, the width of the layer before the logits.
     """
@@ -48,5 +51,5 @@ class DigitsClassifier(ShippedClassifier):
 
 
 def load_digits_classifier() -> DigitsClassifier:
-    """Return the digits classifier with the weights of the repository, in evaluation mode."""
+    """Return the classifier of 8x8 digits with the trained weights of the repository, in evaluation mode."""
     return DigitsClassifier.trained()

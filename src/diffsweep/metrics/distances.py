@@ -21,7 +21,11 @@ from torch import Tensor, nn
 
 
 class Extracted(nn.Module):
-    """An identity module that torchmetrics takes for its feature network, since features are extracted before."""
+    """An identity module that torchmetrics takes for its feature network, since its inputs are features already.
+
+    Args:
+        num_features: D of the features (N, D).
+    """
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -32,7 +36,12 @@ class Extracted(nn.Module):
 
 
 def frechet_distance(fake: Tensor, real: Tensor) -> float:
-    """Return FID of features (N, D) of generated and (M, D) of real samples (Heusel et al. 2017, arXiv:1706.08500)."""
+    """Return FID, the squared Frechet distance of Gaussians fitted to features (Heusel et al. 2017, arXiv:1706.08500).
+
+    Args:
+        fake: features of generated samples, (N, D).
+        real: features of real samples, (M, D).
+    """
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     metric = _quietly(FrechetInceptionDistance, feature=Extracted(real.shape[1]), **_LOCAL)
@@ -44,9 +53,12 @@ def frechet_distance(fake: Tensor, real: Tensor) -> float:
 def inception_score(logits: Tensor, splits: int) -> float:
     """Return IS of a classifier's logits (N, K), the mean over random parts (Salimans et al. 2016, arXiv:1606.03498).
 
+    It is from 1 to K, and higher if each image is of a clear class and all classes occur. The parts are the same in
+    every call.
+
     Args:
         logits: of generated images, (N, K).
-        splits: number of parts that the images are divided into.
+        splits: number of equal parts that the images are divided into at random.
     """
     from torchmetrics.image.inception import InceptionScore
 
@@ -60,12 +72,13 @@ def inception_score(logits: Tensor, splits: int) -> float:
 def kernel_distance(fake: Tensor, real: Tensor, subsets: int, subset_size: int) -> float:
     """Return KID of features of generated and real samples, the mean over random subsets (arXiv:1801.01401).
 
-    The estimate is unbiased, unlike that of FID, also with few samples (Binkowski et al. 2018).
+    KID is the squared maximum mean discrepancy of a cubic kernel; its estimate is unbiased, unlike that of FID, also
+    with few samples (Binkowski et al. 2018), so it can be below 0. The subsets are the same in every call.
 
     Args:
         fake, real: features (N, D) and (M, D).
         subsets: number of random subsets.
-        subset_size: number of samples of each kind in a subset.
+        subset_size: number of samples of each kind in a subset, at most N and at most M.
     """
     from torchmetrics.image.kid import KernelInceptionDistance
 

@@ -14,12 +14,12 @@ from diffsweep.files import write_atomically
 
 
 class FeatureExtractor(Protocol):
-    """The interface of feature extractors: ``features, logits = extractor(x)`` for samples x (N, ...) in [-1, 1].
+    """An interface of feature extractors: ``features, logits = extractor(x)`` for samples x (N, ...) in [-1, 1].
 
     Features are (N, D), and logits of K classes (N, K).
 
     Attributes:
-        name: the name of the features, which the protocol of the metrics states.
+        name: the name of the features, which ``metrics.json`` states.
         weights_hash: a hash of the extractor's weights; features of real data are cached under it.
         num_features: D.
     """
@@ -35,7 +35,7 @@ E = TypeVar("E", bound=FeatureExtractor)
 
 
 class Extraction(Generic[E]):
-    """A feature extractor with batching, and with a cache for the features of real data.
+    """A feature extractor that works through samples in batches and caches the features of real data on disk.
 
     Args:
         features: returns the feature extractor when called, which happens when it is first used.
@@ -49,7 +49,7 @@ class Extraction(Generic[E]):
 
     @property
     def features(self) -> E:
-        """The feature extractor, made at first use."""
+        """Return the feature extractor, which is made at first use and kept."""
         if self._features is None:
             self._features = self.make_features()
         return self._features
@@ -60,10 +60,10 @@ class Extraction(Generic[E]):
         return _joined(self.features(batch) for batch in x.split(self.batch_size))
 
     def real(self, data: ImageData, split: Split) -> tuple[Tensor, Tensor]:
-        """Return the features and logits of all samples of a split of real data.
+        """Return the features (N, D) and logits (N, K) of all N samples of a split of real data.
 
-        They are computed once and then read from the cache, under a hash of the dataset's fingerprint, split and
-        extractor.
+        They are computed once and then read from the cache, under a hash of the dataset's fingerprint, the split and
+        the extractor's weights.
         """
         key = {"data": data.fingerprint, "split": split, "features": self.features.weights_hash}
         path = self.cache_dir / f"features-{identify(key)}.pt"
@@ -75,12 +75,15 @@ class Extraction(Generic[E]):
         return features, logits
 
     def batches(self, samples: Samples) -> Iterator[Tensor]:
-        """Yield the images or clips of a split in batches, since a dataset may be larger than the memory."""
+        """Yield the images or clips of samples in order, in batches of ``batch_size``, so that few are in memory."""
         return (samples[index]["x"] for index in torch.arange(len(samples)).split(self.batch_size))
 
 
 def identify(protocol: dict[str, Any]) -> str:
-    """Return a hash of a protocol, 12 hexadecimal digits, which does not depend on the order of its keys."""
+    """Return a hash of a protocol (the settings of a measurement, as JSON values by name), 12 hexadecimal digits.
+
+    The order of the keys does not matter.
+    """
     return hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:12]
 
 

@@ -17,7 +17,8 @@ from diffsweep.metrics.motion import digit_crops
 class Frames:
     """A feature extractor for the frames of clips, which gives each frame to an extractor for images.
 
-    For clips (N, C, F, H, W) in [-1, 1] it returns features (N F, D) and logits (N F, K), clip by clip.
+    For clips (N, C, F, H, W) in [-1, 1] it returns features (N F, D) and logits (N F, K), clip by clip. Subclasses
+    override :meth:`images` to extract features of a part of each frame.
 
     Args:
         features: returns the extractor for images when called.
@@ -34,7 +35,7 @@ class Frames:
         self.weights_hash = f"{self.of_images.weights_hash} of {self.view}"  # cached features depend on both
 
     def images(self, x: Tensor) -> Tensor:
-        """Return the images (N, F, C, H, W) to extract features of, for clips (N, C, F, H, W): here the frames."""
+        """Return the images (N, F, C, H, W) of clips (N, C, F, H, W) to extract features of: here all whole frames."""
         return x.transpose(1, 2)
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,7 +48,8 @@ class Frames:
 class DigitFrames(Frames):
     """A feature extractor for clips with one digit, which gives each frame's digit alone to a classifier of digits.
 
-    The classifier gets the squares of 8x8 pixels around the digits, :func:`~diffsweep.metrics.motion.digit_crops`.
+    The classifier gets the squares of 8x8 pixels around the digits, :func:`~diffsweep.metrics.motion.digit_crops`. For
+    clips (N, 1, F, H, W) in [-1, 1] features are (N F, D) and logits (N F, K), clip by clip.
     """
 
     view = "digit crops"
@@ -59,12 +61,12 @@ class DigitFrames(Frames):
 
 
 class FrameMetrics:
-    """Metrics that compare the frames of generated clips with those of real clips.
+    """Metrics that compare the frames of generated clips with those of real clips: FID and IS of single frames.
 
     Args:
         frames: returns the feature extractor of frames when called.
         reference: the real clips to compare with: those of the split ``train`` or ``all``, or ``halves``, the mean over
-            random halves of all clips.
+            ten random halves of all clips.
         is_splits: number of parts that IS is averaged over.
         batch_size: clips in each call of the extractor.
         cache_dir: the folder where features of real frames are kept.
@@ -79,15 +81,18 @@ class FrameMetrics:
 
     @property
     def frames(self) -> Frames:
-        """The feature extractor of frames, made at first use."""
+        """Return the feature extractor of frames, which is made at first use and kept."""
         return self.extraction.features
 
     def protocol(self) -> dict[str, str]:
-        """Return the name and hash of the extractor of frames, to be added to the protocol of the clips' metrics."""
+        """Return the name and hash of the extractor of frames, which ``metrics.json`` keeps with the values."""
         return {"frames": self.frames.name, "frames_sha256": self.frames.of_images.weights_hash}
 
     def applies_to(self, data: ImageData) -> bool:
-        """Return whether the dataset's frames can be measured; crops of digits need clips with one digit."""
+        """Return whether the dataset's frames can be measured.
+
+        All can, but an extractor of crops around one digit requires clips with a law of motion, which have one digit.
+        """
         return data.physics is not None or not self.frames.one_digit
 
     def __call__(self, samples: Tensor, data: ImageData) -> dict[str, float]:
@@ -119,7 +124,12 @@ class FrameMetrics:
         return numbers
 
     def of_reconstructions(self, made: Tensor, data: ImageData) -> dict[str, float]:
-        """Return ``rframe_fid``, FID between the frames of all held-out clips and of their reconstructions ``made``."""
+        """Return ``rframe_fid``, FID between the frames of all held-out clips and those of their reconstructions.
+
+        Args:
+            made: an autoencoder's reconstructions of the held-out clips, (M, C, F, H, W) in [-1, 1].
+            data: the dataset whose held-out clips were reconstructed.
+        """
         return {"rframe_fid": frechet_distance(self.extraction.extract(made)[0], self.extraction.real(data, "val")[0])}
 
     def _pairs(self, data: ImageData, count: int) -> list[tuple[Tensor | None, Tensor]]:
@@ -136,5 +146,5 @@ class FrameMetrics:
 
 
 def confidence(logits: Tensor) -> float:
-    """Return the mean over samples of the largest class probability, of logits (N, K)."""
+    """Return the mean over samples of the largest of the class probabilities that logits (N, K) give, in [1 / K, 1]."""
     return logits.double().softmax(1).amax(1).mean().item()

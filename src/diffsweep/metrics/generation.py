@@ -30,6 +30,8 @@ Reference = Literal["train", "all", "halves"]
 class GenerationMetrics(Extraction[FeatureExtractor], Part):
     """Metrics that compare generated images with real data: FID, IS, KID, precision, recall and others.
 
+    Calling it with generated images returns the metrics by name, see :meth:`__call__`.
+
     Args:
         features: returns the feature extractor when called.
         shape: the shape of samples that the extractor takes, (C, H, W) of images or (C, F, H, W) of clips, with None
@@ -43,6 +45,9 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
         kid_subsets, kid_subset_size: number and size of the random subsets that KID is averaged over.
         batch_size: images in each call of the feature extractor and of the sampler.
         cache_dir: the folder where features of real data are kept.
+
+    Raises:
+        ValueError: ``num_samples``, ``reference`` or ``neighbours`` is out of its range.
     """
 
     requires = frozenset({"samples"})
@@ -80,7 +85,10 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
         self.kid_subsets, self.kid_subset_size = kid_subsets, kid_subset_size
 
     def protocol(self) -> dict[str, Any]:
-        """Return the settings that the metrics depend on; ``metrics.json`` keeps them with the values."""
+        """Return the settings that the metrics depend on, by name; ``metrics.json`` keeps them with the values.
+
+        Only values under equal settings can be compared.
+        """
         return {
             "features": self.features.name,
             "features_sha256": self.features.weights_hash,
@@ -92,11 +100,20 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
         }
 
     def warnings(self) -> list[str]:
-        """Return what a reader of the values must know, such as that FID is biased with few samples."""
+        """Return sentences that a reader of the values must know, such as that FID is biased with few samples.
+
+        The list is empty if nothing is to be noted.
+        """
         return self.bias_warnings("FID")
 
     def bias_warnings(self, name: str) -> list[str]:
-        """Return a warning that the Frechet distance of this name is biased, if samples are no more than features."""
+        """Return a warning that a Frechet distance is biased, in a list; the list is empty if samples are enough.
+
+        They are enough if their number is above D, the number of features: else their covariance is singular.
+
+        Args:
+            name: the name of the distance in the warning, such as "FID".
+        """
         count, dimensions = self.num_samples, self.features.num_features
         if count > dimensions:
             return []
@@ -176,7 +193,12 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
         return {name: statistics.fmean(numbers[name] for numbers in measured) for name in measured[0]}
 
     def of_reconstructions(self, made: Tensor, data: ImageData) -> dict[str, float]:
-        """Return ``rfid``, FID between all held-out images and their reconstructions ``made``."""
+        """Return ``rfid``, FID between all held-out images and an autoencoder's reconstructions of them.
+
+        Args:
+            made: the reconstructions, (M, C, H, W) in [-1, 1].
+            data: the dataset whose held-out images were reconstructed.
+        """
         return {"rfid": frechet_distance(self.extract(made)[0], self.real(data, "val")[0])}
 
     def _copy_ratio(self, samples: Tensor, data: ImageData) -> float:
@@ -194,12 +216,23 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
 
 
 def reference_split(reference: Reference) -> Split:
-    """Return the split that holds the real data of a reference; ``halves`` are halves of ``all``."""
+    """Return the split that holds the real data of a reference: ``train`` for ``train``, else ``all``.
+
+    The reference ``halves`` compares with halves of ``all``.
+    """
     return "train" if reference == "train" else "all"
 
 
 def halves(real: Tensor, repeats: int = 10) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield random divisions of rows into two halves, the same in every run; an odd row goes to the second half."""
+    """Yield ten random divisions of the rows of a tensor into two halves, the same in every run.
+
+    Args:
+        real: (N, ...), such as the features of N real samples.
+        repeats: number of divisions.
+
+    Yields:
+        pairs of tensors with N // 2 rows and the remaining rows.
+    """
     size = len(real) // 2
     for i in range(repeats):
         order = torch.randperm(len(real), generator=torch.Generator().manual_seed(i))

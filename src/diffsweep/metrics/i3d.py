@@ -33,9 +33,9 @@ class I3D(nn.Module):
     """The I3D network trained on Kinetics-400 (arXiv:1705.07750) as a feature extractor: ``features, logits = i3d(x)``.
 
     FVD's features are its 400 logits, averaged over time (Unterthiner et al. 2018, arXiv:1812.01717), so features and
-    logits are the same here. Clips are rounded to 256 levels, as saving them would, and scaled to 224x224 pixels by
-    bilinear interpolation without antialiasing; grey clips are repeated in three channels. I3D is by Carreira and
-    Zisserman (2017).
+    logits are the same here. x is clips (N, C, F, H, W) in [-1, 1] with C = 1 or 3 and F at least 9. They are rounded
+    to 256 levels, as saving them would, and scaled to 224x224 pixels by bilinear interpolation without antialiasing;
+    grey clips are repeated in three channels. I3D is by Carreira and Zisserman (2017).
 
     Args:
         network: called as ``network(x, rescale=False, resize=False, return_features=True)`` with x (N, 3, F, 224, 224)
@@ -86,8 +86,8 @@ class I3D(nn.Module):
 class PublicI3D:
     """A loader of I3D from the torchscript file that public codes of FVD share; calling it returns :class:`I3D`.
 
-    The file is StyleGAN-V's port of the original network. A torchscript file is a program, so any other file, by its
-    SHA-256, is read only if the user trusts it.
+    I3D is the network whose features define FVD. The file is StyleGAN-V's port of the original network. A torchscript
+    file is a program, so any other file, by its SHA-256, is read only if the user trusts it.
 
     Args:
         path: the file, ``i3d_torchscript.pt``.

@@ -35,12 +35,12 @@ def _as_samples(samples: Samples | Mapping[str, Any]) -> Samples:
 
 
 class EncodedBatch(NamedTuple):
-    """A batch of data in the space of the denoiser, whose likelihood is to be measured.
+    """A batch of data, in the space in which the model diffuses, whose likelihood is to be measured.
 
     Attributes:
         x_0: pixels, or latents of an autoencoder, (B, ...).
         cond: the condition of each sample; None for an unconditional model.
-        noise: the noise of each sample, keyed by its number in the split.
+        noise: a source of random numbers for each sample, keyed by its number in the split.
         levels: the number of equally spaced values on [-1, 1] that x_0 takes; None for continuous data such as latents.
     """
 
@@ -51,10 +51,10 @@ class EncodedBatch(NamedTuple):
 
 
 class Likelihood(Part, ABC):
-    """An estimate of the bits per dimension of data under a model; subclasses define :meth:`measure` for one batch.
+    """A base class for estimates of the bits per dimension of data under a model; subclasses define :meth:`measure`.
 
-    It is an option of its own group beside ``metrics``, since it measures data and not samples, and has a protocol of
-    its own in ``metrics.json``.
+    Subclasses also define :meth:`protocol`. An estimate is an option of its own group ``likelihood`` beside
+    ``metrics``, since it measures data and not samples.
 
     Args:
         split: the split of the dataset that is measured.
@@ -64,6 +64,9 @@ class Likelihood(Part, ABC):
 
     Attributes:
         name: the name of the estimate in ``metrics.json``.
+
+    Raises:
+        ValueError: ``batch_size`` is below 1 or ``num_samples`` below 2.
     """
 
     requires = frozenset({"likelihood", "range", "independent_noise"})
@@ -92,19 +95,19 @@ class Likelihood(Part, ABC):
         levels: int | None,
         progress: Progress | None = None,
     ) -> tuple[dict[str, float], Tensor | None]:
-        """Return the means of the estimates over samples with standard errors, and the curve of the bound's terms.
+        """Return the means over samples of the estimates, with standard errors, and of the terms of a bound, if any.
 
         Args:
             denoiser: the model.
             samples: the samples of the split, or a dict of its columns, on the CPU.
-            encode: maps a batch to the space of the denoiser and to its condition.
+            encode: maps a batch to the pair of x_0 in the space of the denoiser and the condition of each sample.
             levels: the number of equally spaced values on [-1, 1] that encoded data take; None for continuous data.
             progress: called after each network call.
 
         Returns:
-            the means by name, with standard errors as ``..._se``; and the mean of each term of the bound in bits per
-            dimension, (K,), from the term of the lowest noise to that of the highest, or None if the estimate has no
-            terms.
+            the means by name, in bits per dimension, with standard errors as ``..._se``; and the mean of each term of
+            the bound in bits per dimension, (K,), from the term of the lowest noise to that of the highest, or None if
+            the estimate has no terms.
         """
         samples = _as_samples(samples)
         count = self.count(samples)
@@ -128,22 +131,35 @@ class Likelihood(Part, ABC):
         return min(available, self.num_samples or available)
 
     def calls(self, schedule: Schedule, count: int) -> int | None:
-        """Return the number of network calls for ``count`` samples; None if an adaptive solver determines it."""
+        """Return the number of network calls for ``count`` samples; None, as here, if an adaptive solver determines it.
+
+        Args:
+            schedule: the model's noise schedule, whose grid of times may be that of the estimate.
+            count: number of samples.
+        """
         return None
 
     @abstractmethod
     def measure(self, denoiser: Denoiser, batch: EncodedBatch, progress: Progress | None) -> dict[str, Tensor]:
-        """Return the estimates of each sample of a batch by name, (B,), and the terms of a bound as ``terms`` (B, K).
+        """Return the estimates for each sample of a batch in bits per dimension; subclasses define it.
 
         Args:
             denoiser: the model.
             batch: the encoded data.
             progress: called after each network call.
+
+        Returns:
+            tensors (B,) by the names of the estimates; and, if an estimate is a sum of K terms, these as ``terms`` (B,
+            K).
         """
 
     @abstractmethod
     def protocol(self) -> dict[str, Any]:
-        """Return the settings that the estimate depends on besides the model, for ``metrics.json``."""
+        """Return the settings that the estimate depends on besides the model; subclasses define it.
+
+        ``metrics.json`` keeps them with the values. The result has one entry, a dict of settings under a name of the
+        estimate.
+        """
 
     def _data_protocol(self) -> dict[str, Any]:
         """Return the settings that determine the samples and their noise."""
@@ -151,13 +167,18 @@ class Likelihood(Part, ABC):
 
 
 class BoundLikelihood(Likelihood):
-    """The variational bound of a chain of reverse steps on the data's bits per dimension (DDPM, arXiv:2006.11239).
+    """A measure of bits per dimension by the variational bound of a chain of reverse steps (DDPM, arXiv:2006.11239).
+
+    It is an upper bound of -log2 p(x_0) / D.
 
     Args:
         steps: K, the number of steps of the chain, which must lie on a discrete schedule's grid; None for the whole
             grid, or for 1000 steps of a continuous schedule.
         clip: clamp the predicted x0 to [-1, 1] if the data have levels, as improved-diffusion does.
         settings: arguments of :class:`Likelihood`.
+
+    Raises:
+        ValueError: ``steps`` is below 1.
     """
 
     name = "bits_per_dim"
@@ -183,15 +204,19 @@ class BoundLikelihood(Likelihood):
 
 
 class ODELikelihood(Likelihood):
-    """The bits per dimension by the probability-flow ODE (arXiv:2011.13456), exact up to the solver's tolerance.
+    """A measure of bits per dimension by the density of the probability-flow ODE (arXiv:2011.13456, section 4.3).
 
-    Data with levels are dequantised by uniform noise first.
+    With the exact divergence it is exact up to the solver's tolerance, with Hutchinson's estimate it is random. Data
+    with levels are dequantised by uniform noise first.
 
     Args:
         divergence: ``exact``, which takes one backward pass for each dimension, or ``hutchinson``, an unbiased estimate
             of the trace by one backward pass with random signs.
         tolerance: relative and absolute tolerance of the adaptive solver.
         settings: arguments of :class:`Likelihood`.
+
+    Raises:
+        ValueError: ``tolerance`` is not positive.
     """
 
     name = "bits_per_dim_ode"

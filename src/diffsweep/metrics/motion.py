@@ -28,11 +28,12 @@ AT_ONCE = 2**22  # numbers held at once while paths are tried
 
 
 class Track(NamedTuple):
-    """The position and mass of the digit in each frame of B clips.
+    """A record of where the digit is in each frame of B clips, and how much ink the frame has.
 
     Attributes:
         centre: (B, F, 2) float64, x and y of the centre of mass in pixels; the middle of the frame if it shows nothing.
-        mass: (B, F) float64, the ink of the frame, in pixels of white.
+        mass: (B, F) float64, the ink of the frame: the sum over pixels of their brightness above the background, 1 for
+            white on black.
         inside: (B, F) float64, the part of the mass within 5 pixels of the centre on each axis: half of a digit's side,
             and the pixel by which interpolation widens it.
     """
@@ -43,7 +44,9 @@ class Track(NamedTuple):
 
 
 class MotionNumbers(NamedTuple):
-    """Measures of how the digit of each of B clips moves, each (B,) float64.
+    """A record of how the digit of each of B clips moves, compared with the law of motion, each field (B,) float64.
+
+    The law is a constant velocity in a range of speeds, and reflection at walls.
 
     Attributes:
         motion_error: the root mean squared distance of the measured centres from the nearest path that the law of
@@ -64,7 +67,11 @@ class MotionNumbers(NamedTuple):
 
 
 def track(x: Tensor) -> Track:
-    """Find the digit in each frame of clips (B, 1, F, H, W) in [-1, 1], H = W; the background is the frame's median."""
+    """Find the digit in each frame of clips (B, 1, F, H, W) in [-1, 1], H = W, by its ink.
+
+    The background is the median of a frame. Pixels brighter than it by more than 0.08 of the range from black to white
+    are ink, of which the centre of mass is the digit's position.
+    """
     frames = (x[:, 0].double().clamp(-1, 1) + 1) / 2  # (B, F, H, W)
     ink = frames - frames.flatten(2).median(2).values[..., None, None]
     ink = torch.where(ink > FAINT, ink, 0)
@@ -80,7 +87,10 @@ def track(x: Tensor) -> Track:
 
 
 def digit_crops(x: Tensor) -> Tensor:
-    """Return the 8x8 pixels around the digit in each frame of clips (B, 1, F, H, W): (B, F, 1, 8, 8)."""
+    """Return the 8x8 pixels around the digit in each frame of clips (B, 1, F, H, W) in [-1, 1]: (B, F, 1, 8, 8).
+
+    The centre of mass of the ink is in the middle, up to half a pixel, unless the square would leave the frame.
+    """
     size = x.shape[-1]
     corner = (track(x).centre - SIDE / 2).round().long().clamp(0, size - SIDE)  # (B, F, 2)
     columns, rows = (corner[..., None] + torch.arange(SIDE, device=x.device)).unbind(2)  # (B, F, 8)
@@ -90,12 +100,13 @@ def digit_crops(x: Tensor) -> Tensor:
 
 
 def nearest_path(centre: Tensor, image_size: int, speed: tuple[float, float]) -> tuple[Tensor, Tensor]:
-    """Return the path fold(s + v f) of the law of motion that is nearest to measured centres, by least squares.
+    """Return the path, of those that a digit bouncing between walls can take, that is nearest to measured centres.
 
-    The unfolded path of an axis is a line. So if the branch of each frame is known (how often the path was reflected),
-    the fit is a linear regression; over all branches the sum of squares has many minima. Therefore starts and speeds of
-    each axis are tried on a grid, the best pair of speeds whose size is allowed is chosen, and a few regressions on its
-    branches refine it.
+    By the law of motion a path is fold(s + v f) on each axis in frame f: a line that is reflected at the walls. The sum
+    of squared distances is minimised. The unfolded path of an axis is a line. So if the branch of each frame is known
+    (how often the path was reflected), the fit is a linear regression; over all branches the sum of squares has many
+    minima. Therefore starts and speeds of each axis are tried on a grid, the best pair of speeds whose size is allowed
+    is chosen, and a few regressions on its branches refine it.
 
     Args:
         centre: the measured centres, (B, F, 2), in pixels.
@@ -165,7 +176,7 @@ def _within(velocity: Tensor, speed: tuple[float, float]) -> Tensor:
 
 
 def motion(x: Tensor, speed: tuple[float, float] = (0.5, 2.0)) -> MotionNumbers:
-    """Measure how the digit of each clip moves, and how far that is from the law of motion.
+    """Measure how the digit of each clip moves, and how far its motion is from constant velocity between walls.
 
     Args:
         x: clips of one digit, (B, 1, F, H, W) in [-1, 1], F at least 3, H = W.
@@ -188,7 +199,12 @@ def motion(x: Tensor, speed: tuple[float, float] = (0.5, 2.0)) -> MotionNumbers:
 
 
 def mean_motion(clips: Iterable[Tensor], physics: Physics) -> dict[str, float]:
-    """Return the means over clips, which come in batches, of all measures of :class:`MotionNumbers` but the speed."""
+    """Return the means over all clips of the fields of :class:`MotionNumbers` except ``speed``, by name.
+
+    Args:
+        clips: the clips in batches, (B, 1, F, H, W) in [-1, 1], of one digit each.
+        physics: the law of motion, with the range of speeds of the data.
+    """
     measured = [motion(x, physics.speed) for x in clips]
     names = ("motion_error", "speed_variation", "bounce_violations", "digit_found")
     return {name: torch.cat([getattr(numbers, name) for numbers in measured]).mean().item() for name in names}

@@ -25,7 +25,8 @@ DIRECTIONS = (math.pi / 6, math.pi / 3)  # angles from the x axis: the boundarie
 def kind_of_motion(velocity: Tensor) -> Tensor:
     """Return the kind of motion, 3 (kind of speed) + (kind of direction), 0 to 8, (N,) int64, of velocities (N, 2).
 
-    Speed, in pixels a frame, and direction have three kinds each. Only (|v_x|, |v_y|) counts, which reflections at
+    The kinds of speed are 0 up to 1, 1 up to 1.5 and 2 above 1.5 pixels a frame; the kinds of direction are 0 along x,
+    1 diagonal and 2 along y, with boundaries at 30 and 60 degrees. Only (|v_x|, |v_y|) counts, which reflections at
     walls do not change, so any part of a clip has the same kind.
     """
     across, down = velocity.abs().unbind(1)
@@ -37,8 +38,9 @@ def kind_of_motion(velocity: Tensor) -> Tensor:
 class MovingDigitsClassifier(ShippedClassifier):
     """A small classifier of the digit and the motion of clips, called as ``features, logits = classifier(x)``.
 
-    The logits are those of the digit. The network has convolutions over space, for each pair of successive frames, and
-    then over time.
+    x is (N, 1, F, 16, 16) in [-1, 1] with F at least 4. The logits are those of the digit. The network has convolutions
+    over space, for each pair of successive frames, and then over time. Its weights are random until :meth:`trained`
+    loads those of the repository.
 
     Attributes:
         num_features: 64, the width of the layer before the logits.
@@ -91,5 +93,5 @@ class MovingDigitsClassifier(ShippedClassifier):
 
 
 def load_moving_digits_classifier() -> MovingDigitsClassifier:
-    """Return the classifier of moving digits with the weights of the repository, in evaluation mode."""
+    """Return the classifier of moving digits with the trained weights of the repository, in evaluation mode."""
     return MovingDigitsClassifier.trained()

@@ -24,8 +24,8 @@ SAME = 1e-12  # of the squared norms: a smaller squared distance is 0; far above
 def squared_distances(x: Tensor, others: Tensor) -> Tensor:
     """Return |x_i - y_j|^2 of points x (N, D) and others y (M, D), (N, M), in float64.
 
-    The distance of points closer than a millionth of their norms is set to 0, where the matrix product would leave its
-    rounding error: so close are the features of one image that was in two batches.
+    A distance below a millionth of (|x_i|^2 + |y_j|^2)^(1/2) is set to 0, since the matrix product leaves a rounding
+    error in place of 0. The features of one image that was in two batches are as close as that.
     """
     x, others = x.double(), others.double()
     norms = x.square().sum(1)[:, None] + others.square().sum(1)  # (N, M)
@@ -34,7 +34,12 @@ def squared_distances(x: Tensor, others: Tensor) -> Tensor:
 
 
 def nearest_distances(x: Tensor, others: Iterable[Tensor]) -> Tensor:
-    """Return the distance of each x (N, ...) to the nearest of ``others``, given in batches (B, ...); (N,) float64."""
+    """Return the Euclidean distance of each point x to the nearest of other points, (N,) float64.
+
+    Args:
+        x: points of any shape, (N, ...), such as images.
+        others: the other points of the same shape in batches, (B, ...).
+    """
     x = x.flatten(1)
     nearest = torch.full((len(x),), torch.inf, dtype=torch.float64)
     for batch in others:
@@ -45,7 +50,9 @@ def nearest_distances(x: Tensor, others: Iterable[Tensor]) -> Tensor:
 
 
 class Manifold(NamedTuple):
-    """The union of balls around N points, each of the radius of the distance from its k-th nearest neighbour.
+    """A union of balls around N points, each with the distance of its point from the k-th nearest other one as radius.
+
+    It estimates the support of a distribution by samples of it (arXiv:1904.06991).
 
     Attributes:
         points: (N, D) float64.
@@ -84,7 +91,8 @@ def manifold(points: Tensor, neighbours: int, block: int = BLOCK) -> Manifold:
 def precision_recall(fake: Manifold, real: Manifold, block: int = BLOCK) -> tuple[float, float]:
     """Return precision and recall: the shares of fake points in the real manifold, and of real points in the fake one.
 
-    These are eq. 2 of arXiv:1904.06991. The surface of a ball belongs to it, as in the paper's public code.
+    These are eq. 2 of arXiv:1904.06991. A manifold is a union of balls around points; the surface of a ball belongs to
+    it, as in the paper's public code.
 
     Args:
         fake, real: the manifolds of generated and of real samples, see :func:`manifold`.

@@ -11,9 +11,10 @@ Kind = TypeVar("Kind", bound="ShippedClassifier")
 
 
 class ShippedClassifier(nn.Module):
-    """A classifier with fixed weights, so that metrics by its features mean the same on every machine.
+    """A base class for classifiers whose trained weights are in the repository, so that metrics by them are comparable.
 
-    It is called as ``features, logits = classifier(x)``.
+    Subclasses define the network, which is called as ``features, logits = classifier(x)``, and the class attributes
+    ``weights`` and ``levels``. A classifier has random weights unless it comes from :meth:`trained`.
 
     Attributes:
         weights: the file of its weights.
@@ -27,7 +28,7 @@ class ShippedClassifier(nn.Module):
 
     @classmethod
     def trained(cls: type[Kind]) -> Kind:
-        """Return the classifier with the weights of the repository, in evaluation mode, with its weights frozen."""
+        """Return a classifier with the weights of the repository, in evaluation mode and without gradients."""
         classifier = cls()
         classifier.load_state_dict(torch.load(cls.weights, weights_only=True))
         classifier.weights_hash = hashlib.sha256(cls.weights.read_bytes()).hexdigest()

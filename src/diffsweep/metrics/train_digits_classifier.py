@@ -12,7 +12,7 @@ from diffsweep.metrics.digits_classifier import WEIGHTS, DigitsClassifier
 
 
 def shifted(x: Tensor) -> Tensor:
-    """Return the digits, each shifted by up to one pixel on each axis, with the border filled with black."""
+    """Return 8x8 digits (N, 1, 8, 8), each shifted by -1, 0 or 1 pixel on each axis at random, filled with black."""
     padded = functional.pad(x, (1, 1, 1, 1), value=-1.0)
     offset = torch.randint(0, 3, (len(x), 2))
     rows = offset[:, :1] + torch.arange(8)  # (N, 8)
@@ -21,16 +21,22 @@ def shifted(x: Tensor) -> Tensor:
 
 
 def noisy(x: Tensor, most: float = 0.25) -> Tensor:
-    """Return the digits with Gaussian noise, its standard deviation uniform from 0 to ``most`` (two grey levels).
+    """Return digits (N, 1, 8, 8) with Gaussian noise; its standard deviation is uniform from 0 to ``most`` for each.
 
-    It makes the features depend on the digit and not on noise. In a classifier trained without it, noise of less than
-    one grey level on real digits lowers their IS by 6 %.
+    The default is two grey levels. The noise makes the features of the classifier depend on the digit and not on noise.
+    In a classifier trained without it, noise of less than one grey level on real digits lowers their IS by 6 %.
     """
     return x + most * torch.rand(len(x), 1, 1, 1) * torch.randn_like(x)
 
 
 def train_digits_classifier(epochs: int = 60, batch_size: int = 50, seed: int = 0) -> tuple[DigitsClassifier, float]:
-    """Return a classifier trained on the training split alone, and its accuracy on the held-out split."""
+    """Return a classifier of 8x8 digits trained on the training split alone, and its accuracy on the held-out split.
+
+    Args:
+        epochs: number of passes over the training digits.
+        batch_size: digits of a training step.
+        seed: seeds torch's global generator, which draws the weights and batches.
+    """
     torch.manual_seed(seed)
     train, held_out = load_digits("train"), load_digits("val")
     classifier = DigitsClassifier()

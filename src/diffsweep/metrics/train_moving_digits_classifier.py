@@ -14,22 +14,31 @@ MOST_FRAMES = 12
 
 
 def noisy(x: Tensor, most: float = 0.1) -> Tensor:
-    """Return clips with Gaussian noise whose standard deviation is uniform between 0 and ``most``.
+    """Return clips (N, 1, F, H, W) with Gaussian noise; its standard deviation is uniform from 0 to ``most`` for each.
 
-    It makes the features depend on the digit and its motion and not on noise.
+    The noise makes the features of the classifier depend on the digit and its motion and not on noise.
     """
     return x + most * torch.rand(len(x), 1, 1, 1, 1) * torch.randn_like(x)
 
 
 def clips(samples: MovingDigitSamples, index: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the clips that an index selects, the classes of their digits and their kinds of motion."""
+    """Return the clips that an int64 index (B,) selects, the classes of their first digits and their kinds of motion.
+
+    The clips are (B, 1, F, H, W); classes and kinds, see :func:`kind_of_motion`, are (B,) int64.
+    """
     batch = samples[index]
     return batch["x"], batch["label"], kind_of_motion(samples.motion.velocity[index, 0])
 
 
 @torch.no_grad()
 def accuracies(classifier: MovingDigitsClassifier, num_frames: int, count: int = 2000) -> tuple[float, float]:
-    """Return the classifier's accuracies on held-out clips, of the digit and of the kind of motion."""
+    """Return a classifier's accuracies on held-out clips, in [0, 1]: of the digit, and of its kind of motion.
+
+    Args:
+        classifier: the classifier in evaluation mode.
+        num_frames: frames of a clip.
+        count: number of clips.
+    """
     samples = MovingDigits(num_frames=num_frames, num_val=count).load("val")
     assert isinstance(samples, MovingDigitSamples)
     x, digit, motion = clips(samples, torch.arange(count))
@@ -40,7 +49,15 @@ def accuracies(classifier: MovingDigitsClassifier, num_frames: int, count: int =
 
 
 def train_moving_digits_classifier(steps: int = 3000, batch_size: int = 64, seed: int = 0) -> MovingDigitsClassifier:
-    """Return a classifier trained on clips of the training split alone, each of 4 to 12 frames."""
+    """Return a classifier of moving digits trained on clips of 4 to 12 frames of the training split alone.
+
+    It learns the digit and the kind of motion, by the sum of two cross-entropies.
+
+    Args:
+        steps: number of training steps; each uses new clips.
+        batch_size: clips of a step.
+        seed: seeds torch's global generator, which draws the weights, the noise and the numbers of frames.
+    """
     torch.manual_seed(seed)
     samples = MovingDigits(num_frames=MOST_FRAMES, num_train=steps * batch_size).load("train")
     assert isinstance(samples, MovingDigitSamples)
