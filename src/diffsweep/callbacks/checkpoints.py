@@ -19,7 +19,10 @@ LAST, BEST = "last.ckpt", "best.ckpt"
 
 
 class AtomicCheckpoints(CheckpointIO):
-    """Write Lightning's checkpoints atomically: a kill leaves the old file or the new one."""
+    """A Lightning plugin that writes checkpoints atomically: a kill leaves the old file or the new one, never a part.
+
+    Reading is by :func:`read_checkpoint`, which executes nothing of a file.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         write_atomically(path, lambda file: torch.save(checkpoint, file))
@@ -37,7 +40,7 @@ class AtomicCheckpoints(CheckpointIO):
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Return a checkpoint with its tensors on the CPU; nothing in it is executed.
+    """Return the content of a checkpoint file, with its tensors on the CPU; nothing in it is executed.
 
     Raises:
         UserError: the file does not exist or cannot be read.
@@ -58,7 +61,7 @@ class KeepCheckpoints(Callback):
     ones; the names of these two files never change.
 
     Args:
-        folder: of the two files.
+        folder: the folder of the two files.
     """
 
     monitor = "val/loss"

@@ -17,9 +17,10 @@ KEY = "ema"
 class EMA(Callback):
     r"""Average the weights after each optimizer step: :math:`\theta' \leftarrow d_n \theta' + (1 - d_n) \theta`.
 
-    :math:`d_n = \min(d, \frac{1 + n}{10 + n})` warms up with the number n of averaged steps, so that the random initial
-    weights are soon forgotten. Before ``start`` the average equals the current weights, so that validation and samples
-    never use stale ones. Validation runs with the average; a checkpoint has both.
+    :math:`\theta` are the weights that train, :math:`\theta'` is their average, and :math:`d_n = \min(d, \frac{1 +
+    n}{10 + n})` warms up with the number n of averaged steps, so that the random initial weights are soon forgotten.
+    Before ``start`` the average equals the current weights, so that validation and samples never use stale ones.
+    Validation runs with the average; a checkpoint has both.
 
     (Lightning's ``WeightAveraging`` has one decay from the first step on, keeps the initial weights until a delayed
     start, and reads a counter back from the device each step.)
@@ -28,6 +29,9 @@ class EMA(Callback):
         decay: d, in [0, 1).
         start: optimizer steps before the average begins.
         warmup: whether the decay warms up; otherwise d_n = d.
+
+    Raises:
+        ValueError: ``decay`` is outside [0, 1).
     """
 
     def __init__(self, decay: float = 0.999, start: int = 0, warmup: bool = True) -> None:
@@ -40,7 +44,11 @@ class EMA(Callback):
         self._swapped = False
 
     def decay_at(self, step: int) -> float:
-        """Return the decay d_n of the average after optimizer step ``step`` (1, 2, ...)."""
+        """Return the decay d_n of the update of the average after optimizer step ``step`` (1, 2, ...).
+
+        With n = step - start it is 0 for n <= 0, where the average equals the weights; then min(decay, (1 + n) / (10 +
+        n)), or ``decay`` without warmup.
+        """
         n = step - self.start
         if n <= 0:
             return 0.0
@@ -62,7 +70,13 @@ class EMA(Callback):
 
     @contextmanager
     def applied(self, pl_module: LightningModule) -> Iterator[None]:
-        """Put the average in place of the module's weights within the context, unless it is in place already."""
+        """Put the averaged weights into the module within a context, and the weights that train back at its end.
+
+        Nothing changes if the average is in the module already, as in validation, or if training has not begun.
+
+        Args:
+            pl_module: the module that is trained with this callback.
+        """
         if self._swapped or not self.average:
             yield
             return
@@ -103,7 +117,13 @@ class EMA(Callback):
 
 
 def averaged_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
-    """Return the state dict of a checkpoint with the averaged weights, if any, in place of those that train."""
+    """Return the state dict of a checkpoint with the averaged weights in place of those that train.
+
+    Weights without an average, such as all of a run without :class:`EMA`, are those of the checkpoint.
+
+    Args:
+        checkpoint: the content of the file, see :func:`~diffsweep.callbacks.checkpoints.read_checkpoint`.
+    """
     return {**checkpoint["state_dict"], **checkpoint.get(KEY, {"weights": {}})["weights"]}
 
 

@@ -7,14 +7,15 @@ from lightning import Callback, LightningModule, Trainer
 
 
 class LossIsNaN(FloatingPointError):  # noqa: N818 - names an outcome
-    """The training loss is NaN or infinite."""
+    """The error that the training loss is NaN or infinite; the message has the steps between which it became so."""
 
 
 class StopOnNaN(Callback):
-    """Raise :class:`LossIsNaN` when a training loss is not finite.
+    """Stop training by the error :class:`LossIsNaN` when a training loss is NaN or infinite.
 
     The losses are summed on the device. The sum is read when metrics are logged and before a checkpoint is saved, so
-    that other steps do not wait for the device and no checkpoint has NaN weights.
+    that other steps do not wait for the device and no checkpoint has NaN weights. Training may go on for some steps
+    until then.
     """
 
     def __init__(self) -> None:

@@ -11,10 +11,11 @@ from diffsweep.progress import ProgressMeter
 
 
 class TrainingProgress(ProgressBar):
-    """Show the optimizer steps of training with the loss, the samples a second and the time left.
+    """Show the optimizer steps of training with the loss, the samples a second and the time left, on standard error.
 
-    See :class:`~diffsweep.progress.ProgressMeter` for the form. Only the first process of a run shows progress.
-    Validation shows none of its own, and its time does not count in the speed.
+    On a terminal it is a bar, elsewhere a line every 30 seconds, see :class:`~diffsweep.progress.ProgressMeter`. Only
+    the first process of a run shows progress. Validation shows none of its own, and its time does not count in the
+    speed.
 
     Args:
         refresh_every: steps between updates of the bar on a terminal; reading the loss waits for the device.

@@ -14,11 +14,11 @@ from diffsweep.capabilities import Part
 class SampleGrid(Callback, Part):
     """Save a picture of the model's samples, or of an autoencoder's reconstructions, after each validation.
 
-    The files are ``step_*.png``, and for clips ``.gif`` and ``.mp4``. The model has its averaged weights, as in
-    validation.
+    The files are ``step_*.png`` with the number of the step, and for clips ``.gif`` and, with PyAV, ``.mp4``. The
+    picture goes to W&B too, if the run logs to it. The model has its averaged weights, as in validation.
 
     Args:
-        folder: of the pictures.
+        folder: the folder of the pictures.
         num_samples: images in a grid.
         seed: keys the noise, so that all grids of a run, and of runs with the same seed, show the same samples.
         steps: sampler steps; fewer than the sampler's own keep training short. None for the sampler's own.
@@ -39,7 +39,13 @@ class SampleGrid(Callback, Part):
 
 
 def log_picture(loggers: Sequence[Logger], name: str, path: Path) -> None:
-    """Log the file of a picture to W&B, a GIF as a video; other loggers take none."""
+    """Log the file of a picture to W&B, a PNG as an image and any other file, a GIF, as a video.
+
+    Args:
+        loggers: the loggers of a run; those that are not W&B's are skipped.
+        name: the name under which it is logged.
+        path: the file.
+    """
     for logger in loggers:
         if isinstance(logger, WandbLogger) and path.suffix == ".png":
             logger.log_image(name, [str(path)])
