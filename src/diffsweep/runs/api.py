@@ -22,7 +22,7 @@ from diffsweep.tasks.sampling import drawn_in_batches
 
 
 class Trained(NamedTuple):
-    """The result of a training.
+    """A result of :func:`train`: the directory of the finished run, and one number that measures it.
 
     Attributes:
         run: the directory of the run.
@@ -41,8 +41,8 @@ def compose(command: str, overrides: Sequence[str] = ()) -> DictConfig:
         overrides: such as ``["schedule=linear", "trainer.max_steps=500"]``.
 
     Raises:
-        UserError: an option, key or value is wrong, or parts are incompatible; the message is one line with what to
-            use instead.
+        UserError: an option, key or value is wrong, or parts are incompatible; the message is one line with what to use
+            instead.
     """
     cfg = composing.compose(command, overrides)
     preflight(cfg)
@@ -50,12 +50,15 @@ def compose(command: str, overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def train(cfg: DictConfig) -> Trained:
-    """Train, sample and measure under a configuration of ``train``.
+    """Train a model, draw samples and measure them, and write all into the run's directory, ``cfg.paths.run_dir``.
 
-    It is checked again, since its values may have changed since it was composed.
+    The configuration is checked again, since its values may have changed since it was composed.
+
+    Args:
+        cfg: a configuration of ``train``, from :func:`compose`.
 
     Raises:
-        UserError: as :func:`compose`; or the run's directory has a run already.
+        UserError: an option or value is wrong, parts are incompatible, or the directory has a run already.
     """
     preflight(cfg)
     metric = training.train(cfg)
@@ -63,7 +66,10 @@ def train(cfg: DictConfig) -> Trained:
 
 
 def load(run: str | Path, overrides: Sequence[str] = ()) -> "Loaded":
-    """Return a trained model with its averaged weights.
+    """Return a trained model with its averaged weights, ready to draw samples.
+
+    Stages of the run that the overrides newly need, other trained models such as a classifier for guidance, are trained
+    first.
 
     Args:
         run: the directory of a run.
@@ -78,7 +84,7 @@ def load(run: str | Path, overrides: Sequence[str] = ()) -> "Loaded":
 
 
 class Loaded:
-    """A trained model.
+    """A trained model, from :func:`load`, with its configuration.
 
     Attributes:
         cfg: the configuration of the run under the overrides.
@@ -95,13 +101,14 @@ class Loaded:
 
         Args:
             num_samples: N.
-            seed: keys their noise.
+            seed: determines the noise of all samples.
             batch_size: samples that are drawn at once.
-            conditions: keys of ``conditioning``, such as ``labels=[3]`` or ``prompts=["a red circle"]``; the
-                samples have the values of a list in turn.
+            conditions: keys of ``conditioning``, such as ``labels=[3]`` or ``prompts=["a red circle"]``; the samples
+                have the values of a list in turn.
 
         Raises:
-            UserError: the model draws no samples, or its conditioning has no such key or value.
+            UserError: the model draws no samples, ``num_samples`` or ``batch_size`` is below 1, or the conditioning has
+                no such key or value.
         """
         if not isinstance(self.model, DiffusionModel):
             raise UserError(

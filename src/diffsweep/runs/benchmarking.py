@@ -22,7 +22,17 @@ from diffsweep.runs.training import make_trainer, train
 
 
 def benchmark(cfg: DictConfig) -> float:
-    """Run ``benchmark.py``: print the ratios, write ``benchmark.json``, and return the first ratio."""
+    """Run ``benchmark.py``: print and write the cost of diffsweep over bare PyTorch, and return the first ratio.
+
+    Each ratio is a time (or memory) of diffsweep over that of the same work in bare PyTorch, such as the network calls
+    alone. They are written to ``benchmark.json`` in the run's directory.
+
+    Args:
+        cfg: a checked configuration of ``benchmark``; ``parts`` names what is measured.
+
+    Raises:
+        UserError: ``repeats`` is below 3, ``train_steps`` is below 1, or ``parts`` is empty or has an unknown name.
+    """
     if cfg.repeats < 3 or cfg.train_steps < 1:
         raise UserError(
             f"repeats must be at least 3 and train_steps at least 1, not {cfg.repeats} and {cfg.train_steps}"

@@ -32,7 +32,15 @@ HELP = {"-h", "--help"}
 
 
 def main(command: str) -> None:
-    """Run a command with the arguments of this process; a user's mistake ends it with one line and exit code 2."""
+    """Run a command, such as ``train``, with the arguments of this process, ``sys.argv``.
+
+    An expected error ends the process with one line: with exit code 2 for a user's mistake, with 1 for an unreadable
+    file, a loss that is NaN or a failed check. Other errors, and all with ``HYDRA_FULL_ERROR=1``, are raised with their
+    stack trace.
+
+    Args:
+        command: ``train``, ``evaluate``, ``sample``, ``benchmark`` or ``verify``.
+    """
     # Imports and configurations live on, and collecting garbage among them costs each start a second or two.
     gc.set_threshold(50_000)
     wants_trace = os.environ.get(FULL_ERROR) == "1"
@@ -60,7 +68,7 @@ def _print_error(error: Exception) -> int:
 
 
 def reordered(arguments: Sequence[str]) -> list[str]:
-    """Return the arguments with ``-m`` first, since argparse refuses it after overrides."""
+    """Return command-line arguments with ``-m`` (``--multirun``) first, since argparse refuses it after overrides."""
     from diffsweep.configuration.jobs import SWITCHES
 
     return sorted(arguments, key=lambda argument: argument not in SWITCHES)

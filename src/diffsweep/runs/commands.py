@@ -19,7 +19,17 @@ from diffsweep.tasks.sampling import Job
 
 
 def evaluate(cfg: DictConfig) -> float:
-    """Run ``evaluate.py``: write metrics.json and pictures into the output folder, and return what sweeps compare."""
+    """Run ``evaluate.py``: measure a finished run, and return the number by which a sweep compares its jobs.
+
+    ``metrics.json``, pictures and tables are written into the folder ``cfg.output``, and a table of the numbers is
+    printed. Other trained models that the measurement needs are trained first.
+
+    Args:
+        cfg: a checked configuration of ``evaluate``.
+
+    Raises:
+        UserError: nothing is measured, since ``metrics`` and ``likelihood`` are ``none``, or a needed model is missing.
+    """
     if cfg.num_samples is not None and "_target_" in cfg.metrics:
         cfg.metrics.num_samples = cfg.num_samples
     resolve_stages(cfg, train)
@@ -41,7 +51,17 @@ def evaluate(cfg: DictConfig) -> float:
 
 
 def sample(cfg: DictConfig) -> Path:
-    """Run ``sample.py``: write samples.npz and the pictures of its task, and return their folder."""
+    """Run ``sample.py``: do a task, such as drawing new images, with a finished run, and return the output folder.
+
+    The folder gets ``samples.npz`` (uint8), the pictures of the task and, if the samples were requested by labels or
+    captions, ``requests.tsv`` with one row for each. Other trained models that sampling needs are trained first.
+
+    Args:
+        cfg: a checked configuration of ``sample``.
+
+    Raises:
+        UserError: a number is below 1, or the task or the number of frames does not suit the model.
+    """
     if cfg.num_samples < 1 or cfg.batch_size < 1:
         raise UserError(f"num_samples and batch_size must be at least 1, not {cfg.num_samples} and {cfg.batch_size}")
     resolve_stages(cfg, train)

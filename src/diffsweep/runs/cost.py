@@ -17,9 +17,13 @@ from diffsweep.models import AutoencoderModel
 
 
 def cost_of(cfg: DictConfig) -> str:
-    """Return in words the name of the network that is trained, its parameters, and its multiply-adds for one sample.
+    """Return one line of text: the name of the network that is trained, its parameters, and its multiply-adds (GMAC).
 
-    torch's counter counts the multiply-adds.
+    The multiply-adds are those of one image or clip, by torch's counter, half of its floating-point operations. The
+    network is not allocated.
+
+    Args:
+        cfg: a checked configuration of ``train``.
     """
     if issubclass(locate(cfg.model._target_, list(cfg.trust)), AutoencoderModel):  # type: ignore[arg-type]
         name, node, size, frames = cfg.choices.autoencoder, cfg.autoencoder.network, cfg.dataset, None

@@ -74,14 +74,24 @@ HEADLINES = (
 
 
 class Measured(NamedTuple):
-    """The numbers of a model, and the measured samples, if any."""
+    """A record of the metrics of a model by name, and of the samples that were drawn for them; None if none were."""
 
     numbers: dict[str, float]
     drawn: Drawn | None
 
 
 def measure(cfg: DictConfig, model: Model, data: ImageData, folder: Path) -> Measured:
-    """Measure a model, and write ``metrics.json``, pictures and tables into a folder."""
+    """Measure a trained model, and write ``metrics.json``, pictures and tables into a folder.
+
+    A diffusion model is measured by :func:`measure_diffusion`, any other model (autoencoder, classifier) by its own
+    method ``measure``.
+
+    Args:
+        cfg: the run's configuration, which chooses the metrics.
+        model: the model in evaluation mode, with the weights to be measured.
+        data: the dataset.
+        folder: where the files are written.
+    """
     if isinstance(model, DiffusionModel):
         return measure_diffusion(cfg, model, data, folder)
     assert isinstance(model, SelfMeasured)  # a model draws samples, or has measurements of its own
@@ -94,9 +104,16 @@ def measure(cfg: DictConfig, model: Model, data: ImageData, folder: Path) -> Mea
 
 
 def measure_diffusion(cfg: DictConfig, model: DiffusionModel, data: ImageData, folder: Path) -> Measured:
-    """Measure samples and the likelihood of data, as far as the configuration has metrics and a likelihood.
+    """Measure the samples of a diffusion model and the likelihood of data under it.
 
-    ``metrics.json`` and the curve of the bound's terms go into a folder.
+    Either is left out if the configuration has ``metrics=none`` or ``likelihood=none``. ``metrics.json`` and the terms
+    of a likelihood bound are written into the folder.
+
+    Args:
+        cfg: the run's configuration.
+        model: the model in evaluation mode, with the weights to be measured.
+        data: the dataset that samples are compared with and whose likelihood is measured.
+        folder: where the files are written.
     """
     metrics, likelihood = build_metrics(cfg), build_likelihood(cfg)
     numbers: dict[str, float] = {}
@@ -120,7 +137,17 @@ def measure_diffusion(cfg: DictConfig, model: DiffusionModel, data: ImageData, f
 def measure_likelihood(
     likelihood: Likelihood, model: DiffusionModel, data: ImageData, folder: Path
 ) -> dict[str, float]:
-    """Measure bits per dimension of a split of the data, with progress, and write the terms of a bound as a curve."""
+    """Return the bits per dimension of a split of the data under a model, with their standard errors, by name.
+
+    Progress is shown. If the estimate is a variational bound, its terms are written into the folder, as
+    ``bound_terms.csv`` and, with matplotlib, ``bound_terms.png``.
+
+    Args:
+        likelihood: the estimate and its settings, such as the split.
+        model: the diffusion model.
+        data: the dataset.
+        folder: where the terms are written.
+    """
     samples = data.split(likelihood.split)
 
     def encode(batch: Batch) -> tuple[Tensor, Condition | None]:
@@ -139,7 +166,11 @@ def measure_likelihood(
 
 
 def protocol(cfg: DictConfig, metrics: GenerationMetrics, data: ImageData) -> dict[str, Any]:
-    """Return all that the numbers depend on beside the model; numbers of equal protocols can be compared."""
+    """Return the settings, besides the model, that the metrics of samples depend on, by name.
+
+    They are those of the metrics, data, sampler, guidance, conditioning, variance, seed and precision. Numbers of equal
+    protocols can be compared.
+    """
     sampler = OmegaConf.to_container(cfg.sampler, resolve=True)
     assert isinstance(sampler, dict)
     settings = {str(key): value for key, value in sampler.items() if key != "_target_"}
@@ -160,14 +191,27 @@ def protocol(cfg: DictConfig, metrics: GenerationMetrics, data: ImageData) -> di
 def headline(numbers: Mapping[str, float]) -> float:
     """Return the number that sweeps minimise: the first of HEADLINES that was measured.
 
-    These are FID (for clips their own distance), bits/dim, a classifier's cross-entropy, the FID of reconstructions and
-    the validation loss.
+    These are FID (for clips FVD or their own distance), bits/dim, a classifier's cross-entropy, the FID of
+    reconstructions and the validation loss.
+
+    Args:
+        numbers: the metrics of a run by name, with at least one of them.
     """
     return next(numbers[name] for name in HEADLINES if name in numbers)
 
 
 def summarise(folder: Path) -> None:
-    """Summarise a sweep of evaluations: print and write a table, and draw figures over the keys that it varies."""
+    """Summarise a sweep of ``evaluate.py``, a set of jobs with varied settings, by a table and figures in its folder.
+
+    The table ``results.csv`` has a row for each finished job, and is printed. With matplotlib the functions in FIGURES
+    draw figures over the keys that the sweep varies.
+
+    Args:
+        folder: the folder of the sweep, with a subfolder for each job.
+
+    Raises:
+        UserError: no job has finished.
+    """
     found = report.jobs_of(folder, "metrics.json")
     names = [name for name in COLUMNS if any(name in content["metrics"] for content in found.values())]
     cells = {job: [f"{content['metrics'].get(name, math.nan):.4g}" for name in names] for job, content in found.items()}
@@ -183,12 +227,22 @@ def summarise(folder: Path) -> None:
 
 
 def distance_in(found: Jobs) -> str:
-    """Return the distance by which jobs are compared: the first of DISTANCES that one of them has, by default FID."""
+    """Return the name of the distance by which jobs of a sweep are compared: ``fid``, ``fvd`` or ``clip_fd``.
+
+    It is the first of these (DISTANCES) in any job's ``metrics.json``, which ``found`` has by the job's name, else
+    ``fid``.
+    """
     return next((name for name in DISTANCES if any(name in content["metrics"] for content in found.values())), "fid")
 
 
 def distance_by_evaluations(found: Jobs) -> "tuple[str, Figure] | None":
-    """Return the figure of the distance by network evaluations and its name, if the number of steps is varied."""
+    """Return a file name and a figure of FID (or another distance) by network evaluations; None if these do not vary.
+
+    Jobs that differ in ``sampler.steps`` alone form a curve.
+
+    Args:
+        found: the contents of each job's ``metrics.json``, by the job's name.
+    """
     distance = distance_in(found)
     curves = curves_over("sampler.steps", found, lambda content: content["metrics"].get("network_evaluations"))
     points = {name: [(x, metrics[distance]) for x, metrics in curve] for name, curve in curves.items()}
@@ -196,9 +250,13 @@ def distance_by_evaluations(found: Jobs) -> "tuple[str, Figure] | None":
 
 
 def tradeoff(found: Jobs) -> "tuple[str, Figure] | None":
-    """Return the figure of fidelity against diversity and its name, if a number of the guidance is varied.
+    """Return a file name and a figure of fidelity against diversity over the strength of guidance, if it varies.
 
-    If several are, it is over the one with the most values.
+    The strength is a numeric key of ``guidance``; if several vary, the one with the most values. Jobs that differ in it
+    alone form a curve. The result is None if none varies.
+
+    Args:
+        found: the contents of each job's ``metrics.json``, by the job's name.
     """
     score = DISTANCES[distance_in(found)]
 
@@ -217,14 +275,14 @@ def tradeoff(found: Jobs) -> "tuple[str, Figure] | None":
 
 
 def curves_over(key: str, found: Jobs, x: Callable[[Any], float | None]) -> dict[str, list[tuple[float, Metrics]]]:
-    """Return the jobs as sorted points (x, metrics), in a curve for each combination of the keys other than ``key``.
+    """Return curves of sorted points (x, metrics) by name: one for each combination of the keys other than ``key``.
 
     Jobs without the distance by which they are compared are left out. The result is empty if no curve varies x.
 
     Args:
-        key: the key of x.
-        found: the jobs.
-        x: returns x of a job's metrics.json, or None.
+        key: the configuration key that x belongs to, such as ``sampler.steps``; it is removed from the jobs' names.
+        found: the contents of each job's ``metrics.json``, by the job's name.
+        x: returns x from a job's contents, or None to leave the job out.
     """
     distance = distance_in(found)
     curves: dict[str, list[tuple[float, Metrics]]] = {}

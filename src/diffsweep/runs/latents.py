@@ -20,9 +20,16 @@ SPLITS: tuple[Split, ...] = ("train", "val")
 
 
 def keep_latents(cfg: DictConfig, model: Model, data: ImageData) -> None:
-    """Let the loaders of the data yield kept latents in place of pixels, if the model is latent and needs no pixels.
+    """Let the data loaders yield stored latents in place of pixels, if the model diffuses in cached latents.
 
-    Latents that are not kept yet are computed first.
+    Latents are computed and written first if no file has them yet, unless ``autoencoder.cache_dir`` names a folder that
+    must have them. Nothing is done if the model has no latent space, its cache is off, or it needs the pixels
+    themselves.
+
+    Args:
+        cfg: the run's configuration.
+        model: the model; its autoencoder is moved to the CPU afterwards.
+        data: the dataset, whose training and held-out loaders are changed.
 
     Raises:
         UserError: the folder ``autoencoder.cache_dir`` has no latents, or those of another autoencoder or of other
@@ -47,7 +54,12 @@ def keep_latents(cfg: DictConfig, model: Model, data: ImageData) -> None:
 
 
 def identity(space: FirstStage, data: ImageData) -> dict[str, Any]:
-    """Return all that the latents of data depend on."""
+    """Return all that the stored latents of a dataset depend on, by name: a hash identifies their file by it.
+
+    Args:
+        space: the latent space of a trained autoencoder.
+        data: the dataset that is encoded.
+    """
     return {
         "autoencoder": space.weights_hash,
         "data": data.fingerprint,

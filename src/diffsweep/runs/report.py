@@ -14,13 +14,18 @@ REAL = "real images in the place of samples"
 
 
 def table(rows: Sequence[tuple[str, str, str]]) -> str:
-    """Return rows of (name, value, remark) as aligned lines."""
+    """Return rows of three texts (name, value, remark) as lines of aligned columns, with values flush right."""
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     return "\n".join(f"  {name:<{widths[0]}}  {value:>{widths[1]}}  {remark}".rstrip() for name, value, remark in rows)
 
 
 def matrix(columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
-    """Return named rows of cells under the names of their columns, as aligned lines."""
+    """Return a table as text: a line of column names, and a line for each named row, aligned.
+
+    Args:
+        columns: the names of the columns.
+        rows: by the name of each row, its cells, one for each column.
+    """
     widths = [max(10, len(column), *(len(cells[i]) for cells in rows.values())) for i, column in enumerate(columns)]
     first = max(map(len, rows))
     lines = {"": columns, **rows}
@@ -31,7 +36,11 @@ def matrix(columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
 
 
 def jobs_of(folder: Path, file: str) -> dict[str, Any]:
-    """Return the contents of a JSON file of the jobs of a sweep, by the names of the jobs, in their order.
+    """Return the contents of a JSON file of each finished job of a sweep, by the job's name, in the order of the jobs.
+
+    Args:
+        folder: the folder of the sweep, whose subfolders NUMBER_NAME are those of the jobs.
+        file: the name of the file, such as ``metrics.json``.
 
     Raises:
         UserError: no job has the file.
@@ -43,7 +52,14 @@ def jobs_of(folder: Path, file: str) -> dict[str, Any]:
 
 
 def metric_rows(metrics: Mapping[str, float]) -> list[tuple[str, str, str]]:
-    """Return the numbers of an evaluation as rows, with those of real data beside those of the samples."""
+    """Return rows (name, value, remark) of a printed table for the numbers of an evaluation, in a fixed order.
+
+    The remark has the value of real data in place of samples, if it was measured. Numbers without a row of their own
+    are left out.
+
+    Args:
+        metrics: the numbers by their names in ``metrics.json``.
+    """
 
     def real(name: str, form: str, label: str = "real") -> str:
         return f"{label} {form.format(metrics[f'{name}_real'])}" if f"{name}_real" in metrics else ""
@@ -121,7 +137,14 @@ def _by_noise(metrics: Mapping[str, float]) -> str:
 
 
 def write_metrics(path: Path, metrics: Mapping[str, float], protocols: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write ``metrics.json``: numbers with the protocols under which they were measured, each with a short id."""
+    """Write ``metrics.json``: numbers with the protocols under which they were measured, each with a short hash.
+
+    Args:
+        path: the file.
+        metrics: the numbers by name.
+        protocols: the settings that the numbers depend on, under a name such as ``protocol``; its hash is
+            ``protocol_id``.
+    """
     content: dict[str, Any] = {"metrics": dict(metrics)}
     for name, protocol in protocols.items():
         content |= {name: dict(protocol), f"{name}_id": identify(dict(protocol))}

@@ -44,7 +44,10 @@ TRAINER = (
 
 
 def resolve_stages(cfg: DictConfig, train: Callable[[DictConfig], float]) -> None:
-    """Fill in the run of every stage of a configuration, which is found by its hash or trained now.
+    """Fill in the run directory of every stage of a configuration, a trained model that the run needs.
+
+    A stage without a given directory is found by a hash of its own configuration among the runs that were trained
+    before, or trained now.
 
     Args:
         cfg: changed in place: the ``run`` of each stage is set.
@@ -108,9 +111,13 @@ def _in_words(headline: dict[str, float]) -> str:
 
 
 def identity(stage: DictConfig) -> dict[str, Any]:
-    """Return all that a stage's weights depend on: its resolved configuration and the fingerprint of its data.
+    """Return all that the weights of a stage (a trained model that a run needs) depend on, by name.
 
-    Settings of the place where it runs, of what is shown, and of what is done after training are left out.
+    It is the stage's resolved configuration and the fingerprint of its data. Settings of the place where it runs, of
+    what is shown, and of what is done after training are left out.
+
+    Args:
+        stage: the configuration of the stage's own training run.
     """
     settled = stage.copy()
     settled.paths.update(dict.fromkeys(stage.paths, ""))  # also in values that refer to them
@@ -132,5 +139,5 @@ def _watches(callback: dict[str, Any], stage: DictConfig) -> bool:
 
 
 def is_rank_zero() -> bool:
-    """Return whether this is the first process of a run, which starts the others."""
+    """Return whether this is the first process of a run on several devices, which starts the others."""
     return int(os.environ.get("LOCAL_RANK", "0")) == 0

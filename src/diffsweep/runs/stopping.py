@@ -15,11 +15,12 @@ CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
 class StopSignals(Callback):
     """Stop the process with exit code 130 or 143 on SIGINT or SIGTERM, while this is entered as a context manager.
 
-    During training the signal waits for the step to end; then a checkpoint is saved and :class:`Stopped` is raised. A
-    second signal, or one outside of training, raises at once.
+    During training the signal waits for the optimizer step to end; then a checkpoint is saved and :class:`Stopped`, a
+    SystemExit, is raised. A second signal, or one outside of training, raises it at once. The former handlers are
+    restored at the end of the context.
 
     Args:
-        checkpoint: the file to save.
+        checkpoint: the path of the checkpoint file.
     """
 
     def __init__(self, checkpoint: str) -> None:

@@ -41,12 +41,13 @@ HIGHER_IS_BETTER = (
 
 
 class MetricsFile(Logger):
-    """A logger to ``metrics.csv`` with a row for each logged step and a column for each metric.
+    """A Lightning logger that writes ``metrics.csv``, with a row for each logged step and a column for each metric.
 
-    A resumed run continues the file. (Lightning's CSVLogger deletes the file of an earlier fit in the same folder.)
+    A resumed run continues the file; old rows after the first step that it logs are removed. (Lightning's CSVLogger
+    deletes the file of an earlier fit in the same folder.)
 
     Args:
-        path: of the file.
+        path: the path of the file.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -97,7 +98,7 @@ class MetricsFile(Logger):
 
 
 def loggers(cfg: DictConfig) -> list[Logger]:
-    """Return the loggers of a run: the CSV file, and W&B unless disabled."""
+    """Return the Lightning loggers of a run: :class:`MetricsFile`, and W&B unless ``logger.mode`` is ``disabled``."""
     found: list[Logger] = [MetricsFile(Path(cfg.paths.run_dir) / "metrics.csv")]
     if cfg.logger.mode != "disabled":
         found.append(wandb_logger(cfg))
@@ -105,10 +106,14 @@ def loggers(cfg: DictConfig) -> list[Logger]:
 
 
 def wandb_logger(cfg: DictConfig) -> WandbLogger:
-    """Return the W&B logger of a run, whose id is its directory's, so that resuming continues it.
+    """Start a W&B run and return its Lightning logger.
 
-    The runs of a sweep share a group. W&B gets the unresolved configuration, since values from the environment may
-    be secret.
+    The W&B id is made from the run's directory, so that resuming the run continues it, with ``logger.mode=online``. The
+    runs of a sweep share a group. W&B gets the unresolved configuration, since values from the environment may be
+    secret.
+
+    Args:
+        cfg: the run's configuration.
     """
     import wandb
 
@@ -133,7 +138,10 @@ def wandb_logger(cfg: DictConfig) -> WandbLogger:
 
 
 def run_id(directory: Path) -> str:
-    """Return the W&B id of a run: the last two names of its directory, since ids must be unique in a project."""
+    """Return the W&B id of a run, the last two names of its directory, since ids must be unique in a project.
+
+    Hyphens join the names and replace underscores; at most the last 64 characters are taken.
+    """
     return "-".join(directory.parts[-2:]).replace("_", "-")[-64:]
 
 

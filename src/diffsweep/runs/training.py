@@ -39,12 +39,18 @@ PACKAGES = ("diffsweep", "torch", "lightning", "hydra-core", "omegaconf", "torch
 
 
 def train(cfg: DictConfig) -> float:
-    """Train, sample and measure; return the number that sweeps minimise.
+    """Run ``train.py``: train a model, measure it, and return the number that sweeps minimise.
 
-    It is chosen by :func:`~diffsweep.runs.evaluation.headline`.
+    The number is chosen by :func:`~diffsweep.runs.evaluation.headline`. All files are written into the run's directory,
+    ``cfg.paths.run_dir``. Other trained models that the run needs are trained first. A job of a sweep that has finished
+    in an earlier start of the sweep is not run again.
 
     Args:
-        cfg: checked, from :func:`~diffsweep.configuration.compose.compose` or from the command line.
+        cfg: a checked configuration, from :func:`~diffsweep.configuration.compose.compose` or from the command line.
+
+    Raises:
+        UserError: the run's directory has another run, or no checkpoint to resume from.
+        Stopped: the process received Ctrl-C or SIGTERM.
     """
     directory = Path(cfg.paths.run_dir)
     if (
@@ -71,7 +77,7 @@ def train(cfg: DictConfig) -> float:
 
 
 def refuse_taken(cfg: DictConfig) -> None:
-    """Raise a UserError unless the run's directory is free or, when resuming, has a checkpoint.
+    """Raise a UserError unless the run's directory has no run yet or, when resuming, has a checkpoint.
 
     Raises:
         UserError: the run's directory has another run, or no checkpoint to resume from.
@@ -90,10 +96,12 @@ def refuse_taken(cfg: DictConfig) -> None:
 
 
 def claim(cfg: DictConfig) -> None:
-    """Claim the run's directory by saving the configuration in it, with the runs of its stages.
+    """Claim the run's directory by writing the configuration into it, with the versions of packages and the commit.
+
+    The configuration contains the directories of its stages, the other trained models that the run needs.
 
     Raises:
-        UserError: as :func:`refuse_taken`.
+        UserError: the run's directory has another run, or no checkpoint to resume from.
     """
     refuse_taken(cfg)
     saved = OmegaConf.to_container(cfg, resolve=False)
@@ -172,7 +180,16 @@ def _print_how_to_resume(trainer: Trainer, directory: Path) -> None:
 
 
 def make_trainer(cfg: DictConfig, callbacks: list[Callback], track: list[Logger]) -> Trainer:
-    """Return Lightning's Trainer with diffsweep's checkpoints and loggers, and with gradients enabled in validation."""
+    """Return Lightning's Trainer as ``cfg.trainer`` describes it, with the given callbacks and loggers.
+
+    Checkpoints are written atomically, and gradients are possible in validation, since it runs without inference mode.
+    A training shorter than the interval of validations is validated once, at its end.
+
+    Args:
+        cfg: the run's configuration.
+        callbacks: all callbacks, among them any progress bar and those that save checkpoints.
+        track: the loggers.
+    """
     _quiet()
     settings = cfg.copy()
     interval = min(cfg.trainer.val_check_interval, cfg.trainer.max_steps)  # a short run is validated once, at its end
@@ -220,7 +237,10 @@ def _print_summary(cfg: DictConfig, directory: Path, numbers: dict[str, float], 
 
 
 def git_state() -> dict[str, str | bool]:
-    """Return the commit of the code and whether the working tree differs from it; empty outside a repository."""
+    """Return the ``commit`` of diffsweep's code, and whether the working tree has changes of it, as ``changed``.
+
+    The dict is empty outside a git repository. Files that git does not track do not count.
+    """
 
     def git(*arguments: str) -> str:
         folder = Path(__file__).parent

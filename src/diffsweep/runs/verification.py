@@ -28,7 +28,13 @@ EVALUATIONS = (10, 20, 50, 100)  # network evaluations; the columns of a sweep's
 
 
 def verify(cfg: DictConfig) -> float:
-    """Prove a combination, print the checks, and write ``verify.json`` and ``verify.png``.
+    """Run ``verify.py``: prove that the chosen schedule, prediction, sampler, guidance and noise are right together.
+
+    Proofs are measured numbers with bounds, such as a sampler's order of convergence. They are printed and written with
+    their bounds to ``verify.json`` in the run's directory and, with matplotlib, plotted to ``verify.png``.
+
+    Args:
+        cfg: a checked configuration of ``verify``.
 
     Returns:
         The Wasserstein distance between Gaussian data and the samples of the configured sampler.
@@ -53,7 +59,16 @@ def verify(cfg: DictConfig) -> float:
 
 
 def certify(cfg: DictConfig, folder: Path) -> list[Check]:
-    """Run all proofs of a configuration, also those of trusted packages, and write their certificate into a folder."""
+    """Run the proofs of a configuration, and return their checks: measured numbers, each with its bounds.
+
+    A proof is a function that compares the configured schedule, prediction, sampler, guidance or noise with an exact
+    result. Those of packages in ``cfg.trust`` are run too. The certificate ``verify.json`` and, with matplotlib,
+    ``verify.png`` are written into the folder.
+
+    Args:
+        cfg: the configuration with these parts.
+        folder: where the files are written.
+    """
     import_all(proofs)
     torch.manual_seed(cfg.seed)
     subject = Subject(*(build(cfg, group) for group in PARTS))
@@ -85,7 +100,11 @@ def certify(cfg: DictConfig, folder: Path) -> list[Check]:
 
 
 def refuse(failed: Sequence[Check]) -> None:
-    """Raise Failed if any check failed, with their names."""
+    """Raise Failed if the list of failed checks is not empty; the message has their names, numbers and bounds.
+
+    Raises:
+        Failed: a check failed.
+    """
     if failed:
         names = "; ".join(f"{check.name} {check.measured:.3g}, required {_bounds(check)}" for check in failed)
         raise Failed(
@@ -94,7 +113,10 @@ def refuse(failed: Sequence[Check]) -> None:
 
 
 def rows(checks: Sequence[Check]) -> list[tuple[str, str, str]]:
-    """Return a row of a table for each check."""
+    """Return a row (name, number, pass or FAIL with the bounds) of a printed table for each check.
+
+    The last text is empty for a number without a bound.
+    """
     states = {True: "pass", False: "FAIL"}
     return [
         (check.name, f"{check.measured:.3g}", f"{states[check.passed]}  {_bounds(check)}" if check.required else "")
@@ -112,10 +134,16 @@ def _bounds(check: Check) -> str:
 
 
 def summarise(folder: Path) -> None:
-    """Summarise a sweep of proofs: print a table, and plot the errors by network evaluations.
+    """Summarise a sweep of ``verify.py``: print a table of sampling errors, and write and plot them in its folder.
+
+    The files are ``errors.csv`` and, with matplotlib, ``errors.png``: errors by network evaluations for each job.
+
+    Args:
+        folder: the folder of the sweep, with a subfolder for each job.
 
     Raises:
-        Failed: a job did not pass.
+        UserError: no job has finished.
+        Failed: a job did not pass its checks.
     """
     found = report.jobs_of(folder, CERTIFICATE)
     curves = {
