@@ -23,7 +23,10 @@ MIN_SIDE = 48  # pixels; smaller images are enlarged to be visible
 
 
 def to_uint8(x: Tensor) -> np.ndarray:
-    """Return images in [-1, 1], (N, C, H, W), as uint8 (N, H, W, C); clips (N, C, F, H, W) as (N, F, H, W, C)."""
+    """Return images in [-1, 1], (N, C, H, W), as uint8 (N, H, W, C); clips (N, C, F, H, W) as (N, F, H, W, C).
+
+    Values outside of [-1, 1] are clamped, and others rounded to the nearest of 256 levels.
+    """
     pixels = ((x.detach().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return np.asarray(rearrange(pixels.cpu(), "n c ... h w -> n ... h w c"))
 
