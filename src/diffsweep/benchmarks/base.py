@@ -83,7 +83,7 @@ def synchronize() -> None:
 
 
 class NetworkCalls:
-    """A recorder of the time that every call of a module takes from now on; hooks on the module start and stop it.
+    """A recorder of the time that every call of a module takes from now on, by hooks on the module.
 
     Times are by the CPU's clock, or with a GPU by events in its queue of work.
 

@@ -28,7 +28,7 @@ class Check(NamedTuple):
     """A result of a proof of ``verify.py``: a measured number, and the bounds within which it must lie.
 
     Attributes:
-        name: what was measured, in words, as the certificate shows it.
+        name: what was measured, in words, as the certificate ``verify.json`` shows it.
         measured: the number.
         least, most: the lower and the upper bound, inclusive; None for no bound.
     """
@@ -180,7 +180,7 @@ def proof(place: int = 80) -> Callable[[Proof], Proof]:
     decorator registers the function and returns it unchanged.
 
     Args:
-        place: the position among all proofs: they run, and the certificate lists their checks, by increasing place.
+        place: a number that orders the proofs: they run, and ``verify.json`` lists their checks, by increasing place.
     """
 
     def collect(function: Proof) -> Proof:
@@ -191,10 +191,10 @@ def proof(place: int = 80) -> Callable[[Proof], Proof]:
 
 
 def proofs_of(packages: Sequence[str]) -> list[Proof]:
-    """Return the proofs, the functions that ``verify.py`` runs, in their order: by ``place``, then by name.
+    """Return the proofs, the functions that ``verify.py`` runs, in the order in which it runs them.
 
-    A function is a proof if it is decorated with :func:`proof`, which sets its place; its module must have been
-    imported.
+    They are ordered by ``place``, a number that the decorator :func:`proof` gives each of them, then by name. The
+    module of a proof must have been imported.
 
     Args:
         packages: top-level packages besides diffsweep whose proofs are included; those of other packages are not.
