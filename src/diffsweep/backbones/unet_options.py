@@ -132,6 +132,8 @@ class ResidualStageOptions(BlockOptions):
     def heads(self, width: int) -> int:
         """Return the number of attention heads for feature maps of ``width`` channels.
 
+        It is ``num_heads``, or if ``head_channels`` is set ``width`` over it, at least 1.
+
         Raises:
             ValueError: the heads or their channels do not divide the width.
         """
