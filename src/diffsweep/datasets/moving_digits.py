@@ -236,5 +236,8 @@ class MovingDigits(SyntheticData):
 
     @property
     def fingerprint(self) -> str:
-        """Return a text that identifies the data: their sizes, and a hash of the speeds and of the first clips."""
+        """Return a text that is equal for equal data and different otherwise.
+
+        It has the sizes of clips and splits, and a hash of the speeds and of the first 64 clips of each split.
+        """
         return self.fingerprint_of(f"moving-digits-{self.num_frames}x{self.image_size}-{self.num_digits}", self.speed)

@@ -175,7 +175,10 @@ class Parquet(ImageData):
 
     @property
     def fingerprint(self) -> str:
-        """Return a text that identifies the data: their sizes, and a hash of the files and settings of the splits."""
+        """Return a text that is equal for equal data and different otherwise.
+
+        It has the number and size of the images, and a hash of the files and of all settings that change a split.
+        """
         settings = {
             "content": [table.content for table in self.tables],
             "columns": [self.image_column, self.label_column, self.caption_column],

@@ -128,7 +128,11 @@ class Shapes(SyntheticData):
 
     @property
     def fingerprint(self) -> str:
-        """Return a text that identifies the data: their sizes, and a hash of the held-out pairs and first images."""
+        """Return a text that is equal for equal data and different otherwise.
+
+        It has the sizes of images and splits, and a hash of the held-out pairs and of the first 64 images of each
+        split.
+        """
         return self.fingerprint_of(f"shapes-{self.image_size}", self.held_out.tolist())
 
     def aligned(self, x: Tensor, batch: Batch) -> dict[str, Tensor] | None:

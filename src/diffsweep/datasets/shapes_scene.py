@@ -90,8 +90,8 @@ class Attributes(NamedTuple):
     """A record of the attributes that B captions name.
 
     Attributes:
-        shape, colour, position, size: int64, (B,): numbers in the order of SHAPES, COLOURS, POSITIONS and SIZES; -1
-            where a caption does not name the attribute.
+        shape, colour, position, size: int64, (B,): numbers in the order of the names in SHAPES, COLOURS, POSITIONS and
+            SIZES; -1 where a caption does not name the attribute.
     """
 
     shape: Tensor

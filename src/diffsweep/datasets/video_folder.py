@@ -278,7 +278,10 @@ class VideoFolder(ImageData):
 
     @property
     def fingerprint(self) -> str:
-        """Return a text that identifies the data: their sizes, and a hash of the videos and settings of the splits."""
+        """Return a text that is equal for equal data and different otherwise.
+
+        It has the number and size of the clips, and a hash of the videos and of all settings that change a split.
+        """
         settings = {
             **self._content(),
             "num_frames": self.num_frames,
