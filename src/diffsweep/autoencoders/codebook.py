@@ -93,7 +93,8 @@ class Codebook(nn.Module, ABC):
     def forward(self, h: Tensor) -> Quantised:
         """Return latents h (B, D, H, W) replaced by their nearest codes, with the terms of the loss.
 
-        In training mode dead codes are revived before, and the uses are counted and the codes updated after.
+        In training mode, codes that are no longer used are revived before the latents are replaced; afterwards the uses of
+        the codes are counted and the codes are updated.
         """
         vectors = self._vectors(h)  # (B H W, D)
         if self.training:

@@ -14,7 +14,7 @@ from diffsweep.progress import tracked
 
 @part
 def backbones(bench: Bench) -> Results:
-    """Return the times of training steps of our backbones over those of diffusers' networks of the same architectures.
+    """Return the ratios of the time of a training step of our backbones to that of diffusers' same architectures.
 
     This is the part ``backbones`` of ``benchmark.py``. Each of the pairs of :func:`diffsweep.benchmarks.peers.pairs`
     has a result, as :func:`~diffsweep.benchmarks.base.compare` returns it, by a label with both numbers of parameters.
@@ -33,11 +33,11 @@ def backbones(bench: Bench) -> Results:
 
 @part
 def video(bench: Bench) -> Results:
-    """Return time and memory of a training step with factorised attention over those with full attention.
+    """Return the ratios of time and of memory of a training step with factorised attention to one with full attention.
 
-    This is the part ``video`` of ``benchmark.py``, with two results by label: of times in seconds, and of memory in
-    bytes. Both networks are DiT3D with the same weights, on clips of the space's size (of 16 frames if the data are
-    images). Factorised attention alternates between space and time; full attention is over both at once. Memory is the
+    This is the part ``video`` of ``benchmark.py``, with two results by label: the ratio of times beside
+    the seconds of each, and the ratio of memory beside the bytes of each. Both networks are DiT3D with the same
+    weights, on clips of the size that the configuration gives (of 16 frames if its data are images). Factorised attention alternates between space and time; full attention is over both at once. Memory is the
     peak in a step beyond what is allocated before, on a GPU; on a CPU, whose allocator keeps no count, what a forward
     pass keeps for the backward pass, which is most of that peak.
     """

@@ -19,7 +19,7 @@ from diffsweep.models import DiffusionModel
 from diffsweep.progress import tracked
 
 MEMORY = "memory"  # labels of results in bytes begin with it; all others are in seconds
-Results = dict[str, dict[str, float]]
+Results = dict[str, dict[str, float]]  # by label, the numbers of compare: a ratio, its spread, the medians of both
 
 
 class Bench(NamedTuple):
@@ -130,7 +130,7 @@ def seconds_between(begin: Any, end: Any) -> float:
 def compare_with_calls(
     run: Callable[[], Any], network: nn.Module, steps: int, repeats: int, name: str
 ) -> dict[str, float]:
-    """Return the time of a loop of network calls over that of the calls alone, each per step, as :func:`compare` does.
+    """Return the ratio of the time of a loop of network calls to that of the calls alone, as :func:`compare` does.
 
     Both times are of the same run of the loop: on a shared machine two loops that are timed one after the other differ
     by more than what the loop adds to the calls.

@@ -19,7 +19,7 @@ from diffsweep.samplers import Sampler
 
 @torch.no_grad()
 def sampling_ratio(cfg: DictConfig, model: DiffusionModel, sampler: Sampler, name: str) -> dict[str, float]:
-    """Return the time of a sampler's step over that of its network calls, per step, as :func:`compare` does.
+    """Return the ratio of the time of a sampler's step to that of its network calls, as :func:`compare` does.
 
     The model is sampled without guidance and without a condition, ``cfg.repeats`` times after a warm-up.
 
@@ -38,7 +38,7 @@ def sampling_ratio(cfg: DictConfig, model: DiffusionModel, sampler: Sampler, nam
 
 @part
 def sampling(bench: Bench) -> Results:
-    """Return, by a label, the time of a step of the chosen sampler over that of its network calls.
+    """Return, by a label, the ratio of the time of a step of the chosen sampler to that of its network calls.
 
     This is the part ``sampling`` of ``benchmark.py``: what a sampler costs besides the network.
     """
@@ -50,7 +50,7 @@ def sampling(bench: Bench) -> Results:
 
 @part
 def samplers(bench: Bench) -> Results:
-    """Return, by label, the time of a step over that of its network calls for every sampler of conf/sampler/.
+    """Return, by label, the ratio of the time of a step to that of its network calls, for every sampler of conf/sampler/.
 
     This is the part ``samplers`` of ``benchmark.py``. All samplers take the chosen number of steps. The adaptive one is
     left out, since its steps differ in cost.
@@ -68,7 +68,7 @@ def samplers(bench: Bench) -> Results:
 @part
 @torch.no_grad()
 def guidance(bench: Bench) -> Results:
-    """Return the time of a step with classifier-free guidance over that of an unguided one of twice as many samples.
+    """Return the ratio of the time of a step with classifier-free guidance to that of an unguided one of twice the samples.
 
     This is the part ``guidance`` of ``benchmark.py``, with one result by its label. Both steps give the network the
     same number of rows, since guidance evaluates each sample with and without its condition.
@@ -98,7 +98,7 @@ def guidance(bench: Bench) -> Results:
 @part
 @torch.no_grad()
 def bound(bench: Bench) -> Results:
-    """Return, by a label, the time of a term of the variational bound over that of its network call.
+    """Return, by a label, the ratio of the time of a term of the variational bound to that of its network call.
 
     This is the part ``bound`` of ``benchmark.py``. The bound is computed for ``sample_batch`` training samples, on a
     grid of 50 steps, each of which is one term.

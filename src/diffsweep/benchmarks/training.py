@@ -98,7 +98,7 @@ def bare_loop(model: DiffusionModel, data: ImageData, clip: float | None) -> Cal
 
 @part
 def training(bench: Bench) -> Results:
-    """Return, by a label, the time of a step of diffsweep's training loop over that of a bare PyTorch loop.
+    """Return, by a label, the ratio of the time of a step of diffsweep's training loop to that of a bare PyTorch loop.
 
     This is the part ``training`` of ``benchmark.py``. Both loops train the same network in blocks of steps, in turn;
     the first two blocks are left out. diffsweep's loop, of Lightning, also averages weights, draws noise by the
@@ -122,7 +122,7 @@ def training(bench: Bench) -> Results:
 
 @part
 def hybrid(bench: Bench) -> Results:
-    """Return, by a label, the time of a training step with the hybrid loss over one with the simple loss.
+    """Return, by a label, the ratio of the time of a training step with the hybrid loss to one with the simple loss.
 
     This is the part ``hybrid`` of ``benchmark.py``. The hybrid loss adds the variational bound to the simple loss. Both
     train the same network, which has an output for the variance too.
