@@ -93,8 +93,8 @@ class Codebook(nn.Module, ABC):
     def forward(self, h: Tensor) -> Quantised:
         """Return latents h (B, D, H, W) replaced by their nearest codes, with the terms of the loss.
 
-        In training mode, codes that are no longer used are revived before the latents are replaced; afterwards the uses of
-        the codes are counted and the codes are updated.
+        In training mode, codes that are no longer used are revived before the latents are replaced; afterwards the
+        uses of the codes are counted and the codes are updated.
         """
         vectors = self._vectors(h)  # (B H W, D)
         if self.training:

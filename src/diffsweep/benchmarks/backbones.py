@@ -35,11 +35,12 @@ def backbones(bench: Bench) -> Results:
 def video(bench: Bench) -> Results:
     """Return the ratios of time and of memory of a training step with factorised attention to one with full attention.
 
-    This is the part ``video`` of ``benchmark.py``, with two results by label: the ratio of times beside
-    the seconds of each, and the ratio of memory beside the bytes of each. Both networks are DiT3D with the same
-    weights, on clips of the size that the configuration gives (of 16 frames if its data are images). Factorised attention alternates between space and time; full attention is over both at once. Memory is the
-    peak in a step beyond what is allocated before, on a GPU; on a CPU, whose allocator keeps no count, what a forward
-    pass keeps for the backward pass, which is most of that peak.
+    This is the part ``video`` of ``benchmark.py``, with two results by label: the ratio of times beside the seconds of
+    each, and the ratio of memory beside the bytes of each. Both networks are DiT3D with the same weights, on clips of
+    the size that the configuration gives (of 16 frames if its data are images). Factorised attention alternates between
+    space and time; full attention is over both at once. Memory is the peak in a step beyond what is allocated before,
+    on a GPU; on a CPU, whose allocator keeps no count, what a forward pass keeps for the backward pass, which is most
+    of that peak.
     """
     cfg = bench.cfg
     frames = cfg.space.num_frames or 16

@@ -50,7 +50,7 @@ def sampling(bench: Bench) -> Results:
 
 @part
 def samplers(bench: Bench) -> Results:
-    """Return, by label, the ratio of the time of a step to that of its network calls, for every sampler of conf/sampler/.
+    """Return, by label, the ratio of the time of a step to that of its network calls, for every sampler.
 
     This is the part ``samplers`` of ``benchmark.py``. All samplers take the chosen number of steps. The adaptive one is
     left out, since its steps differ in cost.
@@ -68,7 +68,7 @@ def samplers(bench: Bench) -> Results:
 @part
 @torch.no_grad()
 def guidance(bench: Bench) -> Results:
-    """Return the ratio of the time of a step with classifier-free guidance to that of an unguided one of twice the samples.
+    """Return the ratio of the time of a guided step to that of an unguided one of twice as many samples.
 
     This is the part ``guidance`` of ``benchmark.py``, with one result by its label. Both steps give the network the
     same number of rows, since guidance evaluates each sample with and without its condition.
