@@ -267,5 +267,5 @@ def _version(package: str) -> str:
 def _quiet() -> None:
     """Silence Lightning's notices on hardware and workers, which are of no use to users of diffsweep."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*Checkpoint directory.*", ".*`isinstance.*LeafSpec.*"):
-        warnings.filterwarnings("ignore", message)
+    for message in ("does not have many workers", "Checkpoint directory", "`isinstance.*LeafSpec", "self.log.'step'"):
+        warnings.filterwarnings("ignore", f".*{message}")
