@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 SETTINGS = sorted((ROOT / "conf").rglob("*.yaml"))
 TESTS = sorted(path for path in (ROOT / "tests").rglob("*.py") if path != Path(__file__).resolve())
+PAGES = sorted({*ROOT.glob("*.md"), *(ROOT / "conf").rglob("*.md"), *(ROOT / "notebooks").glob("*.*")})
 LONGEST = 120
 
 INSTEAD = {
@@ -103,6 +104,16 @@ def test_the_settings_are_in_the_words_of_the_glossary():
 @pytest.mark.parametrize("check", [wrong_names, wrong_texts])
 def test_the_tests_are_in_the_words_of_the_glossary(check):
     assert not [line for path in TESTS for line in check(path)]
+
+
+def test_the_pages_and_notebooks_are_in_the_words_of_the_glossary():
+    """Names in code, such as old ones of a changelog, may be anything."""
+    lines = [
+        (path, i, offending(re.sub(r"`[^`]*`", "", line)))
+        for path in PAGES
+        for i, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+    ]
+    assert not [shown(*line) for line in lines if line[2]]
 
 
 def test_no_line_is_longer_than_a_window():

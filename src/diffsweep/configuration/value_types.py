@@ -13,7 +13,8 @@ KINDS = {"int": "an integer", "float": "a number", "bool": "true, false", "list"
 def check_type(path: str, value: Any, hint: Any) -> None:
     """Raise a UserError unless a value has the type that an annotation states.
 
-    The types are strict (1 is no text), except in lists. An annotation that pydantic does not know accepts any value.
+    A single value is not converted: 1 is refused where text is expected. The elements of a list may be converted, and a
+    list is accepted where a tuple is expected. An annotation that pydantic does not know accepts any value.
 
     Args:
         path: the full key of the value, with which the message begins.

@@ -49,7 +49,11 @@ class Motion(NamedTuple):
 
 
 def glyphs(split: Split) -> Glyphs:
-    """Return the table of the handwritten digits of scikit-learn in a split: ``train``, ``val`` or ``all``."""
+    """Return the images, centres and classes of scikit-learn's handwritten digits in a split, for clips to be drawn of.
+
+    Args:
+        split: ``train``, ``val`` or ``all``.
+    """
     digits = load_digits(split)
     ink = (digits["x"][:, 0] + 1) / 2
     along = torch.arange(SIDE, dtype=torch.float64) + 0.5

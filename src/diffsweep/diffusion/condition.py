@@ -33,7 +33,7 @@ class Known:
         return self.measurement.residual(self.y.to(x), x)
 
     def project(self, x: Tensor) -> Tensor:
-        """Return the point nearest to x (B, ...) whose measurement is y, like x.
+        """Return, of the samples x' that agree with the measurement, A x' = y, those nearest to x, of the shape of x.
 
         Raises:
             ValueError: A x does not have the shape of y.

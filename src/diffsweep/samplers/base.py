@@ -192,8 +192,8 @@ class Sampler(Part, WalkOptions, ABC):
         Args:
             denoise: the denoiser with its condition and its clipping; ``denoise(x, step.at_t)`` gives x_0 and eps at t.
             x: noisy samples at t, (B, ...).
-            step: the noise levels ``at_t`` and ``at_s`` at its ends (time, alpha and sigma) and the variances between
-                them, as Python numbers.
+            step: the noise levels ``at_t`` and ``at_s`` at its ends (time, alpha and sigma) and the variances of the
+                transition between them, as Python numbers: see :class:`~diffsweep.diffusion.Step`.
             state: the state that the previous step returned; None for the first step.
             noise: the source of this step's noise; ``noise.like(x)`` is standard normal noise times the temperature.
         """

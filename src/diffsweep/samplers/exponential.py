@@ -118,7 +118,7 @@ def nodes_of(points: Sequence[Point], begin: float, end: float) -> list[float]:
     """Return the coordinates of points relative to a step: 0 at its beginning, 1 at its end, negative before it.
 
     Args:
-        points: estimates with their coordinates, such as log(alpha / sigma).
+        points: estimates of x0 or eps at earlier or inner times, with their coordinates, such as log(alpha / sigma).
         begin, end: the coordinates of the beginning and the end of the step; they differ.
     """
     return [(point.coordinate - begin) / (end - begin) for point in points]
