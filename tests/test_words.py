@@ -122,6 +122,21 @@ def test_no_line_is_longer_than_a_window():
     assert not [f"{path.relative_to(ROOT)}:{i}: {size}" for path, i, size in lines if size > LONGEST]
 
 
+def test_a_name_of_a_class_has_one_meaning():
+    """A schedule and a prediction are both called EDM and Flow, as their papers call both."""
+    where = {}
+    for path in SOURCES:
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            targets = node.targets if isinstance(node, ast.Assign) else []
+            names = (
+                [node.name] if isinstance(node, ast.ClassDef) else [t.id for t in targets if isinstance(t, ast.Name)]
+            )
+            for name in names:
+                if re.match(r"[A-Z][a-z]|[A-Z]+$", name) and (isinstance(node, ast.ClassDef) or not name.isupper()):
+                    where.setdefault(name, []).append(str(path.relative_to(ROOT)))
+    assert {name for name, paths in where.items() if len(paths) > 1} == {"EDM", "Flow"}
+
+
 def test_the_list_finds_what_it_is_for():
     assert offending("The condition that a network is told, as the walk asks.") == [
         "told (condition, annotations, given by, reported)",

@@ -10,7 +10,7 @@ from diffsweep.datasets import ImageData, InMemory, MovingDigits
 from diffsweep.metrics import (
     ClipMetrics,
     DigitFrames,
-    Frames,
+    FrameFeatures,
     digit_crops,
     frechet_distance,
     load_digits_classifier,
@@ -166,7 +166,10 @@ class Skies(ImageData):
 
 
 def of_skies(cache, reference, batch_size=16):
-    frames, settings = Frames(Colours), {"num_samples": 24, "kid_subsets": 2, "kid_subset_size": 8, "is_splits": 1}
+    frames, settings = (
+        FrameFeatures(Colours),
+        {"num_samples": 24, "kid_subsets": 2, "kid_subset_size": 8, "is_splits": 1},
+    )
     metrics = ClipMetrics(
         Colours, frames=lambda: frames, reference=reference, batch_size=batch_size, cache_dir=str(cache), **settings
     )
@@ -206,7 +209,11 @@ def test_features_of_frames_and_of_clips_have_separate_caches(tmp_path):
     assert metrics.frames.extraction.real(data, "train")[0].shape == (160, 3)
     assert len(list(tmp_path.glob("features-*.pt"))) == 2
     crops = DigitFrames(load_digits_classifier)
-    hashes = {crops.weights_hash, Frames(load_digits_classifier).weights_hash, load_digits_classifier().weights_hash}
+    hashes = {
+        crops.weights_hash,
+        FrameFeatures(load_digits_classifier).weights_hash,
+        load_digits_classifier().weights_hash,
+    }
     assert len(hashes) == 3
     protocol = make(tmp_path).protocol()
     assert protocol["frames_sha256"] == load_digits_classifier().weights_hash

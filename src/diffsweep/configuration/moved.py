@@ -7,6 +7,7 @@ from typing import Any
 
 # Classes and functions that a configuration names: former name, name of today.
 MOVED = {
+    "diffsweep.metrics.Frames": "diffsweep.metrics.FrameFeatures",
     "diffsweep.models.DDPM": "diffsweep.models.DiffusionModel",
     "diffsweep.runs.stages.trained": "diffsweep.configuration.loading.trained",
 }

@@ -32,7 +32,7 @@ class Space:
 
 
 @dataclass
-class ConditionSizes:
+class ConditionSection:
     """The sizes of the parts of a condition, filled in from what the conditioning provides.
 
     A part that it does not provide has None, or 0 channels.
@@ -96,7 +96,7 @@ class Root:
     seed: int = MISSING
     trust: list[str] = field(default_factory=list)
     space: Space = field(default_factory=Space)
-    condition: ConditionSizes = field(default_factory=ConditionSizes)
+    condition: ConditionSection = field(default_factory=ConditionSection)
     paths: Paths = field(default_factory=Paths)
     logger: Logger = field(default_factory=Logger)
     trainer: Any = MISSING

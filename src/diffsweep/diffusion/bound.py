@@ -25,7 +25,7 @@ from diffsweep.diffusion.process import Step, expand_to, factor, mean_at, mean_o
 from diffsweep.diffusion.spacing import spaced_times
 from diffsweep.schedules import Level, Schedule
 
-Progress = Callable[[int], object]
+OnTerm = Callable[[int], object]
 
 _BLOCK = 8  # the number of steps whose noise is drawn at once
 
@@ -266,7 +266,7 @@ def variational_bound(
     levels: int | None = None,
     cond: Condition | None = None,
     clip: bool = False,
-    progress: Progress | None = None,
+    progress: OnTerm | None = None,
 ) -> Bound:
     """Return the variational bound of data on a reverse chain of K steps, by one network call for each step.
 

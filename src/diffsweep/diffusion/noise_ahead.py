@@ -68,7 +68,7 @@ def like_over(noise: Noise, x: Tensor, steps: range, stream: Stream = Stream.STE
     return together.like(x[:1], stream).unflatten(0, (len(steps), len(noise)))
 
 
-Drawn = dict[Draw, Tensor]  # the numbers of each draw, before frames share any
+DrawnNumbers = dict[Draw, Tensor]  # the numbers of each draw, before frames share any
 
 
 class BatchNoise:
@@ -88,7 +88,9 @@ class BatchNoise:
         self.seed, self.clips = seed, clips
         self._last = torch.zeros(0, dtype=torch.int64)  # positions of the last batch
         self._draws: dict[Draw, None] = {}  # draws of the last batch, in order
-        self._coming: list[tuple[Tensor, Drawn]] = []  # positions and numbers of batches to come, the next one last
+        self._coming: list[
+            tuple[Tensor, DrawnNumbers]
+        ] = []  # positions and numbers of batches to come, the next one last
         self._batches = 1
 
     def __call__(self, positions: Tensor) -> Noise:
@@ -97,7 +99,7 @@ class BatchNoise:
         self._draws, self._last = {}, positions
         return NoiseCache(Noise(self.seed, positions, clips=self.clips), drawn, self._draws)
 
-    def _ahead(self, positions: Tensor) -> Drawn:
+    def _ahead(self, positions: Tensor) -> DrawnNumbers:
         if positions.device.type != "cpu":  # comparing positions would wait for the device
             return self._drawn(positions)
         if self._coming:
@@ -115,7 +117,7 @@ class BatchNoise:
         self._coming = [(at, {draw: part[i] for draw, part in parts.items()}) for i, at in enumerate(every)][::-1]
         return self._coming.pop()[1]
 
-    def _drawn(self, positions: Tensor) -> Drawn:
+    def _drawn(self, positions: Tensor) -> DrawnNumbers:
         """Return the draws of the last batch, drawn for samples at other positions."""
         draws = sorted(self._draws, key=lambda draw: draw.numbers is normal_numbers)
         return dict(zip(draws, independent(Noise(self.seed, positions), draws), strict=True))
@@ -130,7 +132,7 @@ class NoiseCache(Noise):
         draws: a dictionary to which each draw that is requested is added as a key.
     """
 
-    def __init__(self, noise: Noise, drawn: Drawn, draws: dict[Draw, None]) -> None:
+    def __init__(self, noise: Noise, drawn: DrawnNumbers, draws: dict[Draw, None]) -> None:
         super().__init__(noise.seed, noise.indices, noise.step, noise.clips)
         self._drawn, self._draws = drawn, draws
 

@@ -16,7 +16,7 @@ from diffsweep.diffusion import Condition, Denoised, Denoiser, PlainDenoiser, as
 from diffsweep.guidance.base import ExactScore, Guidance
 
 
-class Trained(Protocol):
+class HasDenoiser(Protocol):
     """The interface of the weaker model that :class:`AutoGuidance` loads: it has a denoiser."""
 
     @property
@@ -44,7 +44,7 @@ class AutoGuidance(Guidance):
     def __init__(
         self,
         denoiser: Denoiser | PlainDenoiser,
-        weak: Callable[[], Trained],
+        weak: Callable[[], HasDenoiser],
         scale: float | Sequence[float] = 2.0,
         **options: Any,
     ) -> None:

@@ -5,7 +5,7 @@ from diffsweep.metrics.clips import ClipMetrics
 from diffsweep.metrics.digits_classifier import DigitsClassifier, load_digits_classifier
 from diffsweep.metrics.distances import frechet_distance
 from diffsweep.metrics.extraction import identify
-from diffsweep.metrics.frames import DigitFrames, Frames
+from diffsweep.metrics.frames import DigitFrames, FrameFeatures
 from diffsweep.metrics.generation import GenerationMetrics
 from diffsweep.metrics.i3d import PublicI3D
 from diffsweep.metrics.likelihood import BoundLikelihood, Likelihood, ODELikelihood
@@ -24,7 +24,7 @@ __all__ = [
     "ClipMetrics",
     "DigitFrames",
     "DigitsClassifier",
-    "Frames",
+    "FrameFeatures",
     "GenerationMetrics",
     "Likelihood",
     "Manifold",

@@ -16,7 +16,7 @@ from torch import Tensor
 from diffsweep.datasets import Batch, ImageData
 from diffsweep.metrics.distances import frechet_distance
 from diffsweep.metrics.extraction import FeatureExtractor
-from diffsweep.metrics.frames import FrameMetrics, Frames
+from diffsweep.metrics.frames import FrameFeatures, FrameMetrics
 from diffsweep.metrics.generation import GenerationMetrics, choice
 from diffsweep.metrics.motion import mean_motion
 
@@ -49,7 +49,7 @@ class ClipMetrics(GenerationMetrics):
         self,
         features: Callable[[], ClipFeatures],
         num_samples: int,
-        frames: Callable[[], Frames] | None = None,
+        frames: Callable[[], FrameFeatures] | None = None,
         least_frames: int = 1,
         **settings: Any,
     ) -> None:

@@ -14,7 +14,7 @@ from diffsweep.metrics.generation import Reference, choice, halves, reference_sp
 from diffsweep.metrics.motion import digit_crops
 
 
-class Frames:
+class FrameFeatures:
     """A feature extractor for the frames of clips, which gives each frame to an extractor for images.
 
     For clips (N, C, F, H, W) in [-1, 1] it returns features (N F, D) and logits (N F, K), clip by clip. Subclasses
@@ -45,7 +45,7 @@ class Frames:
         return torch.cat(features), torch.cat(logits)  # (N F, D), (N F, K)
 
 
-class DigitFrames(Frames):
+class DigitFrames(FrameFeatures):
     """A feature extractor for clips with one digit, which gives each frame's digit alone to a classifier of digits.
 
     The classifier gets the squares of 8x8 pixels around the digits, :func:`~diffsweep.metrics.motion.digit_crops`. For
@@ -73,14 +73,19 @@ class FrameMetrics:
     """
 
     def __init__(
-        self, frames: Callable[[], Frames], reference: Reference, is_splits: int, batch_size: int, cache_dir: str | Path
+        self,
+        frames: Callable[[], FrameFeatures],
+        reference: Reference,
+        is_splits: int,
+        batch_size: int,
+        cache_dir: str | Path,
     ) -> None:
         self.extraction = Extraction(frames, batch_size, cache_dir)
         self.reference: Reference = reference
         self.is_splits = is_splits
 
     @property
-    def frames(self) -> Frames:
+    def frames(self) -> FrameFeatures:
         """Return the feature extractor of frames, which is made at first use and kept."""
         return self.extraction.features
 

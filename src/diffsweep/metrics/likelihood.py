@@ -27,7 +27,7 @@ from diffsweep.diffusion.likelihood import Divergence, bits_per_dim, dequantised
 from diffsweep.schedules import Schedule
 
 Encode = Callable[[Batch], tuple[Tensor, Condition | None]]
-Progress = Callable[[], object]
+OnCall = Callable[[], object]
 
 
 def _as_samples(samples: Samples | Mapping[str, Any]) -> Samples:
@@ -93,7 +93,7 @@ class Likelihood(Part, ABC):
         samples: Samples | Mapping[str, Any],
         encode: Encode,
         levels: int | None,
-        progress: Progress | None = None,
+        progress: OnCall | None = None,
     ) -> tuple[dict[str, float], Tensor | None]:
         """Return the means over samples of the estimates, with standard errors, and of the terms of a bound, if any.
 
@@ -140,7 +140,7 @@ class Likelihood(Part, ABC):
         return None
 
     @abstractmethod
-    def measure(self, denoiser: Denoiser, batch: EncodedBatch, progress: Progress | None) -> dict[str, Tensor]:
+    def measure(self, denoiser: Denoiser, batch: EncodedBatch, progress: OnCall | None) -> dict[str, Tensor]:
         """Return the estimates for each sample of a batch in bits per dimension; subclasses define it.
 
         Args:
@@ -192,7 +192,7 @@ class BoundLikelihood(Likelihood):
     def calls(self, schedule: Schedule, count: int) -> int | None:
         return -(-count // self.batch_size) * (len(chain_times(schedule, self.steps)) - 1)
 
-    def measure(self, denoiser: Denoiser, batch: EncodedBatch, progress: Progress | None) -> dict[str, Tensor]:
+    def measure(self, denoiser: Denoiser, batch: EncodedBatch, progress: OnCall | None) -> dict[str, Tensor]:
         times = chain_times(denoiser.schedule, self.steps)
         on_step = None if progress is None else lambda k: progress()
         clip = self.clip and batch.levels is not None
@@ -227,7 +227,7 @@ class ODELikelihood(Likelihood):
             raise ValueError(f"likelihood.tolerance must be positive, not {tolerance}")
         self.divergence, self.tolerance = divergence, tolerance
 
-    def measure(self, denoiser: Denoiser, batch: EncodedBatch, progress: Progress | None) -> dict[str, Tensor]:
+    def measure(self, denoiser: Denoiser, batch: EncodedBatch, progress: OnCall | None) -> dict[str, Tensor]:
         on_call = None if progress is None else lambda calls: progress()
         x_0, cond, noise, levels = batch
         x = x_0 if levels is None else dequantised(x_0, levels, noise)
