@@ -7,6 +7,7 @@ guidance has a null condition.
 
 from diffsweep.conditioning.base import Conditioning
 from diffsweep.conditioning.class_label import ClassLabel
+from diffsweep.conditioning.class_token import ClassToken
 from diffsweep.conditioning.image import ImageConditioning, ImageFeatures
 from diffsweep.conditioning.none import Unconditional
 from diffsweep.conditioning.pretrained_text import CLIPTextEncoder, T5TextEncoder
@@ -18,6 +19,7 @@ from diffsweep.conditioning.word_encoder import WordEncoder
 __all__ = [
     "CLIPTextEncoder",
     "ClassLabel",
+    "ClassToken",
     "Conditioning",
     "Encoded",
     "ImageConditioning",
