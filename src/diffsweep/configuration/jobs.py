@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, Override
 
-from diffsweep.configuration.conf import options
+from diffsweep.configuration.conf import content, options
 from diffsweep.configuration.explain import explained
 from diffsweep.errors import UserError
 
 SWITCHES = ("-m", "--multirun")
 OTHERS = ("hydra/launcher", "hydra/sweeper")  # with one of these Hydra runs the jobs
+EXPERIMENT = "experiment"  # the group whose options may be sweeps
 ELSEWHERE = ("hydra.launcher", "hydra.sweeper")  # keys of the launcher and the sweeper, which no job has
 
 
@@ -67,6 +68,77 @@ def _choices(override: Override) -> list[str]:
 def swept_keys(overrides: Sequence[str]) -> list[str]:
     """Return the keys that a sweep varies: those of overrides that list several values (``seed=0,1``)."""
     return [override.get_key_element() for override in parsed(overrides) if override.is_sweep_override()]
+
+
+def sweep_of(option: str) -> dict[str, str]:
+    """Return what an option of the group ``experiment`` sweeps: the values of each key, as ``-m`` takes them.
+
+    A file of ``conf/experiment`` lists them under ``hydra.sweeper.params``: ``{"schedule": "linear,cosine", "seed":
+    "0,1,2"}``. The result is empty if the experiment is a single run, or if it does not exist.
+    """
+    node = content(EXPERIMENT, option)
+    for key in ("hydra", "sweeper", "params"):
+        node = node.get(key) or {}
+    return {str(key): str(values) for key, values in node.items()}
+
+
+def with_sweep_of_experiment(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides of a sweep, and after them the keys that its experiment sweeps (see :func:`sweep_of`).
+
+    A key that is typed, with one value or with several, is not added. Nothing is added for a sweeper of Hydra
+    (``hydra/sweeper=optuna``), which reads the keys of the experiment itself.
+
+    Args:
+        overrides: of the command line, such as ``["experiment=ablate_schedules", "seed=0"]``.
+
+    Raises:
+        UserError: an override cannot be read, or several experiments are listed and one of them is a sweep.
+    """
+    every = parsed(overrides)
+    names = _experiments(every)
+    if any(override.key_or_group == "hydra/sweeper" for override in every):
+        return list(overrides)
+    if len(names) > 1 and (sweeps := [name for name in names if sweep_of(name)]):
+        raise UserError(f"experiment={','.join(names)}: {sweeps[0]} is a sweep itself; start it in a line of its own")
+    typed = {override.key_or_group for override in every}
+    added = [f"{key}={values}" for name in names for key, values in sweep_of(name).items() if key not in typed]
+    return [*overrides, *added]
+
+
+def words_for_hydra(overrides: Sequence[str]) -> list[str]:
+    """Return the words by which Hydra starts the jobs of a sweep whose experiment's keys are among the overrides.
+
+    Hydra would otherwise add the keys of the experiment a second time.
+    """
+    others = any(override.key_or_group == "hydra/sweeper" for override in parsed(overrides))
+    return ["--multirun", *overrides, *([] if others else ["hydra.sweeper.params=null"])]
+
+
+def check_is_no_sweep(overrides: Sequence[str]) -> None:
+    """Raise a UserError if a line without ``-m`` chooses an experiment that is a sweep.
+
+    A line that gives each key of the sweep one value is one of its jobs, and is accepted.
+
+    Args:
+        overrides: of the command line, such as ``["experiment=ablate_schedules"]``.
+
+    Raises:
+        UserError: an override cannot be read, or the line leaves out a key that the experiment sweeps.
+    """
+    every = parsed(overrides)
+    typed = {override.key_or_group for override in every}
+    for name in _experiments(every):
+        if missing := [key for key in sweep_of(name) if key not in typed]:
+            raise UserError(
+                f"experiment={name} is a sweep over {', '.join(missing)}; add -m to run it, or give each of them one "
+                "value for a single job"
+            )
+
+
+def _experiments(overrides: Sequence[Override]) -> list[str]:
+    """Return the experiments that overrides choose: several for ``experiment=a,b``, and none for most lines."""
+    last = next((override for override in reversed(overrides) if override.key_or_group == EXPERIMENT), None)
+    return [] if last is None else [choice.partition("=")[2] for choice in _choices(last)]
 
 
 def run_by_hydra(overrides: Sequence[str]) -> bool:

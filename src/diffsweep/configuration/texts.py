@@ -19,6 +19,7 @@ PLAIN = {  # interpolations, and how they are shown
     r"\$\{divide:([\w.]+),([\w.]+)\}": r"\1 / \2",
     r"\$\{when:([\w.]+),([\w.]+),([\w.]+)\}": r"\2 if \1, else \3",
 }
+SWEPT = "hydra.sweeper.params."  # before the keys that an experiment sweeps
 FEW = 3  # presets of an option that a list names all; of more it names the first and the last
 
 
@@ -145,7 +146,8 @@ def shared(group: str) -> list[str]:
 def choices(group: str, option: str) -> list[str]:
     """Return what an option chooses and sets in other groups, as a user types it (``schedule=cosine``, ``seed=1``).
 
-    Models and experiments do so. A later file replaces what an option that it starts from chooses.
+    Models and experiments do so. A later file replaces what an option that it starts from chooses. The keys that an
+    experiment sweeps have all their values (``seed=0,1,2``).
     """
     chosen, values = [], []
     for name in _chain(group, option):
@@ -155,7 +157,10 @@ def choices(group: str, option: str) -> list[str]:
         text = text_of(CONF / group / f"{name}.yaml")
         if text.is_global:
             others = [entry for entry in text.entries if not f"{entry.key}.".startswith(f"{group}.") and entry.value]
-            values += [f"{entry.key}={short(entry.value)}" for entry in others if entry.key != DEFAULTS]
+            settings = [entry for entry in others if entry.key != DEFAULTS and not entry.key.startswith(SWEPT)]
+            values += [f"{entry.key}={short(entry.value)}" for entry in settings]
+            swept = [entry for entry in others if entry.key.startswith(SWEPT)]  # with all their values
+            values += [f"{entry.key.removeprefix(SWEPT)}={entry.value}" for entry in swept]
     latest = {text.partition("=")[0]: text for text in chosen + values}  # a file overrides what it starts from
     return list(latest.values())
 

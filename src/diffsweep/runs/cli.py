@@ -87,7 +87,14 @@ def _print_help(command: str) -> None:
 def _run(command: str) -> None:
     from diffsweep.configuration.arguments import read_arguments
     from diffsweep.configuration.compose import compose_job, register
-    from diffsweep.configuration.jobs import jobs, run_by_hydra, swept_keys
+    from diffsweep.configuration.jobs import (
+        check_is_no_sweep,
+        jobs,
+        run_by_hydra,
+        swept_keys,
+        with_sweep_of_experiment,
+        words_for_hydra,
+    )
     from diffsweep.configuration.moved import with_new_names
     from diffsweep.configuration.resolvers import SWEEP, SWEPT, sweep_name
 
@@ -95,6 +102,8 @@ def _run(command: str) -> None:
     sys.argv[1:] = with_new_names(sys.argv[1:])
     overrides, switches = read_arguments(sys.argv[1:], command)
     sweeping = "--multirun" in switches
+    if sweeping:
+        overrides = with_sweep_of_experiment(overrides)
     if switches.get("--cfg") == "job":
         _show(command, jobs(overrides) if sweeping else [overrides], switches)
         return
@@ -105,6 +114,7 @@ def _run(command: str) -> None:
         os.environ[SWEEP], os.environ[SWEPT] = sweep_name(command, overrides), ",".join(swept_keys(overrides))
         every = [compose_job(command, job, k) for k, job in enumerate(jobs(overrides))]
     else:
+        check_is_no_sweep(overrides)
         every = [compose_job(command, overrides)]
     if "LOCAL_RANK" not in os.environ:  # a process that Lightning started runs a configuration that was checked
         # imports torch, after the words have been read
@@ -113,6 +123,7 @@ def _run(command: str) -> None:
         for job in every:
             preflight(job.cfg)
     if sweeping and run_by_hydra(overrides):
+        sys.argv[1:] = words_for_hydra(overrides)
         _by_hydra(command, overrides)
     elif sweeping:
         _in_turn(every)
