@@ -27,8 +27,11 @@ OUTSIDE = {"callbacks", "debug", "experiment", "logger", "paths", "trainer"}  # 
 NAMED = {
     key for entry in yaml.safe_load((CONF / "base.yaml").read_text())["defaults"] if entry != "_self_" for key in entry
 }
+# Experiments that are combined with other options. Published settings and sweeps are in test_experiments.
+COMBINED = ("cifar10_latent", "shapes_text")
 GROUPS = {
-    folder.name: conf.options(folder.name) + ["null"] * (folder.name in NULLABLE)
+    folder.name: [*(COMBINED if folder.name == "experiment" else conf.options(folder.name))]
+    + ["null"] * (folder.name in NULLABLE)
     for folder in sorted(CONF.iterdir())
     if folder.name in NAMED
 }
@@ -113,6 +116,7 @@ COMPANIONS = {  # the other choices that an option requires
     "backbone=dit3d": CLIPS,
     "backbone=encoder_unet": (CLASSIFIER,),
     "backbone=unet3d": CLIPS,
+    "conditioning=class_token": ("backbone.attention_factors=[2]",),
     "conditioning=class_scalars": ("dataset=shapes", "metrics=classifier"),
     "conditioning=scalars": ("dataset=shapes", "metrics=classifier"),
     "conditioning=text": ("dataset=shapes", "metrics=classifier"),
