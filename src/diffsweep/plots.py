@@ -7,14 +7,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from diffsweep.metric_table import DISTANCES, metric
 from diffsweep.schedules import Schedule
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-# The distances from real data that runs are compared by, each with the inception score of the same features.
-DISTANCES = {"fid": "is", "fvd": "clip_is", "clip_fd": "clip_is"}
-LABELS = {"fid": "FID", "fvd": "FVD", "clip_fd": "clip FD", "is": "IS", "clip_is": "clip IS"}
 
 
 def plot_schedules(schedules: Mapping[str, Schedule], points: int = 501) -> "Figure":
@@ -145,13 +142,13 @@ def plot_tradeoff(curves: Mapping[str, Sequence[tuple[float, Mapping[str, float]
             axis.plot(*zip(*places, strict=True), "o-", label=name)
             for place, (at, _) in zip(places, points, strict=True):
                 axis.annotate(f"{at:g}", place, xytext=(4, 4), textcoords="offset points", fontsize=8)
-        axis.set(xlabel=LABELS.get(x, x), ylabel=LABELS.get(y, y), title=f"{key} at the points")
-    for metric, style in _SHARES.items():
+        axis.set(xlabel=metric(x).label, ylabel=metric(y).label, title=f"{key} at the points")
+    for share, style in _SHARES.items():
         for number, points in enumerate(curves.values()):
-            values = [metrics.get(metric, math.nan) for _, metrics in points]
+            values = [metrics.get(share, math.nan) for _, metrics in points]
             shares.plot([at for at, _ in points], values, style, color=f"C{number}")
-        if any(metric in metrics for points in curves.values() for _, metrics in points):
-            shares.plot([], [], style, color="gray", label=metric.replace("_", " "))
+        if any(share in metrics for points in curves.values() for _, metrics in points):
+            shares.plot([], [], style, color="gray", label=share.replace("_", " "))
     shares.set(xlabel=key, ylabel="share")
     shares.legend()
     for axis in (*pairs, shares):

@@ -7,7 +7,7 @@ import pytest
 from diffsweep.configuration.build import build, build_metrics
 from diffsweep.configuration.check import STAGE
 from diffsweep.datasets import Digits, MovingDigits
-from diffsweep.plots import DISTANCES
+from diffsweep.metric_table import DISTANCES
 
 FILES = sorted((Path(__file__).parents[2] / "conf/metrics").glob("*.yaml"))
 DOWNLOADED = {"fvd"}  # its weights must be downloaded: see test_i3d

@@ -16,6 +16,7 @@ RANKS = {
     "discovery": 0,
     "errors": 0,
     "files": 0,
+    "metric_table": 0,
     "pictures": 0,
     "progress": 0,
     "shell": 0,

@@ -59,7 +59,7 @@ def test_metric_rows_put_real_data_beside_samples():
     assert rows == [
         ("FID", "1.235", "real images in the place of samples 0.500"),
         ("IS", "2.000", "real 3.000"),
-        ("sampling", "100", "samples/s, 50 network evaluations each"),
+        ("samples/s", "99.6", "50 network evaluations each"),
     ]
     assert report.metric_rows({"fid": 1.0}) == [("FID", "1.000", "")]
     shares = {
@@ -74,7 +74,7 @@ def test_metric_rows_put_real_data_beside_samples():
         ("recall", "0.250", ""),
         ("class accuracy", "98.4%", "real 100.0%"),
         ("caption accuracy", "95.1%", "colour and shape as requested, combinations of the training set"),
-        ("", "50.0%", "combinations held out"),
+        ("caption accuracy, held out", "50.0%", "combinations that training never shows"),
     ]
 
 
@@ -132,6 +132,7 @@ def test_a_tracked_run_records_its_choices_and_numbers(tmp_path, configure, wand
     higher = {name for name, keywords in run.metrics.items() if keywords.get("summary") == "max"}
     assert {"val/loss", "eval/fid", "eval/kid", "train/loss"} <= lower
     assert {"eval/is", "eval/images_per_second"} <= higher
+    assert "eval/copy_ratio" not in lower | higher  # 1 is best
     names = {name for row in run.logged for name in row}
     assert {"train/loss", "train/loss_q1", "val/loss", "val/x0_mse", "val/eps_mse", "trainer/global_step"} <= names
 

@@ -17,9 +17,10 @@ from diffsweep.datasets import Batch, ImageData
 from diffsweep.diffusion import Condition
 from diffsweep.files import write_text
 from diffsweep.layers import evaluating
+from diffsweep.metric_table import DISTANCES, HEADLINES, METRICS, metric
 from diffsweep.metrics import GenerationMetrics, Likelihood
 from diffsweep.models import DiffusionModel, Model, SelfMeasured
-from diffsweep.plots import DISTANCES, LABELS, plot_bound_terms, plot_by_evaluations, plot_tradeoff
+from diffsweep.plots import plot_bound_terms, plot_by_evaluations, plot_tradeoff
 from diffsweep.progress import ProgressMeter
 from diffsweep.runs import report
 from diffsweep.tasks.sampling import Drawn, draw
@@ -30,47 +31,6 @@ if TYPE_CHECKING:
 Metrics = Mapping[str, float]
 Jobs = Mapping[str, Any]  # the metrics.json of each job of a sweep, by its name
 TERMS = "bound_terms"
-COLUMNS = (
-    "fid",
-    "fvd",
-    "clip_fd",
-    "frame_fid",
-    "is",
-    "clip_is",
-    "frame_is",
-    "kid",
-    "precision",
-    "recall",
-    "class_accuracy",
-    "digit_confidence",
-    "digit_found",
-    "motion_error",
-    "speed_variation",
-    "bounce_violations",
-    "caption_accuracy",
-    "caption_accuracy_held_out",
-    "copy_ratio",
-    "accuracy",
-    "cross_entropy",
-    "psnr",
-    "ssim",
-    "rfid",
-    "rfvd",
-    "rclip_fd",
-    "rframe_fid",
-    "bits_per_dim",
-    "bits_per_dim_ode",
-    "network_evaluations",
-    "images_per_second",
-)
-HEADLINES = (
-    *DISTANCES,
-    "bits_per_dim",
-    "bits_per_dim_ode",
-    "cross_entropy",
-    *(f"r{distance}" for distance in DISTANCES),
-    "val/loss",
-)
 
 
 class Measured(NamedTuple):
@@ -213,7 +173,7 @@ def summarise(folder: Path) -> None:
         UserError: no job has finished.
     """
     found = report.jobs_of(folder, "metrics.json")
-    names = [name for name in COLUMNS if any(name in content["metrics"] for content in found.values())]
+    names = [name for name in METRICS if any(name in content["metrics"] for content in found.values())]
     cells = {job: [f"{content['metrics'].get(name, math.nan):.4g}" for name in names] for job, content in found.items()}
     lines = [",".join(row) for row in (["job", *names], *([job, *values] for job, values in cells.items()))]
     write_text(folder / "results.csv", "\n".join(lines) + "\n")
@@ -246,7 +206,7 @@ def distance_by_evaluations(found: Jobs) -> "tuple[str, Figure] | None":
     distance = distance_in(found)
     curves = curves_over("sampler.steps", found, lambda content: content["metrics"].get("network_evaluations"))
     points = {name: [(x, metrics[distance]) for x, metrics in curve] for name, curve in curves.items()}
-    return (f"{distance}.png", plot_by_evaluations(points, LABELS[distance])) if points else None
+    return (f"{distance}.png", plot_by_evaluations(points, metric(distance).label)) if points else None
 
 
 def tradeoff(found: Jobs) -> "tuple[str, Figure] | None":

@@ -1,6 +1,7 @@
 """Tables that commands print at their end, and the file ``metrics.json``."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from diffsweep import shell
 from diffsweep.errors import UserError
 from diffsweep.files import write_text
+from diffsweep.metric_table import METRICS, metric
 from diffsweep.metrics import identify
 
 REAL = "real images in the place of samples"
@@ -52,81 +54,57 @@ def jobs_of(folder: Path, file: str) -> dict[str, Any]:
 
 
 def metric_rows(metrics: Mapping[str, float]) -> list[tuple[str, str, str]]:
-    """Return rows (name, value, remark) of a printed table for the numbers of an evaluation, in a fixed order.
+    """Return rows (name, value, remark) of a printed table for the numbers of an evaluation.
 
-    The remark has the value of real data in place of samples, if it was measured. Numbers without a row of their own
-    are left out.
+    The rows have the order, names and formats of :data:`~diffsweep.metric_table.METRICS`. Numbers that are not in that
+    table, such as those of a remark, have no row, nor do logged ones such as ``val/loss``. The remark has the value of real data in place of samples, if it was
+    measured, and what a reader must know of the number.
 
     Args:
         metrics: the numbers by their names in ``metrics.json``.
     """
+    rows = []
+    for name, known in METRICS.items():
+        if name in metrics and name != "network_evaluations" and "/" not in name:  # a remark of the speed; logged ones
+            remarks = (_of_real_data(name, metrics), _REMARKS.get(name, "").format_map(_Shown(metrics)))
+            rows.append((known.label, known.shown(metrics[name]), "; ".join(filter(None, remarks))))
+    return rows
 
-    def real(name: str, form: str, label: str = "real") -> str:
-        return f"{label} {form.format(metrics[f'{name}_real'])}" if f"{name}_real" in metrics else ""
 
-    remarks = {
-        "fid": ("FID", "{:.3f}", real("fid", "{:.3f}", REAL)),
-        "fvd": ("FVD", "{:.1f}", real("fvd", "{:.1f}", REAL)),
-        "clip_fd": ("clip FD", "{:.3f}", real("clip_fd", "{:.3f}", REAL)),
-        "frame_fid": ("frame FID", "{:.3f}", real("frame_fid", "{:.3f}", REAL)),
-        "is": ("IS", "{:.3f}", real("is", "{:.3f}")),
-        "clip_is": ("clip IS", "{:.3f}", real("clip_is", "{:.3f}")),
-        "frame_is": ("frame IS", "{:.3f}", real("frame_is", "{:.3f}")),
-        "precision": ("precision", "{:.3f}", real("precision", "{:.3f}", REAL)),
-        "recall": ("recall", "{:.3f}", real("recall", "{:.3f}", REAL)),
-        "kid": ("KID", "{:.5f}", ""),
-        "class_accuracy": ("class accuracy", "{:.1%}", real("class_accuracy", "{:.1%}")),
-        "digit_confidence": ("digit confidence", "{:.3f}", real("digit_confidence", "{:.3f}")),
-        "digit_found": ("digit found", "{:.1%}", real("digit_found", "{:.1%}") or "of the frames"),
-        "motion_error": (
-            "motion error",
-            "{:.3f}",
-            f"pixels from a path that the physics allows; {real('motion_error', '{:.3f}')}",
-        ),
-        "speed_variation": ("speed variation", "{:.3f}", real("speed_variation", "{:.3f}")),
-        "bounce_violations": ("bounce violations", "{:.1%}", real("bounce_violations", "{:.1%}")),
-        "caption_accuracy": (
-            "caption accuracy",
-            "{:.1%}",
-            "colour and shape as requested, combinations of the training set",
-        ),
-        "caption_accuracy_held_out": ("", "{:.1%}", "combinations held out"),
-        "bits_per_dim": ("bits/dim", "{:.3f}", f"at most; +- {metrics.get('bits_per_dim_se', float('nan')):.3f}"),
-        "bits_per_dim_ode": ("bits/dim (ODE)", "{:.3f}", f"+- {metrics.get('bits_per_dim_ode_se', float('nan')):.3f}"),
-        "accuracy": ("accuracy", "{:.2%}", _by_noise(metrics)),
-        "psnr": ("PSNR", "{:.2f} dB", "of reconstructions of held-out images"),
-        "ssim": ("SSIM", "{:.4f}", ""),
-        "rfid": ("reconstruction FID", "{:.3f}", "against the images themselves"),
-        "rfvd": ("reconstruction FVD", "{:.1f}", "against the clips themselves"),
-        "rclip_fd": ("reconstruction FD", "{:.3f}", "of clips, against the clips themselves"),
-        "rframe_fid": ("", "{:.3f}", "of frames, against the frames themselves"),
-        "kl": ("KL", "{:.1f}", "nats, of the posterior of an image to N(0, I)"),
-        "codebook_usage": (
-            "codebook",
-            "{:.1%}",
-            f"of its codes used, perplexity {metrics.get('perplexity', float('nan')):.1f}",
-        ),
-        "latent_std": (
-            "latents",
-            "{:.4g}",
-            f"standard deviation over the training set, largest mean of a channel "
-            f"{metrics.get('latent_mean', float('nan')):.3g}",
-        ),
-        "cross_entropy": ("cross-entropy", "{:.4f}", "nats, on held-out data"),
-        "copy_ratio": (
-            "copy ratio",
-            "{:.3f}",
-            "distance to the training set over that of held-out images: about 1 is right, 0 is a copy",
-        ),
-        "images_per_second": (
-            "sampling",
-            "{:.0f}",
-            f"samples/s, {metrics.get('network_evaluations', float('nan')):g} network evaluations each",
-        ),
-    }
-    return [
-        (label, form.format(metrics[key]), remark) for key, (label, form, remark) in remarks.items() if key in metrics
-    ]
+class _Shown(dict[str, float]):
+    """The numbers that a remark names; one that was not measured is NaN, and ``levels`` lists accuracies by noise."""
+
+    def __missing__(self, name: str) -> Any:
+        return _by_noise(self) if name == "levels" else math.nan
+
+
+def _of_real_data(name: str, metrics: Mapping[str, float]) -> str:
+    """Return a remark with the value of real data in place of samples; empty if it was not measured."""
+    real = metrics.get(f"{name}_real")
+    label = REAL if name in _IN_PLACE else "real"
+    return "" if real is None else f"{label} {metric(name).shown(real)}"
+
+
+_IN_PLACE = ("fid", "fvd", "clip_fd", "frame_fid", "precision", "recall")
+_REMARKS = {
+    "motion_error": "pixels from a path that the physics allows",
+    "caption_accuracy": "colour and shape as requested, combinations of the training set",
+    "caption_accuracy_held_out": "combinations that training never shows",
+    "bits_per_dim": "at most; +- {bits_per_dim_se:.3f}",
+    "bits_per_dim_ode": "+- {bits_per_dim_ode_se:.3f}",
+    "accuracy": "{levels}",
+    "psnr": "of reconstructions of held-out images",
+    "rfid": "against the images themselves",
+    "rfvd": "against the clips themselves",
+    "rclip_fd": "of clips, against the clips themselves",
+    "rframe_fid": "of frames, against the frames themselves",
+    "kl": "nats, of the posterior of an image to N(0, I)",
+    "codebook_usage": "of the codes, perplexity {perplexity:.1f}",
+    "latent_std": "standard deviation over the training set, largest mean of a channel {latent_mean:.3g}",
+    "cross_entropy": "nats, on held-out data",
+    "copy_ratio": "distance to the training set over that of held-out images: about 1 is right, 0 is a copy",
+    "images_per_second": "{network_evaluations:g} network evaluations each",
+}
 
 
 def _by_noise(metrics: Mapping[str, float]) -> str:

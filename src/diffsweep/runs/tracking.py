@@ -12,32 +12,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 
 from diffsweep.files import write_text
+from diffsweep.metric_table import HIGHER, LOWER, named
 
-LOWER_IS_BETTER = (
-    *("train/loss", "val/loss", "val/x0_mse", "val/eps_mse", "eval/fid", "eval/kid", "eval/bits_per_dim"),
-    *(
-        "eval/fvd",
-        "eval/clip_fd",
-        "eval/frame_fid",
-        "eval/motion_error",
-        "eval/speed_variation",
-        "eval/bounce_violations",
-    ),
-)
-HIGHER_IS_BETTER = (
-    "eval/is",
-    "eval/images_per_second",
-    "eval/precision",
-    "eval/recall",
-    "eval/copy_ratio",
-    "eval/class_accuracy",
-    "eval/caption_accuracy",
-    "eval/caption_accuracy_held_out",
-    "eval/clip_is",
-    "eval/frame_is",
-    "eval/digit_confidence",
-    "eval/digit_found",
-)
+LOWER_IS_BETTER, HIGHER_IS_BETTER = named(LOWER, prefix="eval/"), named(HIGHER, prefix="eval/")
 
 
 class MetricsFile(Logger):
