@@ -12,7 +12,7 @@ def test_lower_is_better_of_distances_and_higher_of_scores_and_1_of_copies():
 
 
 def test_numbers_are_printed_in_the_unit_that_their_label_names():
-    assert (metric("kid").label, metric("kid").shown(0.0012345)) == ("KID x 1000", "1.234")
+    assert (metric("kid").label, metric("kid").shown(0.0012345)) == ("KID x 1000", "1.23")
     assert metric("psnr").shown(30.2) == "30.20 dB"
     assert metric("psnr").shown(30.2, unit=False) == "30.20"
 

@@ -133,7 +133,7 @@ def test_real_data_in_place_of_samples_have_distance_0(tmp_path, reference):
     assert numbers["is"] == numbers["is_real"]
     assert 7 < numbers["is"] < 10
     assert abs(numbers["kid"]) < metrics(-x, data)["kid"] / 20
-    assert "fid_real" not in numbers
+    assert ("fid_real" in numbers) == (reference == "train")  # of all data no others are left
 
 
 def test_reference_halves_is_a_mean_over_ten_random_halves(tmp_path):
@@ -146,10 +146,36 @@ def test_reference_halves_is_a_mean_over_ten_random_halves(tmp_path):
     for i in range(10):
         order = torch.randperm(1797, generator=torch.Generator().manual_seed(i))
         fids.append(frechet_distance(fake, real[order[898:]]))
-        floors.append(frechet_distance(real[order[:898]], real[order[898:]]))
+        floors.append(frechet_distance(real[order[:297]], real[order[898:]]))  # as many as samples
     assert numbers["fid"] == pytest.approx(np.mean(fids), rel=1e-6)
     assert numbers["fid_real"] == pytest.approx(np.mean(floors), rel=1e-6)
     assert 0 < numbers["fid_real"] < numbers["fid"]
+    assert numbers["real_samples"] == len(samples) == 297
+
+
+@pytest.mark.parametrize("reference", ["train", "halves"])
+@pytest.mark.parametrize("count", [120, 240])
+def test_what_real_data_reach_is_measured_of_as_many_as_samples(tmp_path, reference, count):
+    """Real digits as samples reach what is reported beside them, at each count; FID of fewer is higher, IS lower."""
+    data, metrics = Digits(), make(tmp_path, reference=reference, kid_subset_size=100)
+    samples = data.split("val")["x"][:count] if reference == "train" else data.split("all")["x"][:count]
+    numbers = metrics(samples, data)
+    assert numbers["real_samples"] == count
+    for name in ("fid", "is", "precision", "recall"):
+        assert numbers[name] == pytest.approx(numbers[f"{name}_real"], rel=0.3)
+    assert abs(numbers["kid"] - numbers["kid_real"]) < 4 * numbers["kid_se"]
+    if count == 120:
+        more = metrics(data.split("val")["x"][:240], data)
+        assert more["fid_real"] < 0.8 * numbers["fid_real"]
+        assert more["is_real"] > numbers["is_real"]
+
+
+def test_more_samples_than_real_data_have_the_floor_of_all_real_data(tmp_path):
+    data, metrics = Digits(), make(tmp_path, reference="train")
+    train = data.split("train")["x"]
+    assert metrics(train[:400], data)["real_samples"] == 297
+    of_all = inception_score(load_digits_classifier()(train)[1], 1)
+    assert metrics(torch.cat([train, train[:500]]), data)["is_real"] == pytest.approx(of_all, rel=1e-5)
 
 
 def test_precision_and_recall_over_halves(tmp_path):
@@ -392,6 +418,20 @@ def test_too_few_samples_for_the_covariance_are_warned_of(tmp_path, num_samples,
         assert "64 features" in warnings[0]
 
 
+def test_samples_too_few_for_fid_at_infinity_are_warned_of(tmp_path):
+    """The classifier has 64 features, and each needs six samples."""
+    few, enough = (make(tmp_path, num_samples=count, infinity=True) for count in (383, 384))
+    (warning,) = few.warnings()
+    assert "FID at infinity is left out" in warning
+    assert "at least 384 samples, not 383" in warning
+    assert not enough.warnings()
+    data = Digits()
+    x = data.split("all")["x"]
+    assert "fid_infinity" not in few(x[:383], data)
+    found = enough(x[:384], data)
+    assert found["fid_infinity"] < 0.5 * found["fid"]
+
+
 def test_the_hash_of_a_protocol_does_not_depend_on_the_order_of_its_keys():
     protocol = {"features": "a", "num_samples": 10, "sampler": {"steps": 3, "clip": "none"}}
     other = {"sampler": {"clip": "none", "steps": 3}, "num_samples": 10, "features": "a"}
@@ -414,6 +454,8 @@ def test_the_protocol_has_every_setting_that_metrics_depend_on(tmp_path):
         "is_splits": 1,
         "kid_subsets": 3,
         "kid_subset_size": 50,
+        "resamples": 100,
+        "infinity": False,
     }
     changes = {
         "num_samples": 101,
@@ -422,6 +464,8 @@ def test_the_protocol_has_every_setting_that_metrics_depend_on(tmp_path):
         "is_splits": 2,
         "kid_subsets": 4,
         "kid_subset_size": 51,
+        "resamples": 0,
+        "infinity": True,
     }
     names = {identify(make(tmp_path, **base).protocol())}
     for name, value in changes.items():
@@ -438,6 +482,7 @@ def test_the_protocol_has_every_setting_that_metrics_depend_on(tmp_path):
         ({"num_samples": 1}, "num_samples"),
         ({"reference": "test"}, "reference"),
         ({"neighbours": 0}, "neighbours must be at least 1"),
+        ({"resamples": 1}, "resamples must be 0 .* not 1"),
         ({"num_samples": 5, "neighbours": 5}, "less than num_samples=5, not 5"),
     ],
 )

@@ -62,6 +62,11 @@ def test_metric_rows_put_real_data_beside_samples():
         ("samples/s", "99.6", "50 network evaluations each"),
     ]
     assert report.metric_rows({"fid": 1.0}) == [("FID", "1.000", "")]
+    errors = {"fid": 5.0, "fid_low": 4.5, "fid_high": 5.5, "fid_real": 4.0, "real_samples": 200}
+    assert report.metric_rows({**errors, "kid": 0.0123, "kid_se": 0.001, "kid_real": -0.0002}) == [
+        ("FID", "5.000", "95 % 4.500 to 5.500; 200 real images in the place of samples 4.000"),
+        ("KID x 1000", "12.30", "+- 1.00; real -0.20"),
+    ]
     shares = {
         "recall": 0.25,
         "precision": 0.5,

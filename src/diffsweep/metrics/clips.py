@@ -14,10 +14,9 @@ from typing import Any, Protocol, cast
 from torch import Tensor
 
 from diffsweep.datasets import Batch, ImageData
-from diffsweep.metrics.distances import frechet_distance
 from diffsweep.metrics.extraction import FeatureExtractor
 from diffsweep.metrics.frames import FrameFeatures, FrameMetrics
-from diffsweep.metrics.generation import GenerationMetrics, choice
+from diffsweep.metrics.generation import GenerationMetrics
 from diffsweep.metrics.motion import mean_motion
 
 
@@ -83,18 +82,15 @@ class ClipMetrics(GenerationMetrics):
 
         Returns:
             the metrics of :class:`~diffsweep.metrics.generation.GenerationMetrics` by features of whole clips, with the
-            name of :attr:`distance`, such as ``clip_fd``, in place of ``fid``, and ``clip_is`` in place of ``is``; with
-            ``reference=train`` also ``clip_fd_real`` (or ``fvd_real``), the distance from training clips of held-out
-            clips, at most N; the metrics of :class:`~diffsweep.metrics.frames.FrameMetrics`, if frames are measured;
-            and, if the dataset has a law of motion (``data.physics``), the means over clips of ``motion_error``,
-            ``speed_variation``, ``bounce_violations`` and ``digit_found``
-            (:class:`~diffsweep.metrics.motion.MotionNumbers`), with those of held-out clips as ``..._real``.
+            name of :attr:`distance`, such as ``clip_fd``, in place of ``fid`` (``clip_fd_real`` in place of
+            ``fid_real``), and ``clip_is`` in place of ``is``; the metrics of
+            :class:`~diffsweep.metrics.frames.FrameMetrics`, if frames are measured; and, if the dataset has a law of
+            motion (``data.physics``), the means over clips of ``motion_error``, ``speed_variation``,
+            ``bounce_violations`` and ``digit_found`` (:class:`~diffsweep.metrics.motion.MotionNumbers`), with those of
+            held-out clips as ``..._real``.
         """
-        names = {"fid": self.distance, "fid_real": f"{self.distance}_real", "is": "clip_is", "is_real": "clip_is_real"}
-        numbers = {names.get(name, name): value for name, value in super().__call__(samples, data, request).items()}
-        if self.reference == "train":
-            held_out, real = self.real(data, "val")[0], self.real(data, "train")[0]
-            numbers[f"{self.distance}_real"] = frechet_distance(held_out[choice(len(held_out), len(samples))], real)
+        found = super().__call__(samples, data, request)
+        numbers = {self._name(name): value for name, value in found.items()}
         if self.frames is not None and self.frames.applies_to(data):
             numbers |= self.frames(samples, data)
         if data.physics is not None:
@@ -102,6 +98,11 @@ class ClipMetrics(GenerationMetrics):
             real_motion = mean_motion(self.batches(data.split("val")), data.physics)
             numbers |= {f"{name}_real": value for name, value in real_motion.items()}
         return numbers
+
+    def _name(self, name: str) -> str:
+        """Return the name of a metric of images, such as ``fid_real``, for clips."""
+        first, _, rest = name.partition("_")
+        return "_".join(filter(None, ({"fid": self.distance, "is": "clip_is"}.get(first, first), rest)))
 
     def of_reconstructions(self, made: Tensor, data: ImageData) -> dict[str, float]:
         """Return the Frechet distances of an autoencoder's reconstructions of all held-out clips from these clips.

@@ -80,6 +80,15 @@ def kernel_distance(fake: Tensor, real: Tensor, subsets: int, subset_size: int) 
         subsets: number of random subsets.
         subset_size: number of samples of each kind in a subset, at most N and at most M.
     """
+    return kernel_distances(fake, real, subsets, subset_size)[0]
+
+
+def kernel_distances(fake: Tensor, real: Tensor, subsets: int, subset_size: int) -> tuple[float, float]:
+    """Return KID, the mean over random subsets, and the standard deviation over the subsets.
+
+    Args:
+        fake, real, subsets, subset_size: see :func:`kernel_distance`.
+    """
     from torchmetrics.image.kid import KernelInceptionDistance
 
     extracted = Extracted(real.shape[1])
@@ -87,7 +96,8 @@ def kernel_distance(fake: Tensor, real: Tensor, subsets: int, subset_size: int) 
     metric.update(real, real=True)
     metric.update(fake, real=False)
     with _seeded():
-        return float(metric.compute()[0])
+        mean, deviation = metric.compute()
+        return float(mean), float(deviation)
 
 
 # Samples are measured on the one device that drew them: torchmetrics must not wait for the others.

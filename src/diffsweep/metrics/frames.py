@@ -10,8 +10,8 @@ from torch import Tensor
 from diffsweep.datasets import ImageData
 from diffsweep.metrics.distances import frechet_distance, inception_score
 from diffsweep.metrics.extraction import Extraction, FeatureExtractor
-from diffsweep.metrics.generation import Reference, choice, halves, reference_split
 from diffsweep.metrics.motion import digit_crops
+from diffsweep.metrics.references import Reference, choice, halves, random_parts, reference_split
 
 
 class FrameFeatures:
@@ -108,11 +108,11 @@ class FrameMetrics:
             data: the dataset that they are compared with.
 
         Returns:
-            ``frame_fid`` and ``frame_is`` of the samples, and ``frame_is_real`` of the reference; ``frame_fid_real``,
-            the distance of other real frames from the reference: those of held-out clips, at most N, with
-            ``reference=train``, those of the other half with ``halves``, and left out with ``all``; and, if the
-            extractor names it, the mean largest class probability, such as ``digit_confidence``, with that of held-out
-            clips as ``..._real``.
+            ``frame_fid`` and ``frame_is`` of the samples, and ``frame_is_real`` of N clips of the reference;
+            ``frame_fid_real``, the distance of other real frames from the reference, of N clips or all if they are
+            fewer: of held-out clips with ``reference=train``, of the other half with ``halves``, and left out with
+            ``all``; and, if the extractor names it, the mean largest class probability, such as ``digit_confidence``,
+            with that of held-out clips as ``..._real``.
         """
         fake, fake_logits = self.extraction.extract(samples)  # (N F, D), (N F, K)
         real_logits = self.extraction.real(data, reference_split(self.reference))[1]
@@ -122,7 +122,10 @@ class FrameMetrics:
         if others:
             numbers["frame_fid_real"] = statistics.fmean(others)
         numbers["frame_is"] = inception_score(fake_logits, self.is_splits)
-        numbers["frame_is_real"] = inception_score(real_logits, self.is_splits)
+        numbers["frame_is_real"] = statistics.fmean(
+            inception_score(some.flatten(0, 1), self.is_splits)
+            for some in random_parts(real_logits.unflatten(0, (-1, samples.shape[2])), len(samples))
+        )
         if (name := self.frames.confidence) is not None:
             numbers[name] = confidence(fake_logits)
             numbers[f"{name}_real"] = confidence(self.extraction.real(data, "val")[1])
@@ -143,7 +146,7 @@ class FrameMetrics:
         real = self.extraction.real(data, split)[0]
         if self.reference == "halves":  # of clips, since frames of one clip are too alike to be in both
             clips = real.unflatten(0, (len(data.split(split)), -1))  # (M, F, D)
-            return [(other.flatten(0, 1), half.flatten(0, 1)) for other, half in halves(clips)]
+            return [(other[:count].flatten(0, 1), half.flatten(0, 1)) for other, half in halves(clips)]
         if self.reference == "all":
             return [(None, real)]
         held_out = self.extraction.real(data, "val")[0].unflatten(0, (data.num_val, -1))

@@ -8,23 +8,33 @@ are found by
 of generated images x, training images t and held-out images v, in pixels: 0 for copies, about 1 for images as new as
 held-out ones. Such values can be compared only under one protocol (features, reference, numbers of samples), which
 ``metrics.json`` keeps with them.
+
+Many metrics depend on the number of samples: FID falls with it and IS rises. So what real data reach in place of the
+samples, ``..._real``, is measured of as many real samples as were generated.
 """
 
+import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from diffsweep.capabilities import Part
-from diffsweep.datasets import Batch, ImageData, Split
+from diffsweep.datasets import Batch, ImageData
 from diffsweep.metrics.accuracy import caption_accuracies, class_accuracy
-from diffsweep.metrics.distances import frechet_distance, inception_score, kernel_distance
+from diffsweep.metrics.distances import frechet_distance, inception_score, kernel_distance, kernel_distances
 from diffsweep.metrics.extraction import Extraction, FeatureExtractor
 from diffsweep.metrics.neighbours import manifold, nearest_distances, precision_recall
-
-Reference = Literal["train", "all", "halves"]
+from diffsweep.metrics.references import Reference, choice, halves, random_parts, reference_split
+from diffsweep.metrics.uncertainty import (
+    STANDARD_ERRORS,
+    fewest_at_infinity,
+    frechet_at_infinity,
+    frechet_error,
+    kernel_error,
+)
 
 
 class GenerationMetrics(Extraction[FeatureExtractor], Part):
@@ -38,16 +48,19 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
             for any number; None for any images.
         num_samples: number of generated samples to compare.
         reference: the real data to compare with: the split ``train`` or ``all``; or ``halves``, the mean over ten
-            random halves of all real data. With ``halves`` the same mean is reported for the other half in place of the
-            samples: the value that samples as good as real data would reach.
+            random halves of all real data. The value that samples as good as real data would reach is reported too:
+            with ``train`` of held-out data in place of the samples, with ``halves`` the same mean for the other half.
         neighbours: k of precision and recall.
         is_splits: number of parts that IS is averaged over.
         kid_subsets, kid_subset_size: number and size of the random subsets that KID is averaged over.
+        resamples: number of resamples of the bootstrap that estimates the interval of FID, each of which takes the
+            eigenvalues of two matrices of the size of the features; 0: no interval.
+        infinity: whether FID is also extrapolated to infinitely many samples.
         batch_size: images in each call of the feature extractor and of the sampler.
         cache_dir: the folder where features of real data are kept.
 
     Raises:
-        ValueError: ``num_samples``, ``reference`` or ``neighbours`` is out of its range.
+        ValueError: ``num_samples``, ``reference``, ``neighbours`` or ``resamples`` is out of its range.
     """
 
     requires = frozenset({"samples"})
@@ -68,6 +81,8 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
         batch_size: int = 256,
         cache_dir: str = "outputs/cache",
         shape: Sequence[int | None] | None = None,
+        resamples: int = 100,
+        infinity: bool = False,
     ) -> None:
         self.shape = None if shape is None else tuple(shape)
         if num_samples < 2:
@@ -78,11 +93,14 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
             raise ValueError(
                 f"metrics.neighbours must be at least 1 and less than num_samples={num_samples}, not {neighbours}"
             )
+        if resamples < 0 or resamples == 1:
+            raise ValueError(f"metrics.resamples must be 0 (no interval of FID) or at least 2, not {resamples}")
         super().__init__(features, batch_size, cache_dir)
         self.num_samples = num_samples
         self.reference: Reference = reference
         self.neighbours, self.is_splits = neighbours, is_splits
         self.kid_subsets, self.kid_subset_size = kid_subsets, kid_subset_size
+        self.resamples, self.infinity = resamples, infinity
 
     def protocol(self) -> dict[str, Any]:
         """Return the settings that the metrics depend on, by name; ``metrics.json`` keeps them with the values.
@@ -97,6 +115,10 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
             "neighbours": self.neighbours,
             "is_splits": self.is_splits,
             "kid": f"{self.kid_subsets}x{self.kid_subset_size}",
+            "kid_unit": 1,  # it is printed in thousandths
+            "floor": "of as many real samples",  # ..._real
+            "resamples": self.resamples,
+            "infinity": self.infinity,
         }
 
     def warnings(self) -> list[str]:
@@ -107,7 +129,7 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
         return self.bias_warnings("FID")
 
     def bias_warnings(self, name: str) -> list[str]:
-        """Return a warning that a Frechet distance is biased, in a list; the list is empty if samples are enough.
+        """Return warnings that a Frechet distance is biased, or cannot be extrapolated; none if samples are enough.
 
         They are enough if their number is above D, the number of features: else their covariance is singular.
 
@@ -115,11 +137,18 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
             name: the name of the distance in the warning, such as "FID".
         """
         count, dimensions = self.num_samples, self.features.num_features
+        noted = []
+        if self.infinity and count < (fewest := fewest_at_infinity(dimensions)):
+            noted = [
+                f"{name} at infinity is left out: with {dimensions} features it needs at least {fewest} samples, not "
+                f"{count}; raise num_samples, or set metrics.infinity=false"
+            ]
         if count > dimensions:
-            return []
+            return noted
         return [
+            *noted,
             f"{name} is biased: {count} samples cannot estimate the covariance of {dimensions} features (it is "
-            f"singular), and the bias grows as samples get fewer; use more than {dimensions} with metrics.num_samples="
+            f"singular), and the bias grows as samples get fewer; use more than {dimensions} with metrics.num_samples=",
         ]
 
     def __call__(self, samples: Tensor, data: ImageData, request: Batch | None = None) -> dict[str, float]:
@@ -136,21 +165,25 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
                 list of N texts; None for nothing.
 
         Returns:
-            ``fid``, ``is``, ``kid``, ``precision`` and ``recall`` of the samples; ``is_real`` and, with ``halves``,
-            ``fid_real``, ``precision_real`` and ``recall_real`` of real data in their place; ``copy_ratio``, the median
-            distance of samples from their nearest training image over that of held-out images (0 for copies, about 1
-            for new images), of at most a random thousand each, and of fewer if the training set is so large that the
-            search would take hours; ``class_accuracy`` and, of held-out images, ``class_accuracy_real``, if labels were
-            requested and the extractor has the data's classes; ``caption_accuracy`` and its parts, if captions were
-            requested and the dataset can read images.
+            ``fid``, ``is``, ``kid``, ``precision`` and ``recall`` of the samples; each with ``..._real`` of N real ones
+            in their place (``reference=all`` leaves none for it but IS), or of all that the data have, if that is less:
+            ``real_samples`` is their number; ``fid_low`` and ``fid_high``, the 95 % interval of FID of other N samples
+            of the model; ``kid_se``, the standard error of KID; ``fid_infinity``, if ``infinity`` is set; and
+
+            ``copy_ratio``, the median distance of samples from their nearest training image over that of held-out
+            images (0 for copies, about 1 for new images), of at most a random thousand each, and of fewer if the
+            training set is so large that the search would take hours; ``class_accuracy`` and, of held-out images,
+            ``class_accuracy_real``, if labels were requested and the extractor has the data's classes;
+            ``caption_accuracy`` and its parts, if captions were requested and the dataset can read images.
         """
         fake, fake_logits = self.extract(samples)
         real, real_logits = self.real(data, reference_split(self.reference))
-        numbers = self._against_halves(fake, real) if self.reference == "halves" else self._against(fake, real)
+        numbers = self._distances(fake, real, data)
         numbers["is"] = inception_score(fake_logits, self.is_splits)
-        numbers["is_real"] = inception_score(real_logits, self.is_splits)
-        subset_size = min(self.kid_subset_size, len(fake), len(real))
-        numbers["kid"] = kernel_distance(fake, real, self.kid_subsets, subset_size)
+        numbers["is_real"] = statistics.fmean(
+            inception_score(some, self.is_splits) for some in random_parts(real_logits, len(fake))
+        )
+        numbers |= self._errors(fake, real, numbers["fid"])
         numbers["copy_ratio"] = self._copy_ratio(samples, data)
         request = request or {}
         if "label" in request and fake_logits.shape[1] == data.num_classes:
@@ -161,36 +194,54 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
             numbers |= caption_accuracies(right)
         return numbers
 
+    def _distances(self, fake: Tensor, real: Tensor, data: ImageData) -> dict[str, float]:
+        """Return FID, KID, precision and recall of generated features (N, D) against real ones (M, D), with floors."""
+        kid = kernel_distance(fake, real, *self._subsets(fake, real))
+        if self.reference == "halves":
+            pairs: list[tuple[Tensor | None, Tensor]] = [(other[: len(fake)], half) for other, half in halves(real)]
+        elif self.reference == "train":
+            held_out = self.real(data, "val")[0]
+            pairs = [(held_out[choice(len(held_out), len(fake))], real)]
+        else:
+            pairs = [(None, real)]
+        measured = [self._against(fake, part) for _, part in pairs]
+        floors = [
+            self._against(other, part) | {"kid": kernel_distance(other, part, *self._subsets(other, part))}
+            for other, part in pairs
+            if other is not None and len(other) > self.neighbours
+        ]
+        numbers = {name: statistics.fmean(row[name] for row in measured) for name in measured[0]} | {"kid": kid}
+        if floors:
+            numbers |= {f"{name}_real": statistics.fmean(row[name] for row in floors) for name in floors[0]}
+            numbers["real_samples"] = len(pairs[0][0])  # type: ignore[arg-type]
+        return numbers
+
     def _against(self, fake: Tensor, real: Tensor) -> dict[str, float]:
-        """Return FID, precision and recall of generated features (N, D) against real ones (M, D)."""
+        """Return FID, precision and recall of features (N, D) against real ones (M, D), and FID at infinity if set."""
         count = min(len(fake), len(real))
-        fakes, reals = (manifold(part[choice(len(part), count)], self.neighbours) for part in (fake, real))
+        parts = (fake, real) if self.reference != "halves" else (fake, real[:count])
+        fakes, reals = (manifold(part[choice(len(part), count)], self.neighbours) for part in parts)
         precision, recall = precision_recall(fakes, reals)
-        return {"fid": frechet_distance(fake, real), "precision": precision, "recall": recall}
+        numbers = {"fid": frechet_distance(fake, real), "precision": precision, "recall": recall}
+        if self.infinity and len(fake) >= fewest_at_infinity(fake.shape[1]):
+            numbers["fid_infinity"] = frechet_at_infinity(fake, real, orders=1 if self.reference == "halves" else 10)
+        return numbers
 
-    def _against_halves(self, fake: Tensor, real: Tensor) -> dict[str, float]:
-        """Return FID, precision and recall as means over random halves of the real features.
+    def _subsets(self, fake: Tensor, real: Tensor) -> tuple[int, int]:
+        """Return the number and the size of the subsets over which KID is averaged."""
+        return self.kid_subsets, min(self.kid_subset_size, len(fake), len(real))
 
-        The values ``..._real`` have the other half in place of the samples.
-        """
-        count = min(len(fake), len(real) // 2)
-        fakes = manifold(fake[choice(len(fake), count)], self.neighbours)
-        measured: list[dict[str, float]] = []
-        for other, half in halves(real):
-            others, reals = (manifold(part[:count], self.neighbours) for part in (other, half))
-            precision, recall = precision_recall(fakes, reals)
-            precision_real, recall_real = precision_recall(others, reals)
-            measured.append(
-                {
-                    "fid": frechet_distance(fake, half),
-                    "fid_real": frechet_distance(other, half),
-                    "precision": precision,
-                    "precision_real": precision_real,
-                    "recall": recall,
-                    "recall_real": recall_real,
-                }
-            )
-        return {name: statistics.fmean(numbers[name] for numbers in measured) for name in measured[0]}
+    def _errors(self, fake: Tensor, real: Tensor, fid: float) -> dict[str, float]:
+        """Return the interval of FID and the standard error of KID; with ``halves`` they are of all real data."""
+        numbers: dict[str, float] = {}
+        if self.resamples:
+            error = frechet_error(fake, real, self.resamples)
+            numbers |= {"fid_low": fid - STANDARD_ERRORS * error, "fid_high": fid + STANDARD_ERRORS * error}
+        if len(fake) > 2:
+            _, deviation = kernel_distances(fake, real, *self._subsets(fake, real))
+            of_subsets = deviation / self.kid_subsets**0.5  # KID is a mean over random subsets
+            numbers["kid_se"] = math.hypot(kernel_error(fake, real), of_subsets)
+        return numbers
 
     def of_reconstructions(self, made: Tensor, data: ImageData) -> dict[str, float]:
         """Return ``rfid``, FID between all held-out images and an autoencoder's reconstructions of them.
@@ -213,32 +264,3 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
         distances = nearest_distances(torch.cat([rounded, real]), self.batches(train))
         from_fake, from_real = distances.split([len(rounded), len(real)])
         return float(from_fake.median() / from_real.median())
-
-
-def reference_split(reference: Reference) -> Split:
-    """Return the split that holds the real data of a reference: ``train`` for ``train``, else ``all``.
-
-    The reference ``halves`` compares with halves of ``all``.
-    """
-    return "train" if reference == "train" else "all"
-
-
-def halves(real: Tensor, repeats: int = 10) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield ten random divisions of the rows of a tensor into two halves, the same in every run.
-
-    Args:
-        real: (N, ...), such as the features of N real samples.
-        repeats: number of divisions.
-
-    Yields:
-        pairs of tensors with N // 2 rows and the remaining rows.
-    """
-    size = len(real) // 2
-    for i in range(repeats):
-        order = torch.randperm(len(real), generator=torch.Generator().manual_seed(i))
-        yield real[order[:size]], real[order[size:]]
-
-
-def choice(count: int, most: int) -> Tensor:
-    """Return at most ``most`` of the indices 0 to ``count - 1``, sorted, chosen at random but the same in every run."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(0))[:most].sort().values

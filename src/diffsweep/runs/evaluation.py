@@ -85,6 +85,11 @@ def measure_diffusion(cfg: DictConfig, model: DiffusionModel, data: ImageData, f
         drawn = draw(model, metrics.num_samples, cfg.seed, metrics.batch_size, data)
         speed = {"images_per_second": len(drawn.x) / drawn.seconds, "network_evaluations": drawn.evaluations}
         numbers.update(metrics(drawn.x, data, drawn.request), **speed)
+        if (real := numbers.get("real_samples", len(drawn.x))) < len(drawn.x):
+            print(
+                f"warning: the data have only {real:.0f} real samples to put in the place of {len(drawn.x)} generated "
+                f"ones, and FID and IS depend on the number; num_samples={real:.0f} compares equal numbers"
+            )
         protocols["protocol"] = protocol(cfg, metrics, data)
     if likelihood is not None:
         numbers.update(measure_likelihood(likelihood, model, data, folder))

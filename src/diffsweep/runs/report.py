@@ -57,8 +57,8 @@ def metric_rows(metrics: Mapping[str, float]) -> list[tuple[str, str, str]]:
     """Return rows (name, value, remark) of a printed table for the numbers of an evaluation.
 
     The rows have the order, names and formats of :data:`~diffsweep.metric_table.METRICS`. Numbers that are not in that
-    table, such as those of a remark, have no row, nor do logged ones such as ``val/loss``. The remark has the value of real data in place of samples, if it was
-    measured, and what a reader must know of the number.
+    table, such as those of a remark, have no row, nor do logged ones such as ``val/loss``. The remark has the value of
+    real data in place of samples, if it was measured, and what a reader must know of the number.
 
     Args:
         metrics: the numbers by their names in ``metrics.json``.
@@ -66,7 +66,11 @@ def metric_rows(metrics: Mapping[str, float]) -> list[tuple[str, str, str]]:
     rows = []
     for name, known in METRICS.items():
         if name in metrics and name != "network_evaluations" and "/" not in name:  # a remark of the speed; logged ones
-            remarks = (_of_real_data(name, metrics), _REMARKS.get(name, "").format_map(_Shown(metrics)))
+            remarks = (
+                _error(name, metrics),
+                _of_real_data(name, metrics),
+                _REMARKS.get(name, "").format_map(_Shown(metrics)),
+            )
             rows.append((known.label, known.shown(metrics[name]), "; ".join(filter(None, remarks))))
     return rows
 
@@ -81,8 +85,18 @@ class _Shown(dict[str, float]):
 def _of_real_data(name: str, metrics: Mapping[str, float]) -> str:
     """Return a remark with the value of real data in place of samples; empty if it was not measured."""
     real = metrics.get(f"{name}_real")
-    label = REAL if name in _IN_PLACE else "real"
+    count = f"{metrics['real_samples']:.0f} " if "real_samples" in metrics else ""
+    label = f"{count}{REAL}" if name in _IN_PLACE else "real"
     return "" if real is None else f"{label} {metric(name).shown(real)}"
+
+
+def _error(name: str, metrics: Mapping[str, float]) -> str:
+    """Return a remark with the interval or the standard error of a metric; empty if neither was measured."""
+    ends = [metrics[end] for end in (f"{name}_low", f"{name}_high") if end in metrics]
+    if ends:
+        return f"95 % {' to '.join(metric(name).shown(end, unit=False) for end in ends)}"
+    error = metrics.get(f"{name}_se")
+    return "" if error is None else f"+- {metric(name).shown(error, unit=False)}"
 
 
 _IN_PLACE = ("fid", "fvd", "clip_fd", "frame_fid", "precision", "recall")
@@ -90,8 +104,7 @@ _REMARKS = {
     "motion_error": "pixels from a path that the physics allows",
     "caption_accuracy": "colour and shape as requested, combinations of the training set",
     "caption_accuracy_held_out": "combinations that training never shows",
-    "bits_per_dim": "at most; +- {bits_per_dim_se:.3f}",
-    "bits_per_dim_ode": "+- {bits_per_dim_ode_se:.3f}",
+    "bits_per_dim": "at most",
     "accuracy": "{levels}",
     "psnr": "of reconstructions of held-out images",
     "rfid": "against the images themselves",
