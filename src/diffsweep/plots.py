@@ -177,6 +177,39 @@ def plot_bound_terms(terms: Tensor) -> "Figure":
     return figure
 
 
+def plot_loss_by_time(rows: Sequence[Mapping[str, float]], most: int = 5) -> "Figure":
+    """Plot the loss on held-out data by t at several steps of training, with bands of two standard errors.
+
+    The loss has a logarithmic axis if all values are positive. Drawn are the first and the last step and some between.
+
+    Args:
+        rows: for each step and interval of t the numbers ``step``, ``t_from``, ``t_to``, ``loss`` and ``loss_se``.
+        most: the most steps that are drawn.
+    """
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    steps = sorted({row["step"] for row in rows})
+    drawn = sorted({steps[round(i * (len(steps) - 1) / max(1, most - 1))] for i in range(most)})
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axis = figure.subplots()
+    for number, step in enumerate(drawn):
+        curve = [row for row in rows if row["step"] == step]
+        t = [(row["t_from"] + row["t_to"]) / 2 for row in curve]
+        losses = [row["loss"] for row in curve]
+        color = colormaps["viridis"](0.9 - 0.85 * (number + 1) / len(drawn))
+        axis.plot(t, losses, "o-", markersize=3, color=color, label=f"step {step:g}")
+        low, high = ([row["loss"] + sign * 2 * row["loss_se"] for row in curve] for sign in (-1, 1))
+        axis.fill_between(t, low, high, color=color, alpha=0.2, linewidth=0)
+    if all(row["loss"] > 0 for row in rows):
+        axis.set_yscale("log")
+        axis.set_ylim(min(row["loss"] for row in rows) / 1.5)  # bands may reach below 0
+    axis.set(xlabel="t (0: data, 1: noise)", ylabel="loss on held-out data", xlim=(0, 1))
+    axis.grid(alpha=0.3, which="both")
+    axis.legend()
+    return figure
+
+
 def plot_accuracy(
     times: Sequence[float], log_snr: Sequence[float], accuracies: Sequence[float], chance: float
 ) -> "Figure":

@@ -97,7 +97,13 @@ def build_metrics(cfg: DictConfig) -> GenerationMetrics | None:
 def build_likelihood(cfg: DictConfig) -> Likelihood | None:
     """Return the measure of the likelihood of held-out data; None with ``likelihood=none``.
 
+    It is None too if the measure is optional and the model diffuses in latents.
+
     Raises:
         UserError: the configuration is refused: see :func:`build`.
     """
-    return build(cfg, "likelihood") if "_target_" in cfg.likelihood else None
+    node = cfg.likelihood
+    if "_target_" not in node or (node.get("optional", False) and not cfg.space.bounded):
+        return None
+    likelihood: Likelihood = build(cfg, "likelihood")
+    return likelihood

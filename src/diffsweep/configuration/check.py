@@ -21,7 +21,7 @@ PACKAGES = (
     *("datasets", "metrics", "models", "callbacks", "tasks"),
 )
 OURS = tuple(f"diffsweep.{package}" for package in PACKAGES)
-RESOLVERS = ("oc.env", "oc.select", "when", "divide")  # functions that a value may call; others can make new nodes
+RESOLVERS = ("oc.env", "oc.select", "when", "divide", "at_most")  # that a value may call; others make nodes
 STAGE = "diffsweep.configuration.loading.trained"  # returns a trained model, by the directory of its run
 NAMES = ("lightning.Trainer", STAGE)
 RESERVED = ("_target_", "_partial_", "_convert_", "_recursive_")

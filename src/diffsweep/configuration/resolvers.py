@@ -40,6 +40,11 @@ def divide(size: int, factor: int) -> int:
     return -(-size // max(1, factor))
 
 
+def at_most(most: int, size: int | None) -> int:
+    """Return the smaller of two sizes, or the first if the second is null."""
+    return most if size is None else min(most, size)
+
+
 def slug(text: str) -> str:
     """Return a text for use in a directory's name: other characters than letters, digits, ``.`` and ``_`` become ``-``.
 
@@ -67,7 +72,7 @@ def sweep_name(command: str, overrides: Sequence[str]) -> str:
 
 
 OmegaConf.register_new_resolver("unique", unique, use_cache=True, replace=True)
-for resolver in (either, when, divide):
+for resolver in (either, when, divide, at_most):
     OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
 OmegaConf.register_new_resolver("swept", swept, replace=True)
 OmegaConf.register_new_resolver("sweep_name", lambda: os.environ.get(SWEEP, "unnamed"), replace=True)

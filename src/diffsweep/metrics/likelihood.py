@@ -61,6 +61,8 @@ class Likelihood(Part, ABC):
         num_samples: measure only the first this many samples of the split; None for all.
         batch_size: samples in each call of the network.
         seed: determines the noise.
+        optional: whether a run leaves the estimate out, instead of being refused, if the model diffuses in latents,
+            which have no bits per dimension of the data.
 
     Attributes:
         name: the name of the estimate in ``metrics.json``.
@@ -79,6 +81,7 @@ class Likelihood(Part, ABC):
         num_samples: int | None = None,
         batch_size: int = 512,
         seed: int = 0,
+        optional: bool = False,
     ) -> None:
         if batch_size < 1 or (num_samples is not None and num_samples < 2):
             raise ValueError(
@@ -86,6 +89,8 @@ class Likelihood(Part, ABC):
                 f"{batch_size} and {num_samples}"
             )
         self.split, self.num_samples, self.batch_size, self.seed = split, num_samples, batch_size, seed
+        if optional:
+            self.requires = self.requires - {"range"}
 
     def __call__(
         self,

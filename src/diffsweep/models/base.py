@@ -186,6 +186,7 @@ class TimedModel(Model):
     Attributes:
         time_sampling: how the times of a batch are drawn.
         by_quarter: whether means by quarter of t are logged; False for a model whose times are all 0.
+        validated: the times and losses, a pair of (B,), of each batch of the latest validation in this process.
     """
 
     time_sampling: TimeSampling
@@ -196,6 +197,7 @@ class TimedModel(Model):
         # Sums and counts by quarter of t: of training losses since the last log, and of the numbers of this validation.
         self._sums = torch.zeros(2, 4)
         self._val_sums: dict[str, Tensor] = {}
+        self.validated: list[tuple[Tensor, Tensor]] = []
 
     @abstractmethod
     def losses(self, batch: dict[str, Tensor]) -> Losses:
@@ -257,13 +259,14 @@ class TimedModel(Model):
             t: the time of each loss, (B,).
             more: further numbers of each sample by name, (B,), which are logged alike under ``val/`` and their names.
         """
+        self.validated.append((t.detach(), losses.detach()))
         for name, values in {"loss": losses, **more}.items():
             self.log_mean(f"val/{name}", values)
             sums = torch.stack(sums_by_quarter(values, t))
             self._val_sums[name] = self._val_sums[name] + sums if name in self._val_sums else sums
 
     def on_validation_epoch_start(self) -> None:
-        self._val_sums = {}
+        self._val_sums, self.validated = {}, []
 
     def on_validation_epoch_end(self) -> None:
         for name, sums in self._val_sums.items():

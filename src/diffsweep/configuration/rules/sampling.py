@@ -3,7 +3,7 @@
 import torch
 from omegaconf import DictConfig
 
-from diffsweep.configuration.rules.base import BuiltParts, note
+from diffsweep.configuration.rules.base import BuiltParts, note, rule
 
 MOST = 1000.0  # by which x0 may multiply an error of the output without clipping
 
@@ -16,6 +16,17 @@ def sampler_uses_the_learned_variance(cfg: DictConfig, parts: BuiltParts) -> str
     """
     if parts.prediction.heads > 1 and not parts.sampler.uses_variance:
         return f"sampler={cfg.choices.sampler} does not use the learned variance; sampler=ancestral does"
+    return None
+
+
+@rule
+def likelihood_has_a_chain_of_the_schedules_times(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Return an error message if the chain of a likelihood bound has more steps than a discrete schedule."""
+    if parts.likelihood is not None:
+        try:
+            parts.likelihood.calls(parts.schedule, 1)
+        except ValueError as error:
+            return f"{error}; use likelihood.steps={parts.schedule.num_steps} or fewer"
     return None
 
 
