@@ -124,7 +124,10 @@ TYPED = [
     ([FREE, "conditioning=scalars"], ["no numbers", "dataset=shapes"]),
     ([*TEXT, "conditioning.prompts=[' ']"], ["conditioning.prompts has an empty text"]),
     ([*TEXT, "conditioning.prompts=[a smal circle]"], ["no word 'smal'", "did you mean small?"]),
-    ([*TEXT, "backbone=uvit"], ["provides a sequence of tokens", "unet and dit", "[rule network_accepts_the_condition]"]),
+    (
+        [*TEXT, "backbone=uvit"],
+        ["provides a sequence of tokens", "unet and dit", "[rule network_accepts_the_condition]"],
+    ),
     (
         ["dataset=shapes", "metrics=digits"],
         ["metrics=digits measures", "(3, 16, 16)", "metrics=classifier", "[rule metrics_match_the_data]"],
