@@ -8,7 +8,7 @@ import torch
 from diffsweep.metrics.distances import frechet_distance, kernel_distance
 from diffsweep.metrics.uncertainty import (
     STANDARD_ERRORS,
-    Reference,
+    RealMoments,
     fewest_at_infinity,
     frechet_at_infinity,
     frechet_error,
@@ -34,14 +34,14 @@ def test_distances_of_a_batch_of_moments_are_the_closed_form():
     real = draws(400, 5, 0)
     real = (real - real.mean(0)) @ torch.linalg.inv(torch.linalg.cholesky(real.T.cov())).T  # moments 0 and 1 exactly
     means, std = torch.randn(3, 5).double(), torch.rand(3, 5).double() + 0.5
-    found = Reference.of(real + 0.3).distance(means, torch.diag_embed(std**2))
+    found = RealMoments.of(real + 0.3).distance(means, torch.diag_embed(std**2))
     expected = (means - 0.3).square().sum(1) + (std - 1).square().sum(1)
     torch.testing.assert_close(found, expected)
 
 
 def test_the_distance_of_the_samples_own_moments_is_fid():
     fake, real = draws(150, 12, 1, 1.3, 0.5), draws(200, 12, 2)
-    assert float(Reference.of(real).distance(fake.mean(0), fake.T.cov())) == pytest.approx(
+    assert float(RealMoments.of(real).distance(fake.mean(0), fake.T.cov())) == pytest.approx(
         frechet_distance(fake, real), rel=1e-6
     )
 
@@ -107,7 +107,7 @@ def test_the_interval_of_fid_covers_the_mean_of_other_samples(count, dimension, 
     found, errors = [], []
     for seed in range(400):
         x = draws(count, dimension, seed, scale, shift)
-        found.append(float(Reference.of(real).distance(x.mean(0), x.T.cov())))
+        found.append(float(RealMoments.of(real).distance(x.mean(0), x.T.cov())))
         errors.append(frechet_error(x, real, 100))
     values, half = torch.tensor(found), STANDARD_ERRORS * torch.tensor(errors)
     covered = ((values - values.mean()).abs() <= half).double().mean()

@@ -91,7 +91,6 @@ TYPED = [
     ),
     (["backbone=encoder_unet"], ["use model=noisy_classifier", "[rule provided_capabilities_are_supported]"]),
     (["model=noisy_classifier", "metrics=digits"], ["use metrics=none", "[rule required_capabilities_are_provided]"]),
-    (["likelihood=bound", "likelihood.steps=5000"], ["likelihood.steps=5000 is more than", "steps=1000 or fewer"]),
     (["model=noisy_classifier", "likelihood=bound"], ["likelihood=none", "[rule required_capabilities_are_provided]"]),
     (
         ["model=noisy_classifier", "callbacks=default"],

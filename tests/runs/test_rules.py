@@ -24,6 +24,11 @@ FREE = ("model=classifier_free",)
 WRONG = [  # what is typed, the rule that it breaks, and what to type instead; see test_bad_input for others
     ((*FREE, "guidance=composed", "backbone.num_classes=null"), "guided_network_accepts_the_condition", "classifier"),
     (
+        ("likelihood=bound", "likelihood.steps=5000"),
+        "likelihood_has_a_chain_of_the_schedules_times",
+        "use likelihood.steps=1000 or fewer",
+    ),
+    (
         ("trainer.precision=16-mixed", "optimizer.fused=true", "trainer.gradient_clip_val=1"),
         "scaled_gradients_are_not_clipped_when_fused",
         "use optimizer.fused=false",
@@ -156,5 +161,5 @@ def test_parts_are_found_by_group(compose):
     parts = built_parts_of(compose(*FREE))
     groups = [group for group, _ in parts]
     assert groups.count("guidance") == 1
-    assert groups.count("callbacks") == 3
+    assert groups.count("callbacks") == 4
     assert parts.of("metrics") == [parts.metrics]

@@ -20,7 +20,7 @@ LEAST_OF_FEATURES = 3  # samples of a subset for each feature: the line over 1 /
 BLOCK = 2**24  # numbers of a batch of matrices, 128 MiB
 
 
-class Reference(NamedTuple):
+class RealMoments(NamedTuple):
     """The moments of real features, to which Frechet distances are measured.
 
     Attributes:
@@ -34,7 +34,7 @@ class Reference(NamedTuple):
     trace: Tensor
 
     @classmethod
-    def of(cls, features: Tensor) -> "Reference":
+    def of(cls, features: Tensor) -> "RealMoments":
         """Return the moments of features (M, D)."""
         mean, cov = moments(features.double())
         values, vectors = torch.linalg.eigh(cov)
@@ -80,7 +80,7 @@ def frechet_error(fake: Tensor, real: Tensor, resamples: int) -> float:
         real: features of real samples, (M, D).
         resamples: number of resamples.
     """
-    x, reference = fake.double(), Reference.of(real)
+    x, reference = fake.double(), RealMoments.of(real)
     mean, cov = moments(x)
     at_hand = reference.distance(mean, cov)
     odd, even = torch.empty(2, resamples, dtype=torch.float64)
@@ -111,7 +111,7 @@ def frechet_at_infinity(fake: Tensor, real: Tensor, points: int = 15, orders: in
     Raises:
         ValueError: the samples are fewer than :func:`fewest_at_infinity` of D.
     """
-    x, reference = fake.double(), Reference.of(real)
+    x, reference = fake.double(), RealMoments.of(real)
     if len(x) < fewest_at_infinity(x.shape[1]):
         raise ValueError(
             f"metrics.infinity=true extrapolates from subsets and needs at least {fewest_at_infinity(x.shape[1])} "
