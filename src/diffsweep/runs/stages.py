@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from omegaconf import DictConfig, OmegaConf
 
 from diffsweep import shell
-from diffsweep.callbacks import SampleGrid
+from diffsweep.callbacks import LossByTime, SampleGrid
 from diffsweep.callbacks.checkpoints import FOLDER, LAST
 from diffsweep.configuration.build import build_data
 from diffsweep.configuration.check import check, is_of_kind, locate
@@ -36,7 +36,7 @@ FINISHED = "stage.json"  # the last file of a stage; with metrics=none it has no
 # The weights of a stage do not depend on these parts of its configuration.
 LIFE = ("paths", "logger", "choices", "sweep", "resume_from", "trust", "verify")
 AFTERWARDS = ("sampler", "guidance", "metrics", "likelihood")  # used after training
-WATCHING = (ProgressBar, SampleGrid)
+WATCHING = (ProgressBar, SampleGrid, LossByTime)
 TRAINER = (
     *("accelerator", "devices", "default_root_dir", "log_every_n_steps", "enable_model_summary"),
     *("val_check_interval", "limit_val_batches", "num_sanity_val_steps"),
@@ -134,7 +134,7 @@ def identity(stage: DictConfig) -> dict[str, Any]:
 
 
 def _watches(callback: dict[str, Any], stage: DictConfig) -> bool:
-    """Return whether a callback only shows progress or pictures."""
+    """Return whether a callback only shows progress, pictures or losses."""
     return is_of_kind(locate(callback["_target_"], stage.trust), WATCHING)
 
 
