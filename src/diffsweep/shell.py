@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 SCRIPTS = Path(__file__).resolve().parents[1]  # where train.py and the other commands are
@@ -37,8 +38,22 @@ def command(beginning: str, path: str | Path) -> str:
         path: the directory of a run.
     """
     script, *words, key = beginning.split()
-    found = SCRIPTS / script
-    return " ".join(["python", shown(found) if found.is_file() else f"src/{script}", *words, typed(key, path)])
+    return " ".join([*_script(script), *words, typed(key, path)])
+
+
+def sweep(name: str, words: Sequence[str]) -> str:
+    """Return the command line of a sweep, to paste into a shell.
+
+    Args:
+        name: of the command, such as ``train``.
+        words: its overrides.
+    """
+    return " ".join([*_script(f"{name}.py"), "-m", *map(shlex.quote, words)])
+
+
+def _script(name: str) -> tuple[str, str]:
+    found = SCRIPTS / name
+    return "python", shown(found) if found.is_file() else f"src/{name}"
 
 
 def _relative(path: str | Path) -> str:

@@ -1,9 +1,10 @@
 """Sweeps: many runs from one line, each in its directory, which are continued and not repeated."""
 
 import csv
-import importlib.util
 import json
 import math
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,18 @@ def test_each_job_has_its_directory_and_returns_a_number(command, fast, results)
     assert len(set(results)) == 4
 
 
-def test_the_same_sweep_again_reuses_what_has_finished(command, fast, results):
+def manifest():
+    """Return the manifest of the only sweep."""
+    (path,) = Path("outputs/sweeps").glob("*/sweep.json")
+    return json.loads(path.read_text())
+
+
+def states():
+    return [job["state"] for job in manifest()["jobs"]]
+
+
+def test_the_same_sweep_again_keeps_what_has_finished(command, fast, results):
+    """Nothing is written anew; the folder of a job that was deleted is made again, with the same numbers."""
     measured = ("metrics=digits", "metrics.num_samples=8", "metrics.kid_subset_size=8", "metrics.reference=train")
     arguments = ("-m", "seed=0,1", *fast, *FEW, *measured)
     assert command("train", *arguments).code == 0
@@ -55,36 +67,63 @@ def test_the_same_sweep_again_reuses_what_has_finished(command, fast, results):
     content = {path: path.read_bytes() for folder in found for path in folder.rglob("*") if path.is_file()}
     done = command("train", *arguments)
     assert done.code == 0, done.err
-    assert results[2:] == first
-    assert directories() == found
+    assert results == first
     assert {path: path.read_bytes() for folder in found for path in folder.rglob("*") if path.is_file()} == content
-    assert done.out.count("has finished before") == 2
+    assert "2 of 2 jobs of" in done.out
+    assert "have finished before" in done.out
     numbers = [json.loads((folder / "metrics.json").read_text())["metrics"]["fid"] for folder in found]
-    assert numbers == first
-
-
-def test_a_sweep_without_metrics_again(command, fast, results):
-    """A job that finished keeps its result, with or without metrics.json; one that never saved begins again."""
-    arguments = ("-m", "seed=0,1", *fast, *FEW)
+    assert numbers == first == [job["result"] for job in manifest()["jobs"]]
+    shutil.rmtree(found[0])
     assert command("train", *arguments).code == 0
-    (directories()[0] / "metrics.json").write_text('{"metrics": {"fid": 1.0}}')
-    for path in (directories()[1] / "checkpoints").iterdir():
-        path.unlink()
-    done = command("train", *arguments)
+    assert results[2:] == pytest.approx(first[:1], rel=1e-6)
+    assert directories() == found
+
+
+def test_a_sweep_records_its_jobs_in_their_order(command, fast):
+    """Another order of the words is the same sweep, whose numbers stay."""
+    assert command("train", "-m", *SWEEP, *fast, *FEW).code == 0
+    content = manifest()
+    assert (content["command"], content["words"]) == ("train", [*SWEEP, *fast, *FEW])
+    assert [job["name"] for job in content["jobs"]] == NAMES
+    assert content["jobs"][2]["overrides"] == ["schedule=cosine", "seed=0"]
+    assert {job["state"] for job in content["jobs"]} == {"finished"}
+    assert all(job["seconds"] > 0 and job["error"] is None for job in content["jobs"])
+    done = command("train", *FEW, "-m", *reversed(SWEEP), *fast)
     assert done.code == 0, done.err
-    assert (directories()[1] / "checkpoints" / "last.ckpt").exists()
-    (directories()[0] / "metrics.json").unlink()
-    done = command("train", *arguments)
-    assert done.code == 0, done.err
-    assert results[2] == 1.0
-    assert results[3:] == pytest.approx([results[1], *results[:2]], rel=1e-6)
+    assert "4 of 4 jobs of" in done.out
+    assert manifest() == content
+
+
+def test_a_folder_with_another_sweep_is_refused(command, fast, monkeypatch):
+    monkeypatch.setattr(training, "train", lambda cfg: 0.0)
+    place = "hydra.sweep.dir=mine"
+    assert command("train", "-m", "seed=0,1", *fast, place).code == 0
+    written = Path("mine/sweep.json").read_text()
+    done = command("train", "-m", "seed=0,2", *fast, place)
+    assert done.code == 2
+    (line,) = done.err.splitlines()
+    assert line.startswith("error: mine holds another sweep, python ")
+    assert "train.py -m seed=0,1 debug=fast" in line
+    assert Path("mine/sweep.json").read_text() == written
+    Path("mine/sweep.json").write_text("[]")
+    done = command("train", "-m", "seed=0,1", *fast, place)
+    assert (done.code, done.err) == (
+        2,
+        "error: mine/sweep.json is no manifest of a sweep; delete it to make a new one\n",
+    )
+
+
+def test_jobs_that_would_share_a_folder_are_refused(command, fast):
+    done = command("train", "-m", "seed=0,1", *fast, "hydra.sweep.subdir=here")
+    assert done.code == 2
+    assert "jobs of the sweep have the same folder, here; leave out hydra.sweep.subdir" in done.err
+    assert not Path("outputs").exists()
 
 
 def test_m_at_the_end_is_the_same_sweep_and_a_run_alone_has_no_group_after_it(command, fast, monkeypatch):
     monkeypatch.setattr(training, "train", lambda cfg: (training.claim(cfg), 0.0)[1])
     assert command("train", "-m", "schedule=linear,cosine", *fast, *FEW).code == 0
-    # It is refused, since the directories are the same and taken.
-    assert command("train", "schedule=linear,cosine", *fast, *FEW, "-m").code == 2
+    assert "2 of 2 jobs of" in command("train", "schedule=linear,cosine", *fast, *FEW, "-m").out
     assert [path.name for path in directories()] == ["0_schedule-linear", "1_schedule-cosine"]
     assert command("train", *fast, *FEW, "hydra.run.dir=alone").code == 0
     assert all("sweep: train_" in (folder / "config.yaml").read_text() for folder in directories())
@@ -93,7 +132,7 @@ def test_m_at_the_end_is_the_same_sweep_and_a_run_alone_has_no_group_after_it(co
 
 def test_a_stopped_sweep_is_continued(command, fast, monkeypatch, results):
     """The first job has finished, the second was stopped at step 3 of 4 and is resumed, the third is begun."""
-    arguments = ("-m", "seed=0,1,2", *fast, "trainer.log_every_n_steps=1")
+    arguments = ("-m", "seed=0,1,2", "trainer.log_every_n_steps=1", *fast)
     original, count = DiffusionModel.training_step, []
 
     def training_step(self, *rest):
@@ -106,29 +145,60 @@ def test_a_stopped_sweep_is_continued(command, fast, monkeypatch, results):
         return original(self, *rest)
 
     monkeypatch.setattr(DiffusionModel, "training_step", training_step)
-    assert command("train", *arguments).code == 143
+    done = command("train", *arguments)
+    assert done.code == 143
     assert count == [0, 1, 2, 3, 0, 1, 2]
-    (Path(directories()[0]) / "metrics.json").write_text('{"metrics": {"fid": 1.5}}')
+    assert states() == ["finished", "interrupted", "waiting"]
+    typed = f"train.py {shlex.join(arguments)}"
+    assert done.out.splitlines()[-1].endswith(typed)
+    assert "resume=" not in done.out
+    assert "stopped at step 3, saved in" in done.out
+    kept = (directories()[0] / "checkpoints" / "last.ckpt").stat().st_mtime_ns
     done = command("train", *arguments)
     assert done.code == 0, done.err
     assert count[7:] == [3, 0, 1, 2, 3]
+    assert states() == ["finished"] * 3
+    assert (directories()[0] / "checkpoints" / "last.ckpt").stat().st_mtime_ns == kept
     for folder in directories()[1:]:
         with (folder / "metrics.csv").open() as file:
             steps = [int(row["step"]) for row in csv.DictReader(file)]
         assert steps[-1] == 4
-    assert results[2] == 1.5
 
 
-def test_one_failing_job_does_not_stop_the_others(command, fast):
-    done = command(
-        "train", "-m", "optimizer.lr=0.001,1e30,0.002", "lr_scheduler.warmup_steps=0", *fast, "trainer.max_steps=2"
-    )
+def test_failing_jobs_do_not_stop_the_others_and_are_tried_again(command, fast, monkeypatch):
+    """One has diverged, and one has found a mistake after its first checkpoint: it resumes."""
+    original, steps, mends = DiffusionModel.training_step, [], []
+
+    def training_step(self, *rest):
+        steps.append((self.trainer.optimizers[0].defaults["lr"], self.global_step))
+        if steps[-1] == (0.002, 3) and not mends:
+            raise ValueError("two\nlines")
+        return original(self, *rest)
+
+    monkeypatch.setattr(DiffusionModel, "training_step", training_step)
+    arguments = ("-m", "optimizer.lr=0.001,1e30,0.002,0.003", "lr_scheduler.warmup_steps=0", *fast)
+    done = command("train", *arguments)
     saved = [(folder / "checkpoints" / "last.ckpt").exists() for folder in directories()]
-    assert (len(saved), saved[0], saved[2]) == (3, True, True)
+    assert saved == [True, False, True, True]
     assert done.code == 1
     (line,) = [line for line in done.err.splitlines() if line.startswith("error:")]
+    assert line.startswith("error: 2 of 4 jobs failed; 1_optimizer.lr-1e-30: ")
     assert "NaN" in line
-    assert "Traceback" not in done.err
+    assert done.err.count("Traceback") == 1  # of the error that nobody expects
+    *_, first, second = done.out.splitlines()
+    assert first.startswith("  1_optimizer.lr-1e-30: ")
+    assert second == "  2_optimizer.lr-0.002: two lines"
+    assert states() == ["finished", "failed", "failed", "finished"]
+    assert manifest()["jobs"][2]["error"] == "two lines"
+    mends.append(True)
+    steps.clear()
+    done = command("train", *arguments)
+    assert done.code == 1
+    assert states() == ["finished", "failed", "finished", "finished"]
+    assert manifest()["jobs"][2]["error"] is None
+    assert [step for lr, step in steps if lr == 0.002] == [2, 3]
+    assert (1e30, 0) in steps
+    assert {lr for lr, step in steps} == {1e30, 0.002}
 
 
 def test_jobs_share_a_group_and_are_finished_one_by_one(command, fast, monkeypatch):
@@ -145,15 +215,3 @@ def test_jobs_share_a_group_and_are_finished_one_by_one(command, fast, monkeypat
     assert [event["config"]["seed"] for event in (first, second)] == [0, 1]
     for folder in directories():
         assert len(list((folder / "wandb").glob("offline-run-*"))) == 1
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(not importlib.util.find_spec("hydra_plugins.hydra_joblib_launcher"), reason="not installed")
-def test_joblib_runs_jobs_side_by_side(process, fast, tmp_path):
-    done = process(
-        "train", "-m", "seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *fast, *FEW, cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr
-    found = sorted(path.parent for path in tmp_path.glob("outputs/sweeps/*/*/config.yaml"))
-    assert [path.name for path in found] == ["0_seed-0", "1_seed-1"]
-    assert all((path / "checkpoints" / "last.ckpt").exists() for path in found)

@@ -47,12 +47,14 @@ class Composed(NamedTuple):
         cfg: its configuration without Hydra's settings; ``paths.run_dir`` and ``choices`` are filled in.
         hydra: Hydra's settings, which Lightning reads when it starts the other processes of a distributed run.
         sweep_dir: the folder of the sweep that the job belongs to; meaningless (``Path()``) for a job alone.
+        words: its overrides.
     """
 
     command: str
     cfg: DictConfig
     hydra: DictConfig
     sweep_dir: Path
+    words: list[str]
 
     @property
     def name(self) -> str:
@@ -99,7 +101,7 @@ def compose_job(command: str, overrides: Sequence[str] = (), number: int | None 
         run_dir = str(hydra.run.dir) if number is None else str(sweep_dir / hydra.sweep.subdir)
         hydra.run.dir = run_dir
         own = OmegaConf.masked_copy(cfg, "hydra")
-        return Composed(command, finish(command, cfg, hydra, run_dir), own, sweep_dir)
+        return Composed(command, finish(command, cfg, hydra, run_dir), own, sweep_dir, list(overrides))
 
 
 def finish(command: str, cfg: DictConfig, hydra: Any, run_dir: str) -> DictConfig:

@@ -11,7 +11,7 @@ from diffsweep.configuration.explain import explained
 from diffsweep.errors import UserError
 
 SWITCHES = ("-m", "--multirun")
-OTHERS = ("hydra/launcher", "hydra/sweeper")  # with one of these Hydra runs the jobs
+LAUNCHER, SWEEPER = "hydra/launcher", "hydra/sweeper"
 EXPERIMENT = "experiment"  # the group whose options may be sweeps
 ELSEWHERE = ("hydra.launcher", "hydra.sweeper")  # keys of the launcher and the sweeper, which no job has
 
@@ -41,7 +41,7 @@ def jobs(overrides: Sequence[str]) -> list[list[str]]:
             can draw.
     """
     every = parsed(overrides)
-    if any(override.key_or_group == "hydra/sweeper" for override in every):
+    if any(override.key_or_group == SWEEPER for override in every):
         return [[override.input_line or "" for override in every if not override.is_sweep_override()]]
     own = [override for override in every if not override.key_or_group.replace("/", ".").startswith(ELSEWHERE)]
     return [list(job) for job in itertools.product(*(_choices(override) for override in own))]
@@ -96,22 +96,13 @@ def with_sweep_of_experiment(overrides: Sequence[str]) -> list[str]:
     """
     every = parsed(overrides)
     names = _experiments(every)
-    if any(override.key_or_group == "hydra/sweeper" for override in every):
+    if any(override.key_or_group == SWEEPER for override in every):
         return list(overrides)
     if len(names) > 1 and (sweeps := [name for name in names if sweep_of(name)]):
         raise UserError(f"experiment={','.join(names)}: {sweeps[0]} is a sweep itself; start it in a line of its own")
     typed = {override.key_or_group for override in every}
     added = [f"{key}={values}" for name in names for key, values in sweep_of(name).items() if key not in typed]
     return [*overrides, *added]
-
-
-def words_for_hydra(overrides: Sequence[str]) -> list[str]:
-    """Return the words by which Hydra starts the jobs of a sweep whose experiment's keys are among the overrides.
-
-    Hydra would otherwise add the keys of the experiment a second time.
-    """
-    others = any(override.key_or_group == "hydra/sweeper" for override in parsed(overrides))
-    return ["--multirun", *overrides, *([] if others else ["hydra.sweeper.params=null"])]
 
 
 def check_is_no_sweep(overrides: Sequence[str]) -> None:
@@ -141,6 +132,11 @@ def _experiments(overrides: Sequence[Override]) -> list[str]:
     return [] if last is None else [choice.partition("=")[2] for choice in _choices(last)]
 
 
-def run_by_hydra(overrides: Sequence[str]) -> bool:
-    """Return whether Hydra itself has to run the jobs, because an override chooses a launcher or a sweeper of it."""
-    return any(override.key_or_group in OTHERS for override in parsed(overrides))
+def launched(overrides: Sequence[str]) -> bool:
+    """Return whether a launcher of Hydra's starts the jobs of a sweep, in processes of their own."""
+    return any(override.key_or_group == LAUNCHER and override.value() != "basic" for override in parsed(overrides))
+
+
+def searched_by_hydra(overrides: Sequence[str]) -> bool:
+    """Return whether one of Hydra's sweepers searches, which chooses the jobs."""
+    return any(override.key_or_group == SWEEPER for override in parsed(overrides))

@@ -1,32 +1,17 @@
 """Run the commands from the command line. It imports Hydra alone; torch is imported when a command really runs."""
 
 import gc
-import importlib
 import os
 import sys
-import traceback
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from omegaconf import DictConfig
 
-from diffsweep.errors import Failed, UserError
-from diffsweep.files import ContentError
+from diffsweep.errors import UserError
+from diffsweep.runs import functions
+from diffsweep.runs.manifest import is_expected
 
-if TYPE_CHECKING:
-    from diffsweep.configuration.compose import Composed
-
-TASKS = {
-    "train": "diffsweep.runs.training:train",
-    "evaluate": "diffsweep.runs.commands:evaluate",
-    "sample": "diffsweep.runs.commands:sample",
-    "benchmark": "diffsweep.runs.benchmarking:benchmark",
-    "verify": "diffsweep.runs.verification:verify",
-}
-SUMMARIES = {  # functions of the folder of a sweep whose jobs have all run
-    "evaluate": "diffsweep.runs.evaluation:summarise",
-    "verify": "diffsweep.runs.verification:summarise",
-}
 FULL_ERROR = "HYDRA_FULL_ERROR"
 HELP = {"-h", "--help"}
 
@@ -51,14 +36,9 @@ def main(command: str) -> None:
         else:
             _run(command)
     except Exception as error:
-        if wants_trace or not _is_expected(error):
+        if wants_trace or not is_expected(error):
             raise
         sys.exit(_print_error(error))
-
-
-def _is_expected(error: BaseException) -> bool:
-    """Return whether an error is shown in one line: a mistake, a wrong file, a divergence, or a proof that failed."""
-    return isinstance(error, UserError | ContentError | FloatingPointError | Failed)
 
 
 def _print_error(error: Exception) -> int:
@@ -87,16 +67,8 @@ def _print_help(command: str) -> None:
 def _run(command: str) -> None:
     from diffsweep.configuration.arguments import read_arguments
     from diffsweep.configuration.compose import compose_job, register
-    from diffsweep.configuration.jobs import (
-        check_is_no_sweep,
-        jobs,
-        run_by_hydra,
-        swept_keys,
-        with_sweep_of_experiment,
-        words_for_hydra,
-    )
+    from diffsweep.configuration.jobs import check_is_no_sweep, jobs, searched_by_hydra, with_sweep_of_experiment
     from diffsweep.configuration.moved import with_new_names
-    from diffsweep.configuration.resolvers import SWEEP, SWEPT, sweep_name
 
     register()
     sys.argv[1:] = with_new_names(sys.argv[1:])
@@ -106,31 +78,21 @@ def _run(command: str) -> None:
         overrides = with_sweep_of_experiment(overrides)
     if switches.get("--cfg") == "job":
         _show(command, jobs(overrides) if sweeping else [overrides], switches)
-        return
-    if switches.keys() - {"--multirun"}:  # such as --info: Hydra's own
-        _by_hydra(command, overrides)
-        return
-    if sweeping:
-        os.environ[SWEEP], os.environ[SWEPT] = sweep_name(command, overrides), ",".join(swept_keys(overrides))
-        every = [compose_job(command, job, k) for k, job in enumerate(jobs(overrides))]
-    else:
-        check_is_no_sweep(overrides)
-        every = [compose_job(command, overrides)]
-    if "LOCAL_RANK" not in os.environ:  # a process that Lightning started runs a configuration that was checked
-        # imports torch, after the words have been read
-        from diffsweep.configuration.preflight import preflight
-
-        for job in every:
-            preflight(job.cfg)
-    if sweeping and run_by_hydra(overrides):
-        sys.argv[1:] = words_for_hydra(overrides)
+    elif switches.keys() - {"--multirun"} or (sweeping and searched_by_hydra(overrides)):  # such as --info
         _by_hydra(command, overrides)
     elif sweeping:
-        _in_turn(every)
+        from diffsweep.runs.sweeps import run_sweep
+
+        run_sweep(command, overrides)
     else:
-        _start(every[0])
-    if sweeping and command in SUMMARIES:
-        _function(SUMMARIES[command])(every[0].sweep_dir)
+        check_is_no_sweep(overrides)
+        job = compose_job(command, overrides)
+        if "LOCAL_RANK" not in os.environ:  # a process that Lightning started runs a configuration that was checked
+            # imports torch, after the words have been read
+            from diffsweep.configuration.preflight import preflight
+
+            preflight(job.cfg)
+        functions.start(job)
 
 
 def _show(command: str, jobs: Sequence[Sequence[str]], switches: Mapping[str, str]) -> None:
@@ -141,59 +103,24 @@ def _show(command: str, jobs: Sequence[Sequence[str]], switches: Mapping[str, st
     print("---\n".join(texts), end="")
 
 
-def _start(job: "Composed") -> Any:
-    """Run a job; Lightning reads the job's directory from Hydra when it starts the other processes of a run."""
-    from hydra.core.hydra_config import HydraConfig
-
-    HydraConfig.instance().set_config(job.hydra)
-    return _function(TASKS[job.command])(job.cfg)
-
-
-def _in_turn(every: "Sequence[Composed]") -> None:
-    """Run the jobs of a sweep one after the other; one that fails does not stop the others.
-
-    Hydra's launcher would compose each job a second time, and create its directory before the job is checked.
-
-    Raises:
-        Failed: jobs have failed, with the reason of the first; a UserError if all of them failed by mistakes.
-    """
-    failed: dict[str, Exception] = {}
-    for job in every:
-        try:
-            _start(job)
-        except Exception as error:
-            if not _is_expected(error):
-                traceback.print_exc()
-            failed[job.name] = error
-            print(f"{job.name} failed: {error}", file=sys.stderr)
-    if failed:
-        name, first = next(iter(failed.items()))
-        kind = UserError if all(isinstance(error, UserError) for error in failed.values()) else Failed
-        raise kind(f"{len(failed)} of {len(every)} jobs failed; {name}: {first}") from first
-
-
 def _by_hydra(command: str, overrides: Sequence[str]) -> None:
-    """Run the command line by Hydra, which starts the jobs of a sweep elsewhere, or shows its own configuration."""
+    """Run the command line by Hydra: one of its sweepers searches, or it shows its own configuration."""
     import hydra
 
     from diffsweep.configuration.compose import from_hydra
     from diffsweep.configuration.conf import CONF
     from diffsweep.configuration.explain import explained
+    from diffsweep.configuration.jobs import swept_keys
+    from diffsweep.configuration.resolvers import SWEEP, SWEPT, sweep_name
 
     def task(cfg: DictConfig) -> Any:
         from diffsweep.configuration.preflight import preflight
 
         finished = from_hydra(command, cfg)
         preflight(finished)
-        return _function(TASKS[command])(finished)
+        return functions.task_of(command)(finished)
 
+    os.environ[SWEEP], os.environ[SWEPT] = sweep_name(command, overrides), ",".join(swept_keys(overrides))
     os.environ[FULL_ERROR] = "1"  # Hydra raises its errors, and main shows them
     with explained(command, overrides):
         hydra.main(version_base="1.3", config_path=str(CONF), config_name=command)(task)()
-
-
-def _function(name: str) -> Callable[..., Any]:
-    """Import and return the function that ``module:function`` names."""
-    module, _, function = name.partition(":")
-    found: Callable[..., Any] = getattr(importlib.import_module(module), function)
-    return found

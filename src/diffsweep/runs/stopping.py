@@ -8,8 +8,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from diffsweep.errors import Stopped
-
-CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+from diffsweep.runs.signals import CODES
 
 
 class StopSignals(Callback):

@@ -1,7 +1,6 @@
 """The command ``train.py``: a run from its checked configuration to its metrics."""
 
 import importlib.metadata
-import json
 import logging
 import platform
 import subprocess
@@ -53,12 +52,8 @@ def train(cfg: DictConfig) -> float:
         Stopped: the process received Ctrl-C or SIGTERM.
     """
     directory = Path(cfg.paths.run_dir)
-    if (
-        cfg.sweep is not None
-        and cfg.resume_from is None
-        and (finished := _result_of_finished_job(cfg, directory)) is not None
-    ):
-        return finished
+    if cfg.sweep is not None and cfg.resume_from is None:
+        _go_on(cfg, directory)
     if is_rank_zero():
         refuse_taken(cfg)
     resolve_stages(cfg, train)
@@ -111,17 +106,12 @@ def claim(cfg: DictConfig) -> None:
     write_text(Path(cfg.paths.run_dir) / CONFIG, OmegaConf.to_yaml(content))
 
 
-def _result_of_finished_job(cfg: DictConfig, directory: Path) -> float | None:
-    """Return the result of a job that finished in an earlier start of the sweep; let a stopped one resume."""
-    if (directory / "metrics.json").is_file():
-        metrics = json.loads((directory / "metrics.json").read_text())["metrics"]
-        print(f"{shell.shown(directory)} has finished before and keeps its result; delete it to run the job again")
-        return headline({"val/loss": float("nan"), **metrics})
+def _go_on(cfg: DictConfig, directory: Path) -> None:
+    """Let a job of a sweep that was stopped or has failed resume from its checkpoint, or begin again if it has none."""
     if (directory / FOLDER / LAST).is_file():
         cfg.resume_from = str(directory)
-    elif (directory / CONFIG).is_file():
-        (directory / CONFIG).unlink()  # stopped before its first checkpoint
-    return None
+    elif is_rank_zero():
+        (directory / CONFIG).unlink(missing_ok=True)
 
 
 def _train(cfg: DictConfig, directory: Path) -> float:
@@ -146,7 +136,7 @@ def _train(cfg: DictConfig, directory: Path) -> float:
                 return float("nan")
             numbers = {"val/loss": keep.latest, **_measure(cfg, trainer, model, data, track)}
         except Stopped:
-            _print_how_to_resume(trainer, directory)
+            _print_where_it_stopped(cfg, trainer, directory)
             raise
         for logger in track:
             logger.save()
@@ -169,14 +159,15 @@ def _measure(cfg: DictConfig, trainer: Trainer, model: Model, data: ImageData, t
     return measured
 
 
-def _print_how_to_resume(trainer: Trainer, directory: Path) -> None:
-    """Print the step at which a signal has stopped the run, and the command that resumes it."""
+def _print_where_it_stopped(cfg: DictConfig, trainer: Trainer, directory: Path) -> None:
+    """Print the step at which a signal has stopped the run, and how to resume it; a sweep prints its own command."""
     last = directory / FOLDER / LAST
-    if not last.exists():
-        print(f"\nstopped before anything was saved; {shell.shown(directory)} can be deleted")
-    else:
+    if last.exists():
         print(f"\nstopped at step {trainer.global_step}, saved in {shell.shown(last)}")
-        print(f"  resume with: {shell.command('train.py resume', directory)}")
+        if cfg.sweep is None:
+            print(f"  resume with: {shell.command('train.py resume', directory)}")
+    elif cfg.sweep is None:
+        print(f"\nstopped before anything was saved; {shell.shown(directory)} can be deleted")
 
 
 def make_trainer(cfg: DictConfig, callbacks: list[Callback], track: list[Logger]) -> Trainer:

@@ -1,0 +1,45 @@
+"""The functions that run the jobs of each command and summarise its sweeps; they are imported when they are used."""
+
+import importlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diffsweep.configuration.compose import Composed
+
+TASKS = {
+    "train": "diffsweep.runs.training:train",
+    "evaluate": "diffsweep.runs.commands:evaluate",
+    "sample": "diffsweep.runs.commands:sample",
+    "benchmark": "diffsweep.runs.benchmarking:benchmark",
+    "verify": "diffsweep.runs.verification:verify",
+}
+SUMMARIES = {  # functions of the folder of a sweep whose jobs have been run
+    "evaluate": "diffsweep.runs.evaluation:summarise",
+    "verify": "diffsweep.runs.verification:summarise",
+}
+
+
+def task_of(command: str) -> Callable[..., Any]:
+    """Return the function of a configuration that runs a job of a command and returns its result."""
+    return _imported(TASKS[command])
+
+
+def summary_of(command: str) -> Callable[..., Any] | None:
+    """Return the function of a folder that summarises a sweep of a command; None for a command without a summary."""
+    return _imported(SUMMARIES[command]) if command in SUMMARIES else None
+
+
+def start(job: "Composed") -> Any:
+    """Run a job in this process and return its result."""
+    from hydra.core.hydra_config import HydraConfig
+
+    HydraConfig.instance().set_config(job.hydra)  # where Lightning finds the folder for further processes
+    return task_of(job.command)(job.cfg)
+
+
+def _imported(name: str) -> Callable[..., Any]:
+    """Import and return the function that ``module:function`` names."""
+    module, _, function = name.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    return found

@@ -1,0 +1,106 @@
+"""Jobs of a sweep in processes that a launcher of Hydra's starts: joblib on this machine, submitit on a cluster."""
+
+import functools
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from hydra import initialize_config_dir
+from hydra._internal.callbacks import Callbacks
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig
+
+from diffsweep import shell
+from diffsweep.configuration.compose import Composed, from_hydra
+from diffsweep.configuration.conf import CONF
+from diffsweep.configuration.explain import explained
+from diffsweep.errors import Stopped
+from diffsweep.runs.functions import task_of
+from diffsweep.runs.manifest import Manifest
+from diffsweep.runs.signals import CODES, handling, stop
+
+_stopped: list[int] = []  # the exit code of a stopped job: a process that was stopped starts no further jobs
+
+
+def launch(command: str, overrides: Sequence[str], every: Sequence[Composed]) -> None:
+    """Run jobs of a sweep by the launcher that the command line chooses, and wait for their end.
+
+    Args:
+        command: such as ``train``.
+        overrides: of the command line.
+        every: the jobs.
+
+    Raises:
+        UserError: the launcher has no such key.
+        Stopped: Ctrl-C; the jobs have ended their steps and saved them.
+    """
+    _let_processes_find_the_package()
+    with explained(command, overrides), initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra is not None
+        cfg = hydra.compose_config(command, list(overrides), RunMode.MULTIRUN)
+        context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks())
+        launcher = Plugins.instance().instantiate_launcher(context, functools.partial(_run, command), cfg)
+        words = [[*job.words, shell.override("hydra.sweep.subdir", job.name)] for job in every]
+        with _waiting_for_jobs():
+            launcher.launch(words, initial_job_idx=0)
+
+
+def _run(command: str, cfg: DictConfig) -> None:
+    """Run a job in the process of a launcher; its result and its errors go into the manifest of the sweep."""
+    hydra = HydraConfig.get()
+    name = Path(hydra.runtime.output_dir).name
+
+    def work() -> Any:
+        from diffsweep.configuration.preflight import preflight
+
+        finished = from_hydra(command, cfg)
+        preflight(finished)
+        return task_of(command)(finished)
+
+    if not _stopped:
+        try:
+            with handling():
+                Manifest(Path(hydra.sweep.dir).absolute()).run(name, work)
+        except Stopped as stop:
+            _stopped.append(int(stop.code or 0))
+
+
+def _let_processes_find_the_package() -> None:
+    """Put the folder of the package into PYTHONPATH, since a launcher starts other programs than train.py."""
+    folder = str(Path(__file__).resolve().parents[2])
+    before = os.environ.get("PYTHONPATH", "")
+    if folder not in before.split(os.pathsep):
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [folder, before]))
+
+
+@contextmanager
+def _waiting_for_jobs() -> Iterator[None]:
+    """Wait within the block for the jobs, which receive Ctrl-C too, to save a whole step; a second one ends the wait.
+
+    Raises:
+        Stopped: at the end of the block, after Ctrl-C.
+    """
+    received: list[int] = []
+
+    def wait(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        if len(received) > 1:
+            stop(number, frame)
+        print("\nwaits for the jobs to save their steps; Ctrl-C again ends them at once", flush=True)
+
+    try:
+        with handling({signal.SIGINT: wait}):
+            yield
+    except Exception:
+        if not received:
+            raise
+    if received:
+        raise Stopped(CODES[signal.SIGINT])

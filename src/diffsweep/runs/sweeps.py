@@ -1,0 +1,162 @@
+"""Sweeps: the jobs of one command line, which the same line goes on with after any end.
+
+Jobs that have finished are skipped, interrupted ones go on from their checkpoints, and failed ones are tried again. The
+states of the jobs are in the sweep's manifest (:mod:`diffsweep.runs.manifest`).
+"""
+
+import functools
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from diffsweep import shell
+from diffsweep.configuration.compose import Composed, compose_job
+from diffsweep.configuration.jobs import jobs, launched, parsed, swept_keys
+from diffsweep.configuration.resolvers import LAUNCHER, SWEEP, SWEPT, sweep_name
+from diffsweep.errors import Failed, Stopped, UserError
+from diffsweep.runs.functions import start, summary_of
+from diffsweep.runs.launching import launch
+from diffsweep.runs.manifest import FAILED, FINISHED, RUNNING, JobRecord, Manifest
+from diffsweep.runs.signals import handling
+
+MEASURES_CODE = ("verify", "benchmark")  # commands whose results are of the code as it is now, and are made again
+
+
+def run_sweep(command: str, overrides: Sequence[str]) -> None:
+    """Run the jobs of a sweep that have not finished; one that fails does not stop the others.
+
+    They run one after the other, or where the launcher starts them that the command line chooses.
+
+    Args:
+        command: such as ``train``.
+        overrides: of the command line.
+
+    Raises:
+        UserError: an override is wrong, or the folder of the sweep holds another one. Then nothing was started.
+        Failed: jobs have failed, after the others were run.
+        Stopped: the sweep was stopped by Ctrl-C or SIGTERM.
+    """
+    manifest, every = prepare(command, overrides)
+    line = shell.sweep(command, overrides)
+    try:
+        with handling():
+            if every and launched(overrides):
+                launch(command, overrides, every)
+            else:
+                for job in every:
+                    manifest.run(job.name, functools.partial(_start_alone, job))
+    except Stopped:
+        print(f"\nthe sweep was stopped; this goes on with it:\n  {line}", flush=True)
+        raise
+    conclude(manifest, line, summary_of(command))
+
+
+def prepare(command: str, overrides: Sequence[str]) -> tuple[Manifest, list[Composed]]:
+    """Check the jobs of a sweep, and write its manifest or correct that of an earlier start.
+
+    Returns:
+        The manifest, and the jobs that are still to be run.
+
+    Raises:
+        UserError: as :func:`run_sweep`.
+    """
+    os.environ[SWEEP], os.environ[SWEPT] = sweep_name(command, overrides), ",".join(swept_keys(overrides))
+    words = [override for override in overrides if not override.startswith(LAUNCHER)]
+    first = compose_job(command, jobs(words)[0], 0)
+    manifest, states = Manifest(first.sweep_dir), []
+    if manifest.exists:
+        if (before := manifest.words(command, words)) != words:
+            words = before
+            first = compose_job(command, jobs(words)[0], 0)
+        each = jobs(words)
+        by_name = dict(zip([job.name for job in manifest.jobs], each, strict=True))
+        manifest.settle(lambda job: command not in MEASURES_CODE and _is_current(manifest.folder, job, by_name))
+        states = [job.state for job in manifest.jobs]
+    each = jobs(words)
+    numbers = [k for k in range(len(each)) if not states or states[k] != FINISHED]
+    every = [first if k == 0 else compose_job(command, each[k], k) for k in numbers]
+    _check(every)
+    if not states:
+        manifest.create(command, words, _records(words, every))
+    elif len(every) < len(each):
+        print(
+            f"{len(each) - len(every)} of {len(each)} jobs of {shell.shown(manifest.folder)} have finished before and "
+            "keep their results; delete the folder of a job to run it again"
+        )
+    return manifest, every
+
+
+def _check(every: Sequence[Composed]) -> None:
+    """Raise a UserError if the configuration of a job is wrong, or if jobs have the same folder."""
+    from diffsweep.configuration.preflight import preflight  # imports torch, after the words have been read
+
+    for job in every:
+        preflight(job.cfg)
+    if len({job.name for job in every}) < len(every):
+        raise UserError(f"jobs of the sweep have the same folder, {every[0].name}; leave out hydra.sweep.subdir")
+
+
+def _records(words: Sequence[str], every: Sequence[Composed]) -> list[JobRecord]:
+    """Return a record of each job of a new sweep, with the overrides that the sweep varies."""
+    varied = [k for k, override in enumerate(parsed(words)) if override.is_sweep_override()]
+    return [JobRecord(job.name, [own[k] for k in varied]) for job, own in zip(every, jobs(words), strict=True)]
+
+
+def _is_current(folder: Path, job: JobRecord, overrides: dict[str, list[str]]) -> bool:
+    """Return whether a finished job still has its results, and these are newer than the run that they are of.
+
+    Args:
+        folder: of the sweep.
+        job: the record of the job.
+        overrides: all overrides of each job, by its name.
+    """
+    from diffsweep.callbacks.checkpoints import FOLDER, LAST
+
+    made = [path.stat().st_mtime for path in (folder / job.name).glob("*") if path.is_file()]
+    runs = [str(override.value()) for override in parsed(overrides[job.name]) if override.key_or_group == "run"]
+    read = [path.stat().st_mtime for run in runs if (path := Path(run) / FOLDER / LAST).is_file()]
+    return bool(made) and max(made) >= max(read, default=0.0)
+
+
+def _start_alone(job: Composed) -> Any:
+    """Run a job with words, variables and further processes of its own.
+
+    The further processes of a distributed run repeat the command line of this one, which would be the whole sweep.
+    Lightning leaves its variables and its process group behind, so that the next run would start no processes.
+    """
+    import torch  # imported by the checks of the jobs
+
+    words, variables = sys.argv[1:], dict(os.environ)
+    sys.argv[1:] = job.words
+    try:
+        return start(job)
+    finally:
+        sys.argv[1:] = words
+        os.environ.clear()
+        os.environ.update(variables)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
+
+def conclude(manifest: Manifest, command_line: str, summarise: Callable[[Path], object] | None) -> None:
+    """Summarise a sweep whose jobs have been run, and print which have failed and why.
+
+    Args:
+        manifest: of the sweep.
+        command_line: of the sweep.
+        summarise: called with the folder of the sweep, if a job has finished.
+
+    Raises:
+        Failed: jobs have failed.
+    """
+    records = manifest.jobs
+    if summarise is not None and any(job.state == FINISHED for job in records):
+        summarise(manifest.folder)
+    if running := [job.name for job in records if job.state == RUNNING]:
+        print(f"\n{len(running)} of {len(records)} jobs are run by other processes still: {', '.join(running)}")
+    if failed := [job for job in records if job.state == FAILED]:
+        lines = "\n".join(f"  {job.name}: {job.error}" for job in failed)
+        print(f"\n{len(failed)} of {len(records)} jobs failed; this tries them again:\n  {command_line}\n{lines}")
+        raise Failed(f"{len(failed)} of {len(records)} jobs failed; {failed[0].name}: {failed[0].error}")

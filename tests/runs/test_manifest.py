@@ -1,0 +1,131 @@
+"""The manifest of a sweep: states of jobs that several processes change, and the estimate of the time left."""
+
+import multiprocessing
+import os
+import signal
+import time
+from functools import partial
+
+import pytest
+
+from diffsweep.errors import Stopped, UserError
+from diffsweep.runs.manifest import JobRecord, Manifest, time_left
+
+FORK = multiprocessing.get_context("fork")
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    """The manifest of a sweep of 20 jobs."""
+    made = Manifest(tmp_path / "sweep")
+    made.create("train", ["seed=range(20)"], [JobRecord(str(k), [f"seed={k}"]) for k in range(20)])
+    return made
+
+
+def states(manifest):
+    return [job.state for job in manifest.jobs]
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 20
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert condition()
+
+
+def test_a_job_is_recorded_while_it_runs_and_when_it_ends(manifest, capsys):
+    manifest.run("3", lambda: (states(manifest)[3] == "running" and manifest.is_running("3")) + 0.5)
+    job = manifest.job("3")
+    assert (job.state, job.error, job.result) == ("finished", None, 1.5)
+    assert capsys.readouterr().out.strip() == "sweep: job 4 of 20, 3"
+    assert not manifest.is_running("3")
+    manifest.run("4", lambda: float("nan"))
+    assert (manifest.job("4").state, manifest.job("4").result) == ("finished", None)
+
+
+def test_a_job_that_fails_is_recorded_and_one_that_is_stopped_stops_the_sweep(manifest, capsys):
+    def fail():
+        raise UserError("no such option")
+
+    def stop():
+        raise Stopped(130)
+
+    manifest.run("0", fail)
+    assert (manifest.job("0").state, manifest.job("0").error) == ("failed", "no such option")
+    assert capsys.readouterr().err == ""
+    manifest.run("1", lambda: 1 / 0)
+    assert manifest.job("1").error == "division by zero"
+    assert "ZeroDivisionError" in capsys.readouterr().err
+    with pytest.raises(Stopped):
+        manifest.run("2", stop)
+    assert states(manifest)[:4] == ["failed", "failed", "interrupted", "waiting"]
+    manifest.run("0", lambda: 2.0)
+    assert (manifest.job("0").state, manifest.job("0").error) == ("finished", None)
+
+
+def test_seconds_add_up_over_the_starts_of_a_job(manifest):
+    manifest.update("0", seconds=100.0, state="interrupted")
+    manifest.run("0", lambda: time.sleep(0.2))
+    assert manifest.job("0").seconds == pytest.approx(100.2, abs=0.15)
+
+
+def test_processes_share_the_jobs_and_lose_no_change(manifest):
+    """Four processes take all twenty jobs in order; each job runs once."""
+    lines = manifest.folder / "lines"
+
+    def work(name):
+        with lines.open("a") as file:
+            file.write(f"{name}\n")
+        time.sleep(0.01)
+        return float(name)
+
+    def take_all():
+        for job in manifest.jobs:
+            manifest.run(job.name, partial(work, job.name))
+
+    processes = [FORK.Process(target=take_all) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert sorted(map(int, lines.read_text().split())) == list(range(20))
+    assert [job.result for job in manifest.jobs] == list(range(20))
+
+
+def test_a_killed_job_is_interrupted_and_a_running_one_is_left_alone(manifest, capsys):
+    process = FORK.Process(target=lambda: manifest.run("5", lambda: time.sleep(60)))
+    process.start()
+    wait_for(lambda: states(manifest)[5] == "running")
+    manifest.settle(lambda job: True)
+    assert states(manifest)[5] == "running"
+    manifest.run("5", lambda: pytest.fail("it runs already"))
+    assert "5 is left to the process that runs it" in capsys.readouterr().out
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert states(manifest)[5] == "running"  # nobody could write
+    manifest.settle(lambda job: True)
+    assert states(manifest)[5] == "interrupted"
+
+
+def test_a_result_that_is_lost_is_made_again(manifest):
+    for name in ("0", "1"):
+        manifest.run(name, lambda: 1.0)
+    manifest.settle(lambda job: job.name == "1")
+    assert manifest.job("0") == JobRecord("0", ["seed=0"])
+    assert states(manifest)[:2] == ["waiting", "finished"]
+
+
+def test_the_time_left_is_that_of_the_mean_job(manifest):
+    def jobs(*states_and_seconds):
+        return [JobRecord(str(k), [], state, None, float(s)) for k, (state, s) in enumerate(states_and_seconds)]
+
+    waiting = [("waiting", 0)] * 3
+    assert time_left(jobs(*waiting)) is None
+    assert time_left(jobs(("finished", 10), ("finished", 20), *waiting)) == 45
+    # Of the interrupted job 5 seconds are left; one that failed is not run again by itself.
+    assert time_left(jobs(("finished", 15), ("interrupted", 10), ("failed", 3), *waiting)) == 50
+    assert time_left(jobs(("finished", 15), ("running", 0), ("running", 0), *waiting)) == 37.5
+    assert time_left(jobs(("finished", 15), ("interrupted", 99))) == 0
+    manifest.update("0", state="finished", seconds=30.0)
+    manifest.update("1", state="running")
+    assert manifest.heading("1") == "sweep: job 2 of 20, 1, about 9 min 30 s left"
