@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from composing import composed
 
 from diffsweep.models import DiffusionModel
 from diffsweep.runs import training
@@ -215,3 +216,19 @@ def test_jobs_share_a_group_and_are_finished_one_by_one(command, fast, monkeypat
     assert [event["config"]["seed"] for event in (first, second)] == [0, 1]
     for folder in directories():
         assert len(list((folder / "wandb").glob("offline-run-*"))) == 1
+
+
+def test_a_quick_run_draws_few_samples_and_no_pictures_during_training(command, fast):
+    """Networks and data keep their sizes; steps and samples are few, and the command line still decides."""
+    cfg = composed("train", "debug=quick", "metrics.num_samples=100", "model=classifier_free")
+    full = composed("train", "model=classifier_free")
+    assert (cfg.trainer.max_steps, cfg.trainer.val_check_interval, cfg.metrics.num_samples) == (50, 50, 100)
+    assert "sample_grid" in full.callbacks
+    assert set(full.callbacks) - set(cfg.callbacks) == {"sample_grid"}
+    assert (cfg.backbone, cfg.dataset) == (full.backbone, full.dataset)
+    small = ("backbone.channels=8", "trainer.max_steps=1", "logger=csv", "trainer=cpu", "metrics.is_splits=1")
+    done = command("train", "debug=quick", *small, "hydra.run.dir=quick")
+    assert done.code == 0, done.err
+    assert not list(Path("quick/samples").glob("step_*"))
+    assert Path("quick/final.png").exists()
+    assert json.loads(Path("quick/metrics.json").read_text())["protocol"]["num_samples"] == 200

@@ -209,7 +209,10 @@ def _print_summary(cfg: DictConfig, directory: Path, numbers: dict[str, float], 
     if "val/loss" in numbers:
         on = "the same held-out samples, times and noise in every run" if "val/x0_mse" in numbers else "held-out data"
         rows.append(("val loss", f"{numbers['val/loss']:.4f}", f"on {on}"))
-    rows += [("training", duration(trained), ""), ("in all", duration(total), "")]
+    rows.append(("training", duration(trained), ""))
+    if (evaluated := total - trained) >= 1:
+        rows.append(("evaluation", duration(evaluated), f"{evaluated / total:.0%} of the time"))
+    rows.append(("in all", duration(total), ""))
     shown = [path for path in sorted(directory.glob("*")) if path.suffix in pictures.SHOWN]
     shown += [path for path in [directory / "samples"] if path.exists()]
     places = [("pictures" if path == shown[0] else "", path) for path in shown]
