@@ -79,6 +79,7 @@ def test_a_launcher_runs_jobs_and_the_same_line_runs_those_that_failed(launcher,
     done = process("train", *arguments, cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     assert states(tmp_path) == ["finished", "failed"]
+    assert "sweep: 0_optimizer.lr-0.001 finished after" in done.stdout
     assert f"train.py {shlex.join(arguments)}" in done.stdout
     assert "error: 1 of 2 jobs failed; 1_optimizer.lr-1e-30: the loss became NaN" in done.stderr
     found = sorted(path.parent for path in tmp_path.glob("outputs/sweeps/*/*/config.yaml"))
@@ -89,8 +90,8 @@ def test_a_launcher_runs_jobs_and_the_same_line_runs_those_that_failed(launcher,
     assert "1 of 2 jobs of" in done.stdout
     assert done.returncode == 1
     assert kept.stat().st_mtime_ns == changed
-    # Without the launcher it is the same sweep.
-    assert "1 of 2 jobs of" in process("train", *arguments[:-1], cwd=tmp_path).stdout
+    with_another = process("train", *arguments[:-1], cwd=tmp_path)  # the launcher is no part of the sweep
+    assert "1 of 2 jobs of" in with_another.stdout
 
 
 @pytest.mark.slow

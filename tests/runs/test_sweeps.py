@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -232,3 +233,13 @@ def test_a_quick_run_draws_few_samples_and_no_pictures_during_training(command, 
     assert not list(Path("quick/samples").glob("step_*"))
     assert Path("quick/final.png").exists()
     assert json.loads(Path("quick/metrics.json").read_text())["protocol"]["num_samples"] == 200
+
+
+@pytest.mark.skipif(bool(shutil.which("srun")), reason="this is a cluster")
+def test_a_launcher_that_cannot_start_jobs_is_answered_in_one_line(command, fast):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    done = command("train", "-m", "seed=0,1", *fast, "hydra/launcher=submitit_slurm")
+    assert done.code == 1
+    (line,) = done.err.splitlines()
+    assert re.match("error: hydra/launcher=submitit_slurm: .*slurm cluster", line)
+    assert states() == ["waiting", "waiting"]

@@ -132,9 +132,10 @@ def _experiments(overrides: Sequence[Override]) -> list[str]:
     return [] if last is None else [choice.partition("=")[2] for choice in _choices(last)]
 
 
-def launched(overrides: Sequence[str]) -> bool:
-    """Return whether a launcher of Hydra's starts the jobs of a sweep, in processes of their own."""
-    return any(override.key_or_group == LAUNCHER and override.value() != "basic" for override in parsed(overrides))
+def launcher_of(overrides: Sequence[str]) -> str | None:
+    """Return the launcher of Hydra's that starts the jobs of a sweep in processes of their own; None if none does."""
+    chosen = [str(override.value()) for override in parsed(overrides) if override.key_or_group == LAUNCHER]
+    return next((name for name in reversed(chosen) if name != "basic"), None)
 
 
 def searched_by_hydra(overrides: Sequence[str]) -> bool:

@@ -3,6 +3,7 @@
 import functools
 import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,24 +22,28 @@ from diffsweep import shell
 from diffsweep.configuration.compose import Composed, from_hydra
 from diffsweep.configuration.conf import CONF
 from diffsweep.configuration.explain import explained
-from diffsweep.errors import Stopped
+from diffsweep.configuration.jobs import launcher_of
+from diffsweep.errors import Failed, Stopped
 from diffsweep.runs.functions import task_of
-from diffsweep.runs.manifest import Manifest
+from diffsweep.runs.manifest import FAILED, FINISHED, INTERRUPTED, MANIFEST, Manifest
 from diffsweep.runs.signals import CODES, handling, stop
 
+POLLED = 1.0  # seconds between looks at the manifest
 _stopped: list[int] = []  # the exit code of a stopped job: a process that was stopped starts no further jobs
 
 
-def launch(command: str, overrides: Sequence[str], every: Sequence[Composed]) -> None:
-    """Run jobs of a sweep by the launcher that the command line chooses, and wait for their end.
+def launch(manifest: Manifest, command: str, overrides: Sequence[str], every: Sequence[Composed]) -> None:
+    """Run jobs of a sweep by the launcher that the command line chooses, print how each ends, and wait for all.
 
     Args:
+        manifest: of the sweep.
         command: such as ``train``.
         overrides: of the command line.
         every: the jobs.
 
     Raises:
         UserError: the launcher has no such key.
+        Failed: the launcher could not start or finish the jobs.
         Stopped: Ctrl-C; the jobs have ended their steps and saved them.
     """
     _let_processes_find_the_package()
@@ -49,8 +54,14 @@ def launch(command: str, overrides: Sequence[str], every: Sequence[Composed]) ->
         context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks())
         launcher = Plugins.instance().instantiate_launcher(context, functools.partial(_run, command), cfg)
         words = [[*job.words, shell.override("hydra.sweep.subdir", job.name)] for job in every]
-        with _waiting_for_jobs():
-            launcher.launch(words, initial_job_idx=0)
+        print(
+            f"{len(every)} jobs are started; their states are in {shell.shown(manifest.folder / MANIFEST)}", flush=True
+        )
+        with _reported(manifest), _waiting_for_jobs():
+            try:
+                launcher.launch(words, initial_job_idx=0)
+            except RuntimeError as error:  # no cluster, or a job that was killed; errors of jobs are in the manifest
+                raise Failed(f"hydra/launcher={launcher_of(overrides)}: {' '.join(str(error).split())}") from error
 
 
 def _run(command: str, cfg: DictConfig) -> None:
@@ -79,6 +90,30 @@ def _let_processes_find_the_package() -> None:
     before = os.environ.get("PYTHONPATH", "")
     if folder not in before.split(os.pathsep):
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [folder, before]))
+
+
+@contextmanager
+def _reported(manifest: Manifest) -> Iterator[None]:
+    """Print within the block how each job ends, since the output of jobs on other machines goes elsewhere."""
+    over = threading.Event()
+
+    def report() -> None:
+        states = {job.name: job.state for job in manifest.jobs}
+        last = False
+        while not last:
+            last = over.wait(POLLED)
+            for job in manifest.jobs:
+                if job.state != states[job.name] and job.state in (FINISHED, FAILED, INTERRUPTED):
+                    print(f"sweep: {manifest.ended(job.name)}", flush=True)
+                states[job.name] = job.state
+
+    thread = threading.Thread(target=report, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 @contextmanager

@@ -184,6 +184,13 @@ class Manifest:
         left = time_left(jobs)
         return f"sweep: job {number + 1} of {len(jobs)}, {name}" + (f", about {duration(left)} left" if left else "")
 
+    def ended(self, name: str) -> str:
+        """Return a line on how a job ended, how many have finished, and the time left for the whole sweep."""
+        jobs, job = self.jobs, self.job(name)
+        finished, left = sum(job.state == FINISHED for job in jobs), time_left(jobs)
+        how = f"{name} {job.state} after {duration(job.seconds)}; {finished} of {len(jobs)} have finished"
+        return how + (f", about {duration(left)} left" if left else "")
+
     def _lock(self, name: str) -> FileLock:
         """Return a new lock, which is not held yet."""
         (self.folder / LOCKS).mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from diffsweep import shell
 from diffsweep.configuration.compose import Composed, compose_job
-from diffsweep.configuration.jobs import jobs, launched, parsed, swept_keys
+from diffsweep.configuration.jobs import jobs, launcher_of, parsed, swept_keys
 from diffsweep.configuration.resolvers import LAUNCHER, SWEEP, SWEPT, sweep_name
 from diffsweep.errors import Failed, Stopped, UserError
 from diffsweep.runs.functions import start, summary_of
@@ -42,8 +42,8 @@ def run_sweep(command: str, overrides: Sequence[str]) -> None:
     line = shell.sweep(command, overrides)
     try:
         with handling():
-            if every and launched(overrides):
-                launch(command, overrides, every)
+            if every and launcher_of(overrides):
+                launch(manifest, command, overrides, every)
             else:
                 for job in every:
                     manifest.run(job.name, functools.partial(_start_alone, job))
