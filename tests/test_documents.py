@@ -90,7 +90,7 @@ def values(tmp_path_factory, configure, finished_clips):
     def values(words):
         clips = {"task=extend", "task=double_rate", "task=upscale"} & set(words)
         run = finished_clips if clips else images
-        return {"RUN": run, "photos.parquet": file, "FILE": file, "NAME": "shapes_text"}
+        return {"RUN": run, "photos.parquet": file, "FILE": file, "NAME": "cifar10_latent"}
 
     return values
 
