@@ -225,7 +225,7 @@ def test_a_quick_run_draws_few_samples_and_no_pictures_during_training(command, 
     full = composed("train", "model=classifier_free")
     assert (cfg.trainer.max_steps, cfg.trainer.val_check_interval, cfg.metrics.num_samples) == (50, 50, 100)
     assert "sample_grid" in full.callbacks
-    assert set(full.callbacks) - set(cfg.callbacks) == {"sample_grid"}
+    assert set(full.callbacks) - set(cfg.callbacks) == {"sample_grid", "loss_by_t"}
     assert (cfg.backbone, cfg.dataset) == (full.backbone, full.dataset)
     small = ("backbone.channels=8", "trainer.max_steps=1", "logger=csv", "trainer=cpu", "metrics.is_splits=1")
     done = command("train", "debug=quick", *small, "hydra.run.dir=quick")
