@@ -207,8 +207,7 @@ def _averaged(model: Model, callbacks: list[Callback]) -> AbstractContextManager
 def _print_summary(cfg: DictConfig, directory: Path, numbers: dict[str, float], trained: float, total: float) -> None:
     rows = report.metric_rows(numbers)
     if "val/loss" in numbers:
-        on = "the same held-out samples, times and noise in every run" if "val/x0_mse" in numbers else "held-out data"
-        rows.append(("val loss", f"{numbers['val/loss']:.4f}", f"on {on}"))
+        rows.append(("val loss", f"{numbers['val/loss']:.4f}", "on the same held-out samples in every run"))
     rows.append(("training", duration(trained), ""))
     if (evaluated := total - trained) >= 1:
         rows.append(("evaluation", duration(evaluated), f"{evaluated / total:.0%} of the time"))
