@@ -21,22 +21,22 @@ COMMAND = re.compile(r"^    (?:\$ )?python src/(\w+)\.py(.*)|`python src/(\w+)\.
 HELP = {"-h", "--help", "--cfg", "-m"}
 
 # What makes a command take a second or two: fewer and smaller steps.
-STAGE = "trainer.max_steps=2,trainer.val_check_interval=2,metrics=none,dataset.batch_size=32"
+STAGE = '"trainer.max_steps=2","trainer.val_check_interval=2","metrics=none","dataset.batch_size=32"'
 SMALLER = {
     "train": "debug=fast trainer=cpu logger=csv callbacks=minimal metrics=none dataset.batch_size=8",
     "sample": "",
-    "evaluate": "num_samples=64",
+    "evaluate": "num_samples=80 metrics=digits",
     "verify": "",
     "benchmark": "repeats=3 train_steps=2 sample_batch=2",
 }
 SMALLER_WITH = {
-    "model=ldm": f"autoencoder.model.train=[model=autoencoder_kl,autoencoder.model=null,{STAGE}]",
-    "model=classifier_guided": f"guidance.classifier.train=[model=noisy_classifier,{STAGE}]",
+    "model=ldm": f'autoencoder.model.train=["model=autoencoder_kl","autoencoder.model=null",{STAGE}]',
+    "model=classifier_guided": f'guidance.classifier.train=["model=noisy_classifier",{STAGE}]',
     "model=video": "dataset.num_train=32 dataset.num_val=6 dataset.num_frames=4",
     "experiment=shapes_text": "dataset.num_train=64 dataset.num_val=16",
     "dataset=parquet": "dataset.num_val=8",
 }
-SMALL_VALUES = {"trainer.max_steps": "6", "num_samples": "64", "sampler.steps": "3"}
+SMALL_VALUES = {"trainer.max_steps": "6", "num_samples": "80", "sampler.steps": "3"}
 FAST = (
     "",
     "seed=1",
