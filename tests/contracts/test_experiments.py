@@ -144,8 +144,11 @@ def test_every_job_of_a_sweep_passes_the_checks(name):
 
 
 def test_the_samplers_of_a_sweep_pass_the_checks():
+    assert OF_RUNS
     for name in OF_RUNS:
-        for job in jobs(with_sweep_of_experiment([f"experiment={name}", "seed=0"]))[::5]:
+        listed = jobs(with_sweep_of_experiment([f"experiment={name}", "seed=0"]))
+        assert len(listed) >= 5
+        for job in listed[::5]:
             preflight(composed("train", "model=classifier_free", *job))
 
 

@@ -15,11 +15,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from diffsweep.configuration.conf import CONF, SHARED, content, dotted, settings
+from diffsweep.configuration.conf import CONF, SELECTORS, SHARED, content, dotted, settings
 from diffsweep.configuration.explain import explained
 from diffsweep.configuration.moved import with_new_names
 from diffsweep.configuration.resolvers import SWEEP
-from diffsweep.configuration.run_source import PREFIX, SELECTORS, RunSearchPath, RunSource
+from diffsweep.configuration.run_source import PREFIX, RunSearchPath, RunSource
 from diffsweep.configuration.saved import load_config
 from diffsweep.configuration.schema import SCHEMAS
 from diffsweep.configuration.suggestions import no_such_key, no_such_option

@@ -6,17 +6,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
+SHARED = "_"  # the first letter of files that hold what options have in common, and are no options themselves
+DEFAULTS = "defaults"  # the key of a file that lists the files which it starts from
+SELECTORS = ("run", "resume")  # keys that choose a run, whose options a command starts from
 
 
 def groups() -> list[str]:
     """Return the configuration groups, which are the names of the folders of conf/, in alphabetical order."""
     return list(_folders())
-
-
-SHARED = (
-    "_"  # the first letter of files that hold what options of a group have in common, and are no options themselves
-)
-DEFAULTS = "defaults"  # the key of a file that lists the files which it starts from
 
 
 class About(NamedTuple):

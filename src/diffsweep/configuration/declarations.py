@@ -107,7 +107,7 @@ def relations(group: str, option: str) -> Iterator[str]:
         if users and name not in own.supports:
             yield _sentence(f"Provides {noun}: only with {having('supports', name, users)}")
         elif not users and not _by_default(name) and (taken := having("requires", name, tuple(groups()))):
-            yield _sentence(f"Provides {noun}, which these need: {taken}")
+            yield _sentence(f"Provides {noun}, which these require: {taken}")
     for name in of["supports"]:
         if name not in own.requires and (give := providers(name)):
             yield _sentence(f"Supports {CAPABILITIES[name].noun}: {give}")

@@ -5,7 +5,7 @@ from textwrap import indent, wrap
 
 from diffsweep.configuration import texts
 from diffsweep.configuration.comments import text_of
-from diffsweep.configuration.conf import CONF, about, content, defaults, groups, options
+from diffsweep.configuration.conf import CONF, SELECTORS, about, content, defaults, groups, options
 from diffsweep.configuration.declarations import relations
 from diffsweep.configuration.spelling import nearest
 from diffsweep.configuration.suggestions import no_such_option
@@ -13,7 +13,6 @@ from diffsweep.configuration.texts import Key
 from diffsweep.errors import UserError
 
 COMMANDS = ("train", "sample", "evaluate", "verify", "benchmark")
-RUNS = ("run", "resume")  # keys that name a run, whose options hold then
 WIDTH = 118
 REFERENCE = "conf/README.md"
 DERIVED = ("space", "condition")  # root keys that follow from the groups
@@ -59,7 +58,7 @@ def _runs(command: str) -> Iterator[Key]:
     for line in (CONF / f"{command}.yaml").read_text(encoding="utf-8").splitlines():
         entry, _, comment = line.strip().removeprefix("- ").partition(" # ")
         name, _, value = entry.partition(": ")
-        if line.startswith("  - ") and name in RUNS:
+        if line.startswith("  - ") and name in SELECTORS:
             yield Key(name, "RUN_DIRECTORY" if value == "???" else value, comment)
 
 

@@ -15,10 +15,9 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import DictConfig, OmegaConf
 
 from diffsweep.configuration import resolvers  # noqa: F401 - registers the resolvers wherever runs are read
-from diffsweep.configuration.conf import groups
+from diffsweep.configuration.conf import SELECTORS, groups
 from diffsweep.configuration.saved import saved_of
 
-SELECTORS = ("run", "resume")
 PREFIX = "run/"
 INHERITED = ("seed", "space")  # keys of the root that a run passes on, and no others
 OWN = ("paths", "logger")  # groups that a command does not take from a run

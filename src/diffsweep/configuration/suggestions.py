@@ -8,16 +8,28 @@ from typing import Any
 import hydra
 from hydra.core.config_store import ConfigStore
 
-from diffsweep.configuration.conf import content, defaults, files, groups, keys, options, parents, settings, targets
+from diffsweep.configuration import texts
+from diffsweep.configuration.comments import text_of
+from diffsweep.configuration.conf import (
+    CONF,
+    DEFAULTS,
+    SELECTORS,
+    content,
+    defaults,
+    files,
+    groups,
+    keys,
+    options,
+    parents,
+    settings,
+    targets,
+)
 from diffsweep.configuration.declarations import families
 from diffsweep.configuration.saved import saved_of
 from diffsweep.configuration.spelling import closest, nearest
 from diffsweep.errors import UserError
 
 FEW = 4  # full keys that a message names
-MANY = 20  # options of a group, above which presets are folded
-GLOBAL = ("model", "experiment", "debug")  # groups of which an option may set keys of other groups
-SELECTORS = ("run", "resume")  # groups that choose a run, whose choices a command starts from
 PLUGINS = {  # the packages that bring options of Hydra's groups
     "hydra/launcher": {
         **dict.fromkeys(("submitit_slurm", "submitit_local"), "hydra-submitit-launcher"),
@@ -30,29 +42,7 @@ PLUGINS = {  # the packages that bring options of Hydra's groups
 def no_such_option(group: str, option: str) -> UserError:
     """Return the error for an option that a configuration group does not have, which lists those that it has."""
     near = nearest(option, options(group), cutoff=0.7)  # the list follows: nothing that is only a little alike
-    return UserError(f"{group}={option}: no such option{near or ';'} {group} has {', '.join(folded(group))}")
-
-
-def folded(group: str) -> list[str]:
-    """Return the options of a configuration group for a message; of a long list, presets are only counted.
-
-    With more than :data:`MANY` options, an entry is an option with the number of its presets, which are other options
-    that start from it, and the names of the first and the last.
-    """
-    if len(options(group)) <= MANY:
-        return options(group)
-    roots = {option: _root(group, option) for option in options(group)}
-    presets = {family: [name for name, root in roots.items() if root == family != name] for family in roots.values()}
-    return [
-        f"{family} (and {len(names)} presets, {names[0]} to {names[-1]})" if names else family
-        for family, names in presets.items()
-    ]
-
-
-def _root(group: str, option: str) -> str:
-    """Return the option that an option starts from in the end: of a preset its family, of others themselves."""
-    above = parents(group, option)
-    return _root(group, above[0]) if above else option
+    return UserError(f"{group}={option}: no such option{near or ';'} {group} has {', '.join(texts.folded(group))}")
 
 
 def no_such_hydra_option(group: str, option: str) -> UserError:
@@ -125,7 +115,7 @@ def where(key: str, command: str, choices: Mapping[str, Any] | None = None) -> s
     found = [f"{group}.{near}" for near in difflib.get_close_matches(rest, own, n=1, cutoff=0.6)] + found
     if found := list(dict.fromkeys(found))[:FEW]:
         return f", did you mean {' or '.join(filter(None, (', '.join(found[:-1]), found[-1])))}?"
-    if own:
+    if rest and group in choices:
         listed = [name for name in own if "." not in name and not name.startswith("_")]
         return f"; {group} has {', '.join(listed) or f'no keys with {group}={choices.get(group)}'}"
     elsewhere = {of: [option for option in families(of) if key in settings(of, option)] for of in choices}
@@ -168,41 +158,24 @@ def _chosen_by(group: str, option: str) -> dict[str, str]:
     return {key: value for one in above for key, value in one.items()} | found
 
 
-def keys_of(command: str, choices: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keys of a command's configuration, with dots, and their values as the files of conf/ state them.
+def keys_of(command: str, choices: Mapping[str, Any]) -> dict[str, str]:
+    """Return the keys of a command's configuration, with dots, each with its value as the files have it.
 
     Args:
-        command: the command, such as ``train``.
-        choices: the option that is chosen in each group.
+        command: such as ``train``.
+        choices: the option of each group.
     """
-    found = _flat(content("", "base")) | _flat(content("", command))
+    roots = [entry for name in ("base", command) for entry in text_of(CONF / f"{name}.yaml").entries]
+    found = {entry.key: entry.value for entry in roots if not f"{entry.key}.".startswith((f"{DEFAULTS}.", "hydra."))}
     for group, option in choices.items():
-        own = _values(group, option)
-        if group in GLOBAL and any(isinstance(value, Mapping) for value in content(group, option).values()):
-            found |= own | {f"{group}.{key}": value for key, value in _values(group, "ddpm").items()}
-        else:
-            found |= {f"{group}.{key}": value for key, value in own.items()}
-    return {key: value for key, value in found.items() if "defaults" not in key and not key.startswith("hydra")}
-
-
-def _values(group: str, option: str) -> dict[str, Any]:
-    """Return the values of an option by key, with dots, over those of the files that it starts from."""
-    node = content(group, option)
-    begun = [str(name) for name in node.get("defaults", []) if str(name) in files(group)]
-    return {key: value for name in begun for key, value in _values(group, name).items()} | _flat(node)
-
-
-def _flat(node: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the values of nested mappings by key, with dots; a mapping itself by its own key too."""
-    found = {f"{prefix}{key}": value for key, value in node.items()}
-    inner = [(f"{prefix}{key}.", value) for key, value in node.items() if isinstance(value, Mapping)]
-    return found | {key: value for before, below in inner for key, value in _flat(below, before).items()}
+        found |= {f"{group}.{name}": key.default for name, key in texts.keys(group, option).items()}
+    return found
 
 
 def _is_taken(group: str, option: str | None, name: str) -> bool:
     """Return whether the class of an option, one of Lightning or torch, takes a keyword that no file lists."""
     foreign = [target for target in targets(group, str(option)) if not target.startswith("diffsweep.")]
-    if not foreign or "_target_" not in _values(group, str(option)):
+    if not foreign or "_target_" not in settings(group, str(option)):
         return False
     from diffsweep.configuration.check import keywords_of, locate  # imports the class: seconds, of a mistake alone
 

@@ -183,7 +183,7 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
         numbers["is_real"] = statistics.fmean(
             inception_score(some, self.is_splits) for some in random_parts(real_logits, len(fake))
         )
-        numbers |= self._errors(fake, real, numbers["fid"])
+        numbers |= self._interval(fake, real, numbers["fid"])
         numbers["copy_ratio"] = self._copy_ratio(samples, data)
         request = request or {}
         if "label" in request and fake_logits.shape[1] == data.num_classes:
@@ -195,8 +195,11 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
         return numbers
 
     def _distances(self, fake: Tensor, real: Tensor, data: ImageData) -> dict[str, float]:
-        """Return FID, KID, precision and recall of generated features (N, D) against real ones (M, D), with floors."""
-        kid = kernel_distance(fake, real, *self._subsets(fake, real))
+        """Return FID, KID, precision and recall of generated features (N, D) against real ones (M, D), with floors.
+
+        KID has its standard error too: it is a mean over random subsets of samples that are random themselves.
+        """
+        kid, of_subsets = kernel_distances(fake, real, *self._subsets(fake, real))
         if self.reference == "halves":
             pairs: list[tuple[Tensor | None, Tensor]] = [(other[: len(fake)], half) for other, half in halves(real)]
         elif self.reference == "train":
@@ -211,6 +214,8 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
             if other is not None and len(other) > self.neighbours
         ]
         numbers = {name: statistics.fmean(row[name] for row in measured) for name in measured[0]} | {"kid": kid}
+        if len(fake) > 2:
+            numbers["kid_se"] = math.hypot(kernel_error(fake, real), of_subsets / self.kid_subsets**0.5)
         if floors:
             numbers |= {f"{name}_real": statistics.fmean(row[name] for row in floors) for name in floors[0]}
             numbers["real_samples"] = len(pairs[0][0])  # type: ignore[arg-type]
@@ -231,17 +236,12 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
         """Return the number and the size of the subsets over which KID is averaged."""
         return self.kid_subsets, min(self.kid_subset_size, len(fake), len(real))
 
-    def _errors(self, fake: Tensor, real: Tensor, fid: float) -> dict[str, float]:
-        """Return the interval of FID and the standard error of KID; with ``halves`` they are of all real data."""
-        numbers: dict[str, float] = {}
-        if self.resamples:
-            error = frechet_error(fake, real, self.resamples)
-            numbers |= {"fid_low": fid - STANDARD_ERRORS * error, "fid_high": fid + STANDARD_ERRORS * error}
-        if len(fake) > 2:
-            _, deviation = kernel_distances(fake, real, *self._subsets(fake, real))
-            of_subsets = deviation / self.kid_subsets**0.5  # KID is a mean over random subsets
-            numbers["kid_se"] = math.hypot(kernel_error(fake, real), of_subsets)
-        return numbers
+    def _interval(self, fake: Tensor, real: Tensor, fid: float) -> dict[str, float]:
+        """Return the interval of FID; with ``halves`` its width is that against all real data."""
+        if not self.resamples:
+            return {}
+        error = frechet_error(fake, real, self.resamples)
+        return {"fid_low": fid - STANDARD_ERRORS * error, "fid_high": fid + STANDARD_ERRORS * error}
 
     def of_reconstructions(self, made: Tensor, data: ImageData) -> dict[str, float]:
         """Return ``rfid``, FID between all held-out images and an autoencoder's reconstructions of them.

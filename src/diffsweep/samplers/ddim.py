@@ -74,13 +74,6 @@ class DDIM(Sampler):
         on the same ODE. The x0 estimates are not clipped, because eps could not be recomputed where sigma is 0. For the
         step from clean data the denoiser is evaluated at ``schedule.t_min``, the lowest time at which it is defined.
 
-        Args:
-            denoiser: any denoiser, guided or not.
-            x: the samples at t = stop, (B, ...).
-            cond: the condition of each sample.
-            callback: called after each step as ``callback(step, t, denoised, x)``: the step's index from 0, the time at
-                which the denoiser was evaluated, its estimate, and x at the end of the step.
-
         Raises:
             ValueError: eta is above 0, so the steps draw noise that cannot be recovered.
             NotFinite: x contains a NaN or an infinity after a step.
