@@ -45,7 +45,7 @@ INSTEAD = {
 }
 IN_IDENTIFIERS = {**INSTEAD, "needs": "requires", "see": "replace_samples", "knowing": "measurement"}
 ALLOWED = re.compile(r"\bWalkOptions\b|\bwalk options\b|\bos\.walk\b|\bast\.walk\b|\b_walk\b", re.IGNORECASE)
-LIBRARY = {"walk", "tell"}  # methods of the standard library: ast.walk(tree), file.tell()
+LIBRARY = {"walk", "tell", "ask"}  # methods of libraries: ast.walk(tree), file.tell(), study.ask() of Optuna
 WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 NO_SENTENCE = re.compile(r"(?:Of|What|How|Whether|Or|From|Where|Those|The|A|An|One|No|As|It|In|With)\b")
 

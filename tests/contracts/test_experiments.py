@@ -164,8 +164,10 @@ def test_what_is_typed_replaces_or_multiplies_what_an_experiment_sweeps():
     assert len(jobs(with_sweep_of_experiment(line[1:]))) == 2 * 2 * 3
     assert with_sweep_of_experiment(["schedule=linear,cosine"]) == ["schedule=linear,cosine"]
     assert with_sweep_of_experiment(["experiment=ddpm_cifar10,vdm_cifar10"]) == ["experiment=ddpm_cifar10,vdm_cifar10"]
-    optuna = ["experiment=ablate_backbones", "hydra/sweeper=optuna"]  # reads the keys itself
-    assert with_sweep_of_experiment(optuna) == optuna
+    ax = ["experiment=ablate_backbones", "hydra/sweeper=ax"]  # reads the keys itself
+    assert with_sweep_of_experiment(ax) == ax
+    optuna = ["experiment=ablate_backbones", "seed=1", "hydra/sweeper=optuna"]
+    assert with_sweep_of_experiment(optuna)[3:] == ["backbone=unet,dit,uvit"]
 
 
 def test_hydra_lists_the_same_jobs():

@@ -66,8 +66,8 @@ def test_a_key_is_found_among_the_options_of_the_run(finished):
         ("hydra/launcher=rayy", "did you mean ray? pip install hydra-ray-launcher; installed: basic"),
         ("hydra/launcher=joblb", "no such option, did you mean joblib?"),
         ("hydra/launcher=zzzz", "pip install hydra-ray-launcher for ray; pip install hydra-rq-launcher for rq"),
-        ("hydra/sweeper=optuna", "is not installed: pip install hydra-optuna-sweeper; installed: basic"),
-        ("hydra/sweeper=zzzz", "no such option; installed: basic; pip install hydra-optuna-sweeper for optuna"),
+        ("hydra/sweeper=ax", "is not installed: pip install hydra-ax-sweeper; installed: basic, optuna"),
+        ("hydra/sweeper=zzzz", "no such option; installed: basic, optuna; pip install hydra-ax-sweeper for ax"),
         ("hydra/job_logging=zzzz", "no such option; installed: default, disabled, none, stdout"),
     ],
 )

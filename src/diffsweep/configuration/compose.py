@@ -21,7 +21,7 @@ from diffsweep.configuration.moved import with_new_names
 from diffsweep.configuration.resolvers import SWEEP
 from diffsweep.configuration.run_source import PREFIX, RunSearchPath, RunSource
 from diffsweep.configuration.saved import load_config
-from diffsweep.configuration.schema import SCHEMAS
+from diffsweep.configuration.schema import SCHEMAS, OptunaSearch
 from diffsweep.configuration.suggestions import no_such_key, no_such_option
 from diffsweep.errors import UserError
 
@@ -37,6 +37,8 @@ def register() -> None:
         ConfigStore.instance().store(name=f"{name}_schema", node=schema)
     for plugin in (RunSource, RunSearchPath):
         Plugins.instance().register(plugin)
+    # after Hydra has found its plugins, one of which has the same name and is not usable with Optuna's today
+    ConfigStore.instance().store(group="hydra/sweeper", name="optuna", node=OptunaSearch)
 
 
 class Composed(NamedTuple):

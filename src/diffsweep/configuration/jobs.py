@@ -12,6 +12,7 @@ from diffsweep.errors import UserError
 
 SWITCHES = ("-m", "--multirun")
 LAUNCHER, SWEEPER = "hydra/launcher", "hydra/sweeper"
+OPTUNA = "optuna"  # the sweeper that diffsweep has itself
 EXPERIMENT = "experiment"  # the group whose options may be sweeps
 ELSEWHERE = ("hydra.launcher", "hydra.sweeper")  # keys of the launcher and the sweeper, which no job has
 
@@ -44,11 +45,15 @@ def jobs(overrides: Sequence[str]) -> list[list[str]]:
     if any(override.key_or_group == SWEEPER for override in every):
         return [[override.input_line or "" for override in every if not override.is_sweep_override()]]
     own = [override for override in every if not override.key_or_group.replace("/", ".").startswith(ELSEWHERE)]
-    return [list(job) for job in itertools.product(*(_choices(override) for override in own))]
+    return [list(job) for job in itertools.product(*(choices(override) for override in own))]
 
 
-def _choices(override: Override) -> list[str]:
-    """Return an override once for each of its values."""
+def choices(override: Override) -> list[str]:
+    """Return an override once for each of the values that it lists.
+
+    Raises:
+        UserError: no option of the group matches, or the override gives an interval.
+    """
     if not override.is_sweep_override():
         return [override.input_line or ""]
     key, value = override.get_key_element(), override.value()
@@ -85,8 +90,8 @@ def sweep_of(option: str) -> dict[str, str]:
 def with_sweep_of_experiment(overrides: Sequence[str]) -> list[str]:
     """Return the overrides of a sweep, and after them the keys that its experiment sweeps (see :func:`sweep_of`).
 
-    A key that is typed, with one value or with several, is not added. Nothing is added for a sweeper of Hydra
-    (``hydra/sweeper=optuna``), which reads the keys of the experiment itself.
+    A key that is typed, with one value or with several, is not added. Nothing is added for the sweeper of a Hydra
+    plugin (``hydra/sweeper=ax``), which reads the keys of the experiment itself.
 
     Args:
         overrides: of the command line, such as ``["experiment=ablate_schedules", "seed=0"]``.
@@ -96,7 +101,7 @@ def with_sweep_of_experiment(overrides: Sequence[str]) -> list[str]:
     """
     every = parsed(overrides)
     names = _experiments(every)
-    if any(override.key_or_group == SWEEPER for override in every):
+    if sweeper_of(overrides) not in (None, OPTUNA):
         return list(overrides)
     if len(names) > 1 and (sweeps := [name for name in names if sweep_of(name)]):
         raise UserError(f"experiment={','.join(names)}: {sweeps[0]} is a sweep itself; start it in a line of its own")
@@ -129,7 +134,7 @@ def check_is_no_sweep(overrides: Sequence[str]) -> None:
 def _experiments(overrides: Sequence[Override]) -> list[str]:
     """Return the experiments that overrides choose: several for ``experiment=a,b``, and none for most lines."""
     last = next((override for override in reversed(overrides) if override.key_or_group == EXPERIMENT), None)
-    return [] if last is None else [choice.partition("=")[2] for choice in _choices(last)]
+    return [] if last is None else [choice.partition("=")[2] for choice in choices(last)]
 
 
 def launcher_of(overrides: Sequence[str]) -> str | None:
@@ -138,6 +143,7 @@ def launcher_of(overrides: Sequence[str]) -> str | None:
     return next((name for name in reversed(chosen) if name != "basic"), None)
 
 
-def searched_by_hydra(overrides: Sequence[str]) -> bool:
-    """Return whether one of Hydra's sweepers searches, which chooses the jobs."""
-    return any(override.key_or_group == SWEEPER for override in parsed(overrides))
+def sweeper_of(overrides: Sequence[str]) -> str | None:
+    """Return the sweeper that searches instead of running every combination: ``optuna``, or one of Hydra's plugins."""
+    chosen = [str(override.value()) for override in parsed(overrides) if override.key_or_group == SWEEPER]
+    return next((name for name in reversed(chosen) if name != "basic"), None)

@@ -13,7 +13,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 SWEEP = "DIFFSWEEP_SWEEP"  # variable with the name of the sweep, for the processes that a launcher starts
-LAUNCHER = ("hydra/launcher", "hydra.launcher")  # keys of where jobs run, which changes no result
+# Keys of where jobs run, which changes no result, and of how many a search runs, which can be more the next time.
+LAUNCHER = ("hydra/launcher", "hydra.launcher", "hydra.sweeper.n_trials")
 SWEPT = "DIFFSWEEP_SWEPT"  # variable with the keys that the sweep varies
 
 

@@ -131,10 +131,12 @@ class Train(Root):
     Attributes:
         resume_from: the directory of a run that training goes on with; None to begin anew.
         verify: whether the checks of ``verify.py`` run first.
+        optimized_metric: the number by which sweeps and searches compare runs; None for the first headline.
     """
 
     resume_from: str | None = None  # filled in by resume=
     verify: bool = False
+    optimized_metric: str | None = None
 
 
 @dataclass
@@ -144,10 +146,12 @@ class Evaluate(Root):
     Attributes:
         output: a folder for the results; None for a new one in the run.
         num_samples: how many samples are compared with data; None for the number of the metrics.
+        optimized_metric: the number by which sweeps and searches compare runs; None for the first headline.
     """
 
     output: str | None = None
     num_samples: int | None = None
+    optimized_metric: str | None = None
 
 
 @dataclass
@@ -197,6 +201,21 @@ class Verify(Root):
     """
 
     output: str | None = None
+
+
+@dataclass
+class OptunaSearch:
+    """The keys of ``hydra.sweeper`` with ``hydra/sweeper=optuna``, a search by Optuna instead of every combination.
+
+    Attributes:
+        n_trials: jobs in all; with more than before, a search goes on.
+        seed: keys what the search draws.
+        params: the keys that an experiment sweeps, whose values the command line has taken over.
+    """
+
+    n_trials: int = 20
+    seed: int = 0
+    params: dict[str, str] | None = None
 
 
 SCHEMAS = {"train": Train, "evaluate": Evaluate, "sample": Sample, "benchmark": Benchmark, "verify": Verify}

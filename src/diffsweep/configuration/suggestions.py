@@ -35,7 +35,7 @@ PLUGINS = {  # the packages that bring options of Hydra's groups
         **dict.fromkeys(("submitit_slurm", "submitit_local"), "hydra-submitit-launcher"),
         **{"joblib": "hydra-joblib-launcher", "ray": "hydra-ray-launcher", "rq": "hydra-rq-launcher"},
     },
-    "hydra/sweeper": {name: f"hydra-{name}-sweeper" for name in ("optuna", "ax", "nevergrad")},
+    "hydra/sweeper": {name: f"hydra-{name}-sweeper" for name in ("ax", "nevergrad")},
 }
 
 

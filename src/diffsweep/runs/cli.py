@@ -67,7 +67,7 @@ def _print_help(command: str) -> None:
 def _run(command: str) -> None:
     from diffsweep.configuration.arguments import read_arguments
     from diffsweep.configuration.compose import compose_job, register
-    from diffsweep.configuration.jobs import check_is_no_sweep, jobs, searched_by_hydra, with_sweep_of_experiment
+    from diffsweep.configuration.jobs import OPTUNA, check_is_no_sweep, jobs, sweeper_of, with_sweep_of_experiment
     from diffsweep.configuration.moved import with_new_names
 
     register()
@@ -78,8 +78,12 @@ def _run(command: str) -> None:
         overrides = with_sweep_of_experiment(overrides)
     if switches.get("--cfg") == "job":
         _show(command, jobs(overrides) if sweeping else [overrides], switches)
-    elif switches.keys() - {"--multirun"} or (sweeping and searched_by_hydra(overrides)):  # such as --info
+    elif switches.keys() - {"--multirun"} or (sweeping and sweeper_of(overrides) not in (None, OPTUNA)):  # --info
         _by_hydra(command, overrides)
+    elif sweeping and sweeper_of(overrides) == OPTUNA:
+        from diffsweep.runs.search import run_search
+
+        run_search(command, overrides)
     elif sweeping:
         from diffsweep.runs.sweeps import run_sweep
 

@@ -47,7 +47,7 @@ def evaluate(cfg: DictConfig) -> float:
     for path in sorted(folder.glob("*")):
         if path.suffix in (".json", ".csv", *pictures.SHOWN):
             print(f"  {shell.shown(path)}")
-    return headline(numbers)
+    return headline(numbers, cfg.optimized_metric)
 
 
 def sample(cfg: DictConfig) -> Path:

@@ -15,6 +15,7 @@ from diffsweep.configuration.build import build_likelihood, build_metrics
 from diffsweep.configuration.stage_nodes import portable
 from diffsweep.datasets import Batch, ImageData
 from diffsweep.diffusion import Condition
+from diffsweep.errors import UserError
 from diffsweep.files import write_text
 from diffsweep.layers import evaluating
 from diffsweep.metric_table import DISTANCES, HEADLINES, METRICS, metric
@@ -153,16 +154,21 @@ def protocol(cfg: DictConfig, metrics: GenerationMetrics, data: ImageData) -> di
     }
 
 
-def headline(numbers: Mapping[str, float]) -> float:
-    """Return the number that sweeps minimise: the first of HEADLINES that was measured.
-
-    These are FID (for clips FVD or their own distance), bits/dim, a classifier's cross-entropy, the FID of
-    reconstructions and the validation loss.
+def headline(numbers: Mapping[str, float], name: str | None = None) -> float:
+    """Return the number by which sweeps and searches compare runs.
 
     Args:
-        numbers: the metrics of a run by name, with at least one of them.
+        numbers: those that were measured.
+        name: of the number, as ``optimized_metric`` gives it; None for the first of HEADLINES that was measured. These
+            are FID (for clips their own distance), bits/dim, a classifier's cross-entropy, the FID of reconstructions
+            and the validation loss.
+
+    Raises:
+        UserError: no number of this name was measured.
     """
-    return next(numbers[name] for name in HEADLINES if name in numbers)
+    if name is not None and name not in numbers:
+        raise UserError(f"optimized_metric={name} was not measured; this run has {', '.join(numbers)}")
+    return next(numbers[known] for known in ([name] if name is not None else HEADLINES) if known in numbers)
 
 
 def summarise(folder: Path) -> None:

@@ -126,6 +126,16 @@ class Manifest:
                 elif job["state"] == FINISHED and not is_current(JobRecord(**job)):
                     job.update(asdict(JobRecord(job["name"], job["overrides"])))
 
+    @contextmanager
+    def held(self, name: str) -> Iterator[None]:
+        """Hold a lock of the sweep within the block, which one process has at a time while others wait.
+
+        Args:
+            name: of the lock; none of a job.
+        """
+        with self._lock(name):
+            yield
+
     def is_running(self, name: str) -> bool:
         """Return whether a process is running a job now."""
         lock = self._lock(name)

@@ -34,7 +34,7 @@ from diffsweep.metrics import identify
 FINISHED = "stage.json"  # the last file of a stage; with metrics=none it has no metrics.json
 
 # The weights of a stage do not depend on these parts of its configuration.
-LIFE = ("paths", "logger", "choices", "sweep", "resume_from", "trust", "verify")
+LIFE = ("paths", "logger", "choices", "sweep", "resume_from", "trust", "verify", "optimized_metric")
 AFTERWARDS = ("sampler", "guidance", "metrics", "likelihood")  # used after training
 WATCHING = (ProgressBar, SampleGrid, LossByTime)
 TRAINER = (

@@ -7,7 +7,8 @@ states of the jobs are in the sweep's manifest (:mod:`diffsweep.runs.manifest`).
 import functools
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,16 +41,12 @@ def run_sweep(command: str, overrides: Sequence[str]) -> None:
     """
     manifest, every = prepare(command, overrides)
     line = shell.sweep(command, overrides)
-    try:
-        with handling():
-            if every and launcher_of(overrides):
-                launch(manifest, command, overrides, every)
-            else:
-                for job in every:
-                    manifest.run(job.name, functools.partial(_start_alone, job))
-    except Stopped:
-        print(f"\nthe sweep was stopped; this goes on with it:\n  {line}", flush=True)
-        raise
+    with printed_when_stopped(line), handling():
+        if every and launcher_of(overrides):
+            launch(manifest, command, overrides, every)
+        else:
+            for job in every:
+                manifest.run(job.name, functools.partial(start_alone, job))
     conclude(manifest, line, summary_of(command))
 
 
@@ -120,7 +117,7 @@ def _is_current(folder: Path, job: JobRecord, overrides: dict[str, list[str]]) -
     return bool(made) and max(made) >= max(read, default=0.0)
 
 
-def _start_alone(job: Composed) -> Any:
+def start_alone(job: Composed) -> Any:
     """Run a job with words, variables and further processes of its own.
 
     The further processes of a distributed run repeat the command line of this one, which would be the whole sweep.
@@ -140,23 +137,43 @@ def _start_alone(job: Composed) -> Any:
             torch.distributed.destroy_process_group()
 
 
-def conclude(manifest: Manifest, command_line: str, summarise: Callable[[Path], object] | None) -> None:
+@contextmanager
+def printed_when_stopped(command_line: str) -> Iterator[None]:
+    """Print the command line of a sweep, which goes on with it, where a signal ends the block."""
+    try:
+        yield
+    except Stopped:
+        print(f"\nthe sweep was stopped; this goes on with it:\n  {command_line}", flush=True)
+        raise
+
+
+def conclude(manifest: Manifest, command_line: str, summary: Callable[[Path], object] | None) -> None:
     """Summarise a sweep whose jobs have been run, and print which have failed and why.
 
     Args:
         manifest: of the sweep.
         command_line: of the sweep.
-        summarise: called with the folder of the sweep, if a job has finished.
+        summary: called with the folder of the sweep, if a job has finished.
 
     Raises:
         Failed: jobs have failed.
     """
+    summarise(manifest, summary)
     records = manifest.jobs
-    if summarise is not None and any(job.state == FINISHED for job in records):
-        summarise(manifest.folder)
     if running := [job.name for job in records if job.state == RUNNING]:
         print(f"\n{len(running)} of {len(records)} jobs are run by other processes still: {', '.join(running)}")
     if failed := [job for job in records if job.state == FAILED]:
-        lines = "\n".join(f"  {job.name}: {job.error}" for job in failed)
-        print(f"\n{len(failed)} of {len(records)} jobs failed; this tries them again:\n  {command_line}\n{lines}")
-        raise Failed(f"{len(failed)} of {len(records)} jobs failed; {failed[0].name}: {failed[0].error}")
+        count = f"{len(failed)} of {len(records)} jobs failed"
+        print(f"\n{count}; this tries them again:\n  {command_line}\n{reasons(failed)}")
+        raise Failed(f"{count}; {failed[0].name}: {failed[0].error}")
+
+
+def summarise(manifest: Manifest, summary: Callable[[Path], object] | None) -> None:
+    """Call the summary of a command with the folder of a sweep, if a job has finished."""
+    if summary is not None and any(job.state == FINISHED for job in manifest.jobs):
+        summary(manifest.folder)
+
+
+def reasons(failed: Sequence[JobRecord]) -> str:
+    """Return a line for each failed job, with the reason."""
+    return "\n".join(f"  {job.name}: {job.error}" for job in failed)

@@ -142,7 +142,7 @@ def _train(cfg: DictConfig, directory: Path) -> float:
             logger.save()
     _print_summary(cfg, directory, numbers, trained, time.perf_counter() - begin)
     print(f"  {'next':<9} {shell.command(model.next_command, directory)}")
-    return headline(numbers)
+    return headline(numbers, cfg.optimized_metric)
 
 
 def _measure(cfg: DictConfig, trainer: Trainer, model: Model, data: ImageData, track: list[Logger]) -> dict[str, float]:

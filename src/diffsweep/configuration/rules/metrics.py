@@ -3,6 +3,9 @@
 from omegaconf import DictConfig
 
 from diffsweep.configuration.rules.base import BuiltParts, rule
+from diffsweep.configuration.spelling import nearest
+from diffsweep.metric_table import METRICS
+from diffsweep.models import DiffusionModel
 
 
 @rule
@@ -34,3 +37,20 @@ def clips_are_long_enough_for_metrics(cfg: DictConfig, parts: BuiltParts) -> str
         f"metrics={cfg.choices.metrics} requires clips of at least {least} frames, and these have {frames}; use "
         f"dataset.num_frames={least}, or metrics=none"
     )
+
+
+@rule
+def optimized_metric_is_measured(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Refuse to compare runs by a number that they do not measure, or of which no value is better."""
+    name = cfg.get("optimized_metric")
+    ranked = [known for known, metric in METRICS.items() if metric.ranks and "/" not in known and known != "hours"]
+    if name in (None, "val/loss"):
+        return None
+    if name not in ranked:
+        near = nearest(name, ranked) or ";"
+        return f"optimized_metric={name}: no such metric{near} it is one of {', '.join(ranked)}, val/loss"
+    if name.startswith("bits_per_dim"):
+        use = None if parts.likelihood is not None else "likelihood=bound"
+    else:
+        use = "metrics=digits" if parts.metrics is None and issubclass(parts.model, DiffusionModel) else None
+    return use and f"optimized_metric={name} is not measured by this run; choose what measures it, such as {use}"
