@@ -117,8 +117,11 @@ def wandb_logger(cfg: DictConfig) -> WandbLogger:
 def run_id(directory: Path) -> str:
     """Return the W&B id of a run, the last two names of its directory, since ids must be unique in a project.
 
-    Hyphens join the names and replace underscores; at most the last 64 characters are taken.
+    Hyphens join the names and replace underscores; at most the last 64 characters are taken. A run that an agent of a
+    W&B sweep has started has the id that the agent gave it, by which the sweep finds its results.
     """
+    if os.environ.get("WANDB_SWEEP_ID") and (given := os.environ.get("WANDB_RUN_ID")):
+        return given
     return "-".join(directory.parts[-2:]).replace("_", "-")[-64:]
 
 
