@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 import re
 import shlex
 import shutil
@@ -13,6 +14,8 @@ from composing import composed
 
 from diffsweep.models import DiffusionModel
 from diffsweep.runs import training
+from diffsweep.runs.manifest import JobRecord
+from diffsweep.runs.sweeps import is_current
 
 NAMES = ["0_schedule-linear_seed-0", "1_schedule-linear_seed-1", "2_schedule-cosine_seed-0", "3_schedule-cosine_seed-1"]
 SWEEP = ("schedule=linear,cosine", "seed=0,1")
@@ -81,15 +84,16 @@ def test_the_same_sweep_again_keeps_what_has_finished(command, fast, results):
     assert directories() == found
 
 
-def test_a_sweep_records_its_jobs_in_their_order(command, fast):
+def test_a_sweep_records_its_jobs_in_their_order(command, fast, monkeypatch):
     """Another order of the words is the same sweep, whose numbers stay."""
+    monkeypatch.setattr(training, "train", lambda cfg: (training.claim(cfg), 0.5)[1])
     assert command("train", "-m", *SWEEP, *fast, *FEW).code == 0
     content = manifest()
     assert (content["command"], content["words"]) == ("train", [*SWEEP, *fast, *FEW])
     assert [job["name"] for job in content["jobs"]] == NAMES
     assert content["jobs"][2]["overrides"] == ["schedule=cosine", "seed=0"]
     assert {job["state"] for job in content["jobs"]} == {"finished"}
-    assert all(job["seconds"] > 0 and job["error"] is None for job in content["jobs"])
+    assert all(job["seconds"] >= 0 and job["error"] is None and job["result"] == 0.5 for job in content["jobs"])
     done = command("train", *FEW, "-m", *reversed(SWEEP), *fast)
     assert done.code == 0, done.err
     assert "4 of 4 jobs of" in done.out
@@ -140,7 +144,6 @@ def test_a_stopped_sweep_is_continued(command, fast, monkeypatch, results):
     def training_step(self, *rest):
         count.append(self.global_step)
         if len(count) == 7:
-            import os
             import signal
 
             os.kill(os.getpid(), signal.SIGTERM)
@@ -224,8 +227,7 @@ def test_a_quick_run_draws_few_samples_and_no_pictures_during_training(command, 
     cfg = composed("train", "debug=quick", "metrics.num_samples=100", "model=classifier_free")
     full = composed("train", "model=classifier_free")
     assert (cfg.trainer.max_steps, cfg.trainer.val_check_interval, cfg.metrics.num_samples) == (50, 50, 100)
-    assert "sample_grid" in full.callbacks
-    assert set(full.callbacks) - set(cfg.callbacks) == {"sample_grid", "loss_by_t"}
+    assert "sample_grid" in set(full.callbacks) - set(cfg.callbacks)
     assert (cfg.backbone, cfg.dataset) == (full.backbone, full.dataset)
     small = ("backbone.channels=8", "trainer.max_steps=1", "logger=csv", "trainer=cpu", "metrics.is_splits=1")
     done = command("train", "debug=quick", *small, "hydra.run.dir=quick")
@@ -243,3 +245,18 @@ def test_a_launcher_that_cannot_start_jobs_is_answered_in_one_line(command, fast
     (line,) = done.err.splitlines()
     assert re.match("error: hydra/launcher=submitit_slurm: .*slurm cluster", line)
     assert states() == ["waiting", "waiting"]
+
+
+def test_results_of_a_run_that_was_trained_further_are_made_again(tmp_path):
+    job, overrides = JobRecord("0_sampler-ddim", []), {"0_sampler-ddim": [f"run={tmp_path}/run", "sampler=ddim"]}
+    checkpoint, result = tmp_path / "run" / "checkpoints" / "last.ckpt", tmp_path / job.name / "metrics.json"
+    for path, seconds in ((checkpoint, 1000), (result, 2000)):
+        path.parent.mkdir(parents=True)
+        path.touch()
+        os.utime(path, (seconds, seconds))
+    assert is_current(tmp_path, job, overrides)
+    os.utime(checkpoint, (3000, 3000))
+    assert not is_current(tmp_path, job, overrides)
+    assert is_current(tmp_path, job, {job.name: ["sampler=ddim"]})
+    shutil.rmtree(result.parent)
+    assert not is_current(tmp_path, job, {job.name: ["sampler=ddim"]})

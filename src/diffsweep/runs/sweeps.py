@@ -69,7 +69,7 @@ def prepare(command: str, overrides: Sequence[str]) -> tuple[Manifest, list[Comp
             first = compose_job(command, jobs(words)[0], 0)
         each = jobs(words)
         by_name = dict(zip([job.name for job in manifest.jobs], each, strict=True))
-        manifest.settle(lambda job: command not in MEASURES_CODE and _is_current(manifest.folder, job, by_name))
+        manifest.settle(lambda job: command not in MEASURES_CODE and is_current(manifest.folder, job, by_name))
         states = [job.state for job in manifest.jobs]
     each = jobs(words)
     numbers = [k for k in range(len(each)) if not states or states[k] != FINISHED]
@@ -101,7 +101,7 @@ def _records(words: Sequence[str], every: Sequence[Composed]) -> list[JobRecord]
     return [JobRecord(job.name, [own[k] for k in varied]) for job, own in zip(every, jobs(words), strict=True)]
 
 
-def _is_current(folder: Path, job: JobRecord, overrides: dict[str, list[str]]) -> bool:
+def is_current(folder: Path, job: JobRecord, overrides: dict[str, list[str]]) -> bool:
     """Return whether a finished job still has its results, and these are newer than the run that they are of.
 
     Args:
