@@ -1,5 +1,6 @@
 """Sweeps in processes of their own: they are killed and stopped, and launchers and Lightning start further ones."""
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -127,6 +128,43 @@ def test_control_c_saves_the_running_jobs_and_prints_the_sweep(
     saved = [checkpoint(path) for path in tmp_path.glob("outputs/sweeps/*/*") if (path / "config.yaml").exists()]
     assert len(saved) == running
     assert all(content["global_step"] > 0 for content in saved)
+
+
+@pytest.mark.slow
+def test_jobs_whose_sweep_was_killed_end_and_leave_no_process(environment, fast, tmp_path):
+    """The launcher alone is killed: the running jobs finish, no further one begins, and their processes end."""
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    steps = ("trainer.max_steps=400", "trainer.log_every_n_steps=1", "trainer.val_check_interval=400")
+    words = ("-m", "seed=0,1,2,3,4", *fast, *steps, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+    output = (tmp_path / "output").open("w")
+    started = subprocess.Popen(
+        [sys.executable, str(SRC / "train.py"), *words],
+        cwd=tmp_path,
+        env=environment,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
+    )
+    try:
+        wait_for(lambda: len(list(tmp_path.glob("outputs/sweeps/*/*/metrics.csv"))) == 2, started)
+        started.kill()
+        started.wait()
+        deadline = time.monotonic() + 60
+        while sorted(states(tmp_path)) != ["finished"] * 2 + ["waiting"] * 3 and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert sorted(states(tmp_path)) == ["finished"] * 2 + ["waiting"] * 3
+        while workers(started.pid) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert not workers(started.pid)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(started.pid, signal.SIGKILL)
+
+
+def workers(session):
+    """Return the processes of joblib that a session still has."""
+    listed = subprocess.run(["ps", "-eo", "sid,args"], capture_output=True, text=True, check=True).stdout.splitlines()
+    return [line for line in listed if line.split()[0] == str(session) and "LokyProcess" in line]
 
 
 @pytest.mark.slow

@@ -76,12 +76,15 @@ def _run(command: str, cfg: DictConfig) -> None:
         preflight(finished)
         return task_of(command)(finished)
 
+    launcher = os.getppid()
     if not _stopped:
         try:
             with handling():
                 Manifest(Path(hydra.sweep.dir).absolute()).run(name, work)
         except Stopped as stop:
             _stopped.append(int(stop.code or 0))
+    if os.getppid() != launcher:  # it was killed, and this process would wait for its next job forever
+        os._exit(1)
 
 
 def _let_processes_find_the_package() -> None:
