@@ -80,6 +80,39 @@ def alone(path: Path, waiting: str) -> Iterator[None]:
         lock.release()
 
 
+@contextmanager
+def owned(path: Path) -> Iterator[None]:
+    """Hold a lock that one process has at a time, without waiting for it.
+
+    Args:
+        path: the file of the lock, which stays when the lock is released.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise BlockingIOError(f"{path} is held by another process") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def in_use(path: Path) -> bool:
+    """Return whether some process holds the lock of a file; False if the file does not exist."""
+    if not path.is_file():
+        return False
+    try:
+        with FileLock(path).acquire(blocking=False):
+            return False
+    except (Timeout, OSError):
+        return True
+
+
 def make_once(path: Path, make: Callable[[], object]) -> None:
     """Make a file if it does not exist: one process calls ``make`` while other processes that need the file wait.
 

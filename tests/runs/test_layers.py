@@ -37,6 +37,7 @@ RANKS = {
     "tasks": 6,
     "proofs": 6,
     "benchmarks": 6,
+    "comparison": 6,
     "runs": 7,
 }
 PURE = ("schedules", "diffusion", "layers", "samplers", "guidance", "backbones")

@@ -105,6 +105,12 @@ def content(group: str, option: str) -> Mapping[Any, Any]:
     return _read(CONF / group / f"{option}.yaml")
 
 
+def is_global(group: str, option: str) -> bool:
+    """Return whether an option's file sets keys of all groups (``# @package _global_``), not those of its own alone."""
+    path = CONF / group / f"{option}.yaml"
+    return path.is_file() and path.read_text(encoding="utf-8").startswith("# @package _global_")
+
+
 def keys(command: str) -> list[str]:
     """Return every group, and every key, with dots, that a command's configuration has with any choice of options."""
     places = [(CONF / f"{command}.yaml", ""), (CONF / "base.yaml", "")]
@@ -139,10 +145,20 @@ def _stems(group: str) -> tuple[str, ...]:
 
 @functools.cache  # all files take 65 ms, and messages and checks read them several times
 def _read(path: Path) -> Mapping[Any, Any]:
+    return read_yaml(path) if path.is_file() else {}
+
+
+def read_yaml(path: Path) -> Mapping[Any, Any]:
+    """Return the mapping that a YAML file holds, with interpolations as they are written; empty if it holds none.
+
+    Raises:
+        ValueError: the file is no YAML, as one that was cut short.
+    """
     import yaml  # here: tab completion should not wait for it
 
-    if not path.is_file():
-        return {}
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # that of libyaml is ten times faster, if installed
-    found = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+    try:
+        found = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is no YAML") from error
     return found if isinstance(found, dict) else {}

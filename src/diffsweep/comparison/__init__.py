@@ -1,0 +1,1 @@
+"""Comparison of runs: their records, statistics over seeds, tables, figures and summaries, without torch."""
