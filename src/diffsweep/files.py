@@ -85,7 +85,7 @@ def owned(path: Path) -> Iterator[None]:
     """Hold a lock that one process has at a time, without waiting for it.
 
     Args:
-        path: the file of the lock, which stays when the lock is released.
+        path: the file of the lock, which exists as long as the lock is held.
 
     Raises:
         BlockingIOError: another process holds it.
@@ -99,6 +99,8 @@ def owned(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        if os.name == "posix":
+            path.unlink(missing_ok=True)  # while nobody else can hold it
         lock.release()
 
 

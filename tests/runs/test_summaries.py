@@ -110,7 +110,7 @@ def test_clips_are_compared_by_their_own_distance(sweep, drawn):
     points, label = drawn["plot_by_evaluations"]
     assert label == "clip FD"
     assert points == {f"guidance.scale-{s}": [(n, guided(s)[1]["fid"]) for n in (10, 20)] for s in (1, 2)}
-    assert {path.name for path in folder.glob("*.png")} == {"clip_fd.png", "tradeoff.png"}
+    assert {path.name for path in folder.glob("*.png")} == {"clip_fd.png", "tradeoff.png", "summary.png"}
     assert (folder / "results.csv").read_text().startswith("job,clip_fd,clip_is,precision")
     assert headline({"val/loss": 0.1, "bits_per_dim": 2.0, **jobs["sampler.steps-10_guidance.scale-1"][1]}) == 4.25
     assert headline({"val/loss": 0.1, "clip_fd": 3.0, "fvd": 200.0}) == 200

@@ -1,7 +1,7 @@
 """Find the settings by which runs differ, as a user would type them, and the fields by which protocols differ."""
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from diffsweep.comparison.records import Record, as_typed, sampler_keys
@@ -139,7 +139,7 @@ def protocol_of(record: Record, metric: str) -> Mapping[str, Any]:
 
 
 def fields_that_differ(
-    records: Sequence[Record], metric: str, on_purpose: Callable[[str], bool]
+    records: Sequence[Record], metric: str, making_may_differ: bool
 ) -> dict[str, list[tuple[str, str]]]:
     """Return the fields by which the protocols of a metric differ, each with the values and a run that has each.
 
@@ -148,7 +148,7 @@ def fields_that_differ(
     Args:
         records: of runs that have the metric.
         metric: its name.
-        on_purpose: returns whether runs are to differ in a field that states how samples are made.
+        making_may_differ: whether runs are to differ in how samples are made.
     """
     protocols = [protocol_of(record, metric) for record in records]
     names = dict.fromkeys(name for protocol in protocols for name in protocol)
@@ -157,9 +157,15 @@ def fields_that_differ(
         values: dict[str, str] = {}
         for record, protocol in zip(records, protocols, strict=True):
             values.setdefault(_text(protocol.get(name, ABSENT)), record.name)
-        if name != SEED and len(values) > 1 and not (is_of_making(name) and on_purpose(name)):
+        if name != SEED and len(values) > 1 and not (making_may_differ and is_of_making(name)):
             found[name] = list(values.items())
     return found
+
+
+def varies_making(keys: Sequence[str]) -> bool:
+    """Return whether keys by which runs differ all decide how samples are made, so that these may be compared."""
+    decide = (*MADE, "prediction.variance", "trainer.precision")
+    return bool(keys) and all(key in decide or key.partition(".")[0] in MADE for key in keys)
 
 
 def is_of_making(name: str) -> bool:

@@ -5,7 +5,6 @@ A run's directory has ``config.yaml``, ``metrics.json`` and ``metrics.csv``; tha
 Nothing is composed or built, so that hundreds of directories are read in seconds.
 """
 
-import csv
 import functools
 import json
 import math
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from diffsweep import shell
+from diffsweep.comparison.history import last_values, read_history
 from diffsweep.configuration.conf import options as options_of
 from diffsweep.configuration.conf import read_yaml, settings
 from diffsweep.errors import UserError
@@ -238,42 +238,6 @@ def _of_protocol(protocol: Mapping[str, Any]) -> dict[str, Any]:
 def sampler_keys() -> frozenset[str]:
     """Return the keys that the options of the group ``sampler`` have; a protocol lists them without the group."""
     return frozenset(key for option in options_of("sampler") for key in settings("sampler", option)) - {"_target_"}
-
-
-def read_history(path: Path) -> dict[str, list[tuple[int, float]]]:
-    """Return the points (step, value) of each column of a ``metrics.csv``; empty if it does not exist."""
-    curves: dict[str, list[tuple[int, float]]] = {}
-    for row in _rows(path):
-        for name, value in row.items():
-            curves.setdefault(name, []).append((int(row["step"]), value))
-    curves.pop("step", None)
-    return curves
-
-
-def last_values(path: Path) -> dict[str, float]:
-    """Return the last value of each column of a ``metrics.csv``; empty if it does not exist."""
-    found: dict[str, float] = {}
-    for row in _rows(path):
-        found.update(row)
-    return found
-
-
-def _rows(path: Path) -> Iterator[dict[str, float]]:
-    """Yield the numbers in each row of a table by column; rows without a step are left out."""
-    if not path.is_file():
-        return
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            numbers = {name: value for name, text in row.items() if name and (value := _number(text)) is not None}
-            if "step" in numbers:
-                yield numbers
-
-
-def _number(text: str | None) -> float | None:
-    try:
-        return float(text) if text else None
-    except (TypeError, ValueError):
-        return None
 
 
 def _is_number(value: Any) -> bool:

@@ -184,7 +184,8 @@ def importance(rows: Sequence[Mapping[str, str]], seeds: Sequence[int | None], y
         y: the metric of each run.
 
     Returns:
-        The importance; None if no key varies, the metric is constant, or no grid is full and the runs are too few.
+        The importance; None if no key varies, the metric is constant, nothing is left to judge chance by (one key and
+        one seed), or no grid is full and the runs are too few.
     """
     keys = [key for key in (rows[0] if rows else {}) if len({row[key] for row in rows}) > 1]
     if not keys or len(set(y)) < 2:
@@ -196,6 +197,8 @@ def importance(rows: Sequence[Mapping[str, str]], seeds: Sequence[int | None], y
     for row, seed, value in zip(rows, seeds, y, strict=True):
         place = tuple(level.index(row[key]) for level, key in zip(levels, keys, strict=True))
         cells[place + (drawn.index(seed),)] = value  # noqa: RUF005 - Python 3.10
+    if len(keys) == 1 and len(drawn) == 1:
+        return None
     if len(rows) == cells.size and np.isfinite(cells).all():
         return Importance("analysis of variance on the full grid", variance_shares(cells, keys))
     if len(rows) < FEWEST:

@@ -1,17 +1,19 @@
 """Compare runs: those that differ in seeds alone are one variant, and variants are compared with a baseline."""
 
 import math
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from diffsweep.comparison import statistics
-from diffsweep.comparison.differences import ABSENT, MADE, fields_that_differ, value_of, varied
+from diffsweep.comparison.choices import headline, no_such_metric
+from diffsweep.comparison.differences import ABSENT, fields_that_differ, value_of, varied, varies_making
 from diffsweep.comparison.records import Record
 from diffsweep.comparison.statistics import Difference, Importance, Interval
 from diffsweep.comparison.verdicts import plain_name, verdict
 from diffsweep.errors import UserError
-from diffsweep.metric_table import HEADLINES, METRICS, metric
+from diffsweep.metric_table import METRICS, metric
 
 SPEED = "images_per_second"
 PROTOCOL_FREE = (SPEED, "network_evaluations", "hours", "parameters")
@@ -37,10 +39,10 @@ class Variant:
     def values(self, name: str) -> dict[int, float]:
         """Return a metric by seed; several runs of one seed count once, by their mean."""
         found: dict[int, list[float]] = {}
-        for number, record in enumerate(self.records):
+        for record in self.records:
             value = record.metrics.get(name, math.nan)
             if math.isfinite(value):
-                seed = record.seed if record.seed is not None else -1 - number
+                seed = record.seed if record.seed is not None else unpaired_seed(record)
                 found.setdefault(seed, []).append(value)
         return {seed: sum(values) / len(values) for seed, values in found.items()}
 
@@ -103,7 +105,7 @@ class Comparison:
         self.records, self.allow = list(records), tuple(allow)
         self.metric = metric if metric is not None else headline(self.records)
         if metric is not None and not any(metric in record.metrics for record in self.records):
-            raise UserError(_no_such_metric(metric, self.records))
+            raise UserError(no_such_metric(metric, self.records))
         self.keys = varied(self.records)
         groups: dict[tuple[str, ...], list[Record]] = {}
         for record in self.records:
@@ -137,13 +139,15 @@ class Comparison:
         if len(self.measured) < 2 or self.metric in PROTOCOL_FREE:
             return None
         of = [record for variant in self.measured for record in variant.records if self.metric in record.metrics]
-        differing = fields_that_differ(of, self.metric, self._on_purpose(of))
+        together = len({record.sweep for record in of}) == 1 and of[0].sweep is not None
+        differing = fields_that_differ(of, self.metric, together or varies_making(self.keys))
         differing = {name: values for name, values in differing.items() if name not in self.allow}
         if not differing:
             return None
         name, values = next(iter(differing.items()))
         (value, run), (other, other_run) = values[:2]
-        rest = f" (and {', '.join(list(differing)[1:6])})" if len(differing) > 1 else ""
+        others = [other for other in list(differing)[1:] if not other.startswith(f"{name}.")]
+        rest = f" (and {', '.join(others[:5])})" if others else ""
         label = metric(self.metric).label
         if self.metric.startswith(("val/", "train/")):
             return (
@@ -155,9 +159,6 @@ class Comparison:
             f"{other} in {other_run}; measure all alike by evaluate.py, or rank them all the same with "
             f"allow=[{','.join(differing)}]"
         )
-
-    def _on_purpose(self, of: Sequence[Record]) -> "_OnPurpose":
-        return _OnPurpose(self.keys, len({record.sweep for record in of}) == 1 and of[0].sweep is not None)
 
     @cached_property
     def effects(self) -> list[Effect]:
@@ -270,24 +271,9 @@ class Comparison:
         return [record for record in self.records if self.metric not in record.metrics]
 
 
-@dataclass(frozen=True)
-class _OnPurpose:
-    """Return, of a field that states how samples are made, whether runs are to differ in it.
-
-    In one sweep all that differs is what the sweep varies. Other runs are compared by how samples are made only if
-    nothing else differs.
-
-    Attributes:
-        keys: by which the runs differ.
-        together: whether they are of one sweep.
-    """
-
-    keys: Sequence[str]
-    together: bool
-
-    def __call__(self, name: str) -> bool:
-        making = all(key.partition(".")[0] in (*MADE, "prediction", "trainer") for key in self.keys)
-        return self.together or (making and bool(self.keys))
+def unpaired_seed(record: Record) -> int:
+    """Return a negative number in the place of a seed that is not recorded; it pairs a run with no other."""
+    return -1 - zlib.crc32(str(record.folder).encode())
 
 
 def _mean(variant: Variant, name: str) -> float:
@@ -298,28 +284,3 @@ def _mean(variant: Variant, name: str) -> float:
 def seconds_per_thousand(variant: Variant) -> float:
     """Return the seconds in which a variant draws a thousand samples, in the mean over its runs."""
     return 1000 / _mean(variant, SPEED)
-
-
-def headline(records: Sequence[Record]) -> str:
-    """Return the metric that runs are compared by: of those that most runs have, the first of HEADLINES.
-
-    Raises:
-        UserError: no run has any.
-    """
-    counts = {name: sum(name in record.metrics for record in records) for name in HEADLINES}
-    if not any(counts.values()):
-        states = ", ".join(sorted({record.state for record in records}))
-        first = records[0]
-        reason = f" ({first.error})" if first.error else ""
-        raise UserError(
-            f"none of {len(records)} runs has a metric yet; they are {states}{reason}: finish them, or measure them "
-            "with evaluate.py"
-        )
-    most = max(counts.values())
-    return next(name for name in HEADLINES if counts[name] == most)
-
-
-def _no_such_metric(name: str, records: Sequence[Record]) -> str:
-    had = dict.fromkeys(name for record in records for name in record.metrics if not name.endswith("_real"))
-    shown = [known for known in METRICS if known in had] + sorted(had.keys() - METRICS.keys())
-    return f"metric={name}: no run has it; the runs have {', '.join(shown) or 'no metric at all'}"

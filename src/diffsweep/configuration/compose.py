@@ -21,7 +21,7 @@ from diffsweep.configuration.moved import with_new_names
 from diffsweep.configuration.resolvers import SWEEP
 from diffsweep.configuration.run_source import PREFIX, RunSearchPath, RunSource
 from diffsweep.configuration.saved import load_config
-from diffsweep.configuration.schema import SCHEMAS, OptunaSearch
+from diffsweep.configuration.schema import SCHEMAS, Bare, OptunaSearch, quoted
 from diffsweep.configuration.suggestions import no_such_key, no_such_option
 from diffsweep.errors import UserError
 
@@ -45,7 +45,7 @@ class Composed(NamedTuple):
     """A job of a command: the configuration of one run of it, of which a sweep has several.
 
     Attributes:
-        command: ``train``, ``evaluate``, ``sample``, ``benchmark`` or ``verify``.
+        command: such as ``train``; a name of ``SCHEMAS``.
         cfg: its configuration without Hydra's settings; ``paths.run_dir`` and ``choices`` are filled in.
         hydra: Hydra's settings, which Lightning reads when it starts the other processes of a distributed run.
         sweep_dir: the folder of the sweep that the job belongs to; meaningless (``Path()``) for a job alone.
@@ -84,7 +84,7 @@ def compose_job(command: str, overrides: Sequence[str] = (), number: int | None 
     """Compose the configuration of a job, which runs alone, or as one of a sweep in the sweep's folder.
 
     Args:
-        command: ``train``, ``evaluate``, ``sample``, ``benchmark`` or ``verify``.
+        command: such as ``train``; a name of ``SCHEMAS``.
         overrides: such as ``["schedule=linear", "seed=1"]``.
         number: the number of the job in its sweep, from 0; None for a job alone.
 
@@ -92,7 +92,9 @@ def compose_job(command: str, overrides: Sequence[str] = (), number: int | None 
         UserError: an option, key or value is wrong, as in :func:`compose`.
     """
     register()
-    overrides = with_new_names(overrides)
+    overrides = quoted(command, with_new_names(overrides))
+    if number is not None and issubclass(SCHEMAS[command], Bare):
+        raise UserError(f"{command}.py runs once, and makes no sweep: leave out -m")
     GlobalHydra.instance().clear()
     numbered = [] if number is None else [f"hydra.job.num={number}"]
     with explained(command, overrides), initialize_config_dir(config_dir=str(CONF), version_base="1.3"):

@@ -72,11 +72,17 @@ def defaults(command: str = "base") -> dict[str, str]:
         the options by group; the value is None if no option of the group is chosen.
     """
     found: dict[str, str] = {}
-    for name in dict.fromkeys(("base", command)):
+    for name in starts(command):
         for entry in _read(CONF / f"{name}.yaml")[DEFAULTS]:
             if isinstance(entry, Mapping):
                 found.update({group.removeprefix("override "): option for group, option in entry.items()})
     return {group: option for group, option in found.items() if group in groups()}
+
+
+def starts(command: str) -> list[str]:
+    """Return the files that a command's configuration starts from: ``base``, unless it builds nothing, and its own."""
+    own = _read(CONF / f"{command}.yaml").get(DEFAULTS, [])
+    return ["base"] * ("base" in own) + [command]
 
 
 def targets(group: str, option: str) -> list[str]:
@@ -113,7 +119,7 @@ def is_global(group: str, option: str) -> bool:
 
 def keys(command: str) -> list[str]:
     """Return every group, and every key, with dots, that a command's configuration has with any choice of options."""
-    places = [(CONF / f"{command}.yaml", ""), (CONF / "base.yaml", "")]
+    places = [(CONF / f"{name}.yaml", "") for name in reversed(starts(command))]
     places += [(CONF / group / f"{option}.yaml", f"{group}.") for group in groups() for option in files(group)]
     return groups() + [key for path, prefix in places for key in dotted(_read(path), prefix)]
 

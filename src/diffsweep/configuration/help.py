@@ -5,14 +5,14 @@ from textwrap import indent, wrap
 
 from diffsweep.configuration import texts
 from diffsweep.configuration.comments import text_of
-from diffsweep.configuration.conf import CONF, SELECTORS, about, content, defaults, groups, options
+from diffsweep.configuration.conf import CONF, SELECTORS, about, content, defaults, groups, options, starts
 from diffsweep.configuration.declarations import relations
 from diffsweep.configuration.spelling import nearest
 from diffsweep.configuration.suggestions import no_such_option
 from diffsweep.configuration.texts import Key
 from diffsweep.errors import UserError
 
-COMMANDS = ("train", "sample", "evaluate", "verify", "benchmark")
+COMMANDS = ("train", "sample", "evaluate", "compare", "runs", "verify", "benchmark")
 WIDTH = 118
 REFERENCE = "conf/README.md"
 DERIVED = ("space", "condition")  # root keys that follow from the groups
@@ -22,7 +22,7 @@ def help_text(command: str, topics: Sequence[str] = ()) -> str:
     """Return the text that ``--help`` prints: the help of a command, or the pages of the given topics.
 
     Args:
-        command: ``train``, ``sample``, ``evaluate``, ``verify`` or ``benchmark``.
+        command: one of ``COMMANDS``.
         topics: groups (``sampler``), options (``sampler=ddim``) and keys (``sampler.steps``); empty for the command.
 
     Raises:
@@ -46,7 +46,7 @@ def command_keys(command: str) -> list[Key]:
     """
     found = []
     others = {*groups(), "hydra", "defaults"}
-    for name in dict.fromkeys((command, "base")):
+    for name in reversed(starts(command)):
         for key, value, comment in text_of(CONF / f"{name}.yaml").entries:
             if key.partition(".")[0] not in others:
                 found.append(Key(key, value, comment))

@@ -1,6 +1,7 @@
 """Define the keys and types of the root of each command's configuration; groups are checked by their classes."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from omegaconf import MISSING
@@ -218,4 +219,75 @@ class OptunaSearch:
     params: dict[str, str] | None = None
 
 
-SCHEMAS = {"train": Train, "evaluate": Evaluate, "sample": Sample, "benchmark": Benchmark, "verify": Verify}
+LISTED = {"listed": True}  # of keys whose values are typed with commas, and are no sweep: runs=DIR,DIR
+TEXT = {"text": True}  # of keys whose values may hold an equals sign: baseline=schedule=linear
+
+
+@dataclass
+class Bare:
+    """The keys that commands have which build nothing."""
+
+    paths: Paths = field(default_factory=Paths)
+    choices: dict[str, Any] = field(default_factory=dict)  # filled in
+    sweep: str | None = None  # filled in
+
+
+@dataclass
+class Compare(Bare):
+    """The keys of compare.py."""
+
+    runs: list[str] = field(default_factory=list, metadata=LISTED)
+    metric: str | None = None
+    baseline: str | None = field(default=None, metadata=TEXT)
+    allow: list[str] = field(default_factory=list, metadata=LISTED)
+    diff: list[str] = field(default_factory=list, metadata=LISTED)
+    output: str | None = None
+
+
+@dataclass
+class Runs(Bare):
+    """The keys of runs.py."""
+
+    state: list[str] = field(default_factory=list, metadata=LISTED)
+    sort: str = "age"
+    jobs: bool = False
+    prune: list[str] = field(default_factory=list, metadata=LISTED)
+    older: float = 0.0
+    confirm: bool = False
+
+
+SCHEMAS = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "sample": Sample,
+    "benchmark": Benchmark,
+    "verify": Verify,
+    "compare": Compare,
+    "runs": Runs,
+}
+
+
+def quoted(command: str, overrides: Sequence[str]) -> list[str]:
+    """Return the overrides of a command with the brackets and quotes that Hydra requires: ``runs=a,b`` is a list.
+
+    Only keys that the schema marks are changed; elsewhere values with commas are those of a sweep.
+    """
+    marks = {of.name: of.metadata for of in fields(SCHEMAS[command])}
+    found = []
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        inner = value.strip().removeprefix("[").removesuffix("]")
+        if equals and marks.get(key) == LISTED:
+            items = [item.strip().strip("'\"") for item in inner.split(",")]
+            found.append(f"{key}=[{','.join(_in_quotes(item) for item in items if item)}]")
+        elif equals and marks.get(key) == TEXT and value != "null":
+            found.append(f"{key}={_in_quotes(value.strip().strip(chr(39) + chr(34)))}")
+        else:
+            found.append(override)
+    return found
+
+
+def _in_quotes(text: str) -> str:
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    return QuotedString(text, Quote.double).with_quotes()

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from diffsweep import pictures, shell
+from diffsweep.comparison.records import EVALUATION
 from diffsweep.configuration.build import build, build_data
 from diffsweep.configuration.loading import load_model, load_sampled
 from diffsweep.errors import UserError
@@ -21,7 +22,7 @@ from diffsweep.tasks.sampling import Job
 def evaluate(cfg: DictConfig) -> float:
     """Run ``evaluate.py``: measure a finished run, and return the number by which a sweep compares its jobs.
 
-    ``metrics.json``, pictures and tables are written into the folder ``cfg.output``, and a table of the numbers is
+    ``metrics.json``, ``evaluation.yaml``, pictures and tables are written into the folder ``cfg.output``, and a table of the numbers is
     printed. Other trained models that the measurement needs are trained first.
 
     Args:
@@ -43,9 +44,10 @@ def evaluate(cfg: DictConfig) -> float:
     if drawn is not None:
         pictures.save_shown(pictures.grid, [drawn.x[:100]], folder / "grid")
         print(f"\n{len(drawn.x)} samples by {cfg.choices.sampler} in {cfg.sampler.steps} steps")
+    write_text(folder / EVALUATION, OmegaConf.to_yaml(cfg))
     print("\n" + report.table(report.metric_rows(numbers)) + "\n")
     for path in sorted(folder.glob("*")):
-        if path.suffix in (".json", ".csv", *pictures.SHOWN):
+        if path.suffix in (".json", ".yaml", ".csv", *pictures.SHOWN):
             print(f"  {shell.shown(path)}")
     return headline(numbers, cfg.optimized_metric)
 

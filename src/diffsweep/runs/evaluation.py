@@ -11,6 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from diffsweep import shell
+from diffsweep.comparison import summary
+from diffsweep.comparison.tables import matrix
 from diffsweep.configuration.build import build_likelihood, build_metrics
 from diffsweep.configuration.stage_nodes import portable
 from diffsweep.datasets import Batch, ImageData
@@ -188,13 +190,14 @@ def summarise(folder: Path) -> None:
     cells = {job: [f"{content['metrics'].get(name, math.nan):.4g}" for name in names] for job, content in found.items()}
     lines = [",".join(row) for row in (["job", *names], *([job, *values] for job, values in cells.items()))]
     write_text(folder / "results.csv", "\n".join(lines) + "\n")
-    print(f"\n{report.matrix(names, cells)}\n\n  {shell.shown(folder / 'results.csv')}")
+    print(f"\n{matrix(names, cells)}\n\n  {shell.shown(folder / 'results.csv')}")
     if importlib.util.find_spec("matplotlib") is not None:
         for draw_figure in FIGURES:
             if (named := draw_figure(found)) is not None:
                 name, figure = named
                 figure.savefig(folder / name, dpi=120)
                 print(f"  {shell.shown(folder / name)}")
+    print(f"\n{summary.summarise(folder)}")
 
 
 def distance_in(found: Jobs) -> str:

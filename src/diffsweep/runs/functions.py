@@ -13,8 +13,11 @@ TASKS = {
     "sample": "diffsweep.runs.commands:sample",
     "benchmark": "diffsweep.runs.benchmarking:benchmark",
     "verify": "diffsweep.runs.verification:verify",
+    "compare": "diffsweep.runs.comparing:compare",
+    "runs": "diffsweep.runs.listing:runs",
 }
 SUMMARIES = {  # functions of the folder of a sweep whose jobs have been run
+    "train": "diffsweep.runs.comparing:summarise",
     "evaluate": "diffsweep.runs.evaluation:summarise",
     "verify": "diffsweep.runs.verification:summarise",
 }

@@ -18,12 +18,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from diffsweep import shell
+from diffsweep.comparison.records import LOCKS, MANIFEST
 from diffsweep.errors import Failed, UserError
 from diffsweep.files import ContentError, write_text
 from diffsweep.progress import duration
 
-MANIFEST = "sweep.json"
-LOCKS = ".locks"  # the folder of the locks
 WAITING, RUNNING, FINISHED, FAILED, INTERRUPTED = "waiting", "running", "finished", "failed", "interrupted"
 
 

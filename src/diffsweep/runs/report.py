@@ -21,22 +21,6 @@ def table(rows: Sequence[tuple[str, str, str]]) -> str:
     return "\n".join(f"  {name:<{widths[0]}}  {value:>{widths[1]}}  {remark}".rstrip() for name, value, remark in rows)
 
 
-def matrix(columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
-    """Return a table as text: a line of column names, and a line for each named row, aligned.
-
-    Args:
-        columns: the names of the columns.
-        rows: by the name of each row, its cells, one for each column.
-    """
-    widths = [max(10, len(column), *(len(cells[i]) for cells in rows.values())) for i, column in enumerate(columns)]
-    first = max(map(len, rows))
-    lines = {"": columns, **rows}
-    return "\n".join(
-        f"  {name:<{first}}" + "".join(f"  {cell:>{width}}" for cell, width in zip(cells, widths, strict=True))
-        for name, cells in lines.items()
-    )
-
-
 def jobs_of(folder: Path, file: str) -> dict[str, Any]:
     """Return the contents of a JSON file of each finished job of a sweep, by the job's name, in the order of the jobs.
 
@@ -140,3 +124,17 @@ def write_metrics(path: Path, metrics: Mapping[str, float], protocols: Mapping[s
     for name, protocol in protocols.items():
         content |= {name: dict(protocol), f"{name}_id": identify(dict(protocol))}
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def add_cost(path: Path, seconds: float, parameters: int) -> None:
+    """Add to ``metrics.json`` what a run has cost; nothing where the run has measured nothing.
+
+    Args:
+        path: of the file.
+        seconds: from the start of the run to its end, with its evaluation.
+        parameters: of its model that are trained.
+    """
+    if path.is_file():
+        content = json.loads(path.read_text(encoding="utf-8"))
+        cost = {"seconds": round(seconds, 1), "parameters": parameters}
+        write_text(path, json.dumps({**content, "cost": cost}, indent=2) + "\n")

@@ -6,7 +6,8 @@ import platform
 import subprocess
 import time
 import warnings
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 from lightning import Callback, Trainer
@@ -17,11 +18,12 @@ from omegaconf import DictConfig, OmegaConf
 from diffsweep import pictures, shell
 from diffsweep.callbacks import EMA, StopOnNaN, log_picture
 from diffsweep.callbacks.checkpoints import FOLDER, LAST, AtomicCheckpoints, KeepCheckpoints
+from diffsweep.comparison.records import LOCK
 from diffsweep.configuration.build import build, build_data, build_model
 from diffsweep.configuration.saved import CONFIG
 from diffsweep.datasets import ImageData
 from diffsweep.errors import Stopped, UserError
-from diffsweep.files import write_text
+from diffsweep.files import owned, write_text
 from diffsweep.models import DiffusionModel, Model
 from diffsweep.progress import duration
 from diffsweep.runs import report
@@ -57,18 +59,34 @@ def train(cfg: DictConfig) -> float:
     if is_rank_zero():
         refuse_taken(cfg)
     resolve_stages(cfg, train)
-    if is_rank_zero():
-        claim(cfg)
-    exit_code = 1
-    try:
-        result = _train(cfg, directory)
-        exit_code = 0
-        return result
-    except SystemExit as stop:
-        exit_code = stop.code if isinstance(stop.code, int) else 1
-        raise
-    finally:
-        finish_wandb(exit_code)
+    with _alone_in(directory) if is_rank_zero() else nullcontext():
+        if is_rank_zero():
+            claim(cfg)
+        exit_code = 1
+        try:
+            result = _train(cfg, directory)
+            exit_code = 0
+            return result
+        except SystemExit as stop:
+            exit_code = stop.code if isinstance(stop.code, int) else 1
+            raise
+        finally:
+            finish_wandb(exit_code)
+
+
+@contextmanager
+def _alone_in(directory: Path) -> Iterator[None]:
+    """Hold the lock of a run's directory, by which others know that the run is in progress.
+
+    Raises:
+        UserError: another process trains the run now.
+    """
+    with ExitStack() as held:
+        try:
+            held.enter_context(owned(directory / LOCK))
+        except BlockingIOError as error:
+            raise UserError(f"{shell.shown(directory)} is trained by another process now; wait for its end") from error
+        yield
 
 
 def refuse_taken(cfg: DictConfig) -> None:
@@ -140,6 +158,8 @@ def _train(cfg: DictConfig, directory: Path) -> float:
             raise
         for logger in track:
             logger.save()
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    report.add_cost(directory / "metrics.json", time.perf_counter() - begin, trainable)
     _print_summary(cfg, directory, numbers, trained, time.perf_counter() - begin)
     print(f"  {'next':<9} {shell.command(model.next_command, directory)}")
     return headline(numbers, cfg.optimized_metric)

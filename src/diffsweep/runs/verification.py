@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from diffsweep import proofs, shell
+from diffsweep.comparison.tables import matrix
 from diffsweep.configuration.build import build
 from diffsweep.discovery import import_all
 from diffsweep.errors import Failed
@@ -168,7 +169,7 @@ def summarise(folder: Path) -> None:
         for name, content in found.items()
     }
     print("\nWasserstein distance from the data / std, by network evaluations\n")
-    print(report.matrix([*map(str, EVALUATIONS), "order", ""], cells))
+    print(matrix([*map(str, EVALUATIONS), "order", ""], cells))
     print(f"\n  {shell.shown(folder / 'errors.csv')}")
     if importlib.util.find_spec("matplotlib") is not None:
         plot_errors(curves).savefig(folder / "errors.png", dpi=120)
