@@ -34,6 +34,21 @@ class Metric(NamedTuple):
         """Whether some values are better than others."""
         return not math.isnan(self.best)
 
+    @property
+    def has_target(self) -> bool:
+        """Whether a finite value is best."""
+        return math.isfinite(self.best)
+
+    @property
+    def factor(self) -> float:
+        """What numbers are multiplied by when they are printed with digits of another number: 100 times of shares."""
+        return self.scale * (100 if self.form.endswith("%}") else 1)
+
+    @property
+    def suffix(self) -> str:
+        """What is written behind such a number: a percent sign or the unit."""
+        return " %" if self.form.endswith("%}") else self.unit
+
     def shortfall(self, value: float) -> float:
         """Return a number that is lower if a value is better: the value, its negative, or its distance from best."""
         if math.isinf(self.best):

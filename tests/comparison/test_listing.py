@@ -39,7 +39,7 @@ def test_runs_and_sweeps_are_listed_with_state_and_best_metric(outputs):
     files = [path for path in (outputs / "train" / "done").rglob("*") if path.is_file()]
     assert found["done"].size == sum(path.stat().st_size for path in files)
     (row,) = rows([found["s"]], LATER)
-    assert row[1:4] == ["1 finished, 1 failed", "10 days", "FID 4"]
+    assert row[1:4] == ["1 finished, 1 failed", "10 days", "FID 4.000"]
     assert (disk(999), disk(1_710_000)) == ("999 B", "1.71 MB")
 
 

@@ -54,7 +54,8 @@ def test_evaluate_measures_the_averaged_weights_again(trained, command, tmp_path
     out = tmp_path / "out"
     done = command("evaluate", f"run={trained[0]}", f"output={out}")
     assert done.code == 0, done.err
-    assert json.loads((out / "metrics.json").read_text()) == json.loads((trained[0] / "metrics.json").read_text())
+    again, first = (json.loads((place / "metrics.json").read_text()) for place in (out, trained[0]))
+    assert again == {name: value for name, value in first.items() if name != "cost"}
     assert (out / "accuracy.csv").read_text() == (trained[0] / "accuracy.csv").read_text()
     for name in ("accuracy.csv", "accuracy.png", "metrics.json"):
         assert str(out / name) in done.out

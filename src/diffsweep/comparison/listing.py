@@ -31,7 +31,7 @@ DAY = 86400
 
 
 @dataclass(frozen=True)
-class Entry:
+class RunEntry:
     """A run or a sweep in a folder of outputs.
 
     Attributes:
@@ -74,7 +74,7 @@ class Entry:
         return "running" in self.states or (unfinished and now - self.changed < RECENT)
 
 
-def entries(outputs: Path) -> list[Entry]:
+def entries(outputs: Path) -> list[RunEntry]:
     """Return the runs and sweeps in a folder, at any depth, in the order of their paths.
 
     Evaluations in the folder of a run belong to the run.
@@ -82,7 +82,7 @@ def entries(outputs: Path) -> list[Entry]:
     return [entry for path in _children(outputs) for entry in _entries(path)]
 
 
-def _entries(folder: Path) -> Iterable[Entry]:
+def _entries(folder: Path) -> Iterable[RunEntry]:
     if read_manifest(folder) is not None or is_run(folder):
         yield entry_of(folder)
     elif folder.parent.name == "sweeps" and any(map(is_run, _children(folder))):
@@ -100,20 +100,20 @@ def _children(folder: Path) -> list[Path]:
     return sorted(path for path in found if path.name not in OF_A_RUN and not path.name.startswith("."))
 
 
-def entry_of(folder: Path) -> Entry:
+def entry_of(folder: Path) -> RunEntry:
     """Return the entry of the folder of a run or of a sweep."""
     alone = is_run(folder) and not (folder / MANIFEST).is_file()
     size, changed = _size(folder)
     records = (read_run(folder),) if alone else tuple(records_in(folder))
-    return Entry(folder, records, size, changed, not alone)
+    return RunEntry(folder, records, size, changed, not alone)
 
 
-def jobs_of(entry: Entry) -> list[Entry]:
+def jobs_of(entry: RunEntry) -> list[RunEntry]:
     """Return an entry for each job of a sweep that has a folder."""
     found = []
     for record in entry.records:
         if record.folder.is_dir():
-            found.append(Entry(record.folder, (record,), *_size(record.folder), False))
+            found.append(RunEntry(record.folder, (record,), *_size(record.folder), False))
     return found
 
 
@@ -132,24 +132,24 @@ def _size(folder: Path) -> tuple[int, float]:
     return size, changed
 
 
-def rows(found: Sequence[Entry], now: float) -> list[list[str]]:
+def rows(found: Sequence[RunEntry], now: float) -> list[list[str]]:
     """Return the rows of the list: path, state, age, best metric and disk use."""
     return [
         [shell.shown(entry.folder), entry.state, age(entry, now), _best(entry), disk(entry.size)] for entry in found
     ]
 
 
-def age(entry: Entry, now: float) -> str:
+def age(entry: RunEntry, now: float) -> str:
     """Return in words for how long an entry has not changed."""
     seconds = max(0.0, now - entry.changed)
     return f"{seconds / DAY:.0f} days" if seconds >= 2 * DAY else duration(seconds)
 
 
-def _best(entry: Entry) -> str:
+def _best(entry: RunEntry) -> str:
     if entry.best is None:
         return ""
     name, value = entry.best
-    return f"{metric(name).label} {metric(name).form.format(value)}"
+    return f"{metric(name).label} {metric(name).shown(value)}"
 
 
 def disk(size: float) -> str:
@@ -165,8 +165,8 @@ def disk(size: float) -> str:
 class Plan:
     """What is deleted, and what was named but is kept, each with the reason."""
 
-    deleted: list[Entry]
-    kept: list[tuple[Entry, str]]
+    deleted: list[RunEntry]
+    kept: list[tuple[RunEntry, str]]
 
 
 def plan(outputs: Path, targets: Sequence[str], older: float, now: float) -> Plan:
@@ -182,12 +182,12 @@ def plan(outputs: Path, targets: Sequence[str], older: float, now: float) -> Pla
         UserError: a target is neither a state nor a run or a sweep inside the outputs.
     """
     every = entries(outputs)
-    chosen: dict[Path, Entry] = {}
+    chosen: dict[Path, RunEntry] = {}
     for target in targets:
         for entry in _of_state(every, target) if target in STATES else _named(outputs, target):
             chosen[entry.folder.resolve()] = entry
-    deleted: list[Entry] = []
-    kept: list[tuple[Entry, str]] = []
+    deleted: list[RunEntry] = []
+    kept: list[tuple[RunEntry, str]] = []
     for path, entry in chosen.items():
         if any(other in path.parents for other in chosen):
             continue  # inside another one
@@ -198,7 +198,9 @@ def plan(outputs: Path, targets: Sequence[str], older: float, now: float) -> Pla
     return Plan(deleted, kept)
 
 
-def _why_kept(entry: Entry, every: Sequence[Entry], chosen: Iterable[Path], older: float, now: float) -> str | None:
+def _why_kept(
+    entry: RunEntry, every: Sequence[RunEntry], chosen: Iterable[Path], older: float, now: float
+) -> str | None:
     """Return why an entry is kept though it was named; None if it may be deleted."""
     if entry.in_progress(now):
         return "in progress"
@@ -223,7 +225,7 @@ def _refers(record: Record, folder: Path) -> bool:
     )
 
 
-def _of_state(every: Sequence[Entry], state: str) -> list[Entry]:
+def _of_state(every: Sequence[RunEntry], state: str) -> list[RunEntry]:
     """Return the runs, and the jobs of sweeps, of a state; a sweep all of whose jobs have it is one."""
     found = []
     for entry in every:
@@ -234,7 +236,7 @@ def _of_state(every: Sequence[Entry], state: str) -> list[Entry]:
     return found
 
 
-def _named(outputs: Path, target: str) -> list[Entry]:
+def _named(outputs: Path, target: str) -> list[RunEntry]:
     """Return the entries of a directory or a pattern, which must lie inside the outputs.
 
     Raises:
@@ -262,7 +264,7 @@ def _named(outputs: Path, target: str) -> list[Entry]:
     return found
 
 
-def delete(entry: Entry) -> None:
+def delete(entry: RunEntry) -> None:
     """Delete the folder of an entry that a plan names, unless a run in it has begun meanwhile.
 
     Raises:

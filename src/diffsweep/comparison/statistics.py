@@ -158,7 +158,7 @@ def _detectable_errors(freedom: float, level: float) -> float:
     return high
 
 
-class Importance(NamedTuple):
+class KeyImportance(NamedTuple):
     """The share of the variance of a metric that each swept key accounts for.
 
     Attributes:
@@ -173,7 +173,9 @@ class Importance(NamedTuple):
 REST = "seeds and chance"
 
 
-def importance(rows: Sequence[Mapping[str, str]], seeds: Sequence[int | None], y: Sequence[float]) -> Importance | None:
+def importance(
+    rows: Sequence[Mapping[str, str]], seeds: Sequence[int | None], y: Sequence[float]
+) -> KeyImportance | None:
     """Return the importance of keys for a metric: by analysis of variance on a full grid, else by a forest.
 
     A grid is full if each combination of values has the same seeds.
@@ -200,10 +202,10 @@ def importance(rows: Sequence[Mapping[str, str]], seeds: Sequence[int | None], y
     if len(keys) == 1 and len(drawn) == 1:
         return None
     if len(rows) == cells.size and np.isfinite(cells).all():
-        return Importance("analysis of variance on the full grid", variance_shares(cells, keys))
+        return KeyImportance("analysis of variance on the full grid", variance_shares(cells, keys))
     if len(rows) < FEWEST:
         return None
-    return Importance("a random forest whose keys are permuted", _forest_shares(rows, keys, y))
+    return KeyImportance("a random forest whose keys are permuted", _forest_shares(rows, keys, y))
 
 
 def variance_shares(cells: np.ndarray, keys: Sequence[str]) -> dict[str, float]:

@@ -12,7 +12,9 @@ from diffsweep.comparison.variants import Comparison, Variant, seconds_per_thous
 from diffsweep.comparison.verdicts import rounded
 from diffsweep.metric_table import metric
 
-NUMBER = re.compile(r"[-+]?[\d.,]+(e[-+]?\d+)?( \+- [\d.]+)?( [kMGT]?B)?")  # a cell that is aligned on the right
+NUMBER = re.compile(
+    r"[-+]?[\d.,]+(e[-+]?\d+)?( \+- [\d.]+)?( ?[kMGT]?B| ?%| dB)?"
+)  # a cell that is aligned on the right
 HIDDEN = ("train/loss", "val/eps_mse")  # of the tables of variants; the curves show them
 CONSTANT = ("network_evaluations", "parameters")  # shown where they differ
 MOST_RUNS = 60  # rows of the table of single runs
@@ -59,10 +61,11 @@ def cell(name: str, found: Interval | None) -> str:
     """Return a metric of a variant as ``mean +- half-width``; the value alone of one seed, and nothing without any."""
     if found is None:
         return ""
+    known = metric(name)
     if math.isnan(found.low) or found.half == 0:
-        return metric(name).form.format(found.mean)
-    mean, half = rounded(found.mean, found.half)
-    return f"{mean} +- {half}"
+        return known.shown(found.mean)
+    mean, half = rounded(found.mean * known.factor, found.half * known.factor)
+    return f"{mean} +- {half}{known.suffix}"
 
 
 def shown_metrics(comparison: Comparison) -> list[str]:
@@ -98,7 +101,7 @@ def by_run(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
             record.name,
             "" if record.seed is None else str(record.seed),
             record.state,
-            *(metric(name).form.format(record.metrics[name]) if name in record.metrics else "" for name in names),
+            *(metric(name).shown(record.metrics[name]) if name in record.metrics else "" for name in names),
         ]
         for record in comparison.records
     ]
@@ -155,7 +158,7 @@ def conclusions(comparison: Comparison) -> list[str]:
 def _point(comparison: Comparison, variant: Variant) -> str:
     mean = variant.interval(comparison.metric)
     assert mean is not None
-    value = metric(comparison.metric).form.format(mean.mean)
+    value = metric(comparison.metric).shown(mean.mean)
     return f"{variant.label} ({value}, {seconds_per_thousand(variant):.3g} s per 1,000 samples)"
 
 

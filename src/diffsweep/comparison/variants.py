@@ -10,7 +10,7 @@ from diffsweep.comparison import statistics
 from diffsweep.comparison.choices import headline, no_such_metric
 from diffsweep.comparison.differences import ABSENT, fields_that_differ, value_of, varied, varies_making
 from diffsweep.comparison.records import Record
-from diffsweep.comparison.statistics import Difference, Importance, Interval
+from diffsweep.comparison.statistics import Difference, Interval, KeyImportance
 from diffsweep.comparison.verdicts import plain_name, verdict
 from diffsweep.errors import UserError
 from diffsweep.metric_table import METRICS, metric
@@ -238,7 +238,7 @@ class Comparison:
         return min(self.measured, key=lambda variant: known.shortfall(_mean(variant, self.metric)))
 
     @cached_property
-    def importance(self) -> Importance | None:
+    def importance(self) -> KeyImportance | None:
         """The importance of each key for the metric; None where it cannot be found."""
         if self.refusal is not None or not self.keys:
             return None

@@ -48,29 +48,26 @@ def verdict(name: str, baseline: str, found: Difference, of: str) -> str:
     """
     known = metric(of)
     label = f"|{known.label} - {known.best:g}|" if known.has_target else known.label
+    mean, half, visible = (value * known.factor for value in (found.mean, found.half, found.detectable))
     if math.isnan(found.low):
         return (
-            f"{name} has {_signed(found.mean)} {label} against {baseline} in one seed, which cannot show whether "
+            f"{name} has {mean:+.3g}{known.suffix} {label} against {baseline} in one seed, which cannot show whether "
             "the difference is real; run seed=0,1,2"
         )
     over = f"over {found.seeds} seeds" + ("" if found.paired else ", unpaired")
     if found.low <= 0 <= found.high:
         if found.low == found.high:
             return f"{name} and {baseline} have the same {label} in each of {found.seeds} seeds"
-        visible = f"{found.detectable:.2g}" if found.detectable < 100 else f"{found.detectable:.0f}"
         return (
             f"no difference in {label} seen between {name} and {baseline} "
-            f"({plus_minus(found.mean, found.half)}): {found.seeds} seeds would show one of {visible}"
+            f"({plus_minus(mean, half)}{known.suffix}): {found.seeds} seeds would show one of "
+            f"{visible:{'.2g' if visible < 100 else '.0f'}}{known.suffix}"
         )
-    size = plus_minus(abs(found.mean), found.half)
+    size = f"{plus_minus(abs(mean), half)}{known.suffix}"
     if not known.ranks:
         return f"{name} has {'more' if found.mean > 0 else 'fewer'} {label} than {baseline} by {size} {over}"
     better = (found.mean > 0) == (known.best > 0 and not known.has_target)
     return f"{name} is {'better' if better else 'worse'} than {baseline} by {size} {label} {over}"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3g}"
 
 
 def counted(records: list[Record]) -> str:

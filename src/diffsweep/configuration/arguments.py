@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from diffsweep.configuration.conf import groups, keys
+from diffsweep.configuration.schema import quoted
 from diffsweep.configuration.suggestions import where
 from diffsweep.errors import UserError
 
@@ -63,7 +64,7 @@ def read_arguments(words: Sequence[str], command: str) -> Arguments:
         raise UserError(f"--cfg {shown}: write --cfg job, which shows the configuration, or --cfg hydra or --cfg all")
     if "--resolve" in switches and not {"--cfg", "--info"} & switches.keys():
         raise UserError("--resolve goes with --cfg job, which shows the configuration")
-    return Arguments(overrides, switches)
+    return Arguments(quoted(command, overrides), switches)
 
 
 def _without_dashes(word: str, rest: Sequence[str], command: str) -> str:

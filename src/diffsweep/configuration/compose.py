@@ -77,7 +77,7 @@ def compose(command: str, overrides: Sequence[str] = ()) -> DictConfig:
     Raises:
         UserError: an option, key or value is wrong; the message is one line and names the nearest right one.
     """
-    return compose_job(command, overrides).cfg
+    return compose_job(command, quoted(command, overrides)).cfg
 
 
 def compose_job(command: str, overrides: Sequence[str] = (), number: int | None = None) -> Composed:
@@ -92,7 +92,7 @@ def compose_job(command: str, overrides: Sequence[str] = (), number: int | None 
         UserError: an option, key or value is wrong, as in :func:`compose`.
     """
     register()
-    overrides = quoted(command, with_new_names(overrides))
+    overrides = with_new_names(overrides)
     if number is not None and issubclass(SCHEMAS[command], Bare):
         raise UserError(f"{command}.py runs once, and makes no sweep: leave out -m")
     GlobalHydra.instance().clear()

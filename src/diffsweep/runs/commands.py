@@ -22,8 +22,9 @@ from diffsweep.tasks.sampling import Job
 def evaluate(cfg: DictConfig) -> float:
     """Run ``evaluate.py``: measure a finished run, and return the number by which a sweep compares its jobs.
 
-    ``metrics.json``, ``evaluation.yaml``, pictures and tables are written into the folder ``cfg.output``, and a table of the numbers is
-    printed. Other trained models that the measurement needs are trained first.
+    ``metrics.json``, ``evaluation.yaml`` (the configuration), pictures and tables are written into the folder
+    ``cfg.output``, and a table of the numbers is printed. Other trained models that the measurement needs are trained
+    first.
 
     Args:
         cfg: a checked configuration of ``evaluate``.

@@ -8,7 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from diffsweep import shell
-from diffsweep.comparison.listing import STATES, Entry, delete, disk, entries, jobs_of, plan, rows
+from diffsweep.comparison.listing import STATES, RunEntry, delete, disk, entries, jobs_of, plan, rows
 from diffsweep.comparison.tables import aligned
 from diffsweep.errors import UserError
 from diffsweep.metric_table import metric
@@ -16,11 +16,11 @@ from diffsweep.metric_table import metric
 COLUMNS = ("", "state", "last change", "best", "disk")
 
 
-def _quality(entry: Entry) -> float:
+def _quality(entry: RunEntry) -> float:
     return math.inf if entry.best is None else metric(entry.best[0]).shortfall(entry.best[1])
 
 
-ORDERS: dict[str, Callable[[Entry], float | str]] = {
+ORDERS: dict[str, Callable[[RunEntry], float | str]] = {
     "age": lambda entry: -entry.changed,
     "disk": lambda entry: -entry.size,
     "name": lambda entry: str(entry.folder),
