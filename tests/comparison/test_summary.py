@@ -108,3 +108,13 @@ def test_a_key_of_numbers_is_an_axis(write_sweep):
     assert figures.key_of_numbers(comparison.keys, comparison.measured[:2]) is None
     words = Comparison(read([write_sweep(VALUES, name="words")]))
     assert figures.key_of_numbers(words.keys, words.measured) is None
+
+
+def test_of_many_verdicts_the_first_are_printed_and_all_are_written(write_sweep):
+    values = {(steps, seed): 10.0 / steps + seed for steps in range(1, 20) for seed in (0, 1)}
+    folder = write_sweep(values, key="sampler.steps")
+    text = summarise(folder)
+    assert text.count("better than sampler.steps=1 ") == 12
+    assert "and 6 more verdicts" in text
+    assert "best mean FID: sampler.steps=19" in text
+    assert (folder / "summary.md").read_text().count("better than sampler.steps=1 ") == 18

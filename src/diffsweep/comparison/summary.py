@@ -17,6 +17,7 @@ from diffsweep.files import write_atomically, write_text
 from diffsweep.metric_table import metric
 
 NAME = "summary"
+MOST_VERDICTS = 12  # that are printed
 
 
 def summarise(folder: Path) -> str:
@@ -58,7 +59,11 @@ def write(comparison: Comparison, folder: Path, title: str, command: str | None 
 def as_text(comparison: Comparison) -> str:
     """Return a comparison as lines for a terminal: the table by what varied, conclusions, and runs without numbers."""
     parts = [f"{_heading(comparison)}\n", tables.aligned(*tables.by_variant(comparison)), ""]
-    parts += [f"  {line}" for line in tables.conclusions(comparison)]
+    lines = tables.conclusions(comparison)
+    hidden = len(comparison.effects) - MOST_VERDICTS
+    if hidden > 0:  # the best variant and what follows are printed all the same
+        lines[MOST_VERDICTS : len(comparison.effects)] = [f"and {hidden} more verdicts, which {NAME}.md has"]
+    parts += [f"  {line}" for line in lines]
     parts += [f"  {tables.how(comparison)}"]
     parts += [f"  {line}" for line in tables.troubles(comparison.records, comparison.metric)]
     return "\n".join(parts)
