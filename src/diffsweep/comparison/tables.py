@@ -72,7 +72,8 @@ def shown_metrics(comparison: Comparison) -> list[str]:
     """Return the metrics that tables show: the one that is compared first, then the others in their order."""
     others = [name for name in comparison.columns if name not in (*HIDDEN, comparison.metric)]
     for name in CONSTANT:
-        if name in others and len({record.metrics.get(name) for record in comparison.records}) == 1:
+        had = {record.metrics[name] for record in comparison.records if name in record.metrics}
+        if name in others and len(had) == 1:
             others.remove(name)
     return [comparison.metric, *others]
 

@@ -19,13 +19,14 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 
 from diffsweep import shell
+from diffsweep.comparison.records import MANIFEST
 from diffsweep.configuration.compose import Composed, from_hydra
 from diffsweep.configuration.conf import CONF
 from diffsweep.configuration.explain import explained
 from diffsweep.configuration.jobs import launcher_of
 from diffsweep.errors import Failed, Stopped
 from diffsweep.runs.functions import task_of
-from diffsweep.runs.manifest import FAILED, FINISHED, INTERRUPTED, MANIFEST, Manifest
+from diffsweep.runs.manifest import FAILED, FINISHED, INTERRUPTED, Manifest
 from diffsweep.runs.signals import CODES, handling, stop
 
 POLLED = 1.0  # seconds between looks at the manifest
