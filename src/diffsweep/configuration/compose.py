@@ -144,6 +144,10 @@ def finish(command: str, cfg: DictConfig, hydra: Any, run_dir: str) -> DictConfi
         cfg.paths.run_dir = directory
     elif "output" in cfg:
         cfg.output = directory
+    if selected is not None:  # presets that the run was made from; what they set has come with the other groups
+        choices.update(
+            {kind: saved[kind] for kind in ("experiment", "debug") if not choices.get(kind) and kind in saved}
+        )
     cfg.choices = {group: option for group, option in choices.items() if group not in SELECTORS}
     cfg.sweep = os.environ.get(SWEEP)
     return cfg
