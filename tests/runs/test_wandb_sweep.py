@@ -12,7 +12,7 @@ from diffsweep.configuration.compose import compose
 from diffsweep.configuration.conf import CONF
 from diffsweep.configuration.preflight import preflight
 from diffsweep.metric_table import LOWER, METRICS
-from diffsweep.runs.tracking import run_id
+from diffsweep.runs.description import run_id
 
 wandb = pytest.importorskip("wandb")
 SWEEP = OmegaConf.to_container(OmegaConf.load(CONF / "_wandb_sweep.yaml"), resolve=False)

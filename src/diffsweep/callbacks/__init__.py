@@ -3,15 +3,20 @@
 from diffsweep.callbacks.ema import EMA, averaged_weights
 from diffsweep.callbacks.finite import LossIsNaN, StopOnNaN
 from diffsweep.callbacks.loss_by_time import LossByTime
+from diffsweep.callbacks.meter import STEPS_PER_SECOND, TrainingMeter
 from diffsweep.callbacks.progress import TrainingProgress
-from diffsweep.callbacks.sample_grid import SampleGrid, log_picture
+from diffsweep.callbacks.run_logger import RunLogger, log_picture
+from diffsweep.callbacks.sample_grid import SampleGrid
 
 __all__ = [
     "EMA",
+    "STEPS_PER_SECOND",
     "LossByTime",
     "LossIsNaN",
+    "RunLogger",
     "SampleGrid",
     "StopOnNaN",
+    "TrainingMeter",
     "TrainingProgress",
     "averaged_weights",
     "log_picture",

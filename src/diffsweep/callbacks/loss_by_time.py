@@ -11,7 +11,7 @@ import torch
 from lightning import Callback, Trainer
 from torch import Tensor
 
-from diffsweep.callbacks.sample_grid import log_picture
+from diffsweep.callbacks.run_logger import log_picture
 from diffsweep.capabilities import Part
 from diffsweep.files import write_text
 from diffsweep.layers import distributed
@@ -73,7 +73,8 @@ class LossByTime(Callback, Part):
         if rows and importlib.util.find_spec("matplotlib") is not None:
             picture = self.path.with_suffix(".png")
             plot_loss_by_time(rows).savefig(picture, dpi=120)
-            log_picture(trainer.loggers, NAME, picture)
+            caption = "held-out loss by noise level, after some of the validations"
+            log_picture(trainer.loggers, NAME, picture, trainer.global_step, caption)
 
 
 def sums_by_interval(losses: Tensor, t: Tensor, intervals: int) -> Tensor:

@@ -1,21 +1,23 @@
 """Pictures of samples during training."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning import Callback, Trainer
-from lightning.pytorch.loggers import Logger, WandbLogger
 
 from diffsweep import pictures
+from diffsweep.callbacks.run_logger import log_picture
 from diffsweep.capabilities import Part
+from diffsweep.models import DiffusionModel
 
 
 class SampleGrid(Callback, Part):
     """Save a picture of the model's samples, or of an autoencoder's reconstructions, after each validation.
 
     The files are ``step_*.png`` with the number of the step, and for clips ``.gif`` and, with PyAV, ``.mp4``. The
-    picture goes to W&B too, if the run logs to it. The model has its averaged weights, as in validation.
+    picture goes to W&B and TensorBoard too, if the run logs to them. The model has its averaged weights, as in
+    validation.
 
     Args:
         folder: the folder of the pictures.
@@ -35,19 +37,15 @@ class SampleGrid(Callback, Part):
         data = trainer.datamodule  # type: ignore[attr-defined]  # None if loaders were passed to fit
         shown = pl_module.show(self.num_samples, data, self.seed, self.steps)
         path = self.folder / f"step_{trainer.global_step:06d}"
-        log_picture(trainer.loggers, "samples", pictures.save_shown(pl_module.draw_shown, shown, path)[0])
+        files = pictures.save_shown(pl_module.draw_shown, shown, path)
+        caption = f"{len(shown[0])} samples at step {trainer.global_step}{self._requested(pl_module, data)}"
+        log_picture(trainer.loggers, "samples", files[0], trainer.global_step, caption)
 
-
-def log_picture(loggers: Sequence[Logger], name: str, path: Path) -> None:
-    """Log the file of a picture to W&B, a PNG as an image and any other file, a GIF, as a video.
-
-    Args:
-        loggers: the loggers of a run; those that are not W&B's are skipped.
-        name: the name under which it is logged.
-        path: the file.
-    """
-    for logger in loggers:
-        if isinstance(logger, WandbLogger) and path.suffix == ".png":
-            logger.log_image(name, [str(path)])
-        elif isinstance(logger, WandbLogger):
-            logger.log_video(name, [str(path)], format=["gif"])
+    def _requested(self, pl_module: Any, data: Any) -> str:
+        """Return in words what the samples of a grid are to show: their classes or captions, if any."""
+        if not isinstance(pl_module, DiffusionModel) or data is None:
+            return ""
+        request = pl_module.conditioning.request(torch.arange(self.num_samples), data.split("val"))
+        if "caption" in request:
+            return ": " + "; ".join(map(str, request["caption"]))
+        return f": classes {' '.join(map(str, request['label'].tolist()))}" if "label" in request else ""

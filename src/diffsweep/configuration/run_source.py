@@ -20,14 +20,14 @@ from diffsweep.configuration.saved import saved_of
 
 PREFIX = "run/"
 INHERITED = ("seed", "space")  # keys of the root that a run passes on, and no others
-OWN = ("paths", "logger")  # groups that a command does not take from a run
+OWN = ("paths", "logger")  # groups of the place where a command runs
 
 
 class RunSource(ConfigSource):
     """A source from which Hydra reads the saved configuration of finished runs as if it were files of options.
 
     The names ``run/DIR`` and ``resume/DIR`` stand for all configuration groups of the run in the folder DIR, and
-    ``GROUP/run/DIR`` stands for one group of it. ``resume`` also takes the run's logger and its directory.
+    ``GROUP/run/DIR`` stands for one group of it. ``resume`` also takes the run's directory.
     """
 
     @staticmethod
@@ -71,6 +71,7 @@ class RunSource(ConfigSource):
         plain = OmegaConf.to_container(saved, resolve=False)
         assert isinstance(plain, dict)
         inherited = [group for group in groups() if group in plain["choices"] and group in plain and group not in OWN]
+        inherited += ["logger"] if "logger" in plain else []  # its choice is no single option if a run has several
         content: dict[str, Any] = {
             "defaults": [{f"override /{group}": PREFIX + quote(directory, safe="")} for group in inherited],
             **{key: plain[key] for key in INHERITED if key in plain},
@@ -78,7 +79,6 @@ class RunSource(ConfigSource):
         }
         if resume:
             content["resume_from"] = str(Path(directory).absolute())
-            content["logger"] = plain["logger"]
             content["hydra"] = {"run": {"dir": directory}}
         return OmegaConf.create(content)
 

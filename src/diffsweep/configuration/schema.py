@@ -70,17 +70,21 @@ class Paths:
 
 @dataclass
 class Logger:
-    """The settings of the logger of Weights & Biases, which metrics go to beside ``metrics.csv``.
+    """The settings of the loggers that metrics and pictures go to beside ``metrics.csv``: W&B and TensorBoard.
 
     Attributes:
-        mode: ``online``, ``offline`` or ``disabled``.
+        mode: of W&B: ``online``, ``offline`` or ``disabled``.
         project: the project on W&B.
         entity: the user or team on W&B; None for the default one.
+        artifacts: whether checkpoints go to W&B when training has ended.
+        tensorboard: whether a run writes files for TensorBoard.
     """
 
-    mode: str = MISSING
+    mode: str = "disabled"
     project: str = "diffsweep"
     entity: str | None = None
+    artifacts: bool = False
+    tensorboard: bool = False
 
 
 @dataclass

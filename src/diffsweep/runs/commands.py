@@ -1,5 +1,6 @@
 """The commands ``evaluate.py`` and ``sample.py``, which use a finished run and may first train stages that it needs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ from diffsweep.configuration.build import build, build_data
 from diffsweep.configuration.loading import load_model, load_sampled
 from diffsweep.errors import UserError
 from diffsweep.files import write_atomically, write_text
+from diffsweep.models import DiffusionModel
 from diffsweep.runs import report
 from diffsweep.runs.evaluation import headline, measure
 from diffsweep.runs.stages import resolve_stages
+from diffsweep.runs.tracking import finishing, log_beginning, log_end, log_pictures, places, used_by
 from diffsweep.runs.training import train
 from diffsweep.tasks.sampling import Job
 
@@ -35,21 +38,31 @@ def evaluate(cfg: DictConfig) -> float:
     if cfg.num_samples is not None and "_target_" in cfg.metrics:
         cfg.metrics.num_samples = cfg.num_samples
     resolve_stages(cfg, train)
-    folder = Path(cfg.output)
+    with finishing():
+        return _evaluate(cfg, Path(cfg.output))
+
+
+def _evaluate(cfg: DictConfig, folder: Path) -> float:
     data, model = build_data(cfg), load_model(cfg)
-    numbers, drawn = measure(cfg, model, data, folder)
-    if not numbers:
+    if isinstance(model, DiffusionModel) and not any("_target_" in cfg[group] for group in ("metrics", "likelihood")):
         raise UserError(
             "metrics=none and likelihood=none leave nothing to measure; choose metrics=digits or likelihood=bound"
         )
+    track = used_by(cfg, "evaluate")
+    log_beginning(track, cfg, data)
+    numbers, drawn = measure(cfg, model, data, folder)
     if drawn is not None:
         pictures.save_shown(pictures.grid, [drawn.x[:100]], folder / "grid")
+        for logger in track:
+            logger.log_samples(drawn.x, drawn.request, 0)
         print(f"\n{len(drawn.x)} samples by {cfg.choices.sampler} in {cfg.sampler.steps} steps")
+    for logger in track:
+        logger.log_results(numbers, 0)
+    log_pictures(track, folder, 0, f"run {Path(cfg.paths.run_dir).name}, sampler={cfg.choices.sampler}")
+    log_end(track, folder)
     write_text(folder / EVALUATION, OmegaConf.to_yaml(cfg))
     print("\n" + report.table(report.metric_rows(numbers)) + "\n")
-    for path in sorted(folder.glob("*")):
-        if path.suffix in (".json", ".yaml", ".csv", *pictures.SHOWN):
-            print(f"  {shell.shown(path)}")
+    _print_places(cfg, folder, (".json", ".yaml", ".csv", *pictures.SHOWN))
     return headline(numbers, cfg.optimized_metric)
 
 
@@ -68,26 +81,45 @@ def sample(cfg: DictConfig) -> Path:
     if cfg.num_samples < 1 or cfg.batch_size < 1:
         raise UserError(f"num_samples and batch_size must be at least 1, not {cfg.num_samples} and {cfg.batch_size}")
     resolve_stages(cfg, train)
-    folder = Path(cfg.output)
+    with finishing():
+        return _sample(cfg, Path(cfg.output))
+
+
+def _sample(cfg: DictConfig, folder: Path) -> Path:
     task, data, model = build(cfg, "task"), build_data(cfg), load_sampled(cfg)
     if cfg.num_frames is not None:
         try:
             model.autoencoder.lengthen(cfg.num_frames)
         except ValueError as error:
             raise UserError(str(error)) from error
+    track = used_by(cfg, "sample")
+    log_beginning(track, cfg, data)
     drawn, done = task(Job(model, data, folder, cfg.num_samples, cfg.seed, cfg.batch_size))
     write_atomically(folder / "samples.npz", lambda file: np.savez(file, arr_0=pictures.to_uint8(drawn.x)))
     if words := {name: drawn.request[name] for name in ("label", "caption") if name in drawn.request}:
         columns = [values.tolist() if isinstance(values, Tensor) else values for values in words.values()]
         lines = ["\t".join(map(str, row)) for row in zip(*columns, strict=True)]
         write_text(folder / "requests.tsv", "\n".join(["\t".join(words), *lines]) + "\n")
+    speed = {"images_per_second": len(drawn.x) / drawn.seconds, "network_evaluations": drawn.evaluations}
+    for logger in track:
+        logger.log_samples(drawn.x, drawn.request, 0)
+        logger.log_facts(speed)
+    log_pictures(track, folder, 0, done)
+    log_end(track, folder)
     rate, made = len(drawn.x) / drawn.seconds, "clips" if drawn.x.ndim == 5 else "images"
     print(
         f"\n{done}\nby {cfg.choices.sampler} in {model.sampler.steps} steps, "
         f"{drawn.evaluations:g} network evaluations each, "
         f"{rate:{'.0f' if rate >= 10 else '.2g'}} {made}/s"
     )
-    for path in sorted(folder.glob("*")):
-        if path.suffix in (".npz", ".tsv", *pictures.SHOWN):
-            print(f"  {shell.shown(path)}")
+    _print_places(cfg, folder, (".npz", ".tsv", *pictures.SHOWN))
     return folder
+
+
+def _print_places(cfg: DictConfig, folder: Path, suffixes: Sequence[str]) -> None:
+    """Print the files of a folder that have one of the suffixes, and where loggers have written."""
+    for path in sorted(folder.glob("*")):
+        if path.suffix in suffixes:
+            print(f"  {shell.shown(path)}")
+    for name, command in places(cfg, folder):
+        print(f"  {name}: {command}")

@@ -1,136 +1,136 @@
-"""The loggers of a run: metrics.csv always, and W&B unless disabled."""
+"""The loggers of a run: ``metrics.csv`` always, and W&B and TensorBoard as the group ``logger`` chooses."""
 
-import csv
-import io
-import os
-from argparse import Namespace
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger, WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from diffsweep.files import write_text
-from diffsweep.metric_table import HIGHER, LOWER, named
-
-LOWER_IS_BETTER, HIGHER_IS_BETTER = named(LOWER, prefix="eval/"), named(HIGHER, prefix="eval/")
-
-
-class MetricsFile(Logger):
-    """A Lightning logger that writes ``metrics.csv``, with a row for each logged step and a column for each metric.
-
-    A resumed run continues the file; old rows after the first step that it logs are removed. (Lightning's CSVLogger
-    deletes the file of an earlier fit in the same folder.)
-
-    Args:
-        path: the path of the file.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        super().__init__()
-        self.path = Path(path)
-        self._rows: dict[int, dict[str, str]] | None = None
-
-    @property
-    def name(self) -> str:
-        return "csv"
-
-    @property
-    def version(self) -> str:
-        return ""
-
-    @rank_zero_only
-    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Write nothing: the configuration has a file of its own."""
-
-    @rank_zero_only
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        step = int(step or 0)
-        if self._rows is None:  # a resumed run replaces the rows after its first step
-            self._rows = {k: row for k, row in self._read().items() if k <= step}
-        row = self._rows.setdefault(step, {})
-        row.update({name: f"{float(value):.8g}" for name, value in metrics.items() if name != "epoch"})
-
-    def _read(self) -> dict[int, dict[str, str]]:
-        if not self.path.exists():
-            return {}
-        with self.path.open(newline="") as file:
-            return {int(row.pop("step")): {k: v for k, v in row.items() if v} for row in csv.DictReader(file)}
-
-    @rank_zero_only
-    def save(self) -> None:
-        if not self._rows:
-            return
-        columns = sorted({name for row in self._rows.values() for name in row})
-        text = io.StringIO()
-        writer = csv.DictWriter(text, ["step", *columns], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({"step": step, **self._rows[step]} for step in sorted(self._rows))
-        write_text(self.path, text.getvalue())
-
-    @rank_zero_only
-    def finalize(self, status: str) -> None:
-        self.save()
+from diffsweep import pictures, shell
+from diffsweep.callbacks import RunLogger
+from diffsweep.configuration.saved import CONFIG
+from diffsweep.datasets import ImageData
+from diffsweep.runs.cost import network_cost, peak_memory
+from diffsweep.runs.description import describe
+from diffsweep.runs.metrics_file import MetricsFile
+from diffsweep.runs.tensorboard_run import FOLDER, TensorBoardRun
+from diffsweep.runs.wandb_run import finish_wandb, start_wandb
 
 
-def loggers(cfg: DictConfig) -> list[Logger]:
-    """Return the Lightning loggers of a run: :class:`MetricsFile`, and W&B unless ``logger.mode`` is ``disabled``."""
-    found: list[Logger] = [MetricsFile(Path(cfg.paths.run_dir) / "metrics.csv")]
-    if cfg.logger.mode != "disabled":
-        found.append(wandb_logger(cfg))
-    return found
+def loggers(cfg: DictConfig) -> list[RunLogger]:
+    """Start and return the loggers of a training run: :class:`MetricsFile`, and those that ``logger`` chooses.
 
-
-def wandb_logger(cfg: DictConfig) -> WandbLogger:
-    """Start a W&B run and return its Lightning logger.
-
-    The W&B id is made from the run's directory, so that resuming the run continues it, with ``logger.mode=online``. The
-    runs of a sweep share a group. W&B gets the unresolved configuration, since values from the environment may be
-    secret.
+    W&B is left out if ``logger.mode`` is ``disabled``.
 
     Args:
         cfg: the run's configuration.
     """
-    import wandb
-
-    directory = Path(cfg.paths.run_dir)
-    os.environ["WANDB_DATA_DIR"] = str(directory / "wandb")  # staged media stay inside the run
-    run = wandb.init(
-        project=cfg.logger.project,
-        entity=cfg.logger.entity,
-        mode=cfg.logger.mode,
-        dir=str(directory),
-        id=run_id(directory),
-        name=directory.name,
-        group=cfg.sweep,
-        resume="allow" if cfg.logger.mode == "online" else None,
-        config={**cfg.choices, "seed": cfg.seed, "config": OmegaConf.to_container(cfg, resolve=False)},
-        settings=wandb.Settings(silent=True, console="off"),
-    )
-    for names, best in ((LOWER_IS_BETTER, "min"), (HIGHER_IS_BETTER, "max")):
-        for name in names:
-            run.define_metric(name, step_metric="trainer/global_step", summary=best)
-    return WandbLogger(experiment=run)
+    return [MetricsFile(Path(cfg.paths.run_dir) / "metrics.csv"), *used_by(cfg, "train")]
 
 
-def run_id(directory: Path) -> str:
-    """Return the W&B id of a run, the last two names of its directory, since ids must be unique in a project.
+def used_by(cfg: DictConfig, job_type: str) -> list[RunLogger]:
+    """Start and return the loggers that the group ``logger`` chooses: W&B, TensorBoard, both or none.
 
-    Hyphens join the names and replace underscores; at most the last 64 characters are taken. A run that an agent of a
-    W&B sweep has started has the id that the agent gave it, by which the sweep finds its results.
+    Args:
+        cfg: the configuration of a command.
+        job_type: the command: ``train``, ``evaluate`` or ``sample``.
     """
-    if os.environ.get("WANDB_SWEEP_ID") and (given := os.environ.get("WANDB_RUN_ID")):
-        return given
-    return "-".join(directory.parts[-2:]).replace("_", "-")[-64:]
+    if cfg.logger.mode == "disabled" and not cfg.logger.tensorboard:
+        return []
+    description, found = describe(cfg, job_type), list[RunLogger]()
+    if cfg.logger.mode != "disabled":
+        found.append(start_wandb(cfg, description))
+    if cfg.logger.tensorboard:
+        found.append(TensorBoardRun(description))
+    return found
 
 
-def finish_wandb(exit_code: int) -> None:
-    """End the W&B run of this process, if any; an exit code other than 0 marks it as failed."""
-    import sys
+@contextmanager
+def finishing() -> Iterator[None]:
+    """End the W&B run of this process, if any, at the end of the context, with the exit code of the process."""
+    exit_code = 1
+    try:
+        yield
+        exit_code = 0
+    except SystemExit as stop:
+        exit_code = stop.code if isinstance(stop.code, int) else 1
+        raise
+    finally:
+        finish_wandb(exit_code)
 
-    if "wandb" in sys.modules:
-        import wandb
 
-        if wandb.run is not None:
-            wandb.finish(exit_code=exit_code)
+def log_beginning(track: Sequence[RunLogger], cfg: DictConfig, data: ImageData) -> None:
+    """Log what is known at the beginning of a command: the size and cost of the network, and the data.
+
+    Args:
+        track: the loggers.
+        cfg: the configuration of the command.
+        data: the dataset.
+    """
+    if track:
+        cost = network_cost(cfg)
+        for logger in track:
+            logger.log_facts({"parameters": cost.parameters, "gmac": cost.gmac, "data_fingerprint": data.fingerprint})
+
+
+def log_end(track: Sequence[RunLogger], folder: Path) -> None:
+    """Log what is known at the end of a command, and write what loggers have kept back.
+
+    It is the most memory that was used, and the ids of the protocols that numbers were measured under.
+
+    Args:
+        track: the loggers.
+        folder: the folder with ``metrics.json``, if numbers were measured.
+    """
+    facts: dict[str, Any] = {"peak_memory_gib": round(peak_memory(), 4)}
+    if (folder / "metrics.json").is_file():
+        content = json.loads((folder / "metrics.json").read_text())
+        facts |= {name: value for name, value in content.items() if name.endswith("protocol_id")}
+    for logger in track:
+        logger.log_facts(facts)
+        logger.save()
+
+
+def log_pictures(track: Sequence[RunLogger], folder: Path, step: int, caption: str) -> None:
+    """Log the pictures of a folder, each under the name of its file.
+
+    Args:
+        track: the loggers.
+        folder: the folder.
+        step: the optimizer steps of the model.
+        caption: what the pictures show.
+    """
+    for path in sorted(folder.glob("*")):
+        if path.suffix in pictures.SHOWN and path.suffix != ".mp4":  # an MP4 has a GIF beside it
+            for logger in track:
+                logger.log_picture(path.stem, path, step, caption)
+
+
+def log_checkpoints(track: Sequence[RunLogger], directory: Path, checkpoints: Path) -> None:
+    """Log the checkpoints of a finished run with its configuration and numbers, as far as loggers record them.
+
+    Args:
+        track: the loggers.
+        directory: the run's directory.
+        checkpoints: the folder of its checkpoints.
+    """
+    files = [*sorted(checkpoints.glob("*.ckpt")), directory / CONFIG, directory / "metrics.json"]
+    for logger in track:
+        logger.log_checkpoints([file for file in files if file.is_file()])
+
+
+def places(cfg: DictConfig, directory: Path) -> list[tuple[str, str]]:
+    """Return rows of a name and a command by which a user looks at what the loggers have written.
+
+    Args:
+        cfg: the configuration of the command.
+        directory: the folder of its files.
+    """
+    found = []
+    if cfg.logger.mode == "offline":
+        found.append(("W&B", f"wandb sync {shell.shown(directory / 'wandb')}/offline-run-*   (uploads this run)"))
+    if cfg.logger.tensorboard:
+        found.append(("board", f"tensorboard --logdir {shell.shown(directory / FOLDER)}"))
+    return found

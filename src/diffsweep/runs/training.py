@@ -6,7 +6,7 @@ import platform
 import subprocess
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from diffsweep import pictures, shell
-from diffsweep.callbacks import EMA, StopOnNaN, log_picture
+from diffsweep.callbacks import EMA, RunLogger, StopOnNaN, TrainingMeter, log_picture
 from diffsweep.callbacks.checkpoints import FOLDER, LAST, AtomicCheckpoints, KeepCheckpoints
 from diffsweep.comparison.records import LOCK
 from diffsweep.configuration.build import build, build_data, build_model
@@ -32,7 +32,7 @@ from diffsweep.runs.evaluation import headline, measure
 from diffsweep.runs.latents import keep_latents
 from diffsweep.runs.stages import is_rank_zero, resolve_stages
 from diffsweep.runs.stopping import StopSignals
-from diffsweep.runs.tracking import finish_wandb, loggers
+from diffsweep.runs.tracking import finishing, log_beginning, log_checkpoints, log_end, loggers, places
 from diffsweep.runs.verification import CERTIFICATE, certify, refuse
 from diffsweep.tasks.sampling import trajectory
 
@@ -62,16 +62,8 @@ def train(cfg: DictConfig) -> float:
     with _alone_in(directory) if is_rank_zero() else nullcontext():
         if is_rank_zero():
             claim(cfg)
-        exit_code = 1
-        try:
-            result = _train(cfg, directory)
-            exit_code = 0
-            return result
-        except SystemExit as stop:
-            exit_code = stop.code if isinstance(stop.code, int) else 1
-            raise
-        finally:
-            finish_wandb(exit_code)
+        with finishing():
+            return _train(cfg, directory)
 
 
 @contextmanager
@@ -143,8 +135,9 @@ def _train(cfg: DictConfig, directory: Path) -> float:
     last = directory / FOLDER / LAST
     signals = StopSignals(str(last))
     keep = KeepCheckpoints(last.parent)
-    callbacks: list[Callback] = [StopOnNaN(), *build(cfg, "callbacks").values(), signals, keep]
+    callbacks: list[Callback] = [StopOnNaN(), TrainingMeter(), *build(cfg, "callbacks").values(), signals, keep]
     track = loggers(cfg) if is_rank_zero() else []
+    log_beginning(track, cfg, data)
     trainer = make_trainer(cfg, callbacks, track)
     with signals:
         try:
@@ -156,16 +149,18 @@ def _train(cfg: DictConfig, directory: Path) -> float:
         except Stopped:
             _print_where_it_stopped(cfg, trainer, directory)
             raise
-        for logger in track:
-            logger.save()
-    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    report.add_cost(directory / "metrics.json", time.perf_counter() - begin, trainable)
+        trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+        report.add_cost(directory / "metrics.json", time.perf_counter() - begin, trainable)
+        log_checkpoints(track, directory, last.parent)
+        log_end(track, directory)
     _print_summary(cfg, directory, numbers, trained, time.perf_counter() - begin)
     print(f"  {'next':<9} {shell.command(model.next_command, directory)}")
     return headline(numbers, cfg.optimized_metric)
 
 
-def _measure(cfg: DictConfig, trainer: Trainer, model: Model, data: ImageData, track: list[Logger]) -> dict[str, float]:
+def _measure(
+    cfg: DictConfig, trainer: Trainer, model: Model, data: ImageData, track: list[RunLogger]
+) -> dict[str, float]:
     """Measure the averaged weights, save their pictures, and log both."""
     directory = Path(cfg.paths.run_dir)
     with _averaged(model, trainer.callbacks):  # type: ignore[attr-defined]
@@ -173,9 +168,12 @@ def _measure(cfg: DictConfig, trainer: Trainer, model: Model, data: ImageData, t
         if isinstance(model, DiffusionModel) and drawn is not None:
             trajectory(model, data, directory / "samples" / "trajectory.gif", cfg.seed)
     for logger in track:
-        logger.log_metrics({f"eval/{name}": value for name, value in measured.items()}, trainer.global_step)
+        logger.log_results(measured, trainer.global_step)
     if drawn is not None:
-        log_picture(track, "final", pictures.save_shown(pictures.grid, [drawn.x[:100]], directory / "final")[0])
+        final = pictures.save_shown(pictures.grid, [drawn.x[:100]], directory / "final")[0]
+        log_picture(track, "final", final, trainer.global_step, f"samples by {cfg.choices.sampler} at the end")
+        for logger in track:
+            logger.log_samples(drawn.x, drawn.request, trainer.global_step)
     return measured
 
 
@@ -190,7 +188,7 @@ def _print_where_it_stopped(cfg: DictConfig, trainer: Trainer, directory: Path) 
         print(f"\nstopped before anything was saved; {shell.shown(directory)} can be deleted")
 
 
-def make_trainer(cfg: DictConfig, callbacks: list[Callback], track: list[Logger]) -> Trainer:
+def make_trainer(cfg: DictConfig, callbacks: list[Callback], track: Sequence[Logger]) -> Trainer:
     """Return Lightning's Trainer as ``cfg.trainer`` describes it, with the given callbacks and loggers.
 
     Checkpoints are written atomically, and gradients are possible in validation, since it runs without inference mode.
@@ -209,7 +207,7 @@ def make_trainer(cfg: DictConfig, callbacks: list[Callback], track: list[Logger]
         settings,
         "trainer",
         callbacks=callbacks,
-        logger=track,
+        logger=list(track),
         plugins=[AtomicCheckpoints()],
         enable_checkpointing=False,
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
@@ -234,19 +232,19 @@ def _print_summary(cfg: DictConfig, directory: Path, numbers: dict[str, float], 
     rows.append(("in all", duration(total), ""))
     shown = [path for path in sorted(directory.glob("*")) if path.suffix in pictures.SHOWN]
     shown += [path for path in [directory / "samples"] if path.exists()]
-    places = [("pictures" if path == shown[0] else "", path) for path in shown]
-    places += [
+    files = [("pictures" if path == shown[0] else "", path) for path in shown]
+    files += [
         ("numbers", directory / "metrics.json"),
         ("", directory / "metrics.csv"),
         ("proofs", directory / CERTIFICATE),
         ("weights", directory / FOLDER / LAST),
     ]
     print(f"\n{report.table(rows)}\n")
-    for name, place in places:
+    for name, place in files:
         if place.exists():
             print(f"  {name:<9} {shell.shown(place)}")
-    if cfg.logger.mode == "offline":
-        print(f"  {'W&B':<9} wandb sync {shell.shown(directory / 'wandb')}/offline-run-*   (uploads this run)")
+    for name, command in places(cfg, directory):
+        print(f"  {name:<9} {command}")
 
 
 def git_state() -> dict[str, str | bool]:

@@ -1,6 +1,7 @@
 """Rules on steps, intervals, precision and other settings of Lightning's Trainer."""
 
 import difflib
+import importlib.util
 import logging
 import re
 from typing import Any
@@ -57,6 +58,14 @@ def max_steps_is_positive(cfg: DictConfig, parts: BuiltParts) -> str | None:
 def logger_mode_is_known(cfg: DictConfig, parts: BuiltParts) -> str | None:
     """Return an error message unless ``logger.mode`` is ``online``, ``offline`` or ``disabled``."""
     return None if cfg.logger.mode in MODES else f"logger.mode is one of {', '.join(MODES)}, not {cfg.logger.mode}"
+
+
+@rule
+def tensorboard_is_installed(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Return an error message if a run is to write files for TensorBoard, whose package is not installed."""
+    if cfg.logger.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        return "logger.tensorboard=true needs tensorboard; pip install 'diffsweep[tensorboard]', or use logger=csv"
+    return None
 
 
 @rule
