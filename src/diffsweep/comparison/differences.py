@@ -1,7 +1,7 @@
 """Find the settings by which runs differ, as a user would type them, and the fields by which protocols differ."""
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffsweep.comparison.records import Record, as_typed, sampler_keys
@@ -95,34 +95,23 @@ def _preset(group: str, option: str) -> Mapping[str, Any]:
             base = str(entry).lstrip("/").partition("@")[0].rpartition("/")[2]
             if base in conf.files(group) and base != option:
                 found |= _preset(group, base)
-    prefix = "" if conf.is_global(group, option) else f"{group}."
-    for name, value in content.items():
-        if name != conf.DEFAULTS:
-            found |= dict(_flat(value, f"{prefix}{name}"))
-    return found
+    return found | _own_values(group, option, "" if conf.is_global(group, option) else f"{group}.")
 
 
 @functools.cache
 def _values(group: str, option: str) -> Mapping[str, Any]:
     """Return the values that an option gives its keys, with those of the files that it starts from."""
-    content = conf.content(group, option)
     found: dict[str, Any] = {}
-    for entry in content.get(conf.DEFAULTS, []):
+    for entry in conf.content(group, option).get(conf.DEFAULTS, []):
         if str(entry) in conf.files(group):
             found |= _values(group, str(entry))
-    for name, value in content.items():
-        if name != conf.DEFAULTS:
-            found |= dict(_flat(value, str(name)))
-    return found
+    return found | _own_values(group, option)
 
 
-def _flat(node: Any, key: str) -> Iterable[tuple[str, Any]]:
-    """Yield the flat keys of a node with their values."""
-    if isinstance(node, Mapping):
-        for name, value in node.items():
-            yield from _flat(value, f"{key}.{name}")
-    else:
-        yield key, node
+def _own_values(group: str, option: str, prefix: str = "") -> dict[str, Any]:
+    """Return the values that the file of an option has itself, by flat keys."""
+    own = {key: value for key, value in conf.content(group, option).items() if key != conf.DEFAULTS}
+    return dict(conf.leaves(own, prefix))
 
 
 def protocol_of(record: Record, metric: str) -> Mapping[str, Any]:

@@ -16,8 +16,8 @@ from typing import Any
 
 from diffsweep import shell
 from diffsweep.comparison.history import last_values, read_history
+from diffsweep.configuration.conf import leaves, read_yaml, settings
 from diffsweep.configuration.conf import options as options_of
-from diffsweep.configuration.conf import read_yaml, settings
 from diffsweep.errors import UserError
 from diffsweep.files import in_use
 
@@ -208,22 +208,11 @@ def flat_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     found.pop("paths", None)
     found.pop("logger", None)
     found.pop("callbacks", None)
-    for name, value in config.items():
-        if name not in NO_SETTINGS:
-            found.update(_flat(value, str(name)))
+    for key, value in leaves({name: node for name, node in config.items() if name not in NO_SETTINGS}):
+        is_deep = isinstance(value, list) and any(isinstance(item, dict) for item in value)
+        found[key] = json.dumps(value) if is_deep else value
     run = config.get("paths", {}).get("run_dir") if config.get("_evaluated") else None
     return {**found, "run": shell.shown(run)} if run else found
-
-
-def _flat(node: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """Yield the flat keys of a node with their values."""
-    if isinstance(node, dict):
-        for name, value in node.items():
-            yield from _flat(value, f"{key}.{name}")
-    elif isinstance(node, list) and any(isinstance(item, dict) for item in node):
-        yield key, json.dumps(node)
-    else:
-        yield key, node
 
 
 def _of_protocol(protocol: Mapping[str, Any]) -> dict[str, Any]:
@@ -231,7 +220,7 @@ def _of_protocol(protocol: Mapping[str, Any]) -> dict[str, Any]:
     keys = sampler_keys()
     found = {f"sampler.{key}": value for key, value in protocol.items() if key in keys}
     found |= {key: protocol[key] for key in ("sampler", "seed") if key in protocol}
-    return found | dict(_flat(protocol.get("guidance", {}), "guidance"))
+    return found | dict(leaves({"guidance": protocol.get("guidance", {})}))
 
 
 @functools.cache

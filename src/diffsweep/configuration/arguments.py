@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from diffsweep.configuration.conf import groups, keys
-from diffsweep.configuration.schema import quoted
+from diffsweep.configuration.quoting import quoted
 from diffsweep.configuration.suggestions import where
 from diffsweep.errors import UserError
 

@@ -18,10 +18,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from diffsweep.configuration.conf import CONF, SELECTORS, SHARED, content, dotted, settings
 from diffsweep.configuration.explain import explained
 from diffsweep.configuration.moved import with_new_names
+from diffsweep.configuration.quoting import quoted
 from diffsweep.configuration.resolvers import SWEEP
 from diffsweep.configuration.run_source import PREFIX, RunSearchPath, RunSource
 from diffsweep.configuration.saved import load_config
-from diffsweep.configuration.schema import SCHEMAS, Bare, OptunaSearch, quoted
+from diffsweep.configuration.schema import SCHEMAS, Bare, OptunaSearch
 from diffsweep.configuration.suggestions import no_such_key, no_such_option
 from diffsweep.errors import UserError
 
@@ -149,7 +150,8 @@ def finish(command: str, cfg: DictConfig, hydra: Any, run_dir: str) -> DictConfi
             {kind: saved[kind] for kind in ("experiment", "debug") if not choices.get(kind) and kind in saved}
         )
     cfg.choices = {group: option for group, option in choices.items() if group not in SELECTORS}
-    cfg.sweep = os.environ.get(SWEEP)
+    if "model" in cfg:  # of a command that builds something, and may be a job of a sweep
+        cfg.sweep = os.environ.get(SWEEP)
     return cfg
 
 

@@ -137,6 +137,34 @@ def dotted(node: Any, prefix: str = "") -> Iterator[str]:
             yield from dotted(value, f"{prefix}{key}.")
 
 
+def leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of nested mappings by key, with dots (``encoder.width``); a list is one value.
+
+    Args:
+        node: the content of a YAML file, or a configuration.
+        prefix: put before each key.
+    """
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def chosen_by(group: str, option: str) -> dict[str, Any]:
+    """Return the options of other groups that an option chooses, with those of the options that it starts from.
+
+    The group "" has the files of conf/ itself (``train``).
+    """
+    entries = content(group, option).get(DEFAULTS, [])
+    found: dict[str, Any] = {}
+    for begun in (entry for entry in entries if group and str(entry) in files(group)):
+        found |= chosen_by(group, begun)
+    for entry in (entry for entry in entries if isinstance(entry, Mapping)):
+        found |= {str(key).removeprefix("override ").lstrip("/"): chosen for key, chosen in entry.items()}
+    return found
+
+
 @functools.cache
 def _folders() -> tuple[str, ...]:
     """Return the names of the folders of conf/."""

@@ -1,7 +1,7 @@
 """Write a configuration as flat keys, as they are typed: ``{"schedule": "linear", "schedule.num_steps": 1000}``."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -9,7 +9,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from diffsweep.configuration.compose import compose
-from diffsweep.configuration.conf import DEFAULTS, content, defaults, options
+from diffsweep.configuration.conf import chosen_by, defaults, leaves, options
 from diffsweep.configuration.saved import load_config
 
 SECRET = "(from the environment)"
@@ -39,7 +39,7 @@ def flat(cfg: DictConfig) -> dict[str, Any]:
     assert isinstance(hidden, DictConfig)
     trusted = tuple(f"{package}." for package in cfg.trust)
     found = {}
-    for key, raw in _leaves(OmegaConf.to_container(hidden, resolve=False)):
+    for key, raw in leaves(OmegaConf.to_container(hidden, resolve=False)):
         if key.partition(".")[0] in PLACES or OF_PLACES.search(str(raw)):
             continue
         try:
@@ -78,7 +78,7 @@ def differences(cfg: DictConfig, run: str | None = None) -> dict[str, Any]:
     }
     if "task" in cfg.choices and cfg.choices.task != defaults("sample").get("task"):
         changed["task"] = cfg.choices.task
-    own, others = (dict(_leaves(OmegaConf.to_container(each, resolve=False))) for each in (cfg, base))
+    own, others = (dict(leaves(OmegaConf.to_container(each, resolve=False))) for each in (cfg, base))
     for key, value in own.items():
         group, _, last = key.partition(".")
         counts = group not in AROUND or (group == "trainer" and last in SETTINGS_OF_TRAINER)
@@ -99,28 +99,8 @@ def _usual_choices(cfg: DictConfig) -> dict[str, Any]:
     """Return the option of each group that follows from the model, experiment and debug that are chosen."""
     usual: dict[str, Any] = dict(defaults("train"))
     for kind in ("model", "experiment", "debug"):
-        usual.update(_preset(kind, str(cfg.choices.get(kind))))
+        usual.update(chosen_by(kind, str(cfg.choices.get(kind))))
     return usual
-
-
-def _preset(kind: str, option: str) -> dict[str, Any]:
-    """Return the options of other groups that an option chooses, with those of the options that it starts from."""
-    found: dict[str, Any] = {}
-    for entry in content(kind, option).get(DEFAULTS, []):
-        if isinstance(entry, Mapping):
-            found.update({str(key).removeprefix("override ").lstrip("/"): value for key, value in entry.items()})
-        elif entry != "_self_":
-            found.update(_preset(kind, str(entry)))
-    return found
-
-
-def _leaves(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the values of nested mappings with their keys; a list is one value."""
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _found_by_its_hash(key: str, value: Any) -> bool:

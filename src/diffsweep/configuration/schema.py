@@ -1,7 +1,6 @@
 """Define the keys and types of the root of each command's configuration; groups are checked by their classes."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING
@@ -260,6 +259,25 @@ class Runs(Bare):
     confirm: bool = False
 
 
+@dataclass
+class Dashboard(Bare):
+    """The keys of dashboard.py.
+
+    Attributes:
+        sweep: the folder of a sweep.
+        metric: the metric by which the importance of settings is shown.
+        output: the file that the workspace is written into; None for ``dashboard.json`` in the sweep.
+        save: whether the workspace is made on W&B, too.
+        entity: the user or team on W&B; None for that of the sweep's runs.
+    """
+
+    sweep: str | None = None
+    metric: str | None = None
+    output: str | None = None
+    save: bool = False
+    entity: str | None = None
+
+
 SCHEMAS = {
     "train": Train,
     "evaluate": Evaluate,
@@ -268,30 +286,5 @@ SCHEMAS = {
     "verify": Verify,
     "compare": Compare,
     "runs": Runs,
+    "dashboard": Dashboard,
 }
-
-
-def quoted(command: str, overrides: Sequence[str]) -> list[str]:
-    """Return the overrides of a command with the brackets and quotes that Hydra requires: ``runs=a,b`` is a list.
-
-    Only keys that the schema marks are changed; elsewhere values with commas are those of a sweep.
-    """
-    marks = {of.name: of.metadata for of in fields(SCHEMAS[command])}
-    found = []
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        inner = value.strip().removeprefix("[").removesuffix("]")
-        if equals and marks.get(key) == LISTED:
-            items = [item.strip().strip("'\"") for item in inner.split(",")]
-            found.append(f"{key}=[{','.join(_in_quotes(item) for item in items if item)}]")
-        elif equals and marks.get(key) == TEXT and value != "null":
-            found.append(f"{key}={_in_quotes(value.strip().strip(chr(39) + chr(34)))}")
-        else:
-            found.append(override)
-    return found
-
-
-def _in_quotes(text: str) -> str:
-    from hydra.core.override_parser.types import Quote, QuotedString
-
-    return QuotedString(text, Quote.double).with_quotes()

@@ -14,9 +14,8 @@ from diffsweep.configuration.conf import (
     CONF,
     DEFAULTS,
     SELECTORS,
-    content,
+    chosen_by,
     defaults,
-    files,
     groups,
     keys,
     options,
@@ -137,25 +136,16 @@ def chosen(command: str, overrides: Sequence[str]) -> dict[str, str]:
     """
     words = [override.lstrip("+").partition("=") for override in overrides]
     typed = {key: value for key, _, value in words if key in (*groups(), *SELECTORS)}
-    found = defaults() | _chosen_by("", command)
+    found = defaults() | chosen_by("", command)
     for kind in ("experiment", "model"):
-        found |= _chosen_by(kind, str(typed.get(kind, found.get(kind))))
+        found |= chosen_by(kind, str(typed.get(kind, found.get(kind))))
     for selector in SELECTORS:
         try:
-            found |= {group: str(option) for group, option in saved_of(typed.pop(selector)).choices.items()}
+            found |= {str(group): option for group, option in saved_of(typed.pop(selector)).choices.items()}
         except (KeyError, UserError):
             continue
     found |= typed
-    return {group: option for group, option in found.items() if group in groups()}
-
-
-def _chosen_by(group: str, option: str) -> dict[str, str]:
-    """Return the options that the defaults list of a file chooses, and those that its parents choose."""
-    entries = content(group, option).get("defaults", [])
-    above = [_chosen_by(group, entry) for entry in entries if group and str(entry) in files(group)]
-    own = [entry for entry in entries if isinstance(entry, Mapping)]
-    found = {str(key).rpartition("/")[2]: str(chosen) for entry in own for key, chosen in entry.items()}
-    return {key: value for one in above for key, value in one.items()} | found
+    return {group: str(option) for group, option in found.items() if group in groups()}
 
 
 def keys_of(command: str, choices: Mapping[str, Any]) -> dict[str, str]:

@@ -15,6 +15,7 @@ TASKS = {
     "verify": "diffsweep.runs.verification:verify",
     "compare": "diffsweep.runs.comparing:compare",
     "runs": "diffsweep.runs.listing:runs",
+    "dashboard": "diffsweep.runs.dashboard:dashboard",
 }
 SUMMARIES = {  # functions of the folder of a sweep whose jobs have been run
     "train": "diffsweep.runs.comparing:summarise",
