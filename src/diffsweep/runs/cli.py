@@ -112,18 +112,13 @@ def _by_hydra(command: str, overrides: Sequence[str]) -> None:
     """Run the command line by Hydra: one of its sweepers searches, or it shows its own configuration."""
     import hydra
 
-    from diffsweep.configuration.compose import from_hydra
     from diffsweep.configuration.conf import CONF
     from diffsweep.configuration.explain import explained
     from diffsweep.configuration.jobs import swept_keys
     from diffsweep.configuration.resolvers import SWEEP, SWEPT, sweep_name
 
     def task(cfg: DictConfig) -> Any:
-        from diffsweep.configuration.preflight import preflight
-
-        finished = from_hydra(command, cfg)
-        preflight(finished)
-        return functions.task_of(command)(finished)
+        return functions.finish_and_start(command, cfg)
 
     os.environ[SWEEP], os.environ[SWEPT] = sweep_name(command, overrides), ",".join(swept_keys(overrides))
     os.environ[FULL_ERROR] = "1"  # Hydra raises its errors, and main shows them

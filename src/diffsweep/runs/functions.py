@@ -5,6 +5,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
     from diffsweep.configuration.compose import Composed
 
 TASKS = {
@@ -32,6 +34,16 @@ def task_of(command: str) -> Callable[..., Any]:
 def summary_of(command: str) -> Callable[..., Any] | None:
     """Return the function of a folder that summarises a sweep of a command; None for a command without a summary."""
     return _imported(SUMMARIES[command]) if command in SUMMARIES else None
+
+
+def finish_and_start(command: str, cfg: "DictConfig") -> Any:
+    """Complete and check a configuration that Hydra has composed, run the job, and return its result."""
+    from diffsweep.configuration.compose import from_hydra
+    from diffsweep.configuration.preflight import preflight
+
+    finished = from_hydra(command, cfg)
+    preflight(finished)
+    return task_of(command)(finished)
 
 
 def start(job: "Composed") -> Any:

@@ -11,21 +11,21 @@ from types import FrameType
 from typing import Any
 
 from hydra import initialize_config_dir
-from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
+from hydra.experimental.callback import Callback
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 
 from diffsweep import shell
 from diffsweep.comparison.records import MANIFEST
-from diffsweep.configuration.compose import Composed, from_hydra
+from diffsweep.configuration.compose import Composed
 from diffsweep.configuration.conf import CONF
 from diffsweep.configuration.explain import explained
 from diffsweep.configuration.jobs import launcher_of
 from diffsweep.errors import Failed, Stopped
-from diffsweep.runs.functions import task_of
+from diffsweep.runs.functions import finish_and_start
 from diffsweep.runs.manifest import FAILED, FINISHED, INTERRUPTED, Manifest
 from diffsweep.runs.signals import CODES, handling, stop
 
@@ -52,7 +52,8 @@ def launch(manifest: Manifest, command: str, overrides: Sequence[str], every: Se
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         cfg = hydra.compose_config(command, list(overrides), RunMode.MULTIRUN)
-        context = HydraContext(config_loader=hydra.config_loader, callbacks=Callbacks())
+        callbacks: Any = Callback()  # its methods are those of the list of callbacks that Hydra has itself
+        context = HydraContext(config_loader=hydra.config_loader, callbacks=callbacks)
         launcher = Plugins.instance().instantiate_launcher(context, functools.partial(_run, command), cfg)
         words = [[*job.words, shell.override("hydra.sweep.subdir", job.name)] for job in every]
         print(
@@ -70,18 +71,11 @@ def _run(command: str, cfg: DictConfig) -> None:
     hydra = HydraConfig.get()
     name = Path(hydra.runtime.output_dir).name
 
-    def work() -> Any:
-        from diffsweep.configuration.preflight import preflight
-
-        finished = from_hydra(command, cfg)
-        preflight(finished)
-        return task_of(command)(finished)
-
     launcher = os.getppid()
     if not _stopped:
         try:
             with handling():
-                Manifest(Path(hydra.sweep.dir).absolute()).run(name, work)
+                Manifest(Path(hydra.sweep.dir).absolute()).run(name, functools.partial(finish_and_start, command, cfg))
         except Stopped as stop:
             _stopped.append(int(stop.code or 0))
     if os.getppid() != launcher:  # it was killed, and this process would wait for its next job forever
