@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from composing import composed
+from written_runs import write_sweep
 
 from diffsweep.configuration.jobs import jobs
 
@@ -28,6 +29,9 @@ SMALLER = {
     "evaluate": "num_samples=80 metrics=digits",
     "verify": "",
     "benchmark": "repeats=3 train_steps=2 sample_batch=2",
+    "compare": "",
+    "runs": "",
+    "dashboard": "",
 }
 SMALLER_WITH = {
     "model=ldm": f'autoencoder.model.train=["model=autoencoder_kl","autoencoder.model=null",{STAGE}]',
@@ -46,6 +50,7 @@ FAST = (
     "--help",
     "--cfg",
     "dataset.num_classes=2",
+    "baseline=linear",
 )  # others are slow
 
 
@@ -86,11 +91,14 @@ def values(tmp_path_factory, configure, finished_clips):
         exec(programs(FRONT)[1], {})
     train(configure(folder / "classes", "model=classifier_free"))
     images, file = folder / "classes", folder / "photos.parquet"
+    scores = {("linear", 0): 5.0, ("linear", 1): 6.0, ("cosine", 0): 4.0, ("cosine", 1): 4.5}
+    sweep = write_sweep(folder / "sweep", scores)
 
     def values(words):
         clips = {"task=extend", "task=double_rate", "task=upscale"} & set(words)
         run = finished_clips if clips else images
-        return {"RUN": run, "photos.parquet": file, "FILE": file, "NAME": "cifar10_latent"}
+        files = {"photos.parquet": file, "FILE": file, "outputs/sweeps/SWEEP": sweep}
+        return {"RUN": run, "NAME": "cifar10_latent", **files}
 
     return values
 
