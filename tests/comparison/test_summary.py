@@ -46,7 +46,7 @@ def test_the_summary_is_printed_and_written(write_sweep):
     assert "python src/train.py -m schedule=... seed=..." in written
     assert "cosine is better than linear by 1.97" in written
     assert written.count("\n| ") == (2 + 2) + (2 + 6)  # two tables with their heads
-    assert {f"summary.{kind}" for kind in ("md", "csv", "png")} <= {path.name for path in folder.iterdir()}
+    assert {f"summary.{kind}" for kind in ("md", "csv", "html", "png")} <= {path.name for path in folder.iterdir()}
     with Image.open(folder / "summary.png") as picture:
         assert picture.width > 800
 

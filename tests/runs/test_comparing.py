@@ -19,7 +19,7 @@ def sweep(command, fast):
 
 def test_a_sweep_ends_with_a_summary_and_compare_makes_the_same(sweep, command):
     folder, printed = sweep
-    made = {kind: (folder / f"summary.{kind}").read_bytes() for kind in ("md", "csv", "png")}
+    made = {kind: (folder / f"summary.{kind}").read_bytes() for kind in ("md", "csv", "html", "png")}
     assert f"{folder}/summary.md" in printed
     assert "FID by schedule; 4 runs, 4 finished" in printed
     assert "2 seeds would show one of" in printed or "over 2 seeds" in printed
@@ -30,11 +30,13 @@ def test_a_sweep_ends_with_a_summary_and_compare_makes_the_same(sweep, command):
         path.unlink()
     done = command("compare", f"runs={folder}")
     assert done.code == 0, done.err
-    assert {kind: (folder / f"summary.{kind}").read_bytes() for kind in ("md", "csv", "png")} == made
+    assert {kind: (folder / f"summary.{kind}").read_bytes() for kind in made} == made
     other = command("compare", f"runs={folder}", "baseline=schedule=cosine", "metric=kid", "output=elsewhere")
     assert other.code == 0, other.err
     assert "between linear and cosine" in other.out or "than cosine" in other.out
     assert Path("elsewhere/summary.md").exists()
+    page = Path("elsewhere/summary.html").read_text()
+    assert f"python src/compare.py runs={folder} metric=kid baseline=schedule=cosine" in page
 
     runs = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0].isdigit())
     difference = command("compare", f"diff=[{runs[0]},{runs[3]}]")
@@ -78,7 +80,7 @@ def test_a_sweep_of_evaluations_ends_with_its_table_and_the_summary(finished, co
     assert "out/results.csv" in done.out
     assert "out/fid.png" in done.out
     assert "FID by sampler.steps; 4 runs, 4 finished" in done.out
-    assert {"summary.md", "summary.csv", "summary.png", "results.csv"} <= {path.name for path in Path("out").iterdir()}
+    assert {"summary.md", "summary.csv", "summary.html", "summary.png", "results.csv"} <= {path.name for path in Path("out").iterdir()}
     assert "run_dir" in next(Path("out").glob("0_*/evaluation.yaml")).read_text()
 
 

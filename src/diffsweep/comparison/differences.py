@@ -145,7 +145,7 @@ def fields_that_differ(
     for name in names:
         values: dict[str, str] = {}
         for record, protocol in zip(records, protocols, strict=True):
-            values.setdefault(_text(protocol.get(name, ABSENT)), record.name)
+            values.setdefault(field_text(protocol.get(name, ABSENT)), record.name)
         if name != SEED and len(values) > 1 and not (making_may_differ and is_of_making(name)):
             found[name] = list(values.items())
     return found
@@ -162,7 +162,7 @@ def is_of_making(name: str) -> bool:
     return name in MADE or name in sampler_keys()
 
 
-def _text(value: Any) -> str:
+def field_text(value: Any) -> str:
     """Return a value of a protocol in few characters."""
     if isinstance(value, Mapping):
         target = str(value.get("_target_", "")).rpartition(".")[2]

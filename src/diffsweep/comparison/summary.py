@@ -1,20 +1,18 @@
-"""Summaries of sweeps and comparisons: the text that is printed, and the files summary.md, summary.csv, summary.png."""
+"""Summaries of sweeps and comparisons: the text that is printed, and files: summary.md, .csv, .html and .png."""
 
 import importlib.util
 import io
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
 
 from diffsweep import shell
 from diffsweep.comparison import tables
 from diffsweep.comparison.figures import summary_figure
+from diffsweep.comparison.page import as_html
 from diffsweep.comparison.records import read, read_manifest
 from diffsweep.comparison.variants import Comparison
-from diffsweep.comparison.verdicts import counted
 from diffsweep.errors import UserError
 from diffsweep.files import write_atomically, write_text
-from diffsweep.metric_table import metric
 
 NAME = "summary"
 MOST_VERDICTS = 12  # that are printed
@@ -33,32 +31,33 @@ def summarise(folder: Path) -> str:
 
 
 def write(comparison: Comparison, folder: Path, title: str, command: str | None = None) -> str:
-    """Write ``summary.md``, ``summary.csv`` and, if matplotlib is installed, ``summary.png`` into a folder.
+    """Write ``summary.md``, ``.csv`` and ``.html`` into a folder, and ``summary.png`` if matplotlib is installed.
 
     Args:
         comparison: what is summarised.
         folder: it is created.
-        title: the heading of ``summary.md``.
-        command: that made the runs; shown below the title.
+        title: the heading of ``summary.md`` and ``summary.html``.
+        command: that made the runs, or the comparison; shown below the title.
 
     Returns:
         The text to print: the table by what varied, conclusions, and the paths of the files.
     """
-    files = [folder / f"{NAME}.md", folder / f"{NAME}.csv"]
+    files = [folder / f"{NAME}.md", folder / f"{NAME}.csv", folder / f"{NAME}.html"]
     write_text(files[1], tables.as_csv(comparison))
     drawn = importlib.util.find_spec("matplotlib") is not None
     if drawn:
         buffer = io.BytesIO()
         summary_figure(comparison).savefig(buffer, dpi=110, format="png")
         files.append(folder / f"{NAME}.png")
-        write_atomically(files[2], lambda file: file.write(buffer.getvalue()))
+        write_atomically(files[-1], lambda file: file.write(buffer.getvalue()))
+    write_text(files[2], as_html(comparison, title, command))
     write_text(files[0], as_markdown(comparison, title, command, drawn))
     return f"{as_text(comparison)}\n\n" + "\n".join(f"  {shell.shown(path)}" for path in files)
 
 
 def as_text(comparison: Comparison) -> str:
     """Return a comparison as lines for a terminal: the table by what varied, conclusions, and runs without numbers."""
-    parts = [f"{_heading(comparison)}\n", tables.aligned(*tables.by_variant(comparison)), ""]
+    parts = [f"{tables.heading(comparison)}\n", tables.aligned(*tables.by_variant(comparison)), ""]
     lines = tables.conclusions(comparison)
     hidden = len(comparison.effects) - MOST_VERDICTS
     if hidden > 0:  # the best variant and what follows are printed all the same
@@ -78,7 +77,7 @@ def as_markdown(comparison: Comparison, title: str, command: str | None = None, 
         command: that made the runs; None to leave it out.
         picture: whether ``summary.png`` is beside the file.
     """
-    parts = [f"# {title}", _heading(comparison) + "."]
+    parts = [f"# {title}", tables.heading(comparison) + "."]
     if command is not None:
         parts.append(f"    {command}")
     parts.append(tables.markdown(*tables.by_variant(comparison)))
@@ -91,12 +90,6 @@ def as_markdown(comparison: Comparison, title: str, command: str | None = None, 
     if len(comparison.records) <= tables.MOST_RUNS:
         parts += ["## Runs", tables.markdown(*tables.by_run(comparison))]
     return "\n\n".join(parts) + "\n"
-
-
-def _heading(comparison: Comparison) -> str:
-    keys: Sequence[str] = comparison.keys or ["nothing but the seed"]
-    label = metric(comparison.metric).label
-    return f"{label} by {', '.join(keys)}; {len(comparison.records)} runs, {counted(comparison.records)}"
 
 
 def command_of(folder: Path) -> str | None:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from diffsweep.comparison.records import Record
 from diffsweep.comparison.statistics import LEVEL, MANY, Interval
 from diffsweep.comparison.variants import Comparison, Variant, seconds_per_thousand
-from diffsweep.comparison.verdicts import rounded
+from diffsweep.comparison.verdicts import counted, rounded
 from diffsweep.metric_table import metric
 
 NUMBER = re.compile(
@@ -134,6 +134,13 @@ def _numbers(found: Interval | None) -> list[str]:
     if found is None:
         return ["", "", ""]
     return ["" if math.isnan(value) else f"{value:.6g}" for value in (found.mean, found.low, found.high)]
+
+
+def heading(comparison: Comparison) -> str:
+    """Return in a line what is compared by what, and how many runs have which state."""
+    keys: Sequence[str] = comparison.keys or ["nothing but the seed"]
+    label = metric(comparison.metric).label
+    return f"{label} by {', '.join(keys)}; {len(comparison.records)} runs, {counted(comparison.records)}"
 
 
 def conclusions(comparison: Comparison) -> list[str]:

@@ -134,14 +134,19 @@ class Comparison:
         return [variant for variant in self.variants if variant.values(self.metric)]
 
     @cached_property
-    def refusal(self) -> str | None:
-        """Why the variants cannot be ranked by the metric, in a line; None if they can."""
+    def differing(self) -> dict[str, list[tuple[str, str]]]:
+        """The fields of protocols by which runs differ though they must not, each with values and a run of each."""
         if len(self.measured) < 2 or self.metric in PROTOCOL_FREE:
-            return None
+            return {}
         of = [record for variant in self.measured for record in variant.records if self.metric in record.metrics]
         together = len({record.sweep for record in of}) == 1 and of[0].sweep is not None
         differing = fields_that_differ(of, self.metric, together or varies_making(self.keys))
-        differing = {name: values for name, values in differing.items() if name not in self.allow}
+        return {name: values for name, values in differing.items() if name not in self.allow}
+
+    @cached_property
+    def refusal(self) -> str | None:
+        """Why the variants cannot be ranked by the metric, in a line; None if they can."""
+        differing = self.differing
         if not differing:
             return None
         name, values = next(iter(differing.items()))

@@ -66,8 +66,18 @@ def verdict(name: str, baseline: str, found: Difference, of: str) -> str:
     size = f"{plus_minus(abs(mean), half)}{known.suffix}"
     if not known.ranks:
         return f"{name} has {'more' if found.mean > 0 else 'fewer'} {label} than {baseline} by {size} {over}"
-    better = (found.mean > 0) == (known.best > 0 and not known.has_target)
-    return f"{name} is {'better' if better else 'worse'} than {baseline} by {size} {label} {over}"
+    return f"{name} is {'better' if is_better(found, of) else 'worse'} than {baseline} by {size} {label} {over}"
+
+
+def is_better(found: Difference, of: str) -> bool:
+    """Return whether a difference as :func:`verdict` takes it is in favour of the setting, real or by chance.
+
+    Args:
+        found: the difference.
+        of: the name of a metric that ranks.
+    """
+    known = metric(of)
+    return (found.mean > 0) == (known.best > 0 and not known.has_target)
 
 
 def counted(records: list[Record]) -> str:

@@ -1,5 +1,6 @@
 """The command ``compare.py``, and the summary that ends a sweep of trainings."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,8 +40,21 @@ def compare(cfg: DictConfig) -> Comparison | None:
     of_sweep = len(sweeps) == 1 and None not in sweeps and len(cfg.runs) == 1 and cfg.output is None
     folder = Path(str(sweeps.pop())) if of_sweep else Path(cfg.paths.run_dir)
     title = folder.name if of_sweep else "Comparison"
-    print(summary.write(comparison, folder, title, summary.command_of(folder)))
+    command = summary.command_of(folder) if of_sweep else command_of(cfg)
+    print(summary.write(comparison, folder, title, command))
     return comparison
+
+
+def command_of(cfg: DictConfig) -> str:
+    """Return the command line of a comparison, to paste into a shell: its runs, and what else was chosen.
+
+    Args:
+        cfg: of ``compare.py``.
+    """
+    words = [f"runs={','.join(map(str, cfg.runs))}"]
+    words += [f"{key}={cfg[key]}" for key in ("metric", "baseline") if cfg[key] is not None]
+    words += [f"allow=[{','.join(map(str, cfg.allow))}]"] if cfg.allow else []
+    return shlex.join(["python", "src/compare.py", *words])
 
 
 def difference_of(sources: Sequence[str]) -> str:
