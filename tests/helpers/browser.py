@@ -72,12 +72,12 @@ class Page:
         return message
 
     def open(self, address):
-        """Open an address and wait until the page has loaded."""
-        self.call("Page.navigate", url="about:blank")
-        self._loaded = False
-        assert "errorText" not in self.call("Page.navigate", url=address), address
-        while not self._loaded:
-            self._next()
+        """Open an address and wait until the page has loaded; one of the same page loads it again."""
+        for url in ("about:blank", address):
+            self._loaded = False
+            assert "errorText" not in self.call("Page.navigate", url=url), url
+            while not self._loaded:
+                self._next()
 
     def value(self, script):
         """Return the value of a JavaScript expression in the page."""

@@ -80,7 +80,8 @@ def test_a_sweep_of_evaluations_ends_with_its_table_and_the_summary(finished, co
     assert "out/results.csv" in done.out
     assert "out/fid.png" in done.out
     assert "FID by sampler.steps; 4 runs, 4 finished" in done.out
-    assert {"summary.md", "summary.csv", "summary.html", "summary.png", "results.csv"} <= {path.name for path in Path("out").iterdir()}
+    names = {path.name for path in Path("out").iterdir()}
+    assert {"summary.md", "summary.csv", "summary.html", "summary.png", "results.csv"} <= names
     assert "run_dir" in next(Path("out").glob("0_*/evaluation.yaml")).read_text()
 
 

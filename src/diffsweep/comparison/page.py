@@ -21,6 +21,7 @@ from diffsweep.metric_table import HIGHER, LOWER, metric
 LARGEST = 480_000  # bytes of a page of up to a thousand variants
 WITH_RUNS = 330_000  # bytes of a page with the table of single runs, before pictures
 PICTURES = 320_000  # bytes of all pictures together
+VERDICTS = 12  # that are shown at once
 WIDTH_OF_SWATCH = 26
 Nodes = list[Element]
 
@@ -96,9 +97,12 @@ def _results(comparison: Comparison) -> Nodes:
         ends = [end for effect in effects for end in (effect.difference.low, effect.difference.high)]
         limits = limits_of([0.0, *(effect.difference.mean for effect in effects)], ends)
         verdicts = [_verdict(effect, comparison.metric, limits) for effect in effects]
-        found.append(element("ul", *verdicts, class_="verdicts"))
+        found.append(element("ul", *verdicts[:VERDICTS], class_="verdicts"))
+        if more := verdicts[VERDICTS:]:
+            summary = element("summary", f"{len(more)} more verdicts")
+            found.append(element("details", summary, element("ul", *more, class_="verdicts")))
         if len(ends) > sum(map(math.isnan, ends)):
-            found.append(element("p", "Bars are intervals of differences; the dotted line is none.", class_="note"))
+            found.append(element("p", "Bars are intervals of differences; the dotted line is 0.", class_="note"))
     rest = tables.conclusions(comparison)[len(effects) + (refused is not None) :]
     if rest:
         found.append(element("ul", *(element("li", _typeset(line)) for line in rest)))

@@ -21,7 +21,7 @@ def plain_name(settings: Mapping[str, str]) -> str:
 
 def rounded(value: float, half: float) -> tuple[str, str]:
     """Return a value and the half-width of its interval, both to the second digit of the half-width."""
-    if not math.isfinite(half) or half <= 0:
+    if not math.isfinite(half) or half <= 1e-9 * abs(value):
         return f"{value:.4g}", "0"
     digits = max(0, 1 - math.floor(math.log10(half)))
     if half >= 10:
