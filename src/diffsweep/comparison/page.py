@@ -90,7 +90,7 @@ def _results(comparison: Comparison) -> Nodes:
     refused, effects = comparison.refusal, comparison.effects
     found: Nodes = []
     if refused is not None:
-        found.append(element("p", element("strong", "Not ranked. "), refused, class_="refusal", role="note"))
+        found.append(element("p", element("strong", refused), class_="refusal", role="note"))
         rows = [(name, value, run) for name, values in comparison.differing.items() for value, run in values[:6]]
         found.append(_plain_table(("field of the protocol", "value", "for example in"), rows))
     if effects:

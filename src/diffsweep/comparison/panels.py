@@ -71,7 +71,7 @@ def _curves(shown: Sequence[Styled], name: str, least: int) -> Panel | None:
     """Return the chart of a column of metrics.csv over training; None if no run has recorded it ``least`` times."""
     label = metric(name.removeprefix("eval/")).label
     series = []
-    for each in sorted(shown, key=lambda each: each.coloured):  # grey ones are behind
+    for each in _grey_first(shown):
         points = [Point(*at) for at in zip(*curve(each.variant, name), strict=True)]
         points = _joined(points, POINTS if each.coloured else FEW)
         if not each.coloured:
@@ -85,6 +85,11 @@ def _curves(shown: Sequence[Styled], name: str, least: int) -> Panel | None:
     note = "Means over seeds; bands reach from the lowest to the highest seed." if seeds else ""
     picture = chart(series, Axis("training step"), Axis(label, log), f"{label} over training of {len(series)} variants")
     return Panel(label, picture, note)
+
+
+def _grey_first(shown: Sequence[Styled]) -> list[Styled]:
+    """Return variants in the order in which they are drawn, so that those with colours are in front."""
+    return sorted(shown, key=lambda each: each.coloured)
 
 
 def _joined(points: Sequence[Point], most: int) -> list[Point]:
@@ -111,7 +116,7 @@ def _over_key(comparison: Comparison, shown: Sequence[Styled]) -> Panel | None:
     known = metric(comparison.metric)
     lines: dict[tuple[str, ...], list[Point]] = {}
     series = []
-    for each in measured:
+    for each in _grey_first(measured):
         point = _point(float(each.variant.settings[key]), each.variant.interval(comparison.metric), known.factor)
         others = tuple(f"{name}={value}" for name, value in each.variant.settings.items() if name != key)
         lines.setdefault(others, []).append(point)
@@ -135,7 +140,7 @@ def _speed(comparison: Comparison, shown: Sequence[Styled]) -> Panel | None:
     known = metric(comparison.metric)
     series = [
         Series(_named(comparison, each), each.style, [_timed(comparison, each.variant)], marks=True)
-        for each in shown
+        for each in _grey_first(shown)
         if each.variant.values(comparison.metric) and each.variant.values(SPEED)
     ]
     front = [_timed(comparison, variant) for variant in comparison.front]
