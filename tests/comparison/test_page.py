@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from diffsweep.comparison import page
-from diffsweep.comparison.charts import Axis, Point, Series, chart, limits_of
+from diffsweep.comparison.charts import Axis, ChartPoint, Series, chart, limits_of
 from diffsweep.comparison.embedded import embedded
 from diffsweep.comparison.markup import element
 from diffsweep.comparison.records import read
@@ -212,7 +212,13 @@ def test_texts_and_curves_stand_out_in_light_and_dark_colours():
 
 def test_points_are_where_their_values_are():
     """Equal ratios are equal lengths on a logarithmic axis, and a point that it cannot show is left out."""
-    points = [Point(1.0, 1.0), Point(10.0, 10.0), Point(100.0, 100.0), Point(0.0, 5.0), Point(5.0, float("nan"))]
+    points = [
+        ChartPoint(1.0, 1.0),
+        ChartPoint(10.0, 10.0),
+        ChartPoint(100.0, 100.0),
+        ChartPoint(0.0, 5.0),
+        ChartPoint(5.0, float("nan")),
+    ]
     picture = chart([Series("name", "v0", points, marks=True)], Axis("x", True), Axis("y", True), "summary")
     x, y = (np.array([float(mark.get(name)) for mark in picture.iter("circle")]) for name in ("cx", "cy"))
     assert len(x) == 3

@@ -18,7 +18,7 @@ ROW = 26  # height of a bar
 TICKS = 5  # about as many on an axis
 
 
-class Point(NamedTuple):
+class ChartPoint(NamedTuple):
     """A point with the ends of its interval or band; nan without them."""
 
     x: float
@@ -40,7 +40,7 @@ class Series(NamedTuple):
 
     name: str
     style: str
-    points: Sequence[Point]
+    points: Sequence[ChartPoint]
     line: bool = True
     marks: bool = False
 
@@ -111,7 +111,7 @@ def limits_of(values: Iterable[float], ends: Iterable[float] = (), log: bool = F
     return back(low - room), back(high + room)
 
 
-def chart(series: Sequence[Series], x: Axis, y: Axis, summary: str, front: Sequence[Point] = ()) -> Element:
+def chart(series: Sequence[Series], x: Axis, y: Axis, summary: str, front: Sequence[ChartPoint] = ()) -> Element:
     """Return a chart of series.
 
     Args:
@@ -143,7 +143,7 @@ def chart(series: Sequence[Series], x: Axis, y: Axis, summary: str, front: Seque
     return picture
 
 
-def _has_place(point: Point, x: Axis, y: Axis) -> bool:
+def _has_place(point: ChartPoint, x: Axis, y: Axis) -> bool:
     return all(math.isfinite(at) and (at > 0 or not axis.log) for at, axis in ((point.x, x), (point.y, y)))
 
 
@@ -188,7 +188,7 @@ def _path(places: Iterable[tuple[str, str]]) -> str:
 
 
 def strip(
-    point: Point, limits: tuple[float, float], style: str, dots: Sequence[float] = (), at: float = math.nan
+    point: ChartPoint, limits: tuple[float, float], style: str, dots: Sequence[float] = (), at: float = math.nan
 ) -> Element:
     """Return a mean with its interval as one line of a table; its meaning is in the text beside it.
 

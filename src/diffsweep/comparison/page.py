@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element, tostring
 from PIL import Image
 
 from diffsweep.comparison import figures, tables
-from diffsweep.comparison.charts import Point, limits_of, strip
+from diffsweep.comparison.charts import ChartPoint, limits_of, strip
 from diffsweep.comparison.differences import SEED, field_text, protocol_of
 from diffsweep.comparison.embedded import embedded
 from diffsweep.comparison.markup import as_page, element
@@ -119,7 +119,7 @@ def _verdict(effect: Effect, name: str, limits: tuple[float, float]) -> Element:
     kind = "unseen"
     if visible:
         kind = ("better" if is_better(found, name) else "worse") if metric(name).ranks else "differs"
-    picture = strip(Point(0, found.mean, found.low, found.high), limits, kind, at=0.0)
+    picture = strip(ChartPoint(0, found.mean, found.low, found.high), limits, kind, at=0.0)
     return element("li", picture, element("span", _typeset(effect.text)), class_=kind)
 
 
@@ -160,7 +160,7 @@ def _cell(comparison: Comparison, each: Styled, name: str, limits: tuple[float, 
     if limits is not None:
         values = list(each.variant.values(name).values())
         dots = values if len(values) > 1 else ()
-        picture = strip(Point(0, found.mean, found.low, found.high), limits, each.style, dots)
+        picture = strip(ChartPoint(0, found.mean, found.low, found.high), limits, each.style, dots)
     return element("td", mean, spread, picture, data_v=f"{found.mean:.6g}", class_="n" if limits is None else "n wide")
 
 

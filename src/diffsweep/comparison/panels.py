@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 from xml.etree.ElementTree import Element
 
-from diffsweep.comparison.charts import Axis, Point, Series, bars, chart
+from diffsweep.comparison.charts import Axis, ChartPoint, Series, bars, chart
 from diffsweep.comparison.figures import LOSSES, curve, key_of_numbers
 from diffsweep.comparison.statistics import Interval
 from diffsweep.comparison.tables import cell
@@ -72,10 +72,10 @@ def _curves(shown: Sequence[Styled], name: str, least: int) -> Panel | None:
     label = metric(name.removeprefix("eval/")).label
     series = []
     for each in _grey_first(shown):
-        points = [Point(*at) for at in zip(*curve(each.variant, name), strict=True)]
+        points = [ChartPoint(*at) for at in zip(*curve(each.variant, name), strict=True)]
         points = _joined(points, POINTS if each.coloured else FEW)
         if not each.coloured:
-            points = [Point(point.x, point.y) for point in points]
+            points = [ChartPoint(point.x, point.y) for point in points]
         series.append(Series(each.variant.label, each.style, points))
     if not any(len(one.points) >= least for one in series):
         return None
@@ -92,12 +92,12 @@ def _grey_first(shown: Sequence[Styled]) -> list[Styled]:
     return sorted(shown, key=lambda each: each.coloured)
 
 
-def _joined(points: Sequence[Point], most: int) -> list[Point]:
+def _joined(points: Sequence[ChartPoint], most: int) -> list[ChartPoint]:
     """Return at most ``most`` points of a curve: means of neighbours, with the ends of all their bands."""
     size = -(-len(points) // most) if points else 1
     groups = [points[k : k + size] for k in range(0, len(points), size)]
     return [
-        Point(
+        ChartPoint(
             group[-1].x,
             sum(point.y for point in group) / len(group),
             min(point.low for point in group),
@@ -114,7 +114,7 @@ def _over_key(comparison: Comparison, shown: Sequence[Styled]) -> Panel | None:
     if key is None:
         return None
     known = metric(comparison.metric)
-    lines: dict[tuple[str, ...], list[Point]] = {}
+    lines: dict[tuple[str, ...], list[ChartPoint]] = {}
     series = []
     for each in _grey_first(measured):
         point = _point(float(each.variant.settings[key]), each.variant.interval(comparison.metric), known.factor)
@@ -122,7 +122,7 @@ def _over_key(comparison: Comparison, shown: Sequence[Styled]) -> Panel | None:
         lines.setdefault(others, []).append(point)
         series.append(Series(_named(comparison, each), each.style, [point], marks=True))
     joined = [
-        Series(" ".join(others), "joined", [Point(point.x, point.y) for point in sorted(points)])
+        Series(" ".join(others), "joined", [ChartPoint(point.x, point.y) for point in sorted(points)])
         for others, points in lines.items()
     ]
     at = [float(each.variant.settings[key]) for each in measured]
@@ -153,15 +153,15 @@ def _speed(comparison: Comparison, shown: Sequence[Styled]) -> Panel | None:
     return Panel(title, chart(series, axis, Axis(label), f"{title} of {len(series)} variants", front), note)
 
 
-def _timed(comparison: Comparison, variant: Variant) -> Point:
+def _timed(comparison: Comparison, variant: Variant) -> ChartPoint:
     factor = metric(comparison.metric).factor
     return _point(seconds_per_thousand(variant), variant.interval(comparison.metric), factor)
 
 
-def _point(x: float, found: Interval | None, factor: float) -> Point:
+def _point(x: float, found: Interval | None, factor: float) -> ChartPoint:
     if found is None:
-        return Point(x, math.nan)
-    return Point(x, *(factor * value for value in (found.mean, found.low, found.high)))
+        return ChartPoint(x, math.nan)
+    return ChartPoint(x, *(factor * value for value in (found.mean, found.low, found.high)))
 
 
 def _named(comparison: Comparison, each: Styled) -> str:
