@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from diffsweep.configuration.preflight import preflight
 from diffsweep.configuration.spelling import nearest
 from diffsweep.errors import UserError
 
+ROOT = Path(__file__).resolve().parents[2]
 FREE = "model=classifier_free"
 TEXT = (FREE, "dataset=shapes", "metrics=none", "conditioning=text")
 
@@ -368,3 +371,15 @@ def test_what_may_not_be_intended_is_a_warning_of_one_line(compose, capsys, over
     assert err.count("\n") == bool(expected)
     assert err.startswith("warning: ") == bool(expected)
     assert expected in err
+
+
+def test_a_reader_that_ends_early_is_no_error(tmp_path):
+    """As with `python src/runs.py | head`: the output cannot be written, and nobody is left to read a message."""
+    for number in range(300):
+        (tmp_path / "train" / str(number)).mkdir(parents=True)
+        (tmp_path / "train" / str(number) / "metrics.json").write_text("{}")
+    line = [sys.executable, str(ROOT / "src/runs.py"), f"paths.output_dir={tmp_path}"]
+    with subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141

@@ -140,7 +140,8 @@ def heading(comparison: Comparison) -> str:
     """Return in a line what is compared by what, and how many runs have which state."""
     keys: Sequence[str] = comparison.keys or ["nothing but the seed"]
     label = metric(comparison.metric).label
-    return f"{label} by {', '.join(keys)}; {len(comparison.records)} runs, {counted(comparison.records)}"
+    count = len(comparison.records)
+    return f"{label} by {', '.join(keys)}; {count} run{'s' * (count > 1)}, {counted(comparison.records)}"
 
 
 def conclusions(comparison: Comparison) -> list[str]:

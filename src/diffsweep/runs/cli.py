@@ -35,6 +35,9 @@ def main(command: str) -> None:
             _print_help(command)
         else:
             _run(command)
+    except BrokenPipeError:  # the reader of the output has ended, as in `runs.py | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes what is left when it ends
+        sys.exit(141)  # that of a process which SIGPIPE has ended
     except Exception as error:
         if wants_trace or not is_expected(error):
             raise
