@@ -37,7 +37,7 @@ class SampleGrid(Callback, Part):
         data = trainer.datamodule  # type: ignore[attr-defined]  # None if loaders were passed to fit
         shown = pl_module.show(self.num_samples, data, self.seed, self.steps)
         path = self.folder / f"step_{trainer.global_step:06d}"
-        files = pictures.save_shown(pl_module.draw_shown, shown, path)
+        files = pictures.save_shown(pl_module.drawing(self.num_samples, data), shown, path)
         caption = f"{len(shown[0])} samples at step {trainer.global_step}{self._requested(pl_module, data)}"
         log_picture(trainer.loggers, "samples", files[0], trainer.global_step, caption)
 

@@ -89,6 +89,16 @@ class Conditioning(nn.Module, Part, ABC):
             ValueError: ``samples`` is None, or lacks the annotations, and the conditioning requests what they show.
         """
 
+    def described(self, request: Batch) -> list[str]:
+        """Return in words what each of the B rows of a request is to show, such as a class's name, to label pictures.
+
+        Subclasses whose conditions have words override it; here the result is an empty list, for no words.
+
+        Args:
+            request: a batch without ``x``, as of :meth:`request`.
+        """
+        return []
+
     def forward(self, batch: Batch, noise: Noise | None = None) -> Condition | None:
         """Return the conditions of a batch; in training, with ``noise``, each is dropped with probability ``dropout``.
 

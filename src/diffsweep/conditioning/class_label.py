@@ -92,3 +92,7 @@ class ClassLabel(Conditioning):
         if self.negative is not None:
             request["negative"] = {"label": torch.full_like(indices, self.negative)}
         return request
+
+    def described(self, request: Batch) -> list[str]:
+        names = self.class_names or [f"class {label}" for label in range(self.num_classes)]
+        return [names[label] for label in request["label"].tolist()]

@@ -51,7 +51,7 @@ class Scalars(Conditioning):
         if values is not None and (not values or any(len(row) != len(names) for row in values)):
             raise ValueError(f"conditioning.values needs {len(names)} numbers for each sample: {', '.join(names)}")
         self.values = None if values is None else torch.tensor(values)
-        self.sizes = {"num_scalars": len(names)}
+        self.names, self.sizes = names, {"num_scalars": len(names)}
 
     def condition(self, batch: Batch) -> Condition:
         return Condition(scalars=batch["scalars"])
@@ -64,6 +64,10 @@ class Scalars(Conditioning):
                 "samples are drawn for the numbers of held-out ones: give conditioning.values, the data, or a condition"
             )
         return {"scalars": samples[indices.cpu() % len(samples)]["scalars"]}
+
+    def described(self, request: Batch) -> list[str]:
+        rows = request["scalars"].tolist()
+        return [" ".join(f"{name} {value:.3g}" for name, value in zip(self.names, row, strict=True)) for row in rows]
 
 
 class Joint(Conditioning):
@@ -117,3 +121,7 @@ class Joint(Conditioning):
         if any("negative" in each for each in requests):  # a part without a negative condition keeps its own
             joined["negative"] = {**joined, **{k: v for each in requests for k, v in each.get("negative", {}).items()}}
         return joined
+
+    def described(self, request: Batch) -> list[str]:
+        found = [words for part in self._parts if (words := part.described(request))]
+        return [", ".join(row) for row in zip(*found, strict=True)]

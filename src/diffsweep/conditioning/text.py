@@ -91,6 +91,9 @@ class TextConditioning(Conditioning):
             request["negative"] = {"caption": [self.negative] * len(indices)}
         return request
 
+    def described(self, request: Batch) -> list[str]:
+        return list(request["caption"])
+
     def _captions(self, samples: Samples | None) -> Sequence[str]:
         if samples is None:
             raise ValueError(

@@ -168,6 +168,7 @@ class Sample(Root):
         num_samples: how many samples are drawn.
         num_frames: frames of clips; None for as many as in training.
         batch_size: samples that are drawn at once.
+        pages: the most pictures of one kind; None for as many as show all samples.
     """
 
     output: str | None = None
@@ -175,6 +176,7 @@ class Sample(Root):
     num_samples: int = 64
     num_frames: int | None = None
     batch_size: int = 256
+    pages: int | None = None
 
 
 @dataclass

@@ -10,10 +10,12 @@ against a discriminator, the adversarial loss :math:`L_G` of the decoder and the
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from diffsweep import pictures
@@ -30,6 +32,7 @@ from diffsweep.progress import tracked
 PixelLoss = Literal["l1", "l2"]
 _PIXEL_LOSSES: dict[PixelLoss, Callable[[Tensor], Tensor]] = {"l1": Tensor.abs, "l2": Tensor.square}
 NOTHING = "this autoencoder has nothing to learn; use autoencoder=kl or autoencoder=vq"
+ROWS = ("original", "reconstruction")  # of a picture
 MIN_CHANNEL_STD = 0.1  # of the standard deviation of all latents; noise hides a channel with less before the others
 
 
@@ -246,7 +249,8 @@ class AutoencoderModel(Model, SelfMeasured):
             numbers["perplexity"] = float(torch.exp(-(share * share.log()).sum()))
         numbers |= self._latents(data, folder)
         shown = torch.arange(min(12, len(samples)))
-        pictures.save_shown(pictures.rows, [samples[shown]["x"], made[shown]], folder / "reconstructions")
+        draw = partial(pictures.rows, names=ROWS, title=f"{len(shown)} of {len(samples)} held-out samples")
+        pictures.save_shown(draw, [samples[shown]["x"], made[shown]], folder / "reconstructions")
         return numbers
 
     def _latents(self, data: ImageData, folder: Path) -> dict[str, float]:
@@ -280,4 +284,6 @@ class AutoencoderModel(Model, SelfMeasured):
             lambda x: self.autoencoder.reconstruct(x).x.float().cpu(), x.to(self.device, self.float_type)
         )
 
-    draw_shown = staticmethod(pictures.rows)
+    def drawing(self, count: int, data: ImageData) -> Callable[..., Image.Image]:
+        """Return a function that draws the result of :meth:`show` as two rows with names, for any ``count``."""
+        return partial(pictures.rows, names=ROWS)

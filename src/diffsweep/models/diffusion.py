@@ -11,10 +11,12 @@ trained denoiser.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
+from PIL import Image
 from torch import Tensor, nn
 
 from diffsweep import pictures
@@ -260,7 +262,15 @@ class DiffusionModel(TimedModel):
         _, cond = self.request(indices, None if data is None else data.split("val"))
         return (self.sample(indices, seed, cond, sampler),)
 
-    draw_shown = staticmethod(pictures.grid)
+    def drawing(self, count: int, data: ImageData | None) -> Callable[..., Image.Image]:
+        """Return a function that draws the result of :meth:`show` as a grid, each sample below its class or caption.
+
+        Args:
+            count: the number of samples.
+            data: as of :meth:`show`.
+        """
+        request = self.conditioning.request(torch.arange(count), None if data is None else data.split("val"))
+        return partial(pictures.grid, labels=self.conditioning.described(request))
 
     @torch.no_grad()
     def invert(self, images: Tensor, cond: Condition | None = None) -> Tensor:

@@ -20,6 +20,7 @@ from diffsweep.runs.stages import resolve_stages
 from diffsweep.runs.tracking import finishing, log_beginning, log_end, log_pictures, places, used_by
 from diffsweep.runs.training import train
 from diffsweep.tasks.sampling import Job
+from diffsweep.tasks.showing import show_first
 
 
 def evaluate(cfg: DictConfig) -> float:
@@ -51,8 +52,8 @@ def _evaluate(cfg: DictConfig, folder: Path) -> float:
     track = used_by(cfg, "evaluate")
     log_beginning(track, cfg, data)
     numbers, drawn = measure(cfg, model, data, folder)
-    if drawn is not None:
-        pictures.save_shown(pictures.grid, [drawn.x[:100]], folder / "grid")
+    if isinstance(model, DiffusionModel) and drawn is not None:
+        show_first(model, drawn, folder / "grid")
         for logger in track:
             logger.log_samples(drawn.x, drawn.request, 0)
         print(f"\n{len(drawn.x)} samples by {cfg.choices.sampler} in {cfg.sampler.steps} steps")
@@ -80,6 +81,8 @@ def sample(cfg: DictConfig) -> Path:
     """
     if cfg.num_samples < 1 or cfg.batch_size < 1:
         raise UserError(f"num_samples and batch_size must be at least 1, not {cfg.num_samples} and {cfg.batch_size}")
+    if cfg.pages is not None and cfg.pages < 1:
+        raise UserError(f"pages must be at least 1, or null for as many as show all samples, not {cfg.pages}")
     resolve_stages(cfg, train)
     with finishing():
         return _sample(cfg, Path(cfg.output))
@@ -94,7 +97,7 @@ def _sample(cfg: DictConfig, folder: Path) -> Path:
             raise UserError(str(error)) from error
     track = used_by(cfg, "sample")
     log_beginning(track, cfg, data)
-    drawn, done = task(Job(model, data, folder, cfg.num_samples, cfg.seed, cfg.batch_size))
+    drawn, done = task(Job(model, data, folder, cfg.num_samples, cfg.seed, cfg.batch_size, cfg.pages))
     write_atomically(folder / "samples.npz", lambda file: np.savez(file, arr_0=pictures.to_uint8(drawn.x)))
     if words := {name: drawn.request[name] for name in ("label", "caption") if name in drawn.request}:
         columns = [values.tolist() if isinstance(values, Tensor) else values for values in words.values()]
@@ -117,9 +120,8 @@ def _sample(cfg: DictConfig, folder: Path) -> Path:
 
 
 def _print_places(cfg: DictConfig, folder: Path, suffixes: Sequence[str]) -> None:
-    """Print the files of a folder that have one of the suffixes, and where loggers have written."""
-    for path in sorted(folder.glob("*")):
-        if path.suffix in suffixes:
-            print(f"  {shell.shown(path)}")
+    """Print the files of a folder that have one of the suffixes, pages as one, and where loggers have written."""
+    for path, remark in pictures.listed([path for path in sorted(folder.glob("*")) if path.suffix in suffixes]):
+        print(f"  {shell.shown(path)} {remark}".rstrip())
     for name, command in places(cfg, folder):
         print(f"  {name}: {command}")

@@ -35,6 +35,7 @@ from diffsweep.runs.stopping import StopSignals
 from diffsweep.runs.tracking import finishing, log_beginning, log_checkpoints, log_end, loggers, places
 from diffsweep.runs.verification import CERTIFICATE, certify, refuse
 from diffsweep.tasks.sampling import trajectory
+from diffsweep.tasks.showing import show_first
 
 PACKAGES = ("diffsweep", "torch", "lightning", "hydra-core", "omegaconf", "torchmetrics", "numpy")
 
@@ -169,8 +170,8 @@ def _measure(
             trajectory(model, data, directory / "samples" / "trajectory.gif", cfg.seed)
     for logger in track:
         logger.log_results(measured, trainer.global_step)
-    if drawn is not None:
-        final = pictures.save_shown(pictures.grid, [drawn.x[:100]], directory / "final")[0]
+    if isinstance(model, DiffusionModel) and drawn is not None:
+        final = show_first(model, drawn, directory / "final")[0]
         log_picture(track, "final", final, trainer.global_step, f"samples by {cfg.choices.sampler} at the end")
         for logger in track:
             logger.log_samples(drawn.x, drawn.request, trainer.global_step)

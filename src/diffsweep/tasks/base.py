@@ -10,7 +10,6 @@ from diffsweep.samplers import Sampler
 from diffsweep.tasks.sampling import Drawn, Job
 from diffsweep.tasks.sources import images_missing_because
 
-SHOWN = 100  # samples in a picture at most
 KEPT = "task.source, whose clips keep their frames"
 
 

@@ -1,5 +1,7 @@
 """The task ``double_rate``: clips of twice the frame rate."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -7,6 +9,7 @@ from diffsweep import pictures
 from diffsweep.guidance import Window, between
 from diffsweep.tasks.clips import RATE, distance
 from diffsweep.tasks.sampling import Job
+from diffsweep.tasks.showing import sampling_of, show_rows
 from diffsweep.tasks.windows import Layout, Windowed, described
 
 
@@ -14,7 +17,8 @@ class DoubleRate(Windowed):
     """A task that makes clips of twice the frame rate: frames 0, 2, 4, ... are given, the others are drawn.
 
     Clips of N frames become clips of 2 N - 1. ``double_rate.gif`` (and ``.mp4`` if PyAV is installed) shows the given
-    frames above, each for two, and all frames below, at twice the rate. ``strip.png`` shows the same of the first four
+    frames above, each for two, and all frames below, at twice the rate; more clips than fit have several pages,
+    ``double_rate_1.gif`` and so on. ``strip.png`` shows the same of the first four
     clips, frame by frame, with gray in the upper row for frames that are drawn. With ``source="data"`` both show the
     true clips as well.
 
@@ -53,15 +57,21 @@ class DoubleRate(Windowed):
     def given(self, clips: Tensor) -> Tensor:
         return clips[:, :, ::2] if self.source == "data" else clips
 
-    def show(self, job: Job, x: Tensor, layout: Layout, clips: Tensor | None) -> str:
+    def show(self, job: Job, x: Tensor, layout: Layout, clips: Tensor | None, labels: Sequence[str]) -> str:
         slow, total = x[:, :, ::2], x.shape[2]
         held = slow.repeat_interleave(2, 2)[:, :, :total]
         gaps = torch.zeros_like(x)
         gaps[:, :, ::2] = slow
         truth = [clips[:, :, :total]] if clips is not None and self.source == "data" else []
-        pictures.save_shown(pictures.rows, [held, x, *truth], job.folder / "double_rate", fps=2 * RATE)
-        pictures.save_png(pictures.strips(gaps, x, *truth, most=4), job.folder / "strip.png")
-        line = f"{len(x)} clips of {slow.shape[2]} frames to {total}, in {described(layout.plan)}"
+        names = ["given", "twice the rate", *(["original"] if truth else [])]
+        sets = [
+            (name, each, labels if each is held else ()) for name, each in zip(names, [held, x, *truth], strict=True)
+        ]
+        title = f"clips of {total} frames {sampling_of(job.model)}"
+        pages = show_rows(job, sets, "double_rate", title, fps=2 * RATE)
+        strip = pictures.strips(gaps, x, *truth, most=4, names=names, labels=labels, title=f"{title}, frame by frame")
+        pictures.save_png(strip, job.folder / "strip.png")
+        line = f"{len(x)} clips of {slow.shape[2]} frames to {total}, in {described(layout.plan)}{pages}"
         if truth:
             drawn, mean = (
                 distance(new, truth[0][:, :, 1::2]) for new in (x[:, :, 1::2], (slow[:, :, :-1] + slow[:, :, 1:]) / 2)

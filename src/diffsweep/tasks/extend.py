@@ -1,13 +1,15 @@
 """The task ``extend``: longer clips, window by window."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from diffsweep import pictures
 from diffsweep.guidance import windows
-from diffsweep.tasks.base import SHOWN
 from diffsweep.tasks.clips import RATE
 from diffsweep.tasks.sampling import Job
+from diffsweep.tasks.showing import sampling_of, show_grid
 from diffsweep.tasks.windows import Layout, Windowed, described
 
 LONGER = 4  # by default a long clip has 4 times the frames of training
@@ -17,7 +19,7 @@ class Extend(Windowed):
     """A task that draws longer clips, window by window: each window is given the last frames of the clip so far.
 
     A window has as many frames as the clips that the model was trained on. ``grid.gif`` (and ``.mp4`` if PyAV is
-    installed) shows the clips, at most 100; ``strip.png`` the first eight of them frame by frame.
+    installed) shows the clips, 100 a page; ``strip.png`` the first eight of them frame by frame.
 
     Args:
         source: how the clips begin. None: the first window is sampled without given frames and equals the sample of
@@ -47,8 +49,10 @@ class Extend(Windowed):
     def given(self, clips: Tensor) -> Tensor:
         return clips
 
-    def show(self, job: Job, x: Tensor, layout: Layout, clips: Tensor | None) -> str:
-        pictures.save_shown(pictures.grid, [x[:SHOWN]], job.folder / "grid", fps=RATE)
-        pictures.save_png(pictures.strips(x), job.folder / "strip.png")
+    def show(self, job: Job, x: Tensor, layout: Layout, clips: Tensor | None, labels: Sequence[str]) -> str:
+        title = f"clips of {x.shape[2]} frames {sampling_of(job.model)}"
+        pages = show_grid(job, x, labels, "grid", title, fps=RATE)
+        strip = pictures.strips(x, labels=labels, title=f"{title}, frame by frame")
+        pictures.save_png(strip, job.folder / "strip.png")
         begun = "" if clips is None else f", of which {clips.shape[2]} are given"
-        return f"{len(x)} clips of {x.shape[2]} frames{begun}, in {described(layout.plan)}"
+        return f"{len(x)} clips of {x.shape[2]} frames{begun}, in {described(layout.plan)}{pages}"

@@ -5,20 +5,21 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from diffsweep import pictures
 from diffsweep.autoencoders import Autoencoder
 from diffsweep.diffusion import Noise
 from diffsweep.guidance import Guidance
 from diffsweep.samplers import Sampler
-from diffsweep.tasks.base import SHOWN, Task
+from diffsweep.tasks.base import Task
 from diffsweep.tasks.sampling import Drawn, Job, trajectory
+from diffsweep.tasks.showing import sampling_of, show_grid
 
 
 class Generate(Task):
     """A task that draws new samples from noise.
 
-    ``grid.png`` shows the first 100 (for clips ``grid.gif``, and ``.mp4`` if PyAV is installed). ``trajectory.gif``
-    shows how the first 16 form from t = 1 to 0.
+    ``grid.png`` shows them below their classes or captions; more than 100 have several pages, ``grid_1.png`` and so on
+    (for clips ``grid.gif``, and ``.mp4`` if PyAV is installed). ``trajectory.gif`` shows how the first 16 form from
+    t = 1 to 0.
 
     Args:
         seeds: the seeds of the samples: one sample of each, the one that ``num_samples=1`` gives for this seed. None:
@@ -49,6 +50,10 @@ class Generate(Task):
             return job.model.start(indices[rows], seed_of(rows))
 
         drawn = job.draw(len(indices), start, job.request(indices))
-        pictures.save_shown(pictures.grid, [drawn.x[:SHOWN]], job.folder / "grid")
+        labels = job.model.conditioning.described(drawn.request)
+        if self.seeds is not None:
+            words = labels or [""] * len(drawn.x)
+            labels = [f"{label} seed {seed}".strip() for label, seed in zip(words, self.seeds, strict=True)]
+        shown = show_grid(job, drawn.x, labels, "grid", f"samples {sampling_of(job.model)}")
         trajectory(job.model, job.data, job.folder / "trajectory.gif", seed_of(slice(16)), indices[:16])
-        return drawn, f"{len(drawn.x)} samples"
+        return drawn, f"{len(drawn.x)} samples{shown}"

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from diffsweep import pictures
 from diffsweep.autoencoders import Autoencoder
@@ -14,7 +15,10 @@ from diffsweep.samplers import Sampler
 from diffsweep.tasks.base import KEPT, Task
 from diffsweep.tasks.inversion import inverted, not_invertible_because
 from diffsweep.tasks.sampling import Drawn, Job
+from diffsweep.tasks.showing import pages_in_words, sampling_of, titled
 from diffsweep.tasks.sources import images_missing_because, load_images
+
+PAIRS = 12  # rows of a page
 
 
 class Interpolate(Task):
@@ -22,7 +26,8 @@ class Interpolate(Task):
 
     The two noises are drawn, or are those of two images by DDIM's inversion. Of ``num_samples`` samples as many pairs
     are made as fit, at least one. All samples of a pair have the condition of its first end. ``interpolation.png`` has
-    a row for each of the first twelve pairs, ``interpolation.gif`` shows all pairs as a loop, to and fro.
+    a row for each pair, with the way from the first end to the second, 0 to 1, above it; ``interpolation.gif`` shows
+    the pairs as a loop, to and fro. More than twelve pairs have several pages, ``interpolation_1.png`` and so on.
 
     Args:
         source: None for drawn noises; else images, ``data`` for held-out data or a path: see
@@ -63,7 +68,26 @@ class Interpolate(Task):
         frames = drawn.x.unflatten(0, (-1, self.frames))  # (pairs, frames, C, H, W)
         if frames.ndim > 5:
             frames = frames[:, :, :, 0]  # the first frame of each clip
-        pictures.save_png(pictures.rows(*frames.transpose(0, 1), across=True), job.folder / "interpolation.png")
-        forth = [pictures.grid(frames[:, i]) for i in range(self.frames)]
-        pictures.save_gif(forth + forth[-2:0:-1], job.folder / "interpolation.gif", milliseconds=120, hold=120)
-        return drawn, f"{len(frames)} interpolations of {self.frames} samples"
+        labels = job.model.conditioning.described(request)[: len(frames)]
+        shown = self._show(job, frames, labels, f"interpolations {sampling_of(job.model)}")
+        return drawn, f"{len(frames)} interpolations of {self.frames} samples{shown}"
+
+    def _show(self, job: Job, frames: Tensor, labels: Sequence[str], title: str) -> str:
+        """Save the pictures of interpolations (pairs, frames, C, H, W), and return the text about their pages."""
+        places = [f"{place:.3g}" for place in torch.linspace(0, 1, self.frames).tolist()]
+        words = labels or [f"pair {i + 1}" for i in range(len(frames))]
+
+        def row(i: int, first: bool) -> pictures.Row:
+            return pictures.Row(frames[i], words[i], places if first else ())
+
+        pages = pictures.pages(len(frames), PAIRS, job.folder / "interpolation", job.pages)
+        for page in pages:
+            numbers = range(len(frames))[page.part]
+            picture = pictures.sheet([row(i, i == numbers[0]) for i in numbers], titled(title, page))
+            pictures.save_png(picture, page.path.with_suffix(".png"))
+            forth = [
+                pictures.grid(frames[page.part, i], labels=labels[page.part], title=f"{places[i]} of the way")
+                for i in range(self.frames)
+            ]
+            pictures.save_gif(forth + forth[-2:0:-1], page.path.with_suffix(".gif"), milliseconds=120, hold=120)
+        return pages_in_words(pages, len(frames))

@@ -27,6 +27,7 @@ class Job(NamedTuple):
         num_samples: the number of samples to draw.
         seed: the seed of the samples' noise.
         batch_size: the number of samples that are drawn at once; it does not change them.
+        pages: the most pictures of one kind, each with as many samples as fit; None for as many as show all samples.
     """
 
     model: DiffusionModel
@@ -35,6 +36,7 @@ class Job(NamedTuple):
     num_samples: int
     seed: int
     batch_size: int
+    pages: int | None = None
 
     def request(self, indices: Tensor, source: str | None = None) -> Batch:
         """Return the request for samples: a batch without ``x`` that states what they are to show, such as classes.
@@ -169,7 +171,7 @@ def trajectory(
 ) -> None:
     """Write a GIF of samples as they form from t = 1 to 0: x_t on the left, the predicted x_0 on the right.
 
-    Of clips it shows the first frames.
+    Each frame has its time, and each sample its class or caption. Of clips it shows the first frames.
 
     Args:
         model: a model with its sampler and guidance.
@@ -180,17 +182,22 @@ def trajectory(
         frames: about the number of frames of the GIF; it has at most one for each step.
     """
     indices = indices if indices is not None else torch.arange(16)
-    _, cond = model.request(indices, data.split("val"))
-    kept: list[Tensor] = []
+    request, cond = model.request(indices, data.split("val"))
+    kept: list[tuple[float, Tensor, Tensor]] = []
     every = max(1, model.sampler.steps // frames)
 
     def keep(step: int, t: Tensor, denoised: Denoised, x: Tensor) -> None:
         if step % every == 0 or step == model.sampler.steps - 1:
-            kept.append(torch.stack([model.autoencoder.decode(part).cpu() for part in (x, denoised.x0)]))
+            x_t, x_0 = (model.autoencoder.decode(part).cpu() for part in (x, denoised.x0))
+            kept.append((float(t), x_t, x_0))
 
     with evaluating(model):
         model.sample_from(*model.start(indices, seed), cond, callback=keep)
-    if kept[0].ndim > 5:
-        kept = [each[:, :, :, 0] for each in kept]  # the first frame of each clip
-    side = [pictures.beside(pictures.grid(x_t.clamp(-2, 2) / 2), pictures.grid(x_0)) for x_t, x_0 in kept]
-    pictures.save_gif(side, path)
+    labels, frames_of_gif = model.conditioning.described(request), []
+    for t, x_t, x_0 in kept:
+        if x_t.ndim > 4:
+            x_t, x_0 = x_t[:, :, 0], x_0[:, :, 0]  # the first frame of each clip
+        left = pictures.grid(x_t.clamp(-2, 2) / 2, labels=labels, title=f"x after the step from t = {t:.3f}")
+        right = pictures.grid(x_0, labels=labels, title=f"estimate of x_0 at t = {t:.3f}")
+        frames_of_gif.append(pictures.beside(left, right))
+    pictures.save_gif(frames_of_gif, path)

@@ -14,15 +14,16 @@ from diffsweep.samplers import Callback, Sampler
 from diffsweep.tasks.base import KEPT
 from diffsweep.tasks.clips import RATE, ClipTask, distance, with_known
 from diffsweep.tasks.sampling import Drawn, Job, drawn_by_trajectories
+from diffsweep.tasks.showing import sampling_of, show_rows
 from diffsweep.tasks.sources import load_clips
 
 
 class Upscale(ClipTask):
     """A task that draws clips of a higher resolution, given the means of the f x f squares of pixels of each frame.
 
-    ``upscaled.gif`` (and ``.mp4`` if PyAV is installed) shows the low resolution above and the samples below;
-    ``strip.png`` shows the same of the first four clips, frame by frame. With ``source="data"`` both show the true
-    clips as well. The model must diffuse in pixels.
+    ``upscaled.gif`` (and ``.mp4`` if PyAV is installed) shows the low resolution above and the samples below; if not
+    all fit, several pages show them, ``upscaled_1.gif`` and so on. ``strip.png`` shows the same of the first four
+    clips, frame by frame. With ``source="data"`` both show the true clips as well. The model must diffuse in pixels.
 
     Args:
         source: ``data``: means of held-out clips, with which the samples are compared; else the path of clips of the
@@ -65,11 +66,19 @@ class Upscale(ClipTask):
         request = job.request(torch.arange(len(low)), self.source)
         drawn = drawn_by_trajectories(model, len(low), job.batch_size, make, request)
         size = drawn.x.shape[-1]
-        shown = [self.measurement.pseudo_inverse(low), drawn.x, *([clips] if self.source == "data" else [])]
-        pictures.save_shown(pictures.rows, shown, job.folder / "upscaled", fps=RATE)
-        pictures.save_png(pictures.strips(*shown, most=4), job.folder / "strip.png")
+        labels = model.conditioning.described(request)
+        sets: list[tuple[str, Tensor, Sequence[str]]] = [
+            (f"given, {low.shape[-1]} pixels", self.measurement.pseudo_inverse(low), labels),
+            (f"drawn, {size} pixels", drawn.x, ()),
+            *([("original", clips, ())] if self.source == "data" else []),
+        ]
+        title = f"clips upscaled {sampling_of(model)}"
+        pages = show_rows(job, sets, "upscaled", title, fps=RATE)
+        names, shown, _ = zip(*sets, strict=True)
+        strip = pictures.strips(*shown, most=4, names=names, labels=labels, title=f"{title}, frame by frame")
+        pictures.save_png(strip, job.folder / "strip.png")
         apart = distance(self.measurement.apply(drawn.x), low)
-        line = f"{len(low)} clips of {low.shape[2]} frames from {low.shape[-1]} to {size} pixels, "
+        line = f"{len(low)} clips of {low.shape[2]} frames from {low.shape[-1]} to {size} pixels{pages}\n"
         line += f"off from the means by {apart:.1e}"
         if self.source == "data":
             smooth = functional.interpolate(low, size=drawn.x.shape[2:], mode="trilinear")

@@ -87,7 +87,7 @@ class Windowed(ClipTask):
         """
 
     @abstractmethod
-    def show(self, job: Job, x: Tensor, layout: Layout, clips: Tensor | None) -> str:
+    def show(self, job: Job, x: Tensor, layout: Layout, clips: Tensor | None, labels: Sequence[str]) -> str:
         """Write the task's pictures of the drawn clips into ``job.folder``, and return a text about them to print.
 
         Subclasses define it; their docstrings name the pictures.
@@ -97,6 +97,7 @@ class Windowed(ClipTask):
             x: the long clips, in [-1, 1], (N, C, F, H, W).
             layout: the plan by which they were drawn.
             clips: the clips of the source from which frames were given, (N, C, F', H, W); None without a source.
+            labels: the class or caption of each clip in words; empty for a model without conditions.
         """
 
     def incompatible_because(self, space: Autoencoder, sampler: Sampler, guidances: Sequence[Guidance]) -> str | None:
@@ -137,7 +138,7 @@ class Windowed(ClipTask):
 
         request = job.request(torch.arange(count), self.source)
         drawn = drawn_by_trajectories(model, count, job.batch_size, make, request, trajectories=len(layout.plan))
-        return drawn, self.show(job, drawn.x, layout, clips)
+        return drawn, self.show(job, drawn.x, layout, clips, model.conditioning.described(request))
 
 
 def described(plan: Sequence[Window]) -> str:

@@ -1,0 +1,71 @@
+"""Text on pictures: wrapped to a width in pixels, cut with an ellipsis where it does not fit, and drawn."""
+
+import functools
+
+from PIL import ImageDraw, ImageFont
+
+FONT_SIZE = 12
+LINE_HEIGHT = 14  # pixels from one line of text to the next
+INK = 20  # the grey level of text
+ELLIPSIS = "\u2026"
+
+
+@functools.cache
+def font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return the font of labels, which comes with Pillow, so that pictures are the same on all machines."""
+    return ImageFont.load_default(size=FONT_SIZE)
+
+
+def width_of(text: str) -> int:
+    """Return the width of a line of text in pixels, rounded up."""
+    return int(-(-font().getlength(text) // 1))
+
+
+@functools.lru_cache(maxsize=4096)
+def wrapped(text: str, width: int, most: int) -> tuple[str, ...]:
+    """Return the lines of a text that is wrapped between words, so that each line is at most ``width`` pixels wide.
+
+    A word that is too wide for a line, and the last line of a text that has more than ``most`` lines, end with an
+    ellipsis. White space between words becomes one blank; a text without words has no lines.
+
+    Args:
+        text: the text.
+        width: the largest width of a line in pixels.
+        most: the largest number of lines, at least 1.
+    """
+    lines: list[str] = []
+    words = text.split()
+    for i, word in enumerate(words):
+        joined = f"{lines[-1]} {word}" if lines else word
+        if lines and width_of(joined) <= width:
+            lines[-1] = joined
+        elif len(lines) < most:
+            lines.append(word if width_of(word) <= width else _cut(word, width))
+        else:
+            lines[-1] = _cut(" ".join([lines[-1], *words[i:]]), width)
+            break
+    return tuple(lines)
+
+
+def _cut(text: str, width: int) -> str:
+    """Return the longest beginning of a text that is at most ``width`` pixels wide with an ellipsis after it."""
+    text = text[: max(1, width)]  # no character that shows is narrower than a pixel
+    while text and width_of(text.rstrip() + ELLIPSIS) > width:
+        text = text[:-1]
+    return text.rstrip() + ELLIPSIS
+
+
+def write(draw: ImageDraw.ImageDraw, lines: tuple[str, ...], x: int, y: int, centred: bool = False) -> None:
+    """Write lines of text below each other.
+
+    Args:
+        draw: draws on the picture.
+        lines: the lines.
+        x: the left end of the lines in pixels, or their middle if they are centred.
+        y: the top of the first line in pixels; each line takes ``LINE_HEIGHT``.
+        centred: whether the lines are centred at ``x``.
+    """
+    ink = INK if draw.mode == "L" else (INK,) * 3
+    for i, line in enumerate(lines):
+        left = x - width_of(line) // 2 if centred else x
+        draw.text((left, y + i * LINE_HEIGHT), line, fill=ink, font=font())

@@ -1,0 +1,114 @@
+"""The pictures of a task's samples, in pages that show all of them, with labels."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from torch import Tensor
+
+from diffsweep import pictures
+from diffsweep.guidance import guidances_of
+from diffsweep.models import DiffusionModel
+from diffsweep.tasks.sampling import Drawn, Job
+
+ACROSS = 10  # images in a row of a grid, and rows in a page, at most
+ROWS = 12  # rows of a page at most, where several rows belong together
+
+
+def sampling_of(model: DiffusionModel) -> str:
+    """Return in words how a model samples: ``by DDIM in 20 steps``, and any guidance with its scale."""
+    guidances = guidances_of(model.guided(model.sampler))
+    words = [f"by {type(model.sampler).__name__} in {model.sampler.steps} steps"]
+    for each in guidances:
+        scale = f"{each.scale:g}" if isinstance(each.scale, int | float) else f"{each.scale[0]:g} to {each.scale[-1]:g}"
+        words.append(f"{type(each).__name__} of scale {scale}")
+    return ", ".join(words)
+
+
+def show_first(model: DiffusionModel, drawn: Drawn, path: Path, most: int = 100) -> list[Path]:
+    """Save a grid of the first samples, each below its class or caption, and return the files.
+
+    Args:
+        model: the model that drew the samples.
+        drawn: the samples.
+        path: the file without its suffix.
+        most: the largest number of samples in the grid.
+    """
+    shown = drawn.x[:most]
+    first = f"the first {len(shown)} of {len(drawn.x)}" if len(shown) < len(drawn.x) else f"{len(shown)}"
+    draw = partial(
+        pictures.grid,
+        labels=model.conditioning.described(drawn.request)[:most],
+        title=f"{first} samples {sampling_of(model)}",
+    )
+    return pictures.save_shown(draw, [shown], path)
+
+
+def show_grid(job: Job, x: Tensor, labels: Sequence[str], name: str, title: str, fps: float = 8.0) -> str:
+    """Save grids of all samples, at most 100 a page, each sample below its label.
+
+    Args:
+        job: the task's job, of which the folder and the largest number of pages matter.
+        x: images (N, C, H, W) or clips (N, C, F, H, W).
+        labels: a text for each sample; empty for none.
+        name: the name of the files without a suffix: see :func:`~diffsweep.pictures.pages`.
+        title: a text above each grid.
+        fps: frames a second of clips.
+
+    Returns:
+        A text about the pages that goes on after the number of samples: empty for one page that shows all.
+    """
+    columns = pictures.columns_of(x, ACROSS)
+    pages = pictures.pages(len(x), columns**2, job.folder / name, job.pages)
+    for page in pages:
+        width = columns if len(x) > columns**2 else None
+        draw = partial(pictures.grid, columns=width, labels=labels[page.part], title=titled(title, page))
+        pictures.save_shown(draw, [x[page.part]], page.path, fps)
+    return pages_in_words(pages, len(x))
+
+
+def show_rows(
+    job: Job,
+    sets: Sequence[tuple[str, Tensor, Sequence[str]]],
+    name: str,
+    title: str,
+    fps: float = 8.0,
+) -> str:
+    """Save pictures of all samples of several sets, such as originals and results, one row for each set.
+
+    A page has at most twelve rows.
+
+    Args:
+        job: the task's job, of which the folder and the largest number of pages matter.
+        sets: for each set what its rows show, such as ``original``; images (N, C, H, W) or clips (N, C, F, H, W), with
+            the same N in all sets; and their labels, one text for each, or none.
+        name: the name of the files without a suffix: see :func:`~diffsweep.pictures.pages`.
+        title: a text above each picture.
+        fps: frames a second of clips.
+
+    Returns:
+        A text about the pages that goes on after the number of samples: empty for one page that shows all.
+    """
+    names, images, labels = zip(*sets, strict=True)
+    columns, count = pictures.columns_of(images[0]), len(images[0])
+    blocks = max(1, pictures.columns_of(images[0], ROWS) // len(sets))
+    pages = pictures.pages(count, columns * blocks, job.folder / name, job.pages)
+    for page in pages:
+        parts = [texts[page.part] for texts in labels]
+        draw = partial(pictures.rows, names=names, labels=parts, title=titled(title, page))
+        pictures.save_shown(draw, [each[page.part] for each in images], page.path, fps)
+    return pages_in_words(pages, count)
+
+
+def titled(title: str, page: pictures.Page) -> str:
+    """Return the title of a page: that of the pictures, and which samples the page shows if it is one of several."""
+    return f"{title}: {page.words}" if page.words else title
+
+
+def pages_in_words(pages: Sequence[pictures.Page], count: int) -> str:
+    """Return in words in how many pages ``count`` samples are shown; an empty text if one page shows all of them."""
+    shown = pages[-1].part.stop
+    many = f"{len(pages)} pages" if len(pages) > 1 else "1 page"
+    if shown < count:
+        return f", the first {shown} shown in {many}; pages=null shows all"
+    return f", shown in {many}" if len(pages) > 1 else ""
