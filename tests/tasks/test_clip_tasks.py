@@ -22,6 +22,7 @@ from diffsweep.schedules import VP
 from diffsweep.tasks import DoubleRate, Extend, Generate, Job, Upscale
 
 LENGTH = 4  # frames of a window
+LIMITED = ", the first {} shown in 1 page; pages=null shows all"
 
 
 class Halved(Identity):
@@ -51,7 +52,7 @@ def exact_job(tmp_path, rho, count, clips=None, space=Identity, steps=24):
     model.denoiser = denoiser
     held_out = None if clips is None else InMemory({"x": clips})
     data = SimpleNamespace(channels=1, image_size=1, split=lambda name: held_out)
-    return Job(model, data, tmp_path, count, seed=3, batch_size=count)
+    return Job(model, data, tmp_path, count, seed=3, batch_size=count, pages=1)
 
 
 def covariance_of(x):
@@ -62,7 +63,7 @@ def covariance_of(x):
 def test_extended_clips_have_the_covariance_of_the_process(tmp_path):
     """AR(1) depends on one earlier frame alone, so windows that share noise or lose their given frames would differ."""
     drawn, line = Extend(total_frames=9, overlap=2)(exact_job(tmp_path, 0.8, 4000))
-    assert line == "4000 clips of 9 frames, in 4 windows of 4 frames, of which 0 to 3 are given"
+    assert line == "4000 clips of 9 frames, in 4 windows of 4 frames, of which 0 to 3 are given" + LIMITED.format(100)
     truth = correlated(9, 0.8) / 4
     assert (covariance_of(drawn.x) - truth).norm() < 0.05 * truth.norm()
 
@@ -74,7 +75,9 @@ def test_frames_in_between_are_drawn_given_their_neighbours(tmp_path):
     """
     rho, total = 0.8, 2 * LENGTH - 1
     drawn, line = DoubleRate()(exact_job(tmp_path, rho, 4000))
-    assert line == "4000 clips of 4 frames to 7, in 4 windows of 4 frames, of which 0 to 3 are given"
+    assert line == "4000 clips of 4 frames to 7, in 4 windows of 4 frames, of which 0 to 3 are given" + LIMITED.format(
+        72
+    )
     gain, own = torch.zeros(total, LENGTH).double(), torch.zeros(total).double()
     for frame in range(total):
         gain[frame, [frame // 2, (frame + 1) // 2]] = 1.0 if frame % 2 == 0 else rho / (1 + rho**2)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiles import enlarged, places_of
 
 from diffsweep import pictures
 from diffsweep.configuration.compose import compose
@@ -50,9 +51,54 @@ def test_each_task_writes_samples_and_pictures_and_prints_their_paths(command, r
     for path in found:
         assert str(path) in done.out
         with Image.open(path) as picture:
-            assert picture.width >= 48
+            assert min(picture.size) >= 64
             assert len(np.unique(np.asarray(picture))) > 4
     assert f"by ddim in 4 steps, {4 * trajectories} network evaluations each" in done.out
+
+
+PAGED = {  # a task's settings, a picture's name, the samples of a full page and of the last one, and what it shows
+    "generate": ([], "grid", 100, 30, "130 samples, shown in 2 pages"),
+    "edit": (["sampler.start=0.5"], "edit", 72, 58, "130 images edited from t = 0.5, shown in 2 pages"),
+    "reconstruct": ([], "reconstruction", 48, 34, "on [-1, 1], shown in 3 pages"),
+    "interpolate": (["task.frames=5"], "interpolation", 60, 10, "26 interpolations of 5 samples, shown in 3 pages"),
+}
+ABOVE = {"edit": 1, "reconstruct": 2}  # rows from an original down to what is made of it
+
+
+@pytest.mark.parametrize("option", PAGED)
+def test_all_samples_are_shown_in_pages(command, finished, tmp_path, option):
+    """Each sample is found in the pages, pixel for pixel, in order and on one page alone, and originals above them."""
+    more, name, full, last, line = PAGED[option]
+    shared = ["sample", f"run={finished}", f"task={option}", "sampler=ddim", "sampler.steps=2", "num_samples=130"]
+    done = command(*shared, *more, f"output={tmp_path}")
+    assert done.code == 0, done.err
+    assert line in done.out
+    pages = sorted(tmp_path.glob(f"{name}*.png"))
+    assert [path.stem for path in pages] == [f"{name}_{i + 1}" for i in range(len(pages))]
+    assert f"{pages[0]} to {pages[-1].name}, {len(pages)} pages" in done.out
+    samples, truth, shown = enlarged(images_of(tmp_path), 8), enlarged(load_digits("val")["x"][:130], 8), []
+    for path in pages:
+        with Image.open(path) as picture:
+            made = places_of(picture, samples)
+            shown.append([i for i, places in enumerate(made) if places])
+            pixels = np.asarray(picture)
+        for original, places in zip(truth if option in ABOVE else (), made, strict=False):
+            for top, left in places:
+                top -= 66 * ABOVE[option]
+                assert np.array_equal(pixels[top : top + 64, left : left + 64], original[..., 0])
+    assert [i for part in shown for i in part] == list(range(130))
+    assert [len(part) for part in shown] == [full] * (len(pages) - 1) + [last]
+    done = command(*shared, *more, f"output={tmp_path}", "pages=1")
+    assert done.code == 0, done.err
+    assert "shown in 1 page; pages=null shows all" in done.out
+    assert [path.stem for path in tmp_path.glob(f"{name}*.png")] == [name]  # the pages of before are gone
+    assert (tmp_path / f"{name}.png").read_bytes()
+
+
+def test_a_number_of_pages_below_one_is_refused(command, finished):
+    done = command("sample", f"run={finished}", "pages=0")
+    assert done.code == 2
+    assert "pages must be at least 1, or null for as many as show all samples, not 0" in done.err
 
 
 def test_the_sample_of_a_seed_is_the_one_that_it_has_alone(command, finished, tmp_path):

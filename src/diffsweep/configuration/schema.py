@@ -176,7 +176,7 @@ class Sample(Root):
     num_samples: int = 64
     num_frames: int | None = None
     batch_size: int = 256
-    pages: int | None = None
+    pages: int | None = 100
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 import functools
 
-from PIL import ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 FONT_SIZE = 12
 LINE_HEIGHT = 14  # pixels from one line of text to the next
@@ -16,6 +16,7 @@ def font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size=FONT_SIZE)
 
 
+@functools.lru_cache(maxsize=4096)
 def width_of(text: str) -> int:
     """Return the width of a line of text in pixels, rounded up."""
     return int(-(-font().getlength(text) // 1))
@@ -55,17 +56,25 @@ def _cut(text: str, width: int) -> str:
     return text.rstrip() + ELLIPSIS
 
 
-def write(draw: ImageDraw.ImageDraw, lines: tuple[str, ...], x: int, y: int, centred: bool = False) -> None:
-    """Write lines of text below each other.
+@functools.lru_cache(maxsize=4096)
+def _drawn(line: str) -> Image.Image:
+    """Return a line of text as a picture of how much ink each pixel has, so that pages draw equal labels once."""
+    mask = Image.new("L", (width_of(line), LINE_HEIGHT))
+    ImageDraw.Draw(mask).text((0, 0), line, fill=255, font=font())
+    return mask
+
+
+def write(picture: Image.Image, lines: tuple[str, ...], x: int, y: int, centred: bool = False) -> None:
+    """Write lines of text below each other on a picture.
 
     Args:
-        draw: draws on the picture.
+        picture: the picture, of mode ``L`` or ``RGB``.
         lines: the lines.
         x: the left end of the lines in pixels, or their middle if they are centred.
         y: the top of the first line in pixels; each line takes ``LINE_HEIGHT``.
         centred: whether the lines are centred at ``x``.
     """
-    ink = INK if draw.mode == "L" else (INK,) * 3
+    ink = INK if picture.mode == "L" else (INK,) * 3
     for i, line in enumerate(lines):
         left = x - width_of(line) // 2 if centred else x
-        draw.text((left, y + i * LINE_HEIGHT), line, fill=ink, font=font())
+        picture.paste(ink, (left, y + i * LINE_HEIGHT), _drawn(line))

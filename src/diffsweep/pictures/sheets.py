@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor
 
 from diffsweep.pictures.lettering import LINE_HEIGHT, width_of, wrapped, write
@@ -66,17 +66,16 @@ def sheet(rows: Sequence[Row], title: str = "") -> Image.Image:
     )
     grey = rows[0].images.shape[1] == 1
     picture = Image.new("L" if grey else "RGB", size, PAPER if grey else (PAPER,) * 3)
-    draw = ImageDraw.Draw(picture)
-    write(draw, above, margin, margin)
+    write(picture, above, margin, margin)
     for row, name, texts, band in zip(rows, names, labels, bands, strict=True):
         top += band
-        write(draw, name, margin, top + (height - len(name) * LINE_HEIGHT) // 2)
+        write(picture, name, margin, top + (height - len(name) * LINE_HEIGHT) // 2)
         for column, pixels in enumerate(to_uint8(row.images.float())):
             x = margin + left + column * (width + GAP)
             large = pixels.repeat(enlarge, 0).repeat(enlarge, 1)
             picture.paste(Image.fromarray(large[..., 0] if grey else large), (x, top))
             if texts:
-                write(draw, texts[column], x + width // 2, top - LINE_HEIGHT * len(texts[column]) - 1, centred=True)
+                write(picture, texts[column], x + width // 2, top - LINE_HEIGHT * len(texts[column]) - 1, centred=True)
         top += height + GAP
     return picture
 

@@ -15,7 +15,7 @@ from diffsweep.samplers import Sampler
 from diffsweep.tasks.base import KEPT, Task
 from diffsweep.tasks.inversion import inverted, not_invertible_because
 from diffsweep.tasks.sampling import Drawn, Job
-from diffsweep.tasks.showing import pages_in_words, sampling_of, titled
+from diffsweep.tasks.showing import pages_in_words, sampling_of, titled, tracked_pages
 from diffsweep.tasks.sources import images_missing_because, load_images
 
 PAIRS = 12  # rows of a page
@@ -81,7 +81,7 @@ class Interpolate(Task):
             return pictures.Row(frames[i], words[i], places if first else ())
 
         pages = pictures.pages(len(frames), PAIRS, job.folder / "interpolation", job.pages)
-        for page in pages:
+        for page in tracked_pages(pages):
             numbers = range(len(frames))[page.part]
             picture = pictures.sheet([row(i, i == numbers[0]) for i in numbers], titled(title, page))
             pictures.save_png(picture, page.path.with_suffix(".png"))

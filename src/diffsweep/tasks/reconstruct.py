@@ -42,8 +42,8 @@ class Reconstruct(FromImages):
         ]
         shown = show_rows(job, sets, "reconstruction", f"images inverted and sampled {sampling_of(job.model)}")
         error = (drawn.x - images).square().mean().sqrt()
-        line = f"{len(images)} images inverted and reconstructed{shown}"
-        return drawn, f"{line}\nroot mean square error {error:.4f} on [-1, 1]"
+        line = f"{len(images)} images inverted and reconstructed, root mean square error {error:.4f} on [-1, 1]"
+        return drawn, line + shown
 
     def _visible(self, job: Job, noises: Tensor) -> Tensor:
         """Return noises of the model's space as images in pixels, half as strong, so that most values are shown."""

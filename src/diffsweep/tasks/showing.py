@@ -1,6 +1,6 @@
 """The pictures of a task's samples, in pages that show all of them, with labels."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +9,7 @@ from torch import Tensor
 from diffsweep import pictures
 from diffsweep.guidance import guidances_of
 from diffsweep.models import DiffusionModel
+from diffsweep.progress import tracked
 from diffsweep.tasks.sampling import Drawn, Job
 
 ACROSS = 10  # images in a row of a grid, and rows in a page, at most
@@ -60,7 +61,7 @@ def show_grid(job: Job, x: Tensor, labels: Sequence[str], name: str, title: str,
     """
     columns = pictures.columns_of(x, ACROSS)
     pages = pictures.pages(len(x), columns**2, job.folder / name, job.pages)
-    for page in pages:
+    for page in tracked_pages(pages):
         width = columns if len(x) > columns**2 else None
         draw = partial(pictures.grid, columns=width, labels=labels[page.part], title=titled(title, page))
         pictures.save_shown(draw, [x[page.part]], page.path, fps)
@@ -93,11 +94,16 @@ def show_rows(
     columns, count = pictures.columns_of(images[0]), len(images[0])
     blocks = max(1, pictures.columns_of(images[0], ROWS) // len(sets))
     pages = pictures.pages(count, columns * blocks, job.folder / name, job.pages)
-    for page in pages:
+    for page in tracked_pages(pages):
         parts = [texts[page.part] for texts in labels]
         draw = partial(pictures.rows, names=names, labels=parts, title=titled(title, page))
         pictures.save_shown(draw, [each[page.part] for each in images], page.path, fps)
     return pages_in_words(pages, count)
+
+
+def tracked_pages(pages: Sequence[pictures.Page]) -> Iterable[pictures.Page]:
+    """Yield pages, and show the progress of drawing them if they are several."""
+    return tracked(pages, "drawing pictures", "page") if len(pages) > 1 else pages
 
 
 def titled(title: str, page: pictures.Page) -> str:

@@ -78,8 +78,8 @@ class Upscale(ClipTask):
         strip = pictures.strips(*shown, most=4, names=names, labels=labels, title=f"{title}, frame by frame")
         pictures.save_png(strip, job.folder / "strip.png")
         apart = distance(self.measurement.apply(drawn.x), low)
-        line = f"{len(low)} clips of {low.shape[2]} frames from {low.shape[-1]} to {size} pixels{pages}\n"
-        line += f"off from the means by {apart:.1e}"
+        line = f"{len(low)} clips of {low.shape[2]} frames from {low.shape[-1]} to {size} pixels, "
+        line += f"off from the means by {apart:.1e}{pages}"
         if self.source == "data":
             smooth = functional.interpolate(low, size=drawn.x.shape[2:], mode="trilinear")
             error, plain = distance(drawn.x, clips), distance(smooth, clips)
