@@ -6,11 +6,11 @@ from itertools import combinations, pairwise
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 from tiles import enlarged, places_of
 
 from diffsweep import pictures
-from diffsweep.pictures.lettering import width_of, wrapped
+from diffsweep.pictures.lettering import font, width_of, wrapped, write
 
 PAPER = 228
 
@@ -106,6 +106,17 @@ def test_labels_of_a_wide_picture_reach_no_other_picture():
     assert top == 6 + 5 * 14
     assert (ink(picture, 0, other, top, picture.width) == PAPER).all()
     assert (ink(picture, top - 14, left, top, left + 64) < 60).any()
+
+
+@pytest.mark.parametrize("text", ["gjpqy,;Q", "\u00c5\u00c9\u00d1", "dfhklt|"])
+def test_letters_are_whole(text):
+    """A line that is drawn has the ink of the font's own letters: nothing is cut off above, below or beside."""
+    whole = Image.new("L", (200, 60))
+    ImageDraw.Draw(whole).text((20, 30), text, fill=255, font=font(), anchor="ls")
+    drawn = Image.new("L", (200, 60), 255)
+    write(drawn, (text,), 20, 30)
+    strength = 255 - np.asarray(drawn).astype(float)
+    assert strength.sum() == pytest.approx(np.asarray(whole).sum() * (255 - 20) / 255, rel=0.01)
 
 
 @pytest.mark.parametrize("width", [20, 64, 200])

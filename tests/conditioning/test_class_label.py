@@ -29,6 +29,13 @@ def test_names_and_ids_give_the_same_classes():
     assert by_id.request(indices, None)["label"].tolist() == [2, 0, 2, 0, 2]
 
 
+def test_a_request_is_described_by_the_names_of_its_classes():
+    request = {"label": torch.tensor([2, 0, 2])}
+    assert ClassLabel(3, ["cat", "dog", "ship"]).described(request) == ["ship", "cat", "ship"]
+    assert ClassLabel(3).described(request) == ["class 2", "class 0", "class 2"]
+    assert Unconditional().described({}) == []
+
+
 def test_the_condition_of_a_request_has_its_negative_class():
     conditioning = ClassLabel(4, NAMES, negative="three")
     cond = conditioning(conditioning.request(torch.arange(3), None))

@@ -70,6 +70,14 @@ def test_a_request_has_the_numbers_of_held_out_samples_or_those_of_the_settings(
     assert request["scalars"].tolist() == [[0, 1], [2, 3], [0, 1]]
 
 
+def test_a_request_is_described_by_its_numbers_with_their_names_and_a_joint_one_by_all_parts():
+    numbers = Scalars(["x", "y"])
+    request = {"scalars": torch.tensor([[0.25, 3.0], [1.0, 1 / 3]]), "label": torch.tensor([1, 0])}
+    assert numbers.described(request) == ["x 0.25 y 3", "x 1 y 0.333"]
+    joint = Joint({"class": ClassLabel(2, ["cat", "dog"]), "numbers": numbers})
+    assert joint.described(request) == ["dog, x 0.25 y 3", "cat, x 1 y 0.333"]
+
+
 def test_joint_conditions_are_given_and_dropped_together():
     data = samples()
     parts = {"class": ClassLabel(4, negative=3), "numbers": Scalars(["x", "y"])}

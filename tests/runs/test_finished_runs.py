@@ -38,7 +38,9 @@ def test_sample_writes_images_a_grid_and_the_trajectory(command, finished, tmp_p
     cfg = compose("sample", [f"run={finished}", "sampler=ddim", "sampler.steps=3"])
     expected = draw(load_model(cfg), 5, seed=5, batch_size=5).x
     assert np.array_equal(images, pictures.to_uint8(expected))
-    assert np.array_equal(np.asarray(Image.open(out / "grid.png")), np.asarray(pictures.grid(expected)))
+    with Image.open(out / "grid.png") as grid:
+        drawn = pictures.grid(expected, title="samples by DDIM in 3 steps")
+        assert np.array_equal(np.asarray(grid), np.asarray(drawn))
     with Image.open(out / "trajectory.gif") as animation:
         assert animation.n_frames == 3
     assert "ddim in 3 steps" in done.out

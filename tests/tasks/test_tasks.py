@@ -56,11 +56,11 @@ def test_each_task_writes_samples_and_pictures_and_prints_their_paths(command, r
     assert f"by ddim in 4 steps, {4 * trajectories} network evaluations each" in done.out
 
 
-PAGED = {  # a task's settings, a picture's name, the samples of a full page and of the last one, and what it shows
-    "generate": ([], "grid", 100, 30, "130 samples, shown in 2 pages"),
-    "edit": (["sampler.start=0.5"], "edit", 72, 58, "130 images edited from t = 0.5, shown in 2 pages"),
-    "reconstruct": ([], "reconstruction", 48, 34, "on [-1, 1], shown in 3 pages"),
-    "interpolate": (["task.frames=5"], "interpolation", 60, 10, "26 interpolations of 5 samples, shown in 3 pages"),
+PAGED = {  # a task's settings, a picture's name, the samples of a full page and of the last one, and what it prints
+    "generate": ([], "grid", 100, 3, "103 samples, shown in 2 pages"),
+    "edit": (["sampler.start=0.5"], "edit", 72, 2, "74 images edited from t = 0.5, shown in 2 pages"),
+    "reconstruct": ([], "reconstruction", 48, 13, "on [-1, 1], shown in 2 pages"),
+    "interpolate": (["task.frames=2"], "interpolation", 24, 2, "13 interpolations of 2 samples, shown in 2 pages"),
 }
 ABOVE = {"edit": 1, "reconstruct": 2}  # rows from an original down to what is made of it
 
@@ -69,14 +69,21 @@ ABOVE = {"edit": 1, "reconstruct": 2}  # rows from an original down to what is m
 def test_all_samples_are_shown_in_pages(command, finished, tmp_path, option):
     """Each sample is found in the pages, pixel for pixel, in order and on one page alone, and originals above them."""
     more, name, full, last, line = PAGED[option]
-    shared = ["sample", f"run={finished}", f"task={option}", "sampler=ddim", "sampler.steps=2", "num_samples=130"]
+    shared = [
+        "sample",
+        f"run={finished}",
+        f"task={option}",
+        "sampler=ddim",
+        "sampler.steps=2",
+        f"num_samples={full + last}",
+    ]
     done = command(*shared, *more, f"output={tmp_path}")
     assert done.code == 0, done.err
     assert line in done.out
     pages = sorted(tmp_path.glob(f"{name}*.png"))
     assert [path.stem for path in pages] == [f"{name}_{i + 1}" for i in range(len(pages))]
     assert f"{pages[0]} to {pages[-1].name}, {len(pages)} pages" in done.out
-    samples, truth, shown = enlarged(images_of(tmp_path), 8), enlarged(load_digits("val")["x"][:130], 8), []
+    samples, truth, shown = enlarged(images_of(tmp_path), 8), enlarged(load_digits("val")["x"][: full + last], 8), []
     for path in pages:
         with Image.open(path) as picture:
             made = places_of(picture, samples)
@@ -86,13 +93,18 @@ def test_all_samples_are_shown_in_pages(command, finished, tmp_path, option):
             for top, left in places:
                 top -= 66 * ABOVE[option]
                 assert np.array_equal(pixels[top : top + 64, left : left + 64], original[..., 0])
-    assert [i for part in shown for i in part] == list(range(130))
-    assert [len(part) for part in shown] == [full] * (len(pages) - 1) + [last]
-    done = command(*shared, *more, f"output={tmp_path}", "pages=1")
+    assert [i for part in shown for i in part] == list(range(full + last))
+    assert [len(part) for part in shown] == [full, last]
+
+
+def test_pages_can_be_limited(command, finished, tmp_path):
+    shared = ["sample", f"run={finished}", "task=edit", "sampler.start=0.5", "sampler.steps=2", f"output={tmp_path}"]
+    (tmp_path / "edit_2.png").touch()  # of an earlier picture
+    done = command(*shared, "num_samples=74", "pages=1")
     assert done.code == 0, done.err
-    assert "shown in 1 page; pages=null shows all" in done.out
-    assert [path.stem for path in tmp_path.glob(f"{name}*.png")] == [name]  # the pages of before are gone
-    assert (tmp_path / f"{name}.png").read_bytes()
+    assert "74 images edited from t = 0.5, the first 72 shown in 1 page; pages=null shows all" in done.out
+    assert [path.stem for path in tmp_path.glob("*.png")] == ["edit"]
+    assert len(images_of(tmp_path)) == 74
 
 
 def test_a_number_of_pages_below_one_is_refused(command, finished):

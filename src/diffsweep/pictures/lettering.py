@@ -6,6 +6,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 FONT_SIZE = 12
 LINE_HEIGHT = 14  # pixels from one line of text to the next
+BASELINE = 11  # pixels from the top of a line to the foot of its letters, above those that reach below
 INK = 20  # the grey level of text
 ELLIPSIS = "\u2026"
 
@@ -60,7 +61,7 @@ def _cut(text: str, width: int) -> str:
 def _drawn(line: str) -> Image.Image:
     """Return a line of text as a picture of how much ink each pixel has, so that pages draw equal labels once."""
     mask = Image.new("L", (width_of(line), LINE_HEIGHT))
-    ImageDraw.Draw(mask).text((0, 0), line, fill=255, font=font())
+    ImageDraw.Draw(mask).text((0, BASELINE), line, fill=255, font=font(), anchor="ls")
     return mask
 
 
