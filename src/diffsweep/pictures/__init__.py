@@ -1,7 +1,7 @@
 """Pictures of images and clips: grids, rows and strips with labels, written as PNG, GIF and MP4."""
 
 from diffsweep.pictures.pixels import SUFFIXES, load_image, load_npz, to_uint8
-from diffsweep.pictures.saving import SHOWN, Page, listed, pages, save_gif, save_mp4, save_png, save_shown
+from diffsweep.pictures.saving import SHOWN, Page, listed, pages, picture_name, save_gif, save_mp4, save_png, save_shown
 from diffsweep.pictures.sheets import MIN_SIDE, Row, beside, columns_of, grid, rows, sheet, strips
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "load_image",
     "load_npz",
     "pages",
+    "picture_name",
     "rows",
     "save_gif",
     "save_mp4",

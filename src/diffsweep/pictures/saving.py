@@ -151,6 +151,11 @@ def pages(count: int, size: int, path: Path, most: int | None = None) -> list[Pa
     return found
 
 
+def picture_name(page: Path) -> str:
+    """Return the name that the file of a page has without its number, such as ``grid`` of ``grid_2.png``."""
+    return re.sub(r"_\d+$", "", page.stem)
+
+
 def listed(paths: Sequence[Path]) -> list[tuple[Path, str]]:
     """Return files in their order with a remark, where pages of one picture are one entry: that of the first page.
 
@@ -162,8 +167,8 @@ def listed(paths: Sequence[Path]) -> list[tuple[Path, str]]:
     """
     found: dict[tuple[str, str], list[Path]] = {}
     for path in paths:
-        stem = re.sub(r"_\d+$", "", path.stem) if path.suffix in SHOWN else path.stem
-        found.setdefault((stem, path.suffix), []).append(path)
+        name = picture_name(path) if path.suffix in SHOWN else path.stem
+        found.setdefault((name, path.suffix), []).append(path)
     return [
         (group[0], f"to {group[-1].name}, {len(group)} pages" if len(group) > 1 else "") for group in found.values()
     ]

@@ -94,7 +94,7 @@ def log_end(track: Sequence[RunLogger], folder: Path) -> None:
 
 
 def log_pictures(track: Sequence[RunLogger], folder: Path, step: int, caption: str) -> None:
-    """Log the pictures of a folder, each under the name of its file.
+    """Log the pictures of a folder, each under the name of its file; of one in several pages, log the first page.
 
     Args:
         track: the loggers.
@@ -102,10 +102,10 @@ def log_pictures(track: Sequence[RunLogger], folder: Path, step: int, caption: s
         step: the optimizer steps of the model.
         caption: what the pictures show.
     """
-    for path in sorted(folder.glob("*")):
-        if path.suffix in pictures.SHOWN and path.suffix != ".mp4":  # an MP4 has a GIF beside it
-            for logger in track:
-                logger.log_picture(path.stem, path, step, caption)
+    found = [path for path in sorted(folder.glob("*")) if path.suffix in (".png", ".gif")]  # an MP4 has a GIF beside it
+    for path, _ in pictures.listed(found):
+        for logger in track:
+            logger.log_picture(pictures.picture_name(path), path, step, caption)
 
 
 def log_checkpoints(track: Sequence[RunLogger], directory: Path, checkpoints: Path) -> None:

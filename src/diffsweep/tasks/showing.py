@@ -29,20 +29,16 @@ def sampling_of(model: DiffusionModel) -> str:
 def show_first(model: DiffusionModel, drawn: Drawn, path: Path, most: int = 100) -> list[Path]:
     """Save a grid of the first samples, each below its class or caption, and return the files.
 
+    The grid has no title, so that ``compare.py`` can cut whole samples out of it.
+
     Args:
         model: the model that drew the samples.
         drawn: the samples.
         path: the file without its suffix.
         most: the largest number of samples in the grid.
     """
-    shown = drawn.x[:most]
-    first = f"the first {len(shown)} of {len(drawn.x)}" if len(shown) < len(drawn.x) else f"{len(shown)}"
-    draw = partial(
-        pictures.grid,
-        labels=model.conditioning.described(drawn.request)[:most],
-        title=f"{first} samples {sampling_of(model)}",
-    )
-    return pictures.save_shown(draw, [shown], path)
+    draw = partial(pictures.grid, labels=model.conditioning.described(drawn.request)[:most])
+    return pictures.save_shown(draw, [drawn.x[:most]], path)
 
 
 def show_grid(job: Job, x: Tensor, labels: Sequence[str], name: str, title: str, fps: float = 8.0) -> str:
