@@ -11,7 +11,7 @@ from composing import composed
 from omegaconf import OmegaConf
 
 from diffsweep.configuration.check import check
-from diffsweep.configuration.compose import compose
+from diffsweep.configuration.compose import compose, compose_job
 from diffsweep.configuration.jobs import jobs, swept_keys
 from diffsweep.configuration.preflight import preflight
 from diffsweep.configuration.resolvers import SWEPT, either, slug, sweep_name, swept
@@ -190,3 +190,18 @@ def test_a_run_that_is_written_anew_is_composed_anew(finished, tmp_path):
     saved.seed = 70
     OmegaConf.save(saved, run / "config.yaml")
     assert compose("sample", [f"run={run}"]).seed == 70
+
+
+def test_a_run_is_made_in_the_folder_that_is_typed(tmp_path):
+    cfg = compose("train", [f"paths.run_dir={tmp_path / 'mine'}"])
+    assert cfg.paths.run_dir == str(tmp_path / "mine")
+    assert cfg.trainer.default_root_dir == str(tmp_path / "mine")
+    other = compose("train", [f"paths.output_dir={tmp_path}"])
+    assert Path(other.paths.run_dir).parent == tmp_path / "train"
+
+
+@pytest.mark.parametrize(("number", "part"), [(0, "hydra.sweep.dir=DIR"), (None, "a new run")])
+def test_a_folder_of_one_run_is_refused_for_others(number, part, finished, tmp_path):
+    words = [f"paths.run_dir={tmp_path}"] + ([f"resume={finished}"] if number is None else [])
+    with pytest.raises(UserError, match=part):
+        compose_job("train", words, number)

@@ -103,6 +103,7 @@ def compose_job(command: str, overrides: Sequence[str] = (), number: int | None 
         hydra, sweep_dir = cfg.hydra, Path()
         if number is not None:
             sweep_dir = Path(hydra.sweep.dir).absolute()
+        _refuse_place(overrides, hydra.runtime.choices, number)
         run_dir = str(hydra.run.dir) if number is None else str(sweep_dir / hydra.sweep.subdir)
         hydra.run.dir = run_dir
         own = OmegaConf.masked_copy(cfg, "hydra")
@@ -153,6 +154,15 @@ def finish(command: str, cfg: DictConfig, hydra: Any, run_dir: str) -> DictConfi
     if "model" in cfg:  # of a command that builds something, and may be a job of a sweep
         cfg.sweep = os.environ.get(SWEEP)
     return cfg
+
+
+def _refuse_place(overrides: Sequence[str], choices: Mapping[str, Any], number: int | None) -> None:
+    """Refuse a folder that is typed for a run where the command has no new run, or several."""
+    place = next((override for override in overrides if override.startswith("paths.run_dir=")), None)
+    if place is not None and number is not None:
+        raise UserError(f"{place} is one folder, and a sweep has one for each job; hydra.sweep.dir=DIR holds them all")
+    if place is not None and any(choices.get(name) for name in SELECTORS):
+        raise UserError(f"{place} is the folder of a new run; this command goes on with one that has its folder")
 
 
 def _drop_what_does_not_fit(cfg: DictConfig, choices: Mapping[str, Any], overrides: Sequence[str]) -> None:

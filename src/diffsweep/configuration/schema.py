@@ -58,12 +58,12 @@ class Paths:
 
     Attributes:
         output_dir: the folder of all runs.
-        run_dir: the folder of this run.
+        run_dir: the folder of this run; None for a new one.
         cache_dir: decoded data, features and embeddings that runs share.
     """
 
     output_dir: str = MISSING
-    run_dir: str = MISSING
+    run_dir: str | None = None
     cache_dir: str = MISSING
 
 
