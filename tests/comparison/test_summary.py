@@ -118,3 +118,14 @@ def test_of_many_verdicts_the_first_are_printed_and_all_are_written(write_sweep)
     assert "and 6 more verdicts" in text
     assert "best mean FID: sampler.steps=19" in text
     assert (folder / "summary.md").read_text().count("better than sampler.steps=1 ") == 18
+
+
+def test_axes_are_logarithmic_where_values_differ_much(write_sweep):
+    """The time of sampling of three variants: within a third of each other, then one ten times the others."""
+    values = {(schedule, 0): fid for schedule, fid in (("linear", 3.0), ("cosine", 2.0), ("sigmoid", 1.0))}
+    for name, speeds, scale in (("alike", (300.0, 250.0, 200.0), "linear"), ("far", (300.0, 250.0, 20.0), "log")):
+        by_schedule = dict(zip(("linear", "cosine", "sigmoid"), speeds, strict=True))
+        folder = write_sweep(values, name, images_per_second=lambda value, seed, of=by_schedule: of[value])
+        figure = figures.summary_figure(Comparison(read([folder])))
+        (axis,) = [axis for axis in figure.axes if "per 1,000" in axis.get_xlabel()]
+        assert axis.get_xscale() == scale

@@ -21,6 +21,7 @@ PICTURES = ("final.png", "grid.png", "final.gif", "grid.gif")  # of the samples 
 MOST = 12  # variants with a curve or a picture
 CROPPED = 5  # rows and columns of a grid of samples that are shown
 LOSSES = ("val/loss", "train/loss")
+SPREAD = 4  # the ratio of the largest to the smallest value from which an axis is logarithmic
 
 
 def summary_figure(comparison: Comparison) -> "Figure":
@@ -78,10 +79,14 @@ def _losses(axis: "Axes | None", comparison: Comparison, shown: Sequence[Variant
     if axis is not None and name is not None:
         _draw_curves(axis, shown, name)
         axis.set(xlabel="step", ylabel=metric(name).label)
-        low, high = axis.get_ylim()
-        if 0 < low < high / 4:
+        if spans_decades([value for line in axis.lines for value in line.get_ydata()]):
             axis.set_yscale("log")
     return name is not None
+
+
+def spans_decades(values: Sequence[float]) -> bool:
+    """Return whether positive values differ so much that only a logarithmic axis shows them all."""
+    return bool(values) and 0 < min(values) < max(values) / SPREAD
 
 
 def _metric_curve(axis: "Axes | None", comparison: Comparison, shown: Sequence[Variant]) -> bool:
@@ -172,7 +177,9 @@ def _front(axis: "Axes | None", comparison: Comparison, shown: Sequence[Variant]
             if variant.values("images_per_second"):
                 axis.plot(*_point(comparison, variant), "o", color=color(number))
         axis.plot(*zip(*(_point(comparison, variant) for variant in comparison.front), strict=True), "k--", linewidth=1)
-        axis.set(xscale="log", xlabel="seconds per 1,000 samples", ylabel=metric(comparison.metric).label)
+        axis.set(xlabel="seconds per 1,000 samples", ylabel=metric(comparison.metric).label)
+        if spans_decades([at for line in axis.lines for at in line.get_xdata()]):
+            axis.set_xscale("log")
     return True
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from xml.etree.ElementTree import Element
 
 from diffsweep.comparison.charts import Axis, ChartPoint, Series, bars, chart
-from diffsweep.comparison.figures import LOSSES, curve, key_of_numbers
+from diffsweep.comparison.figures import LOSSES, curve, key_of_numbers, spans_decades
 from diffsweep.comparison.statistics import Interval
 from diffsweep.comparison.tables import cell
 from diffsweep.comparison.variants import SPEED, Comparison, Variant, seconds_per_thousand
@@ -80,7 +80,7 @@ def _curves(shown: Sequence[Styled], name: str, least: int) -> Panel | None:
     if not any(len(one.points) >= least for one in series):
         return None
     values = [point.y for one in series for point in one.points if math.isfinite(point.y)]
-    log = bool(values) and 0 < min(values) < max(values) / 4
+    log = spans_decades(values)
     seeds = any(len(each.variant.seeds) > 1 for each in shown)
     note = "Means over seeds; bands reach from the lowest to the highest seed." if seeds else ""
     picture = chart(series, Axis("training step"), Axis(label, log), f"{label} over training of {len(series)} variants")
