@@ -79,8 +79,8 @@ def test_other_settings_make_another_curve(sweep, drawn):
     summarise(sweep(jobs))
     curves, _ = drawn["plot_tradeoff"]
     assert {name: [at for at, _ in curve] for name, curve in curves.items()} == {
-        "sampler-ddim_seed-0": [1, 2, 4],
-        "sampler-dpm_solver_pp_seed-0": [1, 2, 4],
+        "sampler-ddim": [1, 2, 4],
+        "sampler-dpm_solver_pp": [1, 2, 4],
     }
     assert [curve[0][1]["fid"] for curve in curves.values()] == [4.25, 5.25]
 
@@ -160,3 +160,15 @@ def test_a_key_is_not_taken_for_the_end_of_another():
     }
     curves = curves_over("guidance.scale", found, lambda content: content["x"])
     assert curves.keys() == {"my.guidance.scale-1", "my.guidance.scale-2"}
+
+
+def test_a_curve_is_the_mean_over_seeds():
+    found = {
+        f"sampler-{name}_sampler.steps-{x}_seed-{seed}": {"metrics": {"fid": x + 10.0 * seed}, "x": x}
+        for name in ("ddim", "heun")
+        for x in (5, 2)
+        for seed in (0, 1)
+    }
+    curves = curves_over("sampler.steps", found, lambda content: content["x"])
+    mean = [(2, {"fid": 7.0}), (5, {"fid": 10.0})]
+    assert curves == {"sampler-ddim": mean, "sampler-heun": mean}

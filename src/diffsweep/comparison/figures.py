@@ -79,7 +79,7 @@ def _losses(axis: "Axes | None", comparison: Comparison, shown: Sequence[Variant
     if axis is not None and name is not None:
         _draw_curves(axis, shown, name)
         axis.set(xlabel="step", ylabel=metric(name).label)
-        if spans_decades([value for line in axis.lines for value in line.get_ydata()]):
+        if spans_decades([float(y) for line in axis.lines for y in np.asarray(line.get_ydata())]):
             axis.set_yscale("log")
     return name is not None
 
@@ -178,7 +178,7 @@ def _front(axis: "Axes | None", comparison: Comparison, shown: Sequence[Variant]
                 axis.plot(*_point(comparison, variant), "o", color=color(number))
         axis.plot(*zip(*(_point(comparison, variant) for variant in comparison.front), strict=True), "k--", linewidth=1)
         axis.set(xlabel="seconds per 1,000 samples", ylabel=metric(comparison.metric).label)
-        if spans_decades([at for line in axis.lines for at in line.get_xdata()]):
+        if spans_decades([float(x) for line in axis.lines for x in np.asarray(line.get_xdata())]):
             axis.set_xscale("log")
     return True
 

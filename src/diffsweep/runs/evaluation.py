@@ -3,7 +3,8 @@
 import importlib.util
 import math
 import re
-from collections.abc import Callable, Mapping
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -251,7 +252,8 @@ def tradeoff(found: Jobs) -> "tuple[str, Figure] | None":
 def curves_over(key: str, found: Jobs, x: Callable[[Any], float | None]) -> dict[str, list[tuple[float, Metrics]]]:
     """Return curves of sorted points (x, metrics) by name: one for each combination of the keys other than ``key``.
 
-    Jobs without the distance by which they are compared are left out. The result is empty if no curve varies x.
+    Metrics are means over seeds. Jobs without the distance by which they are compared are left out. The result is empty
+    if no curve varies x.
 
     Args:
         key: the configuration key that x belongs to, such as ``sampler.steps``; it is removed from the jobs' names.
@@ -259,13 +261,20 @@ def curves_over(key: str, found: Jobs, x: Callable[[Any], float | None]) -> dict
         x: returns x from a job's contents, or None to leave the job out.
     """
     distance = distance_in(found)
-    curves: dict[str, list[tuple[float, Metrics]]] = {}
+    of_seeds: dict[str, dict[float, list[Metrics]]] = {}
     for job, content in found.items():
         if distance in content["metrics"] and (at := x(content)) is not None:
-            name = re.sub(rf"(^|_){re.escape(key)}-[^_]*", "", job).strip("_") or content["protocol"]["sampler"]
-            curves.setdefault(name, []).append((at, content["metrics"]))
-    varied = any(len({at for at, _ in curve}) > 1 for curve in curves.values())
-    return {name: sorted(curve, key=lambda point: point[0]) for name, curve in curves.items()} if varied else {}
+            name = re.sub(rf"(^|_)({re.escape(key)}|seed)-[^_]*", "", job).strip("_") or content["protocol"]["sampler"]
+            of_seeds.setdefault(name, {}).setdefault(at, []).append(content["metrics"])
+    if all(len(points) == 1 for points in of_seeds.values()):
+        return {}
+    return {name: [(at, _mean(points[at])) for at in sorted(points)] for name, points in of_seeds.items()}
+
+
+def _mean(several: Sequence[Metrics]) -> Metrics:
+    """Return the mean of each metric that all of several jobs have."""
+    shared = [name for name in several[0] if all(name in metrics for metrics in several)]
+    return {name: statistics.fmean(metrics[name] for metrics in several) for name in shared}
 
 
 FIGURES: tuple[Callable[[Jobs], "tuple[str, Figure] | None"], ...] = (distance_by_evaluations, tradeoff)
