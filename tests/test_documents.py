@@ -43,7 +43,6 @@ SMALLER_WITH = {
 SMALL_VALUES = {"trainer.max_steps": "6", "num_samples": "80", "sampler.steps": "3"}
 FAST = (
     "",
-    "seed=1",
     "resume=RUN",
     "task=edit",
     "num_samples=64",

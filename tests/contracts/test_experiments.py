@@ -232,6 +232,7 @@ def test_the_name_of_an_experiment_is_the_whole_command_of_its_sweep(command, fa
     assert directories() == names
 
 
+@pytest.mark.slow
 def test_a_sweep_of_evaluations_is_an_experiment_too(command, finished, tmp_path):
     arguments = (f"run={finished}", "experiment=ablate_samplers", "seed=0,1", f"output={tmp_path / 'curve'}")
     few = ("sampler=ddim,ancestral", "sampler.steps=2", "num_samples=8", "metrics=digits", "metrics.kid_subset_size=4")

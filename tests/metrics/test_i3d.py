@@ -89,6 +89,7 @@ def test_clips_are_rounded_enlarged_and_coloured_before_the_network(file):
     torch.testing.assert_close(i3d(x[[7, 2]])[0], features[[7, 2]], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_fvd_is_the_closed_form_of_its_features(file, data, tmp_path):
     """|mu - mu'|^2 + tr(S + S' - 2 (S S')^(1/2)) of the three features that are not 0."""
     maker = PublicI3D(file, trust=TRUST)

@@ -152,6 +152,7 @@ def evaluated(finished, out, *overrides):
     return content
 
 
+@pytest.mark.slow
 def test_equal_protocols_have_equal_ids_and_others_do_not(finished, tmp_path):
     places = (f"paths.output_dir={tmp_path}",)
     first = evaluated(finished, tmp_path / "a", *places)

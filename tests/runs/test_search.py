@@ -72,7 +72,10 @@ def manifest(folder="."):
     return json.loads(path.read_text())
 
 
-@pytest.mark.parametrize(("trials", "stops"), [(3, [2]), pytest.param(12, [7, 12], marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("trials", "stops"),
+    [pytest.param(3, [2], marks=pytest.mark.slow), pytest.param(12, [7, 12], marks=pytest.mark.slow)],
+)
 def test_an_interrupted_search_goes_on_as_the_uninterrupted_one(
     trials, stops, command, fast, objective, monkeypatch, tmp_path
 ):

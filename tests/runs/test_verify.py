@@ -70,6 +70,7 @@ def test_a_wrong_combination_exits_with_1_and_names_the_checks(command, tmp_path
     assert json.loads((tmp_path / "out" / "verify.json").read_text())["passed"] is False
 
 
+@pytest.mark.slow
 def test_a_sweep_is_a_table_and_a_plot_and_goes_on_after_a_failure(command, tmp_path):
     out = tmp_path / "sweep"
     done = command(

@@ -149,6 +149,7 @@ def test_an_edit_is_sampled_from_the_noised_image(command, finished, tmp_path):
         assert (images_of(tmp_path / source.stem) - ours).abs().max() < 0.05  # up to the 256 levels of a file
 
 
+@pytest.mark.slow
 def test_a_reconstruction_is_nearer_with_more_steps(command, finished, tmp_path):
     truth, errors = load_digits("val")["x"][:4], []
     for steps in (10, 300):
