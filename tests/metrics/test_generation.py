@@ -15,7 +15,8 @@ from diffsweep.metrics import (
     precision_recall,
 )
 from diffsweep.metrics.digits_classifier import WEIGHTS
-from diffsweep.metrics.generation import frechet_distance, inception_score, kernel_distance
+from diffsweep.metrics.distances import inception_score, kernel_distance
+from diffsweep.metrics.frechet import frechet_distance
 
 
 def features(count, dimension, scale=1.0, shift=0.0):

@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from diffsweep.metrics.distances import frechet_distance, kernel_distance
+from diffsweep.metrics.distances import kernel_distance
+from diffsweep.metrics.frechet import RealMoments, frechet_distance
 from diffsweep.metrics.uncertainty import (
     STANDARD_ERRORS,
-    RealMoments,
     fewest_at_infinity,
     frechet_at_infinity,
     frechet_error,

@@ -3,9 +3,9 @@
 from diffsweep.metrics.classifier_features import ClassifierFeatures
 from diffsweep.metrics.clips import ClipMetrics
 from diffsweep.metrics.digits_classifier import DigitsClassifier, load_digits_classifier
-from diffsweep.metrics.distances import frechet_distance
 from diffsweep.metrics.extraction import identify
 from diffsweep.metrics.frames import DigitFrames, FrameFeatures
+from diffsweep.metrics.frechet import frechet_distance
 from diffsweep.metrics.generation import GenerationMetrics
 from diffsweep.metrics.i3d import PublicI3D
 from diffsweep.metrics.likelihood import BoundLikelihood, Likelihood, ODELikelihood

@@ -1,11 +1,9 @@
-r"""The Frechet distance, the kernel distance and the inception score of features and logits, computed by torchmetrics.
+r"""The kernel distance and the inception score of features and logits, computed by torchmetrics.
 
-For features a of real and b of generated images, with means :math:`\mu` and covariances :math:`\Sigma`, FID is the
-squared Frechet distance of two Gaussians, and KID the squared maximum mean discrepancy of a cubic kernel, by its
+For features a of real and b of generated images KID is the squared maximum mean discrepancy of a cubic kernel, by its
 unbiased estimate:
 
-.. math:: \mathrm{FID} &= |\mu_a - \mu_b|^2 + \mathrm{tr}(\Sigma_a + \Sigma_b - 2 (\Sigma_a \Sigma_b)^{1/2}), \\
-    \mathrm{KID} &= E[k(a, a')] + E[k(b, b')] - 2 E[k(a, b)], \qquad k(u, v) = (u \cdot v / D + 1)^3.
+.. math:: \mathrm{KID} = E[k(a, a')] + E[k(b, b')] - 2 E[k(a, b)], \qquad k(u, v) = (u \cdot v / D + 1)^3.
 
 IS is high if each image is of a clear class and all classes occur: with the class probabilities p(y | x) of a
 classifier and their mean p(y) over images, :math:`\mathrm{IS} = \exp E_x D_{KL}(p(y | x) \| p(y))`.
@@ -33,21 +31,6 @@ class Extracted(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return features
-
-
-def frechet_distance(fake: Tensor, real: Tensor) -> float:
-    """Return FID, the squared Frechet distance of Gaussians fitted to features (Heusel et al. 2017, arXiv:1706.08500).
-
-    Args:
-        fake: features of generated samples, (N, D).
-        real: features of real samples, (M, D).
-    """
-    from torchmetrics.image.fid import FrechetInceptionDistance
-
-    metric = _quietly(FrechetInceptionDistance, feature=Extracted(real.shape[1]), **_LOCAL)
-    metric.update(real, real=True)
-    metric.update(fake, real=False)
-    return float(metric.compute())
 
 
 def inception_score(logits: Tensor, splits: int) -> float:

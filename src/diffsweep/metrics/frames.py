@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from diffsweep.datasets import ImageData
-from diffsweep.metrics.distances import frechet_distance, inception_score
+from diffsweep.metrics.distances import inception_score
 from diffsweep.metrics.extraction import Extraction, FeatureExtractor
+from diffsweep.metrics.frechet import frechet_distance
 from diffsweep.metrics.motion import digit_crops
 from diffsweep.metrics.references import Reference, choice, halves, random_parts, reference_split
 

@@ -1,7 +1,7 @@
 r"""Compare generated images with real data: FID, IS, KID, precision and recall, copies, and accuracies.
 
-:mod:`diffsweep.metrics.distances` and :mod:`diffsweep.metrics.neighbours` have the formulas of the distances. Copies
-are found by
+:mod:`diffsweep.metrics.frechet`, :mod:`diffsweep.metrics.distances` and :mod:`diffsweep.metrics.neighbours` have the
+formulas of the distances. Copies are found by
 
 .. math:: \mathrm{copy\_ratio} = \mathrm{median}_i \min_j |x_i - t_j| \; / \; \mathrm{median}_i \min_j |v_i - t_j|
 
@@ -24,8 +24,9 @@ from torch import Tensor
 from diffsweep.capabilities import Part
 from diffsweep.datasets import Batch, ImageData
 from diffsweep.metrics.accuracy import caption_accuracies, class_accuracy
-from diffsweep.metrics.distances import frechet_distance, inception_score, kernel_distance, kernel_distances
+from diffsweep.metrics.distances import inception_score, kernel_distance, kernel_distances
 from diffsweep.metrics.extraction import Extraction, FeatureExtractor
+from diffsweep.metrics.frechet import frechet_distance
 from diffsweep.metrics.neighbours import manifold, nearest_distances, precision_recall
 from diffsweep.metrics.references import Reference, choice, halves, random_parts, reference_split
 from diffsweep.metrics.uncertainty import (

@@ -10,47 +10,14 @@ with a constant c > 0 that differs between models (Chong and Forsyth 2020, arXiv
 reference, the real features, is fixed throughout.
 """
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
+
+from diffsweep.metrics.frechet import RealMoments, moments
 
 STANDARD_ERRORS = 1.96  # on each side of a value, for an interval of 95 %
 LEAST_OF_FEATURES = 3  # samples of a subset for each feature: the line over 1 / n needs enough of them
 BLOCK = 2**24  # numbers of a batch of matrices, 128 MiB
-
-
-class RealMoments(NamedTuple):
-    """The moments of real features, to which Frechet distances are measured.
-
-    Attributes:
-        mean: (D,) float64.
-        root: the symmetric square root of the covariance, (D, D).
-        trace: the trace of the covariance, ().
-    """
-
-    mean: Tensor
-    root: Tensor
-    trace: Tensor
-
-    @classmethod
-    def of(cls, features: Tensor) -> "RealMoments":
-        """Return the moments of features (M, D)."""
-        mean, cov = moments(features.double())
-        values, vectors = torch.linalg.eigh(cov)
-        return cls(mean, (vectors * values.clamp(min=0).sqrt()) @ vectors.mT, cov.trace())
-
-    def distance(self, mean: Tensor, cov: Tensor) -> Tensor:
-        """Return the squared Frechet distances of Gaussians with means (..., D) and covariances (..., D, D), (...)."""
-        inner = torch.linalg.eigvalsh(self.root @ cov @ self.root).clamp(min=0).sqrt().sum(-1)
-        traces = cov.diagonal(dim1=-2, dim2=-1).sum(-1) + self.trace
-        return (mean - self.mean).square().sum(-1) + traces - 2 * inner
-
-
-def moments(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean (D,) and the unbiased covariance (D, D) of features (N, D)."""
-    width = features.shape[1]
-    return features.mean(0), features.T.cov().reshape(width, width)  # of one feature it is a number
 
 
 def resampled(features: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
