@@ -68,10 +68,15 @@ class Metric(NamedTuple):
 # In the order of the columns of tables.
 METRICS = {
     "fid": Metric("FID", LOWER, "{:.3f}"),
+    "fd_dinov2": Metric("FD-DINOv2", LOWER, "{:.1f}"),
+    "fid_clip": Metric("FID by CLIP", LOWER, "{:.3f}"),
+    "sfid": Metric("sFID", LOWER, "{:.3f}"),
     "fvd": Metric("FVD", LOWER, "{:.1f}"),
     "clip_fd": Metric("clip FD", LOWER, "{:.3f}"),
     "frame_fid": Metric("frame FID", LOWER, "{:.3f}"),
     "fid_infinity": Metric("FID at infinity", LOWER, "{:.3f}"),
+    "fd_dinov2_infinity": Metric("FD-DINOv2 at infinity", LOWER, "{:.1f}"),
+    "fid_clip_infinity": Metric("FID by CLIP at infinity", LOWER, "{:.3f}"),
     "fvd_infinity": Metric("FVD at infinity", LOWER, "{:.1f}"),
     "clip_fd_infinity": Metric("clip FD at infinity", LOWER, "{:.3f}"),
     "is": Metric("IS", HIGHER, "{:.3f}"),
@@ -80,6 +85,7 @@ METRICS = {
     "kid": Metric("KID x 1000", LOWER, "{:,.2f}", scale=1000),
     "precision": Metric("precision", HIGHER, "{:.3f}"),
     "recall": Metric("recall", HIGHER, "{:.3f}"),
+    "clip_score": Metric("CLIP score", HIGHER, "{:.2f}"),
     "class_accuracy": Metric("class accuracy", HIGHER, "{:.1%}"),
     "digit_confidence": Metric("digit confidence", HIGHER, "{:.3f}"),
     "digit_found": Metric("digit found", HIGHER, "{:.1%}"),
@@ -94,6 +100,8 @@ METRICS = {
     "psnr": Metric("PSNR", HIGHER, "{:.2f}", " dB"),
     "ssim": Metric("SSIM", HIGHER, "{:.4f}"),
     "rfid": Metric("reconstruction FID", LOWER, "{:.3f}"),
+    "rfd_dinov2": Metric("reconstruction FD-DINOv2", LOWER, "{:.1f}"),
+    "rfid_clip": Metric("reconstruction FID by CLIP", LOWER, "{:.3f}"),
     "rfvd": Metric("reconstruction FVD", LOWER, "{:.1f}"),
     "rclip_fd": Metric("reconstruction FD", LOWER, "{:.3f}"),
     "rframe_fid": Metric("reconstruction frame FID", LOWER, "{:.3f}"),
@@ -111,8 +119,9 @@ METRICS = {
     "hours": Metric("hours", LOWER, "{:.3g}"),
     "parameters": Metric("parameters", NEITHER, "{:,.0f}"),
 }
-# The distances from real data that runs are compared by, each with the inception score of the same features.
-DISTANCES = {"fid": "is", "fvd": "clip_is", "clip_fd": "clip_is"}
+# The distances from real data that runs are compared by, each with what is plotted beside it: the inception score of
+# the same features, or recall where these have no classes.
+DISTANCES = {"fid": "is", "fvd": "clip_is", "clip_fd": "clip_is", "fd_dinov2": "recall", "fid_clip": "recall"}
 # What runs are compared by if no metric is named: the first that was measured.
 HEADLINES = (
     *DISTANCES,

@@ -126,7 +126,7 @@ def test_the_distance_between_clips_has_its_own_name(data, cache, numbers, broke
     right = logits.argmax(1)
     assert make(cache)(broken, data, {"label": right})["class_accuracy"] == 1
     (warning,) = make(cache, num_samples=64).warnings()
-    assert warning.startswith("clip_fd is biased: 64 samples")
+    assert warning.startswith("clip FD is biased: 64 samples")
 
 
 def test_clips_of_two_digits_have_no_metrics_of_single_digits(cache, tmp_path):

@@ -142,7 +142,7 @@ def test_reference_halves_is_a_mean_over_ten_random_halves(tmp_path):
     data, metrics = Digits(), make(tmp_path, reference="halves")
     samples = data.split("val")["x"].flip(-1)
     numbers = metrics(samples, data)
-    (fake, _), (real, _) = metrics.extract(samples), metrics.extract(data.split("all")["x"])
+    fake, real = metrics.extract(samples).features, metrics.extract(data.split("all")["x"]).features
     fids, floors = [], []
     for i in range(10):
         order = torch.randperm(1797, generator=torch.Generator().manual_seed(i))
@@ -184,7 +184,7 @@ def test_precision_and_recall_over_halves(tmp_path):
     data, metrics = Digits(), make(tmp_path, reference="halves", neighbours=2)
     samples = data.split("val")["x"].flip(-1)  # 297
     numbers = metrics(samples, data)
-    (fake, _), (real, _) = metrics.extract(samples), metrics.extract(data.split("all")["x"])
+    fake, real = metrics.extract(samples).features, metrics.extract(data.split("all")["x"]).features
     expected = []
     for i in range(10):
         order = torch.randperm(1797, generator=torch.Generator().manual_seed(i))
@@ -386,8 +386,8 @@ def test_real_features_are_extracted_once(tmp_path, monkeypatch):
     def fail(x):
         raise AssertionError("extracted again")
 
-    monkeypatch.setattr(second, "extract", fail)
-    for cached, fresh in zip(second.real(data, "train"), expected, strict=True):
+    monkeypatch.setattr(second.features, "forward", fail)
+    for cached, fresh in zip(second.real(data, "train")[:2], expected[:2], strict=True):
         assert torch.equal(cached, fresh)
     with pytest.raises(AssertionError, match="extracted again"):
         second.real(data, "all")  # another split is another file
@@ -406,7 +406,7 @@ def test_other_weights_or_data_have_a_cache_of_their_own(tmp_path, monkeypatch):
 def test_extraction_does_not_depend_on_the_batch_size(tmp_path):
     x = load_digits("val")["x"]
     whole, parts = make(tmp_path, batch_size=1000).extract(x), make(tmp_path, batch_size=13).extract(x)
-    for a, b in zip(whole, parts, strict=True):
+    for a, b in zip(whole[:2], parts[:2], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 

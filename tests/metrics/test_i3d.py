@@ -108,7 +108,7 @@ def test_fvd_is_the_closed_form_of_its_features(file, data, tmp_path):
     assert not {"fid", "clip_fd", "frame_fid"} & numbers.keys()
     with open(file, "rb") as content:
         assert metrics.protocol()["features_sha256"] == hashlib.sha256(content.read()).hexdigest()
-    assert metrics.warnings()[0].startswith("fvd is biased: 12 samples")
+    assert metrics.warnings()[0].startswith("FVD is biased: 12 samples")
 
 
 def test_the_option_fvd_accepts_a_file_and_frames(compose, file):

@@ -89,7 +89,7 @@ def import_trusted(package: str) -> None:
     Raises:
         UserError: the package cannot be imported; the message has the error that its code raised.
     """
-    from diffsweep.metrics.i3d import TRUSTED as FILES  # a word that allows a kind of files, and no package
+    from diffsweep.metrics.torchscript import TRUSTED as FILES  # a word that allows a kind of files, and no package
 
     if package == FILES:
         return

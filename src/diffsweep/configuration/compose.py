@@ -18,11 +18,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from diffsweep.configuration.conf import CONF, SELECTORS, SHARED, content, dotted, settings
 from diffsweep.configuration.explain import explained
 from diffsweep.configuration.moved import with_new_names
+from diffsweep.configuration.optuna_schema import OptunaSearch
 from diffsweep.configuration.quoting import quoted
 from diffsweep.configuration.resolvers import SWEEP
 from diffsweep.configuration.run_source import PREFIX, RunSearchPath, RunSource
 from diffsweep.configuration.saved import load_config
-from diffsweep.configuration.schema import SCHEMAS, Bare, OptunaSearch
+from diffsweep.configuration.schema import FORMS, SCHEMAS, Bare
 from diffsweep.configuration.suggestions import no_such_key, no_such_option
 from diffsweep.errors import UserError
 
@@ -78,7 +79,19 @@ def compose(command: str, overrides: Sequence[str] = ()) -> DictConfig:
     Raises:
         UserError: an option, key or value is wrong; the message is one line and names the nearest right one.
     """
+    command = form_of(command, overrides)
     return compose_job(command, quoted(command, overrides)).cfg
+
+
+def form_of(command: str, words: Sequence[str]) -> str:
+    """Return the name of a command's configuration, which one of the typed words can change.
+
+    Args:
+        command: such as ``evaluate``.
+        words: what is typed after it; with ``images=FOLDER``, ``evaluate`` becomes ``evaluate_images``.
+    """
+    key, form = FORMS.get(command, ("", command))
+    return form if any(word.partition("=")[0] == key for word in words) else command
 
 
 def compose_job(command: str, overrides: Sequence[str] = (), number: int | None = None) -> Composed:
@@ -95,7 +108,7 @@ def compose_job(command: str, overrides: Sequence[str] = (), number: int | None 
     register()
     overrides = with_new_names(overrides)
     if number is not None and issubclass(SCHEMAS[command], Bare):
-        raise UserError(f"{command}.py runs once, and makes no sweep: leave out -m")
+        raise UserError(f"{command.partition('_')[0]}.py runs once, and makes no sweep: leave out -m")
     GlobalHydra.instance().clear()
     numbered = [] if number is None else [f"hydra.job.num={number}"]
     with explained(command, overrides), initialize_config_dir(config_dir=str(CONF), version_base="1.3"):

@@ -209,21 +209,6 @@ class Verify(Root):
     output: str | None = None
 
 
-@dataclass
-class OptunaSearch:
-    """The keys of ``hydra.sweeper`` with ``hydra/sweeper=optuna``, a search by Optuna instead of every combination.
-
-    Attributes:
-        n_trials: jobs in all; with more than before, a search goes on.
-        seed: keys what the search draws.
-        params: the keys that an experiment sweeps, whose values the command line has taken over.
-    """
-
-    n_trials: int = 20
-    seed: int = 0
-    params: dict[str, str] | None = None
-
-
 LISTED = {"listed": True}  # of keys whose values are typed with commas, and are no sweep: runs=DIR,DIR
 TEXT = {"text": True}  # of keys whose values may hold an equals sign: baseline=schedule=linear
 
@@ -280,9 +265,24 @@ class Dashboard(Bare):
     entity: str | None = None
 
 
+@dataclass
+class EvaluateImages(Bare):
+    """The keys of evaluate.py with ``images=``, which measures images that other programs made."""
+
+    images: str = field(default=MISSING, metadata=TEXT)
+    reference: str | None = field(default=None, metadata=TEXT)
+    statistics: str | None = field(default=None, metadata=TEXT)
+    output: str | None = None
+    optimized_metric: str | None = None
+    trust: list[str] = field(default_factory=list)
+    trainer: Any = MISSING
+    metrics: Any = MISSING
+
+
 SCHEMAS = {
     "train": Train,
     "evaluate": Evaluate,
+    "evaluate_images": EvaluateImages,
     "sample": Sample,
     "benchmark": Benchmark,
     "verify": Verify,
@@ -290,3 +290,5 @@ SCHEMAS = {
     "runs": Runs,
     "dashboard": Dashboard,
 }
+# The configuration that a command has instead if a key is typed: evaluate.py images=FOLDER has no run.
+FORMS = {"evaluate": ("images", "evaluate_images")}

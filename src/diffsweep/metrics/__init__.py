@@ -8,6 +8,7 @@ from diffsweep.metrics.frames import DigitFrames, FrameFeatures
 from diffsweep.metrics.frechet import frechet_distance
 from diffsweep.metrics.generation import GenerationMetrics
 from diffsweep.metrics.i3d import PublicI3D
+from diffsweep.metrics.inception import PublicInception
 from diffsweep.metrics.likelihood import BoundLikelihood, Likelihood, ODELikelihood
 from diffsweep.metrics.motion import MotionNumbers, Track, digit_crops, motion, nearest_path, track
 from diffsweep.metrics.moving_digits_classifier import (
@@ -32,6 +33,7 @@ __all__ = [
     "MovingDigitsClassifier",
     "ODELikelihood",
     "PublicI3D",
+    "PublicInception",
     "Track",
     "digit_crops",
     "frechet_distance",

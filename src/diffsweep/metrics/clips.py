@@ -9,7 +9,7 @@ al. 2018, arXiv:1812.01717); other features give it another name, so that the va
 """
 
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -18,6 +18,7 @@ from diffsweep.metrics.extraction import FeatureExtractor
 from diffsweep.metrics.frames import FrameFeatures, FrameMetrics
 from diffsweep.metrics.generation import GenerationMetrics
 from diffsweep.metrics.motion import mean_motion
+from diffsweep.metrics.references import REFERENCES
 
 
 class ClipFeatures(FeatureExtractor, Protocol):
@@ -54,22 +55,15 @@ class ClipMetrics(GenerationMetrics):
     ) -> None:
         super().__init__(features, num_samples, **settings)
         self.least_frames = least_frames
+        real = self.reference if self.reference in REFERENCES else "train"  # statistics are of whole clips
         self.frames = (
             None
             if frames is None
-            else FrameMetrics(frames, self.reference, self.is_splits, self.batch_size, self.cache_dir)
+            else FrameMetrics(frames, real, self.comparison.is_splits, self.batch_size, self.cache_dir)
         )
-
-    @property
-    def distance(self) -> str:
-        """Return the name of the Frechet distance between clips by the extractor's features, ``fvd`` or ``clip_fd``."""
-        return cast(ClipFeatures, self.features).distance
 
     def protocol(self) -> dict[str, Any]:
         return super().protocol() | ({} if self.frames is None else self.frames.protocol())
-
-    def warnings(self) -> list[str]:
-        return self.bias_warnings(self.distance)
 
     def __call__(self, samples: Tensor, data: ImageData, request: Batch | None = None) -> dict[str, float]:
         """Return the metrics of generated clips by name.
@@ -89,8 +83,7 @@ class ClipMetrics(GenerationMetrics):
             ``bounce_violations`` and ``digit_found`` (:class:`~diffsweep.metrics.motion.MotionNumbers`), with those of
             held-out clips as ``..._real``.
         """
-        found = super().__call__(samples, data, request)
-        numbers = {self._name(name): value for name, value in found.items()}
+        numbers = super().__call__(samples, data, request)
         if self.frames is not None and self.frames.applies_to(data):
             numbers |= self.frames(samples, data)
         if data.physics is not None:
@@ -100,9 +93,8 @@ class ClipMetrics(GenerationMetrics):
         return numbers
 
     def _name(self, name: str) -> str:
-        """Return the name of a metric of images, such as ``fid_real``, for clips."""
-        first, _, rest = name.partition("_")
-        return "_".join(filter(None, ({"fid": self.distance, "is": "clip_is"}.get(first, first), rest)))
+        named = super()._name(name)
+        return f"clip_{named}" if named.partition("_")[0] == "is" else named
 
     def of_reconstructions(self, made: Tensor, data: ImageData) -> dict[str, float]:
         """Return the Frechet distances of an autoencoder's reconstructions of all held-out clips from these clips.
@@ -115,7 +107,7 @@ class ClipMetrics(GenerationMetrics):
             ``r`` and :attr:`distance`, such as ``rclip_fd`` or ``rfvd``, by features of whole clips; and ``rframe_fid``
             by those of frames, if frames are measured.
         """
-        numbers = {f"r{self.distance}": super().of_reconstructions(made, data)["rfid"]}
+        numbers = super().of_reconstructions(made, data)
         if self.frames is not None and self.frames.applies_to(data):
             numbers |= self.frames.of_reconstructions(made, data)
         return numbers

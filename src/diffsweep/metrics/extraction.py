@@ -2,25 +2,33 @@
 
 import hashlib
 import json
+import math
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from diffsweep.datasets import ImageData, Samples, Split
 from diffsweep.files import write_atomically
+from diffsweep.progress import ProgressMeter
+
+LONG = 5.0  # seconds: progress of longer work is shown
 
 
 class FeatureExtractor(Protocol):
     """An interface of feature extractors: ``features, logits = extractor(x)`` for samples x (N, ...) in [-1, 1].
 
-    Features are (N, D), and logits of K classes (N, K).
+    Features are (N, D), and logits of K classes (N, K); an extractor without classes has K = 0. It may return a third
+    tensor, spatial features (N, S), of which sFID is measured. An attribute ``distance`` names the Frechet distance of
+    the features in ``metrics.json``, if it is another one than ``fid``, and ``settings`` are further values that its
+    features depend on, by name.
 
     Attributes:
         name: the name of the features, which ``metrics.json`` states.
-        weights_hash: a hash of the extractor's weights; features of real data are cached under it.
+        weights_hash: a hash of the extractor's weights and settings; features of real data are cached under it.
         num_features: D.
     """
 
@@ -28,7 +36,32 @@ class FeatureExtractor(Protocol):
     weights_hash: str
     num_features: int
 
-    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]: ...
+    def __call__(self, x: Tensor) -> tuple[Tensor, ...]: ...
+
+
+class Features(NamedTuple):
+    """What a feature extractor returns for N samples.
+
+    Attributes:
+        features: (N, D).
+        logits: (N, K), of K classes; K = 0 if the extractor has none.
+        spatial: features that keep positions in the image, (N, S), of which sFID is measured; None if the extractor has
+            none.
+    """
+
+    features: Tensor
+    logits: Tensor
+    spatial: Tensor | None = None
+
+    def rows(self, index: Tensor | slice) -> "Features":
+        """Return the rows that an int64 index (B,) or a slice selects, of all parts."""
+        return Features(*(None if part is None else part[index] for part in self))  # type: ignore[arg-type]
+
+    @classmethod
+    def joined(cls, parts: "Iterable[Features]") -> "Features":
+        """Return the features of batches as those of all samples, in their order."""
+        columns = zip(*parts, strict=True)
+        return cls(*(None if column[0] is None else torch.cat(column) for column in columns))
 
 
 E = TypeVar("E", bound=FeatureExtractor)
@@ -54,13 +87,33 @@ class Extraction(Generic[E]):
             self._features = self.make_features()
         return self._features
 
-    @torch.no_grad()
-    def extract(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the features (N, D) and logits (N, K) of samples (N, ...) in [-1, 1], computed in batches."""
-        return _joined(self.features(batch) for batch in x.split(self.batch_size))
+    def extract(self, x: Tensor) -> Features:
+        """Return the features of samples (N, ...) in [-1, 1], computed in batches."""
+        return self.extract_batches(x.split(self.batch_size), math.ceil(len(x) / self.batch_size))
 
-    def real(self, data: ImageData, split: Split) -> tuple[Tensor, Tensor]:
-        """Return the features (N, D) and logits (N, K) of all N samples of a split of real data.
+    @torch.no_grad()
+    def extract_batches(self, batches: Iterable[Tensor], count: int) -> Features:
+        """Return the features of all samples of batches, and show the progress if it takes more than seconds.
+
+        Args:
+            batches: tensors (B, ...) in [-1, 1].
+            count: the number of batches, for the progress.
+        """
+        parts: list[Features] = []
+        progress: ProgressMeter | None = None
+        begin = time.perf_counter()
+        for batch in batches:
+            parts.append(Features(*self.features(batch)))
+            if progress is not None:
+                progress.update()
+            elif len(parts) == 1 and (time.perf_counter() - begin) * count > LONG:
+                progress = ProgressMeter("features", count, "batch", initial=1)
+        if progress is not None:
+            progress.close()
+        return Features.joined(parts)
+
+    def real(self, data: ImageData, split: Split) -> Features:
+        """Return the features of all samples of a split of real data.
 
         They are computed once and then read from the cache, under a hash of the dataset's fingerprint, the split and
         the extractor's weights.
@@ -68,11 +121,12 @@ class Extraction(Generic[E]):
         key = {"data": data.fingerprint, "split": split, "features": self.features.weights_hash}
         path = self.cache_dir / f"features-{identify(key)}.pt"
         if path.exists():
-            cached: dict[str, Tensor] = torch.load(path, weights_only=True)
-            return cached["features"], cached["logits"]
-        features, logits = _joined(self.extract(x) for x in self.batches(data.split(split)))
-        write_atomically(path, lambda file: torch.save({"features": features, "logits": logits}, file))
-        return features, logits
+            return Features(**torch.load(path, weights_only=True))
+        samples = data.split(split)
+        found = self.extract_batches(self.batches(samples), math.ceil(len(samples) / self.batch_size))
+        content = {name: part for name, part in found._asdict().items() if part is not None}
+        write_atomically(path, lambda file: torch.save(content, file))
+        return found
 
     def batches(self, samples: Samples) -> Iterator[Tensor]:
         """Yield the images or clips of samples in order, in batches of ``batch_size``, so that few are in memory."""
@@ -85,8 +139,3 @@ def identify(protocol: dict[str, Any]) -> str:
     The order of the keys does not matter.
     """
     return hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _joined(parts: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    features, logits = zip(*parts, strict=True)
-    return torch.cat(features), torch.cat(logits)

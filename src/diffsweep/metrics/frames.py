@@ -12,7 +12,7 @@ from diffsweep.metrics.distances import inception_score
 from diffsweep.metrics.extraction import Extraction, FeatureExtractor
 from diffsweep.metrics.frechet import frechet_distance
 from diffsweep.metrics.motion import digit_crops
-from diffsweep.metrics.references import Reference, choice, halves, random_parts, reference_split
+from diffsweep.metrics.references import choice, halves, random_parts, reference_split
 
 
 class FrameFeatures:
@@ -42,7 +42,7 @@ class FrameFeatures:
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         # N images in each call: the batch size was chosen for what an extractor can hold.
         parts = [self.of_images(some) for some in self.images(x).flatten(0, 1).split(len(x))]
-        features, logits = zip(*parts, strict=True)
+        features, logits = zip(*((part[0], part[1]) for part in parts), strict=True)
         return torch.cat(features), torch.cat(logits)  # (N F, D), (N F, K)
 
 
@@ -76,13 +76,13 @@ class FrameMetrics:
     def __init__(
         self,
         frames: Callable[[], FrameFeatures],
-        reference: Reference,
+        reference: str,
         is_splits: int,
         batch_size: int,
         cache_dir: str | Path,
     ) -> None:
         self.extraction = Extraction(frames, batch_size, cache_dir)
-        self.reference: Reference = reference
+        self.reference = reference
         self.is_splits = is_splits
 
     @property
@@ -115,8 +115,8 @@ class FrameMetrics:
             ``all``; and, if the extractor names it, the mean largest class probability, such as ``digit_confidence``,
             with that of held-out clips as ``..._real``.
         """
-        fake, fake_logits = self.extraction.extract(samples)  # (N F, D), (N F, K)
-        real_logits = self.extraction.real(data, reference_split(self.reference))[1]
+        fake, fake_logits, _ = self.extraction.extract(samples)  # (N F, D), (N F, K)
+        real_logits = self.extraction.real(data, reference_split(self.reference)).logits
         pairs = self._pairs(data, len(samples))
         numbers = {"frame_fid": statistics.fmean(frechet_distance(fake, real) for _, real in pairs)}
         others = [frechet_distance(other, real) for other, real in pairs if other is not None]

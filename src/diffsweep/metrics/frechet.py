@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 
-class Moments(NamedTuple):
+class FeatureMoments(NamedTuple):
     """The mean and the covariance of features, on which the Frechet distance depends alone.
 
     Attributes:
@@ -46,12 +46,12 @@ class RealMoments(NamedTuple):
 
         Raises:
             FloatingPointError: a feature is NaN or infinite.
-            ValueError: there are fewer than two rows.
+            ValueError: the rows are fewer than two.
         """
         return cls.given(moments(features))
 
     @classmethod
-    def given(cls, known: Moments) -> "RealMoments":
+    def given(cls, known: FeatureMoments) -> "RealMoments":
         """Return moments that are known, such as those of a file of reference statistics, with the root that it needs.
 
         Directions in which the covariance is 0, or by rounding below 0, have the root 0.
@@ -66,18 +66,18 @@ class RealMoments(NamedTuple):
         return (mean - self.mean).square().sum(-1) + traces - 2 * inner
 
 
-def moments(features: Tensor) -> Moments:
+def moments(features: Tensor) -> FeatureMoments:
     """Return the mean and the unbiased covariance of features (N, D), computed in float64.
 
     Raises:
         FloatingPointError: a feature is NaN or infinite.
-        ValueError: there are fewer than two rows.
+        ValueError: the rows are fewer than two.
     """
     if len(features) < 2:
         raise ValueError(f"a covariance needs at least 2 samples, not {len(features)}")
     check_finite(features)
     x, width = features.double(), features.shape[1]
-    return Moments(x.mean(0), x.T.cov().reshape(width, width))  # of one feature it is a number
+    return FeatureMoments(x.mean(0), x.T.cov().reshape(width, width))  # of one feature it is a number
 
 
 def check_finite(features: Tensor) -> None:
@@ -95,7 +95,9 @@ def check_finite(features: Tensor) -> None:
 def frechet_distance(fake: Tensor, real: Tensor) -> float:
     """Return FID, the squared Frechet distance of Gaussians fitted to features (Heusel et al. 2017, arXiv:1706.08500).
 
-    It does not depend on the order of the rows, but for rounding in float64.
+    It does not depend on the order of the rows, but for rounding in float64. If the samples are fewer than the features
+    on one side, with the centred features A over (N - 1)^(1/2) of that side, the eigenvalues are those of the N x N
+    matrix A Sigma A^T, which are the same ones without zeros.
 
     Args:
         fake: features of generated samples, (N, D).
@@ -105,4 +107,11 @@ def frechet_distance(fake: Tensor, real: Tensor) -> float:
         FloatingPointError: a feature is NaN or infinite.
         ValueError: N or M is below 2.
     """
-    return float(RealMoments.of(real).distance(*moments(fake)))
+    sides = [(features, moments(features)) for features in (fake, real)]
+    (fewer, of_fewer), (_, of_more) = sorted(sides, key=lambda side: len(side[0]))
+    if len(fewer) > fewer.shape[1]:
+        return float(RealMoments.given(of_more).distance(*of_fewer))
+    centred = (fewer.double() - of_fewer.mean) / (len(fewer) - 1) ** 0.5
+    inner = torch.linalg.eigvalsh(centred @ of_more.cov @ centred.T).clamp(min=0).sqrt().sum()
+    traces = of_fewer.cov.trace() + of_more.cov.trace()
+    return float((of_fewer.mean - of_more.mean).square().sum() + traces - 2 * inner)

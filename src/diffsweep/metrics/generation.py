@@ -13,9 +13,10 @@ Many metrics depend on the number of samples: FID falls with it and IS rises. So
 samples, ``..._real``, is measured of as many real samples as were generated.
 """
 
-import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,19 +24,16 @@ from torch import Tensor
 
 from diffsweep.capabilities import Part
 from diffsweep.datasets import Batch, ImageData
+from diffsweep.metric_table import metric
 from diffsweep.metrics.accuracy import caption_accuracies, class_accuracy
-from diffsweep.metrics.distances import inception_score, kernel_distance, kernel_distances
-from diffsweep.metrics.extraction import Extraction, FeatureExtractor
+from diffsweep.metrics.compared import FeatureComparison
+from diffsweep.metrics.distances import inception_score
+from diffsweep.metrics.extraction import Extraction, FeatureExtractor, Features
 from diffsweep.metrics.frechet import frechet_distance
-from diffsweep.metrics.neighbours import manifold, nearest_distances, precision_recall
-from diffsweep.metrics.references import Reference, choice, halves, random_parts, reference_split
-from diffsweep.metrics.uncertainty import (
-    STANDARD_ERRORS,
-    fewest_at_infinity,
-    frechet_at_infinity,
-    frechet_error,
-    kernel_error,
-)
+from diffsweep.metrics.neighbours import nearest_distances
+from diffsweep.metrics.reference_statistics import SUFFIX, Statistics, hash_of, read_statistics
+from diffsweep.metrics.references import REFERENCES, choice, halves, random_parts, reference_split
+from diffsweep.metrics.uncertainty import fewest_at_infinity
 
 
 class GenerationMetrics(Extraction[FeatureExtractor], Part):
@@ -51,6 +49,8 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
         reference: the real data to compare with: the split ``train`` or ``all``; or ``halves``, the mean over ten
             random halves of all real data. The value that samples as good as real data would reach is reported too:
             with ``train`` of held-out data in place of the samples, with ``halves`` the same mean for the other half.
+            The path of an ``.npz`` file with ``mu`` and ``sigma`` takes these as the moments of real features: FID and
+            IS alone are measured then, of what compares features.
         neighbours: k of precision and recall.
         is_splits: number of parts that IS is averaged over.
         kid_subsets, kid_subset_size: number and size of the random subsets that KID is averaged over.
@@ -61,7 +61,8 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
         cache_dir: the folder where features of real data are kept.
 
     Raises:
-        ValueError: ``num_samples``, ``reference``, ``neighbours`` or ``resamples`` is out of its range.
+        ValueError: ``num_samples``, ``reference``, ``neighbours`` or ``resamples`` is out of its range, or the file of
+            ``reference`` does not exist.
     """
 
     requires = frozenset({"samples"})
@@ -74,7 +75,7 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
         self,
         features: Callable[[], FeatureExtractor],
         num_samples: int,
-        reference: Reference = "train",
+        reference: str = "train",
         neighbours: int = 3,
         is_splits: int = 10,
         kid_subsets: int = 50,
@@ -88,8 +89,10 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
         self.shape = None if shape is None else tuple(shape)
         if num_samples < 2:
             raise ValueError(f"metrics.num_samples must be at least 2, not {num_samples}")
-        if reference not in ("train", "all", "halves"):
-            raise ValueError(f"metrics.reference is train, all or halves, not {reference}")
+        if reference not in REFERENCES and not reference.endswith(SUFFIX):
+            raise ValueError(f"metrics.reference is train, all, halves or a file of statistics (.npz), not {reference}")
+        if reference.endswith(SUFFIX) and not Path(reference).is_file():
+            raise ValueError(f"metrics.reference={reference}: no such file; it holds mu and sigma of real features")
         if not 1 <= neighbours < num_samples:
             raise ValueError(
                 f"metrics.neighbours must be at least 1 and less than num_samples={num_samples}, not {neighbours}"
@@ -98,28 +101,38 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
             raise ValueError(f"metrics.resamples must be 0 (no interval of FID) or at least 2, not {resamples}")
         super().__init__(features, batch_size, cache_dir)
         self.num_samples = num_samples
-        self.reference: Reference = reference
-        self.neighbours, self.is_splits = neighbours, is_splits
-        self.kid_subsets, self.kid_subset_size = kid_subsets, kid_subset_size
-        self.resamples, self.infinity = resamples, infinity
+        self.reference = reference
+        self.comparison = FeatureComparison(neighbours, is_splits, kid_subsets, kid_subset_size, resamples, infinity)
+
+    @property
+    def distance(self) -> str:
+        """Return the name of the Frechet distance by the extractor's features in ``metrics.json``, such as ``fid``."""
+        return getattr(self.features, "distance", "fid")
+
+    @cached_property
+    def known(self) -> Statistics | None:
+        """Return the statistics of the file that ``reference`` names; None if the reference is a split of the data."""
+        return None if self.reference in REFERENCES else read_statistics(Path(self.reference))
 
     def protocol(self) -> dict[str, Any]:
         """Return the settings that the metrics depend on, by name; ``metrics.json`` keeps them with the values.
 
         Only values under equal settings can be compared.
         """
+        compared = self.comparison
         return {
             "features": self.features.name,
             "features_sha256": self.features.weights_hash,
-            "reference": self.reference,
+            "reference": self.reference if self.known is None else f"statistics {hash_of(Path(self.reference))}",
             "num_samples": self.num_samples,
-            "neighbours": self.neighbours,
-            "is_splits": self.is_splits,
-            "kid": f"{self.kid_subsets}x{self.kid_subset_size}",
+            "neighbours": compared.neighbours,
+            "is_splits": compared.is_splits,
+            "kid": f"{compared.kid_subsets}x{compared.kid_subset_size}",
             "kid_unit": 1,  # it is printed in thousandths
             "floor": "of as many real samples",  # ..._real
-            "resamples": self.resamples,
-            "infinity": self.infinity,
+            "resamples": compared.resamples,
+            "infinity": compared.infinity,
+            **getattr(self.features, "settings", {}),
         }
 
     def warnings(self) -> list[str]:
@@ -127,7 +140,7 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
 
         The list is empty if nothing is to be noted.
         """
-        return self.bias_warnings("FID")
+        return self.bias_warnings(metric(self.distance).label)
 
     def bias_warnings(self, name: str) -> list[str]:
         """Return warnings that a Frechet distance is biased, or cannot be extrapolated; none if samples are enough.
@@ -139,7 +152,7 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
         """
         count, dimensions = self.num_samples, self.features.num_features
         noted = []
-        if self.infinity and count < (fewest := fewest_at_infinity(dimensions)):
+        if self.comparison.infinity and count < (fewest := fewest_at_infinity(dimensions)):
             noted = [
                 f"{name} at infinity is left out: with {dimensions} features it needs at least {fewest} samples, not "
                 f"{count}; raise num_samples, or set metrics.infinity=false"
@@ -177,81 +190,72 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
             ``class_accuracy_real``, if labels were requested and the extractor has the data's classes;
             ``caption_accuracy`` and its parts, if captions were requested and the dataset can read images.
         """
-        fake, fake_logits = self.extract(samples)
-        real, real_logits = self.real(data, reference_split(self.reference))
-        numbers = self._distances(fake, real, data)
-        numbers["is"] = inception_score(fake_logits, self.is_splits)
-        numbers["is_real"] = statistics.fmean(
-            inception_score(some, self.is_splits) for some in random_parts(real_logits, len(fake))
-        )
-        numbers |= self._interval(fake, real, numbers["fid"])
+        fake = self.extract(samples)
+        numbers = self.comparison.all(fake, None, self.known) if self.known is not None else self._of_splits(fake, data)
         numbers["copy_ratio"] = self._copy_ratio(samples, data)
         request = request or {}
-        if "label" in request and fake_logits.shape[1] == data.num_classes:
-            numbers["class_accuracy"] = class_accuracy(fake_logits, request["label"].cpu())
-            held_out_logits = self.real(data, "val")[1]
-            numbers["class_accuracy_real"] = class_accuracy(held_out_logits, data.split("val")["label"])
+        if "label" in request and fake.logits.shape[1] == data.num_classes:
+            numbers["class_accuracy"] = class_accuracy(fake.logits, request["label"].cpu())
+            held_out = self.real(data, "val").logits
+            numbers["class_accuracy_real"] = class_accuracy(held_out, data.split("val")["label"])
         if "caption" in request and (right := data.aligned(samples, request)) is not None:
             numbers |= caption_accuracies(right)
-        return numbers
+        return self.named(numbers)
 
-    def _distances(self, fake: Tensor, real: Tensor, data: ImageData) -> dict[str, float]:
-        """Return FID, KID, precision and recall of generated features (N, D) against real ones (M, D), with floors.
+    def named(self, numbers: Mapping[str, float]) -> dict[str, float]:
+        """Return numbers by their names in ``metrics.json``: of ``fid`` that of the extractor's distance."""
+        return {self._name(name): value for name, value in numbers.items()}
 
-        KID has its standard error too: it is a mean over random subsets of samples that are random themselves.
-        """
-        kid, of_subsets = kernel_distances(fake, real, *self._subsets(fake, real))
-        if self.reference == "halves":
-            pairs: list[tuple[Tensor | None, Tensor]] = [(other[: len(fake)], half) for other, half in halves(real)]
+    def _name(self, name: str) -> str:
+        """Return the name in ``metrics.json`` of a metric such as ``fid_real``: that of the extractor's distance."""
+        first, _, rest = name.partition("_")
+        return "_".join(filter(None, (self.distance if first == "fid" else first, rest)))
+
+    def _of_splits(self, fake: Features, data: ImageData) -> dict[str, float]:
+        """Return the numbers that compare generated features with those of a split of the data, and their floors."""
+        compared, real = self.comparison, self.real(data, reference_split(self.reference))
+        numbers = self._distances(fake, real, data) | compared.score(fake)
+        if "is" in numbers:
+            numbers["is_real"] = statistics.fmean(
+                inception_score(some, compared.is_splits) for some in random_parts(real.logits, len(fake.logits))
+            )
+        return numbers | compared.interval(fake, real, numbers["fid"])  # its width is that against all real data
+
+    def _distances(self, fake: Features, real: Features, data: ImageData) -> dict[str, float]:
+        """Return FID, KID, precision and recall of generated features against real ones, with floors."""
+        compared, count = self.comparison, len(fake.features)
+        cut = self.reference == "halves"
+        if cut:
+            rows = halves(torch.arange(len(real.features)))
+            pairs: list[tuple[Features | None, Features]] = [
+                (real.rows(other[:count]), real.rows(half)) for other, half in rows
+            ]
         elif self.reference == "train":
-            held_out = self.real(data, "val")[0]
-            pairs = [(held_out[choice(len(held_out), len(fake))], real)]
+            held_out = self.real(data, "val")
+            pairs = [(held_out.rows(choice(len(held_out.features), count)), real)]
         else:
             pairs = [(None, real)]
-        measured = [self._against(fake, part) for _, part in pairs]
+        measured = [compared.against(fake, part, cut, 1 if cut else 10) for _, part in pairs]
         floors = [
-            self._against(other, part) | {"kid": kernel_distance(other, part, *self._subsets(other, part))}
+            compared.against(other, part, cut, 1 if cut else 10) | {"kid": compared.kernel_floor(other, part)}
             for other, part in pairs
-            if other is not None and len(other) > self.neighbours
+            if other is not None and len(other.features) > compared.neighbours
         ]
-        numbers = {name: statistics.fmean(row[name] for row in measured) for name in measured[0]} | {"kid": kid}
-        if len(fake) > 2:
-            numbers["kid_se"] = math.hypot(kernel_error(fake, real), of_subsets / self.kid_subsets**0.5)
+        numbers = {name: statistics.fmean(row[name] for row in measured) for name in measured[0]}
+        numbers |= compared.kernel(fake, real)
         if floors:
             numbers |= {f"{name}_real": statistics.fmean(row[name] for row in floors) for name in floors[0]}
-            numbers["real_samples"] = len(pairs[0][0])  # type: ignore[arg-type]
+            numbers["real_samples"] = len(pairs[0][0].features)  # type: ignore[union-attr]
         return numbers
-
-    def _against(self, fake: Tensor, real: Tensor) -> dict[str, float]:
-        """Return FID, precision and recall of features (N, D) against real ones (M, D), and FID at infinity if set."""
-        count = min(len(fake), len(real))
-        parts = (fake, real) if self.reference != "halves" else (fake, real[:count])
-        fakes, reals = (manifold(part[choice(len(part), count)], self.neighbours) for part in parts)
-        precision, recall = precision_recall(fakes, reals)
-        numbers = {"fid": frechet_distance(fake, real), "precision": precision, "recall": recall}
-        if self.infinity and len(fake) >= fewest_at_infinity(fake.shape[1]):
-            numbers["fid_infinity"] = frechet_at_infinity(fake, real, orders=1 if self.reference == "halves" else 10)
-        return numbers
-
-    def _subsets(self, fake: Tensor, real: Tensor) -> tuple[int, int]:
-        """Return the number and the size of the subsets over which KID is averaged."""
-        return self.kid_subsets, min(self.kid_subset_size, len(fake), len(real))
-
-    def _interval(self, fake: Tensor, real: Tensor, fid: float) -> dict[str, float]:
-        """Return the interval of FID; with ``halves`` its width is that against all real data."""
-        if not self.resamples:
-            return {}
-        error = frechet_error(fake, real, self.resamples)
-        return {"fid_low": fid - STANDARD_ERRORS * error, "fid_high": fid + STANDARD_ERRORS * error}
 
     def of_reconstructions(self, made: Tensor, data: ImageData) -> dict[str, float]:
-        """Return ``rfid``, FID between all held-out images and an autoencoder's reconstructions of them.
+        """Return FID between all held-out images and an autoencoder's reconstructions of them, by its name ``rfid``.
 
         Args:
             made: the reconstructions, (M, C, H, W) in [-1, 1].
             data: the dataset whose held-out images were reconstructed.
         """
-        return {"rfid": frechet_distance(self.extract(made)[0], self.real(data, "val")[0])}
+        return {f"r{self.distance}": frechet_distance(self.extract(made).features, self.real(data, "val").features)}
 
     def _copy_ratio(self, samples: Tensor, data: ImageData) -> float:
         """Return the median distance of samples from their nearest training image over that of held-out images."""

@@ -8,10 +8,7 @@ of the means and covariances of I3D's 400 logits on generated and on real clips 
 arXiv:1812.01717).
 """
 
-import hashlib
-import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from diffsweep.files import ContentError
+from diffsweep.metrics.torchscript import read_script
 
 URL = "https://www.dropbox.com/s/ge9e5ujwgetktms/i3d_torchscript.pt"
 PUBLIC = "bec6519f66ea534e953026b4ae2c65553c17bf105611c746d904657e5860a5e2"  # SHA-256 of that file
 GET = f"give the public torchscript file of I3D, {URL}"
-TRUSTED = "torchscript"  # the entry of ``trust`` that allows any other file
 SIDE = 224  # pixels of I3D's frames
 FLAGS = ("rescale", "resize", "return_features")
 AT_ONCE = 64  # frames in one call of the network
@@ -99,26 +96,8 @@ class PublicI3D:
     """
 
     def __init__(self, path: str | None, accelerator: str = "auto", trust: Sequence[str] = ()) -> None:
-        if path is None:
-            raise ValueError(f"metrics.features.path is missing: FVD needs the weights of I3D; {GET}")
-        file, key = Path(path), f"metrics.features.path={path}"
-        if not file.is_file():
-            raise ValueError(f"{key}: no such file; {GET}")
-        content = file.read_bytes()
-        self.weights_hash = hashlib.sha256(content).hexdigest()
-        if self.weights_hash != PUBLIC and TRUSTED not in trust:
-            raise ValueError(
-                f"{key} is not the public file (its SHA-256 is {self.weights_hash[:8]}..., not {PUBLIC[:8]}...), and "
-                f"torchscript is a program; {GET}, or add trust=[{TRUSTED}] if you trust this one"
-            )
-        self.device = torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
-        try:
-            self.network = torch.jit.load(io.BytesIO(content), map_location=self.device).eval()
-        except RuntimeError as error:
-            raise ValueError(f"{key} is no torchscript file; {GET}") from error
-        taken = [argument.name for argument in self.network.forward.schema.arguments]
-        if missing := [flag for flag in FLAGS if flag not in taken]:
-            raise ValueError(f"{key}: its network does not take {', '.join(missing)}, as I3D does; {GET}")
+        missing = "FVD needs the weights of I3D"
+        self.script = read_script(path, PUBLIC, missing, GET, FLAGS, accelerator, trust)
 
     def __call__(self) -> I3D:
-        return I3D(self.network, self.weights_hash, self.device)
+        return I3D(*self.script)

@@ -1,17 +1,16 @@
 """The real data that samples are compared with, and random choices of them, which are the same in every run."""
 
 from collections.abc import Iterator
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from diffsweep.datasets import Split
 
-Reference = Literal["train", "all", "halves"]
+REFERENCES = ("train", "all", "halves")
 
 
-def reference_split(reference: Reference) -> Split:
+def reference_split(reference: str) -> Split:
     """Return the split that holds the real data of a reference: ``train`` for ``train``, else ``all``.
 
     The reference ``halves`` compares with halves of ``all``.

@@ -63,18 +63,22 @@ def _print_help(command: str) -> None:
     Hydra's own help takes seconds.
     """
     from diffsweep.configuration.help import help_text
+    from diffsweep.configuration.schema import FORMS
 
-    print(help_text(command, [argument for argument in sys.argv[1:] if not argument.startswith("-")]))
+    topics = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
+    key, form = FORMS.get(command, ("", ""))
+    print(help_text(form, []) if topics == [key] else help_text(command, topics))
 
 
 def _run(command: str) -> None:
     from diffsweep.configuration.arguments import read_arguments
-    from diffsweep.configuration.compose import compose_job, register
+    from diffsweep.configuration.compose import compose_job, form_of, register
     from diffsweep.configuration.jobs import OPTUNA, check_is_no_sweep, jobs, sweeper_of, with_sweep_of_experiment
     from diffsweep.configuration.moved import with_new_names
 
     register()
     sys.argv[1:] = with_new_names(sys.argv[1:])
+    command = form_of(command, sys.argv[1:])
     overrides, switches = read_arguments(sys.argv[1:], command)
     sweeping = "--multirun" in switches
     if sweeping:

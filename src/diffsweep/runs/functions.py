@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 TASKS = {
     "train": "diffsweep.runs.training:train",
     "evaluate": "diffsweep.runs.commands:evaluate",
+    "evaluate_images": "diffsweep.runs.image_evaluation:evaluate_images",
     "sample": "diffsweep.runs.commands:sample",
     "benchmark": "diffsweep.runs.benchmarking:benchmark",
     "verify": "diffsweep.runs.verification:verify",
