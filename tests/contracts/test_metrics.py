@@ -10,7 +10,7 @@ from diffsweep.datasets import Digits, MovingDigits
 from diffsweep.metric_table import DISTANCES
 
 FILES = sorted((Path(__file__).parents[2] / "conf/metrics").glob("*.yaml"))
-DOWNLOADED = {"fvd"}  # its weights must be downloaded: see test_i3d
+DOWNLOADED = {"fvd", "inception", "dinov2", "clip"}  # of files that users give: see tests/metrics
 OPTIONS = [
     path.stem for path in FILES if path.stem not in DOWNLOADED and STAGE not in path.read_text()
 ]  # options with a stage need a trained network

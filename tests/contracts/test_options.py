@@ -42,7 +42,9 @@ def text_of(group, option):
 
 
 # options that need downloaded weights; they are tested in test_pretrained_text, test_public and test_i3d
-DOWNLOADED = {"conditioning=text_clip", "conditioning=text_t5", "autoencoder=public", "metrics=fvd"}
+DOWNLOADED = {"conditioning=text_clip", "conditioning=text_t5", "autoencoder=public"} | {
+    f"metrics={name}" for name in ("fvd", "inception", "dinov2", "clip")
+}
 # An option with a stage requires another trained run and is tested with it, except first stages, which are replaced by
 # untrained ones.
 LEARNED = ("autoencoder=kl", "autoencoder=vq")

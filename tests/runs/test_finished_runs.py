@@ -47,6 +47,16 @@ def test_sample_writes_images_a_grid_and_the_trajectory(command, finished, tmp_p
     assert str(out / "samples.npz") in done.out
 
 
+def test_labels_are_beside_the_samples_as_public_evaluators_expect(finished_clips, tmp_path):
+    words = [f"run={finished_clips}", "num_samples=3", "conditioning.labels=[7,2]", f"output={tmp_path}", "trainer=cpu"]
+    sample(compose("sample", [*words, "sampler=ddim", "sampler.steps=2"]))
+    with np.load(tmp_path / "samples.npz", allow_pickle=False) as content:
+        assert content.files == ["arr_0", "arr_1"]
+        assert (content["arr_0"].dtype, content["arr_0"].shape[0]) == (np.uint8, 3)
+        assert (content["arr_1"].dtype, content["arr_1"].tolist()) == (np.int64, [7, 2, 7])
+    assert (tmp_path / "requests.tsv").read_text().split() == ["label", "7", "2", "7"]
+
+
 def test_by_default_samples_land_in_the_run(command, finished, tmp_path):
     directory = shutil.copytree(finished, tmp_path / "run")
     for _ in range(2):  # in the same second

@@ -60,7 +60,10 @@ def test_a_key_is_found_among_the_options_of_the_run(finished):
     ("typed", "answer"),
     [
         ("dataset=imagefolder", "no such option; dataset has digits, moving_digits, parquet, cifar10, shapes"),
-        ("metrics=inception", "no such option; metrics has classifier, digits, fvd, moving_digits, none"),
+        (
+            "metrics=vgg",
+            "no such option; metrics has classifier, clip, digits, dinov2, fvd, inception, moving_digits, none",
+        ),
         ("sampler=dpm", "no such option, did you mean dpm_solver?"),
         ("hydra/launcher=slurm", "no such option, did you mean submitit_slurm?"),
         ("hydra/launcher=rayy", "did you mean ray? pip install hydra-ray-launcher; installed: basic"),

@@ -17,12 +17,17 @@ from diffsweep.metrics.moving_digits_classifier import (
     load_moving_digits_classifier,
 )
 from diffsweep.metrics.neighbours import Manifold, manifold, precision_recall
+from diffsweep.metrics.pretrained import CLIPFeatures, CLIPFolder, DINOv2Features, DINOv2Folder
 from diffsweep.metrics.reconstruction import psnr, ssim
 
 __all__ = [
     "BoundLikelihood",
+    "CLIPFeatures",
+    "CLIPFolder",
     "ClassifierFeatures",
     "ClipMetrics",
+    "DINOv2Features",
+    "DINOv2Folder",
     "DigitFrames",
     "DigitsClassifier",
     "FrameFeatures",

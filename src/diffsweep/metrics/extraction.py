@@ -4,9 +4,9 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -39,6 +39,28 @@ class FeatureExtractor(Protocol):
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]: ...
 
 
+@runtime_checkable
+class CaptionScored(Protocol):
+    """An interface of feature extractors that compare images with their captions, such as CLIP."""
+
+    def caption_score(self, features: Tensor, captions: Sequence[str]) -> float:
+        """Return a score of images with features (N, D) and their N captions, higher if these fit."""
+        ...
+
+
+@runtime_checkable
+class Prepared(Protocol):
+    """An interface of feature extractors that prepare images, by rounding and resizing, for a network."""
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """Return the input of the network for images (N, C, H, W) in [-1, 1]."""
+        ...
+
+    def encode(self, x: Tensor) -> Any:
+        """Return what the network gives for its input."""
+        ...
+
+
 class Features(NamedTuple):
     """What a feature extractor returns for N samples.
 
@@ -55,13 +77,14 @@ class Features(NamedTuple):
 
     def rows(self, index: Tensor | slice) -> "Features":
         """Return the rows that an int64 index (B,) or a slice selects, of all parts."""
-        return Features(*(None if part is None else part[index] for part in self))  # type: ignore[arg-type]
+        spatial = None if self.spatial is None else self.spatial[index]
+        return Features(self.features[index], self.logits[index], spatial)
 
     @classmethod
     def joined(cls, parts: "Iterable[Features]") -> "Features":
         """Return the features of batches as those of all samples, in their order."""
-        columns = zip(*parts, strict=True)
-        return cls(*(None if column[0] is None else torch.cat(column) for column in columns))
+        features, logits, spatial = zip(*parts, strict=True)
+        return cls(torch.cat(features), torch.cat(logits), None if spatial[0] is None else torch.cat(spatial))
 
 
 E = TypeVar("E", bound=FeatureExtractor)

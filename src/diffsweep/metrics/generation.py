@@ -28,7 +28,7 @@ from diffsweep.metric_table import metric
 from diffsweep.metrics.accuracy import caption_accuracies, class_accuracy
 from diffsweep.metrics.compared import FeatureComparison
 from diffsweep.metrics.distances import inception_score
-from diffsweep.metrics.extraction import Extraction, FeatureExtractor, Features
+from diffsweep.metrics.extraction import CaptionScored, Extraction, FeatureExtractor, Features
 from diffsweep.metrics.frechet import frechet_distance
 from diffsweep.metrics.neighbours import nearest_distances
 from diffsweep.metrics.reference_statistics import SUFFIX, Statistics, hash_of, read_statistics
@@ -188,6 +188,7 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
             images (0 for copies, about 1 for new images), of at most a random thousand each, and of fewer if the
             training set is so large that the search would take hours; ``class_accuracy`` and, of held-out images,
             ``class_accuracy_real``, if labels were requested and the extractor has the data's classes;
+            ``clip_score``, if captions were requested and the extractor compares images with them;
             ``caption_accuracy`` and its parts, if captions were requested and the dataset can read images.
         """
         fake = self.extract(samples)
@@ -198,6 +199,8 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
             numbers["class_accuracy"] = class_accuracy(fake.logits, request["label"].cpu())
             held_out = self.real(data, "val").logits
             numbers["class_accuracy_real"] = class_accuracy(held_out, data.split("val")["label"])
+        if "caption" in request and isinstance(self.features, CaptionScored):
+            numbers["clip_score"] = self.features.caption_score(fake.features, request["caption"])
         if "caption" in request and (right := data.aligned(samples, request)) is not None:
             numbers |= caption_accuracies(right)
         return self.named(numbers)

@@ -67,12 +67,15 @@ class Inception(nn.Module):
         Raises:
             ValueError: x is no tensor of images (N, C, H, W) with C = 1 or 3.
         """
-        features, logits, spatial = self._parts(to_levels(x.to(self.device)), self.resize)
+        features, logits, spatial = self.encode(self.prepare(x))
         return features.cpu(), logits.cpu(), spatial.cpu()
 
-    def _parts(self, levels: Tensor, resize: str) -> tuple[Tensor, Tensor, Tensor]:
-        """Return features, logits and spatial features of images (N, 3, H, W) in [0, 255]."""
-        x = (RESIZES[resize](levels, SIDE) - 128) / 128
+    def prepare(self, x: Tensor) -> Tensor:
+        """Return images (N, C, H, W) in [-1, 1] as the layers of the network take them, (N, 3, 299, 299)."""
+        return _normalised(to_levels(x.to(self.device)), self.resize)
+
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return features, logits and spatial features of prepared images, see :meth:`forward`, on the device."""
         spatial = x
         for name, layer in self._layers:
             x = layer(x)
@@ -93,7 +96,7 @@ class Inception(nn.Module):
         whole = self.network(levels, return_features=True)
         probabilities = self.network(levels, no_output_bias=True)
         try:
-            features, logits, spatial = self._parts(levels, "legacy")
+            features, logits, spatial = self.encode(_normalised(levels, "legacy"))
         except (AttributeError, RuntimeError) as error:
             raise ContentError(
                 f"the network of metrics.features.path has other parts than Inception ({str(error).splitlines()[-1]}); "
@@ -106,6 +109,10 @@ class Inception(nn.Module):
             )
         if SPATIAL not in dict(self._layers) or spatial.shape[1] != CHANNELS * 17 * 17:
             raise ContentError(f"the network of metrics.features.path has no block {SPATIAL} of 17x17 pixels; {GET}")
+
+
+def _normalised(levels: Tensor, resize: str) -> Tensor:
+    return (RESIZES[resize](levels, SIDE) - 128) / 128
 
 
 class PublicInception:

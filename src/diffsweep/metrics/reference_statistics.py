@@ -89,13 +89,12 @@ def write_statistics(path: Path, statistics: Statistics) -> None:
     arrays = {"mu": statistics.whole.mean.numpy(), "sigma": statistics.whole.cov.numpy()}
     if statistics.spatial is not None:
         arrays |= {"mu_s": statistics.spatial.mean.numpy(), "sigma_s": statistics.spatial.cov.numpy()}
-    write_atomically(path, lambda file: np.savez(file, **arrays))
+    write_atomically(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
 
 
 def hash_of(path: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _moments(path: Path, content: "np.lib.npyio.NpzFile", mean: str, cov: str) -> FeatureMoments:

@@ -103,7 +103,7 @@ def _sample(cfg: DictConfig, folder: Path) -> Path:
     arrays = {"arr_0": pictures.to_uint8(drawn.x)}
     if "label" in drawn.request:  # as public evaluators expect them
         arrays["arr_1"] = drawn.request["label"].cpu().numpy().astype(np.int64)
-    write_atomically(folder / "samples.npz", lambda file: np.savez(file, **arrays))
+    write_atomically(folder / "samples.npz", lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
     if words := {name: drawn.request[name] for name in ("label", "caption") if name in drawn.request}:
         columns = [values.tolist() if isinstance(values, Tensor) else values for values in words.values()]
         lines = ["\t".join(map(str, row)) for row in zip(*columns, strict=True)]

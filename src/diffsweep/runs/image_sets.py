@@ -69,7 +69,7 @@ class ImageSet:
         digest = hashlib.sha256()
         for image in self._images():
             digest.update(f"{tuple(image.shape)}".encode())
-            digest.update(image.contiguous().numpy())
+            digest.update(image.contiguous().numpy().tobytes())
             if waiting and (len(waiting) == size or image.shape != waiting[0].shape):
                 yield _scaled(waiting)
                 waiting = []
