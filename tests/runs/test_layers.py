@@ -33,6 +33,7 @@ RANKS = {
     "metrics": 3,
     "models": 4,
     "callbacks": 4,
+    "interchange": 4,
     "configuration": 5,
     "tasks": 6,
     "proofs": 6,

@@ -144,6 +144,23 @@ class Train(Root):
 
 
 @dataclass
+class Import(Root):
+    """The root keys of ``import.py``'s configuration.
+
+    Attributes:
+        weights: a file of published weights.
+        form: the name of the form of its keys; None: found by the keys.
+        output: a folder for the run; None for a new one.
+        resume_from: None, as for a training that begins anew.
+    """
+
+    weights: str | None = None
+    form: str | None = None
+    output: str | None = None
+    resume_from: str | None = None
+
+
+@dataclass
 class Evaluate(Root):
     """The root keys of ``evaluate.py``'s configuration.
 
@@ -281,6 +298,7 @@ class EvaluateImages(Bare):
 
 SCHEMAS = {
     "train": Train,
+    "import": Import,
     "evaluate": Evaluate,
     "evaluate_images": EvaluateImages,
     "sample": Sample,

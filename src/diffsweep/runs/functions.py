@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 TASKS = {
     "train": "diffsweep.runs.training:train",
+    "import": "diffsweep.runs.importing:import_weights",
     "evaluate": "diffsweep.runs.commands:evaluate",
     "evaluate_images": "diffsweep.runs.image_evaluation:evaluate_images",
     "sample": "diffsweep.runs.commands:sample",

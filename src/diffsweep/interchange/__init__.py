@@ -1,0 +1,1 @@
+"""Models in the formats of other programs: pipelines of diffusers, ONNX, torch.export and safetensors, both ways."""

@@ -1,0 +1,7 @@
+"""Published weights in the forms of their authors' codes, read into the networks of diffsweep by maps of keys."""
+
+from diffsweep.interchange.published.base import Form, names_of
+from diffsweep.interchange.published.files import read
+from diffsweep.interchange.published.loading import FORMS, Loaded, load
+
+__all__ = ["FORMS", "Form", "Loaded", "load", "names_of", "read"]
