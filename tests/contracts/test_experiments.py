@@ -26,25 +26,6 @@ OF_RUNS = ("ablate_samplers", "guidance_curve")  # sweeps of evaluate.py
 OF_ONE_JOB = [name for name in EXPERIMENTS if name not in SWEEPS]
 
 
-def attention(width):
-    """Return the parameters of self-attention: a norm, and the four projections with biases."""
-    return 4 * width * width + 4 * width + 2 * width
-
-
-def pointwise(width):
-    """Return the parameters of a 1 x 1 convolution."""
-    return width * width + width
-
-
-def ddpm_plus_plus(resampled):
-    """Return the parameters that our DDPM++ has more than the public one.
-
-    The public one has one attention, not five, on the way up at 16 pixels, and a 1 x 1 convolution on the shortcut of
-    each block that resamples; ``resampled`` has the widths of these blocks.
-    """
-    return 4 * attention(256) - sum(pointwise(width) for width in resampled)
-
-
 # Of VDM's public network: Fourier features of x are 12 further channels, the condition is a further number beside the
 # embedding of the time, and the embedding's projections in its 67 blocks have no biases.
 VDM = 12 * 128 * 9 + 512 - (32 + 2 + 33) * 128
@@ -58,8 +39,8 @@ PUBLISHED = {  # parameters of the public network, and how many ours has more
     "ldm_4_imagenet256": (400_920_579, 512),
     "vdm_cifar10": (30_578_179, -VDM),
     # 55,733,891 with the 9 x 128 weights that embed the augmentation
-    "edm_cifar10": (55_733_891 - 9 * 128, ddpm_plus_plus([256] * 4)),
-    "score_sde_cifar10": (61_804_419, ddpm_plus_plus([128, 256, 256, 256, 256, 256])),
+    "edm_cifar10": (55_733_891 - 9 * 128, 0),
+    "score_sde_cifar10": (61_804_419, 0),
     "video_ucf101": (1_141_713_155, 0),  # ours: the paper states no number
 }
 

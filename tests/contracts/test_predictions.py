@@ -12,7 +12,7 @@ from diffsweep import schedules
 from diffsweep.configuration.build import build
 from diffsweep.diffusion import Eps
 
-OPTIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf/prediction").glob("*.yaml"))
+OPTIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf/prediction").glob("[!_]*.yaml"))
 SCHEDULES = {
     "linear": schedules.Linear(1000),
     "cosine": schedules.Cosine(1000),

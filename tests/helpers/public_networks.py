@@ -38,7 +38,7 @@ class Weights(dict):
         return functional.conv2d(x, self[f"{key}.weight"], self[f"{key}.bias"], stride, padding)
 
     def linear(self, key, x):
-        """Return a linear map of x by the weights under a key, with a bias if there is one."""
+        """Return a linear map of x by the weights under a key, with a bias."""
         return functional.linear(x, self[f"{key}.weight"], self.get(f"{key}.bias"))
 
     def group_norm(self, key, x, eps=1e-5, groups=32):

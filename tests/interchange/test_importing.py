@@ -88,6 +88,19 @@ def test_needed_models_are_required_and_not_trained(command, file, fast, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+def test_a_run_uses_the_output_and_the_time_as_the_authors_do(command, file, fast, tmp_path):
+    sizes = [word for word in SIZES if not word.startswith(("prediction", "objective"))]
+    weights = OpenAIUNet(in_channels=1, out_channels=1).weights
+    torch.save(dict(weights), tmp_path / "cm.pt")
+    words = (f"weights={tmp_path / 'cm.pt'}", "form=consistency_models", f"output={tmp_path / 'run'}", *fast, *sizes)
+    done = command("import", *words)
+    assert done.code == 2
+    assert "type prediction=edm prediction.time_scale=1000.0" in done.err
+    assert not (tmp_path / "run").exists()
+    done = command("import", *words, "prediction=edm", "prediction.time_scale=1000.0")
+    assert done.code == 0, done.err
+
+
 class Network:
     """An object whose class a file would import."""
 

@@ -6,19 +6,23 @@ connections). The embedding of time and condition enters every residual block; s
 cross-attention. With other options the network is that of improved DDPM, ADM or Stable Diffusion.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffsweep.backbones.base import Backbone, TokenSizes, at_least_1
+from diffsweep.backbones.base import Backbone, TokenSizes, at_least_1, one_of
 from diffsweep.backbones.unet_blocks import ResidualStage, SpatialTransformer
-from diffsweep.backbones.unet_options import ATTENTIONS, ResolutionOptions
+from diffsweep.backbones.unet_options import ATTENTIONS, Resampling, ResolutionOptions
 from diffsweep.diffusion import Condition
 from diffsweep.layers import Clips, ConditionEmbedding, SinusoidalEmbedding, TokenContext, with_image, zero_init
 from diffsweep.layers.recomputation import recomputed
+
+UpAttention = Literal["every", "last"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +33,21 @@ class UNetOptions(ResolutionOptions, TokenSizes):
         middle_attention: the middle has attention; None: it has if any level has, or if the condition has tokens.
         transformer_depth: if the condition has tokens (``context_dim``), each attention is a transformer of this many
             blocks, with cross-attention to the tokens (Rombach et al. 2021, arXiv:2112.10752).
+        up_attention: ``every``: on the way up all blocks of a level with attention have it; ``last``: its last block,
+            as in DDPM++ and NCSN++ (arXiv:2011.13456).
+        resample_projection: blocks that halve or double maps have a 1 x 1 convolution in their skip connection, as in
+            these networks; it needs ``block=biggan``.
+        time_endpoint: the frequencies of the time embedding are those of DDPM and score SDE, see
+            :class:`~diffsweep.layers.SinusoidalEmbedding`.
         skip_scale: factor of the skip connections; 2^-1/2 in the efficient U-Net (arXiv:2205.11487).
         checkpointing: recompute the activations of blocks in the backward pass to save memory (arXiv:1604.06174).
     """
 
     middle_attention: bool | None = None
     transformer_depth: int = 1
+    up_attention: UpAttention = "every"
+    resample_projection: bool = False
+    time_endpoint: bool = False
     skip_scale: float = 1.0
     checkpointing: bool = False
 
@@ -42,6 +55,18 @@ class UNetOptions(ResolutionOptions, TokenSizes):
         ResolutionOptions.__post_init__(self)
         TokenSizes.__post_init__(self)
         at_least_1(transformer_depth=self.transformer_depth)
+        one_of("up_attention", self.up_attention, get_args(UpAttention))
+        if self.resample_projection and self.block != "biggan":
+            raise ValueError(f"backbone.resample_projection needs backbone.block=biggan, not {self.block}")
+
+    def halve(self) -> Resampling:
+        return self._projected(super().halve())
+
+    def double(self) -> Resampling:
+        return self._projected(super().double())
+
+    def _projected(self, resampling: Callable[..., nn.Module]) -> Resampling:
+        return partial(resampling, project=True) if self.resample_projection else resampling
 
     def attend(self, width: int) -> nn.Module:
         if self.context_dim is None:
@@ -68,8 +93,7 @@ class UNet(Backbone):
     of the public codes. They set ``attention_factors``, not ``attention_resolutions``, so that an option is the same
     network at any image size. Differences from these codes: the null condition has parameters of its own, a further row
     of ``embed_condition.classes`` in ADM and a token in Stable Diffusion; the sinusoids are those of guided-diffusion
-    everywhere (DDPM's code divides exponents by D/2 - 1 instead of D/2); the queries of all heads come first in
-    ``to_qkv``, then all keys, then all values.
+    unless ``time_endpoint`` is set; the queries of all heads come first in ``to_qkv``, then all keys, then all values.
 
     Args:
         in_channels: channels of x.
@@ -96,7 +120,7 @@ class UNet(Backbone):
                 "backbone.context_dim needs attention in at least one level; set backbone.attention_factors"
             )
         self.checkpointing, self.accepts = parts.checkpointing, parts.accepts
-        self.sinusoids = SinusoidalEmbedding(parts.channels)
+        self.sinusoids = SinusoidalEmbedding(parts.channels, parts.time_endpoint)
         self.embed_time = parts.embed_time()
         self.embed_condition = ConditionEmbedding(parts.embedding, **parts.of_vectors)
         self.context = None if context_dim is None else TokenContext(context_dim)
@@ -106,8 +130,9 @@ class UNet(Backbone):
         self.middle = parts.middle(width, middle_attends)
         self.up = nn.ModuleList()
         for level in reversed(levels):
-            for _ in range(parts.num_res_blocks + 1):
-                self.up.append(parts.stage(width + skips.pop(), level.width, level.attends))
+            for block in range(parts.num_res_blocks + 1):
+                attends = level.attends and (parts.up_attention == "every" or block == parts.num_res_blocks)
+                self.up.append(parts.stage(width + skips.pop(), level.width, attends))
                 width = level.width
             if level.halved:
                 self.up.append(parts.double()(width, width))

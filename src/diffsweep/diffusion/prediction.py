@@ -56,13 +56,16 @@ class Prediction(Part, ABC):
             and x_0, which is right for data at a single point. ``fixed_large``: that of the forward step from s to t,
             right for standard normal data (DDPM, section 3.2). ``learned_range``: a second head of the network gives,
             for each number of x, where the log-variance lies between the two (improved DDPM, arXiv:2102.09672, eq. 15).
+        time_scale, time_offset: factor of, and then number added to, what the network is given for the time, as some
+            published networks need it.
 
     Attributes:
         heads: the channels of the network's output as a multiple of those of x: 2 with a learned variance, else 1.
         variance_mix: 0 (fixed small) or 1 (fixed large); None if it is learned.
     """
 
-    def __init__(self, variance: Variance = "fixed_small") -> None:
+    def __init__(self, variance: Variance = "fixed_small", time_scale: float = 1.0, time_offset: float = 0.0) -> None:
+        self.time_scale, self.time_offset = time_scale, time_offset
         if variance not in _VARIANCE_MIXES:
             raise ValueError(f"prediction.variance is one of {', '.join(_VARIANCE_MIXES)}, not {variance}")
         self.variance_mix = _VARIANCE_MIXES[variance]
@@ -121,6 +124,10 @@ class Prediction(Part, ABC):
 
     def c_noise(self, schedule: Schedule, t: Tensor) -> Tensor:
         """Return the number that the network is given for the time, like ``t``; by default about 1000 t."""
+        return self.time_scale * self._time(schedule, t) + self.time_offset
+
+    def _time(self, schedule: Schedule, t: Tensor) -> Tensor:
+        """Return the number for the time before it is scaled."""
         return schedule.embedded_time(t)
 
 
@@ -182,10 +189,17 @@ class Score(Prediction):
         variance: the variance of an ancestral step, see :class:`Prediction`.
         scale_by_sigma: whether the output is sigma times the score, -eps, as in score_sde's networks, and so of one
             size at every noise level.
+        time_scale, time_offset: see :class:`Prediction`.
     """
 
-    def __init__(self, variance: Variance = "fixed_small", scale_by_sigma: bool = False) -> None:
-        super().__init__(variance)
+    def __init__(
+        self,
+        variance: Variance = "fixed_small",
+        scale_by_sigma: bool = False,
+        time_scale: float = 1.0,
+        time_offset: float = 0.0,
+    ) -> None:
+        super().__init__(variance, time_scale, time_offset)
         self.scale_by_sigma = scale_by_sigma
 
     def _factor_of_output(self, sigma: Scale) -> Scale:
@@ -236,13 +250,20 @@ class EDM(Prediction):
     Args:
         variance: the variance of an ancestral step, see :class:`Prediction`.
         sigma_data: standard deviation of the data, positive.
+        time_scale, time_offset: see :class:`Prediction`.
 
     Raises:
         ValueError: sigma_data is not positive.
     """
 
-    def __init__(self, variance: Variance = "fixed_small", sigma_data: float = 0.5) -> None:
-        super().__init__(variance)
+    def __init__(
+        self,
+        variance: Variance = "fixed_small",
+        sigma_data: float = 0.5,
+        time_scale: float = 1.0,
+        time_offset: float = 0.0,
+    ) -> None:
+        super().__init__(variance, time_scale, time_offset)
         if sigma_data <= 0:
             raise ValueError(f"prediction.sigma_data must be positive, not {sigma_data}")
         self.sigma_data = sigma_data
@@ -266,6 +287,6 @@ class EDM(Prediction):
     def target(self, x_0: Tensor, eps: Tensor, alpha: Scale, sigma: Scale) -> Tensor:
         return (sigma / self.sigma_data * x_0 - alpha * self.sigma_data * eps) / self._norm(alpha, sigma)
 
-    def c_noise(self, schedule: Schedule, t: Tensor) -> Tensor:
+    def _time(self, schedule: Schedule, t: Tensor) -> Tensor:
         """Return log(sigma / alpha) / 4, clamped to [-5, 5] since it is infinite at some ends of schedules."""
         return (-schedule.log_snr(t) / 8).clamp(-5, 5)

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 
 @functools.lru_cache(maxsize=16)  # saves 10 us on a CPU, 0.5 % of a small network, and six launches on a GPU
-def _frequencies(count: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+def _frequencies(count: int, device: torch.device, dtype: torch.dtype, last: int = 0) -> Tensor:
     exact = torch.device("cpu") if device.type == "mps" else device  # mps has no float64
-    omega = torch.exp(-math.log(10000) * torch.arange(count, dtype=torch.float64, device=exact) / count)
+    omega = torch.exp(-math.log(10000) * torch.arange(count, dtype=torch.float64, device=exact) / (count - last))
     return omega.to(device, dtype)
 
 
@@ -31,17 +31,18 @@ class SinusoidalEmbedding(nn.Module):
 
     Args:
         dim: D, even.
+        endpoint: the exponents are -i / (D/2 - 1), so that the last frequency is 1 / 10000, as in DDPM and score SDE.
 
     Raises:
-        ValueError: D is odd.
+        ValueError: D is odd, or below 4 with ``endpoint``.
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, endpoint: bool = False) -> None:
         super().__init__()
-        if dim % 2:
-            raise ValueError(f"a sinusoidal embedding needs an even size, not {dim}")
-        self.count = dim // 2
+        if dim % 2 or (endpoint and dim < 4):
+            raise ValueError(f"a sinusoidal embedding needs an even size, at least 4 with an endpoint, not {dim}")
+        self.count, self.last = dim // 2, int(endpoint)
 
     def forward(self, c_noise: Tensor) -> Tensor:
-        angle = c_noise[:, None] * _frequencies(self.count, c_noise.device, c_noise.dtype)  # (B, D / 2)
+        angle = c_noise[:, None] * _frequencies(self.count, c_noise.device, c_noise.dtype, self.last)  # (B, D / 2)
         return torch.cat([angle.cos(), angle.sin()], dim=-1)  # (B, D)

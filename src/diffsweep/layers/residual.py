@@ -66,6 +66,7 @@ class ResidualBlock(nn.Module):
         norm: makes a norm for a number of channels.
         residual_scale: factor of the sum of both branches.
         zero: initialise the last convolution to zero, so that the block starts as its skip connection.
+        project: the skip connection is a 1 x 1 convolution even if C = C'.
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class ResidualBlock(nn.Module):
         norm: Norm = group_norm,
         residual_scale: float = 1.0,
         zero: bool = True,
+        project: bool = False,
     ) -> None:
         super().__init__()
         self.resample, self.residual_scale = resample, residual_scale
@@ -90,7 +92,7 @@ class ResidualBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
         conv_out = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.conv_out = zero_init(conv_out) if zero else conv_out
-        self.skip = shortcut(in_channels, out_channels)
+        self.skip = nn.Conv2d(in_channels, out_channels, 1) if project else shortcut(in_channels, out_channels)
 
     def forward(self, x: Tensor, emb: Tensor | None = None, size: Size | None = None) -> Tensor:
         h = functional.silu(self.norm_in(x))  # (B, C, H, W)

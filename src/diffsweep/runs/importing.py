@@ -3,14 +3,14 @@
 from pathlib import Path
 
 from lightning import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from diffsweep import shell
 from diffsweep.callbacks import EMA
 from diffsweep.callbacks.checkpoints import FOLDER, LAST, KeepCheckpoints
 from diffsweep.configuration.build import build, build_model
 from diffsweep.errors import UserError
-from diffsweep.interchange.published import Loaded, load, read
+from diffsweep.interchange.published import LoadedWeights, load, read
 from diffsweep.models import Model
 from diffsweep.runs.stages import resolve_stages
 from diffsweep.runs.training import claim, make_trainer, refuse_taken
@@ -36,6 +36,7 @@ def import_weights(cfg: DictConfig) -> Path:
     directory, content = Path(cfg.paths.run_dir), read(cfg.weights)
     model = build_model(cfg)
     loaded = load(content, model, shell.shown(cfg.weights), cfg.form)
+    _check_requirements(cfg, loaded)
     claim(cfg)
     _save(cfg, model, directory / FOLDER / LAST)
     _print(cfg, model, loaded, directory)
@@ -47,6 +48,17 @@ def _refuse(stage: DictConfig) -> float:
         f"the run needs a trained model of model={stage.choices.model}, which import.py does not train; make its run "
         "by train.py or import.py, and give it, as in autoencoder.run=DIR or guidance.classifier.run=DIR"
     )
+
+
+def _check_requirements(cfg: DictConfig, loaded: LoadedWeights) -> None:
+    """Raise a UserError if the run would use the output or the time of the network in another way than its authors."""
+    wrong = {key: value for key, value in loaded.form.requires.items() if OmegaConf.select(cfg, key) != value}
+    if wrong:
+        words = [
+            f"{key.removesuffix('._target_')}={value.rpartition('.')[2].lower() if isinstance(value, str) else value}"
+            for key, value in wrong.items()
+        ]
+        raise UserError(f"networks of the form {loaded.form.name} are meant otherwise: type {' '.join(words)}")
 
 
 def _save(cfg: DictConfig, model: Model, path: Path) -> None:
@@ -62,7 +74,7 @@ def _save(cfg: DictConfig, model: Model, path: Path) -> None:
     trainer.save_checkpoint(path)
 
 
-def _print(cfg: DictConfig, model: Model, loaded: Loaded, directory: Path) -> None:
+def _print(cfg: DictConfig, model: Model, loaded: LoadedWeights, directory: Path) -> None:
     numbers = sum(parameter.numel() for parameter in loaded.network.parameters())
     print(f"{shell.shown(cfg.weights)}: form={loaded.form.name}, {numbers:,} parameters in {loaded.tensors} tensors")
     if loaded.initial:

@@ -2,6 +2,6 @@
 
 from diffsweep.interchange.published.base import Form, names_of
 from diffsweep.interchange.published.files import read
-from diffsweep.interchange.published.loading import FORMS, Loaded, load
+from diffsweep.interchange.published.loading import FORMS, LoadedWeights, load
 
-__all__ = ["FORMS", "Form", "Loaded", "load", "names_of", "read"]
+__all__ = ["FORMS", "Form", "LoadedWeights", "load", "names_of", "read"]

@@ -28,7 +28,7 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Source:
+class Origin:
     """What a layer or a parameter of ours is made of.
 
     Attributes:
@@ -41,7 +41,8 @@ class Source:
     convert: Convert = joined
 
 
-Sources = dict[str, Source]
+NamedOrigin = tuple[str, Origin]
+Origins = dict[str, Origin]
 
 
 def of_heads(heads: int, order: str) -> Convert:
@@ -84,7 +85,8 @@ class Form(ABC):
         signature: patterns of keys, each of which some key of a file of this form matches.
         ignored: patterns of keys that are not needed, such as tables that our network computes.
         options: options of our network that do not show in shapes, with the values that the published networks have.
-        groups: groups of the published networks' group norms; None: they are those of ours.
+        requires: keys of the configuration and the values with which the published networks are meant; a run of their
+            weights must have them.
         beside: whether it is a part that a file has beside the network, and is loaded along with it.
     """
 
@@ -94,11 +96,11 @@ class Form(ABC):
     signature: ClassVar[tuple[str, ...]]
     ignored: ClassVar[tuple[str, ...]] = ()
     options: ClassVar[Mapping[str, Any]] = {}
-    groups: ClassVar[int | None] = None
+    requires: ClassVar[Mapping[str, Any]] = {}
     beside: ClassVar[bool] = False
 
     @abstractmethod
-    def sources(self, network: nn.Module, weights: Tensors) -> Sources:
+    def sources(self, network: nn.Module, weights: Tensors) -> Origins:
         """Return what the parameters of a network are made of, by their names or by those of their layers.
 
         Subclasses define it. A layer's name stands for all of its parameters.
@@ -118,6 +120,10 @@ class Form(ABC):
     def matches(self, weights: Tensors) -> bool:
         """Return whether the keys of a file are those of this form."""
         return all(any(re.search(pattern, key) for key in weights) for pattern in self.signature)
+
+    def groups_of(self, channels: int) -> int | None:
+        """Return the groups of a norm of so many channels in the published networks; None: as many as ours has."""
+        return None
 
     def is_uncertain(self, network: nn.Module) -> bool:
         """Return whether another form with the same keys would give this network other weights."""
@@ -177,21 +183,22 @@ class Form(ABC):
                 raise UserError(
                     f"{file}: networks of the form {self.name} have backbone.{key}={value}, not {getattr(options, key)}"
                 )
-        norms = [] if self.groups is None else [each for each in network.modules() if isinstance(each, nn.GroupNorm)]
-        if narrow := [norm.num_channels for norm in norms if norm.num_groups != self.groups]:
+        norms = [module for module in network.modules() if isinstance(module, nn.GroupNorm)]
+        if wrong := [norm for norm in norms if self.groups_of(norm.num_channels) not in (None, norm.num_groups)]:
+            width, groups = wrong[0].num_channels, wrong[0].num_groups
             raise UserError(
-                f"{file}: norms of {narrow[0]} channels have {self.groups} groups in the form {self.name}, and fewer "
-                f"here; it needs widths that are multiples of {4 * (self.groups or 1)}, and norm_groups={self.groups}"
+                f"{file}: norms of {width} channels have {self.groups_of(width)} groups in the form {self.name}, and "
+                f"{groups} here, where a group has at least 4 channels and norm_groups is the largest number of groups"
             )
 
 
-def _source_of(name: str, sources: Sources) -> Source | None:
+def _source_of(name: str, sources: Origins) -> Origin | None:
     """Return what a parameter is made of: its own entry, or the parameter of the same name in its layer's entry."""
     if name in sources:
         return sources[name]
     layer, _, last = name.rpartition(".")
     source = sources.get(layer)
-    return None if source is None else Source(tuple(f"{key}.{last}" for key in source.names), source.convert)
+    return None if source is None else Origin(tuple(f"{key}.{last}" for key in source.names), source.convert)
 
 
 def _few(keys: Sequence[str]) -> str:

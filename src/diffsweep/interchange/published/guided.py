@@ -13,7 +13,16 @@ from torch import nn
 from diffsweep.backbones import EncoderUNet, UNet
 from diffsweep.backbones.unet_blocks import ResidualStage, SpatialTransformer
 from diffsweep.errors import UserError
-from diffsweep.interchange.published.base import Form, Source, Sources, Tensors, joined, of_heads, with_null_class
+from diffsweep.interchange.published.base import (
+    Form,
+    NamedOrigin,
+    Origin,
+    Origins,
+    Tensors,
+    joined,
+    of_heads,
+    with_null_class,
+)
 from diffsweep.layers import Downsample, ResidualBlock, SelfAttention2d
 
 BLOCK = {
@@ -38,16 +47,15 @@ TRANSFORMER_BLOCK = {
     "feed_forward.1": ("ff.net.2",),
 }
 ENDS = {"embed_time.0": "time_embed.0", "embed_time.2": "time_embed.2", "conv_in": "input_blocks.0.0"}
-Pair = tuple[str, Source]
 
 
-def _transformer(layer: SpatialTransformer, ours: str, theirs: str) -> Iterator[Pair]:
-    yield f"{ours}.proj_in", Source((f"{theirs}.proj_in",))
-    yield f"{ours}.proj_out", Source((f"{theirs}.proj_out",))
+def _transformer(layer: SpatialTransformer, ours: str, theirs: str) -> Iterator[NamedOrigin]:
+    yield f"{ours}.proj_in", Origin((f"{theirs}.proj_in",))
+    yield f"{ours}.proj_out", Origin((f"{theirs}.proj_out",))
     for index in range(len(layer.blocks)):
         for mine, others in TRANSFORMER_BLOCK.items():
             names = tuple(f"{theirs}.transformer_blocks.{index}.{other}" for other in others)
-            yield f"{ours}.blocks.{index}.{mine}", Source(names)
+            yield f"{ours}.blocks.{index}.{mine}", Origin(names)
 
 
 class GuidedLayers(Form):
@@ -59,35 +67,38 @@ class GuidedLayers(Form):
     """
 
     order: ClassVar[str] = "n three d"
-    groups = 32
+
+    def groups_of(self, channels: int) -> int:
+        """Return the number of groups of a norm in these networks, 32 at any width."""
+        return 32
 
     def is_uncertain(self, network: nn.Module) -> bool:
         return any(isinstance(module, SelfAttention2d) and module.heads > 1 for module in network.modules())
 
-    def attention(self, layer: nn.Module, ours: str, theirs: str) -> Iterator[Pair]:
+    def attention(self, layer: nn.Module, ours: str, theirs: str) -> Iterator[NamedOrigin]:
         """Yield what an attention layer is made of.
 
         Args:
             layer: the layer.
             ours, theirs: its names.
         """
-        yield f"{ours}.norm", Source((f"{theirs}.norm",))
+        yield f"{ours}.norm", Origin((f"{theirs}.norm",))
         if isinstance(layer, SpatialTransformer):
             yield from _transformer(layer, ours, theirs)
             return
         assert isinstance(layer, SelfAttention2d)
-        yield f"{ours}.to_qkv", Source((f"{theirs}.qkv",), of_heads(layer.heads, self.order))
-        yield f"{ours}.to_out", Source((f"{theirs}.proj_out",))
+        yield f"{ours}.to_qkv", Origin((f"{theirs}.qkv",), of_heads(layer.heads, self.order))
+        yield f"{ours}.to_out", Origin((f"{theirs}.proj_out",))
 
-    def way_down(self, network: UNet | EncoderUNet) -> Iterator[Pair]:
+    def way_down(self, network: UNet | EncoderUNet) -> Iterator[NamedOrigin]:
         """Yield what the layers of the embedding, the way down and the middle are made of."""
-        yield from ((ours, Source((theirs,))) for ours, theirs in ENDS.items())
+        yield from ((ours, Origin((theirs,))) for ours, theirs in ENDS.items())
         for index, module in enumerate(network.down):
             ours, theirs = f"down.{index}", f"input_blocks.{index + 1}.0"
             if isinstance(module, ResidualStage):
                 yield from self._stage(module, ours, theirs, f"input_blocks.{index + 1}.1")
             elif isinstance(module, Downsample):
-                yield ours, Source((f"{theirs}.op",))
+                yield ours, Origin((f"{theirs}.op",))
             else:
                 yield from self._block(module, ours, theirs)
         first, last = network.middle
@@ -98,16 +109,16 @@ class GuidedLayers(Form):
         assert isinstance(stage, ResidualStage)
         return stage.attention
 
-    def _stage(self, stage: nn.Module, ours: str, block: str, attention: str = "") -> Iterator[Pair]:
+    def _stage(self, stage: nn.Module, ours: str, block: str, attention: str = "") -> Iterator[NamedOrigin]:
         assert isinstance(stage, ResidualStage)
         yield from self._block(stage.block, f"{ours}.block", block)
         if stage.attention is not None:
             yield from self.attention(stage.attention, f"{ours}.attention", attention)
 
-    def _block(self, block: nn.Module, ours: str, theirs: str) -> Iterator[Pair]:
+    def _block(self, block: nn.Module, ours: str, theirs: str) -> Iterator[NamedOrigin]:
         if not isinstance(block, ResidualBlock):
             raise UserError(f"networks of the form {self.name} have backbone.block=ddpm or biggan, not convnext")
-        yield from ((f"{ours}.{mine}", Source((f"{theirs}.{other}",))) for mine, other in BLOCK.items())
+        yield from ((f"{ours}.{mine}", Origin((f"{theirs}.{other}",))) for mine, other in BLOCK.items())
 
 
 class GuidedUNet(GuidedLayers):
@@ -127,16 +138,17 @@ class GuidedUNet(GuidedLayers):
         "skip_scale": 1.0,
         "resample_order": "after",
         "attention": "full",
+        "time_endpoint": False,
     }
 
-    def sources(self, network: nn.Module, weights: Tensors) -> Sources:
+    def sources(self, network: nn.Module, weights: Tensors) -> Origins:
         assert isinstance(network, UNet)
         return dict(self._pairs(network))
 
     def own(self, network: nn.Module) -> set[str]:
         return {"context.null"}  # the published networks always have tokens
 
-    def _pairs(self, network: UNet) -> Iterator[Pair]:
+    def _pairs(self, network: UNet) -> Iterator[NamedOrigin]:
         yield from self.way_down(network)
         output = -1
         for index, module in enumerate(network.up):
@@ -147,24 +159,31 @@ class GuidedUNet(GuidedLayers):
             elif isinstance(module, ResidualBlock):
                 yield from self._block(module, ours, f"output_blocks.{output}.{last + 1}")
             else:
-                yield ours, Source((f"output_blocks.{output}.{last + 1}.conv",))
-        yield "norm_out", Source(("out.0",))
-        yield "conv_out", Source(("out.2",))
+                yield ours, Origin((f"output_blocks.{output}.{last + 1}.conv",))
+        yield "norm_out", Origin(("out.0",))
+        yield "conv_out", Origin(("out.2",))
         if network.embed_condition.classes is not None:
             rows = len(network.embed_condition.classes.weight)
-            yield "embed_condition.classes", Source(("label_emb",), with_null_class(rows))
+            yield "embed_condition.classes", Origin(("label_emb",), with_null_class(rows))
 
 
 class NewGuidedUNet(GuidedUNet):
-    """U-Nets of guided-diffusion with the new order of attention, and of consistency_models (arXiv:2303.01469).
-
-    The published networks of consistency models are preconditioned as in EDM, and read 250 log(sigma) as the time:
-    ``prediction=edm prediction.time_scale=1000``.
-    """
+    """U-Nets of guided-diffusion with the new order of attention."""
 
     name = "new_attention_order"
-    published = "64x64_diffusion.pt of guided-diffusion, and consistency_models"
+    published = "guided-diffusion with use_new_attention_order: 64x64_diffusion.pt"
     order = "three n d"
+
+
+class ConsistencyUNet(NewGuidedUNet):
+    """U-Nets of consistency_models (arXiv:2303.01469), preconditioned as in EDM, which read 250 log(sigma) as the time.
+
+    The network of a consistency model is loaded as that of a diffusion model, whose samplers take it as a denoiser.
+    """
+
+    name = "consistency_models"
+    published = "consistency_models"
+    requires: ClassVar = {"prediction._target_": "diffsweep.diffusion.EDM", "prediction.time_scale": 1000.0}
 
 
 class GuidedClassifier(GuidedLayers):
@@ -178,14 +197,14 @@ class GuidedClassifier(GuidedLayers):
     def is_uncertain(self, network: nn.Module) -> bool:
         return False  # all published classifiers have the legacy order
 
-    def sources(self, network: nn.Module, weights: Tensors) -> Sources:
+    def sources(self, network: nn.Module, weights: Tensors) -> Origins:
         assert isinstance(network, EncoderUNet)
         rows = network.num_features
         return {
             **dict(self.way_down(network)),
-            "norm_out": Source(("out.0",)),
-            "pool.positions": Source(("out.2.positional_embedding",), lambda parts: joined(parts).T),
-            "pool.to_q": Source(("out.2.qkv_proj",), lambda parts: joined(parts)[:rows]),
-            "pool.to_kv": Source(("out.2.qkv_proj",), lambda parts: joined(parts)[rows:]),
-            "to_logits": Source(("out.2.c_proj",)),
+            "norm_out": Origin(("out.0",)),
+            "pool.positions": Origin(("out.2.positional_embedding",), lambda parts: joined(parts).T),
+            "pool.to_q": Origin(("out.2.qkv_proj",), lambda parts: joined(parts)[:rows]),
+            "pool.to_kv": Origin(("out.2.qkv_proj",), lambda parts: joined(parts)[rows:]),
+            "to_logits": Origin(("out.2.c_proj",)),
         }

@@ -15,7 +15,7 @@ from diffsweep.autoencoders import KLAutoencoder, VQAutoencoder
 from diffsweep.autoencoders.convolutional import ConvolutionalAutoencoder
 from diffsweep.backbones import UNet
 from diffsweep.conditioning import ClassToken
-from diffsweep.interchange.published.base import Form, Source, Sources, Tensors, joined, tensors_of, under
+from diffsweep.interchange.published.base import Form, Origin, Origins, Tensors, joined, tensors_of, under
 from diffsweep.interchange.published.guided import GuidedUNet
 
 NETWORK, AVERAGE, FIRST_STAGE = "model.diffusion_model.", "model_ema.diffusion_model", "first_stage_model."
@@ -57,11 +57,11 @@ class LatentUNet(GuidedUNet):
         found = {key: weights.get(averages[key], value) for key, value in found.items()}
         return found | {TOKENS: weights[TOKENS]} if TOKENS in weights and found else found or None
 
-    def sources(self, network: nn.Module, weights: Tensors) -> Sources:
+    def sources(self, network: nn.Module, weights: Tensors) -> Origins:
         assert isinstance(network, UNet)
         found = super().sources(network, weights)
         if network.context is not None and TOKENS in weights:
-            found["context.null"] = Source((TOKENS,), lambda parts: joined(parts)[-1])
+            found["context.null"] = Origin((TOKENS,), lambda parts: joined(parts)[-1])
         return found
 
 
@@ -78,10 +78,10 @@ class ClassTokens(Form):
         weights = tensors_of(content) or {}
         return {TOKENS: weights[TOKENS]} if TOKENS in weights else None
 
-    def sources(self, network: nn.Module, weights: Tensors) -> Sources:
+    def sources(self, network: nn.Module, weights: Tensors) -> Origins:
         assert isinstance(network, ClassToken)
         rows = len(network.classes.weight)
-        return {"classes.weight": Source((TOKENS,), lambda parts: joined(parts)[: max(rows, len(joined(parts)) - 1)])}
+        return {"classes.weight": Origin((TOKENS,), lambda parts: joined(parts)[: max(rows, len(joined(parts)) - 1)])}
 
 
 class LatentAutoencoder(Form):
@@ -95,7 +95,10 @@ class LatentAutoencoder(Form):
     networks = (KLAutoencoder, VQAutoencoder)
     signature = (r"^encoder\.down\.0\.block\.0\.", r"^decoder\.up\.0\.block\.0\.", r"^quant_conv\.")
     ignored = (r"^loss\.", r"^model_ema\.", r"^scale_factor$")
-    groups = 32
+
+    def groups_of(self, channels: int) -> int:
+        """Return the number of groups of a norm in these networks, 32 at any width."""
+        return 32
 
     def weights_of(self, content: Any) -> Tensors | None:
         weights = tensors_of(content) or {}
@@ -105,17 +108,17 @@ class LatentAutoencoder(Form):
     def own(self, network: nn.Module) -> set[str]:
         return {"shift", *(key for key in network.state_dict() if key.startswith("codebook."))}
 
-    def sources(self, network: nn.Module, weights: Tensors) -> Sources:
+    def sources(self, network: nn.Module, weights: Tensors) -> Origins:
         assert isinstance(network, ConvolutionalAutoencoder)
         levels: Any = network.decoder.up
         found = {}
         for name, _ in network.named_parameters():
             layer = name.rpartition(".")[0]
-            found[layer] = Source(self._names(layer, len(levels)))
+            found[layer] = Origin(self._names(layer, len(levels)))
         found.pop("codebook", None)
-        found["scale"] = Source(("scale_factor",), _inverse)
+        found["scale"] = Origin(("scale_factor",), _inverse)
         if isinstance(network, VQAutoencoder):
-            found["codebook.embedding"] = Source(("quantize.embedding.weight",))
+            found["codebook.embedding"] = Origin(("quantize.embedding.weight",))
         return found
 
     def _names(self, layer: str, levels: int) -> tuple[str, ...]:

@@ -7,24 +7,29 @@ from torch import nn
 
 from diffsweep.errors import UserError
 from diffsweep.interchange.published.base import Form, Tensors, names_of, tensors_of
-from diffsweep.interchange.published.guided import GuidedClassifier, GuidedUNet, NewGuidedUNet
+from diffsweep.interchange.published.guided import ConsistencyUNet, GuidedClassifier, GuidedUNet, NewGuidedUNet
 from diffsweep.interchange.published.latent import ClassTokens, LatentAutoencoder, LatentUNet
+from diffsweep.interchange.published.preconditioned import EDMDhariwal, EDMSong, ScoreSDE
 from diffsweep.interchange.published.transformers import PublishedDiT, PublishedUViT
 
 FORMS: tuple[Form, ...] = (
     GuidedUNet(),
     NewGuidedUNet(),
+    ConsistencyUNet(),
     GuidedClassifier(),
     LatentUNet(),
     LatentAutoencoder(),
     ClassTokens(),
     PublishedDiT(),
     PublishedUViT(),
+    EDMSong(),
+    EDMDhariwal(),
+    ScoreSDE(),
 )
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedWeights:
     """What was loaded.
 
     Attributes:
@@ -40,7 +45,7 @@ class Loaded:
     initial: list[str]
 
 
-def load(content: Any, model: nn.Module, file: str, name: str | None = None) -> Loaded:
+def load(content: Any, model: nn.Module, file: str, name: str | None = None) -> LoadedWeights:
     """Load the content of a file of published weights into the network of a model that it is for.
 
     Args:
@@ -74,11 +79,11 @@ def load(content: Any, model: nn.Module, file: str, name: str | None = None) -> 
     return loaded
 
 
-def _loaded(form: Form, weights: Tensors, network: nn.Module, file: str) -> Loaded:
+def _loaded(form: Form, weights: Tensors, network: nn.Module, file: str) -> LoadedWeights:
     state = form.converted(network, weights, file)
     initial = [key for key in network.state_dict() if key not in state]
     network.load_state_dict(state, strict=False)
-    return Loaded(form, network, len(state), initial)
+    return LoadedWeights(form, network, len(state), initial)
 
 
 def _network_for(form: Form, model: nn.Module) -> nn.Module | None:

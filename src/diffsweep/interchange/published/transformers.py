@@ -8,7 +8,7 @@ from torch import nn
 
 from diffsweep.backbones import DiT, UViT
 from diffsweep.errors import UserError
-from diffsweep.interchange.published.base import Form, Source, Sources, Tensors, with_null_class
+from diffsweep.interchange.published.base import Form, Origin, Origins, Tensors, with_null_class
 from diffsweep.layers import sincos_positions
 
 ATTENTION = {"attention.to_qkv": "attn.qkv", "attention.to_out": "attn.proj", "mlp.0": "mlp.fc1", "mlp.2": "mlp.fc2"}
@@ -17,9 +17,9 @@ UVIT_BLOCK = {**ATTENTION, "norm_attention": "norm1", "norm_mlp": "norm2", "merg
 PLAIN: Mapping[str, bool] = {"qk_norm": False, "rope": False, "swiglu": False, "rms_norm": False}
 
 
-def _blocks(places: Mapping[str, str], parts: Mapping[str, str]) -> Sources:
+def _blocks(places: Mapping[str, str], parts: Mapping[str, str]) -> Origins:
     return {
-        f"{ours}.{mine}": Source((f"{theirs}.{other}",))
+        f"{ours}.{mine}": Origin((f"{theirs}.{other}",))
         for ours, theirs in places.items()
         for mine, other in parts.items()
     }
@@ -35,20 +35,20 @@ class PublishedDiT(Form):
     ignored = (r"^pos_embed$",)
     options: ClassVar = {**PLAIN, "context_dim": None}
 
-    def sources(self, network: nn.Module, weights: Tensors) -> Sources:
+    def sources(self, network: nn.Module, weights: Tensors) -> Origins:
         assert isinstance(network, DiT)
         self._check_positions(network, weights)
         found = {
-            "embed_patches": Source(("x_embedder.proj",)),
-            "embed_time.0": Source(("t_embedder.mlp.0",)),
-            "embed_time.2": Source(("t_embedder.mlp.2",)),
-            "modulation_out.linear": Source(("final_layer.adaLN_modulation.1",)),
-            "head": Source(("final_layer.linear",)),
+            "embed_patches": Origin(("x_embedder.proj",)),
+            "embed_time.0": Origin(("t_embedder.mlp.0",)),
+            "embed_time.2": Origin(("t_embedder.mlp.2",)),
+            "modulation_out.linear": Origin(("final_layer.adaLN_modulation.1",)),
+            "head": Origin(("final_layer.linear",)),
             **_blocks({f"blocks.{index}": f"blocks.{index}" for index in range(len(network.blocks))}, DIT_BLOCK),
         }
         if network.embed_condition.classes is not None:
             rows = len(network.embed_condition.classes.weight)
-            found["embed_condition.classes"] = Source(("y_embedder.embedding_table",), with_null_class(rows))
+            found["embed_condition.classes"] = Origin(("y_embedder.embedding_table",), with_null_class(rows))
         return found
 
     def _check_positions(self, network: DiT, weights: Tensors) -> None:
@@ -77,7 +77,7 @@ class PublishedUViT(Form):
     signature = (r"^pos_embed$", r"^in_blocks\.0\.attn\.qkv\.weight$", r"^decoder_pred\.weight$")
     options: ClassVar = PLAIN
 
-    def sources(self, network: nn.Module, weights: Tensors) -> Sources:
+    def sources(self, network: nn.Module, weights: Tensors) -> Origins:
         assert isinstance(network, UViT)
         if any(key.startswith("time_embed.") for key in weights):
             raise UserError("the file has an MLP of the time (mlp_time_embed), which backbone=uvit does not have")
@@ -89,14 +89,14 @@ class PublishedUViT(Form):
         places |= {f"early.{index}": f"in_blocks.{index}" for index in range(len(network.early))}
         places |= {f"late.{index}": f"out_blocks.{index}" for index in range(len(network.late))}
         found = {
-            "embed_patches": Source(("patch_embed.proj",)),
-            "positions": Source(("pos_embed",)),
-            "norm_out": Source(("norm",)),
-            "head": Source(("decoder_pred",)),
-            "conv_out": Source(("final_layer",)),
+            "embed_patches": Origin(("patch_embed.proj",)),
+            "positions": Origin(("pos_embed",)),
+            "norm_out": Origin(("norm",)),
+            "head": Origin(("decoder_pred",)),
+            "conv_out": Origin(("final_layer",)),
             **_blocks(places, UVIT_BLOCK),
         }
         if network.embed_condition.classes is not None:
             rows = len(network.embed_condition.classes.weight)
-            found["embed_condition.classes"] = Source(("label_emb",), with_null_class(rows))
+            found["embed_condition.classes"] = Origin(("label_emb",), with_null_class(rows))
         return found
