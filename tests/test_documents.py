@@ -29,6 +29,7 @@ SMALLER = {
     "evaluate": "num_samples=80 metrics=digits",
     "verify": "",
     "benchmark": "repeats=3 train_steps=2 sample_batch=2",
+    "export": "",
     "compare": "",
     "runs": "",
     "dashboard": "",

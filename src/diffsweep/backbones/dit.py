@@ -70,7 +70,14 @@ BLOCKS = {
 
 @dataclass(frozen=True, kw_only=True)
 class DiTOptions(TransformerOptions, TokenSizes):
-    """The options of a DiT: those of its transformer blocks, and the sizes of the condition's parts that it reads."""
+    """The options of a DiT: those of its transformer blocks, and the sizes of the condition's parts that it reads.
+
+    Attributes:
+        time_endpoint: the frequencies of the time embedding end at 1 / 10000, as in diffusers, see
+            :class:`~diffsweep.layers.SinusoidalEmbedding`.
+    """
+
+    time_endpoint: bool = False
 
 
 class DiT(Backbone):
@@ -122,7 +129,7 @@ class DiT(Backbone):
             raise ValueError(f"backbone.depth must be at least 1, not {parts.depth}")
         self.checkpointing, self.rope, self.accepts = parts.checkpointing, parts.rotary, parts.accepts
         self.embed_patches = PatchEmbedding(in_channels + parts.image_channels, channels, parts.patch_size)
-        self.sinusoids = SinusoidalEmbedding(256)
+        self.sinusoids = SinusoidalEmbedding(256, parts.time_endpoint)
         self.embed_time = nn.Sequential(nn.Linear(256, channels), nn.SiLU(), nn.Linear(channels, channels))
         self.embed_condition = ConditionEmbedding(channels, **parts.of_vectors)
         self.embed_context = None if context_dim is None else ContextEmbedding(context_dim, channels)

@@ -19,7 +19,15 @@ from diffsweep.backbones.base import Backbone, TokenSizes, at_least_1, one_of
 from diffsweep.backbones.unet_blocks import ResidualStage, SpatialTransformer
 from diffsweep.backbones.unet_options import ATTENTIONS, Resampling, ResolutionOptions
 from diffsweep.diffusion import Condition
-from diffsweep.layers import Clips, ConditionEmbedding, SinusoidalEmbedding, TokenContext, with_image, zero_init
+from diffsweep.layers import (
+    Clips,
+    ConditionEmbedding,
+    Downsample,
+    SinusoidalEmbedding,
+    TokenContext,
+    with_image,
+    zero_init,
+)
 from diffsweep.layers.recomputation import recomputed
 
 UpAttention = Literal["every", "last"]
@@ -40,6 +48,7 @@ class UNetOptions(ResolutionOptions, TokenSizes):
         time_endpoint: the frequencies of the time embedding are those of DDPM and score SDE, see
             :class:`~diffsweep.layers.SinusoidalEmbedding`.
         skip_scale: factor of the skip connections; 2^-1/2 in the efficient U-Net (arXiv:2205.11487).
+        pad_end: convolutions that halve maps pad them at the end only, as in DDPM's code.
         checkpointing: recompute the activations of blocks in the backward pass to save memory (arXiv:1604.06174).
     """
 
@@ -49,6 +58,7 @@ class UNetOptions(ResolutionOptions, TokenSizes):
     resample_projection: bool = False
     time_endpoint: bool = False
     skip_scale: float = 1.0
+    pad_end: bool = False
     checkpointing: bool = False
 
     def __post_init__(self) -> None:
@@ -60,7 +70,8 @@ class UNetOptions(ResolutionOptions, TokenSizes):
             raise ValueError(f"backbone.resample_projection needs backbone.block=biggan, not {self.block}")
 
     def halve(self) -> Resampling:
-        return self._projected(super().halve())
+        made = super().halve()
+        return self._projected(partial(made, pad_end=True) if self.pad_end and made is Downsample else made)
 
     def double(self) -> Resampling:
         return self._projected(super().double())

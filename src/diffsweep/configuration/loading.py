@@ -19,7 +19,7 @@ from diffsweep.errors import UserError
 from diffsweep.models import DiffusionModel, Model
 
 
-def load_model(cfg: DictConfig) -> Model:
+def load_model(cfg: DictConfig, averaged: bool = True) -> Model:
     """Return the model of a run with its averaged weights, in evaluation mode and without gradients.
 
     The model is on the GPU, if the machine has one and ``trainer.accelerator`` is not ``cpu``.
@@ -27,13 +27,15 @@ def load_model(cfg: DictConfig) -> Model:
     Args:
         cfg: the run's configuration, with other choices of sampler and guidance if wanted; ``paths.run_dir`` is the
             directory that the weights are read from.
+        averaged: whether the weights are their moving average, if the run has one; otherwise those that train.
 
     Raises:
         UserError: the run has no checkpoint, or its checkpoint belongs to another network.
     """
     model = build_model(cfg)
     path = Path(cfg.paths.run_dir) / FOLDER / LAST
-    weights = averaged_weights(read_checkpoint(path))
+    checkpoint = read_checkpoint(path)
+    weights = averaged_weights(checkpoint) if averaged else checkpoint["state_dict"]
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

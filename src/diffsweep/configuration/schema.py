@@ -197,6 +197,25 @@ class Sample(Root):
 
 
 @dataclass
+class Export(Root):
+    """The root keys of ``export.py``'s configuration.
+
+    Attributes:
+        output: a new folder for the model; None for one in the run.
+        format: the format, a name of ``diffsweep.interchange.formats.FORMATS``.
+        weights: ``ema`` or ``raw``.
+        push: a repository of the Hugging Face hub that the folder is uploaded to; None for none.
+        private: whether a new repository is private.
+    """
+
+    output: str | None = None
+    format: str = "diffusers"
+    weights: str = "ema"
+    push: str | None = None
+    private: bool = True
+
+
+@dataclass
 class Benchmark(Root):
     """The root keys of ``benchmark.py``'s configuration.
 
@@ -302,6 +321,7 @@ SCHEMAS = {
     "evaluate": Evaluate,
     "evaluate_images": EvaluateImages,
     "sample": Sample,
+    "export": Export,
     "benchmark": Benchmark,
     "verify": Verify,
     "compare": Compare,

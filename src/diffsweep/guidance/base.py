@@ -106,7 +106,7 @@ class Guidance(Denoiser, Part):
     def scale_at(self, t: Tensor) -> float | Tensor:
         """Return the scale s(t): a number for one time of shape () on the CPU, else a tensor like ``t``, (B,)."""
         if t.ndim == 0 and t.device.type == "cpu":
-            return float(self._scale_of(t.double()[None])[0]) if self._varies else self._scales[0]
+            return float(self._scale_of(t.double()[None])[0]) if self.varies else self._scales[0]
         return self._scale_of(t)
 
     def scale_on(self, x_t: Tensor, t: Tensor) -> float | Tensor:
@@ -115,7 +115,8 @@ class Guidance(Denoiser, Part):
         return expand_to(scale, x_t) if isinstance(scale, Tensor) else scale
 
     @property
-    def _varies(self) -> bool:
+    def varies(self) -> bool:
+        """Return whether s(t) depends on t."""
         return self.shape != "constant" or len(self._scales) > 1 or (self.least, self.most) != (0.0, 1.0)
 
     def _scale_of(self, t: Tensor) -> Tensor:

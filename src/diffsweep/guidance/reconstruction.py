@@ -93,7 +93,7 @@ class Reconstruction(Guidance):
         if not 0 <= tolerance < 1:
             raise ValueError(f"guidance.tolerance is a share of the residual, at least 0 and below 1, not {tolerance}")
         self.weight, self.iterations, self.tolerance = weight, iterations, tolerance
-        self.exact_on_gaussians = weight == "covariance" and self._scales == [1.0] and not self._varies
+        self.exact_on_gaussians = weight == "covariance" and self._scales == [1.0] and not self.varies
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
         known, scale = None if cond is None else cond.known, self.scale_on(x_t, t)

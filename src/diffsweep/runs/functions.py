@@ -15,6 +15,7 @@ TASKS = {
     "evaluate": "diffsweep.runs.commands:evaluate",
     "evaluate_images": "diffsweep.runs.image_evaluation:evaluate_images",
     "sample": "diffsweep.runs.commands:sample",
+    "export": "diffsweep.runs.exporting:export",
     "benchmark": "diffsweep.runs.benchmarking:benchmark",
     "verify": "diffsweep.runs.verification:verify",
     "compare": "diffsweep.runs.comparing:compare",
