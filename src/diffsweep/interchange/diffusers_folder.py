@@ -97,8 +97,9 @@ def pipeline_of(model: DiffusionModel) -> Pipeline:
     if vae is not None:
         parts["vae"] = _with_weights(vae)
     name = _stock(network, vae, scheduler, classes, time_scale)
+    call: dict[str, Any] = {}
     if name is None:
-        pipeline, call = _shipped(parts, network, vae, scheduler, model, classes, scale, time_scale), {}
+        pipeline = _shipped(parts, network, vae, scheduler, model, classes, scale, time_scale)
     else:
         pipeline, call = _of_diffusers(name, parts), {"num_inference_steps": model.sampler.steps}
         call |= {"guidance_scale": scale} if name == "DiTPipeline" else scheduler.step
@@ -208,10 +209,11 @@ def _difference(model: DiffusionModel, theirs: Any, network: Converted) -> float
         torch.manual_seed(0)
         x, c_noise = torch.randn(3, *shape), torch.tensor([0.0, 400.0, 999.0])
     classes = _classes(model.conditioning)
-    ids = None if classes is None else torch.tensor([0, classes - 1, classes])
-    is_null = None if classes is None else torch.tensor([False, False, True])
-    cond = None if classes is None else Condition(vector=ids.clamp(max=classes - 1), is_null=is_null)
-    labels = torch.zeros(3, dtype=torch.long) if ids is None and _key(network) == "transformer" else ids
+    ids, cond = torch.zeros(3, dtype=torch.long), None
+    if classes is not None:
+        ids, is_null = torch.tensor([0, classes - 1, classes]), torch.tensor([False, False, True])
+        cond = Condition(vector=ids.clamp(max=classes - 1), is_null=is_null)
+    labels = ids if classes is not None or _key(network) == "transformer" else None
     ours = backbone(x, c_noise, cond)
     output = theirs(x, c_noise, **({} if labels is None else {"class_labels": labels})).sample
     return float((ours - output).abs().max() / ours.abs().max().clamp(min=1e-12))

@@ -42,7 +42,7 @@ ONLY: dict[str, Any] = {
 
 def layers_of(network: DiT) -> Layers:
     """Return the layers of diffusers' network by the names of those of a DiT, with the embeddings of block 0."""
-    found = {ours: (theirs,) for ours, theirs in ENDS.items()}
+    found: dict[str, tuple[str, ...]] = {ours: (theirs,) for ours, theirs in ENDS.items()}
     found |= {ours: (IN_BLOCKS.format(0) + theirs,) for ours, theirs in EMBEDDINGS.items()}
     for index in range(len(network.blocks)):
         place = f"transformer_blocks.{index}"

@@ -40,7 +40,8 @@ class PlainNetwork(nn.Module):
         self.backbone, self.fields = backbone, fields
 
     def forward(self, x: Tensor, c_noise: Tensor, *parts: Tensor) -> Tensor:
-        cond = Condition(**dict(zip(self.fields, parts, strict=True))) if parts else None
+        named: dict[str, Any] = dict(zip(self.fields, parts, strict=True))
+        cond = Condition(**named) if parts else None
         return self.backbone(x, c_noise, cond)
 
 
@@ -73,7 +74,8 @@ class Graph:
 
 def graphs_of(model: DiffusionModel) -> list[Graph]:
     """Return the graphs of a model: its network, and the decoder of its latents if it diffuses in latents."""
-    backbone, shape = model.denoiser.backbone.cpu().float(), model.autoencoder.shape
+    backbone: Any = model.denoiser.backbone.cpu().float()
+    shape = model.autoencoder.shape
     parts = {field: (make, size) for key, size in backbone.accepts.items() for field, make in INPUTS[key].items()}
 
     def example(batch: int) -> tuple[Tensor, ...]:
