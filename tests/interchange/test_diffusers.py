@@ -91,7 +91,13 @@ STOCK = {
     "DDPMPipeline sde": (*UNET, "sampler=dpm_solver_pp", "sampler.variant=sde", *TRAILING, *EULER),
     "DDIMPipeline x0": (*UNET, "sampler=ddim", "sampler.clip=dynamic", "prediction=x0", "schedule=linear"),
     "DDIMPipeline betas": (*UNET, "schedule=quadratic", "sampler=ddim"),
-    "DDIMPipeline public": (*UNET, "sampler=ddim", "backbone.time_endpoint=true", "backbone.pad_end=true"),
+    "DDIMPipeline public": (
+        *UNET,
+        "sampler=ddim",
+        "schedule=linear",
+        "backbone.time_endpoint=true",
+        "backbone.pad_end=true",
+    ),
 }
 SHIPPED = {
     "dit classes": ("backbone=dit", "backbone.depth=2", *CLASSES, "sampler=ancestral"),

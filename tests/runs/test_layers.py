@@ -39,7 +39,6 @@ RANKS = {
     "proofs": 6,
     "benchmarks": 6,
     "comparison": 6,
-    "interchange": 6,
     "runs": 7,
 }
 PURE = ("schedules", "diffusion", "layers", "samplers", "guidance", "backbones")

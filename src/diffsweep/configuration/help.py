@@ -12,7 +12,7 @@ from diffsweep.configuration.suggestions import no_such_option
 from diffsweep.configuration.texts import Key
 from diffsweep.errors import UserError
 
-COMMANDS = ("train", "sample", "evaluate", "export", "import", "compare", "runs", "dashboard", "verify", "benchmark")
+COMMANDS = ("train", "import", "sample", "evaluate", "export", "compare", "runs", "dashboard", "verify", "benchmark")
 WIDTH = 118
 REFERENCE = "conf/README.md"
 DERIVED = ("space", "condition")  # root keys that follow from the groups

@@ -130,7 +130,7 @@ def torch_export(model: Model, cfg: DictConfig, folder: Path) -> Written:
     def write(graph: Graph, file: Path) -> Callable[..., Tensor]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program = torch.export.export(graph.module, graph.example(2), dynamic_shapes=_dynamic(graph))
+            program = torch.export.export(graph.module, graph.example(2), dynamic_shapes=_dynamic(graph), strict=True)
             torch.export.save(program, file)
         loaded: Callable[..., Tensor] = torch.export.load(file).module()
         return loaded
@@ -170,7 +170,7 @@ def _tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _dynamic(graph: Graph) -> Any:
     """Return the dynamic shapes of a graph's inputs: the first axis of each is the batch."""
     axes = [{0: torch.export.Dim.DYNAMIC} for _ in graph.inputs]
-    return (*axes[:2], tuple(axes[2:])) if graph.name == "network" else tuple(axes)
+    return (*axes[:2], tuple(axes[2:])) if len(axes) > 2 else tuple(axes)  # further ones are one argument, *parts
 
 
 @torch.no_grad()
@@ -189,7 +189,7 @@ def _compared(
         try:
             run = write(graph, folder / f"{graph.name}.{suffix}")
         except Exception as error:
-            first = next(iter(str(error).splitlines()), type(error).__name__)
+            first = next(iter(str(error.__cause__ or error).splitlines()), type(error).__name__)
             raise UserError(f"the {graph.name} cannot be written as {suffix}: {first}") from error
         for batch in (1, 3):
             with torch.random.fork_rng(devices=[]):

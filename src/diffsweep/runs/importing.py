@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from lightning import Callback
 from omegaconf import DictConfig, OmegaConf
 
@@ -12,6 +13,7 @@ from diffsweep.configuration.build import build, build_model
 from diffsweep.errors import UserError
 from diffsweep.interchange.published import LoadedWeights, load, read
 from diffsweep.models import Model
+from diffsweep.runs.importing_pipeline import with_pipeline
 from diffsweep.runs.stages import resolve_stages
 from diffsweep.runs.training import claim, make_trainer, refuse_taken
 
@@ -24,7 +26,8 @@ def import_weights(cfg: DictConfig) -> Path:
     exist; they are not trained.
 
     Args:
-        cfg: a checked configuration of ``import``.
+        cfg: a checked configuration of ``import``. If ``weights`` is a folder, it is a pipeline of diffusers, and the
+            run has the options of the pipeline, but for those of the command line.
 
     Raises:
         UserError: the file cannot be read, or does not fit the network; or the directory has a run already.
@@ -32,6 +35,8 @@ def import_weights(cfg: DictConfig) -> Path:
     if cfg.weights is None:
         raise UserError("weights is missing: give a file of published weights, as in weights=DiT-XL-2-256x256.pt")
     refuse_taken(cfg)
+    if Path(cfg.weights).is_dir():
+        return _of_pipeline(cfg)
     resolve_stages(cfg, _refuse)
     directory, content = Path(cfg.paths.run_dir), read(cfg.weights)
     model = build_model(cfg)
@@ -40,6 +45,15 @@ def import_weights(cfg: DictConfig) -> Path:
     claim(cfg)
     _save(cfg, model, directory / FOLDER / LAST)
     _print(cfg, model, loaded, directory)
+    return directory
+
+
+def _of_pipeline(cfg: DictConfig) -> Path:
+    """Write a run that is a pipeline of diffusers, whose options come from its folder, and return its directory."""
+    directory, words = Path(cfg.paths.run_dir), HydraConfig.get().overrides.task
+    cfg, model = with_pipeline(directory, Path(cfg.weights), list(words))
+    _save(cfg, model, directory / FOLDER / LAST)
+    _print_places(model, directory)
     return directory
 
 
@@ -79,6 +93,10 @@ def _print(cfg: DictConfig, model: Model, loaded: LoadedWeights, directory: Path
     print(f"{shell.shown(cfg.weights)}: form={loaded.form.name}, {numbers:,} parameters in {loaded.tensors} tensors")
     if loaded.initial:
         print(f"not in the file, and as at the start of training: {', '.join(loaded.initial)}")
+    _print_places(model, directory)
+
+
+def _print_places(model: Model, directory: Path) -> None:
     print(f"\n  {'weights':<9} {shell.shown(directory / FOLDER / LAST)}")
     print(f"  {'next':<9} {shell.command(model.next_command, directory)}")
     print(f"  {'finetune':<9} {shell.command('train.py resume', directory)}")

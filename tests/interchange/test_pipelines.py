@@ -1,0 +1,80 @@
+"""Pipelines of diffusers become runs that sample as the pipelines do, and that can be finetuned."""
+
+import json
+
+import pytest
+import torch
+from diffusers import DDIMPipeline, DDIMScheduler, DDPMScheduler, UNet2DModel
+from slower import some
+from weights import redrawn
+
+import diffsweep
+from diffsweep.errors import UserError
+from diffsweep.interchange.pipelines import read_pipeline
+
+SIZES = {"in_channels": 3, "out_channels": 3, "block_out_channels": (16, 32), "norm_num_groups": 4, "sample_size": 16}
+BLOCKS = {"down_block_types": ("DownBlock2D", "AttnDownBlock2D"), "up_block_types": ("AttnUpBlock2D", "UpBlock2D")}
+SHAPES = ("dataset=shapes", "dataset.image_size=16", "dataset.num_train=64", "dataset.num_val=16")
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    """A folder with a DDIM pipeline of random weights, and the pipeline."""
+    torch.manual_seed(0)
+    unet = redrawn(UNet2DModel(**SIZES, **BLOCKS, layers_per_block=1, attention_head_dim=None), 0.08)
+    made = DDIMPipeline(unet.eval(), DDIMScheduler(beta_schedule="scaled_linear", beta_end=0.01))
+    folder = tmp_path_factory.mktemp("pipelines") / "a pipeline"
+    made.save_pretrained(folder)
+    made.set_progress_bar_config(disable=True)
+    return folder, made
+
+
+def test_a_pipeline_becomes_a_run(command, fast, pipeline, tmp_path, monkeypatch, checkpoint):
+    folder, theirs = pipeline
+    run = tmp_path / "run"
+    done = command("import", f"weights='{folder}'", f"output={run}", *fast, *SHAPES, "sampler.steps=10")
+    assert done.code == 0, done.err
+    loaded = diffsweep.load(run)
+    x, _ = loaded.model.start(torch.arange(3), 0)
+    monkeypatch.setattr("diffusers.pipelines.ddim.pipeline_ddim.randn_tensor", lambda *_, **__: x)
+    images = theirs(3, num_inference_steps=10, use_clipped_model_output=True, output_type="np").images
+    expected = torch.from_numpy(images).permute(0, 3, 1, 2)
+    samples = (loaded.sample(3, seed=0) / 2 + 0.5).clamp(0, 1)
+    torch.testing.assert_close(samples, expected, rtol=0, atol=2e-4)
+    assert samples.std() > 0.05
+    done = command("train", f"resume={run}", "trainer.max_steps=2")
+    assert done.code == 0, done.err
+    assert checkpoint(run)["global_step"] == 2
+    again = command("import", f"weights='{folder}'", f"output={run}", *fast, *SHAPES)
+    assert again.code == 2
+
+
+@pytest.mark.parametrize("words", some([(), (*SHAPES[:1], "dataset.image_size=32")], 1))
+def test_a_dataset_of_other_sizes_is_one_line(command, fast, pipeline, tmp_path, words):
+    done = command("import", f"weights='{pipeline[0]}'", f"output={tmp_path / 'run'}", *fast, *words)
+    assert done.code == 2
+    assert "dataset" in done.err
+    assert done.err.count("\n") == 1
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_folders_that_are_no_such_pipelines_are_named(pipeline, tmp_path):
+    with pytest.raises(UserError, match=r"has no model_index\.json"):
+        read_pipeline(tmp_path)
+    folder, _ = pipeline
+    index = json.loads((folder / "model_index.json").read_text())
+    (tmp_path / "unet").symlink_to(folder / "unet")
+    for changes, config, expected in (
+        ({"text_encoder": ["transformers", "CLIPTextModel"]}, {}, "has a text_encoder"),
+        ({"unet": [None, None]}, {}, "has no unet or transformer"),
+        ({}, {"trained_betas": [0.1, 0.2]}, "trained_betas"),
+        ({}, {"num_train_timesteps": 500}, "num_train_timesteps=500"),
+        ({}, {"_class_name": "KarrasVeScheduler"}, "of the class KarrasVeScheduler"),
+        ({}, {"prediction_type": "flow"}, "prediction_type=flow"),
+    ):
+        (tmp_path / "model_index.json").write_text(json.dumps({**index, **changes}))
+        (tmp_path / "scheduler").mkdir(exist_ok=True)
+        scheduler = {**DDPMScheduler().config, "_class_name": "DDPMScheduler", **config}
+        (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler, default=str))
+        with pytest.raises(UserError, match=expected):
+            read_pipeline(tmp_path)
