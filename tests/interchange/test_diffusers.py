@@ -5,48 +5,20 @@ import json
 
 import pytest
 import torch
-from composing import composed
 from diffusers import DiffusionPipeline
+from interchange_models import autoencoder, model_of
 from slower import some
-from weights import redrawn
 
-from diffsweep.autoencoders import FirstStage, KLAutoencoder, VQAutoencoder
-from diffsweep.configuration.build import build_diffusion
+from diffsweep.autoencoders import KLAutoencoder, VQAutoencoder
 from diffsweep.diffusion import Condition, Stream
 from diffsweep.errors import UserError
 from diffsweep.interchange.diffusers_folder import pipeline_of
 
-FEW = ("trainer=cpu", "metrics=none", "logger=csv", "dataset=shapes", "dataset.image_size=8", "sampler.steps=8")
 UNET = ("backbone.channels=16", "backbone.norm_groups=4", "backbone.attention_factors=[2]")
 CLASSES = ("conditioning=class", "guidance=classifier_free", "guidance.scale=1.7")
 TRAILING = ("sampler.spacing=trailing",)
 LONGER = ("schedule.num_steps=250", "sampler.steps=10")
 EULER = ("sampler.clip=none",)
-
-
-def model_of(*overrides, network=None):
-    """Return a diffusion model with random weights, in the latents of a random autoencoder if one is given."""
-    cfg = composed("train", *FEW, *overrides)
-    model = build_diffusion(cfg).eval().requires_grad_(False)
-    redrawn(model.denoiser.backbone, 0.08)
-    if network is not None:
-        shape = network.shape
-        model.autoencoder = FirstStage(
-            shape[0], shape[1], network.factor, lambda: type(network)(8, 3, shape[0], **SMALL), lambda: network
-        )
-    return model
-
-
-SMALL = {"channels": 8, "channel_mult": [1, 2], "norm_groups": 2, "factor": 2}
-
-
-def autoencoder(kind, **settings):
-    """Return an autoencoder with random weights, whose latents have a shift and a scale."""
-    torch.manual_seed(1)
-    network = kind(8, 3, 4, **{**SMALL, **settings}).eval()
-    redrawn(network, 0.2)
-    network.standardise(torch.tensor([0.4, -0.3, 0.2, 0.0]), torch.tensor(1.7))
-    return network
 
 
 def loaded(model, folder):

@@ -78,3 +78,30 @@ def test_folders_that_are_no_such_pipelines_are_named(pipeline, tmp_path):
         (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler, default=str))
         with pytest.raises(UserError, match=expected):
             read_pipeline(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_pipeline_of_latents_with_classes_becomes_a_run(command, fast, tmp_path):
+    """It is exported from a run, and read again: a DiT in the latents of an autoencoder, with guidance."""
+    from diffusers import DiffusionPipeline
+    from interchange_models import autoencoder, model_of
+
+    from diffsweep.autoencoders import KLAutoencoder
+    from diffsweep.diffusion import Stream
+    from diffsweep.interchange.diffusers_folder import pipeline_of
+
+    network = autoencoder(KLAutoencoder, 16)
+    sizes = ("dataset.image_size=16", "autoencoder.channels=4", "autoencoder.factor=2", "backbone.depth=2")
+    choices = ("model=ldm", "backbone=dit", "conditioning=class", "backbone.frequency_shift=1", "sampler=ddim")
+    model = model_of(*sizes, *choices, "schedule=linear", network=network)
+    folder, run = tmp_path / "pipeline", tmp_path / "run"
+    pipeline_of(model).save(folder)
+    done = command("import", f"weights={folder}", f"output={run}", *fast, *SHAPES, "sampler.steps=8")
+    assert done.code == 0, done.err
+    assert (run / "autoencoder" / "config.json").is_file()
+    loaded, indices = diffsweep.load(run), torch.arange(3)
+    normal = loaded.model.noise_of(indices, 0).normal(*model.autoencoder.shape, stream=Stream.PRIOR)
+    pipeline = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
+    images = pipeline(class_labels=[0, 1, 2], latents=normal, output_type="pt").images
+    samples = loaded.sample(3, seed=0, labels=[0, 1, 2])
+    torch.testing.assert_close((samples / 2 + 0.5).clamp(0, 1), images, rtol=0, atol=2e-4)
