@@ -29,7 +29,8 @@ def test_a_run_becomes_a_pipeline_with_its_images(finished, tmp_path, command):
     assert "DiffsweepPipeline" in done.out
     head, body = front_matter(folder)
     assert head.library_name == "diffusers"
-    assert "trust_remote_code=True" in body
+    assert f'from_pretrained("{folder.name}", trust_remote_code=True)' in body
+    assert f'from_pretrained("{folder}", trust_remote_code=True)' in done.out
     assert "![samples]" not in body or (folder / "final.png").is_file()
     pipeline = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
     loaded = diffsweep.load(finished, FEW)

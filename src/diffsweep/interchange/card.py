@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from diffsweep.metric_table import METRICS
 
 CARD = "README.md"
 METHOD = ("model", "backbone", "schedule", "prediction", "objective", "weighting", "conditioning", "autoencoder")
+SPEED = ("images_per_second", "network_evaluations")  # numbers of a machine, not of the model
 SETTINGS = ("backbone", "schedule", "prediction", "sampler", "guidance")
 
 
@@ -28,8 +30,10 @@ def write_card(folder: Path, cfg: DictConfig, written: Written, weights: str) ->
     """
     run = Path(cfg.paths.run_dir)
     shown = _copied_pictures(run, folder)
-    measured = _measured(run / "metrics.json")
-    (folder / CARD).write_text(_card(cfg, written, weights, measured, shown, folder.name), encoding="utf-8")
+    measured, place = _measured(run / "metrics.json"), cfg.push or folder.name
+    written = replace(written, example=written.example.replace("FOLDER", place))
+    name = run.name if cfg.push is None else cfg.push.rpartition("/")[2]
+    (folder / CARD).write_text(_card(cfg, written, weights, measured, shown, name), encoding="utf-8")
 
 
 def _card(
@@ -63,7 +67,7 @@ def _front_matter(written: Written, data: str, values: Mapping[str, float], mode
         "tags": ["diffusion", "diffsweep", model],
     }
     if values:
-        metrics = [{"type": key, "name": METRICS[key].label, "value": value} for key, value in values.items()]
+        metrics = [{"type": key, "value": value} for key, value in values.items() if key not in SPEED]
         task = {"type": "unconditional-image-generation"}
         result = {"task": task, "dataset": {"type": data, "name": data}, "metrics": metrics}
         content["model-index"] = [{"name": name, "results": [result]}]

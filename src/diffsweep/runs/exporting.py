@@ -55,5 +55,5 @@ def export(cfg: DictConfig) -> Path:
         print(f"  {shell.shown(path)}")
     if cfg.push is not None:
         print(f"  uploaded to {push(folder, cfg.push, cfg.private)}")
-    print("\n" + written.example.replace("FOLDER", shell.shown(folder)))
+    print("\n" + written.example.replace("FOLDER", cfg.push or str(folder)))
     return folder
