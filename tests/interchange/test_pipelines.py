@@ -92,7 +92,7 @@ def test_a_pipeline_of_latents_with_classes_becomes_a_run(command, fast, tmp_pat
 
     network = autoencoder(KLAutoencoder, 16)
     sizes = ("dataset.image_size=16", "autoencoder.channels=4", "autoencoder.factor=2", "backbone.depth=2")
-    choices = ("model=ldm", "backbone=dit", "conditioning=class", "backbone.frequency_shift=1", "sampler=ddim")
+    choices = ("model=ldm", "backbone=dit", "conditioning=class", "backbone.time_endpoint=true", "sampler=ddim")
     model = model_of(*sizes, *choices, "schedule=linear", network=network)
     folder, run = tmp_path / "pipeline", tmp_path / "run"
     pipeline_of(model).save(folder)

@@ -144,7 +144,7 @@ def _unet(read: Mapping[str, Any], source: str) -> Described:
         "middle_attention": bool(text or config["add_attention"]),
         "block": "biggan" if resnet else "ddpm",
         "time_embedding": "scale_shift" if config["resnet_time_scale_shift"] == "scale_shift" else "additive",
-        "frequency_shift": config["freq_shift"],
+        "time_endpoint": config["freq_shift"] == 1,
         "pad_end": config["downsample_padding"] == 0 and not resnet,
         "norm_groups": groups,
         "norm_eps": float(config["norm_eps"]),
@@ -211,7 +211,7 @@ def _dit(config: Mapping[str, Any], source: str) -> Described:
         "depth": config.get("num_layers", 28),
         "num_heads": heads,
         "block": "adaln_zero",
-        "frequency_shift": 1,
+        "time_endpoint": True,
     }
     out = config.get("out_channels") or channels
     side, classes = config.get("sample_size", 32), config.get("num_embeds_ada_norm", 1000)
