@@ -139,6 +139,7 @@ def test_autoencoders_are_those_of_the_space(kind):
         (("backbone.block=convnext",), "backbone.block=convnext"),
         (("backbone.skip_scale=0.5",), "backbone.skip_scale=0.5"),
         (("prediction=score",), "prediction=score"),
+        (("prediction.time_scale=0.999",), "prediction.time_scale=0.999"),
         (("backbone=uvit",), "no UViT"),
     ],
 )

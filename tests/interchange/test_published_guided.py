@@ -95,6 +95,7 @@ def test_weights_in_half_precision_and_in_containers_are_read(x, container):
         ({"num_classes": 4}, r"it lacks label_emb.weight$"),
         ({"time_embedding": "additive"}, r"it has input_blocks.1.0.emb_layers.1.weight \(256, 512\) where down.0.bl"),
         ({"norm_eps": 1e-6}, r"of the form guided_diffusion have backbone.norm_eps=1e-05, not 1e-06"),
+        ({"block": "ddpm", "pad_end": True}, r"have backbone.pad_end=False, not True"),
         ({"norm_groups": 16}, r"norms of 128 channels have 32 groups in the form guided_diffusion, and 16 here"),
         ({"block": "convnext"}, r"have backbone.block=ddpm or biggan, not convnext"),
     ],

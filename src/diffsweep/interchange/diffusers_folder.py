@@ -88,6 +88,11 @@ def pipeline_of(model: DiffusionModel) -> Pipeline:
     if len(model.autoencoder.shape) != 3:
         raise UserError("dataset.num_frames: clips have no pipeline in diffusers that fits; images do")
     prediction, schedule = model.denoiser.prediction, model.denoiser.schedule
+    if (prediction.time_scale, prediction.time_offset) != (1, 0):
+        raise UserError(
+            f"prediction.time_scale={prediction.time_scale} prediction.time_offset={prediction.time_offset}: "
+            "format=diffusers has 1 and 0 only; use another format"
+        )
     scheduler = scheduler_of(model.sampler, schedule, prediction)
     network = networks.converted(model.denoiser.backbone, model.autoencoder.shape[-1])
     vae = autoencoders.converted(model.autoencoder.trained) if isinstance(model.autoencoder, FirstStage) else None

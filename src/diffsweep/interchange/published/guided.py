@@ -139,6 +139,7 @@ class GuidedUNet(GuidedLayers):
         "resample_order": "after",
         "attention": "full",
         "time_endpoint": False,
+        "pad_end": False,
     }
 
     def sources(self, network: nn.Module, weights: Tensors) -> Origins:
