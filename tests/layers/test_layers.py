@@ -68,7 +68,7 @@ def test_embeddings_of_different_times_of_a_grid_are_distinct(dim, num_steps):
 
 
 def test_an_odd_size_of_embedding_is_refused():
-    with pytest.raises(ValueError, match="even size, not 7"):
+    with pytest.raises(ValueError, match="even size, at least 4 with an endpoint, not 7"):
         SinusoidalEmbedding(7)
 
 
