@@ -8,7 +8,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from diffsweep.configuration.compose import compose
+from diffsweep.configuration.compose import compose, form_of
 from diffsweep.configuration.conf import groups
 from diffsweep.configuration.resolvers import SWEEP
 from diffsweep.configuration.run_source import SELECTORS
@@ -30,7 +30,7 @@ def composed(command: str, *overrides: str) -> DictConfig:
     if not all(_is_plain(override) for override in values):
         return compose(command, list(overrides))
     choices = tuple(str(override.input_line) for override in parsed if override not in values)
-    cfg = _of_choices(command, choices).copy()
+    cfg = _of_choices(form_of(command, overrides), choices).copy()
     try:
         for override in values:
             if override.key_or_group == RUN_DIR:

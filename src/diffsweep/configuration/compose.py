@@ -18,12 +18,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from diffsweep.configuration.conf import CONF, SELECTORS, SHARED, content, dotted, settings
 from diffsweep.configuration.explain import explained
 from diffsweep.configuration.moved import with_new_names
-from diffsweep.configuration.optuna_schema import OptunaSearch
 from diffsweep.configuration.quoting import quoted
 from diffsweep.configuration.resolvers import SWEEP
 from diffsweep.configuration.run_source import PREFIX, RunSearchPath, RunSource
 from diffsweep.configuration.saved import load_config
 from diffsweep.configuration.schema import FORMS, SCHEMAS, Bare
+from diffsweep.configuration.sections import OptunaSearch
 from diffsweep.configuration.suggestions import no_such_key, no_such_option
 from diffsweep.errors import UserError
 
