@@ -1,19 +1,29 @@
-"""Decode image files to 8-bit pixels of one size, and serve such pixels as samples in [-1, 1]."""
+"""The one reader of image files: encoded bytes become 8-bit pixels of one size, and a broken file a one-line error."""
 
-import hashlib
 import io
-import json
-from collections.abc import Mapping
+import re
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from torch import Tensor
 
-from diffsweep.datasets.samples import Batch, Samples, rows_of
-
-LEVELS = 256
 MODES = {1: "L", 3: "RGB"}  # Pillow's, by number of channels
+MOST_PIXELS = 1 << 27  # 134 million pixels, 11,585 x 11,585: more take over half a gigabyte, and are likely an attack
+# Raster formats that Pillow decodes by itself; it would run other programs for some (EPS by Ghostscript).
+FORMATS = (
+    *("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM", "TGA", "ICO", "PCX", "QOI"),
+    *("DIB", "DDS"),
+)
+SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2", ".ppm", ".pgm", ".pnm"}
+)
+BACKGROUND = "white"
+
+
+class UnreadableImageError(ValueError):
+    """The error of a file that is no readable image; its message is a reason in a few words, without the file's name.
+
+    An example is "it claims 3600000000 pixels, more than 134217728".
+    """
 
 
 class Decoded(NamedTuple):
@@ -28,42 +38,109 @@ class Decoded(NamedTuple):
     enlarged: bool
 
 
-def decode(content: bytes, channels: int, image_size: int) -> Decoded:
+def decode(content: bytes, channels: int, image_size: int, background: str = BACKGROUND) -> Decoded:
     """Decode an image file (PNG, JPEG, WebP, ...) to 8-bit pixels of a square of the given size.
 
-    The image is rotated by its EXIF orientation. 16-bit values v become 8-bit ones by rounding v / 257. Colour becomes
-    grey by ITU-R 601 luma, grey becomes colour by three equal channels, and transparency is dropped. An image of
-    another size is scaled by Pillow's antialiased bicubic filter until its shorter side fits, and its centre is
-    cropped.
+    :func:`read_image` describes the colours. Colour becomes grey by ITU-R 601 luma, and grey becomes colour by three
+    equal channels. An image of another size is scaled by Pillow's antialiased bicubic filter until its shorter side
+    fits, and its centre is cropped.
 
     Args:
         content: the bytes of the file.
         channels: 1 (grey) or 3 (RGB).
         image_size: H and W of the result.
+        background: the colour behind transparent pixels, see :func:`colour`.
 
     Raises:
-        OSError, ValueError: the content is no image, or its pixels have no fixed range (floating point, or more than 16
-            bits).
+        UnreadableImageError: the content is no image, is cut short or too large, or its pixels have no fixed range
+            (floating point, or more than 16 bits).
+        ValueError: ``background`` is no colour.
     """
-    return fitted(read_image(content), channels, image_size)
+    return fitted(read_image(content, background), channels, image_size)
 
 
-def read_image(content: bytes) -> Any:
-    """Return an encoded image (PNG, JPEG, WebP, ...) as a Pillow image of 8 bits a channel, in its own size and mode.
+def read_image(content: bytes, background: str = BACKGROUND) -> Any:
+    """Return an encoded image (PNG, JPEG, WebP, ...) as a Pillow image in grey (``L``) or colour (``RGB``) of 8 bits.
 
-    It is rotated by its EXIF orientation. 16-bit values v become 8-bit ones by rounding v / 257.
+    It keeps its size and is rotated by its EXIF orientation. Of an animation it is the first frame. Transparent pixels
+    are composited over the background: v = a v + (1 - a) b for opacity a. Dropping a instead would show the colours
+    that the file holds where nothing is seen, which are arbitrary. Palettes become their colours, CMYK becomes RGB
+    without a colour profile. Grey values v of 16 bits become round(v / 257); of 16-bit colours Pillow keeps the high
+    bytes.
+
+    Args:
+        content: the bytes of the file.
+        background: the colour behind transparent pixels, see :func:`colour`.
+
+    Raises:
+        UnreadableImageError: the content is no image, is cut short or too large, or its pixels have no fixed range.
+        ValueError: ``background`` is no colour.
+    """
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    behind = colour(background)
+    if not content:
+        raise UnreadableImageError("it is empty, 0 bytes")
+    try:
+        with _opened(content) as opened:
+            _refuse_huge(*opened.size)
+            opened.load()
+            image = _in_bytes(opened)
+            if opened.getexif().get(0x0112, 1) != 1:  # the orientation; 1 is upright
+                image = ImageOps.exif_transpose(image)
+            return _opaque(image, behind)
+    except UnreadableImageError:
+        raise
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError("it is no image of a known format") from error
+    except Image.DecompressionBombError as error:  # Pillow's own, of a size that only its message has
+        count = re.search(r"\d+", str(error))
+        raise UnreadableImageError(f"it claims {count and count[0]} pixels, more than {MOST_PIXELS}") from error
+    except Exception as error:  # Pillow's decoders raise errors of many classes for broken files
+        raise UnreadableImageError(" ".join(str(error).split()) or type(error).__name__) from error
+
+
+def size_and_mode(content: bytes) -> tuple[int, int, bool]:
+    """Return the width, the height and whether an encoded image is grey, from the head of the file alone.
+
+    An image is grey if its file stores one channel beside transparency and has no palette.
 
     Args:
         content: the bytes of the file.
 
     Raises:
-        OSError, ValueError: the content is no image, or its pixels have no fixed range.
+        UnreadableImageError: the content is no image.
     """
-    from PIL import Image, ImageOps
+    try:
+        with _opened(content) as opened:
+            width, height = opened.size
+            if opened.getexif().get(0x0112, 1) >= 5:  # rotated by a quarter
+                width, height = height, width
+            return width, height, opened.mode in ("1", "L", "LA", "La") or opened.mode.startswith("I")
+    except Exception as error:
+        raise UnreadableImageError(" ".join(str(error).split()) or type(error).__name__) from error
 
-    with Image.open(io.BytesIO(content)) as opened:
-        opened.load()
-        return _in_bytes(ImageOps.exif_transpose(opened))
+
+def colour(background: str) -> tuple[int, int, int]:
+    """Return a colour as three values from 0 to 255, red, green and blue.
+
+    Args:
+        background: a name of HTML (``white``, ``black``, ``tomato``), or ``#rrggbb``, or ``rgb(255,0,0)``.
+
+    Raises:
+        ValueError: the text is no colour.
+    """
+    from PIL import ImageColor
+
+    try:
+        red, green, blue, *opacity = ImageColor.getrgb(background)
+    except ValueError:
+        opacity = [0]
+    if opacity not in ([], [255]):
+        raise ValueError(
+            f"dataset.background={background}: no such colour; give white, black, another name of HTML, or '#rrggbb'"
+        )
+    return red, green, blue
 
 
 def fitted(image: Any, channels: int, image_size: int) -> Decoded:
@@ -78,7 +155,8 @@ def fitted(image: Any, channels: int, image_size: int) -> Decoded:
     """
     from PIL import Image, ImageOps
 
-    image = image.convert(MODES[channels])
+    if image.mode != MODES[channels]:
+        image = image.convert(MODES[channels])
     enlarged = min(image.size) < image_size
     if image.size != (image_size, image_size):
         image = ImageOps.fit(image, (image_size, image_size), method=Image.Resampling.BICUBIC)
@@ -86,78 +164,45 @@ def fitted(image: Any, channels: int, image_size: int) -> Decoded:
     return Decoded(pixels.transpose(2, 0, 1), enlarged)
 
 
+def _opened(content: bytes) -> Any:
+    """Return a Pillow image of which only the head has been read."""
+    from PIL import Image
+
+    Image.init()  # the formats beside the usual ones; once alone
+    return Image.open(io.BytesIO(content), formats=[kind for kind in FORMATS if kind in Image.OPEN])
+
+
+def _refuse_huge(width: int, height: int) -> None:
+    if width * height > MOST_PIXELS:
+        raise UnreadableImageError(f"it claims {width} x {height} pixels, more than {MOST_PIXELS} in all")
+
+
 def _in_bytes(image: Any) -> Any:
     """Return a Pillow image with 8 bits a channel; Pillow's own conversion would clip 16-bit values at 255."""
     from PIL import Image
 
     if image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers, which have no fixed range")
+        raise UnreadableImageError("its pixels are floating-point numbers, which have no fixed range")
     if not image.mode.startswith("I"):
         return image
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 65535:
-        raise ValueError("its pixels have more than 16 bits")
-    return Image.fromarray(((values + 128) // 257).astype(np.uint8))
+        raise UnreadableImageError("its pixels have more than 16 bits")
+    grey = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if isinstance(clear := image.info.get("transparency"), int):  # the one value that is transparent
+        grey.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    if exif := image.info.get("exif"):
+        grey.info["exif"] = exif
+    return grey
 
 
-def fixed_order(count: int) -> Tensor:
-    """Return a pseudorandom permutation of 0 to ``count - 1``, (count,) int64, that is the same in every run."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(0))
+def _opaque(image: Any, behind: tuple[int, int, int]) -> Any:
+    """Return a Pillow image in grey or colour, composited over a colour where it is transparent."""
+    from PIL import Image
 
-
-def identify(settings: Mapping[str, Any]) -> str:
-    """Return a hash of settings, 12 hexadecimal digits, to name the cache file of what they produce.
-
-    Args:
-        settings: values that JSON can hold, by name; their order does not matter.
-    """
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
-
-
-class ByteImages(Samples):
-    """A table of samples whose images are stored as 8-bit pixels; batches have them as float32 in [-1, 1].
-
-    Args:
-        images: uint8, (M, C, H, W); it may be mapped from a file, of which only the requested images are read.
-        index: int64, (N,): sample n is ``images[index[n]]``.
-        parts: the annotations by name, such as ``label`` (N,) or ``caption``, a list of N texts.
-    """
-
-    def __init__(self, images: Tensor, index: Tensor, parts: Mapping[str, Any]) -> None:
-        self.images, self.index, self.parts = images, index, parts
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def part(self, name: str) -> Any:
-        return self._pixels(self.index) if name == "x" else self.parts[name]
-
-    def rows(self, index: Tensor) -> Batch:
-        return {"x": self._pixels(self.index[index]), **self.annotations(index)}
-
-    def annotations(self, index: Tensor) -> Batch:
-        return rows_of(self.parts, index)
-
-    def _pixels(self, index: Tensor) -> Tensor:
-        x = self.images.index_select(0, index)  # (B, C, H, W)
-        return x.to(torch.float32).div_((LEVELS - 1) / 2).sub_(1)
-
-
-class ByteClips(ByteImages):
-    """A table of video clips whose frames are stored as 8-bit pixels; batches have float32 in [-1, 1], (B, C, F, H, W).
-
-    Args:
-        images: the frames of all videos, one video after the other, uint8, (M, C, H, W).
-        index: int64, (N,): clip n begins at frame ``images[index[n]]``.
-        parts: the annotations by name, such as ``label`` (N,).
-        offsets: int64, (F,): frame f of clip n is ``images[index[n] + offsets[f]]``.
-    """
-
-    def __init__(self, images: Tensor, index: Tensor, parts: Mapping[str, Any], offsets: Tensor) -> None:
-        super().__init__(images, index, parts)
-        self.offsets = offsets
-
-    def _pixels(self, index: Tensor) -> Tensor:
-        frames = index[:, None] + self.offsets  # (B, F)
-        x = super()._pixels(frames.flatten()).unflatten(0, frames.shape)  # (B, F, C, H, W)
-        return x.transpose(1, 2).contiguous()  # (B, C, F, H, W)
+    if image.has_transparency_data:
+        grey = image.mode in ("1", "L", "LA", "La") and len(set(behind)) == 1
+        over = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (*behind, 255)), over).convert("RGB")
+        return image.getchannel(0) if grey else image
+    return image if image.mode in ("L", "RGB") else image.convert("L" if image.mode == "1" else "RGB")

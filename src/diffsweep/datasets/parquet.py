@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from diffsweep.datasets.base import ImageData
-from diffsweep.datasets.images import LEVELS, MODES, ByteImages, Decoded, decode, fixed_order, identify
+from diffsweep.datasets.byte_images import LEVELS, ByteImages, fixed_order, identify
+from diffsweep.datasets.images import MODES, Decoded, UnreadableImageError, decode
 from diffsweep.datasets.parquet_files import ParquetFiles
 from diffsweep.datasets.samples import Samples, Split
 from diffsweep.files import ContentError, make_once, write_atomically
@@ -266,9 +267,8 @@ class Parquet(ImageData):
             raise ContentError(f"{where}: column {self.image_column} has no image")
         try:
             return decode(content, self.channels, self.image_size)
-        except (OSError, ValueError, SyntaxError) as error:  # Pillow raises SyntaxError for some broken files
-            text = " ".join(str(error).split())
-            raise ContentError(f"{where}: column {self.image_column} has no readable image ({text})") from error
+        except UnreadableImageError as error:
+            raise ContentError(f"{where}: column {self.image_column} has no readable image ({error})") from error
 
 
 def _null(value: int | None) -> str:

@@ -6,7 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeVar
 
-from diffsweep.datasets.images import Decoded, fitted, read_image
+from diffsweep.datasets.images import Decoded, UnreadableImageError, fitted, read_image
 
 VIDEOS = {".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".webm"}
 FRAMES = {".jpeg", ".jpg", ".png"}
@@ -79,7 +79,7 @@ def _of_folder(folder: Path) -> Iterator[Any]:
     for file in files_of(folder):
         try:
             yield read_image(file.read_bytes())
-        except (OSError, ValueError, SyntaxError) as error:  # Pillow raises SyntaxError for some broken files
+        except (OSError, UnreadableImageError) as error:
             raise UnusableError(f"has a frame that cannot be read, {file.name}") from error
 
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from diffsweep.datasets.base import ImageData
-from diffsweep.datasets.images import LEVELS, MODES, ByteClips, fixed_order, identify
+from diffsweep.datasets.byte_images import LEVELS, ByteClips, fixed_order, identify
+from diffsweep.datasets.images import MODES
 from diffsweep.datasets.samples import Samples, Split
 from diffsweep.datasets.video_files import UnusableError, files_of, find, frames, natural
 from diffsweep.files import ContentError, content_hash, make_once, write_atomically, write_text

@@ -5,10 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from einops import rearrange
-from PIL import Image, ImageOps
 from torch import Tensor
-
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
 def to_uint8(x: Tensor) -> np.ndarray:
@@ -18,20 +15,6 @@ def to_uint8(x: Tensor) -> np.ndarray:
     """
     pixels = ((x.detach().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
     return np.asarray(rearrange(pixels.cpu(), "n c ... h w -> n ... h w c"))
-
-
-def load_image(path: Path, channels: int, size: int) -> Tensor:
-    """Return the largest central square of an image file, resized to (C, size, size), as float32 in [-1, 1].
-
-    Args:
-        path: an image file of any size that Pillow reads.
-        channels: C, 1 (grey) or 3 (RGB), to which the image is converted.
-        size: H and W of the result.
-    """
-    image = ImageOps.fit(
-        Image.open(path).convert("L" if channels == 1 else "RGB"), (size, size), Image.Resampling.LANCZOS
-    )
-    return _from_uint8(np.asarray(image).reshape(1, size, size, channels))[0]
 
 
 def load_npz(path: Path) -> Tensor:

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffsweep import pictures, shell
-from diffsweep.datasets.images import MODES, read_image
+from diffsweep import shell
+from diffsweep.datasets.images import MODES, SUFFIXES, read_image
 from diffsweep.errors import UserError
 from diffsweep.metrics.reference_statistics import SUFFIX
 
@@ -44,10 +44,9 @@ class ImageSet:
         self.array: np.ndarray | None = None
         shown = f"{key}={shell.shown(self.path)}"
         if self.path.is_dir():
-            suffixes = pictures.SUFFIXES
-            self.files = sorted(path for path in self.path.rglob("*") if path.suffix.lower() in suffixes)
+            self.files = sorted(path for path in self.path.rglob("*") if path.suffix.lower() in SUFFIXES)
             if not self.files:
-                raise UserError(f"{shown}: the folder has no images ({', '.join(sorted(suffixes))})")
+                raise UserError(f"{shown}: the folder has no images ({', '.join(sorted(SUFFIXES))})")
         elif self.path.suffix == SUFFIX and self.path.is_file():
             self.array = self._array(shown)
         else:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from diffsweep import pictures
 from diffsweep.datasets import ImageData
+from diffsweep.datasets.images import SUFFIXES, UnreadableImageError, decode
 from diffsweep.datasets.video_files import UnusableError, find, frames
 from diffsweep.errors import UserError
 
@@ -24,7 +25,7 @@ def images_missing_because(source: str) -> str | None:
     if reason := _absent_because(source, "an image, a folder of images, an .npz file, or data"):
         return reason
     if source != "data" and (path := Path(source)).is_dir() and not _images_in(path):
-        return f"task.source={source}: the folder has no images ({', '.join(sorted(pictures.SUFFIXES))})"
+        return f"task.source={source}: the folder has no images ({', '.join(sorted(SUFFIXES))})"
     return None
 
 
@@ -59,7 +60,7 @@ def load_images(source: str, data: ImageData, count: int) -> Tensor:
         count: the largest number of images.
 
     Raises:
-        UserError: the .npz file has images of another shape than the data.
+        UserError: the .npz file has images of another shape than the data, or an image cannot be read.
     """
     if source == "data":
         return data.split("val")["x"][:count]
@@ -73,7 +74,7 @@ def load_images(source: str, data: ImageData, count: int) -> Tensor:
             )
         return images
     paths = [path] if path.is_file() else _images_in(path)
-    return torch.stack([pictures.load_image(each, data.channels, data.image_size) for each in paths[:count]])
+    return torch.stack([_load_image(each, data.channels, data.image_size) for each in paths[:count]])
 
 
 def load_clips(source: str, data: ImageData, count: int, factor: int = 1) -> Tensor:
@@ -117,6 +118,15 @@ def load_clips(source: str, data: ImageData, count: int, factor: int = 1) -> Ten
     return torch.stack(read)
 
 
+def _load_image(path: Path, channels: int, image_size: int) -> Tensor:
+    """Return an image file as every dataset of files reads it, (C, H, W) in [-1, 1]."""
+    try:
+        pixels = decode(path.read_bytes(), channels, image_size).pixels
+    except (OSError, UnreadableImageError) as error:
+        raise UserError(f"task.source: {path} is no readable image: {error}") from error
+    return torch.from_numpy(pixels.copy()).float() / 127.5 - 1
+
+
 def _load_video(video: Path, channels: int, image_size: int) -> Tensor:
     """Return all frames of a video, (C, F, H, W) in [-1, 1]."""
     try:
@@ -127,7 +137,7 @@ def _load_video(video: Path, channels: int, image_size: int) -> Tensor:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in pictures.SUFFIXES)
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
 
 
 def _videos_at(path: Path) -> list[Path]:
