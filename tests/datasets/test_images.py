@@ -1,38 +1,19 @@
 """Decoding image files to 8-bit pixels of one size, compared with Pillow and with values by hand."""
 
-import io
 import re
-import struct
-import zlib
 
 import numpy as np
 import pytest
 import torch
+from image_files import claiming, encoded
 from PIL import Image
 
 from diffsweep.datasets.byte_images import ByteImages
 from diffsweep.datasets.images import UnreadableImageError, colour, decode, read_image, size_and_mode
 
 
-def encoded(image, kind="PNG", **more):
-    file = io.BytesIO()
-    image.save(file, kind, **more)
-    return file.getvalue()
-
-
 def noise(*shape):
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-
-
-def claiming(width, height):
-    """Return a PNG whose head claims a size, with pixels for none of it."""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    pixels = zlib.compress(bytes(1000))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
 def test_an_rgb_image_of_the_right_size_is_unchanged():

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from diffsweep.datasets import Parquet
-from diffsweep.datasets import parquet as module
+from diffsweep.datasets import decoding as module
 from diffsweep.files import ContentError
 
 CIFAR10 = Path(os.environ.get("DIFFSWEEP_CIFAR10", Path(__file__).parents[3] / "shared/data/cifar10-train.parquet"))
@@ -180,7 +180,7 @@ BAD = [  # settings, and parts of the message
     ({"image_column": "image"}, ["dataset.image_column=image", "has the columns img, label, text"]),
     ({"image_column": "label"}, ["dataset.image_column=label", "int64", "img"]),
     ({"label_column": "klass"}, ["dataset.label_column=klass", "has the columns img, label, text"]),
-    ({"label_column": "text"}, ["dataset.label_column=text", "not integers"]),
+    ({"label_column": "text"}, ["labels must be 0 to 1", "row 0 has picture 0"]),
     ({"caption_column": "label"}, ["dataset.caption_column=label", "not texts"]),
     ({"num_classes": 3}, ["dataset.num_classes=3", "has 2: even, odd"]),
     ({"num_classes": None}, ["dataset.num_classes=null", "has 2: even, odd"]),

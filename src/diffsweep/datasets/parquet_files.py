@@ -1,17 +1,21 @@
-"""Read several local parquet files as one table: its columns, its class names, and a hash of its content."""
+"""Read several local parquet files as one table of images: its columns, class names, and a hash of its content."""
 
 import bisect
 import glob
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from diffsweep.datasets.column_names import likeliest
+from diffsweep.datasets.tables import LOOKED_AT, Columns, Encoded, ImageTable
 from diffsweep.files import ContentError, content_hash
 
+AT_ONCE = 256  # rows that are read at once
 
-class ParquetFiles:
+
+class ParquetFiles(ImageTable):
     """A table of the rows of one or several parquet files with the same columns, in the order of the files' names.
 
     Args:
@@ -19,7 +23,7 @@ class ParquetFiles:
         path: a file, a folder (all ``*.parquet`` in it and its subfolders), or a glob.
 
     Raises:
-        ValueError: no such file exists, one is no parquet file, or the files have different columns.
+        ValueError: no such file exists, one is no parquet file, the files have different columns, or no row.
     """
 
     def __init__(self, key: str, path: str) -> None:
@@ -42,9 +46,16 @@ class ParquetFiles:
                     f"{key}: {file} has other columns than {self.files[0]}; give files with the same columns"
                 )
         self.ends = list(itertools.accumulate(counts))  # for each file, the number of rows up to its end
+        if not len(self):
+            raise ContentError(f"{key}={path}: {self.files[0]} has no rows")
 
     def __len__(self) -> int:
         return self.ends[-1]
+
+    @property
+    def place(self) -> str:
+        """Return the first file, as text for messages."""
+        return str(self.files[0])
 
     @property
     def names(self) -> str:
@@ -65,35 +76,97 @@ class ParquetFiles:
             raise ContentError(f"{key}={column}: {self.files[0]} has the columns {self.names}")
         return self.schema.field(column).type
 
-    def class_names(self, column: str) -> list[str] | None:
-        """Return the class names that the Hugging Face hub stores with a label column; None if the files store none."""
+    def check(self, image_column: str, label_column: str | None, caption_column: str | None) -> None:
+        """Raise an error unless the columns exist and hold images, labels and texts.
+
+        Raises:
+            ContentError: a column does not exist or is of another type; the message names its key.
+        """
+        kind = self.type_of("dataset.image_column", image_column)
+        if not _is_of_images(kind):
+            raise ContentError(
+                f"dataset.image_column={image_column}: the column holds {kind}, not encoded images; "
+                f"{self.files[0]} has the columns {self.names}"
+            )
+        if caption_column is not None and not _is_text(kind := self.type_of("dataset.caption_column", caption_column)):
+            raise ContentError(f"dataset.caption_column={caption_column}: the column holds {kind}, not texts")
+        if label_column is not None and not _is_of_labels(kind := self.type_of("dataset.label_column", label_column)):
+            raise ContentError(
+                f"dataset.label_column={label_column}: the column holds {kind}, not integers or class names"
+            )
+
+    def columns(self) -> Columns:
+        """Return the columns of images, labels and captions, by the hub's features, types and usual names."""
+        kinds = {field.name: field.type for field in self.schema}
+        stored = {name: feature.get("_type") for name, feature in self._features().items() if isinstance(feature, dict)}
+        return likeliest(
+            images=[name for name, kind in kinds.items() if _is_of_images(kind)],
+            labels=[name for name, kind in kinds.items() if _is_of_labels(kind)],
+            texts=[name for name, kind in kinds.items() if _is_text(kind)],
+            declared_images=[name for name in kinds if stored.get(name) == "Image"],
+            declared_labels=[name for name in kinds if stored.get(name) == "ClassLabel"],
+        )
+
+    def _features(self) -> dict[str, Any]:
+        """Return the features that the Hugging Face hub stores with the files; empty if it stores none."""
         # `datasets` keeps them in Arrow's metadata. They are read here, since importing `datasets` takes seconds.
         stored = json.loads((self.schema.metadata or {}).get(b"huggingface", b"{}"))
-        names: list[str] | None = stored.get("info", {}).get("features", {}).get(column, {}).get("names")
+        features: dict[str, Any] = stored.get("info", {}).get("features", {})
+        return features
+
+    def class_names(self, column: str) -> list[str] | None:
+        """Return the class names that the Hugging Face hub stores with a label column; None if the files store none."""
+        names: list[str] | None = self._features().get(column, {}).get("names")
         return names
 
-    def column(self, name: str) -> list[Any]:
+    def values(self, column: str) -> list[Any]:
         """Return the values of one column in all rows as Python objects, with None for a missing value."""
         from pyarrow.parquet import ParquetFile
 
         values: list[Any] = []
         for file in self.files:
             with ParquetFile(file) as opened:
-                values += opened.read([name])[name].to_pylist()
+                values += opened.read([column])[column].to_pylist()
         return values
 
-    def contents(self, column: str) -> Iterator[Any]:
-        """Yield the encoded images (PNG, JPEG, ...) of a column, row by row as files are read.
+    def encoded(self, column: str, rows: Sequence[int]) -> Iterator[Encoded]:
+        """Yield the encoded images (PNG, JPEG, ...) of a column in the given rows, which ascend, as files are read.
 
-        An image is bytes, or a dict with them as ``bytes``, as the Hugging Face hub stores it; None where it is
-        missing.
+        A cell is bytes, or a struct with them as ``bytes``, as the Hugging Face hub stores it.
         """
-        from datasets import load_dataset
+        from pyarrow.parquet import ParquetFile
 
-        stream = load_dataset(
-            "parquet", data_files=[glob.escape(str(file)) for file in self.files], split="train", streaming=True
-        )
-        return (row[column] for row in stream.select_columns([column]).decode(False))
+        for number, (file, first) in enumerate(zip(self.files, [0, *self.ends], strict=False)):
+            wanted = rows[bisect.bisect_left(rows, first) : bisect.bisect_left(rows, self.ends[number])]
+            if not len(wanted):
+                continue
+            with ParquetFile(file) as opened:
+                for begin, group in self._groups(opened, [row - first for row in wanted]):
+                    for batch in opened.iter_batches(AT_ONCE, row_groups=[group], columns=[column]):
+                        low, high = (bisect.bisect_left(wanted, first + begin + n) for n in (0, len(batch)))
+                        inside = [row - first - begin for row in wanted[low:high]]
+                        cells = batch.column(0).take(_indices(inside)).to_pylist() if inside else []
+                        for row, cell in zip(wanted[low:high], cells, strict=True):
+                            content = cell.get("bytes") if isinstance(cell, dict) else cell
+                            yield Encoded(f"{file}, row {row - first}: column {column}", content)
+                        begin += len(batch)
+
+    @staticmethod
+    def _groups(opened: Any, rows: Sequence[int]) -> Iterator[tuple[int, int]]:
+        """Yield the first row and the number of each row group of a file that has one of the given rows."""
+        begin = 0
+        for group in range(opened.metadata.num_row_groups):
+            end = begin + opened.metadata.row_group(group).num_rows
+            if bisect.bisect_left(rows, begin) < bisect.bisect_left(rows, end):
+                yield begin, group
+            begin = end
+
+    def looked_at(self, column: str) -> Iterator[Encoded]:
+        """Yield the first encoded images of up to four files, 64 in all: rows elsewhere would take longer to reach."""
+        starts = [0, *self.ends][: min(4, len(self.files))]
+        each = LOOKED_AT // len(starts)
+        spans = (range(start, min(start + each, end)) for start, end in zip(starts, self.ends, strict=False))
+        return self.encoded(column, [row for span in spans for row in span])
 
     def where(self, row: int) -> str:
         """Return the file of a row and the row's number in that file, from 0, as text for messages.
@@ -110,6 +183,32 @@ class ParquetFiles:
         return content_hash(self.files)
 
 
+def _indices(rows: Sequence[int]) -> Any:
+    from pyarrow import array, int64
+
+    return array(rows, int64())
+
+
+def _is_of_images(kind: Any) -> bool:
+    """Return whether an Arrow type is of encoded images: bytes, or a struct with a field of bytes."""
+    from pyarrow import types
+
+    fields = {field.name: field.type for field in kind} if types.is_struct(kind) else {"bytes": kind}
+    return "bytes" in fields and (types.is_binary(fields["bytes"]) or types.is_large_binary(fields["bytes"]))
+
+
+def _is_of_labels(kind: Any) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_integer(kind) or types.is_boolean(kind)) or _is_text(kind)
+
+
+def _is_text(kind: Any) -> bool:
+    from pyarrow import types
+
+    return bool(types.is_string(kind) or types.is_large_string(kind))
+
+
 def _find(key: str, path: str) -> list[Path]:
     place = Path(path).expanduser()
     if place.is_file():
@@ -117,7 +216,10 @@ def _find(key: str, path: str) -> list[Path]:
     if place.is_dir():
         if files := sorted(place.rglob("*.parquet")):
             return files
-        raise ValueError(f"{key}={path}: the folder has no *.parquet file; give a parquet file, a folder or a glob")
+        raise ValueError(
+            f"{key}={path}: the folder has no *.parquet file; give a parquet file, a folder or a glob, or use "
+            "dataset=image_folder for a folder of images"
+        )
     if files := sorted(Path(found) for found in glob.glob(str(place), recursive=True)):
         return files
     raise ValueError(f"{key}={path}: no such file; give a parquet file, a folder of them or a glob")

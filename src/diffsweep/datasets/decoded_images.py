@@ -1,0 +1,223 @@
+"""The base class of datasets of image files, which are decoded once into a mapped cache: splits, labels, captions."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from diffsweep.datasets.base import ImageData
+from diffsweep.datasets.byte_images import LEVELS, ByteImages, fixed_order, identify
+from diffsweep.datasets.decoding import Form, Unreadable, decoded
+from diffsweep.datasets.images import BACKGROUND, MODES, colour
+from diffsweep.datasets.samples import Samples, Split
+from diffsweep.datasets.tables import ImageTable, class_ids
+from diffsweep.files import ContentError
+
+HELD_OUT = 1000  # the most images that are held out if nothing else is said
+
+
+class DecodedImages(ImageData):
+    """A base class for datasets of image files, with labels or captions, that are decoded once.
+
+    The images are decoded once, with a progress bar, to 8-bit pixels in a file under ``cache_dir``, which later runs
+    map into memory; its name is a hash of the content and settings. :func:`~diffsweep.datasets.images.decode` describes
+    how an image is brought to the requested size. The first ``num_val`` images of a fixed permutation are held out, the
+    same ones in every run.
+
+    Subclasses set :attr:`tables` before they call this constructor.
+
+    Attributes:
+        tables: one table, of which ``num_val`` rows are held out, or two: for training, and for held-out images.
+
+    Args:
+        image_column: the column of encoded images.
+        label_column: the column of labels: class ids from 0 to ``num_classes`` - 1, or names of classes; None for no
+            labels.
+        caption_column: the column of texts; None for no captions.
+        channels: 1 (grey) or 3 (RGB); other images are converted.
+        image_size: H and W; images of other sizes are scaled and cropped.
+        num_classes: the number of classes; None without labels.
+        class_names: the names of the classes, which must agree with those stored in the files; None for no names.
+        levels: must be 256, since pixels are stored as bytes.
+        num_val: number of held-out images; None for a tenth of them, at most 1,000, or of a table of held-out images
+            its first 1,000.
+        max_images: use only this many images of the training table, chosen by the fixed permutation; None for all.
+        background: the colour behind transparent pixels: ``white``, ``black``, another name of HTML, or ``#rrggbb``.
+            White by default, since most pictures with transparency are drawn for pages and shown on white.
+        max_bad: how many unreadable images are skipped; one more is an error.
+        cache_dir: the folder in whose subfolder ``images`` decoded images are kept.
+        batch_size, num_workers, seed, flip: see :class:`~diffsweep.datasets.base.ImageData`. Set ``flip`` only where
+            left and right do not matter to images and captions.
+
+    Raises:
+        ValueError: a setting is out of its range, or disagrees with the files.
+    """
+
+    files: ClassVar[str]  # the name of the files in messages, such as "parquet files"
+    kind: ClassVar[str]  # the first word of fingerprints
+    tables: list[ImageTable]
+
+    def __init__(
+        self,
+        image_column: str,
+        label_column: str | None = None,
+        caption_column: str | None = None,
+        channels: int = 3,
+        image_size: int = 32,
+        num_classes: int | None = None,
+        levels: int = LEVELS,
+        class_names: Sequence[str] | None = None,
+        num_val: int | None = None,
+        max_images: int | None = None,
+        background: str = BACKGROUND,
+        max_bad: int = 0,
+        cache_dir: str = "outputs/cache",
+        flip: bool = False,
+        batch_size: int = 128,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(channels, image_size, num_classes, levels, batch_size, num_workers, seed, flip)
+        if channels not in MODES:
+            raise ValueError(f"dataset.channels of {self.files} is 1 (grey) or 3 (RGB), not {channels}")
+        if levels != LEVELS:
+            raise ValueError(
+                f"dataset.levels of {self.files} is {LEVELS}: images are held as bytes; it cannot be changed"
+            )
+        for key, count in (("image_size", image_size), ("num_val", num_val), ("max_images", max_images)):
+            if count is not None and count < 1:
+                raise ValueError(f"dataset.{key} must be at least 1, not {count}")
+        if max_bad < 0:
+            raise ValueError(f"dataset.max_bad must be at least 0, not {max_bad}")
+        colour(background)
+        self.image_column, self.label_column, self.caption_column = image_column, label_column, caption_column
+        self.class_names, self.max_images = class_names, max_images
+        self.background, self.max_bad, self.cache_dir = background, max_bad, Path(cache_dir)
+        self.held_out = held_out(self.tables, max_images) if num_val is None else num_val
+        self.order = self._order()
+        for table in self.tables:
+            table.check(image_column, label_column, caption_column)
+            self._check_classes(table)
+        self._labels = None
+        if label_column is not None and num_classes is not None:
+            self._labels = class_ids(self.tables, label_column, num_classes, class_names)
+        self._images: tuple[Tensor, list[Unreadable]] | None = None
+
+    @classmethod
+    @abstractmethod
+    def tables_of(cls, settings: Mapping[str, Any]) -> list[ImageTable]:
+        """Return the tables that settings of a configuration describe; subclasses define it.
+
+        Args:
+            settings: the keyword arguments of the class.
+
+        Raises:
+            ValueError: the settings give no data, or data that cannot be read.
+        """
+
+    def _order(self) -> dict[Split, Tensor]:
+        """Return the rows of each split, counted through the tables of training and of held-out images."""
+        every, held_out = len(self.tables[0]), self.held_out
+        count = min(every, self.max_images or every)
+        train = fixed_order(every)[:count]
+        if len(self.tables) == 2:
+            of, count, val = "dataset.val_path", len(self.tables[1]), every + fixed_order(len(self.tables[1]))
+        else:
+            of, val, train = "dataset.path", train, train[held_out:]
+        if count < held_out or not len(train):
+            raise ValueError(f"dataset.num_val={held_out} are held out of the {count} images of {of}; hold out fewer")
+        val = val[:held_out]
+        return {"train": train, "val": val, "all": torch.cat([train, val])}
+
+    def _check_classes(self, table: ImageTable) -> None:
+        """Raise an error unless the settings of classes agree with each other and with the names that are stored."""
+        if self.label_column is None:
+            if self.num_classes is not None or self.class_names is not None:
+                found = table.columns().labels
+                name = f", such as {found[0]}" if found else ""
+                raise ValueError(
+                    "dataset.label_column=null has no classes: set dataset.num_classes=null, dataset.class_names=null"
+                    f", or dataset.label_column= to a column of labels{name}"
+                )
+            return
+        names = table.class_names(self.label_column)
+        stored = "" if names is None else f"; {table.place} has {len(names)}: {', '.join(names)}"
+        if self.num_classes is None or self.num_classes < 1:
+            given = "null" if self.num_classes is None else self.num_classes
+            raise ValueError(f"dataset.num_classes={given} is not the number of classes{stored}")
+        if names is not None and len(names) != self.num_classes:
+            raise ContentError(f"dataset.num_classes={self.num_classes} is not the number of classes{stored}")
+        if self.class_names is not None:
+            if names is not None and list(self.class_names) != names:
+                raise ContentError(
+                    f"dataset.class_names=[{', '.join(self.class_names)}] are not those of the file{stored}"
+                )
+            if len(self.class_names) != self.num_classes:
+                raise ValueError(
+                    f"dataset.class_names has {len(self.class_names)} names for {self.num_classes} classes"
+                )
+
+    @property
+    def fingerprint(self) -> str:
+        """Return a text that is equal for equal data and different otherwise.
+
+        It has the number and size of the images, and a hash of the files and of all settings that change a split.
+        """
+        settings: dict[str, Any] = {
+            "content": [table.content for table in self.tables],
+            "columns": [self.image_column, self.label_column, self.caption_column],
+            "channels": self.channels,
+            "num_val": self.held_out,
+            "max_images": self.max_images,
+        }
+        if self.background != BACKGROUND:
+            settings["background"] = self.background
+        if self.max_bad:
+            settings["max_bad"] = self.max_bad
+        return f"{self.kind}-{len(self.order['all'])}-{self.image_size}-{identify(settings)}"
+
+    def load(self, split: Split) -> Samples:
+        """Return the samples of a split, whose images are decoded first if they are not in the cache.
+
+        Images that cannot be read are left out, up to ``max_bad`` of them.
+
+        Raises:
+            ContentError: more images cannot be read, or a caption is missing; the message names the file and row.
+        """
+        used = self.order["all"].sort().values
+        if self._images is None:
+            form = Form(self.channels, self.image_size, self.background)
+            self._images = decoded(self.tables, self.image_column, used, form, self.max_bad, self.cache_dir)
+        images, bad = self._images
+        index = torch.searchsorted(used, self.order[split])
+        index = index[~torch.isin(index, torch.tensor([one.place for one in bad], dtype=torch.int64))]
+        if not len(index):
+            raise ContentError(f"no image of the split {split} can be read, such as {bad[0].where} ({bad[0].reason})")
+        rows = used[index]
+        parts: dict[str, Any] = {}
+        if self._labels is not None:
+            parts["label"] = self._labels[rows]
+        if self.caption_column is not None:
+            captions = [caption for table in self.tables for caption in self._captions_of(table)]
+            parts["caption"] = [captions[row] for row in rows.tolist()]
+        return ByteImages(images, index, parts)
+
+    def _captions_of(self, table: ImageTable) -> list[str]:
+        captions = table.values(str(self.caption_column))
+        if None in captions:
+            where = table.where(captions.index(None))
+            raise ContentError(f"dataset.caption_column={self.caption_column}: {where} has no caption")
+        return captions
+
+
+def held_out(tables: Sequence[ImageTable], max_images: int | None) -> int:
+    """Return how many images are held out if nothing is said: a tenth, at least 1 and at most 1,000.
+
+    If a second table has the held-out images, all of it is taken, at most 1,000.
+    """
+    if len(tables) == 2:
+        return min(len(tables[1]), HELD_OUT)
+    return max(1, min(min(len(tables[0]), max_images or len(tables[0])) // 10, HELD_OUT))

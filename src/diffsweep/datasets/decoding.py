@@ -1,0 +1,191 @@
+"""Decode tables of encoded images once, to a file of 8-bit pixels that is mapped into memory; report bad images."""
+
+import hashlib
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffsweep.datasets.byte_images import identify
+from diffsweep.datasets.images import BACKGROUND, Decoded, UnreadableImageError, decode
+from diffsweep.datasets.tables import Encoded, ImageTable, where_of
+from diffsweep.files import ContentError, make_once, write_atomically, write_text
+from diffsweep.progress import ProgressMeter
+
+AT_ONCE = 256  # images decoded before they are written together
+
+
+class Form(NamedTuple):
+    """The form to which images are decoded.
+
+    Attributes:
+        channels: 1 (grey) or 3 (RGB).
+        image_size: H and W.
+        background: the colour behind transparent pixels.
+    """
+
+    channels: int
+    image_size: int
+    background: str = BACKGROUND
+
+
+class Unreadable(NamedTuple):
+    """An image that could not be decoded.
+
+    Attributes:
+        place: its place among the rows that were decoded.
+        where: its file, and its row if the file has several.
+        reason: why it cannot be read.
+    """
+
+    place: int
+    where: str
+    reason: str
+
+
+class _Result(NamedTuple):
+    """A decoded image with the hash of its file, or the reason why it cannot be decoded."""
+
+    where: str
+    image: Decoded | None
+    reason: str
+    digest: bytes
+
+
+def decoded(
+    tables: Sequence[ImageTable], column: str, rows: Tensor, form: Form, max_bad: int, cache_dir: Path
+) -> tuple[Tensor, list[Unreadable]]:
+    """Return the images of given rows, uint8 (N, C, H, W), mapped from a file, and those that cannot be read.
+
+    The images are decoded by one process, with a progress bar, unless the file exists under ``cache_dir``; its name is
+    a hash of all that it depends on. Beside it a JSON file lists unreadable images, in whose places the pixels are
+    0, and images with the same content. A line on stderr states how many were skipped, and where they are listed.
+
+    Args:
+        tables: the tables, whose rows follow each other.
+        column: the column of images.
+        rows: int64 (N,), ascending.
+        form: the form to which images are decoded.
+        max_bad: how many images may be unreadable.
+        cache_dir: the folder in whose subfolder ``images`` decoded images are kept.
+
+    Raises:
+        ContentError: more images than ``max_bad`` cannot be read, or none can; the message names the first.
+    """
+    import PIL
+
+    settings = {
+        "content": [table.content for table in tables],
+        "column": column,
+        "shape": [form.channels, form.image_size],
+        "background": form.background,
+        "rows": hashlib.sha256(rows.numpy().tobytes()).hexdigest(),
+        "pillow": PIL.__version__,  # JPEG decoders of different versions may differ in a last bit
+    }
+    path = cache_dir / "images" / f"{identify(settings)}.npy"
+    facts = path.with_suffix(".json")
+    make_once(path, lambda: _make(path, facts, tables, column, rows, form, max_bad))
+    bad = [Unreadable(*some) for some in json.loads(facts.read_text())["unreadable"]] if facts.is_file() else []
+    if len(bad) > max_bad or len(bad) == len(rows):
+        raise _too_many(bad, max_bad, len(rows))
+    if bad:
+        print(
+            f"{len(bad)} of {len(rows)} images cannot be read and are skipped (dataset.max_bad={max_bad}), such as "
+            f"{bad[0].where} ({bad[0].reason}); {facts} lists them",
+            file=sys.stderr,
+        )
+    return torch.from_numpy(np.load(path, mmap_mode="c")), bad
+
+
+def _make(
+    path: Path, facts: Path, tables: Sequence[ImageTable], column: str, rows: Tensor, form: Form, max_bad: int
+) -> None:
+    """Decode the images of the given rows to one file, and write what was noticed about them to another."""
+    bad: list[Unreadable] = []
+    same: list[tuple[str, str]] = []
+
+    def write(file: IO[bytes]) -> None:
+        shape = (len(rows), form.channels, form.image_size, form.image_size)
+        np.lib.format.write_array_header_2_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        nothing = np.zeros(shape[1:], np.uint8)
+        enlarged, place = 0, 0
+        seen: dict[bytes, int] = {}  # the first place of each content
+        for some in _results(tables, column, rows, form):
+            for result in some:
+                if result.image is None:
+                    bad.append(Unreadable(place, result.where, result.reason))
+                    if len(bad) > max_bad:
+                        raise _too_many(bad, max_bad, len(rows))
+                elif (first := seen.setdefault(result.digest, place)) != place:
+                    same.append((result.where, where_of(tables, int(rows[first]))))
+                place += 1
+            images = [result.image for result in some]
+            file.write(np.stack([nothing if image is None else image.pixels for image in images]).tobytes())
+            enlarged += sum(image is not None and image.enlarged for image in images)
+        if enlarged:
+            warnings.warn(
+                f"{enlarged} of {len(rows)} images are smaller than dataset.image_size={form.image_size} "
+                "and were enlarged",
+                stacklevel=2,
+            )
+        write_text(facts, json.dumps({"unreadable": bad, "same": same}, indent=1))
+
+    write_atomically(path, write)  # last: both files are whole once it exists
+    if same:
+        print(
+            f"{len(same)} of {len(rows)} images have the content of others, such as {same[0][0]} and {same[0][1]}; "
+            f"all are kept, and {facts} lists them",
+            file=sys.stderr,
+        )
+
+
+def _results(tables: Sequence[ImageTable], column: str, rows: Tensor, form: Form) -> Iterator[list[_Result]]:
+    """Yield decoded images in the order of their rows, in lists."""
+    with (
+        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,  # Pillow releases Python's lock while it decodes
+        ProgressMeter("decoding images", len(rows), "image") as progress,
+    ):
+        encoded = _encoded(tables, column, rows)
+        while some := list(islice(encoded, AT_ONCE)):
+            yield list(pool.map(lambda one: _result(one, form), some))
+            progress.update(len(some))
+
+
+def _encoded(tables: Sequence[ImageTable], column: str, rows: Tensor) -> Iterator[Encoded]:
+    """Yield the encoded images of the given rows, counted through all tables."""
+    wanted: list[int] = rows.tolist()
+    first = 0
+    for table in tables:
+        yield from table.encoded(column, [row - first for row in wanted if first <= row < first + len(table)])
+        first += len(table)
+
+
+def _result(one: Encoded, form: Form) -> _Result:
+    try:
+        content: Any = one.content.read_bytes() if isinstance(one.content, Path) else one.content
+        if content is None:
+            return _Result(one.where, None, "it is missing", b"")
+        digest = hashlib.blake2b(content, digest_size=16).digest()
+        return _Result(one.where, decode(content, *form), "", digest)
+    except UnreadableImageError as error:
+        return _Result(one.where, None, str(error), b"")
+    except OSError as error:
+        return _Result(one.where, None, error.strerror or type(error).__name__, b"")
+
+
+def _too_many(bad: Sequence[Unreadable], max_bad: int, count: int) -> ContentError:
+    first = f"{bad[0].where} has no readable image ({bad[0].reason})"
+    if len(bad) == count:
+        return ContentError(f"{first}, and none of the {count} images can be read")
+    if max_bad:
+        return ContentError(f"{first}, and more than dataset.max_bad={max_bad} images cannot be read")
+    return ContentError(f"{first}; dataset.max_bad=N skips up to N such images")

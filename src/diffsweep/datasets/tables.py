@@ -1,0 +1,146 @@
+"""Tables of encoded images, a row each, with labels and captions: what all datasets of image files are decoded from."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from diffsweep.files import ContentError
+
+NO_COLUMN = "none"  # typed for a column that is not to be used, where null stands for the one that is found
+LOOKED_AT = 64  # rows of a table whose sizes are looked at
+
+
+class Encoded(NamedTuple):
+    """The encoded image of one row of a table.
+
+    Attributes:
+        where: the file, and the row and column in it if it has any, as text for messages.
+        content: the bytes of a PNG, JPEG, ... file, or the path of such a file; None if the row has no image.
+    """
+
+    where: str
+    content: bytes | Path | None
+
+
+class Columns(NamedTuple):
+    """The names of the columns of a table that can hold images, labels and captions, the likeliest first."""
+
+    images: Sequence[str]
+    labels: Sequence[str]
+    captions: Sequence[str]
+
+
+class ImageTable(ABC):
+    """A base class for tables of encoded images, one in each row, in a fixed order.
+
+    Subclasses define how a table is read: from parquet files, from a folder, or through Hugging Face ``datasets``.
+    """
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of rows; subclasses define it."""
+
+    @abstractmethod
+    def where(self, row: int) -> str:
+        """Return the file of a row, and its number in that file if it has several, as text; subclasses define it."""
+
+    @abstractmethod
+    def encoded(self, column: str, rows: Sequence[int]) -> Iterator[Encoded]:
+        """Yield the encoded images of a column in the given rows, which ascend; subclasses define it."""
+
+    @abstractmethod
+    def columns(self) -> Columns:
+        """Return the names of the columns that can hold images, labels and captions; subclasses define it."""
+
+    @abstractmethod
+    def check(self, image_column: str, label_column: str | None, caption_column: str | None) -> None:
+        """Raise a ContentError unless the columns exist and hold images, labels and texts; subclasses define it."""
+
+    @abstractmethod
+    def values(self, column: str) -> list[Any]:
+        """Return a column of labels or captions in all rows, with None for a missing one; subclasses define it."""
+
+    @abstractmethod
+    def class_names(self, column: str) -> list[str] | None:
+        """Return the names of the classes of a label column; None if none are stored; subclasses define it."""
+
+    @property
+    @abstractmethod
+    def content(self) -> str:
+        """Return a hash of the content; subclasses define it."""
+
+    @property
+    @abstractmethod
+    def place(self) -> str:
+        """Return the first file or the folder of the table, as text for messages; subclasses define it."""
+
+    def looked_at(self, column: str) -> Iterator[Encoded]:
+        """Yield some encoded images, of which the sizes of all are estimated; here 64 evenly spaced rows."""
+        count = min(LOOKED_AT, len(self))
+        return self.encoded(column, [n * len(self) // count for n in range(count)])
+
+
+def where_of(tables: Sequence[ImageTable], row: int) -> str:
+    """Return the file of a row that is counted through several tables, and its number in that file, as text."""
+    for table in tables:
+        if row < len(table):
+            return table.where(row)
+        row -= len(table)
+    raise IndexError(f"the tables have {sum(len(table) for table in tables)} rows")
+
+
+def class_ids(tables: Sequence[ImageTable], column: str, num_classes: int, names: Sequence[str] | None) -> Tensor:
+    """Return the class ids of all rows of several tables, int64 (N,), from 0 to ``num_classes`` - 1.
+
+    A column of such ids is returned as it is. If it holds other values, such as texts or ids that begin at 1, they must
+    be among the names of the classes, and the place of its name is the id.
+
+    Args:
+        tables: the tables, whose rows follow each other.
+        column: the column of labels.
+        num_classes: K.
+        names: the names of the classes, in the order of their ids; None for none.
+
+    Raises:
+        ContentError: a label is missing, or is neither an id nor a name; the message names its file and row.
+    """
+    values = [value for table in tables for value in table.values(column)]
+    is_id = [type(value) is int and 0 <= value < num_classes for value in values]
+    ids = {name: number for number, name in enumerate(names or ())}
+    if not all(is_id) and all(str(value) in ids for value in values):
+        return torch.tensor([ids[str(value)] for value in values], dtype=torch.int64)
+    if not all(is_id):
+        row = is_id.index(False)
+        named = f" or one of {_some(list(ids))}" if ids else ""
+        shown = "null" if values[row] is None else str(values[row])
+        begins_at_1 = min((value for value in values if type(value) is int), default=0) == 1
+        fix = "; labels that begin at 1 are found with dataset.num_classes=null" if begins_at_1 else ""
+        raise ContentError(
+            f"dataset.num_classes={num_classes}: labels must be 0 to {num_classes - 1}{named}, but "
+            f"{where_of(tables, row)} has {shown}{fix}"
+        )
+    return torch.tensor(values, dtype=torch.int64)
+
+
+def named_classes(values: Sequence[Any]) -> tuple[int, list[str] | None]:
+    """Return the number of classes of labels without stored names, and the names that follow from them.
+
+    Integers that are all of 0 to K - 1 have no names. Of other labels, such as texts or integers that begin at 1, the
+    names are the values in order, numbers by size.
+
+    Args:
+        values: the labels of all rows.
+    """
+    distinct = {value for value in values if value is not None}
+    whole = all(type(value) is int for value in distinct)
+    if whole and distinct == set(range(len(distinct))):
+        return len(distinct), None
+    return len(distinct), [str(value) for value in sorted(distinct, key=lambda v: v if whole else str(v))]
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
