@@ -64,6 +64,7 @@ OF_A_FILE = {  # options that need a data file: the fixture that makes it, and t
         "num_classes=10",
         "image_size=8",
     ),
+    "dataset=image_folder": ("image_folder", "num_val=60"),
     "dataset=video_folder": ("videos", "num_val=20", "num_classes=2", "image_size=8", "num_frames=4"),
 }
 
@@ -78,6 +79,21 @@ def parquet_file(write_parquet, tmp_path_factory):
     pixels[:, :16, :16], pixels[:, :16, 16:] = 0, 255
     columns = {"img": [Image.fromarray(image) for image in pixels], "label": [i % 10 for i in range(len(pixels))]}
     return write_parquet(tmp_path_factory.mktemp("data") / "train.parquet", columns, CLASSES)
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory):
+    """A folder of 240 different RGB images of 8 pixels in ten folders, its classes, with black and white in each."""
+    import numpy as np
+    from PIL import Image
+
+    pixels = np.random.default_rng(1).integers(0, 256, (240, 8, 8, 3), dtype=np.uint8)
+    pixels[:, 0], pixels[:, 1] = 0, 255
+    folder = tmp_path_factory.mktemp("data") / "photos"
+    for i, image in enumerate(pixels):
+        (folder / CLASSES[i % 10]).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / CLASSES[i % 10] / f"{i}.png")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -50,10 +50,10 @@ def test_unreadable_images_are_skipped_counted_and_listed(broken, tmp_path, caps
     (listed,) = (tmp_path / "cache/images").glob("*.json")
     rows = [where for _, where, _ in json.loads(listed.read_text())["unreadable"]]
     assert [where.rpartition("row ")[2] for where in rows] == ["3: column img", "7: column img"]
-    said = [line for line in capsys.readouterr().err.splitlines() if "skipped" in line]
-    assert len(said) == 1
-    assert "2 of 12 images cannot be read and are skipped (dataset.max_bad=2)" in said[0]
-    assert str(listed) in said[0]
+    lines = [line for line in capsys.readouterr().err.splitlines() if "skipped" in line]
+    assert len(lines) == 1
+    assert "2 of 12 images cannot be read and are skipped (dataset.max_bad=2)" in lines[0]
+    assert str(listed) in lines[0]
 
 
 def test_images_that_were_skipped_are_refused_by_a_run_that_skips_fewer(broken, capsys):

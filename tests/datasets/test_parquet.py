@@ -185,7 +185,7 @@ BAD = [  # settings, and parts of the message
     ({"num_classes": 3}, ["dataset.num_classes=3", "has 2: even, odd"]),
     ({"num_classes": None}, ["dataset.num_classes=null", "has 2: even, odd"]),
     ({"class_names": ["odd", "even"]}, ["dataset.class_names=[odd, even]", "has 2: even, odd"]),
-    ({"label_column": None}, ["dataset.label_column=null", "dataset.num_classes=null"]),
+    ({"label_column": None}, ["dataset.label_column=none", "dataset.num_classes=null"]),
     ({"channels": 4}, ["dataset.channels", "not 4"]),
     ({"levels": 17}, ["dataset.levels", "256"]),
     ({"num_val": COUNT}, ["dataset.num_val=12", "12 images", "hold out fewer"]),

@@ -27,7 +27,8 @@ def composed(command: str, *overrides: str) -> DictConfig:
     except HydraException:
         return compose(command, list(overrides))
     values = [override for override in parsed if override.key_or_group not in groups()]
-    if not all(_is_plain(override) for override in values):
+    finds = any(override.key_or_group in ("dataset.path", "dataset.name") for override in values)  # sizes in data
+    if finds or not all(_is_plain(override) for override in values):
         return compose(command, list(overrides))
     choices = tuple(str(override.input_line) for override in parsed if override not in values)
     cfg = _of_choices(form_of(command, overrides), choices).copy()

@@ -23,7 +23,7 @@ def test_the_compared_networks_have_the_same_number_of_parameters():
     assert peers.parameters(dit.theirs) - own * 5 // 6 == peers.parameters(dit.ours)
 
 
-@pytest.mark.parametrize("part", ["sampling", "backbones", "hybrid", "bound", "video"])
+@pytest.mark.parametrize("part", ["sampling", "backbones", "hybrid", "bound", "video", "decoding", "loading"])
 def test_every_part_gives_ratios(command, tmp_path, part):
     done = command("benchmark", f"parts=[{part}]", "sampler.steps=2", *FEW, f"output={tmp_path / 'out'}")
     assert done.code == 0, done.err
@@ -50,7 +50,7 @@ def test_the_memory_of_a_step_on_a_cpu_is_what_the_forward_pass_keeps():
 def test_an_unknown_part_is_refused_in_one_line(command):
     done = command("benchmark", "parts=[speed]")
     assert done.code == 2
-    assert "a benchmark has backbones, video, sampling" in done.err
+    assert "a benchmark has backbones, video, decoding, loading, sampling" in done.err
 
 
 def test_the_cost_of_a_backbone_is_counted():

@@ -59,7 +59,8 @@ def test_a_key_is_found_among_the_options_of_the_run(finished):
 @pytest.mark.parametrize(
     ("typed", "answer"),
     [
-        ("dataset=imagefolder", "no such option; dataset has digits, moving_digits, parquet, cifar10, shapes"),
+        ("dataset=imagefolder", "no such option, did you mean image_folder?"),
+        ("dataset=zzzz", "no such option; dataset has digits, image_folder, moving_digits"),
         (
             "metrics=vgg",
             "no such option; metrics has classifier, clip, digits, dinov2, fvd, inception, moving_digits, none",

@@ -17,6 +17,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from diffsweep.configuration.conf import CONF, SELECTORS, SHARED, content, dotted, settings
 from diffsweep.configuration.explain import explained
+from diffsweep.configuration.facts import fill_in_found
+from diffsweep.configuration.following import options_that_fit
 from diffsweep.configuration.moved import with_new_names
 from diffsweep.configuration.quoting import quoted
 from diffsweep.configuration.resolvers import SWEEP
@@ -120,7 +122,10 @@ def compose_job(command: str, overrides: Sequence[str] = (), number: int | None 
         run_dir = str(hydra.run.dir) if number is None else str(sweep_dir / hydra.sweep.subdir)
         hydra.run.dir = run_dir
         own = OmegaConf.masked_copy(cfg, "hydra")
-        return Composed(command, finish(command, cfg, hydra, run_dir), own, sweep_dir, list(overrides))
+        composed = Composed(command, finish(command, cfg, hydra, run_dir), own, sweep_dir, list(overrides))
+    if following := options_that_fit(composed.cfg, command, overrides):
+        return compose_job(command, [*overrides, *following], number)
+    return composed
 
 
 def finish(command: str, cfg: DictConfig, hydra: Any, run_dir: str) -> DictConfig:
@@ -153,6 +158,8 @@ def finish(command: str, cfg: DictConfig, hydra: Any, run_dir: str) -> DictConfi
     _drop_what_does_not_fit(cfg, choices, typed)
     _drop_what_another_class_does_not_take(cfg, typed)
     _take_settings_of_runs(cfg, choices, typed)
+    if "dataset" not in inherited:
+        fill_in_found(cfg)
     _refuse_unknown(cfg, SCHEMAS[command], command, typed)
     directory = str(Path(run_dir).absolute())
     if selected is None:

@@ -2,7 +2,9 @@
 
 from diffsweep.datasets.augmentation import RandomShift
 from diffsweep.datasets.base import ImageData
+from diffsweep.datasets.decoded_images import DecodedImages
 from diffsweep.datasets.digits import Digits, load_digits
+from diffsweep.datasets.image_folder import ImageFolder
 from diffsweep.datasets.latents import Latents, open_latents, write_latents
 from diffsweep.datasets.moving_digits import MovingDigits
 from diffsweep.datasets.parquet import Parquet
@@ -12,8 +14,10 @@ from diffsweep.datasets.video_folder import VideoFolder
 
 __all__ = [
     "Batch",
+    "DecodedImages",
     "Digits",
     "ImageData",
+    "ImageFolder",
     "InMemory",
     "Latents",
     "Mirrored",

@@ -1,6 +1,7 @@
 """The base class of all datasets: the sizes of the data, their splits, and the loaders of training and validation."""
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -61,6 +62,17 @@ class ImageData(LightningDataModule, Part):
         self.batch_size, self.num_workers, self.seed, self.flip = batch_size, num_workers, seed, flip
         self._splits: dict[str, Samples] = {}
         self._replaced: dict[str, Samples] = {}
+
+    @classmethod
+    def found(cls, settings: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+        """Return values for settings of a configuration that are null and can be read off the data, and a line on them.
+
+        Here nothing is found: an empty dict and an empty text. Datasets of files override it.
+
+        Args:
+            settings: the keyword arguments of the class as the configuration gives them.
+        """
+        return {}, ""
 
     @property
     def shape(self) -> tuple[int, ...]:

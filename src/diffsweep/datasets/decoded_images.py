@@ -11,12 +11,13 @@ from torch import Tensor
 from diffsweep.datasets.base import ImageData
 from diffsweep.datasets.byte_images import LEVELS, ByteImages, fixed_order, identify
 from diffsweep.datasets.decoding import Form, Unreadable, decoded
+from diffsweep.datasets.facts import WITHOUT_DATA, facts_of
 from diffsweep.datasets.images import BACKGROUND, MODES, colour
 from diffsweep.datasets.samples import Samples, Split
-from diffsweep.datasets.tables import ImageTable, class_ids
+from diffsweep.datasets.tables import NO_COLUMN, ImageTable, class_ids
 from diffsweep.files import ContentError
 
-HELD_OUT = 1000  # the most images that are held out if nothing else is said
+HELD_OUT = 1000  # the most images that are held out by default
 
 
 class DecodedImages(ImageData):
@@ -27,13 +28,13 @@ class DecodedImages(ImageData):
     how an image is brought to the requested size. The first ``num_val`` images of a fixed permutation are held out, the
     same ones in every run.
 
-    Subclasses set :attr:`tables` before they call this constructor.
+    Subclasses set :attr:`tables` and :attr:`image_column` before they call this constructor.
 
     Attributes:
         tables: one table, of which ``num_val`` rows are held out, or two: for training, and for held-out images.
+        image_column: the column of encoded images.
 
     Args:
-        image_column: the column of encoded images.
         label_column: the column of labels: class ids from 0 to ``num_classes`` - 1, or names of classes; None for no
             labels.
         caption_column: the column of texts; None for no captions.
@@ -58,11 +59,12 @@ class DecodedImages(ImageData):
 
     files: ClassVar[str]  # the name of the files in messages, such as "parquet files"
     kind: ClassVar[str]  # the first word of fingerprints
+    path_key: ClassVar[str] = "path"  # the setting that names the data
     tables: list[ImageTable]
+    image_column: str
 
     def __init__(
         self,
-        image_column: str,
         label_column: str | None = None,
         caption_column: str | None = None,
         channels: int = 3,
@@ -93,18 +95,37 @@ class DecodedImages(ImageData):
         if max_bad < 0:
             raise ValueError(f"dataset.max_bad must be at least 0, not {max_bad}")
         colour(background)
-        self.image_column, self.label_column, self.caption_column = image_column, label_column, caption_column
+        self.label_column, self.caption_column = label_column, caption_column
         self.class_names, self.max_images = class_names, max_images
         self.background, self.max_bad, self.cache_dir = background, max_bad, Path(cache_dir)
         self.held_out = held_out(self.tables, max_images) if num_val is None else num_val
         self.order = self._order()
         for table in self.tables:
-            table.check(image_column, label_column, caption_column)
+            table.check(self.image_column, label_column, caption_column)
             self._check_classes(table)
         self._labels = None
         if label_column is not None and num_classes is not None:
-            self._labels = class_ids(self.tables, label_column, num_classes, class_names)
+            names = class_names or self.tables[0].class_names(label_column)
+            self._labels = class_ids(self.tables, label_column, num_classes, names)
         self._images: tuple[Tensor, list[Unreadable]] | None = None
+
+    @classmethod
+    def found(cls, settings: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+        """Return columns, classes, sizes and the number of held-out images where they are null, and a line about them.
+
+        See :func:`~diffsweep.datasets.facts.facts_of`. Without a path the sizes are 3 channels and a side of 32, and
+        the line is empty.
+
+        Raises:
+            ValueError: the settings give data that cannot be read.
+        """
+        if settings.get(cls.path_key) is None:
+            without = {key: value for key, value in WITHOUT_DATA.items() if key in settings and settings[key] is None}
+            none = [key for key in ("label_column", "caption_column") if settings.get(key) == NO_COLUMN]
+            return {**without, **dict.fromkeys(none)}, ""
+        tables = cls.tables_of(settings)
+        values, text = facts_of(tables, settings, held_out(tables, settings.get("max_images")))
+        return values, f"dataset.{cls.path_key}={settings[cls.path_key]}: {text}"
 
     @classmethod
     @abstractmethod
@@ -139,7 +160,7 @@ class DecodedImages(ImageData):
                 found = table.columns().labels
                 name = f", such as {found[0]}" if found else ""
                 raise ValueError(
-                    "dataset.label_column=null has no classes: set dataset.num_classes=null, dataset.class_names=null"
+                    "dataset.label_column=none has no classes: set dataset.num_classes=null, dataset.class_names=null"
                     f", or dataset.label_column= to a column of labels{name}"
                 )
             return
@@ -214,7 +235,7 @@ class DecodedImages(ImageData):
 
 
 def held_out(tables: Sequence[ImageTable], max_images: int | None) -> int:
-    """Return how many images are held out if nothing is said: a tenth, at least 1 and at most 1,000.
+    """Return how many images are held out by default: a tenth, at least 1 and at most 1,000.
 
     If a second table has the held-out images, all of it is taken, at most 1,000.
     """

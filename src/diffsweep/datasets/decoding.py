@@ -17,7 +17,7 @@ from torch import Tensor
 
 from diffsweep.datasets.byte_images import identify
 from diffsweep.datasets.images import BACKGROUND, Decoded, UnreadableImageError, decode
-from diffsweep.datasets.tables import Encoded, ImageTable, where_of
+from diffsweep.datasets.tables import EncodedImage, ImageTable, where_of
 from diffsweep.files import ContentError, make_once, write_atomically, write_text
 from diffsweep.progress import ProgressMeter
 
@@ -52,8 +52,15 @@ class Unreadable(NamedTuple):
     reason: str
 
 
-class _Result(NamedTuple):
-    """A decoded image with the hash of its file, or the reason why it cannot be decoded."""
+class Result(NamedTuple):
+    """A decoded image, or the reason why it cannot be decoded.
+
+    Attributes:
+        where: its file, and its row if the file has several.
+        image: the image; None if it cannot be decoded.
+        reason: why it cannot be decoded; empty if it can.
+        digest: a hash of the encoded image, 16 bytes; empty if it cannot be decoded.
+    """
 
     where: str
     image: Decoded | None
@@ -119,7 +126,7 @@ def _make(
         nothing = np.zeros(shape[1:], np.uint8)
         enlarged, place = 0, 0
         seen: dict[bytes, int] = {}  # the first place of each content
-        for some in _results(tables, column, rows, form):
+        for some in results(tables, column, rows, form):
             for result in some:
                 if result.image is None:
                     bad.append(Unreadable(place, result.where, result.reason))
@@ -148,11 +155,22 @@ def _make(
         )
 
 
-def _results(tables: Sequence[ImageTable], column: str, rows: Tensor, form: Form) -> Iterator[list[_Result]]:
-    """Yield decoded images in the order of their rows, in lists."""
+def results(
+    tables: Sequence[ImageTable], column: str, rows: Tensor, form: Form, threads: int = 0, shown: bool = True
+) -> Iterator[list[Result]]:
+    """Yield the decoded images of given rows, in their order, in lists of up to 256.
+
+    Args:
+        tables: the tables, whose rows follow each other.
+        column: the column of images.
+        rows: int64 (N,), ascending.
+        form: the form to which images are decoded.
+        threads: threads that decode; 0 for one a core, at most 8.
+        shown: whether progress is shown on stderr.
+    """
     with (
-        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,  # Pillow releases Python's lock while it decodes
-        ProgressMeter("decoding images", len(rows), "image") as progress,
+        ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool,  # Pillow decodes without Python's lock
+        ProgressMeter("decoding images", len(rows), "image", disable=not shown) as progress,
     ):
         encoded = _encoded(tables, column, rows)
         while some := list(islice(encoded, AT_ONCE)):
@@ -160,7 +178,7 @@ def _results(tables: Sequence[ImageTable], column: str, rows: Tensor, form: Form
             progress.update(len(some))
 
 
-def _encoded(tables: Sequence[ImageTable], column: str, rows: Tensor) -> Iterator[Encoded]:
+def _encoded(tables: Sequence[ImageTable], column: str, rows: Tensor) -> Iterator[EncodedImage]:
     """Yield the encoded images of the given rows, counted through all tables."""
     wanted: list[int] = rows.tolist()
     first = 0
@@ -169,17 +187,17 @@ def _encoded(tables: Sequence[ImageTable], column: str, rows: Tensor) -> Iterato
         first += len(table)
 
 
-def _result(one: Encoded, form: Form) -> _Result:
+def _result(one: EncodedImage, form: Form) -> Result:
     try:
         content: Any = one.content.read_bytes() if isinstance(one.content, Path) else one.content
         if content is None:
-            return _Result(one.where, None, "it is missing", b"")
+            return Result(one.where, None, "it is missing", b"")
         digest = hashlib.blake2b(content, digest_size=16).digest()
-        return _Result(one.where, decode(content, *form), "", digest)
+        return Result(one.where, decode(content, *form), "", digest)
     except UnreadableImageError as error:
-        return _Result(one.where, None, str(error), b"")
+        return Result(one.where, None, str(error), b"")
     except OSError as error:
-        return _Result(one.where, None, error.strerror or type(error).__name__, b"")
+        return Result(one.where, None, error.strerror or type(error).__name__, b"")
 
 
 def _too_many(bad: Sequence[Unreadable], max_bad: int, count: int) -> ContentError:

@@ -10,7 +10,7 @@ from typing import Any
 
 from diffsweep.datasets.column_names import likeliest
 from diffsweep.datasets.images import SUFFIXES
-from diffsweep.datasets.tables import Columns, Encoded, ImageTable
+from diffsweep.datasets.tables import Columns, EncodedImage, ImageTable
 from diffsweep.files import ContentError, content_hash
 
 FILE = "file"  # the name of the column of images
@@ -35,8 +35,8 @@ class FolderFiles(ImageTable):
         path: the folder.
 
     Raises:
-        ValueError: there is no such folder, it has no images, it has a folder for each split, or a metadata file cannot
-            be read or names no image of the folder.
+        ValueError: the folder does not exist, it has no images, it has a folder for each split, or a metadata file
+            cannot be read or names no image of the folder.
     """
 
     def __init__(self, key: str, path: str) -> None:
@@ -73,9 +73,9 @@ class FolderFiles(ImageTable):
         """Return the path of the file of a row."""
         return str(self.folder / self.paths[row])
 
-    def encoded(self, column: str, rows: Sequence[int]) -> Iterator[Encoded]:
+    def encoded(self, column: str, rows: Sequence[int]) -> Iterator[EncodedImage]:
         """Yield the paths of the images of the given rows, whatever the column."""
-        return (Encoded(str(path), path) for path in (self.folder / self.paths[row] for row in rows))
+        return (EncodedImage(str(path), path) for path in (self.folder / self.paths[row] for row in rows))
 
     def columns(self) -> Columns:
         """Return the columns of images, labels and captions: those of metadata files come first."""

@@ -28,7 +28,8 @@ class ImageFolder(DecodedImages):
 
     def __init__(self, path: str | None, val_path: str | None = None, **settings: Any) -> None:
         self.tables = self.tables_of({"path": path, "val_path": val_path})
-        super().__init__(FILE, **settings)
+        self.image_column = FILE
+        super().__init__(**settings)
 
     @classmethod
     def tables_of(cls, settings: Mapping[str, Any]) -> list[ImageTable]:

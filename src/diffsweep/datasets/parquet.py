@@ -29,7 +29,8 @@ class Parquet(DecodedImages):
         self, path: str | None, image_column: str = "image", val_path: str | None = None, **settings: Any
     ) -> None:
         self.tables = self.tables_of({"path": path, "val_path": val_path})
-        super().__init__(image_column, **settings)
+        self.image_column = image_column
+        super().__init__(**settings)
 
     @classmethod
     def tables_of(cls, settings: Mapping[str, Any]) -> list[ImageTable]:

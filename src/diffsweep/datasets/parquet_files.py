@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diffsweep.datasets.column_names import likeliest
-from diffsweep.datasets.tables import LOOKED_AT, Columns, Encoded, ImageTable
+from diffsweep.datasets.tables import LOOKED_AT, Columns, EncodedImage, ImageTable
 from diffsweep.files import ContentError, content_hash
 
 AT_ONCE = 256  # rows that are read at once
@@ -129,7 +129,7 @@ class ParquetFiles(ImageTable):
                 values += opened.read([column])[column].to_pylist()
         return values
 
-    def encoded(self, column: str, rows: Sequence[int]) -> Iterator[Encoded]:
+    def encoded(self, column: str, rows: Sequence[int]) -> Iterator[EncodedImage]:
         """Yield the encoded images (PNG, JPEG, ...) of a column in the given rows, which ascend, as files are read.
 
         A cell is bytes, or a struct with them as ``bytes``, as the Hugging Face hub stores it.
@@ -148,7 +148,7 @@ class ParquetFiles(ImageTable):
                         cells = batch.column(0).take(_indices(inside)).to_pylist() if inside else []
                         for row, cell in zip(wanted[low:high], cells, strict=True):
                             content = cell.get("bytes") if isinstance(cell, dict) else cell
-                            yield Encoded(f"{file}, row {row - first}: column {column}", content)
+                            yield EncodedImage(f"{file}, row {row - first}: column {column}", content)
                         begin += len(batch)
 
     @staticmethod
@@ -161,7 +161,7 @@ class ParquetFiles(ImageTable):
                 yield begin, group
             begin = end
 
-    def looked_at(self, column: str) -> Iterator[Encoded]:
+    def looked_at(self, column: str) -> Iterator[EncodedImage]:
         """Yield the first encoded images of up to four files, 64 in all: rows elsewhere would take longer to reach."""
         starts = [0, *self.ends][: min(4, len(self.files))]
         each = LOOKED_AT // len(starts)

@@ -14,7 +14,7 @@ NO_COLUMN = "none"  # typed for a column that is not to be used, where null stan
 LOOKED_AT = 64  # rows of a table whose sizes are looked at
 
 
-class Encoded(NamedTuple):
+class EncodedImage(NamedTuple):
     """The encoded image of one row of a table.
 
     Attributes:
@@ -49,7 +49,7 @@ class ImageTable(ABC):
         """Return the file of a row, and its number in that file if it has several, as text; subclasses define it."""
 
     @abstractmethod
-    def encoded(self, column: str, rows: Sequence[int]) -> Iterator[Encoded]:
+    def encoded(self, column: str, rows: Sequence[int]) -> Iterator[EncodedImage]:
         """Yield the encoded images of a column in the given rows, which ascend; subclasses define it."""
 
     @abstractmethod
@@ -78,7 +78,7 @@ class ImageTable(ABC):
     def place(self) -> str:
         """Return the first file or the folder of the table, as text for messages; subclasses define it."""
 
-    def looked_at(self, column: str) -> Iterator[Encoded]:
+    def looked_at(self, column: str) -> Iterator[EncodedImage]:
         """Yield some encoded images, of which the sizes of all are estimated; here 64 evenly spaced rows."""
         count = min(LOOKED_AT, len(self))
         return self.encoded(column, [n * len(self) // count for n in range(count)])
