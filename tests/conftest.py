@@ -65,6 +65,12 @@ OF_A_FILE = {  # options that need a data file: the fixture that makes it, and t
         "image_size=8",
     ),
     "dataset=image_folder": ("image_folder", "num_val=60"),
+    "dataset=hub": ("hub", "num_val=60", "label_column=label"),
+    "dataset=mnist": ("hub", "num_val=60"),
+    "dataset=fashion_mnist": ("hub", "num_val=60"),
+    "dataset=cifar10_hub": ("hub", "num_val=60", "image_column=image"),
+    "dataset=celeba": ("hub", "num_val=60", "val_split=null", "label_column=label", "num_classes=10"),
+    "dataset=imagenet": ("hub", "num_val=60", "val_split=null", "num_classes=10"),
     "dataset=video_folder": ("videos", "num_val=20", "num_classes=2", "image_size=8", "num_frames=4"),
 }
 
@@ -97,6 +103,24 @@ def image_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def hub(image_folder):
+    """A local stand-in for a dataset of the hub: the images of ``image_folder`` in two parquet files, one a split."""
+    import datasets
+
+    folder = image_folder.parent / "hub"
+    files = sorted(image_folder.glob("*/*.png"), key=lambda file: int(file.stem))
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=list(CLASSES))})
+    for split in ("train", "test"):
+        columns = {
+            "image": [{"bytes": file.read_bytes(), "path": None} for file in files],
+            "label": [CLASSES.index(file.parent.name) for file in files],
+        }
+        folder.mkdir(exist_ok=True)
+        datasets.Dataset.from_dict(columns, features=features).to_parquet(folder / f"{split}-00000.parquet")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def videos(tmp_path_factory):
     """A folder of 120 different videos in two classes, each a folder of 5 frames of 8 pixels with black and white."""
     import numpy as np
@@ -123,7 +147,8 @@ def compose(request):
     def with_file(option):
         fixture, *facts = OF_A_FILE[option]
         file = request.getfixturevalue(fixture)
-        settings = (f"path={file}", f"cache_dir={file.parent}", *facts)
+        key = "name" if fixture == "hub" else "path"
+        settings = (f"{key}={file}", f"cache_dir={file.parent}", *facts)
         return [f"dataset.{setting}" for setting in settings]
 
     @functools.cache

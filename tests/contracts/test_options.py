@@ -123,6 +123,7 @@ COMPANIONS = {  # the other choices that an option requires
     "conditioning=scalars": ("dataset=shapes", "metrics=classifier"),
     "conditioning=text": ("dataset=shapes", "metrics=classifier"),
     "dataset=cifar10": ("metrics=classifier",),
+    "dataset=hub": ("metrics=classifier",),
     "dataset=image_folder": ("metrics=classifier",),
     "dataset=parquet": ("metrics=classifier",),
     "dataset=shapes": ("metrics=classifier",),

@@ -9,6 +9,7 @@ from PIL import Image
 
 from diffsweep.configuration.compose import compose
 from diffsweep.configuration.following import print_once
+from diffsweep.configuration.preflight import preflight
 from diffsweep.datasets import ImageFolder, Parquet
 from diffsweep.errors import UserError
 
@@ -191,10 +192,10 @@ def test_the_message_of_a_mistake_is_one_line_and_names_the_file(tmp_path, make,
 
 def test_a_missing_path_is_one_line_of_the_command(tmp_path):
     with pytest.raises(UserError, match=r"dataset.path=.*nowhere: no such folder; give a folder of images"):
-        composed(tmp_path, tmp_path / "nowhere")
+        preflight(composed(tmp_path, tmp_path / "nowhere", "conditioning=class"))
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match=r"is a file; give a folder"):
-        composed(tmp_path, tmp_path / "file")
+        preflight(composed(tmp_path, tmp_path / "file", "metrics=none"))
 
 
 def test_unreadable_files_of_a_folder_are_named_or_skipped(folder, make):

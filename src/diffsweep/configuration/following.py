@@ -29,7 +29,7 @@ def options_that_fit(cfg: DictConfig, command: str, overrides: Sequence[str]) ->
         overrides: of the command line.
     """
     try:
-        if "dataset" not in cfg or cfg.dataset.get("image_size") is None or cfg.dataset.get("path", "") is None:
+        if "dataset" not in cfg or any(cfg.dataset.get(key, "") is None for key in ("path", "name", "image_size")):
             return []  # without data, as in the configuration of a stage before it gets those of its run
         _shape(cfg.dataset)
     except OmegaConfBaseException:  # a value that cannot be resolved, which the checks report

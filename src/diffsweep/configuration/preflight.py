@@ -31,7 +31,11 @@ def preflight(cfg: DictConfig) -> None:
     if "model" not in cfg:  # of a command that builds nothing
         return
     with torch.random.fork_rng(devices=[]):
-        cfg = sized(cfg)
+        try:
+            cfg = sized(cfg)
+        except UserError:
+            build_data(cfg)  # missing data are the first cause of sizes that do not fit, and are reported instead
+            raise
         try:
             instantiated(cfg, "optimizer")([torch.nn.Parameter(torch.zeros(1))])
         except ValueError as error:

@@ -4,6 +4,7 @@ from diffsweep.datasets.augmentation import RandomShift
 from diffsweep.datasets.base import ImageData
 from diffsweep.datasets.decoded_images import DecodedImages
 from diffsweep.datasets.digits import Digits, load_digits
+from diffsweep.datasets.hub import Hub
 from diffsweep.datasets.image_folder import ImageFolder
 from diffsweep.datasets.latents import Latents, open_latents, write_latents
 from diffsweep.datasets.moving_digits import MovingDigits
@@ -16,6 +17,7 @@ __all__ = [
     "Batch",
     "DecodedImages",
     "Digits",
+    "Hub",
     "ImageData",
     "ImageFolder",
     "InMemory",
