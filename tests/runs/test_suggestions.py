@@ -60,7 +60,6 @@ def test_a_key_is_found_among_the_options_of_the_run(finished):
     ("typed", "answer"),
     [
         ("dataset=imagefolder", "no such option, did you mean image_folder?"),
-        ("dataset=imagefolder", "no such option, did you mean image_folder?"),
         ("dataset=zzzz", "no such option; dataset has digits, hub (and 5 presets: fashion_mnist ... imagenet), "),
         (
             "metrics=vgg",

@@ -113,19 +113,16 @@ class DecodedImages(ImageData):
     def found(cls, settings: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
         """Return columns, classes, sizes and the number of held-out images where they are null, and a line about them.
 
-        See :func:`~diffsweep.datasets.facts.facts_of`. Without data that can be opened the sizes are 3 channels and a
-        side of 32, and the line is empty.
-
-        Raises:
-            ValueError: the data have no column of images, no column of a name that is typed, or no readable image.
+        See :func:`~diffsweep.datasets.facts.facts_of`. If the data are missing or do not fit the settings, sizes are
+        3 channels and a side of 32, and the line is empty: the constructor states what is wrong.
         """
         try:
             tables = cls.tables_of(settings)
+            values, text = facts_of(tables, settings, held_out(tables, settings.get("max_images")))
         except ValueError:  # the constructor raises it again, where data are needed; a configuration can be shown
             without = {key: value for key, value in WITHOUT_DATA.items() if key in settings and settings[key] is None}
             none = [key for key in ("label_column", "caption_column") if settings.get(key) == NO_COLUMN]
             return {**without, **dict.fromkeys(none)}, ""
-        values, text = facts_of(tables, settings, held_out(tables, settings.get("max_images")))
         return values, f"dataset.{cls.path_key}={settings[cls.path_key]}: {text}"
 
     @classmethod
