@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from diffsweep.benchmarks.base import Bench, Results, compare, part, synchronize
 from diffsweep.datasets.byte_images import ByteImages
-from diffsweep.datasets.decoding import Form, results
+from diffsweep.datasets.decoding import PixelForm, results
 from diffsweep.datasets.folder_files import FILE, FolderFiles
 from diffsweep.datasets.parquet_files import ParquetFiles
 from diffsweep.datasets.stream import TrainingStream
@@ -61,7 +61,7 @@ def decoding(bench: Bench) -> Results:
             "parquet": (ParquetFiles("dataset.path", str(folder / "images.parquet")), "image"),
             "image_folder": (FolderFiles("dataset.path", name), FILE),
         }
-        rows, form = torch.arange(COUNT), Form(3, SIDE)
+        rows, form = torch.arange(COUNT), PixelForm(3, SIDE)
         found: Results = {}
         for kind, (table, column) in tables.items():
             ours, bare = [], []

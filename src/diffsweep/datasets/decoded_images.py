@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffsweep.datasets.base import ImageData
 from diffsweep.datasets.byte_images import LEVELS, ByteImages, fixed_order, identify
-from diffsweep.datasets.decoding import Form, Unreadable, decoded
+from diffsweep.datasets.decoding import PixelForm, Unreadable, decoded
 from diffsweep.datasets.facts import WITHOUT_DATA, facts_of
 from diffsweep.datasets.images import BACKGROUND, MODES, colour
 from diffsweep.datasets.samples import Samples, Split
@@ -208,7 +208,7 @@ class DecodedImages(ImageData):
         """
         used = self.order["all"].sort().values
         if self._images is None:
-            form = Form(self.channels, self.image_size, self.background)
+            form = PixelForm(self.channels, self.image_size, self.background)
             self._images = decoded(self.tables, self.image_column, used, form, self.max_bad, self.cache_dir)
         images, bad = self._images
         index = torch.searchsorted(used, self.order[split])

@@ -24,7 +24,7 @@ from diffsweep.progress import ProgressMeter
 AT_ONCE = 256  # images decoded before they are written together
 
 
-class Form(NamedTuple):
+class PixelForm(NamedTuple):
     """The form to which images are decoded.
 
     Attributes:
@@ -69,7 +69,7 @@ class Result(NamedTuple):
 
 
 def decoded(
-    tables: Sequence[ImageTable], column: str, rows: Tensor, form: Form, max_bad: int, cache_dir: Path
+    tables: Sequence[ImageTable], column: str, rows: Tensor, form: PixelForm, max_bad: int, cache_dir: Path
 ) -> tuple[Tensor, list[Unreadable]]:
     """Return the images of given rows, uint8 (N, C, H, W), mapped from a file, and those that cannot be read.
 
@@ -114,7 +114,7 @@ def decoded(
 
 
 def _make(
-    path: Path, facts: Path, tables: Sequence[ImageTable], column: str, rows: Tensor, form: Form, max_bad: int
+    path: Path, facts: Path, tables: Sequence[ImageTable], column: str, rows: Tensor, form: PixelForm, max_bad: int
 ) -> None:
     """Decode the images of the given rows to one file, and write what was noticed about them to another."""
     bad: list[Unreadable] = []
@@ -156,7 +156,7 @@ def _make(
 
 
 def results(
-    tables: Sequence[ImageTable], column: str, rows: Tensor, form: Form, threads: int = 0, shown: bool = True
+    tables: Sequence[ImageTable], column: str, rows: Tensor, form: PixelForm, threads: int = 0, shown: bool = True
 ) -> Iterator[list[Result]]:
     """Yield the decoded images of given rows, in their order, in lists of up to 256.
 
@@ -187,7 +187,7 @@ def _encoded(tables: Sequence[ImageTable], column: str, rows: Tensor) -> Iterato
         first += len(table)
 
 
-def _result(one: EncodedImage, form: Form) -> Result:
+def _result(one: EncodedImage, form: PixelForm) -> Result:
     try:
         content: Any = one.content.read_bytes() if isinstance(one.content, Path) else one.content
         if content is None:
