@@ -23,6 +23,17 @@ def seeded():
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def no_hub(monkeypatch):
+    """Without the Hugging Face hub, whose library would try for half a minute to reach it where there is no network."""
+    import huggingface_hub
+
+    import datasets
+
+    for module in (huggingface_hub.constants, datasets.config):  # they have read the environment already
+        monkeypatch.setattr(module, "HF_HUB_OFFLINE", True)
+
+
 @pytest.fixture(scope="session")
 def write_parquet():
     """``write_parquet(path, columns, names)`` writes a parquet file of columns by name and returns its path.

@@ -202,6 +202,7 @@ def together():
     return rows
 
 
+@pytest.mark.usefixtures("no_hub")
 @pytest.mark.parametrize("row", together(), ids=",".join)
 def test_every_option_passes_the_checks_before_a_run(compose, row):
     """The keywords are those of the targets, and the networks can be built."""

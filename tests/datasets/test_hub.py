@@ -2,13 +2,11 @@
 
 import tarfile
 
-import huggingface_hub
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-import datasets
 from diffsweep.configuration.compose import compose
 from diffsweep.configuration.preflight import preflight
 from diffsweep.datasets import Hub, ImageFolder
@@ -70,9 +68,7 @@ def test_the_fingerprint_is_that_of_the_content(make):
     assert make(batch_size=3).fingerprint == prints[0]
 
 
-def test_a_name_that_cannot_be_loaded_is_one_line(monkeypatch, tmp_path):
-    for module in (huggingface_hub.constants, datasets.config):  # they have read HF_HUB_OFFLINE already
-        monkeypatch.setattr(module, "HF_HUB_OFFLINE", True)
+def test_a_name_that_cannot_be_loaded_is_one_line(no_hub, tmp_path):
     for settings, part in (
         (["dataset.name=nobody/nothing-here"], "dataset.name=nobody/nothing-here: split train cannot be loaded"),
         ([], "dataset.name is missing"),
