@@ -49,7 +49,7 @@ FAST = (
     "num_samples=64",
     "--help",
     "--cfg",
-    "dataset.num_classes=2",
+    "dataset.path=photos",
     "baseline=linear",
 )  # others are slow
 
@@ -71,12 +71,11 @@ def named(line):
 
 @pytest.fixture(scope="module")
 def values(tmp_path_factory, configure, finished_clips):
-    """``values(words)``: what ``RUN`` and the files of the pages stand for, real runs and ``photos.parquet``.
-
-    README's own program makes the file of images in two folders.
-    """
+    """``values(words)``: what ``RUN`` and the files of the pages stand for, real runs and images in two classes."""
     import numpy as np
+    import pyarrow
     from PIL import Image
+    from pyarrow import parquet
 
     from diffsweep.runs.training import train
 
@@ -86,18 +85,26 @@ def values(tmp_path_factory, configure, finished_clips):
         for i in range(24):
             pixels = np.random.default_rng(i).integers(0, 255, (40, 50, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / "photos" / kind / f"{i}.jpg")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        exec(programs(FRONT)[1], {})
+    photos, file = sorted(folder.glob("photos/*/*.jpg")), folder / "photos.parquet"
+    columns = {
+        "image": [{"bytes": photo.read_bytes()} for photo in photos],
+        "label": [int(photo.parent.name == "dogs") for photo in photos],
+    }
+    parquet.write_table(pyarrow.table(columns), file)
+    (folder / "digits").mkdir()
+    for i in range(30):
+        pixels = np.random.default_rng(i).integers(0, 255, (8, 8), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "digits" / f"{i}.png")
     train(configure(folder / "classes", "model=classifier_free"))
-    images, file = folder / "classes", folder / "photos.parquet"
+    images = folder / "classes"
     scores = {("linear", 0): 5.0, ("linear", 1): 6.0, ("cosine", 0): 4.0, ("cosine", 1): 4.5}
     sweep = write_sweep(folder / "sweep", scores)
 
     def values(words):
         clips = {"task=extend", "task=double_rate", "task=upscale"} & set(words)
         run = finished_clips if clips else images
-        files = {"photos.parquet": file, "FILE": file, "outputs/sweeps/SWEEP": sweep}
+        files = {"photos.parquet": file, "FILE": file, "outputs/sweeps/SWEEP": sweep, "FOLDER": folder / "digits"}
+        files |= {"photos": folder / "photos", "USER/NAME": folder / "photos"}
         return {"RUN": run, "NAME": "cifar10_latent", **files}
 
     return values
@@ -124,6 +131,7 @@ def of_the_front_page():
             line, marks=[] if line[0] != "benchmark" and set(line[1] or [""]) & set(FAST) else [pytest.mark.slow]
         )
         for line in commands(FRONT)
+        if line[0] != "import"  # of published weights, gigabytes
     ]
 
 
@@ -132,7 +140,8 @@ def test_every_command_of_the_front_page_runs(line, values, command, tmp_path):
     name, words = line
     typed = replaced(words, values(words) | SMALL_VALUES)
     if not {"--help", "--cfg"} & set(words):
-        smaller = [] if any(word.startswith("resume=") for word in words) else SMALLER[name].split()
+        complete = any(word.startswith(("resume=", "images=")) for word in words)  # they take no settings of training
+        smaller = [] if complete else SMALLER[name].split()
         smaller += [word for key, more in SMALLER_WITH.items() if key in words for word in more.split()]
         keys = {word.partition("=")[0] for word in typed}
         typed += [word for word in smaller if word.partition("=")[0] not in keys] + [f"paths.output_dir={tmp_path}"]

@@ -12,6 +12,7 @@ def config_text(choices, values):
     content = {
         "seed": seed,
         "paths": {"run_dir": "/somewhere"},
+        "logger": {"mode": "offline", "project": "diffsweep", "entity": None},
         "trainer": {"max_steps": 4},
         "dataset": {"_target_": "diffsweep.datasets.Digits", "seed": "${seed}"},
         "schedule": {"num_steps": 1000},
