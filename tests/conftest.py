@@ -25,7 +25,7 @@ def seeded():
 
 @pytest.fixture
 def no_hub(monkeypatch):
-    """Without the Hugging Face hub, whose library would try for half a minute to reach it where there is no network."""
+    """Without the Hugging Face hub, whose library would try for half a minute to reach it without a network."""
     import huggingface_hub
 
     import datasets
