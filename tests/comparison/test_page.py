@@ -85,6 +85,7 @@ def test_the_end_of_a_sweep_writes_the_page_with_its_command(write_sweep):
     assert "validation loss" in found.texts  # the head of a column and of a chart
 
 
+@pytest.mark.slow
 def test_two_hundred_runs_with_samples_are_below_the_limit(write_sweep):
     values = {(k, seed): 10.0 + k / 7 + seed for k in range(100) for seed in (0, 1)}
     folder = write_sweep(

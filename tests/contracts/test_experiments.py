@@ -124,6 +124,7 @@ def test_every_job_of_a_sweep_passes_the_checks(name):
         preflight(composed("train", *job))
 
 
+@pytest.mark.slow
 def test_the_samplers_of_a_sweep_pass_the_checks():
     assert OF_RUNS
     for name in OF_RUNS:

@@ -72,6 +72,7 @@ def test_a_sweep_ends_with_a_summary_and_compare_makes_the_same(sweep, command):
     assert "sort=size: runs are sorted by age" in command("runs", "sort=size").err
 
 
+@pytest.mark.slow
 def test_a_sweep_of_evaluations_ends_with_its_table_and_the_summary(finished, command, fast):
     few = ("metrics=digits", "metrics.reference=train", "metrics.kid_subset_size=8", "num_samples=8", "trainer=cpu")
     words = (f"run={finished}", "sampler=ddim", "sampler.steps=2,3", "seed=0,1", "output=out", *few)

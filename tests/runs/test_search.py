@@ -105,6 +105,7 @@ def test_an_interrupted_search_goes_on_as_the_uninterrupted_one(
     assert all(job["error"] == "it diverged" for job in whole if job not in finished)
 
 
+@pytest.mark.slow
 def test_results_of_jobs_that_ended_while_the_search_was_killed_are_not_lost(command, fast, objective, monkeypatch):
     """The process was killed after a job had recorded its end, before the study had its result."""
     with monkeypatch.context() as patch:

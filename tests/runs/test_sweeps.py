@@ -40,6 +40,7 @@ def results(monkeypatch):
     return returned
 
 
+@pytest.mark.slow
 def test_each_job_has_its_directory_and_returns_a_number(command, fast, results):
     """-m may stand in the middle of the line."""
     done = command("train", SWEEP[0], "-m", SWEEP[1], *fast, *FEW)

@@ -41,6 +41,7 @@ def test_several_loggers_are_a_list():
         compose("train", ["logger=[wandb,tensorbord]"])
 
 
+@pytest.mark.slow
 def test_a_run_passes_its_loggers_on(tmp_path, configure):
     train(configure(tmp_path / "run", "logger=[csv,tensorboard]", "trainer.max_steps=1"))
     for command, key in (("train", "resume"), ("evaluate", "run"), ("sample", "run")):

@@ -95,6 +95,7 @@ def test_a_sweep_is_a_table_and_a_plot_and_goes_on_after_a_failure(command, tmp_
     assert (out / "errors.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_training_can_begin_with_proofs(command, fast):
     done = command("train", *fast, "trainer.max_steps=2", "verify=true", "sampler=dpm_solver_pp", "sampler.steps=5")
     assert done.code == 0, done.err
@@ -103,6 +104,7 @@ def test_training_can_begin_with_proofs(command, fast):
     assert str(certificate) in done.out
 
 
+@pytest.mark.slow
 def test_a_combination_that_fails_is_not_trained(command, fast):
     done = command(
         "train", *fast, "verify=true", "schedule=edm", "prediction=edm", "sampler=heun", "sampler.spacing=uniform"
