@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffsweep.backbones import DiT
 from diffsweep.errors import UserError
-from diffsweep.interchange.weights import Layers
+from diffsweep.interchange.weights import Layers, refuse_others
 
 BLOCK = {
     "modulation.linear": ("norm1.linear",),
@@ -63,11 +63,7 @@ def kind_and_config(network: DiT, image_size: int) -> tuple[str, dict[str, Any]]
         UserError: diffusers has no such network; the message names the option.
     """
     options = network.options
-    for key, value in ONLY.items():
-        if getattr(options, key) != value:
-            raise UserError(
-                f"backbone.{key}={getattr(options, key)}: DiTTransformer2DModel of diffusers has {value} only"
-            )
+    refuse_others(options, ONLY, "DiTTransformer2DModel")
     if network.modulation_out is None or network.kind.modulations != 6 or network.kind.shared:
         raise UserError("backbone.block: DiTTransformer2DModel of diffusers has adaln_zero only")
     return "DiTTransformer2DModel", {

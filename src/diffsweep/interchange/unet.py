@@ -9,7 +9,7 @@ from torch import nn
 from diffsweep.backbones import UNet
 from diffsweep.backbones.unet_blocks import ResidualStage, SpatialTransformer
 from diffsweep.errors import UserError
-from diffsweep.interchange.weights import Layers
+from diffsweep.interchange.weights import Layers, refuse_others
 from diffsweep.layers import ResidualBlock, SelfAttention2d
 
 BLOCK = {
@@ -110,9 +110,7 @@ def kind_and_config(network: UNet, image_size: int) -> tuple[str, dict[str, Any]
         UserError: diffusers has no such network; the message names the option.
     """
     options = network.options
-    for key, value in ONLY.items():
-        if getattr(options, key) != value:
-            raise UserError(f"backbone.{key}={getattr(options, key)}: a U-Net of diffusers has {value} only")
+    refuse_others(options, ONLY, "a U-Net")
     if options.block == "convnext":
         raise UserError("backbone.block=convnext: diffusers has no such U-Net; it has ddpm and biggan")
     text, resnet, levels = options.context_dim is not None, options.block == "biggan", options.levels(image_size)

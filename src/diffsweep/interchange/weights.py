@@ -16,6 +16,19 @@ from diffsweep.errors import UserError
 Layers = Mapping[str, tuple[str, ...]]
 
 
+def refuse_others(options: Any, only: Mapping[str, Any], network: str) -> None:
+    """Raise a UserError if an option of a backbone has another value than the only one that a network of diffusers has.
+
+    Args:
+        options: the options of the backbone.
+        only: the values by option.
+        network: what the network of diffusers is called, such as ``a U-Net``.
+    """
+    for key, value in only.items():
+        if getattr(options, key) != value:
+            raise UserError(f"backbone.{key}={getattr(options, key)}: {network} of diffusers has {value} only")
+
+
 @dataclass(frozen=True)
 class Converted:
     """A network of ours as one of diffusers.

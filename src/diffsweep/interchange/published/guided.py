@@ -23,6 +23,7 @@ from diffsweep.interchange.published.base import (
     of_heads,
     with_null_class,
 )
+from diffsweep.interchange.unet import TRANSFORMER_BLOCK
 from diffsweep.layers import Downsample, ResidualBlock, SelfAttention2d
 
 BLOCK = {
@@ -32,19 +33,6 @@ BLOCK = {
     "norm_out": "out_layers.0",
     "conv_out": "out_layers.3",
     "skip": "skip_connection",
-}
-TRANSFORMER_BLOCK = {
-    "norm_self": ("norm1",),
-    "norm_cross": ("norm2",),
-    "norm_forward": ("norm3",),
-    "self_attention.to_q": ("attn1.to_q",),
-    "self_attention.to_kv": ("attn1.to_k", "attn1.to_v"),
-    "self_attention.to_out": ("attn1.to_out.0",),
-    "cross_attention.to_q": ("attn2.to_q",),
-    "cross_attention.to_kv": ("attn2.to_k", "attn2.to_v"),
-    "cross_attention.to_out": ("attn2.to_out.0",),
-    "feed_forward.0.project": ("ff.net.0.proj",),
-    "feed_forward.1": ("ff.net.2",),
 }
 ENDS = {"embed_time.0": "time_embed.0", "embed_time.2": "time_embed.2", "conv_in": "input_blocks.0.0"}
 
