@@ -16,6 +16,7 @@ from diffsweep.configuration.compose import compose
 from diffsweep.configuration.loading import load_model
 from diffsweep.errors import UserError
 from diffsweep.runs.commands import evaluate, sample
+from diffsweep.runs.training import train
 from diffsweep.tasks.sampling import draw
 
 METRICS = ("metrics=digits", "metrics.kid_subset_size=8", "metrics.reference=train", "num_samples=8")
@@ -246,3 +247,10 @@ def test_printed_commands_can_be_pasted_whatever_the_directory_is_named(command,
     assert command("train", *shlex.split(resume), "trainer.max_steps=3").code == 0
     assert checkpoint(name)["global_step"] == 3
     assert load(name).sample(1).shape == (1, 1, 8, 8)
+
+
+def test_the_first_file_of_a_kind_that_exists_has_the_name_of_its_kind(tmp_path, configure, capsys):
+    """A run without metrics has no metrics.json."""
+    train(configure(tmp_path / "run", "metrics=none"))
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[0] for row in rows if row and row[-1].endswith("metrics.csv")] == ["numbers"]

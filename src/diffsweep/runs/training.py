@@ -232,18 +232,16 @@ def _print_summary(cfg: DictConfig, directory: Path, numbers: dict[str, float], 
         rows.append(("evaluation", duration(evaluated), f"{evaluated / total:.0%} of the time"))
     rows.append(("in all", duration(total), ""))
     shown = [path for path in sorted(directory.glob("*")) if path.suffix in pictures.SHOWN]
-    shown += [path for path in [directory / "samples"] if path.exists()]
-    files = [("pictures" if path == shown[0] else "", path) for path in shown]
-    files += [
-        ("numbers", directory / "metrics.json"),
-        ("", directory / "metrics.csv"),
-        ("proofs", directory / CERTIFICATE),
-        ("weights", directory / FOLDER / LAST),
-    ]
+    files = {
+        "pictures": [*shown, directory / "samples"],
+        "numbers": [directory / "metrics.json", directory / "metrics.csv"],
+        "proofs": [directory / CERTIFICATE],
+        "weights": [directory / FOLDER / LAST],
+    }
     print(f"\n{report.table(rows)}\n")
-    for name, place in files:
-        if place.exists():
-            print(f"  {name:<9} {shell.shown(place)}")
+    for name, paths in files.items():
+        for number, path in enumerate(path for path in paths if path.exists()):
+            print(f"  {'' if number else name:<9} {shell.shown(path)}")
     for name, command in places(cfg, directory):
         print(f"  {name:<9} {command}")
 
