@@ -12,7 +12,10 @@ from diffsweep.configuration.suggestions import no_such_option
 from diffsweep.configuration.texts import Key
 from diffsweep.errors import UserError
 
-COMMANDS = ("train", "import", "sample", "evaluate", "export", "compare", "runs", "dashboard", "verify", "benchmark")
+COMMANDS = (
+    *("train", "import", "sample", "evaluate", "export", "compare", "runs", "dashboard", "verify", "benchmark"),
+    "doctor",
+)
 WIDTH = 118
 REFERENCE = "conf/README.md"
 DERIVED = ("space", "condition")  # root keys that follow from the groups

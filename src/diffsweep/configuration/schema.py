@@ -224,6 +224,17 @@ class Dashboard(Bare):
 
 
 @dataclass
+class Doctor(Bare):
+    """The keys of doctor.py.
+
+    Attributes:
+        min_free: GB that must be free where runs are written.
+    """
+
+    min_free: float = 2.0
+
+
+@dataclass
 class EvaluateImages(Bare):
     """The keys of evaluate.py with ``images=``, which measures images that other programs made."""
 
@@ -249,6 +260,7 @@ SCHEMAS = {
     "compare": Compare,
     "runs": Runs,
     "dashboard": Dashboard,
+    "doctor": Doctor,
 }
 # The configuration that a command has instead if a key is typed: evaluate.py images=FOLDER has no run.
 FORMS = {"evaluate": ("images", "evaluate_images")}

@@ -21,6 +21,7 @@ TASKS = {
     "compare": "diffsweep.runs.comparing:compare",
     "runs": "diffsweep.runs.listing:runs",
     "dashboard": "diffsweep.runs.dashboard:dashboard",
+    "doctor": "diffsweep.runs.doctor:doctor",
 }
 SUMMARIES = {  # functions of the folder of a sweep whose jobs have been run
     "train": "diffsweep.runs.comparing:summarise",
