@@ -87,7 +87,7 @@ def _packages(versions: Mapping[str, str]) -> Iterator[Finding]:
     try:
         requirements = [Requirement(text) for text in metadata.requires("diffsweep") or ()]
     except metadata.PackageNotFoundError:
-        yield Finding(FAULT, "packages", "diffsweep is not installed: pip install -c constraints.txt -e .")
+        yield Finding(FAULT, "packages", "diffsweep is not installed: pip install -e .")
         return
     needed: dict[str, list[Requirement]] = {"": []}
     for each in requirements:
