@@ -1,6 +1,7 @@
 """What is printed to be pasted means the same after the shell and Hydra have read it."""
 
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,8 @@ NAMES = [
     "ends in \\",
     'back\\"slash',
     "tab\tinside",
+    "clears\x1b[2J the screen",
+    "it's\\ \x1b]0;title\x07",
     "*.py",
     "~",
     "#1",
@@ -47,9 +50,17 @@ NAMES = [
 ]
 
 
+def words_of(line):
+    """Return the words of a printed line, as a shell reads it."""
+    if "$'" not in line:
+        return shlex.split(line)
+    printed = subprocess.run(["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, check=True).stdout
+    return printed.decode().split("\0")[:-1]
+
+
 def read(line):
     """Return the values of the overrides in a printed line, as a shell and then Hydra read it."""
-    _, _, *overrides = shlex.split(line)
+    _, _, *overrides = words_of(line)
     return {override.key_or_group: override.value() for override in OverridesParser.create().parse_overrides(overrides)}
 
 
@@ -63,12 +74,13 @@ def test_a_printed_command_gives_back_the_path(name, place, tmp_path, monkeypatc
     assert Path(str(value["autoencoder.run"])) == Path(expected)
     assert isinstance(value["autoencoder.run"], str)
     assert value["model"] == "ldm"
-    assert [Path(word) for word in shlex.split(f"ls {shell.shown(path)}")[1:]] == [Path(expected)]
+    assert [Path(word) for word in words_of(f"ls {shell.shown(path)}")[1:]] == [Path(expected)]
+    assert shell.shown(path).isprintable()
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_override_that_is_printed_is_one_job_of_a_sweep(name):
-    (word,) = shlex.split(shell.typed("run", name))
+    (word,) = words_of(shell.typed("run", name))
     assert jobs([word]) == [[word]]
 
 
@@ -86,3 +98,8 @@ def test_a_command_names_its_script_from_where_the_user_is(tmp_path, monkeypatch
     assert shell.command("sample.py run", "/a/run") == "python src/sample.py run=/a/run"
     monkeypatch.chdir(tmp_path)
     assert shell.command("sample.py run", "/a/run") == f"python {shell.SCRIPTS / 'sample.py'} run=/a/run"
+
+
+def test_control_characters_of_foreign_texts_are_visible():
+    assert shell.visible("grün, 猫") == "grün, 猫"
+    assert shell.visible("a\x1b[2Jb\nc\x9b\u202e") == r"a\x1b[2Jb\nc\x9b\u202e"

@@ -1,4 +1,4 @@
-"""Text that a user can paste into a shell: paths, overrides that name a directory, and whole commands."""
+"""Text for a terminal: paths, overrides and commands that a user can paste into a shell, and foreign names."""
 
 import re
 import shlex
@@ -10,9 +10,31 @@ SCRIPTS = Path(__file__).resolve().parents[1]  # where train.py and the other co
 PLAIN = re.compile(r"(?!(?:null|true|false|nan|inf)$)[a-z_/][a-z0-9_/.+-]*", re.IGNORECASE | re.ASCII)
 
 
+def visible(text: str) -> str:
+    """Return a text from a file in which control characters stand as escapes, such as ``\\x1b``, on one line.
+
+    Names of classes, captions and files may hold the codes by which a program moves the cursor of a terminal, clears
+    the screen or changes its title, and line ends that would forge a line of output.
+    """
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
 def shown(path: str | Path) -> str:
-    """Return a path as a user would type it: relative to the current folder if it lies inside, quoted for the shell."""
-    return shlex.quote(_relative(path))
+    """Return a path as a user would type it: relative to the current folder if it lies inside, quoted for the shell.
+
+    A path with control characters is quoted as ``$'...'``, which bash and zsh read, so that it can be printed.
+    """
+    return quoted(_relative(path))
+
+
+def quoted(word: str) -> str:
+    """Return a word quoted for the shell; control characters stand as escapes in ``$'...'``."""
+    if word.isprintable():
+        return shlex.quote(word)
+    escaped = word.replace("\\", "\\\\").replace("'", "\\'")
+    return f"$'{visible(escaped)}'"
 
 
 def override(key: str, value: str) -> str:
@@ -24,7 +46,7 @@ def override(key: str, value: str) -> str:
 
 def typed(key: str, path: str | Path) -> str:
     """Return the override ``key=path`` for a shell, quoted, with a path inside the current folder relative to it."""
-    return shlex.quote(override(key, _relative(path)))
+    return quoted(override(key, _relative(path)))
 
 
 def command(beginning: str, path: str | Path) -> str:
@@ -48,7 +70,7 @@ def sweep(name: str, words: Sequence[str]) -> str:
         name: of the command, such as ``train``.
         words: its overrides.
     """
-    return " ".join([*_script(f"{name}.py"), "-m", *map(shlex.quote, words)])
+    return " ".join([*_script(f"{name}.py"), "-m", *map(quoted, words)])
 
 
 def _script(name: str) -> tuple[str, str]:

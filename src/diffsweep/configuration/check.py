@@ -10,6 +10,8 @@ from typing import Any, get_type_hints
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from diffsweep.configuration.conf import leaves
+from diffsweep.configuration.secret_keys import refuse_secret
 from diffsweep.configuration.spelling import nearest
 from diffsweep.configuration.value_types import check_type
 from diffsweep.errors import UserError
@@ -133,6 +135,9 @@ def check(cfg: DictConfig) -> None:
     trust = list(cfg.trust)
     for path, text in _texts(content):
         _refuse_hidden_calls(path, text)
+    for path, value in leaves(content):
+        if isinstance(value, str):
+            refuse_secret(path, value)
     for path, node in targets(cfg):
         _check_node(path, node, locate(str(node._target_), trust))
         _refuse_own_trust(path, node, trust)

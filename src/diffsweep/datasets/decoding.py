@@ -20,6 +20,7 @@ from diffsweep.datasets.images import BACKGROUND, Decoded, UnreadableImageError,
 from diffsweep.datasets.tables import EncodedImage, ImageTable, where_of
 from diffsweep.files import ContentError, make_once, write_atomically, write_text
 from diffsweep.progress import ProgressMeter
+from diffsweep.shell import visible
 
 AT_ONCE = 256  # images decoded before they are written together
 
@@ -149,8 +150,10 @@ def _make(
     write_atomically(path, write)  # last: both files are whole once it exists
     if same:
         print(
-            f"{len(same)} of {len(rows)} images have the content of others, such as {same[0][0]} and {same[0][1]}; "
-            f"all are kept, and {facts} lists them",
+            visible(
+                f"{len(same)} of {len(rows)} images have the content of others, such as {same[0][0]} and {same[0][1]}; "
+                f"all are kept, and {facts} lists them"
+            ),
             file=sys.stderr,
         )
 

@@ -11,6 +11,7 @@ from typing import Any
 from diffsweep.datasets.images import UnreadableImageError, size_and_mode
 from diffsweep.datasets.tables import NO_COLUMN, EncodedImage, ImageTable, named_classes
 from diffsweep.files import ContentError
+from diffsweep.shell import visible
 
 LARGEST = 64  # the largest side that is chosen, for which a network trains in a bearable time
 MULTIPLE = 4
@@ -88,7 +89,7 @@ def _classes(table: ImageTable, label: str | None, settings: Mapping[str, Any]) 
             return {"label_column": None}, f"no classes, since {label} has one alone{one}"
         names = names or found
     names = names or (stored if stored is not None and len(stored) == count else None)
-    shown = "" if not names else f": {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+    shown = "" if not names else f": {', '.join(map(visible, names[:3]))}{', ...' if len(names) > 3 else ''}"
     found_now = {"label_column": label, "num_classes": count, "class_names": None if names is None else list(names)}
     return found_now, f"{count} classes of {label}{shown}"
 

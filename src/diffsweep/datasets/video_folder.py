@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffsweep import shell
 from diffsweep.datasets.base import ImageData
 from diffsweep.datasets.byte_images import LEVELS, ByteClips, fixed_order, identify
 from diffsweep.datasets.images import MODES
@@ -229,7 +230,7 @@ class VideoFolder(ImageData):
             )
             if len(skipped) == len(self.videos):
                 raise ContentError(f"dataset.path: {text}")
-            warnings.warn(text, stacklevel=2)
+            warnings.warn(shell.visible(text), stacklevel=2)
         usable = [number for number in range(len(self.videos)) if number not in skipped]
         if len(usable) <= self.held_out:
             raise ContentError(

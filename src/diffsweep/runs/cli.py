@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from diffsweep.errors import UserError
 from diffsweep.runs import functions
 from diffsweep.runs.manifest import is_expected
+from diffsweep.shell import visible
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 HELP = {"-h", "--help"}
@@ -46,7 +47,7 @@ def main(command: str) -> None:
 
 def _print_error(error: Exception) -> int:
     """Print the line of an error and return the exit code."""
-    print(f"error: {error}", file=sys.stderr)
+    print("error:", visible(str(error)), file=sys.stderr)
     return 2 if isinstance(error, UserError) else 1
 
 
