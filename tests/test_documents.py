@@ -27,6 +27,7 @@ SMALLER = {
     "train": "debug=fast trainer=cpu logger=csv callbacks=minimal metrics=none dataset.batch_size=8",
     "sample": "",
     "evaluate": "num_samples=80 metrics=digits",
+    "preview": "num_samples=80",
     "verify": "",
     "benchmark": "repeats=3 train_steps=2 sample_batch=2",
     "export": "",

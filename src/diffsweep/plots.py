@@ -234,3 +234,40 @@ def plot_accuracy(
     above.set_xticks(times, [f"{value:.1f}" if math.isfinite(value) else "\u221e" for value in log_snr], fontsize=8)
     above.set_xlabel(r"$\log(\alpha_t^2 / \sigma_t^2)$")
     return figure
+
+
+def plot_classes(counts: Mapping[str, Mapping[str, int]], title: str = "") -> "Figure":
+    """Plot the counts of classes in training and held-out data as horizontal bars, or of over 60 classes as curves.
+
+    The curves have the classes in the order of their training counts, without names.
+
+    Args:
+        counts: for each class, by its name, the counts ``train`` and ``val``.
+        title: a text above the plot.
+    """
+    from matplotlib.figure import Figure
+
+    names, many = list(counts), len(counts) > 60
+    if many:
+        names.sort(key=lambda name: -counts[name]["train"])
+    figure = Figure(figsize=(7, 4 if many else 1.3 + 0.26 * len(names)), layout="constrained")
+    axis = figure.subplots()
+    for split, label, color in (("train", "training", "C0"), ("val", "held out", "C1")):
+        values = [counts[name][split] for name in names]
+        if many:
+            axis.step(range(1, len(names) + 1), values, where="mid", color=color, label=label)
+            continue
+        offset = -0.2 if split == "train" else 0.2
+        bars = axis.barh([k + offset for k in range(len(names))], values, 0.4, color=color, label=label)
+        axis.bar_label(bars, fontsize=7, padding=2)
+    if many:
+        axis.set(xlabel="classes, by their training counts", ylabel="samples")
+    else:
+        axis.set_yticks(range(len(names)), [name if len(name) <= 30 else f"{name[:29]}\u2026" for name in names])
+        axis.invert_yaxis()
+        axis.set(xlabel="samples")
+    axis.set_title(title, fontsize=10)
+    axis.grid(alpha=0.3, axis="y" if many else "x")
+    axis.margins(x=0.08)
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
+    return figure

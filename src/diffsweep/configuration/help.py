@@ -13,8 +13,8 @@ from diffsweep.configuration.texts import Key
 from diffsweep.errors import UserError
 
 COMMANDS = (
-    *("train", "import", "sample", "evaluate", "export", "compare", "runs", "dashboard", "verify", "benchmark"),
-    "doctor",
+    *("train", "preview", "import", "sample", "evaluate", "export", "compare", "runs", "dashboard", "verify"),
+    *("benchmark", "doctor"),
 )
 WIDTH = 118
 REFERENCE = "conf/README.md"

@@ -7,7 +7,7 @@ import torch
 from omegaconf import DictConfig
 
 from diffsweep.configuration import rules
-from diffsweep.configuration.build import build_data, sized
+from diffsweep.configuration.build import build, build_data, sized
 from diffsweep.configuration.check import check, locate
 from diffsweep.configuration.sizes import instantiated
 from diffsweep.configuration.stage_nodes import Stage, given_config, stage_nodes, trainable_config
@@ -15,6 +15,7 @@ from diffsweep.diffusion import NetworkDenoiser
 from diffsweep.errors import UserError
 from diffsweep.guidance import guidances_of
 
+SHOWN = ("dataset", "schedule", "noise")  # the parts of which preview.py makes pictures
 APART = ("model", "backbone", "guidance", "stages", "task")  # of BuiltParts, but not built from the configuration alone
 
 
@@ -25,11 +26,27 @@ def preflight(cfg: DictConfig) -> None:
     combinations are applied (:mod:`diffsweep.configuration.rules`). Models that the run would train first are checked
     as runs of their own. Nothing is written, no model is trained, and torch's generator on the CPU is left as it was.
 
+    A command whose key ``strict`` is false (``preview.py``) shows the data of words that no model can be trained with:
+    of its configuration the keys, types and values are checked here, and the parts of :data:`SHOWN` are built.
+
     Raises:
         UserError: in one line, with what to type instead.
     """
     if "model" not in cfg:  # of a command that builds nothing
         return
+    if cfg.get("strict", True):
+        preflight_training(cfg)
+        return
+    for group in SHOWN:
+        build(cfg, group)
+
+
+def preflight_training(cfg: DictConfig) -> None:
+    """Raise a UserError unless a model can be trained with a configuration; :func:`preflight` describes the checks.
+
+    Raises:
+        UserError: in one line, with what to type instead.
+    """
     with torch.random.fork_rng(devices=[]):
         try:
             cfg = sized(cfg)

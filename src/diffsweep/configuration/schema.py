@@ -167,6 +167,30 @@ class Verify(Root):
     output: str | None = None
 
 
+@dataclass
+class Preview(Root):
+    """The root keys of ``preview.py``'s configuration.
+
+    Attributes:
+        output: a folder for the pictures and numbers; None for a new one.
+        num_samples: how many samples of each split statistics are computed of; None for all.
+        num_shown: how many samples of the first training batch are shown.
+        num_noised: how many of them are shown with noise.
+        num_times: the number of times t from 0 to 1 at which they are.
+        spacing: whether the times are equally spaced in ``t`` or in ``log_snr``.
+        strict: whether parts that do not go together, such as a network that does not take clips, are refused, as in
+            training, or reported.
+    """
+
+    output: str | None = None
+    num_samples: int | None = 10_000
+    num_shown: int = 64
+    num_noised: int = 6
+    num_times: int = 9
+    spacing: str = "t"
+    strict: bool = False
+
+
 LISTED = {"listed": True}  # of keys whose values are typed with commas, and are no sweep: runs=DIR,DIR
 TEXT = {"text": True}  # of keys whose values may hold an equals sign: baseline=schedule=linear
 
@@ -257,6 +281,7 @@ SCHEMAS = {
     "export": Export,
     "benchmark": Benchmark,
     "verify": Verify,
+    "preview": Preview,
     "compare": Compare,
     "runs": Runs,
     "dashboard": Dashboard,

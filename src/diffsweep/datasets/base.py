@@ -119,6 +119,11 @@ class ImageData(LightningDataModule, Part):
         """Return the law of motion of the clips, by which generated clips are measured; None if the data have none."""
         return None
 
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """Return the files that could not be read and were left out, each with the reason; here none are."""
+        return []
+
     def split(self, name: Split) -> Samples:
         """Return the samples of a split, ``train``, ``val`` or ``all``: those of :meth:`load`, loaded once and kept."""
         if name not in self._splits:

@@ -198,6 +198,11 @@ class DecodedImages(ImageData):
             settings["max_bad"] = self.max_bad
         return f"{self.kind}-{len(self.order['all'])}-{self.image_size}-{identify(settings)}"
 
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """Return the images that could not be read, once a split is loaded: file and reason of each."""
+        return [] if self._images is None else [(one.where, one.reason) for one in self._images[1]]
+
     def load(self, split: Split) -> Samples:
         """Return the samples of a split, whose images are decoded first if they are not in the cache.
 

@@ -1,6 +1,7 @@
 """Text on pictures: wrapped to a width in pixels, cut with an ellipsis where it does not fit, and drawn."""
 
 import functools
+from unicodedata import combining, normalize
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -36,7 +37,7 @@ def wrapped(text: str, width: int, most: int) -> tuple[str, ...]:
         most: the largest number of lines, at least 1.
     """
     lines: list[str] = []
-    words = text.split()
+    words = legible(text).split()
     for i, word in enumerate(words):
         joined = f"{lines[-1]} {word}" if lines else word
         if lines and width_of(joined) <= width:
@@ -47,6 +48,14 @@ def wrapped(text: str, width: int, most: int) -> tuple[str, ...]:
             lines[-1] = _cut(" ".join([lines[-1], *words[i:]]), width)
             break
     return tuple(lines)
+
+
+def legible(text: str) -> str:
+    """Return a text without the accents of letters, which the font of labels has not: ``e`` for an accented one."""
+    if text.isascii():
+        return text
+    kept = (part for letter in text for part in (letter if letter == ELLIPSIS else normalize("NFKD", letter)))
+    return "".join(part for part in kept if not combining(part))
 
 
 def _cut(text: str, width: int) -> str:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from diffsweep.configuration.compose import Composed
 
 TASKS = {
+    "preview": "diffsweep.runs.previewing:preview",
     "train": "diffsweep.runs.training:train",
     "import": "diffsweep.runs.importing:import_weights",
     "evaluate": "diffsweep.runs.commands:evaluate",
