@@ -17,7 +17,7 @@ from diffsweep.diffusion import Noise
 from diffsweep.errors import UserError
 from diffsweep.pictures.lettering import legible
 from diffsweep.runs.previewing import noised, preview, times_of, words_of
-from diffsweep.schedules import Cosine, EDM
+from diffsweep.schedules import EDM, Cosine
 
 
 @pytest.fixture
@@ -41,7 +41,8 @@ def test_statistics_are_those_of_numpy_and_duplicates_are_counted():
     assert measured.count == 300
     np.testing.assert_allclose(measured.mean, x.numpy().mean((0, 2, 3), dtype=np.float64), rtol=1e-12)
     np.testing.assert_allclose(measured.std, x.numpy().std((0, 2, 3), dtype=np.float64), rtol=1e-9)
-    assert measured.minimum == x.amin((0, 2, 3)).tolist() and measured.maximum == x.amax((0, 2, 3)).tolist()
+    assert measured.minimum == x.amin((0, 2, 3)).tolist()
+    assert measured.maximum == x.amax((0, 2, 3)).tolist()
     assert measured.duplicates == pytest.approx(2 / 300)
     others = measure(InMemory({"x": torch.cat([x[3:4], torch.randn(3, 2, 4, 4)])}), None)
     assert others.among(measured) == 0.25
@@ -50,7 +51,9 @@ def test_statistics_are_those_of_numpy_and_duplicates_are_counted():
 def test_statistics_of_some_samples_take_them_evenly():
     x = torch.arange(100.0)[:, None, None, None]
     measured = measure(InMemory({"x": x}), 10)
-    assert measured.count == 10 and measured.mean == [45.0] and measured.maximum == [90.0]
+    assert measured.count == 10
+    assert measured.mean == [45.0]
+    assert measured.maximum == [90.0]
 
 
 def test_noised_samples_have_the_variance_of_the_process():
@@ -71,7 +74,9 @@ def test_times_are_spaced_in_t_or_in_log_snr():
     times = times_of(schedule, 7, "log_snr")
     inner = schedule.log_snr(times[1:-1])
     torch.testing.assert_close(inner.diff(), inner.diff()[:1].expand(4))
-    assert times[0] == 0 and times[-1] == 1 and (times.diff() > 0).all()
+    assert times[0] == 0
+    assert times[-1] == 1
+    assert (times.diff() > 0).all()
 
 
 def test_words_name_the_class_and_the_caption_once():
@@ -96,7 +101,8 @@ def test_a_folder_is_previewed_with_its_files_that_are_no_images(previewed, tmp_
     assert sum(count[split] for count in counts.values() for split in ("train", "val")) == 12
     black, white = counts["a"]["train"], counts["b"]["train"]
     assert train["mean"] == pytest.approx([(white - black) / (white + black)] * 3)
-    assert train["duplicates"] == pytest.approx(1 - 2 / train["count"]) and found["held_out_in_training"] == 1
+    assert train["duplicates"] == pytest.approx(1 - 2 / train["count"])
+    assert found["held_out_in_training"] == 1
     out = capsys.readouterr().out
     assert "train.py refuses" not in out
     for path in out.strip().splitlines()[-1].split():  # a line of paths
@@ -110,7 +116,8 @@ def test_clips_are_previewed_although_the_default_network_takes_images(previewed
     folder, found = previewed(*words, "noise=shared")
     assert "train.py refuses these words: dataset=moving_digits provides clips" in capsys.readouterr().out
     assert {"batch.gif", "batch.png", "noised.gif"} < {path.name for path in folder.iterdir()}
-    assert found["shape"] == [1, 3, 16, 16] and found["images"]["train"] == 40
+    assert found["shape"] == [1, 3, 16, 16]
+    assert found["images"]["train"] == 40
 
 
 def test_the_picture_shows_the_first_batch_of_training(previewed):
@@ -119,14 +126,15 @@ def test_the_picture_shows_the_first_batch_of_training(previewed):
     first = next(iter(data.train_dataloader()))["x"][0, 0]
     picture = np.asarray(Image.open(folder / "batch.png"))
     large = ((first + 1) * 127.5).round().numpy().astype(np.uint8).repeat(8, 0).repeat(8, 1)
-    height, width = picture.shape
+    height, _width = picture.shape
     places = [(y, x) for y in range(height - 63) for x in range(10) if (picture[y : y + 64, x : x + 64] == large).all()]
     assert len(places) == 1
 
 
 def test_numbers_that_cannot_be_are_refused(command):
     done = command("preview", "num_times=1")
-    assert done.code == 2 and done.err.strip().endswith("num_times=1: it is at least 2")
+    assert done.code == 2
+    assert done.err.strip().endswith("num_times=1: it is at least 2")
 
 
 def test_accents_that_the_font_has_not_are_left_out():
