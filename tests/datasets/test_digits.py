@@ -1,12 +1,14 @@
 """The dataset of handwritten digits, and the endless stream of training batches."""
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
 from sklearn.datasets import load_digits as sklearn_digits
 
 from diffsweep.datasets import Digits, InMemory, load_digits
+from diffsweep.datasets.orders import Shuffled
 from diffsweep.datasets.stream import Positions, TrainingStream
 
 
@@ -56,7 +58,8 @@ def test_bad_values_are_refused(bad, match):
 
 
 def stream(count=10, seed=0):
-    return TrainingStream(InMemory({"x": torch.arange(count).float()[:, None], "label": torch.arange(count)}), seed)
+    samples = InMemory({"x": torch.arange(count).float()[:, None], "label": torch.arange(count)})
+    return TrainingStream(samples, Shuffled(count, seed))
 
 
 def batches_of(batch_size, count, first=0, rank=0, world_size=1, **data):
@@ -112,7 +115,7 @@ def test_ranks_partition_the_stream(world_size):
 def test_each_later_epoch_of_the_digits_has_every_sample_once():
     """The whole third epoch, started from its first batch."""
     data = Digits(batch_size=500, seed=3)
-    source = TrainingStream(data.split("train"), 3)
+    source = TrainingStream(data.split("train"), Shuffled(1500, 3))
     batches = [source[p] for p in itertools.islice(Positions(500, first=6), 3)]
     assert as_set(torch.cat([batch["x"] for batch in batches])) == as_set(data.split("train")["x"])
 
@@ -138,6 +141,7 @@ class FakeTrainer:
             world,
             accumulate,
         )
+        self.strategy = SimpleNamespace(root_device=torch.device("cpu"))
 
 
 def test_the_training_loader_starts_at_the_trainers_step():

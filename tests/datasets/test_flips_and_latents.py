@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -86,7 +87,8 @@ def test_a_stream_with_mirrors_resumes_where_it_stopped(monkeypatch):
     """The trainer's step determines where the stream begins."""
     whole = batches(Few(flip=True), 7)
     resumed = Few(flip=True)
-    trainer = type("Trainer", (), {"global_step": 3, "global_rank": 0, "world_size": 1, "accumulate_grad_batches": 1})
+    trainer = SimpleNamespace(global_step=3, global_rank=0, world_size=1, accumulate_grad_batches=1)
+    trainer.strategy = SimpleNamespace(root_device=torch.device("cpu"))
     resumed.trainer = trainer
     for one, other in zip(whole[3:], batches(resumed, 4), strict=True):
         assert torch.equal(one["x"], other["x"])

@@ -11,10 +11,13 @@ import torch
 from PIL import Image, ImageOps
 
 from diffsweep.benchmarks.base import Bench, Results, compare, part, synchronize
+from diffsweep.configuration.build import device_of
 from diffsweep.datasets.byte_images import ByteImages
 from diffsweep.datasets.decoding import PixelForm, results
 from diffsweep.datasets.folder_files import FILE, FolderFiles
+from diffsweep.datasets.orders import Shuffled
 from diffsweep.datasets.parquet_files import ParquetFiles
+from diffsweep.datasets.placement import on_training_device
 from diffsweep.datasets.stream import TrainingStream
 from diffsweep.datasets.tables import ImageTable
 from diffsweep.progress import tracked
@@ -82,15 +85,17 @@ def loading(bench: Bench) -> Results:
     """Return, by a label, the ratio of a training step with its batch from memory to the same step on a given batch.
 
     This is the part ``loading`` of ``benchmark.py``. The data are as many random images as CIFAR-10's test set has, in
-    the shape of the configuration's data, held as 8-bit pixels; the loader takes a batch in random order and scales it
-    to [-1, 1]. The step is that of the configuration's model.
+    the shape of the configuration's data, held as 8-bit pixels: in memory, or with a GPU on it. The loader takes a
+    batch in random order and scales it to [-1, 1]. The step is that of the configuration's model.
     """
     cfg = bench.cfg
     model, data = bench.fresh(cfg)
     pixels = torch.randint(0, 256, (10_000, *data.shape), dtype=torch.uint8)
     samples = ByteImages(pixels, torch.arange(len(pixels)), {"label": torch.arange(len(pixels)) % 10})
-    stream = TrainingStream(samples, seed=0)
-    network = model.denoiser.backbone
+    device = device_of(cfg)
+    placed = on_training_device(samples, "auto", device) or samples
+    stream = TrainingStream(placed, Shuffled(len(samples), seed=0), device)
+    network = model.to(device).denoiser.backbone
     optimizer = model.make_optimizer(network.parameters())
     size = data.batch_size
     _, cond = model.request(torch.arange(size), data.split("train"))
@@ -98,7 +103,7 @@ def loading(bench: Bench) -> Results:
 
     def step(x: torch.Tensor) -> None:
         optimizer.zero_grad()
-        network(x, torch.full((size,), 500.0), cond).square().mean().backward()
+        network(x, torch.full((size,), 500.0, device=device), cond).square().mean().backward()
         optimizer.step()
         synchronize()
 
@@ -107,6 +112,7 @@ def loading(bench: Bench) -> Results:
     for repeat in tracked(range(cfg.repeats), "loading", "repeat"):
         begin = time.perf_counter()
         batch = stream[range(repeat * size, (repeat + 1) * size)]["x"]
+        synchronize()
         loaded = time.perf_counter() - begin
         begin = time.perf_counter()
         step(batch)

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from diffsweep.conditioning.embedding_store import EmbeddingStore
-from diffsweep.conditioning.text_encoder import Encoded, TextCache, TextEncoder, send
+from diffsweep.conditioning.text_encoder import Encoded, TextCache, TextEncoder
+from diffsweep.layers import send
 
 CACHED_TEXTS = 2**12  # texts kept in memory; 77 tokens of 768 channels are 0.23 MB
 BATCH_SIZE = 32  # texts that are encoded in one call

@@ -8,7 +8,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 
@@ -73,8 +72,3 @@ class TextCache(dict[str, Tensor]):
 def masked_mean(tokens: Tensor, mask: Tensor) -> Tensor:
     """Return the mean (B, D) of those tokens (B, L, D) where the mask (B, L) is True; 0 for a text without any."""
     return (tokens * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
-
-
-def send(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a CPU tensor on another device; a copy to a GPU is only begun, without waiting for its end."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

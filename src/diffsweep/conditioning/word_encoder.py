@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from diffsweep.conditioning.text_encoder import Encoded, TextCache, TextEncoder, masked_mean, send
-from diffsweep.layers import CrossAttention, mlp, token_norm
+from diffsweep.conditioning.text_encoder import Encoded, TextCache, TextEncoder, masked_mean
+from diffsweep.layers import CrossAttention, mlp, send, token_norm
 
 CACHED_TEXTS = 2**16  # captions whose ids are kept, some hundred bytes each
 WORD = re.compile(r"\w+")

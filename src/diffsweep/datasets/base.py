@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning import LightningDataModule
@@ -11,8 +11,12 @@ from torch.utils.data import DataLoader
 
 from diffsweep.capabilities import Part
 from diffsweep.datasets.bouncing import Physics
+from diffsweep.datasets.orders import BalancedClasses, Order, Shuffled
+from diffsweep.datasets.placement import OnDevice, on_training_device
 from diffsweep.datasets.samples import Batch, Mirrored, Samples, Split
-from diffsweep.datasets.stream import HeldOut, Positions, TrainingStream
+from diffsweep.datasets.stream import CPU, HeldOut, Positions, TrainingStream
+
+Balance = Literal["none", "classes"]
 
 
 class ImageData(LightningDataModule, Part):
@@ -35,9 +39,13 @@ class ImageData(LightningDataModule, Part):
         flip: train on each image and its left-right mirror, as two samples. ``split("train")``, with which generated
             samples are compared, has no mirrors.
         num_frames: F of clips; None for images.
+        balance: ``classes``: all classes are equally frequent in training batches, see
+            :class:`~diffsweep.datasets.orders.BalancedClasses`; ``none``: as frequent as they are in the data.
+        on_device: whether the images of the loaders are kept on the training device, see
+            :func:`~diffsweep.datasets.placement.on_training_device`. Batches are then made on it, without workers.
 
     Raises:
-        ValueError: ``batch_size`` is below 1 or ``num_workers`` below 0.
+        ValueError: ``batch_size`` is below 1 or ``num_workers`` below 0, or classes are to be balanced without labels.
     """
 
     def __init__(
@@ -51,12 +59,17 @@ class ImageData(LightningDataModule, Part):
         seed: int = 0,
         flip: bool = False,
         num_frames: int | None = None,
+        balance: Balance = "none",
+        on_device: OnDevice = "auto",
     ) -> None:
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"dataset.batch_size must be at least 1, not {batch_size}")
         if num_workers < 0:
             raise ValueError(f"dataset.num_workers must be at least 0, not {num_workers}")
+        if balance == "classes" and num_classes is None:
+            raise ValueError("dataset.balance=classes needs labels, and the data have none; use dataset.balance=none")
+        self.balance, self.on_device = balance, on_device
         self.channels, self.image_size, self.num_classes, self.levels = channels, image_size, num_classes, levels
         self.num_frames = num_frames
         self.batch_size, self.num_workers, self.seed, self.flip = batch_size, num_workers, seed, flip
@@ -163,13 +176,31 @@ class ImageData(LightningDataModule, Part):
             (0, 0, 1) if trainer is None else (trainer.global_step, trainer.global_rank, trainer.world_size)
         )
         batches = steps * (1 if trainer is None else trainer.accumulate_grad_batches)
+        samples, device = self._placed("train")
         return DataLoader(
-            TrainingStream(self.loader_samples("train"), self.seed),
+            TrainingStream(samples, self._training_order(samples), device),
             sampler=Positions(self.batch_size, batches, rank, world),
             batch_size=None,
-            num_workers=self.num_workers,
-            pin_memory=torch.cuda.is_available(),
+            num_workers=self.num_workers if device == CPU else 0,
+            pin_memory=torch.cuda.is_available() and device == CPU,
         )
+
+    def _training_order(self, samples: Samples) -> Order:
+        """Return the order of the training samples.
+
+        Raises:
+            ContentError: classes are balanced, and one has no sample.
+        """
+        if self.balance == "classes" and self.num_classes is not None:
+            return BalancedClasses(samples.part("label"), self.num_classes, self.seed)
+        return Shuffled(len(samples), self.seed)
+
+    def _placed(self, split: Split) -> tuple[Samples, torch.device]:
+        """Return the samples of a loader, and the device of its batches: the trainer's if the images are kept on it."""
+        samples = self.loader_samples(split)
+        device = CPU if self.trainer is None else self.trainer.strategy.root_device
+        placed = on_training_device(samples, self.on_device, device)
+        return (samples, CPU) if placed is None else (placed, device)
 
     @property
     def num_val(self) -> int:
@@ -181,4 +212,4 @@ class ImageData(LightningDataModule, Part):
         rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         index = torch.arange(self.num_val)[rank::world]
         batches: Any = list(index.split(256))
-        return DataLoader(HeldOut(self.loader_samples("val")), sampler=batches, batch_size=None)
+        return DataLoader(HeldOut(*self._placed("val")), sampler=batches, batch_size=None)

@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from diffsweep.datasets.base import ImageData
+from diffsweep.datasets.base import Balance, ImageData
 from diffsweep.datasets.byte_images import LEVELS, ByteImages, fixed_order, identify
 from diffsweep.datasets.decoding import PixelForm, Unreadable, decoded
 from diffsweep.datasets.facts import WITHOUT_DATA, facts_of
 from diffsweep.datasets.images import BACKGROUND, MODES, colour
+from diffsweep.datasets.placement import OnDevice
 from diffsweep.datasets.samples import Samples, Split
 from diffsweep.datasets.tables import NO_COLUMN, ImageTable, class_ids
 from diffsweep.files import ContentError
@@ -50,8 +51,8 @@ class DecodedImages(ImageData):
             White by default, since most pictures with transparency are drawn for pages and shown on white.
         max_bad: how many unreadable images are skipped; one more is an error.
         cache_dir: the folder in whose subfolder ``images`` decoded images are kept.
-        batch_size, num_workers, seed, flip: see :class:`~diffsweep.datasets.base.ImageData`. Set ``flip`` only where
-            left and right do not matter to images and captions.
+        batch_size, num_workers, seed, flip, balance, on_device: see :class:`~diffsweep.datasets.base.ImageData`. Set
+            ``flip`` only where left and right do not matter to images and captions.
 
     Raises:
         ValueError: a setting is out of its range, or disagrees with the files.
@@ -81,8 +82,11 @@ class DecodedImages(ImageData):
         batch_size: int = 128,
         num_workers: int = 0,
         seed: int = 0,
+        balance: Balance = "none",
+        on_device: OnDevice = "auto",
     ) -> None:
-        super().__init__(channels, image_size, num_classes, levels, batch_size, num_workers, seed, flip)
+        sizes = (channels, image_size, num_classes, levels)
+        super().__init__(*sizes, batch_size, num_workers, seed, flip, None, balance, on_device)
         if channels not in MODES:
             raise ValueError(f"dataset.channels of {self.files} is 1 (grey) or 3 (RGB), not {channels}")
         if levels != LEVELS:

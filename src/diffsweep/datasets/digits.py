@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
-from diffsweep.datasets.base import ImageData
+from diffsweep.datasets.base import Balance, ImageData
+from diffsweep.datasets.placement import OnDevice
 from diffsweep.datasets.samples import InMemory, Samples, Split
 
 NUM_TRAIN = 1500
@@ -32,7 +33,7 @@ class Digits(ImageData):
     Args:
         channels, image_size, num_classes, levels, class_names: constants of the data, 1, 8, 10, 17 and the names of the
             digits. They are arguments so that the configuration can state them; other values raise a ValueError.
-        batch_size, num_workers, seed: see :class:`~diffsweep.datasets.base.ImageData`.
+        batch_size, num_workers, seed, balance, on_device: see :class:`~diffsweep.datasets.base.ImageData`.
     """
 
     fingerprint = "digits-sklearn-1797"
@@ -47,12 +48,24 @@ class Digits(ImageData):
         batch_size: int = 64,
         num_workers: int = 0,
         seed: int = 0,
+        balance: Balance = "none",
+        on_device: OnDevice = "auto",
     ) -> None:
         if (channels, image_size, num_classes, levels) != (1, 8, 10, 17):
             raise ValueError("the digits have 1 channel, 8 pixels, 10 classes and 17 levels; these cannot be changed")
         if tuple(class_names) != NAMES:
             raise ValueError(f"dataset.class_names of digits is [{', '.join(NAMES)}]; it cannot be changed")
-        super().__init__(channels, image_size, num_classes, levels, batch_size, num_workers, seed)
+        super().__init__(
+            channels,
+            image_size,
+            num_classes,
+            levels,
+            batch_size,
+            num_workers,
+            seed,
+            balance=balance,
+            on_device=on_device,
+        )
 
     def load(self, split: Split) -> Samples:
         return InMemory(load_digits(split))

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffsweep.datasets.samples import Batch, Samples
+from diffsweep.datasets.samples import Batch, Samples, rows_on
 from diffsweep.files import ContentError, write_atomically
 
 Dtype = Literal["float32", "float16", "bfloat16"]
@@ -56,10 +56,18 @@ class Latents(Samples):
         return self.posterior.float() if name == NAME else self.samples.part(name)
 
     def rows(self, index: Tensor) -> Batch:
-        return {NAME: self.posterior.index_select(0, index).float(), **self.annotations(index)}
+        return {NAME: rows_on(self.posterior, index).float(), **self.annotations(index)}
 
     def annotations(self, index: Tensor) -> Batch:
         return self.samples.annotations(index)
+
+    @property
+    def stored_bytes(self) -> int:
+        """Return the bytes of all latents in their stored type."""
+        return self.posterior.nbytes
+
+    def to(self, device: torch.device) -> Samples:
+        return Latents(self.posterior.to(device), self.samples)
 
 
 def write_latents(

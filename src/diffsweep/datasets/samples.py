@@ -7,6 +7,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from diffsweep.layers import send
+
 Split = Literal["train", "val", "all"]
 Batch = dict[str, Any]  # tensors whose first dimension counts the samples, and lists with one text for each sample
 
@@ -50,6 +52,25 @@ class Samples(ABC):
         """
         return {name: part for name, part in self.rows(index).items() if name != "x"}
 
+    @property
+    def stored_bytes(self) -> int | None:
+        """Return the bytes of all images (or of what batches have in their place), as :meth:`to` copies them.
+
+        It is None, as here, where images are drawn or decoded only when they are requested. Subclasses that store the
+        pixels override both.
+        """
+        return None
+
+    def to(self, device: torch.device) -> "Samples":
+        """Return a table of the same samples with the images copied to a device, so that batches have ``x`` on it.
+
+        The annotations stay where they are, and an index for :meth:`rows` is on the CPU as before.
+
+        Raises:
+            TypeError: the images are not stored (:attr:`stored_bytes` is None).
+        """
+        raise TypeError(f"the images of {type(self).__name__} are not stored, so they cannot be copied to {device}")
+
     def __getitem__(self, which: str | Tensor) -> Any:
         return self.part(which) if isinstance(which, str) else self.rows(which)
 
@@ -77,6 +98,15 @@ class InMemory(Samples):
     def annotations(self, index: Tensor) -> Batch:
         return rows_of({name: part for name, part in self.parts.items() if name != "x"}, index)
 
+    @property
+    def stored_bytes(self) -> int:
+        """Return the bytes of all images."""
+        size: int = self.parts["x"].nbytes
+        return size
+
+    def to(self, device: torch.device) -> Samples:
+        return InMemory({**self.parts, "x": self.parts["x"].to(device)})
+
 
 class Mirrored(Samples):
     """A table of N given samples and their mirrors: row N + i is row i with ``x`` flipped left to right.
@@ -98,12 +128,20 @@ class Mirrored(Samples):
 
     def rows(self, index: Tensor) -> Batch:
         batch = self.samples.rows(index % len(self.samples))
-        mirrored = index >= len(self.samples)  # (B,)
         x = batch["x"]
+        mirrored = send(index >= len(self.samples), x.device)  # (B,)
         return {**batch, "x": torch.where(mirrored.view(-1, *[1] * (x.dim() - 1)), x.flip(-1), x)}
 
     def annotations(self, index: Tensor) -> Batch:
         return self.samples.annotations(index % len(self.samples))
+
+    @property
+    def stored_bytes(self) -> int | None:
+        """Return the bytes of the given samples: mirrors are made of them."""
+        return self.samples.stored_bytes
+
+    def to(self, device: torch.device) -> Samples:
+        return Mirrored(self.samples.to(device))
 
 
 def rows_of(batch: Mapping[str, Any], index: Tensor) -> Batch:
@@ -111,7 +149,8 @@ def rows_of(batch: Mapping[str, Any], index: Tensor) -> Batch:
 
     Args:
         batch: tensors whose first dimension counts the samples, lists with one text for each sample, or dicts of these.
-        index: the numbers of the rows, in the order in which they are returned.
+        index: the numbers of the rows, in the order in which they are returned, on the CPU; of a tensor on another
+            device the rows are on that device.
     """
     return {name: _rows(part, index) for name, part in batch.items()}
 
@@ -119,4 +158,12 @@ def rows_of(batch: Mapping[str, Any], index: Tensor) -> Batch:
 def _rows(part: Any, index: Tensor) -> Any:
     if isinstance(part, Mapping):
         return rows_of(part, index)
-    return part.index_select(0, index) if isinstance(part, Tensor) else [part[i] for i in index.tolist()]
+    return rows_on(part, index) if isinstance(part, Tensor) else [part[i] for i in index.tolist()]
+
+
+def rows_on(part: Tensor, index: Tensor) -> Tensor:
+    """Return the rows of a tensor that an int64 index (B,) on the CPU selects, on the device of the tensor.
+
+    The index is copied to a GPU without waiting for it.
+    """
+    return part.index_select(0, send(index, part.device))

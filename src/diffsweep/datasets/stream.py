@@ -1,12 +1,4 @@
-r"""The endless stream of training batches, and the held-out samples in a fixed order, as PyTorch datasets.
-
-Sample n of the training stream is row
-
-.. math:: \pi_e(n \bmod N), \qquad e = \lfloor n / N \rfloor,
-
-of the N training samples. The permutation :math:`\pi_e` of epoch e depends on (seed, e) alone, so a run that is resumed
-after any number of steps goes on with the same batches as one that was never stopped.
-"""
+"""The endless stream of training batches, and the held-out samples in a fixed order, as PyTorch datasets."""
 
 from collections.abc import Iterator
 
@@ -14,7 +6,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from diffsweep.datasets.orders import Order
 from diffsweep.datasets.samples import Batch, Samples
+from diffsweep.layers import send
+
+CPU = torch.device("cpu")
 
 
 class Positions(Sampler[range]):
@@ -45,44 +41,40 @@ class TrainingStream(Dataset[Batch]):
     """A dataset for PyTorch's DataLoader that maps a range of positions in the training run to a batch.
 
     A position is a sample's number in the run. The batch has the columns of the samples, and the positions as
-    ``position`` (B,) int64. Epoch follows epoch, each in a random order of its own that depends on (seed, epoch) alone.
-    A batch may span two epochs.
+    ``position`` (B,) int64.
 
     Args:
         samples: the training samples.
-        seed: determines the orders.
+        order: which sample each position has.
+        device: the device of all tensors of a batch. Where it is a GPU, the samples should have their images on it:
+            then a batch is made on it, and nothing waits for it.
     """
 
-    def __init__(self, samples: Samples, seed: int) -> None:
-        self.samples, self.seed = samples, seed
-        self._orders: dict[int, Tensor] = {}
-
-    def _order(self, epoch: int) -> Tensor:
-        if epoch not in self._orders:
-            generator = torch.Generator().manual_seed((self.seed * 1_000_003 + epoch) % 2**63)
-            self._orders = {k: v for k, v in self._orders.items() if k == epoch - 1}  # a batch may span two epochs
-            self._orders[epoch] = torch.randperm(len(self.samples), generator=generator)
-        return self._orders[epoch]
+    def __init__(self, samples: Samples, order: Order, device: torch.device = CPU) -> None:
+        self.samples, self.order, self.device = samples, order, device
 
     def __getitem__(self, positions: range) -> Batch:
-        size, first, end = len(self.samples), positions.start, positions.stop
-        parts = []
-        while first < end:
-            epoch, row = divmod(first, size)
-            parts.append(self._order(epoch)[row : row + end - first])
-            first += len(parts[-1])
-        index = parts[0] if len(parts) == 1 else torch.cat(parts)
-        return {**self.samples[index], "position": torch.arange(positions.start, end)}
+        position = torch.arange(positions.start, positions.stop, device=self.device)
+        return {**_on(self.samples[self.order.rows(positions)], self.device), "position": position}
 
 
 class HeldOut(Dataset[Batch]):
     """A dataset for PyTorch's DataLoader that maps an int64 index (B,) of held-out samples to their batch.
 
     The batch has the columns of the samples, and the index itself as ``index``.
+
+    Args:
+        samples: the held-out samples.
+        device: the device of all tensors of a batch, as of :class:`TrainingStream`.
     """
 
-    def __init__(self, samples: Samples) -> None:
-        self.samples = samples
+    def __init__(self, samples: Samples, device: torch.device = CPU) -> None:
+        self.samples, self.device = samples, device
 
     def __getitem__(self, index: Tensor) -> Batch:
-        return {**self.samples[index], "index": index}
+        return _on({**self.samples[index], "index": index}, self.device)
+
+
+def _on(batch: Batch, device: torch.device) -> Batch:
+    """Return a batch with its tensors on a device, those from the CPU as copies that nothing waits for."""
+    return {name: send(part, device) if isinstance(part, Tensor) else part for name, part in batch.items()}

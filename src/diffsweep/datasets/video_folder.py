@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from diffsweep import shell
-from diffsweep.datasets.base import ImageData
+from diffsweep.datasets.base import Balance, ImageData
 from diffsweep.datasets.byte_images import LEVELS, ByteClips, fixed_order, identify
 from diffsweep.datasets.images import MODES
+from diffsweep.datasets.placement import OnDevice
 from diffsweep.datasets.samples import Samples, Split
 from diffsweep.datasets.video_files import UnusableError, files_of, find, frames, natural
 from diffsweep.files import ContentError, content_hash, make_once, write_atomically, write_text
@@ -65,7 +66,7 @@ class VideoFolder(ImageData):
         levels: must be 256, since pixels are stored as bytes.
         num_val: number of held-out videos.
         cache_dir: the folder in whose subfolder ``videos`` decoded frames are kept.
-        batch_size, num_workers, seed, flip: see :class:`~diffsweep.datasets.base.ImageData`.
+        batch_size, num_workers, seed, flip, balance, on_device: see :class:`~diffsweep.datasets.base.ImageData`.
 
     Raises:
         ValueError: a setting is out of its range, or disagrees with the folder.
@@ -93,8 +94,11 @@ class VideoFolder(ImageData):
         batch_size: int = 8,
         num_workers: int = 0,
         seed: int = 0,
+        balance: Balance = "none",
+        on_device: OnDevice = "auto",
     ) -> None:
-        super().__init__(channels, image_size, num_classes, levels, batch_size, num_workers, seed, flip, num_frames)
+        sizes = (channels, image_size, num_classes, levels)
+        super().__init__(*sizes, batch_size, num_workers, seed, flip, num_frames, balance, on_device)
         if path is None:
             raise ValueError("dataset.path is missing: give a folder of videos, as in dataset.path=videos")
         self.folder = Path(path).expanduser()

@@ -35,6 +35,7 @@ from diffsweep.layers.temporal import (
     rows_of_frames,
     t5_bucket,
 )
+from diffsweep.layers.transfer import send
 from diffsweep.layers.transformer import (
     Block,
     ContextEmbedding,
@@ -99,6 +100,7 @@ __all__ = [
     "rotate",
     "rows_of_frames",
     "run_block",
+    "send",
     "shortcut",
     "sincos_positions",
     "space_time_rotation",
