@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from diffsweep.capabilities import Part
 from diffsweep.datasets.bouncing import Physics
+from diffsweep.datasets.loader import BatchLoader
 from diffsweep.datasets.orders import BalancedClasses, Order, Shuffled
 from diffsweep.datasets.placement import OnDevice, on_training_device
 from diffsweep.datasets.samples import Batch, Mirrored, Samples, Split
@@ -177,16 +178,15 @@ class ImageData(LightningDataModule, Part):
         )
         batches = steps * (1 if trainer is None else trainer.accumulate_grad_batches)
         samples, device = self._placed("train")
-        return DataLoader(
+        return BatchLoader(
             TrainingStream(samples, self._training_order(samples), device),
-            sampler=Positions(self.batch_size, batches, rank, world),
-            batch_size=None,
-            num_workers=self.num_workers if device == CPU else 0,
+            Positions(self.batch_size, batches, rank, world),
+            self.num_workers if device == CPU else 0,
             pin_memory=torch.cuda.is_available() and device == CPU,
         )
 
     def _training_order(self, samples: Samples) -> Order:
-        """Return the order of the training samples.
+        """Return the order of the training samples; streamed data override it.
 
         Raises:
             ContentError: classes are balanced, and one has no sample.

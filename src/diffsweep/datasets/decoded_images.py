@@ -107,10 +107,7 @@ class DecodedImages(ImageData):
         for table in self.tables:
             table.check(self.image_column, label_column, caption_column)
             self._check_classes(table)
-        self._labels = None
-        if label_column is not None and num_classes is not None:
-            names = class_names or self.tables[0].class_names(label_column)
-            self._labels = class_ids(self.tables, label_column, num_classes, names)
+        self._labels = self._class_ids()
         self._images: tuple[Tensor, list[Unreadable]] | None = None
 
     @classmethod
@@ -145,15 +142,26 @@ class DecodedImages(ImageData):
         """Return the rows of each split, counted through the tables of training and of held-out images."""
         every, held_out = len(self.tables[0]), self.held_out
         count = min(every, self.max_images or every)
-        train = fixed_order(every)[:count]
+        train = self._fixed_order(self.tables[0])[:count]
         if len(self.tables) == 2:
-            of, count, val = "dataset.val_path", len(self.tables[1]), every + fixed_order(len(self.tables[1]))
+            of, count, val = "dataset.val_path", len(self.tables[1]), every + self._fixed_order(self.tables[1])
         else:
             of, val, train = "dataset.path", train, train[held_out:]
         if count < held_out or not len(train):
             raise ValueError(f"dataset.num_val={held_out} are held out of the {count} images of {of}; hold out fewer")
         val = val[:held_out]
         return {"train": train, "val": val, "all": torch.cat([train, val])}
+
+    def _fixed_order(self, table: ImageTable) -> Tensor:
+        """Return a random order of the rows of a table that is the same in every run."""
+        return fixed_order(len(table))
+
+    def _class_ids(self) -> Tensor | None:
+        """Return the class ids of all rows, int64; None without labels."""
+        if self.label_column is None or self.num_classes is None:
+            return None
+        names = self.class_names or self.tables[0].class_names(self.label_column)
+        return class_ids(self.tables, self.label_column, self.num_classes, names)
 
     def _check_classes(self, table: ImageTable) -> None:
         """Raise an error unless the settings of classes agree with each other and with the names that are stored."""
@@ -215,23 +223,35 @@ class DecodedImages(ImageData):
         Raises:
             ContentError: more images cannot be read, or a caption is missing; the message names the file and row.
         """
-        used = self.order["all"].sort().values
+        order = self._decoded_order()
+        used = order["all"].sort().values
         if self._images is None:
-            form = PixelForm(self.channels, self.image_size, self.background)
-            self._images = decoded(self.tables, self.image_column, used, form, self.max_bad, self.cache_dir)
+            self._images = decoded(self.tables, self.image_column, used, self.form, self.max_bad, self.cache_dir)
         images, bad = self._images
-        index = torch.searchsorted(used, self.order[split])
+        index = torch.searchsorted(used, order[split])
         index = index[~torch.isin(index, torch.tensor([one.place for one in bad], dtype=torch.int64))]
         if not len(index):
             raise ContentError(f"no image of the split {split} can be read, such as {bad[0].where} ({bad[0].reason})")
-        rows = used[index]
+        return ByteImages(images, index, self._annotations(used[index]))
+
+    @property
+    def form(self) -> PixelForm:
+        """Return the form to which images are decoded."""
+        return PixelForm(self.channels, self.image_size, self.background)
+
+    def _decoded_order(self) -> dict[Split, Tensor]:
+        """Return the rows of each split that :meth:`load` decodes, here all."""
+        return self.order
+
+    def _annotations(self, rows: Tensor) -> dict[str, Any]:
+        """Return the labels and captions of rows that are counted through all tables."""
         parts: dict[str, Any] = {}
         if self._labels is not None:
             parts["label"] = self._labels[rows]
         if self.caption_column is not None:
             captions = [caption for table in self.tables for caption in self._captions_of(table)]
             parts["caption"] = [captions[row] for row in rows.tolist()]
-        return ByteImages(images, index, parts)
+        return parts
 
     def _captions_of(self, table: ImageTable) -> list[str]:
         captions = table.values(str(self.caption_column))

@@ -104,7 +104,7 @@ def decoded(
     make_once(path, lambda: _make(path, facts, tables, column, rows, form, max_bad))
     bad = [Unreadable(*some) for some in json.loads(facts.read_text())["unreadable"]] if facts.is_file() else []
     if len(bad) > max_bad or len(bad) == len(rows):
-        raise _too_many(bad, max_bad, len(rows))
+        raise too_many(bad, max_bad, len(rows))
     if bad:
         print(
             f"{len(bad)} of {len(rows)} images cannot be read and are skipped (dataset.max_bad={max_bad}), such as "
@@ -132,7 +132,7 @@ def _make(
                 if result.image is None:
                     bad.append(Unreadable(place, result.where, result.reason))
                     if len(bad) > max_bad:
-                        raise _too_many(bad, max_bad, len(rows))
+                        raise too_many(bad, max_bad, len(rows))
                 elif (first := seen.setdefault(result.digest, place)) != place:
                     same.append((result.where, where_of(tables, int(rows[first]))))
                 place += 1
@@ -203,7 +203,14 @@ def _result(one: EncodedImage, form: PixelForm) -> Result:
         return Result(one.where, None, error.strerror or type(error).__name__, b"")
 
 
-def _too_many(bad: Sequence[Unreadable], max_bad: int, count: int) -> ContentError:
+def too_many(bad: Sequence[Unreadable], max_bad: int, count: int) -> ContentError:
+    """Return the error of more unreadable images than are skipped; its message names the first of them.
+
+    Args:
+        bad: the images that cannot be read, at least one.
+        max_bad: how many may be unreadable.
+        count: the number of all images.
+    """
     first = f"{bad[0].where} has no readable image ({bad[0].reason})"
     if len(bad) == count:
         return ContentError(f"{first}, and none of the {count} images can be read")

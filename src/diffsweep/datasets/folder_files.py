@@ -4,7 +4,7 @@ import csv
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,15 @@ class FolderFiles(ImageTable):
         """Yield the paths of the images of the given rows, whatever the column."""
         return (EncodedImage(str(path), path) for path in (self.folder / self.paths[row] for row in rows))
 
+    def read(self, image: str, columns: Sequence[str], first: int, stop: int) -> Mapping[str, Sequence[Any]]:
+        """Return the paths of the images of the rows ``first`` to ``stop - 1``, and columns of labels and captions.
+
+        Raises:
+            ContentError: a text file is not in UTF-8.
+        """
+        paths = [self.folder / path for path in self.paths[first:stop]]
+        return {image: paths, **{column: self._values(column, first, stop) for column in columns}}
+
     def columns(self) -> Columns:
         """Return the columns of images, labels and captions: those of metadata files come first."""
         texts = [name for name, values in self.metadata.items() if any(isinstance(value, str) for value in values)]
@@ -107,11 +116,15 @@ class FolderFiles(ImageTable):
         Raises:
             ContentError: a text file is not in UTF-8.
         """
+        return self._values(column, 0, len(self))
+
+    def _values(self, column: str, first: int, stop: int) -> list[Any]:
         if column in self.metadata:
-            return self.metadata[column]
+            return self.metadata[column][first:stop]
+        files = self.paths[first:stop]
         if column == FOLDERS:
-            return [file.rpartition("/")[0] for file in self.paths]
-        return [_read(self.folder / _text_of(file)) if _text_of(file) in self.texts else None for file in self.paths]
+            return [file.rpartition("/")[0] for file in files]
+        return [_read(self.folder / _text_of(file)) if _text_of(file) in self.texts else None for file in files]
 
     def class_names(self, column: str) -> list[str] | None:
         """Return the names of the folders in order; None for other columns."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from diffsweep.datasets.column_names import likeliest
-from diffsweep.datasets.decoded_images import DecodedImages
+from diffsweep.datasets.streamed_images import StreamableImages
 from diffsweep.datasets.tables import Columns, EncodedImage, ImageTable
 from diffsweep.files import ContentError
 
@@ -132,7 +132,7 @@ class HubTable(ImageTable):
         return digest.hexdigest()
 
 
-class Hub(DecodedImages):
+class Hub(StreamableImages):
     """A dataset of images of the Hugging Face hub, or of a local folder that ``datasets.load_dataset`` reads.
 
     It is loaded whole, by ``datasets``, which keeps downloads in its own cache.
@@ -143,7 +143,7 @@ class Hub(DecodedImages):
         train_split: the split of training images.
         val_split: the split of which images are held out; None: they are held out of ``train_split``.
         image_column: the column of images.
-        settings: columns, sizes and the others of :class:`~diffsweep.datasets.decoded_images.DecodedImages`.
+        settings: columns, sizes and the others of :class:`~diffsweep.datasets.streamed_images.StreamableImages`.
 
     Raises:
         ValueError: a setting is out of its range, or disagrees with the data, or these cannot be loaded.

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from diffsweep.datasets.decoded_images import DecodedImages
 from diffsweep.datasets.folder_files import FILE, FolderFiles
+from diffsweep.datasets.streamed_images import StreamableImages
 from diffsweep.datasets.tables import ImageTable
 
 
-class ImageFolder(DecodedImages):
+class ImageFolder(StreamableImages):
     """A dataset of the image files in a folder and its subfolders, which may be classes, with captions beside them.
 
     :class:`~diffsweep.datasets.folder_files.FolderFiles` describes what is read: png, jpg, webp, gif, bmp, tiff, avif,
@@ -17,7 +17,7 @@ class ImageFolder(DecodedImages):
     Args:
         path: the folder.
         val_path: a folder with the same classes from which images are held out, instead of from ``path``.
-        settings: columns, sizes and the others of :class:`~diffsweep.datasets.decoded_images.DecodedImages`.
+        settings: columns, sizes and the others of :class:`~diffsweep.datasets.streamed_images.StreamableImages`.
 
     Raises:
         ValueError: a setting is out of its range, or disagrees with the files.

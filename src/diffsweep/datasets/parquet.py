@@ -4,19 +4,19 @@ import importlib.util
 from collections.abc import Mapping
 from typing import Any
 
-from diffsweep.datasets.decoded_images import DecodedImages
 from diffsweep.datasets.parquet_files import ParquetFiles
+from diffsweep.datasets.streamed_images import StreamableImages
 from diffsweep.datasets.tables import ImageTable
 
 
-class Parquet(DecodedImages):
+class Parquet(StreamableImages):
     """A dataset of images in local parquet files, one in each row, with labels or captions in other columns.
 
     Args:
         path: a parquet file, a folder of them, or a glob.
         image_column: the column of encoded images, as bytes or in the form of the Hugging Face hub.
         val_path: files from which images are held out, instead of from ``path``, which is then for training alone.
-        settings: columns, sizes and the others of :class:`~diffsweep.datasets.decoded_images.DecodedImages`.
+        settings: columns, sizes and the others of :class:`~diffsweep.datasets.streamed_images.StreamableImages`.
 
     Raises:
         ValueError: a setting is out of its range, or disagrees with the files.

@@ -4,9 +4,9 @@ import bisect
 import glob
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from diffsweep.datasets.column_names import likeliest
 from diffsweep.datasets.tables import LOOKED_AT, Columns, EncodedImage, ImageTable
@@ -26,17 +26,20 @@ class ParquetFiles(ImageTable):
         ValueError: no such file exists, one is no parquet file, the files have different columns, or no row.
     """
 
+    random_access: ClassVar[bool] = False  # a row group is read whole
+
     def __init__(self, key: str, path: str) -> None:
         from pyarrow import ArrowException
         from pyarrow.parquet import ParquetFile
 
         self.files = _find(key, path)
-        schemas, counts = [], []
+        schemas, counts, groups = [], [], []
         for file in self.files:
             try:
                 with ParquetFile(file) as opened:
                     schemas.append(opened.schema_arrow)
                     counts.append(opened.metadata.num_rows)
+                    groups += [opened.metadata.row_group(n).num_rows for n in range(opened.metadata.num_row_groups)]
             except (ArrowException, OSError) as error:
                 raise ContentError(f"{key}: {file} is no readable parquet file ({_line(error)})") from error
         self.schema = schemas[0]
@@ -46,6 +49,7 @@ class ParquetFiles(ImageTable):
                     f"{key}: {file} has other columns than {self.files[0]}; give files with the same columns"
                 )
         self.ends = list(itertools.accumulate(counts))  # for each file, the number of rows up to its end
+        self.group_ends = [end for end, size in zip(itertools.accumulate(groups), groups, strict=True) if size]
         if not len(self):
             raise ContentError(f"{key}={path}: {self.files[0]} has no rows")
 
@@ -161,6 +165,28 @@ class ParquetFiles(ImageTable):
                 yield begin, group
             begin = end
 
+    @property
+    def piece_ends(self) -> Sequence[int]:
+        """Return for each row group, which is read whole, the number of rows up to its end."""
+        return self.group_ends
+
+    def read(self, image: str, columns: Sequence[str], first: int, stop: int) -> Mapping[str, Sequence[Any]]:
+        """Return columns of a row group, whose images stay encoded and in Arrow's memory.
+
+        Args:
+            image: the column of encoded images.
+            columns: the columns of labels and captions.
+            first, stop: the first row of a row group, and the one after its last.
+        """
+        from pyarrow.parquet import ParquetFile
+
+        number = bisect.bisect_right(self.ends, first)
+        begin = first - [0, *self.ends][number]
+        with ParquetFile(self.files[number]) as opened:
+            ((_, group),) = self._groups(opened, [begin])
+            rows = opened.read_row_group(group, [image, *columns], use_threads=False)
+        return {image: ArrowImages(rows[image]), **{column: rows[column].to_pylist() for column in columns}}
+
     def looked_at(self, column: str) -> Iterator[EncodedImage]:
         """Yield the first encoded images of up to four files, 64 in all: rows elsewhere would take longer to reach."""
         starts = [0, *self.ends][: min(4, len(self.files))]
@@ -181,6 +207,24 @@ class ParquetFiles(ImageTable):
     def content(self) -> str:
         """Return a hash of the sizes and contents of the files; see :func:`~diffsweep.files.content_hash`."""
         return content_hash(self.files)
+
+
+class ArrowImages(Sequence[Any]):
+    """The encoded images of an Arrow column, taken out of it when they are requested.
+
+    Args:
+        column: an array of bytes, or of structs that have them as ``bytes``, as the Hugging Face hub stores images.
+    """
+
+    def __init__(self, column: Any) -> None:
+        self.column = column
+
+    def __len__(self) -> int:
+        return len(self.column)
+
+    def __getitem__(self, row: Any) -> Any:
+        cell = self.column[row].as_py()
+        return cell.get("bytes") if isinstance(cell, dict) else cell
 
 
 def _indices(rows: Sequence[int]) -> Any:

@@ -1,9 +1,9 @@
 """Tables of encoded images, a row each, with labels and captions: what all datasets of image files are decoded from."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from diffsweep.files import ContentError
 
 NO_COLUMN = "none"  # typed for a column that is not to be used, where null stands for the one that is found
 LOOKED_AT = 64  # rows of a table whose sizes are looked at
+PIECE = 128  # rows that are streamed together where any row can be read alone
 
 
 class EncodedImage(NamedTuple):
@@ -38,7 +39,12 @@ class ImageTable(ABC):
     """A base class for tables of encoded images, one in each row, in a fixed order.
 
     Subclasses define how a table is read: from parquet files, from a folder, or through Hugging Face ``datasets``.
+
+    Attributes:
+        random_access: whether a row can be read without its neighbours.
     """
+
+    random_access: ClassVar[bool] = True
 
     @abstractmethod
     def __len__(self) -> int:
@@ -78,6 +84,22 @@ class ImageTable(ABC):
     def place(self) -> str:
         """Return the first file or the folder of the table, as text for messages; subclasses define it."""
 
+    @property
+    def piece_ends(self) -> Sequence[int]:
+        """Return for each piece of rows that are read together the number of rows up to its end; here 128 rows each."""
+        return [*range(PIECE, len(self), PIECE), len(self)]
+
+    def read(self, image: str, columns: Sequence[str], first: int, stop: int) -> Mapping[str, Sequence[Any]]:
+        """Return columns of the rows ``first`` to ``stop - 1``, which are in one piece; here by the other methods.
+
+        Args:
+            image: the column of encoded images, whose values are bytes, the paths of files, or None.
+            columns: the columns of labels and captions, whose values are those of :meth:`values`.
+            first, stop: the rows.
+        """
+        images = [one.content for one in self.encoded(image, range(first, stop))]
+        return {image: images, **{column: self.values(column)[first:stop] for column in columns}}
+
     def looked_at(self, column: str) -> Iterator[EncodedImage]:
         """Yield some encoded images, of which the sizes of all are estimated; here 64 evenly spaced rows."""
         count = min(LOOKED_AT, len(self))
@@ -115,15 +137,38 @@ def class_ids(tables: Sequence[ImageTable], column: str, num_classes: int, names
         return torch.tensor([ids[str(value)] for value in values], dtype=torch.int64)
     if not all(is_id):
         row = is_id.index(False)
-        named = f" or one of {_some(list(ids))}" if ids else ""
-        shown = "null" if values[row] is None else str(values[row])
         begins_at_1 = min((value for value in values if type(value) is int), default=0) == 1
         fix = "; labels that begin at 1 are found with dataset.num_classes=null" if begins_at_1 else ""
-        raise ContentError(
-            f"dataset.num_classes={num_classes}: labels must be 0 to {num_classes - 1}{named}, but "
-            f"{where_of(tables, row)} has {shown}{fix}"
-        )
+        raise _wrong_label(where_of(tables, row), values[row], num_classes, ids, fix)
     return torch.tensor(values, dtype=torch.int64)
+
+
+def class_id(table: ImageTable, row: int, value: Any, num_classes: int, ids: Mapping[str, int]) -> int:
+    """Return the class id of the label of one row, from 0 to ``num_classes`` - 1.
+
+    Args:
+        table: the table, for the message.
+        row: the row.
+        value: its label.
+        num_classes: K.
+        ids: the ids of classes by name; if it has names of whole numbers, such as ``1``, labels are these names.
+
+    Raises:
+        ContentError: the label is missing, or is neither an id nor a name; the message names its file and row.
+    """
+    if str(value) in ids:
+        return ids[str(value)]
+    if type(value) is int and 0 <= value < num_classes:
+        return value
+    raise _wrong_label(table.where(row), value, num_classes, ids, "")
+
+
+def _wrong_label(where: str, value: Any, num_classes: int, ids: Mapping[str, int], fix: str) -> ContentError:
+    named = f" or one of {_some(list(ids))}" if ids else ""
+    return ContentError(
+        f"dataset.num_classes={num_classes}: labels must be 0 to {num_classes - 1}{named}, but "
+        f"{where} has {'null' if value is None else value}{fix}"
+    )
 
 
 def named_classes(values: Sequence[Any]) -> tuple[int, list[str] | None]:

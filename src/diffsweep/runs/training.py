@@ -22,6 +22,7 @@ from diffsweep.comparison.records import LOCK
 from diffsweep.configuration.build import build, build_data, build_model
 from diffsweep.configuration.saved import CONFIG
 from diffsweep.datasets import ImageData
+from diffsweep.datasets.loader import errors_of_workers
 from diffsweep.errors import Stopped, UserError
 from diffsweep.files import owned, write_text
 from diffsweep.models import DiffusionModel, Model
@@ -142,7 +143,8 @@ def _train(cfg: DictConfig, directory: Path) -> float:
     trainer = make_trainer(cfg, callbacks, track)
     with signals:
         try:
-            trainer.fit(model, data, ckpt_path=last if cfg.resume_from else None)
+            with errors_of_workers():
+                trainer.fit(model, data, ckpt_path=last if cfg.resume_from else None)
             trained = time.perf_counter() - begin
             if not trainer.is_global_zero:
                 return float("nan")
