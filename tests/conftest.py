@@ -76,6 +76,8 @@ OF_A_FILE = {  # options that need a data file: the fixture that makes it, and t
         "image_size=8",
     ),
     "dataset=image_folder": ("image_folder", "num_val=60"),
+    "dataset=arrow": ("arrow_folder", "num_val=60"),
+    "dataset=webdataset": ("tars", "num_val=60"),
     "dataset=hub": ("hub", "num_val=60", "label_column=label"),
     "dataset=mnist": ("hub", "num_val=60"),
     "dataset=fashion_mnist": ("hub", "num_val=60"),
@@ -128,6 +130,35 @@ def hub(image_folder):
         }
         folder.mkdir(exist_ok=True)
         datasets.Dataset.from_dict(columns, features=features).to_parquet(folder / f"{split}-00000.parquet")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def arrow_folder(hub):
+    """A folder that ``datasets`` saved, of the images of ``image_folder`` in two Arrow files."""
+    import datasets
+
+    folder = hub.parent / "saved"
+    datasets.Dataset.from_parquet(str(hub / "train-00000.parquet")).save_to_disk(folder, num_shards=2)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tars(image_folder):
+    """A folder of three tar files in the webdataset convention, of the images of ``image_folder`` and their classes."""
+    import tarfile
+
+    files = sorted(image_folder.glob("*/*.png"), key=lambda file: int(file.stem))
+    folder = image_folder.parent / "tars"
+    folder.mkdir()
+    for part in range(3):
+        with tarfile.open(folder / f"train-{part:04}.tar", "w") as tar:
+            for file in files[80 * part : 80 * part + 80]:
+                texts = {"cls": str(CLASSES.index(file.parent.name)), "txt": f"a {file.parent.name}"}
+                for end, content in {"png": file.read_bytes(), **{k: v.encode() for k, v in texts.items()}}.items():
+                    member = tarfile.TarInfo(f"{file.stem}.{end}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
     return folder
 
 

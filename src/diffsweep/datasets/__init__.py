@@ -1,5 +1,6 @@
 """Image and video datasets, as LightningDataModules whose training batches number their samples through the run."""
 
+from diffsweep.datasets.arrow import Arrow
 from diffsweep.datasets.augmentation import RandomShift
 from diffsweep.datasets.base import ImageData
 from diffsweep.datasets.decoded_images import DecodedImages
@@ -12,8 +13,10 @@ from diffsweep.datasets.parquet import Parquet
 from diffsweep.datasets.samples import Batch, InMemory, Mirrored, Samples, Split, rows_of
 from diffsweep.datasets.shapes import Shapes
 from diffsweep.datasets.video_folder import VideoFolder
+from diffsweep.datasets.webdataset import WebDataset
 
 __all__ = [
+    "Arrow",
     "Batch",
     "DecodedImages",
     "Digits",
@@ -30,6 +33,7 @@ __all__ = [
     "Shapes",
     "Split",
     "VideoFolder",
+    "WebDataset",
     "load_digits",
     "open_latents",
     "rows_of",

@@ -1,7 +1,6 @@
 """Read several local parquet files as one table of images: its columns, class names, and a hash of its content."""
 
 import bisect
-import glob
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from diffsweep.datasets.column_names import likeliest
+from diffsweep.datasets.shards import files_of
 from diffsweep.datasets.tables import LOOKED_AT, Columns, EncodedImage, ImageTable
 from diffsweep.files import ContentError, content_hash
 
@@ -27,21 +27,21 @@ class ParquetFiles(ImageTable):
     """
 
     random_access: ClassVar[bool] = False  # a row group is read whole
+    kind: ClassVar[str] = "parquet"  # the kind of files, and the end of their names
 
     def __init__(self, key: str, path: str) -> None:
         from pyarrow import ArrowException
-        from pyarrow.parquet import ParquetFile
 
-        self.files = _find(key, path)
+        self.files = files_of(key, path, [self.kind], self.kind)
         schemas, counts, groups = [], [], []
         for file in self.files:
             try:
-                with ParquetFile(file) as opened:
-                    schemas.append(opened.schema_arrow)
-                    counts.append(opened.metadata.num_rows)
-                    groups += [opened.metadata.row_group(n).num_rows for n in range(opened.metadata.num_row_groups)]
+                schema, rows = self._schema_and_groups(file)
             except (ArrowException, OSError) as error:
-                raise ContentError(f"{key}: {file} is no readable parquet file ({_line(error)})") from error
+                raise ContentError(f"{key}: {file} is no readable {self.kind} file ({_line(error)})") from error
+            schemas.append(schema)
+            counts.append(sum(rows))
+            groups += rows
         self.schema = schemas[0]
         for file, schema in zip(self.files, schemas, strict=True):
             if not schema.equals(self.schema):
@@ -52,6 +52,14 @@ class ParquetFiles(ImageTable):
         self.group_ends = [end for end, size in zip(itertools.accumulate(groups), groups, strict=True) if size]
         if not len(self):
             raise ContentError(f"{key}={path}: {self.files[0]} has no rows")
+
+    def _schema_and_groups(self, file: Path) -> tuple[Any, list[int]]:
+        """Return the Arrow schema of a file, and the number of rows of each of its row groups."""
+        from pyarrow.parquet import ParquetFile
+
+        with ParquetFile(file) as opened:
+            groups = range(opened.metadata.num_row_groups)
+            return opened.schema_arrow, [opened.metadata.row_group(group).num_rows for group in groups]
 
     def __len__(self) -> int:
         return self.ends[-1]
@@ -251,22 +259,6 @@ def _is_text(kind: Any) -> bool:
     from pyarrow import types
 
     return bool(types.is_string(kind) or types.is_large_string(kind))
-
-
-def _find(key: str, path: str) -> list[Path]:
-    place = Path(path).expanduser()
-    if place.is_file():
-        return [place]
-    if place.is_dir():
-        if files := sorted(place.rglob("*.parquet")):
-            return files
-        raise ValueError(
-            f"{key}={path}: the folder has no *.parquet file; give a parquet file, a folder or a glob, or use "
-            "dataset=image_folder for a folder of images"
-        )
-    if files := sorted(Path(found) for found in glob.glob(str(place), recursive=True)):
-        return files
-    raise ValueError(f"{key}={path}: no such file; give a parquet file, a folder of them or a glob")
 
 
 def _line(error: Exception) -> str:
