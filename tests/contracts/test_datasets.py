@@ -7,10 +7,14 @@ import pytest
 import torch
 
 from diffsweep.configuration.build import build
+from diffsweep.configuration.declarations import families
 
 OPTIONS = sorted(path.stem for path in (Path(__file__).parents[2] / "conf/dataset").glob("*.yaml"))
+PRESETS = set(OPTIONS) - set(families("dataset"))  # they differ from another option in settings alone
 
-pytestmark = pytest.mark.parametrize("option", OPTIONS)
+pytestmark = pytest.mark.parametrize(
+    "option", [pytest.param(option, marks=[pytest.mark.slow] * (option in PRESETS)) for option in OPTIONS]
+)
 
 
 def as_set(x):
