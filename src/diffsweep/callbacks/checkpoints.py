@@ -16,6 +16,8 @@ from diffsweep.files import write_atomically
 
 FOLDER = "checkpoints"
 LAST, BEST = "last.ckpt", "best.ckpt"
+FORMAT = 2  # of the content of a checkpoint; 1, of releases before 0.3, has no key for it and no position of the data
+KEY = "format"
 
 
 class AtomicCheckpoints(CheckpointIO):
@@ -51,6 +53,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(f"the checkpoint {path} cannot be read: {str(error).splitlines()[0]}") from error
+    if (written := checkpoint.get(KEY, 1)) > FORMAT:
+        raise UserError(
+            f"the checkpoint {path} has format {written}, of a newer diffsweep; this one reads formats up to {FORMAT}"
+        )
     return checkpoint
 
 
@@ -88,6 +94,9 @@ class KeepCheckpoints(Callback):
     def _save_last(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(self.folder / LAST)
         self._saved_at = trainer.global_step
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint[KEY] = FORMAT
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "latest": self.latest}

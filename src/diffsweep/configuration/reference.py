@@ -10,6 +10,7 @@ from diffsweep.configuration import texts
 from diffsweep.configuration.conf import CONF, about, defaults, options
 from diffsweep.configuration.declarations import relations, requirements
 from diffsweep.configuration.help import COMMANDS, DERIVED, about_command, command_keys
+from diffsweep.configuration.resuming import TABLE
 from diffsweep.configuration.texts import Key
 
 REFERENCE = CONF / "README.md"
@@ -38,6 +39,7 @@ def reference() -> str:
     parts = [TOP, *_contents(), *_commands()]
     for group in about():
         parts += _group(group)
+    parts += ["## What a resumed run takes over\n", *_resumed()]
     parts += ["## What goes only with what\n", *(f"- {_text(line)}" for line in requirements())]
     return "\n".join(parts) + "\n"
 
@@ -46,6 +48,7 @@ def _contents() -> Iterator[str]:
     """Yield the list of contents."""
     yield "## Contents\n"
     yield "- [Commands and their keys](#commands-and-their-keys)"
+    yield "- [What a resumed run takes over](#what-a-resumed-run-takes-over)"
     yield "- [What goes only with what](#what-goes-only-with-what)"
     yield "- The groups, in the order in which one meets them:\n"
     yield from _rows(("group", "what it decides", "default", "begin with"), _group_rows())
@@ -71,6 +74,16 @@ def _commands() -> Iterator[str]:
         first, *rest = [key for key in common if key.name.partition(".")[0] == name]
         yield f"`{name}` has the {_text(first.text)}.\n"
         yield from _keys("", rest)
+
+
+def _resumed() -> Iterator[str]:
+    """Yield the table of what a change does that is typed beside ``resume=RUN``."""
+    yield (
+        "A key that is typed beside `resume=RUN` takes effect from the step at which the run goes on, or it is refused "
+        "by name. The first row that fits a key decides. The run keeps its changes in `changes.jsonl`.\n"
+    )
+    rows = ((", ".join(f"`{key}`" for key in row.keys), row.effect.value, _text(row.because)) for row in TABLE)
+    yield from _rows(("keys", "a change", "how, or why not"), rows)
 
 
 def _group(group: str) -> Iterator[str]:

@@ -45,6 +45,10 @@ class ImageData(LightningDataModule, Part):
         on_device: whether the images of the loaders are kept on the training device, see
             :func:`~diffsweep.datasets.placement.on_training_device`. Batches are then made on it, without workers.
 
+    Attributes:
+        offset: added to the positions of all training samples; not 0 only in a run that was resumed with another number
+            of samples in a step.
+
     Raises:
         ValueError: ``batch_size`` is below 1 or ``num_workers`` below 0, or classes are to be balanced without labels.
     """
@@ -74,6 +78,7 @@ class ImageData(LightningDataModule, Part):
         self.channels, self.image_size, self.num_classes, self.levels = channels, image_size, num_classes, levels
         self.num_frames = num_frames
         self.batch_size, self.num_workers, self.seed, self.flip = batch_size, num_workers, seed, flip
+        self.offset = 0
         self._splits: dict[str, Samples] = {}
         self._replaced: dict[str, Samples] = {}
 
@@ -180,7 +185,7 @@ class ImageData(LightningDataModule, Part):
         samples, device = self._placed("train")
         return BatchLoader(
             TrainingStream(samples, self._training_order(samples), device),
-            Positions(self.batch_size, batches, rank, world),
+            Positions(self.batch_size, batches, rank, world, self.offset),
             self.num_workers if device == CPU else 0,
             pin_memory=torch.cuda.is_available() and device == CPU,
         )

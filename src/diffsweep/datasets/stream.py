@@ -25,15 +25,18 @@ class Positions(Sampler[range]):
         first: the number of batches that each device has already trained on.
         rank, world_size: this device's number from 0, and the number of devices. Of ``world_size`` successive batches
             each device takes one.
+        offset: added to all positions.
     """
 
-    def __init__(self, batch_size: int, first: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(self, batch_size: int, first: int, rank: int = 0, world_size: int = 1, offset: int = 0) -> None:
         self.batch_size, self.first, self.rank, self.world_size = batch_size, first, rank, world_size
+        self.offset = offset
 
     def __iter__(self) -> Iterator[range]:
         batch = self.first * self.world_size + self.rank
         while True:
-            yield range(batch * self.batch_size, (batch + 1) * self.batch_size)
+            start = self.offset + batch * self.batch_size
+            yield range(start, start + self.batch_size)
             batch += self.world_size
 
 

@@ -8,6 +8,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 from lightning import Callback, Trainer
@@ -31,6 +32,7 @@ from diffsweep.runs import report
 from diffsweep.runs.cost import cost_of
 from diffsweep.runs.evaluation import headline, measure
 from diffsweep.runs.latents import keep_latents
+from diffsweep.runs.resuming import GoOn, Resumption
 from diffsweep.runs.stages import is_rank_zero, resolve_stages
 from diffsweep.runs.stopping import StopSignals
 from diffsweep.runs.tracking import finishing, log_beginning, log_checkpoints, log_end, loggers, places
@@ -62,10 +64,11 @@ def train(cfg: DictConfig) -> float:
         refuse_taken(cfg)
     resolve_stages(cfg, train)
     with _alone_in(directory) if is_rank_zero() else nullcontext():
-        if is_rank_zero():
-            claim(cfg)
+        resumption = Resumption(cfg) if cfg.resume_from else None
+        if is_rank_zero() and resumption is None:
+            claim(cfg)  # a resumed run writes its configuration when its changes have taken effect
         with finishing():
-            return _train(cfg, directory)
+            return _train(cfg, directory, resumption)
 
 
 @contextmanager
@@ -126,7 +129,7 @@ def _go_on(cfg: DictConfig, directory: Path) -> None:
         (directory / CONFIG).unlink(missing_ok=True)
 
 
-def _train(cfg: DictConfig, directory: Path) -> float:
+def _train(cfg: DictConfig, directory: Path, resumption: Resumption | None) -> float:
     begin = time.perf_counter()
     if is_rank_zero():
         print(f"run {shell.shown(directory)}\n{cost_of(cfg)}", flush=True)
@@ -138,6 +141,11 @@ def _train(cfg: DictConfig, directory: Path) -> float:
     signals = StopSignals(str(last))
     keep = KeepCheckpoints(last.parent)
     callbacks: list[Callback] = [StopOnNaN(), TrainingMeter(), *build(cfg, "callbacks").values(), signals, keep]
+    callbacks.append(GoOn(data, resumption, partial(claim, cfg)))
+    if resumption is not None:
+        resumption.check(model, data, callbacks)
+        if is_rank_zero():
+            resumption.report()
     track = loggers(cfg) if is_rank_zero() else []
     log_beginning(track, cfg, data)
     trainer = make_trainer(cfg, callbacks, track)
