@@ -1,8 +1,10 @@
 """Files that are written whole or not at all, identified by their content, and made by one process at a time."""
 
+import errno
 import functools
 import hashlib
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,41 +15,53 @@ from filelock import FileLock, Timeout
 
 WHOLE = 1 << 26  # bytes that are read of all files together to identify their content
 BLOCK = 1 << 16
+TEMPORARY = ".tmp"
+FULL = {  # what these errors of the operating system mean
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the quota of the disk is used up",
+    errno.EFBIG: "it is larger than a file may be here (ulimit -f)",
+}
+
+
+class DiskFull(OSError):  # noqa: N818 - names an outcome
+    """The error that a file does not fit on its disk; the message names it, and the bytes needed and free."""
 
 
 class ContentError(ValueError):
     """The error of a file without the expected content; the message names the file and what it contains."""
 
 
-def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> str:
-    """Write a file so that a crash, a kill or a full disk leaves the old file or the new one, never a part of it.
+@contextmanager
+def whole_file(path: str | Path, needed: Callable[[], int] | None = None) -> Iterator[IO[bytes]]:
+    """Open a file for writing that takes the place of ``path`` at the end of the context, whole or not at all.
 
-    The bytes go to a temporary file beside the target, which is flushed to the disk and renamed over the target. If
-    ``write`` raises an error, the temporary file is deleted and the error goes on.
+    The bytes go to a temporary file beside the target, which is flushed to the disk and renamed over the target. If the
+    context is left by an error, the temporary file is deleted and the target stays as it was. A kill leaves the
+    temporary file, which :func:`remove_leftovers` deletes.
 
     Args:
         path: the target; its folder is created.
-        write: writes the content, called with the temporary file opened for binary writing.
+        needed: returns the size of the file in bytes, for the message if the disk is full; None if it is unknown.
 
-    Returns:
-        The SHA-256 of the content, in hexadecimal.
+    Raises:
+        DiskFull: the file does not fit on the disk.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    temporary: str | None = None
     try:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
         with os.fdopen(descriptor, "w+b") as file:
-            write(file)
+            yield file
             file.flush()
             os.fsync(file.fileno())
-            file.seek(0)
-            digest = hashlib.sha256()
-            while block := file.read(1 << 20):
-                digest.update(block)
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+    except BaseException as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise _disk_full(path, FULL[error.errno], needed) from None
         raise
     if os.name == "posix":  # the rename itself must reach the disk too
         folder = os.open(path.parent, os.O_RDONLY)
@@ -55,7 +69,47 @@ def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> 
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _disk_full(path: Path, why: str, needed: Callable[[], int] | None) -> DiskFull:
+    """Return the error of a file that does not fit, with the bytes that it needs and those that are free."""
+    free = shutil.disk_usage(path.parent).free
+    size = f"it needs {needed():,} bytes, and" if needed is not None else "on its disk"
+    before = "; the old file is kept" if path.exists() else ""
+    return DiskFull(f"{path} cannot be written, {why}: {size} {free:,} bytes are free{before}")
+
+
+def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> str:
+    """Write a file so that a crash, a kill or a full disk leaves the old file or the new one, never a part of it.
+
+    If ``write`` raises an error, the old file stays and the error goes on: see :func:`whole_file`.
+
+    Args:
+        path: the target; its folder is created.
+        write: writes the content, called with the temporary file opened for binary writing.
+
+    Returns:
+        The SHA-256 of the content, in hexadecimal.
+
+    Raises:
+        DiskFull: the file does not fit on the disk.
+    """
+    digest = hashlib.sha256()
+    with whole_file(path) as file:
+        write(file)
+        file.seek(0)
+        while block := file.read(1 << 20):
+            digest.update(block)
     return digest.hexdigest()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete the temporary files of :func:`whole_file` that a killed process has left in a folder.
+
+    Nobody else may be writing files into the folder; its subfolders are left alone.
+    """
+    for path in folder.glob(f".?*.????????{TEMPORARY}"):
+        path.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -20,6 +20,7 @@ RANKS = {
     "pictures": 0,
     "progress": 0,
     "shell": 0,
+    "tensor_files": 0,
     "schedules": 1,
     "plots": 2,
     "diffusion": 2,

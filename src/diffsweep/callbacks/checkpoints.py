@@ -1,21 +1,29 @@
-"""Checkpoints of plain tensors and types, written atomically and read without executing anything.
+"""Checkpoints of plain tensors and types, which carry a hash, are written whole and read without executing anything.
 
-A run keeps two: the last and the best.
+A run keeps the last and the best. While it trains it also keeps the one before the last, in the space that the next
+``last.ckpt`` needs while it is written: so a whole one to go on from is left if the disk damages ``last.ckpt``.
 """
 
+import contextlib
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
-import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.plugins import CheckpointIO
+from torch import Tensor
 
+from diffsweep import shell
 from diffsweep.errors import UserError
 from diffsweep.files import write_atomically
+from diffsweep.tensor_files import DamagedFile, check_hash, read_tensors, saved_step, write_tensors
 
 FOLDER = "checkpoints"
-LAST, BEST = "last.ckpt", "best.ckpt"
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+NAMES = {"last": LAST, "best": BEST, "previous": PREVIOUS}  # by what users type
+DAMAGED = "last.damaged"
 FORMAT = 2  # of the content of a checkpoint; 1, of releases before 0.3, has no key for it and no position of the data
 KEY = "format"
 
@@ -23,11 +31,18 @@ KEY = "format"
 class AtomicCheckpoints(CheckpointIO):
     """A Lightning plugin that writes checkpoints atomically: a kill leaves the old file or the new one, never a part.
 
-    Reading is by :func:`read_checkpoint`, which executes nothing of a file.
+    A new ``last.ckpt`` leaves the old one as ``previous.ckpt``. Reading is by :func:`read_checkpoint`, which executes
+    nothing of a file.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
-        write_atomically(path, lambda file: torch.save(checkpoint, file))
+        path = Path(path)
+        if path.name == LAST and path.exists():
+            previous = path.with_name(PREVIOUS)
+            previous.unlink(missing_ok=True)  # its successor is whole on the disk since it was saved
+            with contextlib.suppress(OSError):  # a file system without links keeps the best alone
+                os.link(path, previous)
+        write_tensors(path, checkpoint, checkpoint.get("global_step"))
 
     def load_checkpoint(
         self,
@@ -45,19 +60,135 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Return the content of a checkpoint file, with its tensors on the CPU; nothing in it is executed.
 
     Raises:
-        UserError: the file does not exist or cannot be read.
+        UserError: the file does not exist, is damaged, has Python objects beside tensors, or is no checkpoint.
     """
     if not Path(path).is_file():
         raise UserError(f"no checkpoint at {path}; the run has not saved one yet")
+    content = read_tensors(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is no checkpoint: it has a {type(content).__name__} in place of a dict")
+    return content
+
+
+def read_weights(path: Path, fix: Callable[["Saved"], str]) -> dict[str, Any]:
+    """Return the content of a checkpoint whose weights are used; if it is damaged, the error offers the newest other.
+
+    Args:
+        path: the file, in the folder of a run's checkpoints.
+        fix: returns what to type to take another checkpoint in its place.
+
+    Raises:
+        UserError: the file does not exist, is damaged, or is no checkpoint of a model.
+    """
     try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise UserError(f"the checkpoint {path} cannot be read: {str(error).splitlines()[0]}") from error
-    if (written := checkpoint.get(KEY, 1)) > FORMAT:
+        content = read_checkpoint(path)
+    except DamagedFile as error:
+        other = newest_whole(path.parent, path)
+        how = fix(other) + _steps_lost(other, saved_step(path)) if other else "no other checkpoint here is whole"
+        raise DamagedFile(f"{error}; {how}") from error
+    if (written := content.get(KEY, 1)) > FORMAT:
         raise UserError(
             f"the checkpoint {path} has format {written}, of a newer diffsweep; this one reads formats up to {FORMAT}"
         )
-    return checkpoint
+    weights, average = content.get("state_dict"), content.get("ema", {"weights": {}})
+    if not (_is_of_tensors(weights) and isinstance(average, dict) and _is_of_tensors(average.get("weights"))):
+        raise UserError(f"{path} is no checkpoint of a model: it has no weights under state_dict")
+    return content
+
+
+def _is_of_tensors(weights: Any) -> bool:
+    return isinstance(weights, dict) and all(
+        isinstance(name, str) and isinstance(weight, Tensor) for name, weight in weights.items()
+    )
+
+
+class Saved(NamedTuple):
+    """A checkpoint whose content is known to be whole.
+
+    Attributes:
+        path: its file.
+        step: the optimizer step at which it was saved.
+    """
+
+    path: Path
+    step: int
+
+
+def newest_whole(folder: Path, damaged: Path) -> Saved | None:
+    """Return the checkpoint of a run that was saved at the latest step and is whole; None if none is.
+
+    Args:
+        folder: the folder of the run's checkpoints.
+        damaged: the one that is not considered.
+    """
+    found = [saved for name in NAMES.values() if (path := folder / name) != damaged and (saved := _whole(path))]
+    return max(found, key=lambda saved: saved.step, default=None)
+
+
+def _whole(path: Path) -> Saved | None:
+    """Return a checkpoint if its file is whole."""
+    if not path.is_file():
+        return None
+    try:
+        step = saved_step(path) if check_hash(path) else None
+        return Saved(path, int(read_checkpoint(path)["global_step"]) if step is None else step)
+    except (UserError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _copy(path: Path, file: IO[bytes]) -> None:
+    with path.open("rb") as source:
+        shutil.copyfileobj(source, file, 1 << 20)
+
+
+def _steps_lost(other: Saved, step: int | None) -> str:
+    """Return how many steps are lost with another checkpoint, in words; empty if this is unknown."""
+    if step is None:
+        return ""
+    lost = max(0, step - other.step)
+    return f" ({f'{lost:,}' if lost else 'no'} step{'s' * (lost != 1)} lost)"
+
+
+def taking(damaged: Path, other: Saved) -> str:
+    """Return the shell command that puts another checkpoint in the place of a damaged one, in a sentence."""
+    return f"cp {shell.shown(other.path)} {shell.shown(damaged)} takes that of step {other.step:,} in its place"
+
+
+def restore_last(folder: Path, reached: int | None = None) -> str | None:
+    """Put the newest whole checkpoint of a run in the place of ``last.ckpt`` if that is damaged.
+
+    The damaged file is kept as ``last.damaged``.
+
+    Args:
+        folder: the folder of the run's checkpoints.
+        reached: the step that training has reached, if it is not in the damaged file.
+
+    Returns:
+        what was done and how many steps it costs, in a line; None if ``last.ckpt`` is whole.
+
+    Raises:
+        UserError: ``last.ckpt`` is damaged, and no other checkpoint is whole.
+    """
+    last = folder / LAST
+    try:
+        if check_hash(last):
+            return None
+        read_checkpoint(last)
+        return None
+    except DamagedFile as error:
+        step = saved_step(last) or reached
+        other = newest_whole(folder, last)
+        if other is None:
+            raise DamagedFile(f"{error}; no other checkpoint in {shell.shown(folder)} is whole: train anew") from error
+        kept = folder / DAMAGED
+        kept.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            os.link(last, kept)
+        write_atomically(last, lambda file: _copy(other.path, file))
+        return (
+            f"{error}; training goes on from {other.path.name} of step {other.step:,}"
+            f"{_steps_lost(other, step)}, and the damaged file is kept as {shell.shown(kept)}"
+        )
 
 
 class KeepCheckpoints(Callback):
@@ -90,6 +221,8 @@ class KeepCheckpoints(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._saved_at != trainer.global_step:
             self._save_last(trainer)
+        if trainer.is_global_zero:  # the run has ended: nothing more is written in the space of one checkpoint
+            (self.folder / PREVIOUS).unlink(missing_ok=True)
 
     def _save_last(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(self.folder / LAST)

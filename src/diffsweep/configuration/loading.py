@@ -11,7 +11,7 @@ import torch
 from omegaconf import DictConfig
 
 from diffsweep.callbacks import averaged_weights
-from diffsweep.callbacks.checkpoints import FOLDER, LAST, read_checkpoint
+from diffsweep.callbacks.checkpoints import FOLDER, LAST, NAMES, Saved, read_weights, taking
 from diffsweep.configuration.build import build_model, device_of
 from diffsweep.configuration.check import is_of_kind, locate
 from diffsweep.configuration.stage_nodes import saved_config
@@ -26,15 +26,22 @@ def load_model(cfg: DictConfig, averaged: bool = True) -> Model:
 
     Args:
         cfg: the run's configuration, with other choices of sampler and guidance if wanted; ``paths.run_dir`` is the
-            directory that the weights are read from.
+            directory that the weights are read from, and ``checkpoint``, if any, which of its checkpoints.
         averaged: whether the weights are their moving average, if the run has one; otherwise those that train.
 
     Raises:
-        UserError: the run has no checkpoint, or its checkpoint belongs to another network.
+        UserError: the run has no checkpoint, its checkpoint belongs to another network, or is damaged; then the message
+            has what to type to take the newest whole one.
     """
     model = build_model(cfg)
-    path = Path(cfg.paths.run_dir) / FOLDER / LAST
-    checkpoint = read_checkpoint(path)
+    path = _checkpoint_of(cfg)
+
+    def fix(other: Saved) -> str:
+        if "checkpoint" not in cfg:  # a stage
+            return taking(path, other)
+        return f"checkpoint={other.path.stem} takes that of step {other.step:,} in its place"
+
+    checkpoint = read_weights(path, fix)
     weights = averaged_weights(checkpoint) if averaged else checkpoint["state_dict"]
     try:
         model.load_state_dict(weights)
@@ -44,6 +51,14 @@ def load_model(cfg: DictConfig, averaged: bool = True) -> Model:
             f"({str(error).splitlines()[1].strip()})"
         ) from error
     return model.to(device_of(cfg)).eval().requires_grad_(False)
+
+
+def _checkpoint_of(cfg: DictConfig) -> Path:
+    """Return the file whose weights a command uses: ``checkpoint`` of its configuration, or the last one of a stage."""
+    name = cfg.get("checkpoint", "last")
+    if name not in NAMES:
+        raise UserError(f"checkpoint={name}: it is one of {', '.join(NAMES)}")
+    return Path(cfg.paths.run_dir) / FOLDER / NAMES[name]
 
 
 def load_sampled(cfg: DictConfig) -> DiffusionModel:

@@ -87,11 +87,13 @@ class Evaluate(Root):
     """The root keys of ``evaluate.py``'s configuration.
 
     Attributes:
+        checkpoint: which checkpoint of the run is used: ``last``, ``best`` or ``previous``.
         output: a folder for the results; None for a new one in the run.
         num_samples: how many samples are compared with data; None for the number of the metrics.
         optimized_metric: the number by which sweeps and searches compare runs; None for the first headline.
     """
 
+    checkpoint: str = "last"
     output: str | None = None
     num_samples: int | None = None
     optimized_metric: str | None = None
@@ -102,6 +104,7 @@ class Sample(Root):
     """The root keys of ``sample.py``'s configuration.
 
     Attributes:
+        checkpoint: which checkpoint of the run is used: ``last``, ``best`` or ``previous``.
         output: a folder for the results; None for a new one in the run.
         task: the group of what is done with the model, such as ``generate``.
         num_samples: how many samples are drawn.
@@ -110,6 +113,7 @@ class Sample(Root):
         pages: the most pictures of one kind; None for as many as show all samples.
     """
 
+    checkpoint: str = "last"
     output: str | None = None
     task: Any = MISSING
     num_samples: int = 64
@@ -123,6 +127,7 @@ class Export(Root):
     """The root keys of ``export.py``'s configuration.
 
     Attributes:
+        checkpoint: which checkpoint of the run is used: ``last``, ``best`` or ``previous``.
         output: a new folder for the model; None for one in the run.
         format: the format, a name of ``diffsweep.interchange.formats.FORMATS``.
         weights: ``ema`` or ``raw``.
@@ -130,6 +135,7 @@ class Export(Root):
         private: whether a new repository is private.
     """
 
+    checkpoint: str = "last"
     output: str | None = None
     format: str = "diffusers"
     weights: str = "ema"

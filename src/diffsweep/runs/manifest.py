@@ -20,15 +20,15 @@ from filelock import FileLock, Timeout
 from diffsweep import shell
 from diffsweep.comparison.records import LOCKS, MANIFEST
 from diffsweep.errors import Failed, UserError
-from diffsweep.files import ContentError, write_text
+from diffsweep.files import ContentError, DiskFull, write_text
 from diffsweep.progress import duration
 
 WAITING, RUNNING, FINISHED, FAILED, INTERRUPTED = "waiting", "running", "finished", "failed", "interrupted"
 
 
 def is_expected(error: BaseException) -> bool:
-    """Return whether an error is shown in one line: a mistake, a wrong file, a divergence, or a proof that failed."""
-    return isinstance(error, UserError | ContentError | FloatingPointError | Failed)
+    """Return whether an error is shown in one line: a mistake, a wrong file, a full disk, NaN, a failed proof."""
+    return isinstance(error, UserError | ContentError | DiskFull | FloatingPointError | Failed)
 
 
 @dataclass

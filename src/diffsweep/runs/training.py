@@ -32,6 +32,7 @@ from diffsweep.runs import report
 from diffsweep.runs.cost import cost_of
 from diffsweep.runs.evaluation import headline, measure
 from diffsweep.runs.latents import keep_latents
+from diffsweep.runs.recovery import recover
 from diffsweep.runs.resuming import GoOn, Resumption
 from diffsweep.runs.stages import is_rank_zero, resolve_stages
 from diffsweep.runs.stopping import StopSignals
@@ -132,6 +133,7 @@ def _go_on(cfg: DictConfig, directory: Path) -> None:
 def _train(cfg: DictConfig, directory: Path, resumption: Resumption | None) -> float:
     begin = time.perf_counter()
     if is_rank_zero():
+        recover(directory, cfg.resume_from is not None)
         print(f"run {shell.shown(directory)}\n{cost_of(cfg)}", flush=True)
         if cfg.verify and cfg.resume_from is None:
             refuse([check for check in certify(cfg, directory) if not check.passed])

@@ -1,0 +1,28 @@
+"""What a run does first in its directory: it removes what a kill has left, and replaces a damaged checkpoint."""
+
+import sys
+from pathlib import Path
+
+from diffsweep.callbacks.checkpoints import FOLDER, restore_last
+from diffsweep.files import remove_leftovers
+from diffsweep.runs.metrics_file import read_history
+
+
+def recover(directory: Path, resuming: bool) -> None:
+    """Remove temporary files from a run's directory, and put a whole checkpoint in the place of a damaged last one.
+
+    A warning has the step that training goes on from. Only the process that holds the run's lock may call it.
+
+    Args:
+        directory: the run's directory.
+        resuming: whether training goes on from ``last.ckpt``.
+
+    Raises:
+        UserError: ``last.ckpt`` is damaged, and no other checkpoint is whole.
+    """
+    for folder in (directory, directory / FOLDER, directory / "samples"):
+        remove_leftovers(folder)
+    if resuming:
+        reached = max(read_history(directory / "metrics.csv"), default=None)
+        if message := restore_last(directory / FOLDER, reached):
+            print(f"warning: {message}", file=sys.stderr, flush=True)
