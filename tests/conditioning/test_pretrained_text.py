@@ -11,6 +11,7 @@ import torch
 from diffsweep.conditioning import CLIPTextEncoder, T5TextEncoder, TextConditioning
 from diffsweep.conditioning.embedding_store import EmbeddingStore
 from diffsweep.configuration.build import build
+from diffsweep.diffusion import Noise
 
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
@@ -305,3 +306,23 @@ def test_without_the_library_one_line_names_what_to_install(make, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ValueError, match=r"need the package transformers: pip install diffsweep\[text\]$"):
         make("clip")
+
+
+def test_the_null_condition_may_be_the_encoding_of_the_empty_text(make):
+    """As in Stable Diffusion: in dropout, for empty captions, and where guidance leads away from it."""
+    conditioning = TextConditioning(make("clip"), WIDTH, prompts=TEXTS, dropout=0.5, null_condition="empty_text")
+    empty, _, _ = conditioning.encoder([""])
+    indices = torch.arange(40)
+    request = conditioning.request(indices, None)
+    cond = conditioning(request, noise=Noise(0, indices))
+    assert cond.is_null is None
+    dropped = (cond.tokens == empty).flatten(1).all(1)
+    assert 8 < dropped.sum() < 32
+    kept, _, _ = conditioning.encoder(
+        [text for text, gone in zip(request["caption"], dropped, strict=True) if not gone]
+    )
+    assert torch.equal(cond.tokens[~dropped], kept)
+    assert torch.equal(cond.opposite().tokens, empty.expand_as(cond.tokens))
+    assert torch.equal(conditioning.condition({"caption": [""]}).tokens, empty)
+    with pytest.raises(ValueError, match="null_condition is learned or empty_text"):
+        TextConditioning(make("clip"), WIDTH, null_condition="none")

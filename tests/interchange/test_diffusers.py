@@ -19,6 +19,7 @@ CLASSES = ("conditioning=class", "guidance=classifier_free", "guidance.scale=1.7
 TRAILING = ("sampler.spacing=trailing",)
 LONGER = ("schedule.num_steps=250", "sampler.steps=10")
 EULER = ("sampler.clip=none",)
+OFFSET = ("sampler.spacing=leading", "sampler.stop=0.001")
 
 
 def loaded(model, folder):
@@ -62,6 +63,7 @@ STOCK = {
     "DDPMPipeline DPM": (*UNET, "sampler=dpm_solver_pp", "sampler.warm_start=euler", *TRAILING, "prediction=v"),
     "DDPMPipeline sde": (*UNET, "sampler=dpm_solver_pp", "sampler.variant=sde", *TRAILING, *EULER),
     "DDIMPipeline x0": (*UNET, "sampler=ddim", "sampler.clip=dynamic", "prediction=x0", "schedule=linear"),
+    "DDIMPipeline of stable diffusion": (*UNET, "sampler=ddim", *EULER, *OFFSET),
     "DDIMPipeline betas": (*UNET, "schedule=quadratic", "sampler=ddim"),
     "DDIMPipeline public": (
         *UNET,
@@ -82,8 +84,10 @@ SHIPPED = {
         "sampler.warm_start=euler"),
     "euler": (*UNET, "sampler=euler", *EULER),
     "euler_ancestral": (*UNET, "sampler=euler_ancestral", *EULER, *CLASSES),
+    "heun": (*UNET, "sampler=heun", *EULER, "sampler.public_form=true", "sampler.spacing=leading", "schedule=linear"),
     "lms": (*UNET, "sampler=lms", *EULER, "sampler.warm_start=euler", "sampler.spacing=leading"),
     "plms": (*UNET, "sampler=plms", *EULER, "sampler.public_form=true"),
+    "plms of stable diffusion": (*UNET, "sampler=plms", *EULER, *OFFSET, "sampler.public_form=true"),
     "dit": ("backbone=dit", "backbone.depth=2", "backbone.channels=24", "sampler=ddim"),
     "dit of diffusers": ("backbone=dit", "backbone.depth=2", *CLASSES, "sampler=ddim", "backbone.time_endpoint=true"),
 }  # fmt: skip
@@ -141,6 +145,11 @@ def test_autoencoders_are_those_of_the_space(kind):
         (("prediction=score",), "prediction=score"),
         (("prediction.time_scale=0.999",), "prediction.time_scale=0.999"),
         (("backbone=uvit",), "no UViT"),
+        (("sampler=heun", "sampler.clip=none", "sampler.spacing=leading"), "sampler.public_form=true"),
+        (("sampler=deis", "sampler.clip=none"), "ends at the noise of its first timestep"),
+        (("sampler=dpm_solver", "sampler.clip=none"), "inner points"),
+        (("sampler.stop=0.5",), "sampler.stop=0.5"),
+        (("conditioning=text",), "is trained along"),
     ],
 )
 def test_what_diffusers_lacks_is_named(overrides, expected):

@@ -65,7 +65,16 @@ def test_folders_that_are_no_such_pipelines_are_named(pipeline, tmp_path):
     index = json.loads((folder / "model_index.json").read_text())
     (tmp_path / "unet").symlink_to(folder / "unet")
     for changes, config, expected in (
-        ({"text_encoder": ["transformers", "CLIPTextModel"]}, {}, "has a text_encoder"),
+        ({"text_encoder": ["transformers", "T5EncoderModel"]}, {}, "text_encoder of the class T5EncoderModel"),
+        ({"text_encoder_2": ["transformers", "CLIPTextModel"]}, {}, "has a text_encoder_2"),
+        ({}, {"_class_name": "HeunDiscreteScheduler", "use_karras_sigmas": True}, "use_karras_sigmas"),
+        ({}, {"_class_name": "PNDMScheduler"}, "skip_prk_steps=False"),
+        ({}, {"_class_name": "DPMSolverSinglestepScheduler"}, "of the class DPMSolverSinglestepScheduler"),
+        (
+            {},
+            {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading", "steps_offset": 1},
+            "steps_offset=1",
+        ),
         ({"unet": [None, None]}, {}, "has no unet or transformer"),
         ({}, {"trained_betas": [0.1, 0.2]}, "trained_betas"),
         ({}, {"num_train_timesteps": 500}, "num_train_timesteps=500"),
@@ -78,6 +87,7 @@ def test_folders_that_are_no_such_pipelines_are_named(pipeline, tmp_path):
         (tmp_path / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler, default=str))
         with pytest.raises(UserError, match=expected):
             read_pipeline(tmp_path)
+    assert "sampler" not in " ".join(read_pipeline(folder, ["sampler"]).overrides)
 
 
 @pytest.mark.slow

@@ -35,6 +35,7 @@ def test_trailing_and_leading_by_hand():
     close(times("leading", 3, Linear(10)) * 10, [7, 4, 1, 0])
     close(times("trailing", 2, Linear(10), start=0.8, stop=0.2) * 10, [8, 5, 2])
     close(times("leading", 2, Linear(10), start=0.8, stop=0.2) * 10, [6, 3, 2])
+    close(times("leading", 5, Linear(10), stop=0.1) * 10, [10, 8, 6, 4, 2, 1])  # the strides of Stable Diffusion
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 10, 25, 49, 50, 99, 100, 250, 333, 500, 1000])

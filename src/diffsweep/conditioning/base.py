@@ -119,5 +119,16 @@ class Conditioning(nn.Module, Part, ABC):
         if "negative" in batch:
             cond = replace(cond, negative=self.condition(batch["negative"]))
         if self.training and self.dropout > 0 and noise is not None:
-            cond = cond.null(noise.uniform(stream=Stream.CONDITION) < self.dropout)
+            cond = self.without(cond, noise.uniform(stream=Stream.CONDITION) < self.dropout)
         return cond
+
+    def without(self, cond: Condition, rows: Tensor) -> Condition:
+        """Return the conditions of a batch with those of some rows replaced by the null condition.
+
+        Subclasses whose null condition is not the network's own override it.
+
+        Args:
+            cond: the conditions of B samples.
+            rows: True for the rows to replace, bool, (B,).
+        """
+        return cond.null(rows)

@@ -110,6 +110,11 @@ class Pretrained:
         with _quietly():
             return _transformers().AutoTokenizer.from_pretrained(**self._source())
 
+    def tokenizer_of_length(self, length: int) -> Any:
+        """Return another tokeniser, which cuts and pads texts to ``length`` tokens, its ``model_max_length``."""
+        with _quietly():
+            return _transformers().AutoTokenizer.from_pretrained(**self._source(), model_max_length=length)
+
     @cached_property
     def model(self) -> Any:
         load = getattr(_transformers(), self.model_class).from_pretrained

@@ -8,7 +8,8 @@ head. A pooled vector of the text may be added to the time embedding too.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -24,8 +25,9 @@ if TYPE_CHECKING:  # it imports Lightning, which takes seconds
 class TextConditioning(Conditioning):
     """A conditioning on the captions of samples, ``batch["caption"]``, a list of B texts.
 
-    An empty text in a batch has the null condition. The condition has ``tokens`` (B, L, D), their ``token_mask`` (B, L)
-    and, with ``vector_dim``, one ``vector`` (B, D) for the text.
+    An empty text in a batch has the null condition: the network's learned null token, or with
+    ``null_condition=empty_text`` the encoding of the empty text, as in Stable Diffusion. The condition has ``tokens``
+    (B, L, D), their ``token_mask`` (B, L) and, with ``vector_dim``, one ``vector`` (B, D) for the text.
 
     Args:
         encoder: the text encoder, which maps texts to tokens.
@@ -35,10 +37,12 @@ class TextConditioning(Conditioning):
         negative: a text that guidance leads away from, in place of the null condition.
         vector_dim: D again, to use the pooled vector of the text beside the tokens; None for tokens alone.
         dropout: the probability that a training sample has the null condition in place of its caption.
+        null_condition: ``learned`` or ``empty_text``. It stays learned where the encoder gives the
+            empty text no tokens.
 
     Raises:
-        ValueError: a size differs from the encoder's width, or ``prompts`` or ``negative`` has a text that is empty or
-            that the encoder does not take.
+        ValueError: ``null_condition`` has another value, a size differs from the encoder's width, or ``prompts`` or
+            ``negative`` has a text that is empty or that the encoder does not take.
     """
 
     def __init__(
@@ -49,8 +53,11 @@ class TextConditioning(Conditioning):
         negative: str | None = None,
         vector_dim: int | None = None,
         dropout: float = 0.0,
+        null_condition: Literal["learned", "empty_text"] = "learned",
     ) -> None:
         super().__init__(dropout)
+        if null_condition not in ("learned", "empty_text"):
+            raise ValueError(f"conditioning.null_condition is learned or empty_text, not {null_condition}")
         sizes = {"context_dim": context_dim} | ({} if vector_dim is None else {"vector_dim": vector_dim})
         for key, size in sizes.items():
             if size != encoder.width:
@@ -63,7 +70,9 @@ class TextConditioning(Conditioning):
                 "conditioning.prompts is empty; give texts, or null for the captions of the held-out samples in turn"
             )
         self.encoder, self.sizes = encoder, sizes
-        self.prompts, self.negative = None if prompts is None else list(prompts), negative
+        self.prompts = None if prompts is None else list(prompts)
+        self.null_is_text = null_condition == "empty_text"
+        self.negative = "" if negative is None and self.null_is_text else negative
         for prompt in self.prompts or ():
             self._check("prompts", prompt, "null for the captions of the held-out samples in turn")
         if negative is not None:
@@ -81,8 +90,24 @@ class TextConditioning(Conditioning):
         texts: Sequence[str] = batch["caption"]
         tokens, mask, pooled = self.encoder(texts)
         cond = Condition(vector=pooled if "vector_dim" in self.sizes else None, tokens=tokens, token_mask=mask)
+        if self.null_is_text:
+            return cond
         empty = [not text.strip() for text in texts]
         return cond.null(torch.tensor(empty, device=tokens.device)) if any(empty) else cond
+
+    def without(self, cond: Condition, rows: Tensor) -> Condition:
+        if not self.null_is_text:
+            return super().without(cond, rows)
+        tokens, mask, pooled = self.encoder([""])
+        assert cond.tokens is not None  # as condition() makes it
+        assert cond.token_mask is not None
+        vector = None if cond.vector is None else torch.where(rows[:, None], pooled.to(cond.vector), cond.vector)
+        return replace(
+            cond,
+            tokens=torch.where(rows[:, None, None], tokens.to(cond.tokens), cond.tokens),
+            token_mask=torch.where(rows[:, None], mask, cond.token_mask),
+            vector=vector,
+        )
 
     def request(self, indices: Tensor, samples: Samples | None) -> Batch:
         texts = self._captions(samples) if self.prompts is None else self.prompts

@@ -57,14 +57,15 @@ def leading(schedule: Schedule, steps: int, start: float, stop: float) -> Tensor
     """Return times at equal whole strides on the grid k / T, counted up from the first step after ``stop``.
 
     The ``steps + 1`` times are float64 and decrease to ``stop``. The first one lies below ``start`` where the strides
-    do not reach it.
+    do not reach it. A stride is the number of noisy levels from ``stop`` to ``start`` over ``steps``, rounded down, so
+    that it is T // steps with ``stop`` 0 and with ``stop`` 1 / T alike, as in the schedulers of Stable Diffusion.
 
     Raises:
         ValueError: the schedule is continuous, or its grid has too few steps.
     """
     num_steps = _grid_steps(schedule, "leading", steps, start, stop)
     first, last = round(stop * num_steps), round(start * num_steps)
-    k = first + 1 + torch.arange(steps - 1, -1, -1, dtype=torch.float64) * ((last - first) // steps)
+    k = first + 1 + torch.arange(steps - 1, -1, -1, dtype=torch.float64) * ((last - max(first - 1, 0)) // steps)
     return torch.cat([k, k.new_tensor([first])]) / num_steps
 
 

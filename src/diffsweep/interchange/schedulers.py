@@ -1,8 +1,34 @@
 """Samplers on a noise schedule as diffusers' schedulers of the same solver.
 
 diffusers counts the T steps of a discrete schedule from 0: its timestep i is the time t = (i + 1) / T here.
+
+Images from the same noise differ by at most 1e-4, in float32, where the scheduler is expressed in both directions:
+
+=================================  =================  ==============================================================
+diffusers                          sampler            expressed with
+=================================  =================  ==============================================================
+DDPMScheduler                      ancestral          all variances; thresholding; spacing trailing and leading
+DDIMScheduler                      ddim               eta, clipping; steps_offset=1 set_alpha_to_one=False is
+                                                      spacing=leading stop=1/T
+PNDMScheduler                      plms               public_form=true, no clipping; skip_prk_steps=True alone; the
+                                                      offset of DDIMScheduler
+EulerDiscreteScheduler             euler              no clipping; not from zero terminal SNR
+EulerAncestralDiscreteScheduler    euler_ancestral    the same, and eta=1
+HeunDiscreteScheduler              heun               public_form=true, no churn, no clipping; not from zero SNR
+LMSDiscreteScheduler               lms                warm_start=euler, no clipping; not from zero terminal SNR
+DPMSolverMultistepScheduler        dpm_solver_pp      orders 1, 2, and 3 with public_form=true; the sde of order 2
+UniPCMultistepScheduler            unipc              orders 1 and 2, both of bh1 and bh2
+FlowMatchEulerDiscreteScheduler    euler              schedule=flow, spacing=uniform, no shift
+=================================  =================  ==============================================================
+
+Refused, in both directions: DPMSolverSinglestepScheduler, whose inner points are timesteps of its grid, where those of
+dpm_solver lie between in log-SNR; DEISMultistepScheduler, which ends at the noise of timestep 0; the noise levels of
+``use_karras_sigmas``, ``use_exponential_sigmas`` and ``use_beta_sigmas``, which begin and end at the levels of
+timesteps and not at noise and clean data. ``timestep_spacing=linspace`` is read as trailing, whose timesteps differ
+from it by less than a stride, and is never written.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,10 +39,10 @@ from diffsweep import samplers
 from diffsweep.diffusion import X0, Eps, Prediction, V
 from diffsweep.diffusion.prediction import Flow as FlowPrediction
 from diffsweep.errors import UserError
+from diffsweep.interchange.betas import betas_of
 from diffsweep.samplers import Sampler
 from diffsweep.schedules import Flow, Schedule
 
-CURVES = ("linear", "scaled_linear", "squaredcos_cap_v2")  # diffusers' names of schedules that all schedulers have
 WITHOUT_X0 = ("EulerAncestralDiscreteScheduler", "PNDMScheduler")
 PREDICTIONS: dict[type[Prediction], str] = {Eps: "epsilon", X0: "sample", V: "v_prediction"}
 VARIANCES = {0.0: "fixed_small", 1.0: "fixed_large", None: "learned_range"}
@@ -48,12 +74,19 @@ def scheduler_of(sampler: Sampler, schedule: Schedule, prediction: Prediction) -
     Raises:
         UserError: no scheduler of diffusers takes the same steps; the message names the option, and what would do.
     """
-    if (sampler.start, sampler.stop, sampler.temperature) != (1.0, 0.0, 1.0):
-        raise UserError("sampler.start, stop and temperature: diffusers' schedulers have 1, 0 and 1 only")
+    if (sampler.start, sampler.temperature) != (1.0, 1.0):
+        raise UserError("sampler.start and temperature: diffusers' schedulers have 1 and 1 only")
+    if sampler.stop and not _stops_at_first(sampler, schedule):
+        raise UserError(
+            f"sampler.stop={sampler.stop}: diffusers' schedulers have 0 only, and sampler=ddim and plms with "
+            "sampler.spacing=leading also the first step of the schedule"
+        )
     if (prediction.time_scale, prediction.time_offset) != (1.0, 0.0):
         raise UserError("prediction.time_scale and time_offset: diffusers gives networks the timestep, 1 and 0")
     make = SOLVERS.get(type(sampler))
     if make is None:
+        if why := OTHERWISE.get(type(sampler)):
+            raise UserError(why)
         known = ", ".join(sorted(kind.__name__ for kind in SOLVERS))
         raise UserError(f"diffusers has no scheduler that takes the steps of {type(sampler).__name__}; it has {known}")
     if isinstance(schedule, Flow):
@@ -72,37 +105,6 @@ def _flow(sampler: Sampler, prediction: Prediction) -> Scheduler:
         raise UserError("schedule=flow: use sampler=euler sampler.spacing=uniform sampler.clip=none for diffusers")
     _without_clipping(sampler, "FlowMatchEulerDiscreteScheduler")
     return Scheduler("FlowMatchEulerDiscreteScheduler", {"num_train_timesteps": 1000}, straight=True)
-
-
-def betas_of(schedule: Schedule) -> dict[str, Any]:
-    """Return the arguments of diffusers' schedulers that give a discrete schedule, by its name or as a list of betas.
-
-    Raises:
-        UserError: the schedule is continuous.
-    """
-    if schedule.num_steps is None:
-        raise UserError(
-            f"{type(schedule).__name__}, the schedule, is continuous; diffusers' schedulers need a discrete one, or "
-            "schedule=flow"
-        )
-    count = schedule.num_steps
-    times = torch.arange(count + 1, dtype=torch.float64) / count
-    alpha_bar = schedule(times)[0] ** 2
-    keys = [key for key in ("beta_start", "beta_end") if hasattr(schedule, key)]
-    ends = {key: getattr(schedule, key) * 1000 / count for key in keys}  # those of diffusers do not scale with T
-    for curve in CURVES:
-        named = {"num_train_timesteps": count, "beta_schedule": curve, **ends}
-        if torch.allclose(_alpha_bar(named), alpha_bar[1:], rtol=1e-4, atol=1e-9):
-            return named
-    betas = 1 - alpha_bar[1:] / alpha_bar[:-1]
-    return {"num_train_timesteps": count, "trained_betas": betas.tolist()}
-
-
-def _alpha_bar(config: dict[str, Any]) -> torch.Tensor:
-    from diffusers import DDPMScheduler
-
-    table: torch.Tensor = DDPMScheduler(**config).alphas_cumprod.double()
-    return table
 
 
 def _common(sampler: Sampler, schedule: Schedule, prediction: Prediction, spacings: tuple[str, ...]) -> dict[str, Any]:
@@ -141,6 +143,18 @@ def _without_clipping(sampler: Sampler, kind: str) -> None:
         raise UserError(f"sampler.clip={sampler.clip}: {kind} of diffusers does not clip; add sampler.clip=none")
 
 
+def _stops_at_first(sampler: Sampler, schedule: Schedule) -> bool:
+    """Return whether sampling stops at the first step of the schedule, as with the schedulers of Stable Diffusion."""
+    ends = isinstance(sampler, (samplers.DDIM, samplers.PLMS)) and not isinstance(sampler, samplers.Euler)
+    first = schedule.num_steps is not None and math.isclose(sampler.stop * schedule.num_steps, 1)
+    return ends and first and sampler.spacing == "leading"
+
+
+def _end(sampler: Sampler) -> dict[str, Any]:
+    """Return the arguments for the level at which sampling stops, clean data or the first step of the schedule."""
+    return {"set_alpha_to_one": False, "steps_offset": 1} if sampler.stop else {"set_alpha_to_one": True}
+
+
 def _prior(schedule: Schedule) -> float:
     """Return sigma at t = 1, the factor of the noise that sampling starts from."""
     return schedule.at(torch.ones((), dtype=torch.float64)).sigma
@@ -162,7 +176,7 @@ def _ddim(sampler: samplers.DDIM, schedule: Schedule, prediction: Prediction) ->
     config = _common(sampler, schedule, prediction, ("trailing", "leading"))
     step = {"eta": sampler.eta} if sampler.eta else {}
     step |= {"use_clipped_model_output": True} if sampler.clip != "none" else {}
-    return Scheduler("DDIMScheduler", {**config, "set_alpha_to_one": True, **_clips(sampler)}, step, _prior(schedule))
+    return Scheduler("DDIMScheduler", {**config, **_end(sampler), **_clips(sampler)}, step, _prior(schedule))
 
 
 def _multistep(
@@ -222,6 +236,17 @@ def _full_noise(sampler: samplers.EulerAncestral) -> dict[str, Any]:
     return {}
 
 
+def _public_heun(sampler: samplers.Heun) -> dict[str, Any]:
+    if sampler.s_churn:
+        raise UserError(f"sampler.s_churn={sampler.s_churn}: HeunDiscreteScheduler of diffusers adds no noise")
+    if not sampler.public_form:
+        raise UserError(
+            "sampler.public_form=false: HeunDiscreteScheduler of diffusers has the trapezoid rule in sigma / alpha; "
+            "add sampler.public_form=true"
+        )
+    return {}
+
+
 def _lms_order(sampler: samplers.LMS) -> dict[str, Any]:
     _started_by_euler(sampler)
     return {"order": sampler.memory}
@@ -241,7 +266,7 @@ def _pndm(sampler: samplers.PLMS, schedule: Schedule, prediction: Prediction) ->
         raise UserError(
             "sampler.public_form=false: diffusers starts PLMS as the public code; add sampler.public_form=true"
         )
-    own = {"skip_prk_steps": True, "set_alpha_to_one": True}
+    own = {"skip_prk_steps": True, **_end(sampler)}
     return Scheduler("PNDMScheduler", {**config, **own}, {}, _prior(schedule))
 
 
@@ -252,6 +277,17 @@ SOLVERS: dict[type[Sampler], Callable[[Any, Schedule, Prediction], Scheduler]] =
     samplers.UniPC: _multistep("UniPCMultistepScheduler", _unipc),
     samplers.Euler: _exploding("EulerDiscreteScheduler", lambda _: {}),
     samplers.EulerAncestral: _exploding("EulerAncestralDiscreteScheduler", _full_noise),
+    samplers.Heun: _exploding("HeunDiscreteScheduler", _public_heun),
     samplers.LMS: _exploding("LMSDiscreteScheduler", _lms_order),
     samplers.PLMS: _pndm,
+}
+OTHERWISE: dict[type[Sampler], str] = {  # samplers whose scheduler takes other steps, and how they differ
+    samplers.DEIS: (
+        "sampler=deis: DEISMultistepScheduler of diffusers ends at the noise of its first timestep, where deis ends at "
+        "clean data; use sampler=dpm_solver_pp or unipc"
+    ),
+    samplers.DPMSolver: (
+        "sampler=dpm_solver: DPMSolverSinglestepScheduler of diffusers evaluates its inner points at timesteps of the "
+        "grid and mixes orders; use sampler=dpm_solver_pp, whose scheduler is DPMSolverMultistepScheduler"
+    ),
 }

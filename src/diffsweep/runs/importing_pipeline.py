@@ -16,14 +16,14 @@ from diffsweep.interchange.reading import load_backbone
 from diffsweep.models import DiffusionModel
 from diffsweep.runs.training import claim
 
-AUTOENCODER = "autoencoder"  # the folder of a run that holds the autoencoder of its pipeline
+AUTOENCODER, TEXT_ENCODER = "autoencoder", "text_encoder"  # folders of a run that hold parts of its pipeline
 OWN = ("weights", "form", "output", "hydra.run.dir")  # keys that are not of the run
 
 
 def with_pipeline(directory: Path, folder: Path, words: Sequence[str]) -> tuple[DictConfig, DiffusionModel]:
     """Return the configuration and the model of a run that a pipeline of diffusers is, with the pipeline's weights.
 
-    The run's directory gets ``config.yaml`` and a copy of the pipeline's autoencoder.
+    The run's directory gets ``config.yaml`` and copies of the pipeline's autoencoder and of its text encoder.
 
     Args:
         directory: the directory of the run.
@@ -33,15 +33,19 @@ def with_pipeline(directory: Path, folder: Path, words: Sequence[str]) -> tuple[
     Raises:
         UserError: the folder cannot be read or expressed, or the dataset does not fit the network.
     """
-    pipeline = read_pipeline(folder)
     typed = [word for word in words if _key(word) not in OWN]
     keys = {_key(word) for word in typed}
+    pipeline = read_pipeline(folder, keys)
     given = [override for override in pipeline.overrides if _key(override) not in keys]
     if pipeline.autoencoder is not None:
         kept = directory / AUTOENCODER
         shutil.copytree(pipeline.autoencoder, kept, dirs_exist_ok=True)
         given = [override for override in given if _key(override) != "autoencoder.model.path"]
         given.append(shell.override("autoencoder.model.path", str(kept)))
+    if pipeline.text:
+        for part in pipeline.text:  # no name of a file is in both
+            shutil.copytree(part, directory / TEXT_ENCODER, dirs_exist_ok=True)
+        given.append(shell.override("conditioning.encoder.name", str(directory / TEXT_ENCODER)))
     cfg = compose("train", [*given, *typed, shell.override("hydra.run.dir", str(directory))])
     _check_sizes(cfg, pipeline, folder)
     preflight(cfg)

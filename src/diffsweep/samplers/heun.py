@@ -39,14 +39,18 @@ class Heun(Sampler):
     denoiser's estimate at :math:`\hat x`. EDM's :math:`S_{noise}` is the option ``temperature``.
 
     Intended differences from the public codes (EDM, k-diffusion, diffusers). For alpha = 1 the method equals theirs.
-    For other alpha they use the trapezoid rule in :math:`\sigma / \alpha`, which is infinite where alpha is 0; this
-    class can start at alpha = 0, and is of order 2 as well. The time of a raised noise level is the one at which the
-    schedule has that log-SNR. Churn does not exceed the noise level of t = 1, where EDM evaluates the network above
-    sigma_max.
+    For other alpha they use the trapezoid rule in :math:`r = \sigma / \alpha`, which is infinite where alpha is 0; this
+    class can start at alpha = 0, and is of order 2 as well. With ``public_form`` it uses their rule,
+
+    .. math:: x_s = \alpha_s \Big(\frac{x_t}{\alpha_t} + \tfrac12 (\epsilon + \epsilon') (r_s - r_t)\Big),
+
+    and Euler's step from alpha = 0. The time of a raised noise level is the one at which the schedule has that log-SNR.
+    Churn does not exceed the noise level of t = 1, where EDM evaluates the network above sigma_max.
 
     Args:
         s_churn: the amount of noise that is added over all steps, at least 0; 0 is deterministic.
         s_min, s_max: the range of sigma / alpha, both ends included, in which noise is added.
+        public_form: use the trapezoid rule in sigma / alpha, as the public codes do.
 
     Raises:
         ValueError: an option is out of its range, or s_min or s_max is set without churn.
@@ -56,6 +60,7 @@ class Heun(Sampler):
     s_churn: float = 0.0
     s_min: float = 0.0
     s_max: float = math.inf
+    public_form: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.s_churn < math.inf:
@@ -75,7 +80,11 @@ class Heun(Sampler):
         x, at_t = self._churned(denoise.schedule, x, step.at_t, noise)
         denoised, at_s = denoise(x, at_t), step.at_s
         x = euler_step(denoised, at_s.alpha, at_s.sigma)
-        if at_s.sigma > 0:
+        if at_s.sigma > 0 and self.public_form:
+            if at_t.alpha > 0:
+                d_eps = denoise(x, at_s).eps - denoised.eps
+                x.add_(d_eps, alpha=0.5 * at_s.alpha * (at_s.ratio - at_t.ratio))
+        elif at_s.sigma > 0:
             x = trapezoid(x, denoised, denoise(x, at_s), at_s.alpha - at_t.alpha, at_s.sigma - at_t.sigma)
         return x, State(denoised)
 
