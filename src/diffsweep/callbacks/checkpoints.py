@@ -67,6 +67,10 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     content = read_tensors(path)
     if not isinstance(content, dict):
         raise UserError(f"{path} is no checkpoint: it has a {type(content).__name__} in place of a dict")
+    if (written := content.get(KEY, 1)) > FORMAT:
+        raise UserError(
+            f"the checkpoint {path} has format {written}, of a newer diffsweep; this one reads formats up to {FORMAT}"
+        )
     return content
 
 
@@ -86,10 +90,6 @@ def read_weights(path: Path, fix: Callable[["Saved"], str]) -> dict[str, Any]:
         other = newest_whole(path.parent, path)
         how = fix(other) + _steps_lost(other, saved_step(path)) if other else "no other checkpoint here is whole"
         raise DamagedFile(f"{error}; {how}") from error
-    if (written := content.get(KEY, 1)) > FORMAT:
-        raise UserError(
-            f"the checkpoint {path} has format {written}, of a newer diffsweep; this one reads formats up to {FORMAT}"
-        )
     weights, average = content.get("state_dict"), content.get("ema", {"weights": {}})
     if not (_is_of_tensors(weights) and isinstance(average, dict) and _is_of_tensors(average.get("weights"))):
         raise UserError(f"{path} is no checkpoint of a model: it has no weights under state_dict")
