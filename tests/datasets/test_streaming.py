@@ -61,7 +61,7 @@ def make(shards, tmp_path):
 def batches(data, count, step=0, rank=0, world=1):
     """Return batches of the training loader as they follow on a step, on one of several devices."""
     state = {"global_step": step, "global_rank": rank, "world_size": world, "accumulate_grad_batches": 1}
-    data.trainer = SimpleNamespace(**state)
+    data.trainer = SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("cpu")), **state)
     loader = data.train_dataloader()
     found = list(itertools.islice(loader, count))
     data.trainer = None

@@ -71,6 +71,7 @@ def test_a_stream_goes_on_with_the_same_batches(kind, make, request):
     whole = list(itertools.islice(data.train_dataloader(), 20))
     data = make(target, request.getfixturevalue(fixture), num_workers=2, **settings)
     data.trainer = SimpleNamespace(global_step=16, global_rank=0, world_size=1, accumulate_grad_batches=1)
+    data.trainer.strategy = SimpleNamespace(root_device=torch.device("cpu"))
     for batch, other in zip(whole[16:], itertools.islice(data.train_dataloader(), 4), strict=True):
         assert all(torch.equal(batch[name], other[name]) for name in ("x", "label", "position"))
 

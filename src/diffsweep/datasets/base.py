@@ -182,13 +182,19 @@ class ImageData(LightningDataModule, Part):
             (0, 0, 1) if trainer is None else (trainer.global_step, trainer.global_rank, trainer.world_size)
         )
         batches = steps * (1 if trainer is None else trainer.accumulate_grad_batches)
-        samples, device = self._placed("train")
+        stream = self.training_stream()
+        on_cpu = stream.device == CPU
         return BatchLoader(
-            TrainingStream(samples, self._training_order(samples), device),
+            stream,
             Positions(self.batch_size, batches, rank, world, self.offset),
-            self.num_workers if device == CPU else 0,
-            pin_memory=torch.cuda.is_available() and device == CPU,
+            self.num_workers if on_cpu else 0,
+            pin_memory=torch.cuda.is_available() and on_cpu,
         )
+
+    def training_stream(self) -> TrainingStream:
+        """Return the training batches by the positions of their samples in the run."""
+        samples, device = self._placed("train")
+        return TrainingStream(samples, self._training_order(samples), device)
 
     def _training_order(self, samples: Samples) -> Order:
         """Return the order of the training samples; streamed data override it.

@@ -65,6 +65,8 @@ def train(cfg: DictConfig) -> float:
         refuse_taken(cfg)
     resolve_stages(cfg, train)
     with _alone_in(directory) if is_rank_zero() else nullcontext():
+        if is_rank_zero():
+            recover(directory, cfg.resume_from is not None)
         resumption = Resumption(cfg) if cfg.resume_from else None
         if is_rank_zero() and resumption is None:
             claim(cfg)  # a resumed run writes its configuration when its changes have taken effect
@@ -133,7 +135,6 @@ def _go_on(cfg: DictConfig, directory: Path) -> None:
 def _train(cfg: DictConfig, directory: Path, resumption: Resumption | None) -> float:
     begin = time.perf_counter()
     if is_rank_zero():
-        recover(directory, cfg.resume_from is not None)
         print(f"run {shell.shown(directory)}\n{cost_of(cfg)}", flush=True)
         if cfg.verify and cfg.resume_from is None:
             refuse([check for check in certify(cfg, directory) if not check.passed])
