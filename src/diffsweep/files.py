@@ -6,6 +6,8 @@ import hashlib
 import os
 import shutil
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +23,12 @@ FULL = {  # what these errors of the operating system mean
     errno.EDQUOT: "the quota of the disk is used up",
     errno.EFBIG: "it is larger than a file may be here (ulimit -f)",
 }
+
+# what numpy.load raises for a file that is damaged, has pickled objects, or is none of arrays
+UNREADABLE_ARRAYS = (
+    *(OSError, ValueError, EOFError, AttributeError, TypeError, KeyError, MemoryError, OverflowError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error, SyntaxError),
+)
 
 
 class DiskFull(OSError):  # noqa: N818 - names an outcome

@@ -246,7 +246,7 @@ def test_files_that_are_no_vgg16_are_refused(features, tmp_path):
     del saved["features.28.weight"]
     torch.save(saved, tmp_path / "short.pth")
     for name, match in [
-        ("missing.pth", r"missing.pth.*No such file.*perceptual=classifier"),
+        ("missing.pth", r"missing.pth: no such file.*perceptual=classifier"),
         ("broken.pth", r"broken.pth.*perceptual.weights=FILE"),
         ("grey.pth", r"grey.pth is not a VGG16.*features.0.weight"),
         ("short.pth", r"short.pth is not a VGG16.*Missing key.*features.28.weight"),

@@ -11,13 +11,15 @@ import pickle
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from diffsweep.capabilities import Part
+from diffsweep.errors import UserError
+from diffsweep.tensor_files import read_tensors
 
 URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
 STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # of VGG16: (channels, convolutions); halved between
@@ -226,6 +228,15 @@ def read_heads() -> dict[str, Tensor]:
     return {f"head{index}": saved[f"lin{index}.model.1.weight"][0] for index in range(len(STAGES))}
 
 
+def _public_vgg16() -> dict[str, Tensor]:
+    """Return the public weights, which are downloaded once."""
+    progress = sys.stderr.isatty()
+    found: dict[str, Tensor] = torch.hub.load_state_dict_from_url(
+        URL, map_location="cpu", check_hash=True, progress=progress, weights_only=True
+    )
+    return found
+
+
 def read_vgg16(weights: str | None) -> dict[str, Tensor]:
     """Return the weights of VGG16's convolutions under torchvision's names, ``features.{layer}.weight`` and ``.bias``.
 
@@ -235,15 +246,12 @@ def read_vgg16(weights: str | None) -> dict[str, Tensor]:
     Raises:
         ValueError: the file does not exist or cannot be read, or the download fails.
     """
-    public = partial(torch.hub.load_state_dict_from_url, URL, check_hash=True, progress=sys.stderr.isatty())
-    read = public if weights is None else partial(torch.load, weights)
+    get = f"download {URL} and give it as perceptual.weights=FILE, or use perceptual=classifier"
     try:
-        saved = read(map_location="cpu", weights_only=True)
+        saved = _public_vgg16() if weights is None else read_tensors(weights, f"perceptual.weights={weights}")
+    except UserError as error:
+        raise ValueError(f"{error}; {get}") from error
     except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        why = str(error).splitlines()[0] if str(error) else type(error).__name__
-        what = "the public weights of VGG16" if weights is None else f"perceptual.weights={weights}"
-        raise ValueError(
-            f"perceptual=lpips cannot read {what} ({why}): download {URL} and give it as perceptual.weights=FILE, or "
-            "use perceptual=classifier"
-        ) from error
+        why = str(error).splitlines()[0] if isinstance(error, OSError) and str(error) else type(error).__name__
+        raise ValueError(f"perceptual=lpips cannot read the public weights of VGG16 ({why}): {get}") from error
     return {name: tensor for name, tensor in dict(saved).items() if name.startswith("features.")}

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from diffsweep.autoencoders.kl import KLAutoencoder
+from diffsweep.errors import UserError
+from diffsweep.tensor_files import read_tensors
 
 CONFIG = "config.json"
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
@@ -207,9 +209,11 @@ class PublicAutoencoder:
         """Return the weights under the current names of the format; older files name attention layers differently."""
         file = self.weights_file
         try:
-            weights = _safetensors(file) if file.suffix == ".safetensors" else _pickled(file)
+            weights = _safetensors(file) if file.suffix == ".safetensors" else read_tensors(file, file.name)
         except ValueError:
             raise
+        except UserError as error:
+            raise ValueError(f"{self._name}: {error}") from error
         except Exception as error:
             raise ValueError(f"{self._name}: {file.name} cannot be read ({type(error).__name__})") from error
         return {
@@ -265,7 +269,3 @@ def _safetensors(file: Path) -> Mapping[str, Tensor]:
     except ModuleNotFoundError as error:
         raise ValueError(f"{file.name} needs the package safetensors: pip install safetensors") from error
     return load_file(file, device="cpu")  # type: ignore[no-any-return]
-
-
-def _pickled(file: Path) -> Mapping[str, Tensor]:
-    return torch.load(file, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]

@@ -111,7 +111,7 @@ def decoded(
             f"{bad[0].where} ({bad[0].reason}); {facts} lists them",
             file=sys.stderr,
         )
-    return torch.from_numpy(np.load(path, mmap_mode="c")), bad
+    return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False)), bad
 
 
 def _make(

@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from diffsweep.errors import UserError
+from diffsweep.tensor_files import read_tensors
 
 INDEX, CONFIG, SCHEDULER = "model_index.json", "config.json", "scheduler_config.json"
 STEM = "diffusion_pytorch_model"
@@ -54,7 +54,9 @@ def _tensors(file: Path) -> dict[str, Tensor]:
     try:
         if file.suffix == ".safetensors":
             return dict(importlib.import_module("safetensors.torch").load_file(file, device="cpu"))
-        return dict(torch.load(file, map_location="cpu", weights_only=True))
+        return dict(read_tensors(file))
+    except UserError:
+        raise
     except ModuleNotFoundError as error:
         raise UserError(f"{file} needs the package safetensors: pip install safetensors") from error
     except Exception as error:

@@ -1,5 +1,6 @@
 """Extract features of generated samples and of real data; those of real data are computed once and cached on disk."""
 
+import contextlib
 import hashlib
 import json
 import math
@@ -12,8 +13,8 @@ import torch
 from torch import Tensor
 
 from diffsweep.datasets import ImageData, Samples, Split
-from diffsweep.files import write_atomically
 from diffsweep.progress import ProgressMeter
+from diffsweep.tensor_files import DamagedFile, read_tensors, write_tensors
 
 LONG = 5.0  # seconds: progress of longer work is shown
 
@@ -144,11 +145,12 @@ class Extraction(Generic[E]):
         key = {"data": data.fingerprint, "split": split, "features": self.features.weights_hash}
         path = self.cache_dir / f"features-{identify(key)}.pt"
         if path.exists():
-            return Features(**torch.load(path, weights_only=True))
+            with contextlib.suppress(DamagedFile):  # computed again
+                return Features(**read_tensors(path))
         samples = data.split(split)
         found = self.extract_batches(self.batches(samples), math.ceil(len(samples) / self.batch_size))
         content = {name: part for name, part in found._asdict().items() if part is not None}
-        write_atomically(path, lambda file: torch.save(content, file))
+        write_tensors(path, content)
         return found
 
     def batches(self, samples: Samples) -> Iterator[Tensor]:

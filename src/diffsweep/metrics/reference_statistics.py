@@ -5,14 +5,13 @@ guided-diffusion (arXiv:2105.05233) also have ``mu_s`` and ``sigma_s`` of spatia
 """
 
 import hashlib
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from diffsweep.files import ContentError, write_atomically
+from diffsweep.files import UNREADABLE_ARRAYS, ContentError, write_atomically
 from diffsweep.metrics.extraction import Features
 from diffsweep.metrics.frechet import FeatureMoments, moments
 
@@ -49,7 +48,7 @@ def has_statistics(path: Path) -> bool:
     try:
         with np.load(path, allow_pickle=False) as content:
             return "mu" in content.files
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError):
+    except UNREADABLE_ARRAYS:
         return False
 
 
@@ -70,9 +69,9 @@ def read_statistics(path: Path) -> Statistics:
             spatial = _moments(path, content, "mu_s", "sigma_s") if "mu_s" in content.files else None
     except ContentError:
         raise
-    except ValueError as error:
-        raise ContentError(f"{path} has pickled content, which is not read; {NEEDED}") from error
-    except (OSError, zipfile.BadZipFile, EOFError, AttributeError) as error:
+    except ValueError as error:  # also of some damaged files
+        raise ContentError(f"{path} is damaged or has pickled content, which is not read; {NEEDED}") from error
+    except UNREADABLE_ARRAYS as error:
         raise ContentError(f"{path} is no .npz file that can be read; {NEEDED}") from error
     return Statistics(whole, spatial)
 

@@ -4,8 +4,9 @@ import hashlib
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
-import torch
 from torch import Tensor, nn
+
+from diffsweep.tensor_files import read_tensors
 
 Kind = TypeVar("Kind", bound="ShippedClassifier")
 
@@ -30,7 +31,7 @@ class ShippedClassifier(nn.Module):
     def trained(cls: type[Kind]) -> Kind:
         """Return a classifier with the weights of the repository, in evaluation mode and without gradients."""
         classifier = cls()
-        classifier.load_state_dict(torch.load(cls.weights, weights_only=True))
+        classifier.load_state_dict(read_tensors(cls.weights))
         classifier.weights_hash = hashlib.sha256(cls.weights.read_bytes()).hexdigest()
         return classifier.eval().requires_grad_(False)
 

@@ -7,6 +7,8 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from diffsweep.files import UNREADABLE_ARRAYS, ContentError
+
 
 def to_uint8(x: Tensor) -> np.ndarray:
     """Return images in [-1, 1], (N, C, H, W), as uint8 (N, H, W, C); clips (N, C, F, H, W) as (N, F, H, W, C).
@@ -21,9 +23,25 @@ def load_npz(path: Path) -> Tensor:
     """Return the images in the first array of an .npz file, as float32 values in [-1, 1].
 
     The array is uint8: images (N, H, W, C) are returned as (N, C, H, W), clips (N, F, H, W, C) as (N, C, F, H, W).
+
+    Raises:
+        ContentError: the file does not exist, cannot be read, or has another array; pickled objects are not read.
     """
-    with np.load(path) as content:
-        return _from_uint8(content[content.files[0]])
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            array = content[content.files[0]]
+    except FileNotFoundError as error:
+        raise ContentError(f"{path}: no such file") from error
+    except (*UNREADABLE_ARRAYS, IndexError) as error:
+        raise ContentError(f"{path} is no .npz file of images that can be read; numpy.savez writes one") from error
+    if not isinstance(array, np.ndarray):
+        raise ContentError(f"{path} is no .npz file of images: it has other content; numpy.savez writes one")
+    if array.dtype != np.uint8 or array.ndim not in (4, 5) or array.size == 0:
+        raise ContentError(
+            f"{path} has {array.dtype} numbers of shape {array.shape} first; images are uint8 (N, H, W, C), and clips "
+            "uint8 (N, F, H, W, C)"
+        )
+    return _from_uint8(array)
 
 
 def _from_uint8(pixels: np.ndarray) -> Tensor:

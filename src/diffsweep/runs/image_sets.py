@@ -2,7 +2,6 @@
 
 import hashlib
 import math
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from diffsweep import shell
 from diffsweep.datasets.images import MODES, SUFFIXES, read_image
 from diffsweep.errors import UserError
+from diffsweep.files import UNREADABLE_ARRAYS
 from diffsweep.metrics.reference_statistics import SUFFIX
 
 LEVELS = 127.5  # a level v of 256 is v / 127.5 - 1
@@ -111,9 +111,9 @@ class ImageSet:
             with np.load(self.path, allow_pickle=False) as content:
                 names = content.files
                 array = content["arr_0"] if "arr_0" in names else None
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        except UNREADABLE_ARRAYS as error:
             raise UserError(f"{shown} is no .npz file that can be read; write one by numpy.savez") from error
-        if array is None:
+        if not isinstance(array, np.ndarray):
             raise UserError(f"{shown} has the arrays {', '.join(names) or 'none'}, and images are needed as arr_0")
         if array.ndim != 4 or array.dtype != np.uint8 or array.shape[3] not in MODES or len(array) == 0:
             raise UserError(

@@ -2,14 +2,15 @@
 
 import importlib
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from diffsweep.errors import UserError
+from diffsweep.tensor_files import PICKLE, UnsafeFile, read_tensors
 
-PICKLE = b"\x80"  # the first byte of a plain pickle; files that torch.save writes are zip archives
+# Modules of Python whose objects are data that training code saves beside weights.
+DATA = ("collections", "argparse", "pathlib", "copyreg", "copy_reg", "_codecs", "datetime", "enum", "logging")
 EDM = "import pickle, torch; torch.save(pickle.load(open({file!r}, 'rb'))['ema'].state_dict(), {new!r})"
 TENSORS = (
     "import torch; c = torch.load({file!r}, map_location='cpu', weights_only=False); "
@@ -33,13 +34,23 @@ def read(path: str | Path) -> Any:
     try:
         if file.suffix == ".safetensors":
             return importlib.import_module("safetensors.torch").load_file(file, device="cpu")
-        return torch.load(file, map_location="cpu", weights_only=True)
+        return read_tensors(file, f"weights={path}")
     except ModuleNotFoundError as error:
         raise UserError(f"weights={path} needs the package safetensors: pip install safetensors") from error
+    except UnsafeFile as error:
+        if any(map(_is_of_python, error.objects)):
+            raise  # no training code saves these: the file is an attack
+        raise UserError(f"{error}; {_how_to_convert(file)}") from error
+    except UserError:
+        raise
     except Exception as error:
-        if "weights_only" in str(error) or "Unsupported" in str(error):
-            raise UserError(_how_to_convert(file)) from error
         raise UserError(f"weights={path} cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def _is_of_python(name: str) -> bool:
+    """Return whether the name in a file is a function of Python itself, such as ``os.system``, and no data."""
+    module = name.partition(".")[0]
+    return module in (*sys.stdlib_module_names, "__builtin__") and module not in DATA
 
 
 def _how_to_convert(file: Path) -> str:
@@ -48,7 +59,4 @@ def _how_to_convert(file: Path) -> str:
         is_pickle = stream.read(1) == PICKLE
     place = "in a clone of its code (github.com/NVlabs/edm), " if is_pickle else ""
     code = (EDM if is_pickle else TENSORS).format(file=str(file), new=f"{file.stem}_tensors.pt")
-    return (
-        f"weights={file} has Python objects beside tensors, and code of a file is never executed; if you trust it, "
-        f"{place}python -c {shlex.quote(code)} writes its tensors into {file.stem}_tensors.pt"
-    )
+    return f"if you trust it, {place}python -c {shlex.quote(code)} writes its tensors into {file.stem}_tensors.pt"
