@@ -9,7 +9,7 @@ import torch
 from hydra.utils import get_class
 
 from diffsweep.configuration.build import build, build_likelihood
-from diffsweep.configuration.check import keywords_of
+from diffsweep.configuration.signatures import keywords_of
 from diffsweep.diffusion import Eps, NetworkDenoiser, V
 from diffsweep.errors import UserError
 from diffsweep.metrics import Likelihood

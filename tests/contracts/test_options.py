@@ -15,8 +15,9 @@ from slower import each_once
 
 from diffsweep.configuration import conf
 from diffsweep.configuration.build import build_data, build_model
-from diffsweep.configuration.check import STAGE, keywords_of
+from diffsweep.configuration.check import STAGE
 from diffsweep.configuration.preflight import preflight
+from diffsweep.configuration.signatures import keywords_of
 from diffsweep.errors import UserError
 from diffsweep.models import AutoencoderModel, DiffusionModel
 from diffsweep.proofs.data import with_stand_ins

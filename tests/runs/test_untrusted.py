@@ -8,11 +8,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from omegaconf import OmegaConf
+from composing import composed
+from omegaconf import OmegaConf, open_dict
 from slower import squared
 
-from diffsweep.configuration.check import locate
+from diffsweep.configuration.check import NAMES, check, locate
 from diffsweep.configuration.compose import compose
+from diffsweep.configuration.conf import content, files, groups, leaves
 from diffsweep.configuration.loading import load_model
 from diffsweep.configuration.preflight import preflight
 from diffsweep.configuration.show import shown
@@ -41,6 +43,37 @@ FORBIDDEN = (
     "hydra.utils.instantiate",
     "hydra.utils.call",
     "lightning.Trainer.fit",
+    "diffsweep.callbacks.checkpoints.restore_last",
+    "diffsweep.callbacks.checkpoints.write_tensors",
+    "diffsweep.callbacks.checkpoints.AtomicCheckpoints.save_checkpoint",
+    "diffsweep.metrics.reference_statistics.write_statistics",
+    "diffsweep.datasets.latents.write_latents",
+    "diffsweep.datasets.decoding._make",
+    "diffsweep.tensor_files.write_tensors",
+    "diffsweep.schedules.Cosine.__init__",
+    "diffsweep.schedules.Cosine.__init__.__globals__",
+    "diffsweep.schedules.Cosine.__subclasses__",
+    "diffsweep.schedules.Cosine.__class__",
+    "diffsweep.schedules.Cosine.__reduce_ex__",
+    "diffsweep.schedules",
+    "diffsweep.schedules.",
+    "diffsweep.schedulesx.Cosine",
+    "diffsweep..schedules.Cosine",
+    ".diffsweep.schedules.Cosine",
+    "diffsweep.schedules.Cosine\n",
+    " diffsweep.schedules.Cosine",
+    "diffsweep.schedules.\0",
+    "diffsweep.schedules.C\u043esine",
+    "diffsweep",
+    "torch",
+    "",
+    "None",
+    "torch.optim.Adam.load_state_dict",
+    "torch.optim.adamw.adamw",
+    "torch.optim.swa_utils.update_bn",
+    "torch.optim.lr_scheduler.types.FunctionType",
+    "torch.utils.bottleneck.__main__.main",
+    "torch.optim.sys.exit",
     "lightning.pytorch.Trainer",
     "lightningx.Trainer",
     "torchx.anything",
@@ -59,6 +92,52 @@ def test_foreign_targets_are_refused(name):
 )
 def test_what_a_run_is_made_of_is_allowed(name):
     assert locate(name).__name__ == name.rpartition(".")[2]
+
+
+FUNCTIONS = sorted(
+    {
+        str(value)
+        for group in groups()
+        for option in files(group)
+        for key, value in leaves(content(group, option))
+        if key.rpartition(".")[2] == "_target_" and str(value).rpartition(".")[2].islower()
+    }
+)
+
+
+def test_functions_that_options_name_are_allowed_under_any_name_of_theirs():
+    assert len(FUNCTIONS) > 5
+    for name in FUNCTIONS:
+        found = locate(name)
+        if name not in NAMES:
+            assert locate(f"{found.__module__}.{found.__qualname__}") is found
+
+
+@pytest.mark.parametrize("name", ["torch.utils.bottleneck.__main__.main", "diffsweep.runs.dashboard.main"])
+def test_a_module_outside_the_parts_is_not_imported(name):
+    sys.modules.pop(module := name.rpartition(".")[0], None)
+    with pytest.raises(UserError, match="not allowed"):
+        locate(name)
+    assert module not in sys.modules
+
+
+def test_a_nested_target_is_refused(payload):
+    """In lists and mappings at any depth, whole and partial, and a target that is no text."""
+    whole, partial = payload.plain, {**payload.plain, "_partial_": True}
+    for value in (
+        [1, whole],
+        [[partial]],
+        {"a": {"b": [{"c": whole}]}},
+        {"_target_": "diffsweep.callbacks.EMA", "decay": partial},
+        {"inner": {"_target_": ["evil_target.touch"], "path": "a"}},
+        {"inner": {"_target_": None, "path": "a"}},
+    ):
+        cfg = composed("train", "debug=fast", "logger=csv", "trainer=cpu")
+        with open_dict(cfg):
+            cfg.callbacks["more"] = value
+        with pytest.raises(UserError, match="_target_"):
+            check(cfg)
+        assert not payload.file.exists()
 
 
 def test_a_refused_package_is_not_even_imported(tmp_path, monkeypatch):

@@ -1,17 +1,20 @@
 """Check a configuration before anything is built: that its classes are allowed, and their keywords and types right."""
 
+import functools
 import importlib
 import inspect
 import re
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, get_type_hints
+from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from diffsweep.configuration.conf import leaves
+from diffsweep.configuration.conf import content as content_of
+from diffsweep.configuration.conf import files, groups, leaves
 from diffsweep.configuration.secret_keys import refuse_secret
+from diffsweep.configuration.signatures import hints_of, keywords_of
 from diffsweep.configuration.spelling import nearest
 from diffsweep.configuration.value_types import check_type
 from diffsweep.errors import UserError
@@ -22,7 +25,8 @@ PACKAGES = (
     *("schedules", "diffusion", "layers", "samplers", "guidance", "conditioning", "backbones", "autoencoders"),
     *("datasets", "metrics", "models", "callbacks", "tasks"),
 )
-OURS = tuple(f"diffsweep.{package}" for package in PACKAGES)
+OURS = tuple(f"diffsweep.{package}." for package in PACKAGES)
+OPTIMIZERS = "torch.optim."
 RESOLVERS = ("oc.env", "oc.select", "when", "divide", "at_most")  # that a value may call; others make nodes
 STAGE = "diffsweep.configuration.loading.trained"  # returns a trained model, by the directory of its run
 NAMES = ("lightning.Trainer", STAGE)
@@ -61,25 +65,52 @@ def locate(name: str, trust: Sequence[str] = ()) -> Callable[..., Any]:
 
     Raises:
         UserError: the name does not exist, needs a package that is not installed, or is not allowed. Allowed are the
-            parts of diffsweep, torch's optimizers, ``lightning.Trainer`` and whatever a package in ``trust`` defines.
+            classes of diffsweep's parts and the functions that its options name, torch's optimizers,
+            ``lightning.Trainer`` and whatever a package in ``trust`` defines.
     """
     package = name.partition(".")[0]
     if package not in ("diffsweep", "torch", *trust) and name not in NAMES:
         raise UserError(f"_target_ {name} is not allowed; if you trust its package, add trust=[{package}]")
+    if package not in trust and name not in NAMES and not name.startswith((*OURS, OPTIMIZERS)):
+        raise UserError(_not_allowed(name))  # its module is not even imported
     module, attributes = _import_longest(name)
     found: Any = module
     for attribute in attributes:
         if not hasattr(found, attribute):
             raise UserError(f"_target_ {name}: {getattr(found, '__name__', found)} has no {attribute}")
         found = getattr(found, attribute)
-    home = getattr(found, "__module__", "") or ""
+    home = f"{getattr(found, '__module__', '') or ''}."
     import torch
 
-    ours = home.startswith(OURS) or home.partition(".")[0] in trust
-    optimizer = inspect.isclass(found) and issubclass(found, torch.optim.Optimizer) and home.startswith("torch.optim")
+    ours = home.startswith(OURS) and (inspect.isclass(found) or _is_of_an_option(found))
+    ours = ours or home.partition(".")[0] in trust
+    optimizer = inspect.isclass(found) and issubclass(found, torch.optim.Optimizer) and home.startswith(OPTIMIZERS)
     if not callable(found) or not (ours or optimizer or name in NAMES):
-        raise UserError(f"_target_ {name} is not allowed: it is no class of diffsweep that a configuration may build")
+        raise UserError(_not_allowed(name))
     return found  # type: ignore[no-any-return]
+
+
+def _not_allowed(name: str) -> str:
+    return f"_target_ {name} is not allowed: it is no class of diffsweep that a configuration may build"
+
+
+def _is_of_an_option(found: Any) -> bool:
+    """Return whether an option of conf/ names a function; other functions and methods of ours are not called."""
+    own = getattr(found, "__name__", "")
+    named = {
+        str(value)
+        for group in groups()
+        for option in files(group)
+        for key, value in leaves(content_of(group, option))
+        if key.rpartition(".")[2] == "_target_"
+    }
+    return any(_attribute(name) is found for name in named if name.rpartition(".")[2] == own)
+
+
+def _attribute(name: str) -> Any:
+    """Return what a full name of conf/ stands for; None if it does not exist."""
+    module, attributes = _import_longest(name)
+    return functools.reduce(lambda part, attribute: getattr(part, attribute, None), attributes, module)
 
 
 def import_trusted(package: str) -> None:
@@ -217,7 +248,7 @@ def _check_node(path: str, node: DictConfig, target: Callable[..., Any]) -> None
     """Raise a UserError unless a node has the keywords of its class, with values of their types."""
     parameters, anything = keywords_of(target)
     named = list(parameters)
-    hints = _hints(target)
+    hints = hints_of(target)
     for key in node:
         name = str(key)
         if name in RESERVED:
@@ -241,49 +272,3 @@ def _check_node(path: str, node: DictConfig, target: Callable[..., Any]) -> None
     missing = [n for n in named if parameters[n].default is inspect.Parameter.empty and n not in node]
     if missing and not node.get("_partial_"):
         raise UserError(f"{path} misses {', '.join(missing)}")
-
-
-def _own_parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter]:
-    return {name: p for name, p in inspect.signature(target).parameters.items() if name != "self"}
-
-
-def _makers(target: Callable[..., Any]) -> list[Callable[..., Any]]:
-    """Return the functions that take the keywords of a target: a function itself, or the constructor of a class.
-
-    A constructor that passes other keywords on (``**settings``) passes them to the dataclass ``Options`` of its class,
-    or to the constructor of its base class, which follow in the list.
-    """
-    if not inspect.isclass(target):
-        return [target]
-    makers: list[Callable[..., Any]] = []
-    for kind in target.__mro__[:-1]:
-        if "__init__" in vars(kind):
-            makers.append(vars(kind)["__init__"])
-            if inspect.isclass(options := vars(kind).get("Options")):
-                makers.append(options.__init__)
-                break
-            if all(p.kind is not p.VAR_KEYWORD for p in _own_parameters(makers[-1]).values()):
-                break
-    return makers or [target]
-
-
-def keywords_of(target: Callable[..., Any]) -> tuple[dict[str, inspect.Parameter], bool]:
-    """Return the keyword arguments that a class or function takes, and whether it takes any others (``**settings``).
-
-    A constructor that passes ``**settings`` on, to the dataclass ``Options`` of its class or to the constructor of its
-    base class, takes their keyword arguments too.
-
-    Returns:
-        the parameters by name, and whether the last of these constructors accepts keywords of any name.
-    """
-    makers = _makers(target)
-    every = {name: p for maker in reversed(makers) for name, p in _own_parameters(maker).items()}
-    anything = any(p.kind is p.VAR_KEYWORD for p in _own_parameters(makers[-1]).values())
-    return {name: p for name, p in every.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}, anything
-
-
-def _hints(target: Callable[..., Any]) -> dict[str, Any]:
-    try:
-        return {name: hint for maker in reversed(_makers(target)) for name, hint in get_type_hints(maker).items()}
-    except Exception:  # names that are imported for type checkers alone
-        return {}

@@ -215,7 +215,8 @@ def _drop_what_another_class_does_not_take(cfg: DictConfig, overrides: Sequence[
     """
     typed = {override.lstrip("+~").partition("=")[0] for override in overrides}
     for path in [key.removesuffix("._target_") for key in typed if key.endswith("._target_")]:
-        from diffsweep.configuration.check import RESERVED, keywords_of, locate  # imports torch
+        from diffsweep.configuration.check import RESERVED, locate  # imports torch
+        from diffsweep.configuration.signatures import keywords_of
 
         node = OmegaConf.select(cfg, path)
         if not isinstance(node, DictConfig):

@@ -167,6 +167,7 @@ def _is_taken(group: str, option: str | None, name: str) -> bool:
     foreign = [target for target in targets(group, str(option)) if not target.startswith("diffsweep.")]
     if not foreign or "_target_" not in settings(group, str(option)):
         return False
-    from diffsweep.configuration.check import keywords_of, locate  # imports the class: seconds, of a mistake alone
+    from diffsweep.configuration.check import locate  # imports the class: seconds, of a mistake alone
+    from diffsweep.configuration.signatures import keywords_of
 
     return name in keywords_of(locate(foreign[0]))[0]
