@@ -146,6 +146,11 @@ def alone(path: Path, waiting: str) -> Iterator[None]:
 def owned(path: Path) -> Iterator[None]:
     """Hold a lock that one process has at a time, without waiting for it.
 
+    The lock is the operating system's (``flock``): it ends with its process, whatever ends that. On a network file
+    system it holds between machines as far as the file system passes locks on, as NFS 3 with a lock service, NFS 4 and
+    Lustre with ``-o flock`` do; where it does not, only processes of one machine exclude each other. A file system that
+    has no locks at all gets a lock file that holds the process and its machine in place of the lock.
+
     Args:
         path: the file of the lock, which exists as long as the lock is held.
 

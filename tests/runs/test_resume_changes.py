@@ -10,11 +10,14 @@ from lightning import Callback
 from omegaconf import OmegaConf
 
 from diffsweep.callbacks import EMA
+from diffsweep.configuration.compose import compose
 from diffsweep.configuration.resuming import TABLE, OnResume, changes, row_of
 from diffsweep.configuration.saved import load_config
 from diffsweep.errors import UserError
+from diffsweep.files import owned
 from diffsweep.models import DiffusionModel
 from diffsweep.runs import training
+from diffsweep.runs.commands import sample
 from diffsweep.runs.training import train
 
 STEPS = ("trainer.max_steps=4", "trainer.val_check_interval=100", "lr_scheduler.warmup_steps=10")
@@ -229,12 +232,14 @@ def test_a_checkpoint_that_does_not_fit_is_refused_with_the_first_difference(kin
     assert (run / "config.yaml").read_bytes() == before
 
 
-def test_a_run_of_an_older_release_goes_on_where_its_data_were(tmp_path, resume, watch, checkpoint):
-    """0.1.0 saved no position of the data: it follows from the steps and the size of its batches then."""
-    run = Path(shutil.copytree(BEFORE / "weak", tmp_path / "weak"))
-    train(resume(run, "trainer.max_steps=3", "dataset.batch_size=4", "logger=csv"))
-    assert watch.positions == list(range(8, 16))
-    assert (checkpoint(run)["global_step"], checkpoint(run)["position"]) == (3, 16)
+@pytest.mark.parametrize(("release", "steps"), [("weak", 1), ("release_0.2.0", 2)])  # the first is of 0.1.0
+def test_a_run_of_an_older_release_goes_on_where_its_data_were(release, steps, tmp_path, resume, watch, checkpoint):
+    """They saved no position of the data: it follows from the steps and the size of their batches."""
+    run = Path(shutil.copytree(BEFORE / release, tmp_path / "run"))
+    train(resume(run, f"trainer.max_steps={steps + 2}", "dataset.batch_size=4", "logger=csv"))
+    position = 8 * steps
+    assert watch.positions == list(range(position, position + 8))
+    assert (checkpoint(run)["global_step"], checkpoint(run)["position"]) == (steps + 2, position + 8)
 
 
 @pytest.mark.slow
@@ -247,3 +252,19 @@ def test_two_devices_go_on_where_one_was(run, process, tmp_path, resume, checkpo
     ours, whole = checkpoint(run), checkpoint(tmp_path / "whole")
     assert ours["position"] == whole["position"] == 192
     torch.testing.assert_close(ours["state_dict"], whole["state_dict"], rtol=1e-4, atol=1e-6)
+
+
+def test_a_run_that_is_trained_is_refused_by_name_and_can_be_sampled(run, resume, tmp_path):
+    """The second process that resumes it changes no file; sampling needs no lock."""
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    cfg = resume(run, "trainer.max_steps=8")
+    with owned(run / ".lock"):
+        with pytest.raises(UserError, match=r"run is trained by another process now"):
+            train(cfg)
+        cfg.resume_from, cfg.sweep = None, "sweep"  # a job of a sweep, which begins a run without checkpoint anew
+        with pytest.raises(UserError, match=r"run is trained by another process now"):
+            train(cfg)
+        sample(compose("sample", [f"run={run}", "num_samples=1", "sampler.steps=1", f"output={tmp_path / 'samples'}"]))
+    after = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert after == before
+    assert (tmp_path / "samples" / "samples.npz").is_file()

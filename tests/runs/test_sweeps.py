@@ -14,7 +14,7 @@ from composing import composed
 
 from diffsweep.models import DiffusionModel
 from diffsweep.runs import training
-from diffsweep.runs.manifest import JobRecord
+from diffsweep.runs.manifest import JobRecord, Manifest
 from diffsweep.runs.sweeps import is_current
 
 NAMES = ["0_schedule-linear_seed-0", "1_schedule-linear_seed-1", "2_schedule-cosine_seed-0", "3_schedule-cosine_seed-1"]
@@ -261,3 +261,31 @@ def test_results_of_a_run_that_was_trained_further_are_made_again(tmp_path):
     assert is_current(tmp_path, job, {job.name: ["sampler=ddim"]})
     shutil.rmtree(result.parent)
     assert not is_current(tmp_path, job, {job.name: ["sampler=ddim"]})
+
+
+def test_the_same_line_twice_takes_what_nobody_has(command, fast, monkeypatch):
+    """Jobs that other processes run are left to them; if nothing else remains, the line is refused."""
+    started = []
+
+    def run(cfg):
+        training.claim(cfg)
+        started.append(cfg.seed)
+        return 0.5
+
+    monkeypatch.setattr(training, "train", run)
+    arguments = ("-m", "seed=0,1", *fast)
+    with monkeypatch.context() as patch:
+        patch.setattr(Manifest, "run", lambda self, name, work: None)
+        assert command("train", *arguments).code == 0  # as if a first process had only written the manifest
+    (path,) = Path.cwd().glob("outputs/sweeps/*/sweep.json")
+    manifest = Manifest(path.parent)
+    first = manifest.jobs[0].name
+    with manifest.held(first):
+        done = command("train", *arguments)
+        again = command("train", *arguments)
+    assert started == [1]
+    assert done.code == 0, done.err
+    assert f"{first} is left to the process that runs it" in done.out
+    assert again.code == 2
+    assert "all 1 jobs of" in again.err
+    assert "are run by other processes now" in again.err

@@ -40,6 +40,11 @@ def run_sweep(command: str, overrides: Sequence[str]) -> None:
         Stopped: the sweep was stopped by Ctrl-C or SIGTERM.
     """
     manifest, every = prepare(command, overrides)
+    if every and all(manifest.is_running(job.name) for job in every):
+        raise UserError(
+            f"all {len(every)} jobs of {shell.shown(manifest.folder)} that have not finished are run by other "
+            "processes now; the same line takes what they leave"
+        )
     line = shell.sweep(command, overrides)
     with printed_when_stopped(line), handling():
         if every and launcher_of(overrides):

@@ -25,13 +25,14 @@ from diffsweep.configuration.saved import CONFIG
 from diffsweep.datasets import ImageData
 from diffsweep.datasets.loader import errors_of_workers
 from diffsweep.errors import Stopped, UserError
-from diffsweep.files import owned, write_text
+from diffsweep.files import in_use, owned, write_text
 from diffsweep.models import DiffusionModel, Model
 from diffsweep.progress import duration
 from diffsweep.runs import report
 from diffsweep.runs.cost import cost_of
 from diffsweep.runs.evaluation import headline, measure
 from diffsweep.runs.latents import keep_latents
+from diffsweep.runs.machine import check_machine
 from diffsweep.runs.recovery import recover
 from diffsweep.runs.resuming import GoOn, Resumption
 from diffsweep.runs.stages import is_rank_zero, resolve_stages
@@ -59,6 +60,10 @@ def train(cfg: DictConfig) -> float:
         Stopped: the process received Ctrl-C or SIGTERM.
     """
     directory = Path(cfg.paths.run_dir)
+    if is_rank_zero():
+        check_machine(cfg)
+        if in_use(directory / LOCK):
+            raise _taken(directory)
     if cfg.sweep is not None and cfg.resume_from is None:
         _go_on(cfg, directory)
     if is_rank_zero():
@@ -85,8 +90,12 @@ def _alone_in(directory: Path) -> Iterator[None]:
         try:
             held.enter_context(owned(directory / LOCK))
         except BlockingIOError as error:
-            raise UserError(f"{shell.shown(directory)} is trained by another process now; wait for its end") from error
+            raise _taken(directory) from error
         yield
+
+
+def _taken(directory: Path) -> UserError:
+    return UserError(f"{shell.shown(directory)} is trained by another process now; wait for its end")
 
 
 def refuse_taken(cfg: DictConfig) -> None:

@@ -1,0 +1,80 @@
+"""Check that this machine has the devices that a training is to run on, before its directory is made."""
+
+import logging
+from typing import Any
+
+import torch
+from lightning import Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
+from omegaconf import DictConfig, OmegaConf
+
+from diffsweep.errors import UserError
+
+OF_GPUS = ("fsdp", "deepspeed")  # the first letters of strategies that are of GPUs alone
+OF_THE_MACHINE = ("accelerator", "devices", "num_nodes", "strategy", "precision")
+
+
+def check_machine(cfg: DictConfig) -> None:
+    """Raise a UserError unless this machine has the accelerator, the devices and the precision of a configuration.
+
+    It is no rule of the configuration, since a sweep may be typed on a machine without the GPUs that its jobs get, and
+    a run of a GPU may be sampled on a CPU.
+
+    Args:
+        cfg: a checked configuration of ``train``.
+
+    Raises:
+        UserError: with the key and what to type instead.
+    """
+    accelerator, devices = str(cfg.trainer.accelerator), cfg.trainer.devices
+    cuda = CUDAAccelerator.auto_device_count()
+    has_gpu = cuda > 0 or MPSAccelerator.is_available()
+    if accelerator in ("gpu", "cuda") and not (has_gpu if accelerator == "gpu" else cuda):
+        raise UserError(
+            f"trainer.accelerator={accelerator}: this machine has no GPU that torch {torch.__version__} can use; type "
+            "trainer=cpu, or trainer=auto for whichever device is found"
+        )
+    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not has_gpu)
+    if on_cpu and str(cfg.trainer.precision).startswith("16"):
+        raise UserError(
+            f"trainer.precision={cfg.trainer.precision} is of GPUs, and this training is on the CPU; type "
+            "trainer.precision=bf16-mixed or trainer.precision=32-true"
+        )
+    strategy = str(cfg.trainer.get("strategy", "auto"))
+    if on_cpu and strategy.startswith(OF_GPUS):
+        raise UserError(f"trainer.strategy={strategy} is of GPUs, and this training is on the CPU; type trainer=ddp")
+    wanted = _count(devices)
+    if cuda and not on_cpu and wanted > cuda:
+        raise UserError(f"trainer.devices={devices}: this machine has {cuda} of them; type trainer.devices={cuda}")
+    _try(cfg)
+
+
+def _count(devices: Any) -> int:
+    """Return how many devices a machine must have; 0 if as many as it has are used."""
+    if isinstance(devices, int):
+        return max(devices, 0)
+    if isinstance(devices, str):
+        numbers = [int(part) for part in devices.split(",") if part.strip().isdigit()]
+        return max(numbers, default=-1) + 1 if "," in devices else sum(numbers)
+    return max(map(int, devices), default=-1) + 1
+
+
+def _try(cfg: DictConfig) -> None:
+    """Raise a UserError if Lightning refuses the settings of the trainer that depend on the machine."""
+    plain = OmegaConf.to_container(cfg.trainer, resolve=True)
+    assert isinstance(plain, dict)
+    settings: dict[str, Any] = {str(key): value for key, value in plain.items() if key in OF_THE_MACHINE}
+    if any(isinstance(value, dict) for value in settings.values()):  # a part to build first
+        return
+    parts = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    settings |= dict.fromkeys(parts, False)
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    try:
+        logger.setLevel(logging.ERROR)
+        Trainer(**settings)
+    except (MisconfigurationException, ModuleNotFoundError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"trainer: {' '.join(str(error).split())}") from error
+    finally:
+        logger.setLevel(level)
