@@ -94,7 +94,7 @@ TABLE = (
         "in the pictures and measurements from then on; training does not depend on it",
     ),
     KeyRule(
-        ("metrics", "metrics.*", "likelihood", "likelihood.*", "optimized_metric", "verify"),
+        ("metrics", "metrics.*", "likelihood", "likelihood.*", "optimized_metric", "verify", "replay"),
         OnResume.TAKEN,
         "in the measurement at the end",
     ),
@@ -218,7 +218,7 @@ def _changed(saved: DictConfig, cfg: DictConfig) -> Iterator[Change]:
         old, new = before.get(key), now.get(key)
         if old == new or _resolved(saved, key) == _resolved(cfg, key) or _of_a_stage(key, old, new):
             continue
-        if key not in before and _is_default(cfg, key):
+        if key not in before and (group == "logger" or _is_default(cfg, key)):
             continue
         yield Change(key, _shown(old), _shown(new))
 

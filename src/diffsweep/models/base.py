@@ -39,11 +39,15 @@ class Model(LightningModule, Part):
         batch_noise: maps the positions of samples in the endless training stream, int64 (B,), to their noise.
         requires_pixels: whether training needs the images themselves, even if diffusion is in latents, which could be
             stored in place of the images.
+        on_gradients: called with the optimizer and the norms of the gradients, one for each group of
+            ``trained_together``, after each backward pass that a step follows and before that step; None for nothing.
+            It is not called with the scaled gradients of float16.
         next_command: the command that a user would run next with a trained model, without ``=DIRECTORY`` of its run at
             the end, such as ``sample.py run``.
     """
 
     requires_pixels = False
+    on_gradients: Callable[[torch.optim.Optimizer, Tensor], None] | None = None
     next_command = "evaluate.py run"
 
     def __init__(
@@ -97,9 +101,25 @@ class Model(LightningModule, Part):
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
         elif gradient_clip_val:
             by_value = gradient_clip_algorithm == "value"
-            clip = torch.nn.utils.clip_grad_value_ if by_value else torch.nn.utils.clip_grad_norm_
-            for part in self.trained_together:
-                clip(part, gradient_clip_val)
+            if by_value:
+                self._report_gradients(optimizer)
+                for part in self.trained_together:
+                    torch.nn.utils.clip_grad_value_(part, gradient_clip_val)
+            else:
+                clip = torch.nn.utils.clip_grad_norm_
+                norms = [clip(part, gradient_clip_val) for part in self.trained_together]
+                self._report_gradients(optimizer, norms)
+        else:
+            self._report_gradients(optimizer)
+
+    def _report_gradients(self, optimizer: torch.optim.Optimizer, norms: list[Tensor] | None = None) -> None:
+        """Call ``on_gradients``, if it is set, with the norms of the gradients; they are computed if none are given."""
+        if self.on_gradients is None:
+            return
+        if norms is None:
+            gradients = [[weight.grad for weight in part if weight.grad is not None] for part in self.trained_together]
+            norms = [torch.nn.utils.get_total_norm(part) for part in gradients]
+        self.on_gradients(optimizer, torch.stack(norms))
 
     def log_is_due(self) -> bool:
         """Return whether training metrics are logged at this optimizer step, a multiple of ``log_every_n_steps``."""
@@ -107,9 +127,19 @@ class Model(LightningModule, Part):
         return self.global_step % every == 0
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        # For dropout inside networks: a resumed run draws what the uninterrupted one would have drawn.
-        accumulated = batch_idx % self.trainer.accumulate_grad_batches
-        keys = (self.seed, self.global_step, accumulated, self.global_rank)
+        self.seed_dropout(self.global_step, batch_idx % self.trainer.accumulate_grad_batches, self.global_rank)
+
+    def seed_dropout(self, step: int, accumulated: int = 0, rank: int = 0) -> None:
+        """Seed torch's generators for a training batch, which dropout inside networks draws from.
+
+        So a resumed run draws what the uninterrupted one would have drawn.
+
+        Args:
+            step: the optimizer steps that were taken before.
+            accumulated: the batches of the step before this one.
+            rank: the number of the process.
+        """
+        keys = (self.seed, step, accumulated, rank)
         seed = functools.reduce(lambda mixed, key: (mixed * 1_000_003 + key) % 2**63, keys)
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would queue a stack trace for absent devices
         if self.device.type == "cuda":

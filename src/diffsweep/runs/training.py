@@ -34,6 +34,7 @@ from diffsweep.runs.evaluation import headline, measure
 from diffsweep.runs.latents import keep_latents
 from diffsweep.runs.machine import check_machine
 from diffsweep.runs.recovery import recover
+from diffsweep.runs.replaying import replay
 from diffsweep.runs.resuming import GoOn, Resumption
 from diffsweep.runs.stages import is_rank_zero, resolve_stages
 from diffsweep.runs.stopping import StopSignals
@@ -60,6 +61,8 @@ def train(cfg: DictConfig) -> float:
         Stopped: the process received Ctrl-C or SIGTERM.
     """
     directory = Path(cfg.paths.run_dir)
+    if cfg.replay:
+        return replay(cfg)
     if is_rank_zero():
         check_machine(cfg)
         if in_use(directory / LOCK):
@@ -152,7 +155,10 @@ def _train(cfg: DictConfig, directory: Path, resumption: Resumption | None) -> f
     last = directory / FOLDER / LAST
     signals = StopSignals(str(last))
     keep = KeepCheckpoints(last.parent)
-    callbacks: list[Callback] = [StopOnNaN(), TrainingMeter(), *build(cfg, "callbacks").values(), signals, keep]
+    built: list[Callback] = list(build(cfg, "callbacks").values())
+    guards = [callback for callback in built if isinstance(callback, StopOnNaN)] or [StopOnNaN(str(directory))]
+    others = [callback for callback in built if callback not in guards]
+    callbacks: list[Callback] = [*guards, TrainingMeter(), *others, signals, keep]
     callbacks.append(GoOn(data, resumption, partial(claim, cfg)))
     if resumption is not None:
         resumption.check(model, data, callbacks)
