@@ -5,8 +5,8 @@ import json
 
 import pytest
 
+from diffsweep.runs.claiming import claim
 from diffsweep.runs.dashboard import PACKAGE, read_sweep, specification, workspace
-from diffsweep.runs.training import claim
 
 requires_package = pytest.mark.skipif(importlib.util.find_spec(PACKAGE) is None, reason="not installed")
 

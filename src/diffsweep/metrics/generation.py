@@ -35,6 +35,8 @@ from diffsweep.metrics.reference_statistics import SUFFIX, Statistics, hash_of, 
 from diffsweep.metrics.references import REFERENCES, choice, halves, random_parts, reference_split
 from diffsweep.metrics.uncertainty import fewest_at_infinity
 
+PER_NEIGHBOUR, PER_SPLIT = 20, 10  # the fewest samples for each neighbour of precision and recall, and in a part of IS
+
 
 class GenerationMetrics(Extraction[FeatureExtractor], Part):
     """Metrics that compare generated images with real data: FID, IS, KID, precision, recall and others.
@@ -134,6 +136,19 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
             "infinity": compared.infinity,
             **getattr(self.features, "settings", {}),
         }
+
+    @property
+    def too_few(self) -> list[str]:
+        """The names in ``metrics.json`` of metrics for which the samples are too few to mean anything.
+
+        They are the Frechet distance of no more samples than features, whose covariance is singular; precision and
+        recall of fewer than 20 samples for each neighbour, whose balls then cover most of the features; and IS of fewer
+        than 10 samples in each of its parts.
+        """
+        count, compared = self.num_samples, self.comparison
+        few = [self.distance] if count <= self.features.num_features else []
+        few += ["precision", "recall"] if count < PER_NEIGHBOUR * compared.neighbours else []
+        return few + (["is"] if count < PER_SPLIT * compared.is_splits else [])
 
     def warnings(self) -> list[str]:
         """Return sentences that a reader of the values must know, such as that FID is biased with few samples.

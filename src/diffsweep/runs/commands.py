@@ -51,7 +51,7 @@ def _evaluate(cfg: DictConfig, folder: Path) -> float:
         )
     track = used_by(cfg, "evaluate")
     log_beginning(track, cfg, data)
-    numbers, drawn = measure(cfg, model, data, folder)
+    numbers, drawn, few = measure(cfg, model, data, folder)
     if isinstance(model, DiffusionModel) and drawn is not None:
         show_first(model, drawn, folder / "grid")
         for logger in track:
@@ -62,7 +62,7 @@ def _evaluate(cfg: DictConfig, folder: Path) -> float:
     log_pictures(track, folder, 0, f"run {Path(cfg.paths.run_dir).name}, sampler={cfg.choices.sampler}")
     log_end(track, folder)
     write_text(folder / EVALUATION, OmegaConf.to_yaml(cfg))
-    print("\n" + report.table(report.metric_rows(numbers)) + "\n")
+    print("\n" + report.table(report.metric_rows(numbers, few)) + "\n")
     _print_places(cfg, folder, (".json", ".yaml", ".csv", *pictures.SHOWN))
     return headline(numbers, cfg.optimized_metric)
 

@@ -35,13 +35,21 @@ if TYPE_CHECKING:
 Metrics = Mapping[str, float]
 Jobs = Mapping[str, Any]  # the metrics.json of each job of a sweep, by its name
 TERMS = "bound_terms"
+TOO_FEW = "too_few_samples"  # key of the protocol with the names of metrics that mean nothing of so few samples
 
 
 class Measured(NamedTuple):
-    """A record of the metrics of a model by name, and of the samples that were drawn for them; None if none were."""
+    """A record of the metrics of a model by name, and of the samples that were drawn for them; None if none were.
+
+    Attributes:
+        numbers: the metrics by their names in ``metrics.json``.
+        drawn: the samples.
+        few: the names of metrics for which the samples are too few.
+    """
 
     numbers: dict[str, float]
     drawn: Drawn | None
+    few: Sequence[str] = ()
 
 
 def measure(cfg: DictConfig, model: Model, data: ImageData, folder: Path) -> Measured:
@@ -82,7 +90,7 @@ def measure_diffusion(cfg: DictConfig, model: DiffusionModel, data: ImageData, f
     metrics, likelihood = build_metrics(cfg), build_likelihood(cfg)
     numbers: dict[str, float] = {}
     protocols: dict[str, Any] = {}
-    drawn = None
+    drawn, few = None, []
     if metrics is not None:
         for warning in metrics.warnings():
             print(f"warning: {warning}")
@@ -94,13 +102,15 @@ def measure_diffusion(cfg: DictConfig, model: DiffusionModel, data: ImageData, f
                 f"warning: the data have only {real:.0f} real samples to put in the place of {len(drawn.x)} generated "
                 f"ones, and FID and IS depend on the number; num_samples={real:.0f} compares equal numbers"
             )
-        protocols["protocol"] = protocol(cfg, metrics, data)
+        few = [name for name in metrics.too_few if name in numbers]
+        labelled = {TOO_FEW: few} if few else {}
+        protocols["protocol"] = protocol(cfg, metrics, data) | labelled
     if likelihood is not None:
         numbers.update(measure_likelihood(likelihood, model, data, folder))
         protocols["likelihood_protocol"] = {**likelihood.protocol(), "data": data.fingerprint, "levels": data.levels}
     if protocols:
         report.write_metrics(folder / "metrics.json", numbers, protocols)
-    return Measured(numbers, drawn)
+    return Measured(numbers, drawn, few)
 
 
 def measure_likelihood(

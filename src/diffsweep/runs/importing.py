@@ -13,9 +13,10 @@ from diffsweep.configuration.build import build, build_model
 from diffsweep.errors import UserError
 from diffsweep.interchange.published import LoadedWeights, load, read
 from diffsweep.models import Model
+from diffsweep.runs.claiming import claim, refuse_taken
 from diffsweep.runs.importing_pipeline import with_pipeline
 from diffsweep.runs.stages import resolve_stages
-from diffsweep.runs.training import claim, make_trainer, refuse_taken
+from diffsweep.runs.training import make_trainer
 
 
 def import_weights(cfg: DictConfig) -> Path:

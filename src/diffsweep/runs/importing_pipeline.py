@@ -14,7 +14,7 @@ from diffsweep.errors import UserError
 from diffsweep.interchange.pipelines import PipelineFolder, read_pipeline
 from diffsweep.interchange.reading import load_backbone
 from diffsweep.models import DiffusionModel
-from diffsweep.runs.training import claim
+from diffsweep.runs.claiming import claim
 
 AUTOENCODER, TEXT_ENCODER = "autoencoder", "text_encoder"  # folders of a run that hold parts of its pipeline
 OWN = ("weights", "form", "output", "hydra.run.dir")  # keys that are not of the run

@@ -37,7 +37,7 @@ def jobs_of(folder: Path, file: str) -> dict[str, Any]:
     return {path.parent.name.partition("_")[2]: json.loads(path.read_text()) for path in paths}
 
 
-def metric_rows(metrics: Mapping[str, float]) -> list[tuple[str, str, str]]:
+def metric_rows(metrics: Mapping[str, float], few: Sequence[str] = ()) -> list[tuple[str, str, str]]:
     """Return rows (name, value, remark) of a printed table for the numbers of an evaluation.
 
     The rows have the order, names and formats of :data:`~diffsweep.metric_table.METRICS`. Numbers that are not in that
@@ -46,11 +46,13 @@ def metric_rows(metrics: Mapping[str, float]) -> list[tuple[str, str, str]]:
 
     Args:
         metrics: the numbers by their names in ``metrics.json``.
+        few: the names of those for which the samples are too few, which is in the remark.
     """
     rows = []
     for name, known in METRICS.items():
         if name in metrics and name != "network_evaluations" and "/" not in name:  # a remark of the speed; logged ones
             remarks = (
+                "too few samples" if name in few else "",
                 _error(name, metrics),
                 _of_real_data(name, metrics),
                 _REMARKS.get(name, "").format_map(_Shown(metrics)),
@@ -114,13 +116,19 @@ def _by_noise(metrics: Mapping[str, float]) -> str:
 def write_metrics(path: Path, metrics: Mapping[str, float], protocols: Mapping[str, Mapping[str, Any]]) -> None:
     """Write ``metrics.json``: numbers with the protocols under which they were measured, each with a short hash.
 
+    Numbers that are NaN or infinite, which JSON does not have, are named under ``not_finite`` in place of their values.
+
     Args:
         path: the file.
         metrics: the numbers by name.
         protocols: the settings that the numbers depend on, under a name such as ``protocol``; its hash is
             ``protocol_id``.
     """
-    content: dict[str, Any] = {"metrics": dict(metrics)}
+    bad = [name for name, value in metrics.items() if not math.isfinite(value)]
+    content: dict[str, Any] = {"metrics": {name: value for name, value in metrics.items() if name not in bad}}
+    if bad:
+        print(f"warning: not finite, and left out of {shell.shown(path)}: {', '.join(bad)}")
+        content["not_finite"] = bad
     for name, protocol in protocols.items():
         content |= {name: dict(protocol), f"{name}_id": identify(dict(protocol))}
     write_text(path, json.dumps(content, indent=2) + "\n")

@@ -1,36 +1,32 @@
 """The command ``train.py``: a run from its checked configuration to its metrics."""
 
-import importlib.metadata
 import logging
-import platform
-import subprocess
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from diffsweep import pictures, shell
 from diffsweep.callbacks import EMA, RunLogger, StopOnNaN, TrainingMeter, log_picture
 from diffsweep.callbacks.checkpoints import FOLDER, LAST, AtomicCheckpoints, KeepCheckpoints
-from diffsweep.comparison.records import LOCK
 from diffsweep.configuration.build import build, build_data, build_model
 from diffsweep.configuration.saved import CONFIG
 from diffsweep.datasets import ImageData
 from diffsweep.datasets.loader import errors_of_workers
-from diffsweep.errors import Stopped, UserError
-from diffsweep.files import in_use, owned, write_text
+from diffsweep.errors import Stopped
 from diffsweep.models import DiffusionModel, Model
 from diffsweep.progress import duration
 from diffsweep.runs import report
+from diffsweep.runs.claiming import alone_in, claim, refuse_busy, refuse_taken
 from diffsweep.runs.cost import cost_of
-from diffsweep.runs.evaluation import headline, measure
+from diffsweep.runs.evaluation import Measured, headline, measure
 from diffsweep.runs.latents import keep_latents
 from diffsweep.runs.machine import check_machine
 from diffsweep.runs.recovery import recover
@@ -42,8 +38,6 @@ from diffsweep.runs.tracking import finishing, log_beginning, log_checkpoints, l
 from diffsweep.runs.verification import CERTIFICATE, certify, refuse
 from diffsweep.tasks.sampling import trajectory
 from diffsweep.tasks.showing import show_first
-
-PACKAGES = ("diffsweep", "torch", "lightning", "hydra-core", "omegaconf", "torchmetrics", "numpy")
 
 
 def train(cfg: DictConfig) -> float:
@@ -65,14 +59,13 @@ def train(cfg: DictConfig) -> float:
         return replay(cfg)
     if is_rank_zero():
         check_machine(cfg)
-        if in_use(directory / LOCK):
-            raise _taken(directory)
+        refuse_busy(directory)
     if cfg.sweep is not None and cfg.resume_from is None:
         _go_on(cfg, directory)
     if is_rank_zero():
         refuse_taken(cfg)
     resolve_stages(cfg, train)
-    with _alone_in(directory) if is_rank_zero() else nullcontext():
+    with alone_in(directory) if is_rank_zero() else nullcontext():
         if is_rank_zero():
             recover(directory, cfg.resume_from is not None)
         resumption = Resumption(cfg) if cfg.resume_from else None
@@ -80,60 +73,6 @@ def train(cfg: DictConfig) -> float:
             claim(cfg)  # a resumed run writes its configuration when its changes have taken effect
         with finishing():
             return _train(cfg, directory, resumption)
-
-
-@contextmanager
-def _alone_in(directory: Path) -> Iterator[None]:
-    """Hold the lock of a run's directory, by which others know that the run is in progress.
-
-    Raises:
-        UserError: another process trains the run now.
-    """
-    with ExitStack() as held:
-        try:
-            held.enter_context(owned(directory / LOCK))
-        except BlockingIOError as error:
-            raise _taken(directory) from error
-        yield
-
-
-def _taken(directory: Path) -> UserError:
-    return UserError(f"{shell.shown(directory)} is trained by another process now; wait for its end")
-
-
-def refuse_taken(cfg: DictConfig) -> None:
-    """Raise a UserError unless the run's directory has no run yet or, when resuming, has a checkpoint.
-
-    Raises:
-        UserError: the run's directory has another run, or no checkpoint to resume from.
-    """
-    directory = Path(cfg.paths.run_dir)
-    if cfg.resume_from is not None:
-        if not (directory / FOLDER / LAST).is_file():
-            raise UserError(
-                f"{shell.shown(directory)} cannot be resumed: it has no {FOLDER}/{LAST}; start the run again"
-            )
-    elif (directory / CONFIG).exists():
-        raise UserError(
-            f"{shell.shown(directory)} has a run already; use {shell.typed('resume', directory)} to continue it, "
-            "or another directory"
-        )
-
-
-def claim(cfg: DictConfig) -> None:
-    """Claim the run's directory by writing the configuration into it, with the versions of packages and the commit.
-
-    The configuration contains the directories of its stages, the other trained models that the run needs.
-
-    Raises:
-        UserError: the run's directory has another run, or no checkpoint to resume from.
-    """
-    refuse_taken(cfg)
-    saved = OmegaConf.to_container(cfg, resolve=False)
-    versions = {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()}
-    record = {"resume_from": None, "versions": versions, "git": git_state()}
-    content = OmegaConf.create({**saved, **record})  # type: ignore[dict-item]
-    write_text(Path(cfg.paths.run_dir) / CONFIG, OmegaConf.to_yaml(content))
 
 
 def _go_on(cfg: DictConfig, directory: Path) -> None:
@@ -174,7 +113,8 @@ def _train(cfg: DictConfig, directory: Path, resumption: Resumption | None) -> f
             trained = time.perf_counter() - begin
             if not trainer.is_global_zero:
                 return float("nan")
-            numbers = {"val/loss": keep.latest, **_measure(cfg, trainer, model, data, track)}
+            measured = _measure(cfg, trainer, model, data, track)
+            numbers = {"val/loss": keep.latest, **measured.numbers}
         except Stopped:
             _print_where_it_stopped(cfg, trainer, directory)
             raise
@@ -182,22 +122,22 @@ def _train(cfg: DictConfig, directory: Path, resumption: Resumption | None) -> f
         report.add_cost(directory / "metrics.json", time.perf_counter() - begin, trainable)
         log_checkpoints(track, directory, last.parent)
         log_end(track, directory)
-    _print_summary(cfg, directory, numbers, trained, time.perf_counter() - begin)
+    rows = report.metric_rows(numbers, measured.few)
+    _print_summary(cfg, directory, numbers, rows, (trained, time.perf_counter() - begin))
     print(f"  {'next':<9} {shell.command(model.next_command, directory)}")
     return headline(numbers, cfg.optimized_metric)
 
 
-def _measure(
-    cfg: DictConfig, trainer: Trainer, model: Model, data: ImageData, track: list[RunLogger]
-) -> dict[str, float]:
+def _measure(cfg: DictConfig, trainer: Trainer, model: Model, data: ImageData, track: list[RunLogger]) -> Measured:
     """Measure the averaged weights, save their pictures, and log both."""
     directory = Path(cfg.paths.run_dir)
     with _averaged(model, trainer.callbacks):  # type: ignore[attr-defined]
-        measured, drawn = measure(cfg, model, data, directory)
+        measured = measure(cfg, model, data, directory)
+        drawn = measured.drawn
         if isinstance(model, DiffusionModel) and drawn is not None:
             trajectory(model, data, directory / "samples" / "trajectory.gif", cfg.seed)
     for logger in track:
-        logger.log_results(measured, trainer.global_step)
+        logger.log_results(measured.numbers, trainer.global_step)
     if isinstance(model, DiffusionModel) and drawn is not None:
         final = show_first(model, drawn, directory / "final")[0]
         log_picture(track, "final", final, trainer.global_step, f"samples by {cfg.choices.sampler} at the end")
@@ -251,8 +191,14 @@ def _averaged(model: Model, callbacks: list[Callback]) -> AbstractContextManager
     return nullcontext() if ema is None else ema.applied(model)
 
 
-def _print_summary(cfg: DictConfig, directory: Path, numbers: dict[str, float], trained: float, total: float) -> None:
-    rows = report.metric_rows(numbers)
+def _print_summary(
+    cfg: DictConfig,
+    directory: Path,
+    numbers: dict[str, float],
+    rows: list[tuple[str, str, str]],
+    seconds: tuple[float, float],
+) -> None:
+    trained, total = seconds
     if "val/loss" in numbers:
         rows.append(("val loss", f"{numbers['val/loss']:.4f}", "on the same held-out samples in every run"))
     rows.append(("training", duration(trained), ""))
@@ -272,34 +218,6 @@ def _print_summary(cfg: DictConfig, directory: Path, numbers: dict[str, float], 
             print(f"  {'' if number else name:<9} {shell.shown(path)}")
     for name, command in places(cfg, directory):
         print(f"  {name:<9} {command}")
-
-
-def git_state() -> dict[str, str | bool]:
-    """Return the ``commit`` of diffsweep's code, and whether the working tree has changes of it, as ``changed``.
-
-    The dict is empty outside a git repository. Files that git does not track do not count.
-    """
-
-    def git(*arguments: str) -> str:
-        folder = Path(__file__).parent
-        return subprocess.run(
-            ["git", *arguments], cwd=folder, capture_output=True, text=True, check=True
-        ).stdout.strip()
-
-    try:
-        return {
-            "commit": git("rev-parse", "HEAD"),
-            "changed": bool(git("status", "--porcelain", "--untracked-files=no")),
-        }
-    except (OSError, subprocess.CalledProcessError):
-        return {}
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def _quiet() -> None:

@@ -1,0 +1,38 @@
+"""Metrics of too few samples are labelled, and numbers that are not finite are never written."""
+
+import json
+import math
+
+import pytest
+
+from diffsweep.configuration.compose import compose
+from diffsweep.runs import report
+from diffsweep.runs.commands import evaluate
+
+
+@pytest.mark.parametrize(("count", "few"), [(5, {"fid", "precision", "recall", "is"}), (60, {"fid"})])
+def test_an_evaluation_of_few_samples_is_labelled(count, few, finished, tmp_path, capsys):
+    """The protocol of metrics.json has the names, and the printed rows of these metrics, and no others, a remark."""
+    sizes = ("metrics.kid_subset_size=5", "metrics.resamples=0", "metrics.reference=train", f"num_samples={count}")
+    words = [
+        f"run={finished}",
+        "metrics=digits",
+        "sampler=ddim",
+        "sampler.steps=1",
+        f"output={tmp_path / 'out'}",
+        *sizes,
+    ]
+    evaluate(compose("evaluate", words))
+    content = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert set(content["protocol"]["too_few_samples"]) == few
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "too few samples" in line]
+    assert {row[0].lower() for row in rows} == few
+
+
+def test_numbers_that_are_not_finite_are_named_and_not_written(tmp_path, capsys):
+    path = tmp_path / "metrics.json"
+    report.write_metrics(path, {"fid": math.nan, "is": 2.0, "kid": math.inf}, {"protocol": {"seed": 0}})
+    content = json.loads(path.read_text(), parse_constant=lambda word: pytest.fail(word))
+    assert content["metrics"] == {"is": 2.0}
+    assert content["not_finite"] == ["fid", "kid"]
+    assert "not finite, and left out" in capsys.readouterr().out
