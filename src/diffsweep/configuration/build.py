@@ -3,12 +3,14 @@
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from diffsweep.configuration.check import check
+from diffsweep.configuration.check import check, locate
 from diffsweep.configuration.sizes import fill_in_sizes, instantiated
 from diffsweep.datasets import ImageData
+from diffsweep.datasets.absent import AbsentData
 from diffsweep.errors import UserError
+from diffsweep.files import ContentError
 from diffsweep.metrics import GenerationMetrics, Likelihood
 from diffsweep.models import DiffusionModel, Model
 
@@ -83,6 +85,24 @@ def build_data(cfg: DictConfig) -> ImageData:
     """
     data: ImageData = build(cfg, "dataset")
     return data
+
+
+def build_data_if_found(cfg: DictConfig) -> ImageData:
+    """Return the dataset of a configuration, or its sizes alone if its files are not where they were.
+
+    Raises:
+        UserError: the configuration is refused: see :func:`build`.
+    """
+    check(cfg)
+    try:
+        return build_data(cfg)
+    except (UserError, ContentError) as error:
+        kind: Any = locate(cfg.dataset._target_, list(cfg.trust))
+        settings = OmegaConf.to_container(cfg.dataset, resolve=True)
+        assert isinstance(settings, dict)
+        if any(settings.get(name) is None for name in ("channels", "image_size", "levels")):
+            raise
+        return AbsentData(kind, {str(name): value for name, value in settings.items()}, error)
 
 
 def build_metrics(cfg: DictConfig) -> GenerationMetrics | None:

@@ -7,10 +7,11 @@ import torch
 from omegaconf import DictConfig
 
 from diffsweep.configuration import rules
-from diffsweep.configuration.build import build, build_data, sized
+from diffsweep.configuration.build import build, build_data, build_data_if_found, sized
 from diffsweep.configuration.check import check, locate
 from diffsweep.configuration.sizes import instantiated
 from diffsweep.configuration.stage_nodes import Stage, given_config, stage_nodes, trainable_config
+from diffsweep.datasets import ImageData
 from diffsweep.diffusion import NetworkDenoiser
 from diffsweep.errors import UserError
 from diffsweep.guidance import guidances_of
@@ -51,7 +52,7 @@ def preflight_training(cfg: DictConfig) -> None:
         try:
             cfg = sized(cfg)
         except UserError:
-            build_data(cfg)  # missing data are the first cause of sizes that do not fit, and are reported instead
+            _data_of(cfg)  # missing data are the first cause of sizes that do not fit, and are reported instead
             raise
         try:
             instantiated(cfg, "optimizer")([torch.nn.Parameter(torch.zeros(1))])
@@ -78,7 +79,7 @@ def parts_of(cfg: DictConfig) -> rules.BuiltParts:
     built: dict[str, Any] = {}
     for group in (field.name for field in fields(rules.BuiltParts) if field.name not in APART):
         empty = group != "callbacks" and "_target_" not in cfg[group]  # metrics=none and likelihood=none
-        built[group] = None if empty else instantiated(cfg, group)
+        built[group] = None if empty else instantiated(cfg, group) if group != "dataset" else _data_of(cfg)
     with torch.device("meta"):  # shapes without memory
         backbone = instantiated(cfg, "backbone")
     denoiser = NetworkDenoiser(backbone, built["schedule"], built["prediction"], built["noise"])
@@ -92,6 +93,11 @@ def parts_of(cfg: DictConfig) -> rules.BuiltParts:
     task = instantiated(cfg, "task") if "task" in cfg else None
     built |= {"model": model, "backbone": backbone, "guidance": guidance, "stages": stages_of(cfg), "task": task}
     return rules.BuiltParts(**built)
+
+
+def _data_of(cfg: DictConfig) -> ImageData:
+    """Return the dataset of a configuration; of one of ``sample.py``, which needs no data, it may be absent."""
+    return build_data_if_found(cfg) if "task" in cfg else build_data(cfg)
 
 
 def stages_of(cfg: DictConfig) -> dict[str, Stage]:
@@ -121,5 +127,7 @@ def stages_of(cfg: DictConfig) -> dict[str, Stage]:
         parts = (
             instantiated(stage, group) if group in stage else None for group in ("schedule", "autoencoder", "noise")
         )
-        stages[path] = Stage(node, stage, build_data(stage).fingerprint, *parts)
+        stages[path] = Stage(
+            node, stage, (build_data_if_found if "task" in cfg else build_data)(stage).fingerprint, *parts
+        )
     return stages

@@ -14,7 +14,7 @@ from diffsweep.datasets.bouncing import Physics
 from diffsweep.datasets.loader import BatchLoader
 from diffsweep.datasets.orders import BalancedClasses, Order, Shuffled
 from diffsweep.datasets.placement import OnDevice, on_training_device
-from diffsweep.datasets.samples import Batch, Mirrored, Samples, Split
+from diffsweep.datasets.samples import Batch, DeferredSamples, Mirrored, Samples, Split
 from diffsweep.datasets.stream import CPU, HeldOut, Positions, TrainingStream
 
 Balance = Literal["none", "classes"]
@@ -148,6 +148,10 @@ class ImageData(LightningDataModule, Part):
         if name not in self._splits:
             self._splits[name] = self.load(name)
         return self._splits[name]
+
+    def deferred(self, name: Split) -> Samples:
+        """Return the samples of a split, which are loaded only if one of them is taken."""
+        return DeferredSamples(lambda: self.split(name))
 
     def loader_samples(self, split: Split) -> Samples:
         """Return the samples that the data loaders iterate over for a split.

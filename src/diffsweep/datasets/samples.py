@@ -1,7 +1,7 @@
 """Samples: tables whose rows are the images or clips of a dataset with their labels, captions and other annotations."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -167,3 +167,29 @@ def rows_on(part: Tensor, index: Tensor) -> Tensor:
     The index is copied to a GPU without waiting for it.
     """
     return part.index_select(0, send(index, part.device))
+
+
+class DeferredSamples(Samples):
+    """Samples that are loaded when the first of them is taken.
+
+    Args:
+        load: returns the samples.
+    """
+
+    def __init__(self, load: Callable[[], Samples]) -> None:
+        self.load = load
+
+    def __len__(self) -> int:
+        return len(self.load())
+
+    def part(self, name: str) -> Any:
+        return self.load().part(name)
+
+    def rows(self, index: Tensor) -> Batch:
+        return self.load().rows(index)
+
+    def annotations(self, index: Tensor) -> Batch:
+        return self.load().annotations(index)
+
+    def __getitem__(self, which: str | Tensor) -> Any:
+        return self.load()[which]

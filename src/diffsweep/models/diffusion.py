@@ -259,7 +259,7 @@ class DiffusionModel(TimedModel):
         """
         sampler = self.sampler if steps is None else self.sampler.with_steps(steps)
         indices = torch.arange(count)
-        _, cond = self.request(indices, None if data is None else data.split("val"))
+        _, cond = self.request(indices, None if data is None else data.deferred("val"))
         return (self.sample(indices, seed, cond, sampler),)
 
     def drawing(self, count: int, data: ImageData | None) -> Callable[..., Image.Image]:
@@ -269,7 +269,7 @@ class DiffusionModel(TimedModel):
             count: the number of samples.
             data: as of :meth:`show`.
         """
-        request = self.conditioning.request(torch.arange(count), None if data is None else data.split("val"))
+        request = self.conditioning.request(torch.arange(count), None if data is None else data.deferred("val"))
         return partial(pictures.grid, labels=self.conditioning.described(request))
 
     @torch.no_grad()

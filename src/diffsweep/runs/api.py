@@ -11,7 +11,7 @@ from torch import Tensor
 from diffsweep import shell
 from diffsweep.conditioning import Conditioning
 from diffsweep.configuration import compose as composing
-from diffsweep.configuration.build import build, build_data
+from diffsweep.configuration.build import build, build_data_if_found
 from diffsweep.configuration.loading import load_model
 from diffsweep.configuration.preflight import preflight
 from diffsweep.errors import UserError
@@ -117,7 +117,7 @@ class Loaded:
         if num_samples < 1 or batch_size < 1:
             raise UserError(f"num_samples and batch_size must be at least 1, not {num_samples} and {batch_size}")
         model, indices = self.model, torch.arange(num_samples)
-        request = self._conditioning(conditions).request(indices, build_data(self.cfg).split("val"))
+        request = self._conditioning(conditions).request(indices, build_data_if_found(self.cfg).deferred("val"))
         drawn = drawn_in_batches(model, num_samples, batch_size, lambda rows: model.start(indices[rows], seed), request)
         return drawn.x
 

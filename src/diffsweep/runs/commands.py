@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffsweep import pictures, shell
 from diffsweep.comparison.records import EVALUATION
-from diffsweep.configuration.build import build, build_data
+from diffsweep.configuration.build import build, build_data, build_data_if_found
 from diffsweep.configuration.loading import load_model, load_sampled
 from diffsweep.errors import UserError
 from diffsweep.files import write_atomically, write_text
@@ -91,7 +91,7 @@ def sample(cfg: DictConfig) -> Path:
 
 
 def _sample(cfg: DictConfig, folder: Path) -> Path:
-    task, data, model = build(cfg, "task"), build_data(cfg), load_sampled(cfg)
+    task, data, model = build(cfg, "task"), build_data_if_found(cfg), load_sampled(cfg)
     if cfg.num_frames is not None:
         try:
             model.autoencoder.lengthen(cfg.num_frames)

@@ -49,7 +49,7 @@ class Job(NamedTuple):
         Returns:
             Values of N rows by name; an empty batch for a model without conditions.
         """
-        samples = self.data.split("val")
+        samples = self.data.deferred("val")
         request = self.model.conditioning.request(indices, samples)
         if source == "data":
             request |= {name: part for name, part in samples[indices].items() if name in request}
@@ -97,7 +97,7 @@ def draw(model: DiffusionModel, num_samples: int, seed: int, batch_size: int, da
         data: the data of the model, for a model that takes what it is to show from held-out samples, such as captions.
     """
     indices = torch.arange(num_samples)
-    request = model.conditioning.request(indices, None if data is None else data.split("val"))
+    request = model.conditioning.request(indices, None if data is None else data.deferred("val"))
     return drawn_in_batches(model, num_samples, batch_size, lambda rows: model.start(indices[rows], seed), request)
 
 
@@ -182,7 +182,7 @@ def trajectory(
         frames: about the number of frames of the GIF; it has at most one for each step.
     """
     indices = indices if indices is not None else torch.arange(16)
-    request, cond = model.request(indices, data.split("val"))
+    request, cond = model.request(indices, data.deferred("val"))
     kept: list[tuple[float, Tensor, Tensor]] = []
     every = max(1, model.sampler.steps // frames)
 
