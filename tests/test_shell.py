@@ -101,5 +101,5 @@ def test_a_command_names_its_script_from_where_the_user_is(tmp_path, monkeypatch
 
 
 def test_control_characters_of_foreign_texts_are_visible():
-    assert shell.visible("grün, 猫") == "grün, 猫"
-    assert shell.visible("a\x1b[2Jb\nc\x9b\u202e") == r"a\x1b[2Jb\nc\x9b\u202e"
+    assert shell.one_line("grün, 猫") == "grün, 猫"
+    assert shell.one_line("a\x1b[2Jb\nc\x9b\u202e") == r"a\x1b[2Jb\nc\x9b\u202e"

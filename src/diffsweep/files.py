@@ -5,6 +5,7 @@ import functools
 import hashlib
 import os
 import shutil
+import stat
 import tempfile
 import zipfile
 import zlib
@@ -194,6 +195,26 @@ def make_once(path: Path, make: Callable[[], object]) -> None:
         with alone(Path(f"{path}.lock"), f"waits for {path}, which another run is making"):
             if not path.exists():
                 make()
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a regular file; a pipe, a socket or a device, which may never end, is not opened.
+
+    Raises:
+        OSError: the file does not exist, is not regular or cannot be read; ``strerror`` is the reason in a few words.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+    return path.read_bytes()
+
+
+def size_of(path: Path) -> int | None:
+    """Return the size of a regular file that may be read, in bytes; None for anything else."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_size if stat.S_ISREG(found.st_mode) and os.access(path, os.R_OK) else None
 
 
 def content_hash(files: Sequence[Path]) -> str:

@@ -10,7 +10,7 @@ SCRIPTS = Path(__file__).resolve().parents[1]  # where train.py and the other co
 PLAIN = re.compile(r"(?!(?:null|true|false|nan|inf)$)[a-z_/][a-z0-9_/.+-]*", re.IGNORECASE | re.ASCII)
 
 
-def visible(text: str) -> str:
+def one_line(text: str) -> str:
     """Return a text from a file in which control characters stand as escapes, such as ``\\x1b``, on one line.
 
     Names of classes, captions and files may hold the codes by which a program moves the cursor of a terminal, clears
@@ -34,7 +34,7 @@ def quoted(word: str) -> str:
     if word.isprintable():
         return shlex.quote(word)
     escaped = word.replace("\\", "\\\\").replace("'", "\\'")
-    return f"$'{visible(escaped)}'"
+    return f"$'{one_line(escaped)}'"
 
 
 def override(key: str, value: str) -> str:

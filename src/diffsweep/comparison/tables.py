@@ -11,7 +11,7 @@ from diffsweep.comparison.statistics import LEVEL, MANY, Interval
 from diffsweep.comparison.variants import Comparison, Variant, seconds_per_thousand
 from diffsweep.comparison.verdicts import counted, rounded
 from diffsweep.metric_table import metric
-from diffsweep.shell import visible
+from diffsweep.shell import one_line
 
 NUMBER = re.compile(
     r"[-+]?[\d.,]+(e[-+]?\d+)?( \+- [\d.]+)?( ?[kMGT]?B| ?%| dB)?"
@@ -40,7 +40,7 @@ def matrix(columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> str:
 
 def aligned(columns: Sequence[str], rows: Rows) -> str:
     """Return rows under the names of their columns, as aligned lines; columns of numbers are aligned on the right."""
-    rows = [[visible(cell) for cell in row] for row in rows]
+    rows = [[one_line(cell) for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in (columns, *rows)) for i in range(len(columns))]
     right = [all(not row[i] or NUMBER.fullmatch(row[i]) for row in rows) for i in range(len(columns))]
     return "\n".join(

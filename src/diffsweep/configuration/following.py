@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from diffsweep.configuration.conf import CONF, SELECTORS, SHARED, content, defaults, read_yaml
+from diffsweep.shell import one_line
 
 OPTION = "option"  # the key of an entry that names the option; the others are the least numbers of the dataset
 
@@ -80,4 +81,4 @@ def _entries() -> Mapping[str, Any]:
 @functools.cache  # a sweep composes many jobs on the same data
 def print_once(text: str) -> None:
     """Print a line to stderr, unless this process has printed it before."""
-    print(text, file=sys.stderr)
+    print(one_line(text), file=sys.stderr)

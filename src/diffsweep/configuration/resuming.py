@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from diffsweep.configuration.check import RESERVED, keywords_of, locate
+from diffsweep.configuration.check import RESERVED, locate
 from diffsweep.configuration.conf import leaves
 from diffsweep.configuration.flat import ENVIRONMENT, SECRET
+from diffsweep.configuration.signatures import keywords_of
 from diffsweep.errors import UserError
 
 

@@ -114,16 +114,19 @@ class DecodedImages(ImageData):
     def found(cls, settings: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
         """Return columns, classes, sizes and the number of held-out images where they are null, and a line about them.
 
-        See :func:`~diffsweep.datasets.facts.facts_of`. If the data are missing or do not fit the settings, sizes are
-        3 channels and a side of 32, and the line is empty: the constructor states what is wrong.
+        See :func:`~diffsweep.datasets.facts.facts_of`. If the data are missing, sizes are 3 channels and a side of 32,
+        and the line is empty: the constructor states what is wrong.
+
+        Raises:
+            ContentError: the data exist and do not fit the settings, or hold something that cannot be read.
         """
         try:
             tables = cls.tables_of(settings)
-            values, text = facts_of(tables, settings, held_out(tables, settings.get("max_images")))
         except ValueError:  # the constructor raises it again, where data are needed; a configuration can be shown
             without = {key: value for key, value in WITHOUT_DATA.items() if key in settings and settings[key] is None}
             none = [key for key in ("label_column", "caption_column") if settings.get(key) == NO_COLUMN]
             return {**without, **dict.fromkeys(none)}, ""
+        values, text = facts_of(tables, settings, held_out(tables, settings.get("max_images")))
         return values, f"dataset.{cls.path_key}={settings[cls.path_key]}: {text}"
 
     @classmethod
@@ -147,6 +150,8 @@ class DecodedImages(ImageData):
             of, count, val = "dataset.val_path", len(self.tables[1]), every + self._fixed_order(self.tables[1])
         else:
             of, val, train = "dataset.path", train, train[held_out:]
+        if every < 2 and len(self.tables) == 1:
+            raise ValueError("dataset.path has one image; at least two are needed, one of which is held out")
         if count < held_out or not len(train):
             raise ValueError(f"dataset.num_val={held_out} are held out of the {count} images of {of}; hold out fewer")
         val = val[:held_out]
@@ -226,6 +231,8 @@ class DecodedImages(ImageData):
         order = self._decoded_order()
         used = order["all"].sort().values
         if self._images is None:
+            self._annotations(used)  # a missing caption is an error before images are decoded
+        if self._images is None:
             self._images = decoded(self.tables, self.image_column, used, self.form, self.max_bad, self.cache_dir)
         images, bad = self._images
         index = torch.searchsorted(used, order[split])
@@ -255,9 +262,13 @@ class DecodedImages(ImageData):
 
     def _captions_of(self, table: ImageTable) -> list[str]:
         captions = table.values(str(self.caption_column))
-        if None in captions:
-            where = table.where(captions.index(None))
-            raise ContentError(f"dataset.caption_column={self.caption_column}: {where} has no caption")
+        for row, caption in enumerate(captions):
+            if not isinstance(caption, str):
+                has = "no caption" if caption is None else f"{caption}, which is no text"
+                raise ContentError(
+                    f"dataset.caption_column={self.caption_column}: {table.where(row)} has {has}; give each image one, "
+                    "or set dataset.caption_column=none"
+                )
         return captions
 
 

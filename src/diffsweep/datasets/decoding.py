@@ -18,9 +18,9 @@ from torch import Tensor
 from diffsweep.datasets.byte_images import identify
 from diffsweep.datasets.images import BACKGROUND, Decoded, UnreadableImageError, decode
 from diffsweep.datasets.tables import EncodedImage, ImageTable, where_of
-from diffsweep.files import ContentError, make_once, write_atomically, write_text
+from diffsweep.files import ContentError, make_once, read_bytes, write_atomically, write_text
 from diffsweep.progress import ProgressMeter
-from diffsweep.shell import visible
+from diffsweep.shell import one_line
 
 AT_ONCE = 256  # images decoded before they are written together
 
@@ -106,11 +106,11 @@ def decoded(
     if len(bad) > max_bad or len(bad) == len(rows):
         raise too_many(bad, max_bad, len(rows))
     if bad:
-        print(
+        text = (
             f"{len(bad)} of {len(rows)} images cannot be read and are skipped (dataset.max_bad={max_bad}), such as "
-            f"{bad[0].where} ({bad[0].reason}); {facts} lists them",
-            file=sys.stderr,
+            f"{bad[0].where} ({bad[0].reason}); {facts} lists them"
         )
+        print(one_line(text), file=sys.stderr)
     return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False)), bad
 
 
@@ -149,13 +149,11 @@ def _make(
 
     write_atomically(path, write)  # last: both files are whole once it exists
     if same:
-        print(
-            visible(
-                f"{len(same)} of {len(rows)} images have the content of others, such as {same[0][0]} and {same[0][1]}; "
-                f"all are kept, and {facts} lists them"
-            ),
-            file=sys.stderr,
+        text = (
+            f"{len(same)} of {len(rows)} images have the content of others, such as {same[0][0]} and {same[0][1]}; "
+            f"all are kept, and {facts} lists them"
         )
+        print(one_line(text), file=sys.stderr)
 
 
 def results(
@@ -192,7 +190,7 @@ def _encoded(tables: Sequence[ImageTable], column: str, rows: Tensor) -> Iterato
 
 def _result(one: EncodedImage, form: PixelForm) -> Result:
     try:
-        content: Any = one.content.read_bytes() if isinstance(one.content, Path) else one.content
+        content: Any = read_bytes(one.content) if isinstance(one.content, Path) else one.content
         if content is None:
             return Result(one.where, None, "it is missing", b"")
         digest = hashlib.blake2b(content, digest_size=16).digest()

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffsweep.datasets.images import UnreadableImageError, size_and_mode
-from diffsweep.datasets.tables import NO_COLUMN, EncodedImage, ImageTable, named_classes
-from diffsweep.files import ContentError
-from diffsweep.shell import visible
+from diffsweep.datasets.tables import NO_COLUMN, EncodedImage, ImageTable, labels_of, named_classes
+from diffsweep.files import ContentError, read_bytes
+from diffsweep.shell import one_line
 
 LARGEST = 64  # the largest side that is chosen, for which a network trains in a bearable time
 MULTIPLE = 4
@@ -83,13 +83,13 @@ def _classes(table: ImageTable, label: str | None, settings: Mapping[str, Any]) 
     count, names = settings.get("num_classes"), settings.get("class_names")
     stored = table.class_names(label)
     if count is None:
-        count, found = (len(stored), stored) if stored is not None else named_classes(table.values(label))
+        count, found = (len(stored), stored) if stored is not None else named_classes(labels_of(table, label))
         if count < 2 and typed is None:
             one = f", such as {found[0]}" if found else ""
             return {"label_column": None}, f"no classes, since {label} has one alone{one}"
         names = names or found
     names = names or (stored if stored is not None and len(stored) == count else None)
-    shown = "" if not names else f": {', '.join(map(visible, names[:3]))}{', ...' if len(names) > 3 else ''}"
+    shown = "" if not names else f": {', '.join(map(one_line, names[:3]))}{', ...' if len(names) > 3 else ''}"
     found_now = {"label_column": label, "num_classes": count, "class_names": None if names is None else list(names)}
     return found_now, f"{count} classes of {label}{shown}"
 
@@ -120,5 +120,5 @@ def _sizes(table: ImageTable, image: str, settings: Mapping[str, Any]) -> tuple[
 
 
 def _content(one: EncodedImage) -> bytes:
-    content = one.content if isinstance(one.content, bytes | None) else one.content.read_bytes()
+    content = one.content if isinstance(one.content, bytes | None) else read_bytes(one.content)
     return content or b""

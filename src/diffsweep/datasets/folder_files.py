@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 from diffsweep.datasets.column_names import likeliest
 from diffsweep.datasets.images import SUFFIXES
 from diffsweep.datasets.tables import Columns, EncodedImage, ImageTable
-from diffsweep.files import ContentError, content_hash
+from diffsweep.files import ContentError, content_hash, read_bytes, size_of
 
 FILE = "file"  # the name of the column of images
 FOLDERS = "folders"  # the name of the labels that are the folders of the images
@@ -162,17 +163,26 @@ class FolderFiles(ImageTable):
         files = sorted({*self.paths, *self.texts, *self.metadata_files})
         digest = hashlib.sha256()
         for file in files:
-            digest.update(os.fsencode(file) + b"\0" + str((self.folder / file).stat().st_size).encode() + b"\n")
+            digest.update(os.fsencode(file) + b"\0" + str(size_of(self.folder / file)).encode() + b"\n")
         count = min(HASHED, len(files))
-        some = [files[n * len(files) // count] for n in range(count)] + self.metadata_files
-        digest.update(content_hash([self.folder / file for file in some]).encode())
+        some = [self.folder / file for file in [files[n * len(files) // count] for n in range(count)]]
+        some += [self.folder / file for file in self.metadata_files]
+        digest.update(content_hash([file for file in some if size_of(file) is not None]).encode())
         return digest.hexdigest()
 
 
 def _files_in(folder: Path) -> Iterator[str]:
-    """Yield the paths of all files in a folder, with ``/`` between folders, without hidden ones; links are followed."""
+    """Yield the paths of all files in a folder, with ``/`` between folders, without hidden ones; links are followed.
+
+    Raises:
+        ContentError: a folder cannot be listed, such as one without permission.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise ContentError(f"the folder {error.filename} cannot be read ({error.strerror})") from error
+
     seen = set()
-    for root, folders, files in os.walk(folder, followlinks=True):
+    for root, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
         real = os.path.realpath(root)
         if real in seen:  # a link to a folder above, which would have no end
             folders.clear()
@@ -191,21 +201,29 @@ def _text_of(file: str) -> str:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ContentError(f"{path} is no readable text in UTF-8") from error
+        return read_bytes(path).decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        raise ContentError(f"{path} is no text in UTF-8; save it in that encoding") from error
+    except OSError as error:
+        raise ContentError(f"{path} cannot be read ({error.strerror})") from error
 
 
 def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the records of a metadata file, each with the number of its line."""
     text = _read(path)
     if path.suffix == ".csv":
-        reader = csv.DictReader(text.splitlines())
-        if NAME not in (reader.fieldnames or ()):
-            raise ContentError(f"{path} has no column {NAME}; it has {', '.join(reader.fieldnames or ())}")
-        yield from ((reader.line_num, record) for record in reader)
+        reader = csv.DictReader(io.StringIO(text, newline=""))
+        try:
+            if NAME not in (reader.fieldnames or ()):
+                raise ContentError(f"{path} has no column {NAME}; it has {', '.join(reader.fieldnames or ['none'])}")
+            for row in reader:
+                if None in row:
+                    raise ContentError(f"{path}, line {reader.line_num} has more cells than the first line has columns")
+                yield reader.line_num, row
+        except csv.Error as error:
+            raise ContentError(f"{path}, line {reader.line_num} is no CSV ({error})") from error
         return
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         try:
             record = json.loads(line) if line.strip() else None
         except ValueError as error:

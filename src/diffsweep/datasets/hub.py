@@ -3,6 +3,11 @@
 import hashlib
 import importlib.util
 import logging
+import os
+import socket
+import threading
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,9 +16,37 @@ from typing import Any
 from diffsweep.datasets.column_names import likeliest
 from diffsweep.datasets.streamed_images import StreamableImages
 from diffsweep.datasets.tables import Columns, EncodedImage, ImageTable
-from diffsweep.files import ContentError
+from diffsweep.files import ContentError, size_of
 
+HUB = "https://huggingface.co"
+PORTS = {"http": 80, "https": 443}
+BYTES = ("binary", "large_binary")
+SECONDS = 3.0  # that the server has to answer
 HASHED = 1024  # rows whose images are hashed
+
+
+def reachable(endpoint: str) -> bool:
+    """Return whether a server, or the proxy of the environment that leads to it, accepts a connection in 3 seconds.
+
+    Args:
+        endpoint: the address of the server, such as ``https://huggingface.co``.
+    """
+    url = urllib.parse.urlsplit(endpoint)
+    if not urllib.request.proxy_bypass(url.hostname or ""):
+        url = urllib.parse.urlsplit(urllib.request.getproxies().get(url.scheme, endpoint))
+    answers: list[bool] = []
+
+    def connect() -> None:
+        try:
+            with socket.create_connection((url.hostname, url.port or PORTS.get(url.scheme, 443)), SECONDS):
+                answers.append(True)
+        except OSError:
+            answers.append(False)
+
+    thread = threading.Thread(target=connect, daemon=True)  # looking a name up has no time limit of its own
+    thread.start()
+    thread.join(SECONDS)
+    return answers == [True]
 
 
 class HubTable(ImageTable):
@@ -30,19 +63,28 @@ class HubTable(ImageTable):
     """
 
     def __init__(self, name: str, subset: str | None, split: str) -> None:
+        local = Path(name).expanduser().exists()
+        endpoint = os.environ.get("HF_ENDPOINT", HUB)
+        offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+        if not local and not offline and not reachable(endpoint):  # `datasets` would retry for half a minute
+            raise ContentError(
+                f"dataset.name={name}: split {split} cannot be loaded, since it is no local folder and {endpoint} "
+                "cannot be reached; HF_HUB_OFFLINE=1 uses what was downloaded before"
+            )
         from datasets import Image, disable_progress_bars, load_dataset
 
         self.name, self.split = name, split
-        logging.getLogger("datasets").setLevel(logging.ERROR)  # its warnings on the network come with the error
+        logging.getLogger("datasets").setLevel(logging.CRITICAL)  # what it logs comes with the error too
         disable_progress_bars()
         try:
-            rows = load_dataset(
-                str(Path(name).expanduser()) if Path(name).expanduser().exists() else name, subset, split=split
-            )
+            rows = load_dataset(str(Path(name).expanduser()) if local else name, subset, split=split)
         except Exception as error:  # of many classes: of the hub, of the network, of pyarrow
-            text = " ".join(str(error).split())[:200]
+            cause = error
+            while isinstance(cause.__cause__, Exception):  # the first one names the file or the reason
+                cause = cause.__cause__
+            text = " ".join(str(cause).split())[:200]
             raise ContentError(
-                f"dataset.name={name}: split {split} cannot be loaded ({type(error).__name__}: {text}); give a dataset "
+                f"dataset.name={name}: split {split} cannot be loaded ({type(cause).__name__}: {text}); give a dataset "
                 "of the hub, with a connection to it, or a local folder"
             ) from error
         self.features = rows.features
@@ -81,9 +123,10 @@ class HubTable(ImageTable):
 
         kinds = {column: str(getattr(kind, "dtype", "")) for column, kind in self.features.items()}
         texts = [column for column, kind in kinds.items() if kind in ("string", "large_string")]
+        structs = [column for column, kind in self.features.items() if isinstance(kind, dict) and "bytes" in kind]
         whole = [column for column, kind in kinds.items() if kind.startswith(("int", "uint", "bool"))]
         return likeliest(
-            images=[*self.pictures, *(column for column, kind in kinds.items() if kind in ("binary", "large_binary"))],
+            images=[*self.pictures, *(column for column, kind in kinds.items() if kind in BYTES), *structs],
             labels=[*whole, *texts],
             texts=texts,
             declared_images=self.pictures,
@@ -127,8 +170,9 @@ class HubTable(ImageTable):
         count = min(HASHED, len(self))
         for column in found.images:
             for one in self.encoded(column, [n * len(self) // count for n in range(count)]):
-                content = one.content.read_bytes() if isinstance(one.content, Path) else one.content
-                digest.update(hashlib.sha256(content or b"").digest())
+                missing = isinstance(one.content, Path) and size_of(one.content) is None
+                content = one.content.read_bytes() if isinstance(one.content, Path) and not missing else one.content
+                digest.update(hashlib.sha256(content if isinstance(content, bytes) else b"").digest())
         return digest.hexdigest()
 
 

@@ -111,12 +111,16 @@ def size_and_mode(content: bytes) -> tuple[int, int, bool]:
     Raises:
         UnreadableImageError: the content is no image.
     """
+    from PIL import UnidentifiedImageError
+
     try:
         with _opened(content) as opened:
             width, height = opened.size
             if opened.getexif().get(0x0112, 1) >= 5:  # rotated by a quarter
                 width, height = height, width
             return width, height, opened.mode in ("1", "L", "LA", "La") or opened.mode.startswith("I")
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError("it is no image of a known format") from error
     except Exception as error:
         raise UnreadableImageError(" ".join(str(error).split()) or type(error).__name__) from error
 

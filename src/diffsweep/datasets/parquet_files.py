@@ -4,6 +4,7 @@ import bisect
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -122,7 +123,10 @@ class ParquetFiles(ImageTable):
     def _features(self) -> dict[str, Any]:
         """Return the features that the Hugging Face hub stores with the files; empty if it stores none."""
         # `datasets` keeps them in Arrow's metadata. They are read here, since importing `datasets` takes seconds.
-        stored = json.loads((self.schema.metadata or {}).get(b"huggingface", b"{}"))
+        try:
+            stored = json.loads((self.schema.metadata or {}).get(b"huggingface", b"{}"))
+        except ValueError:  # they are a help, and are not needed
+            return {}
         features: dict[str, Any] = stored.get("info", {}).get("features", {})
         return features
 
@@ -133,11 +137,9 @@ class ParquetFiles(ImageTable):
 
     def values(self, column: str) -> list[Any]:
         """Return the values of one column in all rows as Python objects, with None for a missing value."""
-        from pyarrow.parquet import ParquetFile
-
         values: list[Any] = []
         for file in self.files:
-            with ParquetFile(file) as opened:
+            with _opened(file) as opened:
                 values += opened.read([column])[column].to_pylist()
         return values
 
@@ -146,13 +148,11 @@ class ParquetFiles(ImageTable):
 
         A cell is bytes, or a struct with them as ``bytes``, as the Hugging Face hub stores it.
         """
-        from pyarrow.parquet import ParquetFile
-
         for number, (file, first) in enumerate(zip(self.files, [0, *self.ends], strict=False)):
             wanted = rows[bisect.bisect_left(rows, first) : bisect.bisect_left(rows, self.ends[number])]
             if not len(wanted):
                 continue
-            with ParquetFile(file) as opened:
+            with _opened(file) as opened:
                 for begin, group in self._groups(opened, [row - first for row in wanted]):
                     for batch in opened.iter_batches(AT_ONCE, row_groups=[group], columns=[column]):
                         low, high = (bisect.bisect_left(wanted, first + begin + n) for n in (0, len(batch)))
@@ -233,6 +233,23 @@ class ArrowImages(Sequence[Any]):
     def __getitem__(self, row: Any) -> Any:
         cell = self.column[row].as_py()
         return cell.get("bytes") if isinstance(cell, dict) else cell
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    """Open a parquet file for the body of a ``with`` statement.
+
+    Raises:
+        ContentError: a part of the file that the body reads is damaged.
+    """
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
+    try:
+        with ParquetFile(file) as opened:
+            yield opened
+    except (ArrowException, OSError) as error:
+        raise ContentError(f"{file} is damaged ({_line(error)}); get it again") from error
 
 
 def _indices(rows: Sequence[int]) -> Any:

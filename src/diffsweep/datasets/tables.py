@@ -130,7 +130,7 @@ def class_ids(tables: Sequence[ImageTable], column: str, num_classes: int, names
     Raises:
         ContentError: a label is missing, or is neither an id nor a name; the message names its file and row.
     """
-    values = [value for table in tables for value in table.values(column)]
+    values = [value for table in tables for value in labels_of(table, column)]
     is_id = [type(value) is int and 0 <= value < num_classes for value in values]
     ids = {name: number for number, name in enumerate(names or ())}
     if not all(is_id) and all(str(value) in ids for value in values):
@@ -164,11 +164,28 @@ def class_id(table: ImageTable, row: int, value: Any, num_classes: int, ids: Map
 
 
 def _wrong_label(where: str, value: Any, num_classes: int, ids: Mapping[str, int], fix: str) -> ContentError:
+    without = "; give it a label, or set dataset.label_column=none" if value is None else ""
     named = f" or one of {_some(list(ids))}" if ids else ""
     return ContentError(
         f"dataset.num_classes={num_classes}: labels must be 0 to {num_classes - 1}{named}, but "
-        f"{where} has {'null' if value is None else value}{fix}"
+        f"{where} has {'null' if value is None else value}{without}{fix}"
     )
+
+
+def labels_of(table: ImageTable, column: str) -> list[Any]:
+    """Return a column of labels in all rows: integers, truth values or texts, and None for a missing one.
+
+    Raises:
+        ContentError: a label is something else, such as a fraction or a list; the message names its file and row.
+    """
+    values = table.values(column)
+    for row, value in enumerate(values):
+        if not isinstance(value, int | str | None):
+            raise ContentError(
+                f"dataset.label_column={column}: {table.where(row)} has {value}, and a label is an integer or the name "
+                "of a class; dataset.label_column=none uses none"
+            )
+    return values
 
 
 def named_classes(values: Sequence[Any]) -> tuple[int, list[str] | None]:

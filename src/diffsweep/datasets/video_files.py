@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from diffsweep.datasets.images import Decoded, UnreadableImageError, fitted, read_image
+from diffsweep.files import read_bytes
 
 VIDEOS = {".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".webm"}
 FRAMES = {".jpeg", ".jpg", ".png"}
@@ -78,7 +79,7 @@ def _by(size: tuple[int, int]) -> str:
 def _of_folder(folder: Path) -> Iterator[Any]:
     for file in files_of(folder):
         try:
-            yield read_image(file.read_bytes())
+            yield read_image(read_bytes(file))
         except (OSError, UnreadableImageError) as error:
             raise UnusableError(f"has a frame that cannot be read, {file.name}") from error
 

@@ -234,7 +234,7 @@ class VideoFolder(ImageData):
             )
             if len(skipped) == len(self.videos):
                 raise ContentError(f"dataset.path: {text}")
-            warnings.warn(shell.visible(text), stacklevel=2)
+            warnings.warn(shell.one_line(text), stacklevel=2)
         usable = [number for number in range(len(self.videos)) if number not in skipped]
         if len(usable) <= self.held_out:
             raise ContentError(

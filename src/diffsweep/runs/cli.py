@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from diffsweep.errors import UserError
 from diffsweep.runs import functions
 from diffsweep.runs.manifest import is_expected
-from diffsweep.shell import visible
+from diffsweep.shell import one_line
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 HELP = {"-h", "--help"}
@@ -47,7 +47,10 @@ def main(command: str) -> None:
 
 def _print_error(error: Exception) -> int:
     """Print the line of an error and return the exit code."""
-    print("error:", visible(str(error)), file=sys.stderr)
+    text = str(error)
+    if isinstance(error, OSError):
+        text = f"{error.filename}: {error.strerror}; check the path, its permission and the space on its disk"
+    print(f"error: {one_line(text)}", file=sys.stderr)
     return 2 if isinstance(error, UserError) else 1
 
 

@@ -106,7 +106,7 @@ def _sample(cfg: DictConfig, folder: Path) -> Path:
     write_atomically(folder / "samples.npz", lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
     if words := {name: drawn.request[name] for name in ("label", "caption") if name in drawn.request}:
         columns = [values.tolist() if isinstance(values, Tensor) else values for values in words.values()]
-        lines = ["\t".join(shell.visible(str(value)) for value in row) for row in zip(*columns, strict=True)]
+        lines = ["\t".join(shell.one_line(str(value)) for value in row) for row in zip(*columns, strict=True)]
         write_text(folder / "requests.tsv", "\n".join(["\t".join(words), *lines]) + "\n")
     speed = {"images_per_second": len(drawn.x) / drawn.seconds, "network_evaluations": drawn.evaluations}
     for logger in track:

@@ -12,7 +12,7 @@ from torch import Tensor
 from diffsweep import shell
 from diffsweep.datasets.images import MODES, SUFFIXES, read_image
 from diffsweep.errors import UserError
-from diffsweep.files import UNREADABLE_ARRAYS
+from diffsweep.files import UNREADABLE_ARRAYS, read_bytes
 from diffsweep.metrics.reference_statistics import SUFFIX
 
 LEVELS = 127.5  # a level v of 256 is v / 127.5 - 1
@@ -93,12 +93,13 @@ class ImageSet:
             return
         for path in self.files:
             try:
-                picture = read_image(path.read_bytes())
+                picture = read_image(read_bytes(path))
                 grey = picture.mode in ("1", "L")
                 channels = self.channels or (1 if grey else 3)
                 pixels = np.asarray(picture.convert(MODES[channels]))
             except (OSError, ValueError) as error:
-                raise UserError(f"{self.key}: {shell.shown(path)} is no image that can be read ({error})") from error
+                reason = getattr(error, "strerror", None) or error
+                raise UserError(f"{self.key}: {shell.shown(path)} is no image that can be read ({reason})") from error
             yield torch.from_numpy(pixels.copy().reshape(*pixels.shape[:2], channels)).permute(2, 0, 1)
 
     def _array(self, shown: str) -> np.ndarray:

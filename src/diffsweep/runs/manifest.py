@@ -27,8 +27,12 @@ WAITING, RUNNING, FINISHED, FAILED, INTERRUPTED = "waiting", "running", "finishe
 
 
 def is_expected(error: BaseException) -> bool:
-    """Return whether an error is shown in one line: a mistake, a wrong file, a full disk, NaN, a failed proof."""
-    return isinstance(error, UserError | ContentError | DiskFull | FloatingPointError | Failed)
+    """Return whether an error is shown in one line: a mistake, a wrong file, a full disk, NaN, a failed proof.
+
+    A wrong file is one without the expected content, or one that the system cannot open.
+    """
+    of_a_file = isinstance(error, OSError) and error.filename is not None
+    return of_a_file or isinstance(error, UserError | ContentError | DiskFull | FloatingPointError | Failed)
 
 
 @dataclass

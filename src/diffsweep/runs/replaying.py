@@ -16,7 +16,6 @@ from diffsweep import shell
 from diffsweep.callbacks.checkpoints import read_checkpoint
 from diffsweep.callbacks.finite import FAILED
 from diffsweep.configuration.build import build_data, build_model, device_of
-from diffsweep.datasets.stream import TrainingStream
 from diffsweep.errors import UserError
 from diffsweep.models import Model
 from diffsweep.models.base import TimedModel
@@ -48,7 +47,7 @@ def replay(cfg: DictConfig) -> float:
     keep_latents(cfg, model, data)
     model.load_state_dict(content["state_dict"])
     model.to(device_of(cfg)).train()
-    stream = TrainingStream(data.loader_samples("train"), data.seed)
+    stream = data.training_stream()
     total = 0.0
     print(f"step {content['step']} of {shell.shown(path.parent)}, from the weights before it")
     for number, positions in enumerate(content["positions"]):

@@ -64,6 +64,9 @@ def train(cfg: DictConfig) -> float:
         _go_on(cfg, directory)
     if is_rank_zero():
         refuse_taken(cfg)
+    data = build_data(cfg)
+    if is_rank_zero():
+        data.split("train")  # what cannot be read is an error before anything is written
     resolve_stages(cfg, train)
     with alone_in(directory) if is_rank_zero() else nullcontext():
         if is_rank_zero():
@@ -72,7 +75,7 @@ def train(cfg: DictConfig) -> float:
         if is_rank_zero() and resumption is None:
             claim(cfg)  # a resumed run writes its configuration when its changes have taken effect
         with finishing():
-            return _train(cfg, directory, resumption)
+            return _train(cfg, directory, data, resumption)
 
 
 def _go_on(cfg: DictConfig, directory: Path) -> None:
@@ -83,13 +86,13 @@ def _go_on(cfg: DictConfig, directory: Path) -> None:
         (directory / CONFIG).unlink(missing_ok=True)
 
 
-def _train(cfg: DictConfig, directory: Path, resumption: Resumption | None) -> float:
+def _train(cfg: DictConfig, directory: Path, data: ImageData, resumption: Resumption | None) -> float:
     begin = time.perf_counter()
     if is_rank_zero():
         print(f"run {shell.shown(directory)}\n{cost_of(cfg)}", flush=True)
         if cfg.verify and cfg.resume_from is None:
             refuse([check for check in certify(cfg, directory) if not check.passed])
-    data, model = build_data(cfg), build_model(cfg)
+    model = build_model(cfg)
     keep_latents(cfg, model, data)
     last = directory / FOLDER / LAST
     signals = StopSignals(str(last))

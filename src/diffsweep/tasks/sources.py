@@ -12,6 +12,7 @@ from diffsweep.datasets import ImageData
 from diffsweep.datasets.images import SUFFIXES, UnreadableImageError, decode
 from diffsweep.datasets.video_files import UnusableError, find, frames
 from diffsweep.errors import UserError
+from diffsweep.files import read_bytes
 
 
 def images_missing_because(source: str) -> str | None:
@@ -121,9 +122,11 @@ def load_clips(source: str, data: ImageData, count: int, factor: int = 1) -> Ten
 def _load_image(path: Path, channels: int, image_size: int) -> Tensor:
     """Return an image file as every dataset of files reads it, (C, H, W) in [-1, 1]."""
     try:
-        pixels = decode(path.read_bytes(), channels, image_size).pixels
+        pixels = decode(read_bytes(path), channels, image_size).pixels
     except (OSError, UnreadableImageError) as error:
-        raise UserError(f"task.source: {path} is no readable image: {error}") from error
+        raise UserError(
+            f"task.source: {path} is no readable image: {getattr(error, 'strerror', None) or error}"
+        ) from error
     return torch.from_numpy(pixels.copy()).float() / 127.5 - 1
 
 
