@@ -8,13 +8,13 @@ of the means and covariances of their features, one vector for each clip. With f
 al. 2018, arXiv:1812.01717); other features give it another name, so that the values are not confused.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from diffsweep.datasets import Batch, ImageData
-from diffsweep.metrics.extraction import FeatureExtractor
+from diffsweep.metrics.extraction import FeatureExtractor, Features
 from diffsweep.metrics.frames import FrameFeatures, FrameMetrics
 from diffsweep.metrics.generation import GenerationMetrics
 from diffsweep.metrics.motion import mean_motion
@@ -65,7 +65,19 @@ class ClipMetrics(GenerationMetrics):
     def protocol(self) -> dict[str, Any]:
         return super().protocol() | ({} if self.frames is None else self.frames.protocol())
 
-    def __call__(self, samples: Tensor, data: ImageData, request: Batch | None = None) -> dict[str, float]:
+    def shared(self, samples: Tensor, data: ImageData, request: Batch | None = None) -> list[Features | None]:
+        found = super().shared(samples, data, request)
+        if self.frames is not None and self.frames.applies_to(data):
+            found.append(self.frames.shared(samples, data))
+        return found
+
+    def __call__(
+        self,
+        samples: Tensor,
+        data: ImageData,
+        request: Batch | None = None,
+        found: Sequence[Features | None] = (None, None),
+    ) -> dict[str, float]:
         """Return the metrics of generated clips by name.
 
         Args:
@@ -73,6 +85,7 @@ class ClipMetrics(GenerationMetrics):
             data: the dataset that they are compared with.
             request: the batch without ``x`` that states what the clips are to show, such as ``label`` (N,); None for
                 nothing.
+            found: the features of the clips, and of their frames if these are measured, as :meth:`shared` returns them.
 
         Returns:
             the metrics of :class:`~diffsweep.metrics.generation.GenerationMetrics` by features of whole clips, with the
@@ -83,9 +96,9 @@ class ClipMetrics(GenerationMetrics):
             ``bounce_violations`` and ``digit_found`` (:class:`~diffsweep.metrics.motion.MotionNumbers`), with those of
             held-out clips as ``..._real``.
         """
-        numbers = super().__call__(samples, data, request)
+        numbers = super().__call__(samples, data, request, found)
         if self.frames is not None and self.frames.applies_to(data):
-            numbers |= self.frames(samples, data)
+            numbers |= self.frames(samples, data, found[1])
         if data.physics is not None:
             numbers |= mean_motion(samples.split(self.batch_size), data.physics)
             real_motion = mean_motion(self.batches(data.split("val")), data.physics)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from diffsweep.datasets import ImageData, Samples, Split
+from diffsweep.layers.distributed import agreed, distributed, gathered, is_first, share_of
 from diffsweep.progress import ProgressMeter
 from diffsweep.tensor_files import DamagedFile, read_tensors, write_tensors
 
@@ -115,7 +116,6 @@ class Extraction(Generic[E]):
         """Return the features of samples (N, ...) in [-1, 1], computed in batches."""
         return self.extract_batches(x.split(self.batch_size), math.ceil(len(x) / self.batch_size))
 
-    @torch.no_grad()
     def extract_batches(self, batches: Iterable[Tensor], count: int) -> Features:
         """Return the features of all samples of batches, and show the progress if it takes more than seconds.
 
@@ -123,6 +123,11 @@ class Extraction(Generic[E]):
             batches: tensors (B, ...) in [-1, 1].
             count: the number of batches, for the progress.
         """
+        return Features.joined(self._of_each(batches, count))
+
+    @torch.no_grad()
+    def _of_each(self, batches: Iterable[Tensor], count: int) -> list[Features]:
+        """Return the features of each batch; ``count`` is the number of batches, for the progress."""
         parts: list[Features] = []
         progress: ProgressMeter | None = None
         begin = time.perf_counter()
@@ -134,7 +139,35 @@ class Extraction(Generic[E]):
                 progress = ProgressMeter("features", count, "batch", initial=1)
         if progress is not None:
             progress.close()
-        return Features.joined(parts)
+        return parts
+
+    def extract_shared(self, x: Tensor) -> Features | None:
+        """Return the features of samples of which each process has drawn its share, in the order of all samples.
+
+        All processes must call it. The first one gets the features; the others None.
+
+        Args:
+            x: the samples of this process, (N, ...) in [-1, 1]: those of its share of the batches of ``batch_size``
+                samples, as :func:`~diffsweep.layers.distributed.share_of` divides them.
+        """
+        batches = x.split(self.batch_size) if len(x) else ()
+        parts = gathered(self._of_each(batches, len(batches)))
+        return Features.joined(parts) if is_first() else None
+
+    def share_real(self, data: ImageData, split: Split) -> None:
+        """Compute the features of a split of real data, of which each process takes a share, and cache them.
+
+        All processes must call it; :meth:`real` then reads them on the first one, whose cache has them. A process that
+        is alone leaves that to :meth:`real`.
+        """
+        path = self._path(data, split)
+        if not distributed() or agreed(path.exists()):
+            return
+        samples = data.split(split)
+        rows = share_of(torch.arange(len(samples)).split(self.batch_size))
+        parts = gathered(self._of_each((samples[index]["x"] for index in rows), len(rows)))
+        if is_first():
+            self._write(path, Features.joined(parts))
 
     def real(self, data: ImageData, split: Split) -> Features:
         """Return the features of all samples of a split of real data.
@@ -142,16 +175,23 @@ class Extraction(Generic[E]):
         They are computed once and then read from the cache, under a hash of the dataset's fingerprint, the split and
         the extractor's weights.
         """
-        key = {"data": data.fingerprint, "split": split, "features": self.features.weights_hash}
-        path = self.cache_dir / f"features-{identify(key)}.pt"
+        path = self._path(data, split)
         if path.exists():
             with contextlib.suppress(DamagedFile):  # computed again
                 return Features(**read_tensors(path))
         samples = data.split(split)
         found = self.extract_batches(self.batches(samples), math.ceil(len(samples) / self.batch_size))
+        self._write(path, found)
+        return found
+
+    def _path(self, data: ImageData, split: Split) -> Path:
+        """Return the file of the features of a split, which may not exist."""
+        key = {"data": data.fingerprint, "split": split, "features": self.features.weights_hash}
+        return self.cache_dir / f"features-{identify(key)}.pt"
+
+    def _write(self, path: Path, found: Features) -> None:
         content = {name: part for name, part in found._asdict().items() if part is not None}
         write_tensors(path, content)
-        return found
 
     def batches(self, samples: Samples) -> Iterator[Tensor]:
         """Yield the images or clips of samples in order, in batches of ``batch_size``, so that few are in memory."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffsweep.datasets import ImageData
 from diffsweep.metrics.distances import inception_score
-from diffsweep.metrics.extraction import Extraction, FeatureExtractor
+from diffsweep.metrics.extraction import Extraction, FeatureExtractor, Features
 from diffsweep.metrics.frechet import frechet_distance
 from diffsweep.metrics.motion import digit_crops
 from diffsweep.metrics.references import choice, halves, random_parts, reference_split
@@ -101,12 +101,30 @@ class FrameMetrics:
         """
         return data.physics is not None or not self.frames.one_digit
 
-    def __call__(self, samples: Tensor, data: ImageData) -> dict[str, float]:
+    def shared(self, samples: Tensor, data: ImageData) -> Features | None:
+        """Compute the features of frames of which each process takes a share; all processes must call it.
+
+        Those of real clips are cached.
+
+        Args:
+            samples: the clips of this process's share of the batches, (N, C, F, H, W) in [-1, 1].
+            data: the dataset that they are compared with.
+
+        Returns:
+            The features of the frames of all clips in their order; None on all processes but the first.
+        """
+        fake = self.extraction.extract_shared(samples)
+        for split in {reference_split(self.reference): 0, "val": 1}:
+            self.extraction.share_real(data, split)  # type: ignore[arg-type]
+        return fake
+
+    def __call__(self, samples: Tensor, data: ImageData, found: Features | None = None) -> dict[str, float]:
         """Return the metrics of the frames of generated clips by name.
 
         Args:
             samples: generated clips, (N, C, F, H, W) in [-1, 1].
             data: the dataset that they are compared with.
+            found: the features of the frames as :meth:`shared` returns them; None: they are computed.
 
         Returns:
             ``frame_fid`` and ``frame_is`` of the samples, and ``frame_is_real`` of N clips of the reference;
@@ -115,7 +133,7 @@ class FrameMetrics:
             ``all``; and, if the extractor names it, the mean largest class probability, such as ``digit_confidence``,
             with that of held-out clips as ``..._real``.
         """
-        fake, fake_logits, _ = self.extraction.extract(samples)  # (N F, D), (N F, K)
+        fake, fake_logits, _ = found or self.extraction.extract(samples)  # (N F, D), (N F, K)
         real_logits = self.extraction.real(data, reference_split(self.reference)).logits
         pairs = self._pairs(data, len(samples))
         numbers = {"frame_fid": statistics.fmean(frechet_distance(fake, real) for _, real in pairs)}

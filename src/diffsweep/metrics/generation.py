@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from diffsweep.capabilities import Part
-from diffsweep.datasets import Batch, ImageData
+from diffsweep.datasets import Batch, ImageData, Split
 from diffsweep.metric_table import metric
 from diffsweep.metrics.accuracy import caption_accuracies, class_accuracy
 from diffsweep.metrics.compared import FeatureComparison
@@ -180,7 +180,31 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
             f"singular), and the bias grows as samples get fewer; use more than {dimensions} with metrics.num_samples=",
         ]
 
-    def __call__(self, samples: Tensor, data: ImageData, request: Batch | None = None) -> dict[str, float]:
+    def shared(self, samples: Tensor, data: ImageData, request: Batch | None = None) -> list[Features | None]:
+        """Compute what is compared, of which each of several processes takes a share; all must call it.
+
+        Features of real data are cached; those of all samples are returned in order, for ``found`` of :meth:`__call__`,
+        to the first process, and None to the others.
+
+        Args:
+            samples: the samples of this process, see :meth:`~diffsweep.metrics.extraction.Extraction.extract_shared`.
+            data, request: as those of :meth:`__call__`.
+        """
+        fake = self.extract_shared(samples)
+        splits: list[Split] = ["val"] if "label" in (request or {}) or self.reference == "train" else []
+        if self.reference in REFERENCES:
+            splits.append(reference_split(self.reference))
+        for split in splits:
+            self.share_real(data, split)
+        return [fake]
+
+    def __call__(
+        self,
+        samples: Tensor,
+        data: ImageData,
+        request: Batch | None = None,
+        found: Sequence[Features | None] = (None,),
+    ) -> dict[str, float]:
         """Return the metrics of generated samples by name.
 
         Precision and recall compare as many samples as real images (arXiv:1904.06991): all of the fewer, and a random
@@ -192,6 +216,7 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
                 determines the accuracies of captions; see :func:`diffsweep.metrics.accuracy.caption_accuracies`.
             request: the batch without ``x`` that states what the samples are to show: ``label`` (N,) or ``caption``, a
                 list of N texts; None for nothing.
+            found: the features of the samples as :meth:`shared` returns them; they are computed if it is left out.
 
         Returns:
             ``fid``, ``is``, ``kid``, ``precision`` and ``recall`` of the samples; each with ``..._real`` of N real ones
@@ -206,7 +231,7 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
             ``clip_score``, if captions were requested and the extractor compares images with them;
             ``caption_accuracy`` and its parts, if captions were requested and the dataset can read images.
         """
-        fake = self.extract(samples)
+        fake = found[0] or self.extract(samples)
         numbers = self.comparison.all(fake, None, self.known) if self.known is not None else self._of_splits(fake, data)
         numbers["copy_ratio"] = self._copy_ratio(samples, data)
         request = request or {}

@@ -102,8 +102,8 @@ def _run(command: str) -> None:
     else:
         check_is_no_sweep(overrides)
         job = compose_job(command, overrides)
-        # A process that Lightning started runs a configuration that was checked, and some commands build nothing.
-        if "LOCAL_RANK" not in os.environ and "model" in job.cfg:
+        # Of several processes the first one checks; and some commands build nothing.
+        if os.environ.get("LOCAL_RANK", "0") == "0" and "model" in job.cfg:
             # imports torch, after the words have been read
             from diffsweep.configuration.preflight import preflight
 

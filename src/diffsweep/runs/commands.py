@@ -13,6 +13,7 @@ from diffsweep.configuration.build import build, build_data, build_data_if_found
 from diffsweep.configuration.loading import load_model, load_sampled
 from diffsweep.errors import UserError
 from diffsweep.files import write_atomically, write_text
+from diffsweep.layers.distributed import is_first, together
 from diffsweep.models import DiffusionModel
 from diffsweep.runs import report
 from diffsweep.runs.evaluation import headline, measure
@@ -25,6 +26,9 @@ from diffsweep.tasks.showing import show_first
 
 def evaluate(cfg: DictConfig) -> float:
     """Run ``evaluate.py``: measure a finished run, and return the number by which a sweep compares its jobs.
+
+    Of several processes, as ``torchrun --nproc_per_node=2 src/evaluate.py run=RUN`` starts them, each takes a share of
+    the samples and features, and the first one writes and prints; the others return NaN.
 
     ``metrics.json``, ``evaluation.yaml`` (the configuration), pictures and tables are written into the folder
     ``cfg.output``, and a table of the numbers is printed. Other trained models that the measurement needs are trained
@@ -39,7 +43,7 @@ def evaluate(cfg: DictConfig) -> float:
     if cfg.num_samples is not None and "_target_" in cfg.metrics:
         cfg.metrics.num_samples = cfg.num_samples
     resolve_stages(cfg, train)
-    with finishing():
+    with finishing(), together():
         return _evaluate(cfg, Path(cfg.output))
 
 
@@ -49,9 +53,11 @@ def _evaluate(cfg: DictConfig, folder: Path) -> float:
         raise UserError(
             "metrics=none and likelihood=none leave nothing to measure; choose metrics=digits or likelihood=bound"
         )
-    track = used_by(cfg, "evaluate")
+    track = used_by(cfg, "evaluate") if is_first() else []
     log_beginning(track, cfg, data)
     numbers, drawn, few = measure(cfg, model, data, folder)
+    if not is_first():
+        return float("nan")
     if isinstance(model, DiffusionModel) and drawn is not None:
         show_first(model, drawn, folder / "grid")
         for logger in track:

@@ -21,13 +21,14 @@ from diffsweep.diffusion import Condition
 from diffsweep.errors import UserError
 from diffsweep.files import write_text
 from diffsweep.layers import evaluating
+from diffsweep.layers.distributed import is_first
 from diffsweep.metric_table import DISTANCES, HEADLINES, METRICS, metric
 from diffsweep.metrics import GenerationMetrics, Likelihood
 from diffsweep.models import DiffusionModel, Model, SelfMeasured
 from diffsweep.plots import plot_bound_terms, plot_by_evaluations, plot_tradeoff
 from diffsweep.progress import ProgressMeter
 from diffsweep.runs import report
-from diffsweep.tasks.sampling import Drawn, draw
+from diffsweep.tasks.sampling import Drawn, draw, joined
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -81,6 +82,9 @@ def measure_diffusion(cfg: DictConfig, model: DiffusionModel, data: ImageData, f
     Either is left out if the configuration has ``metrics=none`` or ``likelihood=none``. ``metrics.json`` and the terms
     of a likelihood bound are written into the folder.
 
+    Of several processes (ranks) each draws a share of the samples and computes a share of the features, also of those
+    of real data; the first one compares them, and measures the likelihood. The others return no numbers.
+
     Args:
         cfg: the run's configuration.
         model: the model in evaluation mode, with the weights to be measured.
@@ -92,11 +96,16 @@ def measure_diffusion(cfg: DictConfig, model: DiffusionModel, data: ImageData, f
     protocols: dict[str, Any] = {}
     drawn, few = None, []
     if metrics is not None:
-        for warning in metrics.warnings():
+        for warning in metrics.warnings() if is_first() else ():
             print(f"warning: {warning}")
         drawn = draw(model, metrics.num_samples, cfg.seed, metrics.batch_size, data)
+        found = metrics.shared(drawn.x, data, drawn.request)
+        drawn = joined(drawn, metrics.num_samples, metrics.batch_size, model, data)
+    if not is_first():
+        return Measured({}, None)
+    if metrics is not None and drawn is not None:
         speed = {"images_per_second": len(drawn.x) / drawn.seconds, "network_evaluations": drawn.evaluations}
-        numbers.update(metrics(drawn.x, data, drawn.request), **speed)
+        numbers.update(metrics(drawn.x, data, drawn.request, found), **speed)
         if (real := numbers.get("real_samples", len(drawn.x))) < len(drawn.x):
             print(
                 f"warning: the data have only {real:.0f} real samples to put in the place of {len(drawn.x)} generated "

@@ -115,6 +115,9 @@ def _train(cfg: DictConfig, directory: Path, data: ImageData, resumption: Resump
                 trainer.fit(model, data, ckpt_path=last if cfg.resume_from else None)
             trained = time.perf_counter() - begin
             if not trainer.is_global_zero:
+                if isinstance(model, DiffusionModel):  # their share of the samples and their features
+                    with _averaged(model, callbacks):
+                        measure(cfg, model, data, directory)
                 return float("nan")
             measured = _measure(cfg, trainer, model, data, track)
             numbers = {"val/loss": keep.latest, **measured.numbers}

@@ -12,6 +12,7 @@ from diffsweep import pictures
 from diffsweep.datasets import Batch, ImageData, rows_of
 from diffsweep.diffusion import Condition, Denoised, Noise, counting
 from diffsweep.layers import evaluating
+from diffsweep.layers.distributed import distributed, gathered, is_first, share_of
 from diffsweep.models import DiffusionModel
 from diffsweep.progress import ProgressMeter
 from diffsweep.samplers import Callback
@@ -89,6 +90,9 @@ class Drawn(NamedTuple):
 def draw(model: DiffusionModel, num_samples: int, seed: int, batch_size: int, data: ImageData | None = None) -> Drawn:
     """Return samples that are drawn in batches; sample i has the same noise and condition for any batch size.
 
+    Of several processes each draws its share of the batches (:func:`~diffsweep.layers.distributed.share_of`) and
+    returns that alone, with the request for it; :func:`joined` gives the first process all.
+
     Args:
         model: a model with its sampler and guidance.
         num_samples: the number of samples.
@@ -96,9 +100,28 @@ def draw(model: DiffusionModel, num_samples: int, seed: int, batch_size: int, da
         batch_size: the number of samples that are drawn at once.
         data: the data of the model, for a model that takes what it is to show from held-out samples, such as captions.
     """
-    indices = torch.arange(num_samples)
-    request = model.conditioning.request(indices, None if data is None else data.deferred("val"))
-    return drawn_in_batches(model, num_samples, batch_size, lambda rows: model.start(indices[rows], seed), request)
+    own = torch.cat([torch.arange(0), *share_of(torch.arange(num_samples).split(batch_size))])
+    request = model.conditioning.request(own, None if data is None else data.deferred("val"))
+    return drawn_in_batches(model, len(own), batch_size, lambda rows: model.start(own[rows], seed), request)
+
+
+def joined(drawn: Drawn, num_samples: int, batch_size: int, model: DiffusionModel, data: ImageData) -> Drawn:
+    """Return the samples that all processes have drawn by :func:`draw`, in order, on the first process.
+
+    All processes must call it; the others keep their own samples. A process that is alone has them all.
+
+    Args:
+        drawn: what this process has drawn.
+        num_samples, batch_size, model, data: the arguments of :func:`draw`.
+    """
+    if not distributed():
+        return drawn
+    begin = time.perf_counter()
+    parts = gathered(drawn.x.split(batch_size) if len(drawn.x) else [])
+    if not is_first():
+        return drawn
+    request = model.conditioning.request(torch.arange(num_samples), data.deferred("val"))
+    return Drawn(torch.cat(parts), drawn.seconds + time.perf_counter() - begin, drawn.evaluations, request)
 
 
 def drawn_in_batches(
@@ -158,7 +181,8 @@ def drawn_by_trajectories(
             progress.update()
 
         parts = [make(rows, model.condition_of(rows_of(request, rows)), advance).cpu() for rows in batches]
-    return Drawn(torch.cat(parts), time.perf_counter() - begin, evaluations.rows / count, request)
+    x = torch.cat(parts) if parts else torch.empty(0)
+    return Drawn(x, time.perf_counter() - begin, evaluations.rows / max(count, 1), request)
 
 
 def trajectory(
