@@ -6,18 +6,18 @@ import sys
 
 import pytest
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, VQModel
 from safetensors.torch import load_file, save_file
 
-from diffsweep.autoencoders import PublicAutoencoder
+from diffsweep.autoencoders import PublicAutoencoder, VQAutoencoder
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
-def write(folder, **settings):
-    """Return diffusers' autoencoder with random weights, after writing it to a folder."""
+def write(folder, kind=AutoencoderKL, **settings):
+    """Return diffusers' autoencoder of a class, with random weights, after writing it to a folder."""
     torch.manual_seed(3)
-    theirs = AutoencoderKL(**{
+    theirs = kind(**{
         "in_channels": 3, "out_channels": 3, "down_block_types": ["DownEncoderBlock2D", "AttnDownEncoderBlock2D"],
         "up_block_types": ["AttnUpDecoderBlock2D", "UpDecoderBlock2D"], "block_out_channels": [8, 12],
         "latent_channels": 2, "norm_num_groups": 2, "sample_size": 16, "scaling_factor": 0.25, **settings,
@@ -77,6 +77,27 @@ def test_it_equals_the_autoencoder_that_diffusers_wrote(tmp_path, settings, safe
     assert all(parameter.requires_grad and parameter.device.type == "cpu" for parameter in ours.parameters())
 
 
+@pytest.mark.parametrize("settings", [{}, {"vq_embed_dim": 2, "norm_type": "group", "mid_block_add_attention": False}])
+def test_a_vq_model_is_read_with_its_codebook(tmp_path, settings):
+    theirs, x = write(tmp_path, VQModel, num_vq_embeddings=20, **settings), torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        theirs.quantize.embedding.weight.copy_(theirs.encode(x).latents[0].flatten(1).T[:20])
+    theirs.save_pretrained(tmp_path)
+    public = PublicAutoencoder(str(tmp_path))
+    assert public.sizes == (3, 2, 2)
+    ours = public().eval()
+    assert isinstance(ours, VQAutoencoder)
+    assert torch.equal(ours.codebook.embedding, theirs.quantize.embedding.weight)
+    with torch.no_grad():
+        h = theirs.encode(x).latents
+        torch.testing.assert_close(ours.posterior(x), h * 0.25, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(ours.decode(h * 0.25), theirs.decode(h).sample, rtol=1e-4, atol=1e-5)
+        assert len(ours.codebook.quantise(h)[1].unique()) > 3
+    change_config(tmp_path, vq_embed_dim=3)
+    with pytest.raises(ValueError, match="vq_embed_dim=3; this network has 2"):
+        PublicAutoencoder(str(tmp_path))
+
+
 def test_older_names_of_attention_are_read(tmp_path):
     theirs = write(tmp_path)
     older = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
@@ -123,7 +144,7 @@ def test_missing_keys_have_the_defaults_of_the_format(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"_class_name": "AutoencoderDC"}, "is of the class AutoencoderDC; only AutoencoderKL can be read"),
+        ({"_class_name": "AutoencoderDC"}, "is of the class AutoencoderDC; only AutoencoderKL and VQModel can be read"),
         ({"act_fn": "gelu"}, "act_fn=gelu; this network has silu"),
         ({"out_channels": 4}, "out_channels=4; this network has 3"),
         ({"latents_std": [1.0, 2.0]}, r"latents_std=\[1.0, 2.0\]"),
@@ -151,7 +172,7 @@ def test_weights_that_are_not_those_of_the_configuration_are_refused(folder):
     with pytest.raises(ValueError, match=r"has no encoder.conv_in.bias"):
         PublicAutoencoder(str(folder))()
     save_file({**weights, "encoder.conv_in.bias": torch.zeros(5)}, folder / WEIGHTS)
-    with pytest.raises(ValueError, match=r"shape \(5,\), but by config.json it is \(8,\)"):
+    with pytest.raises(ValueError, match=r"shape \(5,\), but by config.json encoder.conv_in.bias is \(8,\)"):
         PublicAutoencoder(str(folder))()
     (folder / WEIGHTS).write_bytes(b"torn")
     with pytest.raises(ValueError, match="cannot be read"):

@@ -74,7 +74,7 @@ def test_graphs_have_the_outputs_of_the_network(finished, tmp_path, command, nam
 
 REFUSED = [
     (("format=pickle",), "format=pickle: it is one of diffusers, safetensors, onnx, torch_export"),
-    (("sampler=heun",), "no scheduler that takes the steps of Heun"),
+    (("sampler=predictor_corrector", "sampler.clip=none"), "no scheduler that takes the steps of PredictorCorrector"),
     (("weights=best",), "weights=best: it is one of ema, raw"),
     (("push=nobody",), "USER/NAME"),
     (("sampler=dpm_solver_pp",), "add sampler.spacing=trailing"),

@@ -1,10 +1,11 @@
 """Pipelines of diffusers become runs that sample as the pipelines do, and that can be finetuned."""
 
+import inspect
 import json
 
 import pytest
 import torch
-from diffusers import DDIMPipeline, DDIMScheduler, DDPMScheduler, UNet2DModel
+from diffusers import DDIMPipeline, DDIMScheduler, DDPMScheduler, LDMPipeline, UNet2DModel, VQModel
 from slower import some
 from weights import redrawn
 
@@ -115,3 +116,32 @@ def test_a_pipeline_of_latents_with_classes_becomes_a_run(command, fast, tmp_pat
     images = pipeline(class_labels=[0, 1, 2], latents=normal, output_type="pt").images
     samples = loaded.sample(3, seed=0, labels=[0, 1, 2])
     torch.testing.assert_close((samples / 2 + 0.5).clamp(0, 1), images, rtol=0, atol=2e-4)
+
+
+@pytest.mark.slow
+def test_a_pipeline_of_quantised_latents_becomes_a_run(command, fast, tmp_path):
+    """An LDMPipeline with a VQModel gives the images of the run, which is written as such a pipeline again."""
+    from diffusers import DiffusionPipeline
+
+    torch.manual_seed(0)
+    down, up = ("DownEncoderBlock2D",) * 2, ("UpDecoderBlock2D",) * 2
+    sizes = {**SIZES, "down_block_types": down, "up_block_types": up, "latent_channels": 3, "num_vq_embeddings": 40}
+    vqvae = redrawn(VQModel(**{**sizes, "sample_size": 16}, scaling_factor=0.7), 0.15).eval()
+    unet = redrawn(UNet2DModel(**{**SIZES, "sample_size": 8}, **BLOCKS, layers_per_block=1), 0.08).eval()
+    theirs = LDMPipeline(vqvae=vqvae, unet=unet, scheduler=DDIMScheduler(clip_sample=False))
+    folder, run, out = tmp_path / "pipeline", tmp_path / "run", tmp_path / "out"
+    theirs.save_pretrained(folder)
+    done = command("import", f"weights={folder}", f"output={run}", *fast, *SHAPES, "sampler.steps=8")
+    assert done.code == 0, done.err
+    done = command("export", f"run={run}", f"output={out}")
+    assert done.code == 0, done.err
+    model = diffsweep.load(run).model
+    x, noise = model.start(torch.arange(3), 0)
+    samples = (model.sample_from(x, noise, None) / 2 + 0.5).clamp(0, 1)
+    for pipeline in (theirs, DiffusionPipeline.from_pretrained(out)):
+        assert type(pipeline) is LDMPipeline
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(inspect.getmodule(LDMPipeline), "randn_tensor", lambda *_, **__: x)
+            images = torch.from_numpy(pipeline(3, num_inference_steps=8, output_type="np").images).permute(0, 3, 1, 2)
+        torch.testing.assert_close(samples, images, rtol=0, atol=1e-4)
+    assert samples.std() > 0.05

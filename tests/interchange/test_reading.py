@@ -87,7 +87,7 @@ def test_what_cannot_be_read_is_named(tmp_path):
         ({"down_block_types": ["KDownBlock2D", "DownBlock2D"]}, "down_block_types"),
         ({"norm_num_groups": 8}, "norm_num_groups=8"),
         ({"_class_name": "Kandinsky"}, "of the class Kandinsky"),
-        ({"block_out_channels": [16, 48]}, "by config.json it is"),
+        ({"block_out_channels": [16, 48]}, "by config.json down.2.block.conv_in.weight is"),
         ({"layers_per_block": 2}, "has no down_blocks"),
     ):
         config.write_text(json.dumps({**content, **changes}))

@@ -1,10 +1,10 @@
-"""A reader of published autoencoders in the format of diffusers (``AutoencoderKL``), such as Stable Diffusion's."""
+"""A reader of published autoencoders in the format of diffusers, such as the ``AutoencoderKL`` of Stable Diffusion."""
 
 import importlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,11 +12,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from diffsweep.autoencoders.convolutional import ConvolutionalAutoencoder
 from diffsweep.autoencoders.kl import KLAutoencoder
+from diffsweep.autoencoders.vq import VQAutoencoder
 from diffsweep.errors import UserError
+from diffsweep.layers.named_weights import Origin, assembled
 from diffsweep.tensor_files import read_tensors
 
 CONFIG = "config.json"
+USES = ("codebook.usage",)  # the buffer of the uses of codes, which published codes do not have
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 # The values that the format uses for keys that a configuration leaves out.
 DEFAULTS: dict[str, Any] = {
@@ -38,11 +42,22 @@ DEFAULTS: dict[str, Any] = {
     "use_post_quant_conv": True,
     "mid_block_add_attention": True,
 }
+# The classes of the format: the class of our network, values of keys that AutoencoderKL lacks or has others for, and
+# further arguments of our network from a configuration.
+KINDS: dict[str, tuple[type[ConvolutionalAutoencoder], dict[str, Any], Callable[[dict[str, Any]], dict[str, Any]]]] = {
+    "AutoencoderKL": (KLAutoencoder, {}, lambda _: {}),
+    "VQModel": (
+        VQAutoencoder,
+        {"latent_channels": 3, "num_vq_embeddings": 256, "vq_embed_dim": None, "norm_type": "group"},
+        lambda config: {"num_codes": config["num_vq_embeddings"], "codebook": "gradient"},
+    ),
+}
 # The kinds of levels, and whether they have attention.
 DOWN = {"DownEncoderBlock2D": False, "AttnDownEncoderBlock2D": True}
 UP = {"UpDecoderBlock2D": False, "AttnUpDecoderBlock2D": True}
 # Patterns that turn our names of parameters into those of the format, applied in order.
 RENAMED = (
+    (r"^codebook\.embedding$", "quantize.embedding.weight"),
     (r"^encoder\.quant_conv", "quant_conv"),
     (r"^decoder\.post_quant_conv", "post_quant_conv"),
     (r"^(encoder|decoder)\.norm_out", r"\1.conv_norm_out"),
@@ -81,12 +96,14 @@ class Sizes(NamedTuple):
 
 
 class PublicAutoencoder:
-    """A published autoencoder in the format of diffusers (``AutoencoderKL``), whose weights are read when it is called.
+    """A published autoencoder in the format of diffusers, whose weights are read when it is called.
+
+    It is an ``AutoencoderKL`` or a ``VQModel``, with its codebook.
 
     The constructor reads ``config.json``; a call reads the weights beside it (``.safetensors``, or ``.bin`` with
-    tensors only) and returns a :class:`KLAutoencoder`. The latents are standardised as the format specifies: shift is
-    ``shift_factor`` and scale is 1 / ``scaling_factor``. If the published network has no 1 x 1 convolutions at its
-    latents (SD3, FLUX.1), those of the returned one are the identity.
+    tensors only) and returns a :class:`KLAutoencoder` or a :class:`VQAutoencoder`. The latents are standardised as the
+    format specifies: shift is ``shift_factor`` and scale is 1 / ``scaling_factor``. If the published network has no
+    1 x 1 convolutions at its latents (SD3, FLUX.1), those of the returned one are the identity.
 
     Args:
         path: a folder, or a model of the Hugging Face hub (``owner/model``), which needs the package huggingface_hub.
@@ -94,7 +111,7 @@ class PublicAutoencoder:
 
     Raises:
         ValueError: ``path`` is None, no such model exists, it is of another class, or it has layers that
-            :class:`KLAutoencoder` does not have.
+            our autoencoders do not have.
     """
 
     def __init__(self, path: str | None, subfolder: str | None = None) -> None:
@@ -112,9 +129,10 @@ class PublicAutoencoder:
         except (UnicodeDecodeError, json.JSONDecodeError) as error:
             raise ValueError(f"{self._name}: {CONFIG} is not JSON") from error
         kind = read.get("_class_name") if isinstance(read, dict) else None
-        if kind != "AutoencoderKL":
-            raise ValueError(f"{self._name} is of the class {kind}; only AutoencoderKL can be read")
-        self.config = {**DEFAULTS, **read}
+        if kind not in KINDS:
+            raise ValueError(f"{self._name} is of the class {kind}; only {' and '.join(KINDS)} can be read")
+        self._kind, own, self._arguments = KINDS[kind]
+        self.config = {**DEFAULTS, **own, **read}
         self._check()
 
     @property
@@ -123,24 +141,27 @@ class PublicAutoencoder:
         factor = 2 ** (len(self.config["block_out_channels"]) - 1)
         return Sizes(self.config["in_channels"], self.config["latent_channels"], factor)
 
-    def __call__(self, image_size: int | None = None) -> KLAutoencoder:
+    def __call__(self, image_size: int | None = None) -> ConvolutionalAutoencoder:
         """Return the autoencoder with its weights, in float32, for images of a side, by default ``sample_size``."""
         autoencoder = self._network(self.config["sample_size"] if image_size is None else image_size)
         shift = self.config["shift_factor"] or 0.0
         state = {
             **self._converted(autoencoder),
+            **{
+                name: torch.ones(part.shape, device="cpu") for name, part in autoencoder.named_buffers() if name in USES
+            },
             "shift": torch.full(autoencoder.shift.shape, shift, dtype=torch.float32, device="cpu"),
             "scale": torch.tensor(1 / self.config["scaling_factor"], dtype=torch.float32, device="cpu"),
         }
         autoencoder.load_state_dict(state, assign=True)
         return autoencoder
 
-    def _network(self, image_size: int) -> KLAutoencoder:
+    def _network(self, image_size: int) -> ConvolutionalAutoencoder:
         """Return the untrained network on the meta device, where no weights are drawn that would be overwritten."""
         config, widths = self.config, self.config["block_out_channels"]
         channels = math.gcd(*widths)
         with torch.device("meta"):
-            return KLAutoencoder(
+            return self._kind(
                 image_size=image_size,
                 in_channels=config["in_channels"],
                 latent_channels=config["latent_channels"],
@@ -151,10 +172,11 @@ class PublicAutoencoder:
                 attention_factors=[2**level for level, kind in enumerate(config["down_block_types"]) if DOWN[kind]],
                 middle_attention=config["mid_block_add_attention"],
                 norm_groups=config["norm_num_groups"],
+                **self._arguments(config),
             )
 
     def _check(self) -> None:
-        """Raise a ValueError if the configuration has a value that a :class:`KLAutoencoder` cannot represent."""
+        """Raise a ValueError if the configuration has a value that our autoencoder cannot represent."""
         config = self.config
         levels = len(config["block_out_channels"])
         for key, kinds in {"down_block_types": DOWN, "up_block_types": UP}.items():
@@ -163,6 +185,8 @@ class PublicAutoencoder:
         if [UP[kind] for kind in config["up_block_types"]] != [DOWN[kind] for kind in config["down_block_types"]][::-1]:
             raise self._other("up_block_types", "attention at the levels where down_block_types has it")
         fixed = {"act_fn": "silu", "out_channels": config["in_channels"], "latents_mean": None, "latents_std": None}
+        fixed |= {"norm_type": "group"} if self._kind is VQAutoencoder else {}
+        fixed |= {"vq_embed_dim": config["latent_channels"]} if config.get("vq_embed_dim") is not None else {}
         for key, value in fixed.items():
             if config[key] != value:
                 raise self._other(key, str(value))
@@ -221,40 +245,35 @@ class PublicAutoencoder:
             for name, weight in weights.items()
         }
 
-    def _converted(self, autoencoder: KLAutoencoder) -> dict[str, Tensor]:
+    def _converted(self, autoencoder: ConvolutionalAutoencoder) -> dict[str, Tensor]:
         """Return the weights under the names of our network.
 
         Raises:
             ValueError: a parameter of our network has no counterpart in the file, or a tensor of the file has none in
                 ours.
         """
-        theirs, ours = self._read(), {}
+        theirs = self._read()
         for key, module in {"use_quant_conv": "quant_conv", "use_post_quant_conv": "post_quant_conv"}.items():
             if not self.config[key]:
                 channels = self.config["latent_channels"] * (2 if module == "quant_conv" else 1)
                 theirs[f"{module}.weight"] = torch.eye(channels, device="cpu")
                 theirs[f"{module}.bias"] = torch.zeros(channels, device="cpu")
-        for name, parameter in autoencoder.named_parameters():
-            parts = [theirs.pop(part, None) for part in public_names(name)]
-            if any(part is None for part in parts):
-                raise ValueError(f"{self._name}: {self.weights_file.name} has no {' or no '.join(public_names(name))}")
-            value = torch.cat([part for part in parts if part is not None])
-            if value.numel() != parameter.numel():
-                raise ValueError(
-                    f"{self._name}: {' '.join(public_names(name))} in {self.weights_file.name} has the shape "
-                    f"{tuple(value.shape)}, but by {CONFIG} it is {tuple(parameter.shape)}"
-                )
-            ours[name] = value.reshape(parameter.shape).to(torch.float32)
-        if theirs:
+        parameters = dict(autoencoder.named_parameters())
+        made = assembled(parameters, theirs, lambda name: Origin(public_names(name)))
+        file = f"{self._name}: {self.weights_file.name}"
+        if made.lacking:
+            raise ValueError(f"{file} has no {' or no '.join(made.lacking[:3])}")
+        for name, expected, names, shapes in made.misfits:
             raise ValueError(
-                f"{self._name}: {self.weights_file.name} has {', '.join([*theirs][:3])}, which {CONFIG} does "
-                "not describe"
+                f"{file}: {' '.join(names)} has the shape {shapes[0]}, but by {CONFIG} {name} is {expected}"
             )
-        return ours
+        if made.unused:
+            raise ValueError(f"{file} has {', '.join(made.unused[:3])}, which {CONFIG} does not describe")
+        return made.found
 
 
 def public_names(name: str) -> tuple[str, ...]:
-    """Return the names in diffusers' ``AutoencoderKL`` of a parameter of :class:`KLAutoencoder`.
+    """Return the names in diffusers' autoencoders of a parameter of one of ours.
 
     They are several if the parameter is a concatenation of theirs, as ``to_qkv`` is of ``to_q``, ``to_k`` and ``to_v``.
     """

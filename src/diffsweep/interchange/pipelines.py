@@ -128,6 +128,6 @@ def _space(autoencoder: Path) -> list[str]:
     return [
         "autoencoder=public",
         shell.override("autoencoder.model.path", str(autoencoder.absolute())),
-        f"autoencoder.channels={config.get('latent_channels', 4)}",
+        f"autoencoder.channels={config.get('latent_channels', 3 if config.get('_class_name') == 'VQModel' else 4)}",
         f"autoencoder.factor={factor}",
     ]

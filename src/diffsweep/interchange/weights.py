@@ -1,17 +1,16 @@
 """Weights of a network under the names of another library's network that computes the same function.
 
-A layer of ours is one layer of theirs, or several of theirs side by side: ``to_qkv`` is the concatenation of ``to_q``,
-``to_k`` and ``to_v`` along the first axis. Linear maps and 1 x 1 convolutions are the same numbers in another shape.
+Tensors are found by :mod:`diffsweep.layers.named_weights`.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Size, Tensor, nn
 
 from diffsweep.errors import UserError
+from diffsweep.layers.named_weights import Origin, assembled
 
 Layers = Mapping[str, tuple[str, ...]]
 
@@ -99,22 +98,20 @@ def to_ours(
     Raises:
         UserError: a weight is missing, has another number of values, or has no counterpart in our network.
     """
-    rest, found = dict(weights), {}
-    for name, parameter in network.state_dict().items():
-        if name in own:
-            found[name] = parameter
-            continue
+    state = network.state_dict()
+    kept = {name: state.pop(name) for name in own if name in state}
+
+    def origin_of(name: str) -> Origin | None:
         names = their_names(name, layers)
-        parts = [rest.pop(their_name, None) for their_name in names]
-        if not names or any(part is None for part in parts):
-            raise UserError(f"{source} has no {' or no '.join(names) or name}")
-        value = torch.cat([part for part in parts if part is not None])
-        if value.numel() != parameter.numel():
-            raise UserError(
-                f"{source}: {' '.join(names)} has the shape {tuple(value.shape)}, but by config.json it is "
-                f"{tuple(parameter.shape)}"
-            )
-        found[name] = value.reshape(parameter.shape).to(parameter.dtype)
-    if rest:
-        raise UserError(f"{source} has {', '.join(sorted(rest)[:3])}, which config.json does not describe")
-    return found
+        return Origin(names) if names else None
+
+    made = assembled(state, weights, origin_of)
+    if made.lacking:
+        raise UserError(f"{source} has no {' or no '.join(made.lacking[:3])}")
+    for name, expected, names, shapes in made.misfits:
+        raise UserError(
+            f"{source}: {' '.join(names)} has the shape {shapes[0]}, but by config.json {name} is {expected}"
+        )
+    if made.unused:
+        raise UserError(f"{source} has {', '.join(made.unused[:3])}, which config.json does not describe")
+    return {**made.found, **kept}

@@ -6,8 +6,7 @@ a file must all be used, and all parameters must be found: the keys that are lef
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -15,30 +14,11 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from diffsweep.errors import UserError
+from diffsweep.layers.named_weights import Convert, Origin, assembled, joined, of_layer
 
 Tensors = Mapping[str, Tensor]
-Convert = Callable[[Sequence[Tensor]], Tensor]
 SHOWN = 3  # keys that an error names
 CONTAINERS = ("ema", "ema_state_dict", "state_dict", "model")  # where training states keep weights, the best first
-
-
-def joined(parts: Sequence[Tensor]) -> Tensor:
-    """Return the concatenation of tensors along their first axis."""
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
-
-
-@dataclass(frozen=True)
-class Origin:
-    """What a layer or a parameter of ours is made of.
-
-    Attributes:
-        names: the layers or parameters of the file, in order.
-        convert: makes the value of a parameter from the tensors of the file; the result is reshaped to ours, since
-            linear layers and convolutions of one pixel are the same numbers in other shapes.
-    """
-
-    names: tuple[str, ...]
-    convert: Convert = joined
 
 
 NamedOrigin = tuple[str, Origin]
@@ -146,34 +126,22 @@ class Form(ABC):
         """
         self._check_options(network, file)
         sources, own = self.sources(network, weights), self.own(network)
-        rest = {key for key in weights if not any(re.search(pattern, key) for pattern in self.ignored)}
-        found, lacking, misfits = {}, [], []
-        for name, value in network.state_dict().items():
-            source = _source_of(name, sources)
-            if source is None:
-                if name not in own:
-                    lacking.append(f"a counterpart of {name}")
-                continue
-            rest -= set(source.names)
-            if absent := [key for key in source.names if key not in weights]:
-                lacking += absent
-                continue
-            parts = [weights[key] for key in source.names]
-            converted = source.convert([part.detach().float() for part in parts])
-            if converted.numel() != value.numel():
-                shapes = " ".join(f"{key} {tuple(part.shape)}" for key, part in zip(source.names, parts, strict=True))
-                misfits.append(f"{shapes} where {name} is {tuple(value.shape)}")
-            else:
-                found[name] = converted.reshape(value.shape).contiguous()
+        made = assembled(network.state_dict(), weights, lambda name: of_layer(name, sources), own)
+        rest = [key for key in made.unused if not any(re.search(pattern, key) for pattern in self.ignored)]
+        misfits = [
+            f"{' '.join(f'{key} {shape}' for key, shape in zip(misfit.names, misfit.shapes, strict=True))} where "
+            f"{misfit.name} is {misfit.expected}"
+            for misfit in made.misfits
+        ]
         if problems := [
             f"{what} {_few(keys)}"
-            for what, keys in (("it lacks", lacking), ("it also has", sorted(rest)), ("it has", misfits))
+            for what, keys in (("it lacks", made.lacking), ("it also has", rest), ("it has", misfits))
             if keys
         ]:
             raise UserError(
                 f"{file} has the form {self.name}, but not the sizes of this backbone: {'; '.join(problems)}"
             )
-        return found
+        return made.found
 
     def _check_options(self, network: nn.Module, file: str) -> None:
         """Raise a UserError if an option of our network, which does not show in shapes, differs from the published."""
@@ -190,15 +158,6 @@ class Form(ABC):
                 f"{file}: norms of {width} channels have {self.groups_of(width)} groups in the form {self.name}, and "
                 f"{groups} here, where a group has at least 4 channels and norm_groups is the largest number of groups"
             )
-
-
-def _source_of(name: str, sources: Origins) -> Origin | None:
-    """Return what a parameter is made of: its own entry, or the parameter of the same name in its layer's entry."""
-    if name in sources:
-        return sources[name]
-    layer, _, last = name.rpartition(".")
-    source = sources.get(layer)
-    return None if source is None else Origin(tuple(f"{key}.{last}" for key in source.names), source.convert)
 
 
 def _few(keys: Sequence[str]) -> str:
