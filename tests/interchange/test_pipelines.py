@@ -30,6 +30,7 @@ def pipeline(tmp_path_factory):
     return folder, made
 
 
+@pytest.mark.slow  # a pipeline of texts becomes one in the fast suite
 def test_a_pipeline_becomes_a_run(command, fast, pipeline, tmp_path, monkeypatch, checkpoint):
     folder, theirs = pipeline
     run = tmp_path / "run"

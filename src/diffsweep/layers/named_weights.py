@@ -53,7 +53,7 @@ class Assembled(NamedTuple):
 
     Attributes:
         found: the weights by our names, in our shapes and types.
-        lacking: names of tensors that are not there, and ``a counterpart of NAME`` for parameters without an origin.
+        lacking: names of tensors that are missing, and ``a counterpart of NAME`` for parameters without an origin.
         unused: names of tensors that no parameter is made of.
         misfits: parameters of another number of values.
     """
@@ -78,7 +78,10 @@ def assembled(
         origin_of: maps the name of a parameter of ours to what it is made of; None for nothing.
         own: names of those of ours that may have no origin, which are then left out.
     """
-    found, lacking, misfits, used = {}, [], [], set()
+    found: dict[str, Tensor] = {}
+    lacking: list[str] = []
+    misfits: list[Misfit] = []
+    used: set[str] = set()
     for name, value in state.items():
         origin = origin_of(name)
         if origin is None:

@@ -13,18 +13,10 @@ from torch import nn
 from diffsweep.backbones import EncoderUNet, UNet
 from diffsweep.backbones.unet_blocks import ResidualStage, SpatialTransformer
 from diffsweep.errors import UserError
-from diffsweep.interchange.published.base import (
-    Form,
-    NamedOrigin,
-    Origin,
-    Origins,
-    Tensors,
-    joined,
-    of_heads,
-    with_null_class,
-)
+from diffsweep.interchange.published.base import Form, NamedOrigin, Origins, Tensors, of_heads, with_null_class
 from diffsweep.interchange.unet import TRANSFORMER_BLOCK
 from diffsweep.layers import Downsample, ResidualBlock, SelfAttention2d
+from diffsweep.layers.named_weights import Origin, joined
 
 BLOCK = {
     "norm_in": "in_layers.0",

@@ -15,8 +15,9 @@ from diffsweep.autoencoders import KLAutoencoder, VQAutoencoder
 from diffsweep.autoencoders.convolutional import ConvolutionalAutoencoder
 from diffsweep.backbones import UNet
 from diffsweep.conditioning import ClassToken
-from diffsweep.interchange.published.base import Form, Origin, Origins, Tensors, joined, tensors_of, under
+from diffsweep.interchange.published.base import Form, Origins, Tensors, tensors_of, under
 from diffsweep.interchange.published.guided import GuidedUNet
+from diffsweep.layers.named_weights import Origin, joined
 
 NETWORK, AVERAGE, FIRST_STAGE = "model.diffusion_model.", "model_ema.diffusion_model", "first_stage_model."
 TOKENS = "cond_stage_model.embedding.weight"

@@ -18,16 +18,15 @@ from diffsweep.errors import UserError
 from diffsweep.interchange.published.base import (
     Form,
     NamedOrigin,
-    Origin,
     Origins,
     Tensors,
-    joined,
     of_heads,
     tensors_of,
     with_null_class,
     without_prefix,
 )
 from diffsweep.layers import ResidualBlock
+from diffsweep.layers.named_weights import Origin, joined
 
 DDPM_PP: Mapping[str, Any] = {  # options of DDPM++ that do not show in shapes
     "norm_eps": 1e-6,

@@ -8,8 +8,9 @@ from torch import nn
 
 from diffsweep.backbones import DiT, UViT
 from diffsweep.errors import UserError
-from diffsweep.interchange.published.base import Form, Origin, Origins, Tensors, with_null_class
+from diffsweep.interchange.published.base import Form, Origins, Tensors, with_null_class
 from diffsweep.layers import sincos_positions
+from diffsweep.layers.named_weights import Origin
 
 ATTENTION = {"attention.to_qkv": "attn.qkv", "attention.to_out": "attn.proj", "mlp.0": "mlp.fc1", "mlp.2": "mlp.fc2"}
 DIT_BLOCK = {**ATTENTION, "modulation.linear": "adaLN_modulation.1"}
