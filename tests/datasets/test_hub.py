@@ -1,6 +1,8 @@
 """Datasets that Hugging Face ``datasets`` loads: local folders in each of its forms, and names without a network."""
 
+import itertools
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,6 +73,10 @@ def test_the_fingerprint_is_that_of_the_content(make):
 def test_a_name_that_cannot_be_loaded_is_one_line(no_hub, tmp_path):
     for settings, part in (
         (["dataset.name=nobody/nothing-here"], "dataset.name=nobody/nothing-here: split train cannot be loaded"),
+        (
+            ["dataset.name=nobody/nothing-here", "dataset.streaming=true"],
+            "dataset.name=nobody/nothing-here: split train cannot be loaded",
+        ),
         ([], "dataset.name is missing"),
     ):
         with pytest.raises(UserError) as error:
@@ -84,3 +90,54 @@ def test_a_split_or_a_column_that_does_not_exist_is_named(make):
         make(train_split="validation")
     with pytest.raises(ValueError, match=r"dataset.label_column=kind: .*split train has the columns image, label"):
         make(label_column="kind", num_classes=2)
+
+
+def test_a_stream_has_the_images_of_the_loaded_dataset(make, hub, tmp_path):
+    labelled = {"label_column": "label", "num_classes": 10, "batch_size": 26}
+    held, streamed = make(**labelled), make(streaming=True, **labelled)
+    batches = list(itertools.islice(streamed.train_dataloader(), 9))
+    x, label = (
+        torch.cat([*(batch[name] for batch in batches), streamed.split("val")[name]]) for name in ("x", "label")
+    )
+    found, wanted = (
+        sorted((row.numpy().tobytes(), one) for row, one in zip(*columns, strict=True))
+        for columns in ((x, label.tolist()), (held.split("all")["x"], held.split("all")["label"].tolist()))
+    )
+    assert found == wanted
+    cfg = compose(
+        "train",
+        ["dataset=hub", f"dataset.name={hub}", "dataset.streaming=true", f"dataset.cache_dir={tmp_path}", "logger=csv"],
+    ).dataset
+    assert (cfg.image_column, cfg.num_classes, cfg.class_names[0], cfg.num_val) == ("image", 10, "airplane", 24)
+    with pytest.raises(ValueError, match=r"no split train\[:9\], but .*; streamed data take dataset.max_images"):
+        make(streaming=True, train_split="train[:9]")
+    with pytest.raises(ValueError, match=r"kind imagefolder, and parquet and webdataset files can be streamed"):
+        make(hub.parent / "photos", streaming=True)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "webdataset"])
+def test_files_elsewhere_are_read_piecewise(kind, hub, tars, tmp_path):
+    import fsspec
+
+    from diffsweep.datasets.hub_files import READERS
+    from diffsweep.datasets.shards import RemoteFile
+
+    files = [hub / "train-00000.parquet"] if kind == "parquet" else sorted(Path(tars).glob("*.tar"))
+    urls = [f"memory://{kind}/{file.name}" for file in files]
+    for file, url in zip(files, urls, strict=True):
+        with fsspec.open(url, "wb") as copy:
+            copy.write(file.read_bytes())
+    away, here = (
+        READERS[kind]("dataset.name", every, None, tmp_path) for every in (list(map(RemoteFile, urls)), files)
+    )
+    image, label = ("image", "label") if kind == "parquet" else ("png", "cls")
+    assert away.piece_ends == here.piece_ends
+    for first, stop in zip([0, *here.piece_ends], here.piece_ends, strict=False):
+        theirs, ours = (table.read(image, [label], first, stop) for table in (away, here))
+        assert list(theirs[image]) == list(ours[image])
+        assert list(theirs[label]) == list(ours[label])
+    before = away.content
+    assert before == READERS[kind]("dataset.name", list(map(RemoteFile, urls)), None, tmp_path).content
+    with fsspec.open(urls[0], "ab") as copy:
+        copy.write(b"more")
+    assert away.content != before

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from diffsweep.datasets.parquet_files import ArrowImages, ParquetFiles
+from diffsweep.datasets.shards import File
 from diffsweep.datasets.tables import PIECE, EncodedImage
 from diffsweep.files import ContentError
 
@@ -20,7 +21,8 @@ class ArrowFiles(ParquetFiles):
 
     Args:
         key: the configuration key that gave the path, such as ``dataset.path``, for messages.
-        path: a file, a folder (all ``*.arrow`` in it and its subfolders), or a glob.
+        path: a file, a folder (all ``*.arrow`` in it and its subfolders), or a glob; or the files, which are local.
+        features: the features of the columns as the Hugging Face hub describes them; None for those in the files.
 
     Raises:
         ValueError: no such file exists, one is no Arrow file, the files have different columns, or no row; or the
@@ -30,21 +32,21 @@ class ArrowFiles(ParquetFiles):
     random_access: ClassVar[bool] = True
     kind: ClassVar[str] = "arrow"
 
-    def __init__(self, key: str, path: str) -> None:
-        folder = Path(path).expanduser()
-        if (folder / SPLITS).is_file():
+    def __init__(self, key: str, path: str | Sequence[File], features: Mapping[str, Any] | None = None) -> None:
+        folder = Path(path).expanduser() if isinstance(path, str) else None
+        if folder is not None and (folder / SPLITS).is_file():
             names = sorted(place.name for place in folder.iterdir() if place.is_dir())
             raise ValueError(
                 f"{key}={path}: the folders {', '.join(names)} are splits; give one in dataset.path, as in "
                 f"dataset.path={folder / names[0] if names else folder}, and one in dataset.val_path"
             )
-        self._tables: dict[Path, Any] = {}
-        super().__init__(key, path)
+        self._tables: dict[File, Any] = {}
+        super().__init__(key, path, features)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_tables": {}}  # mapped again by the process that gets it
 
-    def _rows(self, file: Path) -> Any:
+    def _rows(self, file: File) -> Any:
         """Return the Arrow table of a file, which is mapped once by each process."""
         import pyarrow
 
@@ -56,7 +58,7 @@ class ArrowFiles(ParquetFiles):
                 self._tables[file] = pyarrow.ipc.open_file(source).read_all()
         return self._tables[file]
 
-    def _schema_and_groups(self, file: Path) -> tuple[Any, list[int]]:
+    def _schema_and_groups(self, file: File) -> tuple[Any, list[int]]:
         rows = self._rows(file)
         return rows.schema, [len(rows)]
 

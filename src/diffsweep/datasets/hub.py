@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from diffsweep.datasets.column_names import likeliest
+from diffsweep.datasets.hub_files import hub_files, refusal
 from diffsweep.datasets.streamed_images import StreamableImages
 from diffsweep.datasets.tables import Columns, EncodedImage, ImageTable
 from diffsweep.files import ContentError, size_of
@@ -79,14 +80,7 @@ class HubTable(ImageTable):
         try:
             rows = load_dataset(str(Path(name).expanduser()) if local else name, subset, split=split)
         except Exception as error:  # of many classes: of the hub, of the network, of pyarrow
-            cause = error
-            while isinstance(cause.__cause__, Exception):  # the first one names the file or the reason
-                cause = cause.__cause__
-            text = " ".join(str(cause).split())[:200]
-            raise ContentError(
-                f"dataset.name={name}: split {split} cannot be loaded ({type(cause).__name__}: {text}); give a dataset "
-                "of the hub, with a connection to it, or a local folder"
-            ) from error
+            raise refusal(name, split, error) from error
         self.features = rows.features
         self.pictures = [column for column, kind in self.features.items() if isinstance(kind, Image)]
         for column in self.pictures:
@@ -179,7 +173,8 @@ class HubTable(ImageTable):
 class Hub(StreamableImages):
     """A dataset of images of the Hugging Face hub, or of a local folder that ``datasets.load_dataset`` reads.
 
-    It is loaded whole, by ``datasets``, which keeps downloads in its own cache.
+    It is loaded whole, by ``datasets``, which keeps downloads in its own cache. With ``streaming`` only those parts of
+    its files are read over the network that are needed at a time; see :func:`~diffsweep.datasets.hub_files.hub_files`.
 
     Args:
         name: the name of the dataset on the hub, or a local folder; see :class:`HubTable`.
@@ -207,7 +202,7 @@ class Hub(StreamableImages):
         **settings: Any,
     ) -> None:
         which = {"name": name, "subset": subset, "train_split": train_split, "val_split": val_split}
-        self.tables = self.tables_of(which)
+        self.tables = self.tables_of({**which, **settings})
         self.image_column = image_column
         super().__init__(**settings)
 
@@ -226,4 +221,8 @@ class Hub(StreamableImages):
         if importlib.util.find_spec("datasets") is None:
             raise ValueError("datasets of the hub need datasets; pip install 'diffsweep[data]'")
         splits = [settings.get("train_split") or "train", settings.get("val_split")]
+        if settings.get("streaming"):
+            place = Path(settings.get("cache_dir") or "outputs/cache")
+            given = (settings["name"], settings.get("subset"))
+            return [hub_files(*given, split, place) for split in splits if split is not None]
         return [HubTable(settings["name"], settings.get("subset"), split) for split in splits if split is not None]

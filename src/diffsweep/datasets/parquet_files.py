@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from diffsweep.datasets.column_names import likeliest
-from diffsweep.datasets.shards import files_of
+from diffsweep.datasets.shards import File, files_of, hash_of
+from diffsweep.datasets.shards import opened as opened_file
 from diffsweep.datasets.tables import LOOKED_AT, Columns, EncodedImage, ImageTable
-from diffsweep.files import ContentError, content_hash
+from diffsweep.files import ContentError
 
 AT_ONCE = 256  # rows that are read at once
 
@@ -21,7 +22,8 @@ class ParquetFiles(ImageTable):
 
     Args:
         key: the configuration key that gave the path, such as ``dataset.path``, for messages.
-        path: a file, a folder (all ``*.parquet`` in it and its subfolders), or a glob.
+        path: a file, a folder (all ``*.parquet`` in it and its subfolders), or a glob; or the files.
+        features: the features of the columns as the Hugging Face hub describes them; None for those in the files.
 
     Raises:
         ValueError: no such file exists, one is no parquet file, the files have different columns, or no row.
@@ -30,9 +32,10 @@ class ParquetFiles(ImageTable):
     random_access: ClassVar[bool] = False  # a row group is read whole
     kind: ClassVar[str] = "parquet"  # the kind of files, and the end of their names
 
-    def __init__(self, key: str, path: str) -> None:
+    def __init__(self, key: str, path: str | Sequence[File], features: Mapping[str, Any] | None = None) -> None:
         from pyarrow import ArrowException
 
+        self.features = features
         self.files = files_of(key, path, [self.kind], self.kind)
         schemas, counts, groups = [], [], []
         for file in self.files:
@@ -54,13 +57,11 @@ class ParquetFiles(ImageTable):
         if not len(self):
             raise ContentError(f"{key}={path}: {self.files[0]} has no rows")
 
-    def _schema_and_groups(self, file: Path) -> tuple[Any, list[int]]:
+    def _schema_and_groups(self, file: File) -> tuple[Any, list[int]]:
         """Return the Arrow schema of a file, and the number of rows of each of its row groups."""
-        from pyarrow.parquet import ParquetFile
-
-        with ParquetFile(file) as opened:
-            groups = range(opened.metadata.num_row_groups)
-            return opened.schema_arrow, [opened.metadata.row_group(group).num_rows for group in groups]
+        with _parquet(file) as found:
+            groups = range(found.metadata.num_row_groups)
+            return found.schema_arrow, [found.metadata.row_group(group).num_rows for group in groups]
 
     def __len__(self) -> int:
         return self.ends[-1]
@@ -122,6 +123,8 @@ class ParquetFiles(ImageTable):
 
     def _features(self) -> dict[str, Any]:
         """Return the features that the Hugging Face hub stores with the files; empty if it stores none."""
+        if self.features is not None:
+            return dict(self.features)
         # `datasets` keeps them in Arrow's metadata. They are read here, since importing `datasets` takes seconds.
         try:
             stored = json.loads((self.schema.metadata or {}).get(b"huggingface", b"{}"))
@@ -139,7 +142,7 @@ class ParquetFiles(ImageTable):
         """Return the values of one column in all rows as Python objects, with None for a missing value."""
         values: list[Any] = []
         for file in self.files:
-            with _opened(file) as opened:
+            with _parquet(file) as opened:
                 values += opened.read([column])[column].to_pylist()
         return values
 
@@ -152,7 +155,7 @@ class ParquetFiles(ImageTable):
             wanted = rows[bisect.bisect_left(rows, first) : bisect.bisect_left(rows, self.ends[number])]
             if not len(wanted):
                 continue
-            with _opened(file) as opened:
+            with _parquet(file) as opened:
                 for begin, group in self._groups(opened, [row - first for row in wanted]):
                     for batch in opened.iter_batches(AT_ONCE, row_groups=[group], columns=[column]):
                         low, high = (bisect.bisect_left(wanted, first + begin + n) for n in (0, len(batch)))
@@ -186,11 +189,9 @@ class ParquetFiles(ImageTable):
             columns: the columns of labels and captions.
             first, stop: the first row of a row group, and the one after its last.
         """
-        from pyarrow.parquet import ParquetFile
-
         number = bisect.bisect_right(self.ends, first)
         begin = first - [0, *self.ends][number]
-        with ParquetFile(self.files[number]) as opened:
+        with _parquet(self.files[number]) as opened:
             ((_, group),) = self._groups(opened, [begin])
             rows = opened.read_row_group(group, [image, *columns], use_threads=False)
         return {image: ArrowImages(rows[image]), **{column: rows[column].to_pylist() for column in columns}}
@@ -213,8 +214,8 @@ class ParquetFiles(ImageTable):
 
     @property
     def content(self) -> str:
-        """Return a hash of the sizes and contents of the files; see :func:`~diffsweep.files.content_hash`."""
-        return content_hash(self.files)
+        """Return a hash of the sizes and contents of the files; see :func:`~diffsweep.datasets.shards.hash_of`."""
+        return hash_of(self.files)
 
 
 class ArrowImages(Sequence[Any]):
@@ -236,8 +237,8 @@ class ArrowImages(Sequence[Any]):
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[Any]:
-    """Open a parquet file for the body of a ``with`` statement.
+def _parquet(file: File) -> Iterator[Any]:
+    """Open a parquet file, of which only the parts that are requested are read, within a context.
 
     Raises:
         ContentError: a part of the file that the body reads is damaged.
@@ -246,8 +247,8 @@ def _opened(file: Path) -> Iterator[Any]:
     from pyarrow.parquet import ParquetFile
 
     try:
-        with ParquetFile(file) as opened:
-            yield opened
+        with opened_file(file) as source, ParquetFile(file if isinstance(file, Path) else source) as found:
+            yield found
     except (ArrowException, OSError) as error:
         raise ContentError(f"{file} is damaged ({_line(error)}); get it again") from error
 

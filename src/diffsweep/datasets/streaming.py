@@ -145,7 +145,9 @@ class StreamedRows(Samples):
             wanted = [name for name in (self.columns.label, self.columns.caption) if name is not None]
             try:
                 self._pieces[piece] = first, self.table.read(self.columns.image, wanted, first, stop)
-            except (OSError, ValueError) as error:
+            except ContentError:
+                raise
+            except Exception as error:  # of many classes: of the disk, of pyarrow, of the network
                 text = " ".join(str(error).split())
                 raise ContentError(
                     f"{self.table.where(first)} and the rows after it cannot be read ({text})"

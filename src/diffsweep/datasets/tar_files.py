@@ -18,9 +18,9 @@ import numpy as np
 from diffsweep.datasets.byte_images import identify
 from diffsweep.datasets.column_names import likeliest
 from diffsweep.datasets.images import SUFFIXES
-from diffsweep.datasets.shards import files_of
+from diffsweep.datasets.shards import File, files_of, hash_of, opened, state_of
 from diffsweep.datasets.tables import Columns, EncodedImage, ImageTable
-from diffsweep.files import ContentError, content_hash, make_once, write_atomically
+from diffsweep.files import ContentError, make_once, write_atomically
 from diffsweep.progress import tracked
 
 TEXTS = ("txt", "text", "caption")
@@ -53,7 +53,7 @@ class TarFiles(ImageTable):
 
     Args:
         key: the configuration key that gave the path, such as ``dataset.path``, for messages.
-        path: a file, a folder (all ``*.tar`` in it and its subfolders), or a glob.
+        path: a file, a folder (all ``*.tar`` in it and its subfolders), or a glob; or the files.
         cache_dir: the folder in whose subfolder ``tars`` the lists of members are kept.
 
     Raises:
@@ -61,7 +61,7 @@ class TarFiles(ImageTable):
             or has no samples.
     """
 
-    def __init__(self, key: str, path: str, cache_dir: Path) -> None:
+    def __init__(self, key: str, path: str | Sequence[File], cache_dir: Path) -> None:
         self.key, self.files = key, files_of(key, path, ["tar"], "webdataset")
         folder = cache_dir / "tars"
         self.listings = [_kept(file, folder) for file in tracked(self.files, "listing tar files", "file")]
@@ -111,14 +111,14 @@ class TarFiles(ImageTable):
         for file, group in itertools.groupby(rows, lambda row: self._at(row)[0]):
             listing = self.listings[file]
             number = listing.suffixes.index(suffix) if suffix in listing.suffixes else None
-            with self.files[file].open("rb") as opened:
+            with opened(self.files[file]) as source:
                 for row in group:
                     start, size = (-1, 0) if number is None else listing.places[self._at(row)[1], number].tolist()
                     if start < 0:
                         yield None
                         continue
-                    opened.seek(start)
-                    content = opened.read(size)
+                    source.seek(start)
+                    content = source.read(size)
                     yield content if len(content) == size else b""
 
     def columns(self) -> Columns:
@@ -175,14 +175,13 @@ class TarFiles(ImageTable):
 
     @property
     def content(self) -> str:
-        """Return a hash of the sizes and contents of the files; see :func:`~diffsweep.files.content_hash`."""
-        return content_hash(self.files)
+        """Return a hash of the sizes and contents of the files; see :func:`~diffsweep.datasets.shards.hash_of`."""
+        return hash_of(self.files)
 
 
-def _kept(file: Path, folder: Path) -> Listing:
+def _kept(file: File, folder: Path) -> Listing:
     """Return the listing of a tar file, which is made once and kept."""
-    state = file.stat()
-    path = folder / f"{identify({'file': str(file.resolve()), 'state': [state.st_size, state.st_mtime_ns]})}.npz"
+    path = folder / f"{identify({'tar': state_of(file)})}.npz"
     make_once(path, lambda: _keep(path, listed(file)))
     with np.load(path) as stored:
         words = json.loads(stored["words"].tobytes())
@@ -196,7 +195,7 @@ def _keep(path: Path, listing: Listing) -> None:
     write_atomically(path, lambda file: file.write(content.getvalue()))
 
 
-def listed(file: Path) -> Listing:
+def listed(file: File) -> Listing:
     """Return the members of a tar file by sample, from the headers alone.
 
     Hidden files, folders and members without a dot are passed over.
@@ -209,10 +208,10 @@ def listed(file: Path) -> Listing:
     """
     keys: list[str] = []
     members: list[dict[str, tuple[int, int]]] = []
-    size = file.stat().st_size
     try:
-        with tarfile.open(file, "r:") as opened:
-            for member in opened:
+        with opened(file) as source, tarfile.open(fileobj=source, mode="r:") as archive:
+            size = source.seek(0, io.SEEK_END)
+            for member in archive:
                 if member.name.startswith(("/", "\\")) or ".." in member.name.replace("\\", "/").split("/"):
                     raise ContentError(f"{file}: its member {member.name!r} is outside of its folder; is it trusted?")
                 if member.issym() or member.islnk():
