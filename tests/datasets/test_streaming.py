@@ -124,7 +124,7 @@ def test_samples_are_those_of_the_decoded_data(make):
     assert streamed.fingerprint != held.fingerprint
 
 
-@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("flip", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_resumed_run_goes_on_with_the_same_batches(make, flip):
     epoch = (COUNT - 6) * (1 + flip) // BATCH
     whole = batches(make(flip=flip), 2 * epoch + 3)
@@ -225,7 +225,9 @@ def killed():
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.parametrize(("action", "text"), [(killed, "has ended"), (signal.pause, "gave none in 1 s")])
+@pytest.mark.parametrize(
+    ("action", "text"), [(killed, "has ended"), pytest.param(signal.pause, "gave none in 1 s", marks=pytest.mark.slow)]
+)
 def test_a_process_that_ends_or_hangs_is_one_line(action, text, monkeypatch):
     from diffsweep.datasets import loader as module
 

@@ -23,7 +23,13 @@ def test_the_compared_networks_have_the_same_number_of_parameters():
     assert peers.parameters(dit.theirs) - own * 5 // 6 == peers.parameters(dit.ours)
 
 
-@pytest.mark.parametrize("part", ["sampling", "backbones", "hybrid", "bound", "video", "decoding", "loading"])
+PARTS = [
+    *("sampling", "backbones", "hybrid", "bound", "video", "decoding", "loading"),
+    pytest.param("streaming", marks=pytest.mark.slow),  # it starts processes
+]
+
+
+@pytest.mark.parametrize("part", PARTS)
 def test_every_part_gives_ratios(command, tmp_path, part):
     done = command("benchmark", f"parts=[{part}]", "sampler.steps=2", *FEW, f"output={tmp_path / 'out'}")
     assert done.code == 0, done.err

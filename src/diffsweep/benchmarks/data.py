@@ -25,7 +25,7 @@ from diffsweep.progress import tracked
 COUNT, SIZE, SIDE = 96, 400, 64  # photographs of 400 pixels, scaled to 64
 
 
-def _photographs() -> list[bytes]:
+def photographs() -> list[bytes]:
     """Return JPEG files of smooth noise, which compress as photographs do."""
     generator = np.random.default_rng(0)
     files = []
@@ -37,7 +37,7 @@ def _photographs() -> list[bytes]:
     return files
 
 
-def _by_pillow(contents: Sequence[bytes]) -> None:
+def by_pillow(contents: Sequence[bytes]) -> None:
     """Decode and scale as a script of a few lines would."""
     for content in contents:
         with Image.open(io.BytesIO(content)) as image:
@@ -54,7 +54,7 @@ def decoding(bench: Bench) -> Results:
     import pyarrow
     from pyarrow import parquet
 
-    contents = _photographs()
+    contents = photographs()
     with TemporaryDirectory() as name:
         folder = Path(name)
         for number, content in enumerate(contents):
@@ -73,7 +73,7 @@ def decoding(bench: Bench) -> Results:
                 for _ in results([table], column, rows, form, threads=1, shown=False):
                     pass
                 middle = time.perf_counter()
-                _by_pillow(contents)
+                by_pillow(contents)
                 ours.append((middle - begin) / COUNT)
                 bare.append((time.perf_counter() - middle) / COUNT)
             found[f"decoding of an image by {kind}, against Pillow"] = compare(ours, bare)

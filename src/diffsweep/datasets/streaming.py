@@ -48,6 +48,9 @@ class StreamedRows(Samples):
     An image that cannot be read is listed in a file, and the next one that can takes its place in every epoch, until
     more than ``max_bad`` are listed. All processes share the file, and resumed runs read it.
 
+    Attributes:
+        threads: the threads that decode; 0, the default, for one in a worker, else for one a core, at most 8.
+
     Args:
         table: the files.
         rows: int64 (N,), ascending: sample n is row ``rows[n]`` of the table.
@@ -77,6 +80,7 @@ class StreamedRows(Samples):
         self.table_ends = torch.tensor(table.piece_ends)
         sizes = self.table_ends.diff(prepend=self.table_ends.new_zeros(1))
         self.most = window + 2 * int(sizes.max())  # rows that a process holds
+        self.threads = 0
         self._pieces: dict[int, tuple[int, Mapping[str, Sequence[Any]]]] = {}  # the latest last
         self._bad = self._read_list()
         if len(self._bad) > max_bad:
@@ -98,7 +102,8 @@ class StreamedRows(Samples):
     def rows(self, index: Tensor) -> Batch:
         numbers = [self._sound(number) for number in index.tolist()]
         read = [self._cell(number) for number in numbers]  # in one thread, since pieces are shared
-        threads = 1 if get_worker_info() is not None else min(8, os.cpu_count() or 1, len(read))
+        every = self.threads or (1 if get_worker_info() is not None else min(8, os.cpu_count() or 1))
+        threads = min(every, len(read))
         if threads > 1:  # Pillow decodes without Python's lock
             with ThreadPoolExecutor(threads) as pool:
                 decoded = list(pool.map(self._decoded, read))
