@@ -12,8 +12,8 @@ from diffsweep.datasets.tables import ImageTable
 from diffsweep.datasets.tar_files import TarFiles
 from diffsweep.files import ContentError
 
-Reader = Callable[[str, Sequence[File], Mapping[str, Any] | None, Path], ImageTable]
-READERS: dict[str, Reader] = {  # by the module of datasets that reads such files
+TableReader = Callable[[str, Sequence[File], Mapping[str, Any] | None, Path], ImageTable]
+READERS: dict[str, TableReader] = {  # by the module of datasets that reads such files
     "parquet": lambda key, files, features, _: ParquetFiles(key, files, features),
     "arrow": lambda key, files, features, _: ArrowFiles(key, files, features),
     "webdataset": lambda key, files, _, cache_dir: TarFiles(key, files, cache_dir),
