@@ -183,7 +183,7 @@ def _kept(file: File, folder: Path) -> Listing:
     """Return the listing of a tar file, which is made once and kept."""
     path = folder / f"{identify({'tar': state_of(file)})}.npz"
     make_once(path, lambda: _keep(path, listed(file)))
-    with np.load(path) as stored:
+    with np.load(path, allow_pickle=False) as stored:
         words = json.loads(stored["words"].tobytes())
         return Listing(words["keys"], words["suffixes"], stored["places"])
 
