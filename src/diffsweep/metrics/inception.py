@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from diffsweep.files import ContentError
+from diffsweep.metrics import fidelity
 from diffsweep.metrics.resizing import RESIZES, check_resize, to_levels
 from diffsweep.metrics.torchscript import Script, read_script
 
@@ -119,7 +120,8 @@ class PublicInception:
     """A loader of Inception from the torchscript file that public evaluators share; calling it returns it.
 
     Args:
-        path: the file, ``inception-2015-12-05.pt``.
+        path: the file, ``inception-2015-12-05.pt``; None for the weights that torch-fidelity downloads, where this
+            package is installed.
         resize: how images are resized to 299x299 pixels: ``legacy`` or ``clean``; see :class:`Inception`.
         accelerator: ``cpu`` runs the network on the CPU, anything else on the GPU if one is available.
         trust: the configuration's list of what the user trusts; with ``torchscript`` in it any file is read.
@@ -132,9 +134,20 @@ class PublicInception:
     def __init__(
         self, path: str | None, resize: str = "legacy", accelerator: str = "auto", trust: Sequence[str] = ()
     ) -> None:
-        self.resize = check_resize(resize)
+        self.resize, self.accelerator = check_resize(resize), accelerator
+        self.script: Script | None = None
+        if path is None and fidelity.is_installed():
+            if resize != "legacy":
+                raise ValueError(
+                    f"metrics.features.resize={resize} needs a file: torch-fidelity's network resizes by legacy; {GET}"
+                )
+            return
         missing = "metrics=inception needs the weights of Inception"
-        self.script: Script = read_script(path, PUBLIC, missing, GET, FLAGS, accelerator, trust)
+        get = f"{GET}, or pip install 'diffsweep[inception]', which downloads them" if path is None else GET
+        self.script = read_script(path, PUBLIC, missing, get, FLAGS, accelerator, trust)
 
-    def __call__(self) -> Inception:
+    def __call__(self) -> Inception | fidelity.FidelityInception:
+        if self.script is None:
+            gpu = self.accelerator != "cpu" and torch.cuda.is_available()
+            return fidelity.FidelityInception(torch.device("cuda" if gpu else "cpu"))
         return Inception(*self.script, resize=self.resize)
