@@ -73,7 +73,8 @@ def about_command(command: str) -> tuple[list[str], str]:
 
 def _command(command: str) -> Iterator[str]:
     header, examples = about_command(command)
-    chosen = {} if any(key.name == "run" for key in _runs(command)) else defaults(command)
+    named = {key.name for key in _runs(command)}
+    chosen = {} if "run" in named and "resume" not in named else defaults(command)
     program = f"python src/{command}.py"
     yield from header
     run = "" if chosen else " run=RUN_DIRECTORY"
