@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from diffsweep.capabilities import Part
 from diffsweep.datasets.bouncing import Physics
+from diffsweep.datasets.dequantisation import Dequantised
 from diffsweep.datasets.loader import BatchLoader
 from diffsweep.datasets.orders import BalancedClasses, Order, Shuffled
 from diffsweep.datasets.placement import OnDevice, on_training_device
@@ -44,6 +45,8 @@ class ImageData(LightningDataModule, Part):
             :class:`~diffsweep.datasets.orders.BalancedClasses`; ``none``: as frequent as they are in the data.
         on_device: whether the images of the loaders are kept on the training device, see
             :func:`~diffsweep.datasets.placement.on_training_device`. Batches are then made on it, without workers.
+        dequantise: add uniform noise of one level's width to training samples, for models whose density is measured:
+            see :class:`~diffsweep.datasets.dequantisation.Dequantised`.
 
     Attributes:
         offset: added to the positions of all training samples; not 0 only in a run that was resumed with another number
@@ -66,6 +69,7 @@ class ImageData(LightningDataModule, Part):
         num_frames: int | None = None,
         balance: Balance = "none",
         on_device: OnDevice = "auto",
+        dequantise: bool = False,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -76,7 +80,7 @@ class ImageData(LightningDataModule, Part):
             raise ValueError("dataset.balance=classes needs labels, and the data have none; use dataset.balance=none")
         self.balance, self.on_device = balance, on_device
         self.channels, self.image_size, self.num_classes, self.levels = channels, image_size, num_classes, levels
-        self.num_frames = num_frames
+        self.num_frames, self.dequantise = num_frames, dequantise
         self.batch_size, self.num_workers, self.seed, self.flip = batch_size, num_workers, seed, flip
         self.offset = 0
         self._splits: dict[str, Samples] = {}
@@ -153,16 +157,31 @@ class ImageData(LightningDataModule, Part):
         """Return the samples of a split, which are loaded only if one of them is taken."""
         return DeferredSamples(lambda: self.split(name))
 
+    def training_samples(self) -> Samples:
+        """Return the training samples as the loader visits them, without mirrors; here those of :meth:`split`.
+
+        Datasets with random crops override it. Row i is of the same image as row i of :meth:`split`.
+        """
+        return self.split("train")
+
+    @property
+    def changes_at_random(self) -> bool:
+        """Return whether a training sample differs from visit to visit; here it does if it is dequantised."""
+        return self.dequantise
+
     def loader_samples(self, split: Split) -> Samples:
         """Return the samples that the data loaders iterate over for a split.
 
-        They are those of :meth:`split`; for ``train`` their left-right mirrors follow if ``flip`` is set. If
+        They are those of :meth:`split`. For ``train`` they are those of :meth:`training_samples`, followed by their
+        left-right mirrors if ``flip`` is set, and dequantised at each visit if ``dequantise`` is. If
         :meth:`replace_samples` has put others, such as latents, in their place, the samples are these.
         """
         if split in self._replaced:
             return self._replaced[split]
-        samples = self.split(split)
-        return Mirrored(samples) if self.flip and split == "train" else samples
+        if split != "train":
+            return self.split(split)
+        samples = Mirrored(self.training_samples()) if self.flip else self.training_samples()
+        return Dequantised(samples, self.levels) if self.dequantise else samples
 
     def replace_samples(self, split: Split, samples: Samples) -> None:
         """Replace the samples that the data loaders iterate over for a split, for example by latents.
@@ -198,7 +217,7 @@ class ImageData(LightningDataModule, Part):
     def training_stream(self) -> TrainingStream:
         """Return the training batches by the positions of their samples in the run."""
         samples, device = self._placed("train")
-        return TrainingStream(samples, self._training_order(samples), device)
+        return TrainingStream(samples, self._training_order(samples), device, self.seed)
 
     def _training_order(self, samples: Samples) -> Order:
         """Return the order of the training samples; streamed data override it.

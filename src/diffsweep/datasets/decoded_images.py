@@ -14,6 +14,7 @@ from diffsweep.datasets.decoding import PixelForm, Unreadable, decoded
 from diffsweep.datasets.facts import WITHOUT_DATA, facts_of
 from diffsweep.datasets.images import BACKGROUND, MODES, colour
 from diffsweep.datasets.placement import OnDevice
+from diffsweep.datasets.random_crops import CROPS, Crop, CroppedImages, whole_images
 from diffsweep.datasets.samples import Samples, Split
 from diffsweep.datasets.tables import NO_COLUMN, ImageTable, class_ids
 from diffsweep.files import ContentError
@@ -49,10 +50,13 @@ class DecodedImages(ImageData):
         max_images: use only this many images of the training table, chosen by the fixed permutation; None for all.
         background: the colour behind transparent pixels: ``white``, ``black``, another name of HTML, or ``#rrggbb``.
             White by default, since most pictures with transparency are drawn for pages and shown on white.
+        crop: ``centre``: the middle square of each image. ``random``: each training visit takes a random square of the
+            image with its shorter side scaled to ``image_size``; held-out images, and training images with which
+            samples are compared, keep the middle one. For this training images are decoded a second time, whole.
         max_bad: how many unreadable images are skipped; one more is an error.
         cache_dir: the folder in whose subfolder ``images`` decoded images are kept.
-        batch_size, num_workers, seed, flip, balance, on_device: see :class:`~diffsweep.datasets.base.ImageData`. Set
-            ``flip`` only where left and right do not matter to images and captions.
+        batch_size, num_workers, seed, flip, balance, on_device, dequantise: see
+            :class:`~diffsweep.datasets.base.ImageData`. Set ``flip`` only where left and right do not matter.
 
     Raises:
         ValueError: a setting is out of its range, or disagrees with the files.
@@ -76,9 +80,11 @@ class DecodedImages(ImageData):
         num_val: int | None = None,
         max_images: int | None = None,
         background: str = BACKGROUND,
+        crop: Crop = "centre",
         max_bad: int = 0,
         cache_dir: str = "outputs/cache",
         flip: bool = False,
+        dequantise: bool = False,
         batch_size: int = 128,
         num_workers: int = 0,
         seed: int = 0,
@@ -86,7 +92,7 @@ class DecodedImages(ImageData):
         on_device: OnDevice = "auto",
     ) -> None:
         sizes = (channels, image_size, num_classes, levels)
-        super().__init__(*sizes, batch_size, num_workers, seed, flip, None, balance, on_device)
+        super().__init__(*sizes, batch_size, num_workers, seed, flip, None, balance, on_device, dequantise)
         if channels not in MODES:
             raise ValueError(f"dataset.channels of {self.files} is 1 (grey) or 3 (RGB), not {channels}")
         if levels != LEVELS:
@@ -98,7 +104,10 @@ class DecodedImages(ImageData):
                 raise ValueError(f"dataset.{key} must be at least 1, not {count}")
         if max_bad < 0:
             raise ValueError(f"dataset.max_bad must be at least 0, not {max_bad}")
+        if crop not in CROPS:
+            raise ValueError(f"dataset.crop is {' or '.join(CROPS)}, not {crop}")
         colour(background)
+        self.crop = crop
         self.label_column, self.caption_column = label_column, caption_column
         self.class_names, self.max_images = class_names, max_images
         self.background, self.max_bad, self.cache_dir = background, max_bad, Path(cache_dir)
@@ -109,6 +118,7 @@ class DecodedImages(ImageData):
             self._check_classes(table)
         self._labels = self._class_ids()
         self._images: tuple[Tensor, list[Unreadable]] | None = None
+        self._cropped: CroppedImages | None = None
 
     @classmethod
     def found(cls, settings: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
@@ -259,6 +269,24 @@ class DecodedImages(ImageData):
             captions = [caption for table in self.tables for caption in self._captions_of(table)]
             parts["caption"] = [captions[row] for row in rows.tolist()]
         return parts
+
+    def training_samples(self) -> Samples:
+        """Return the training samples: those of the split, or with ``crop=random`` squares of their whole images."""
+        squares = self.split("train")
+        if self.crop == "centre":
+            return squares
+        if self._cropped is None:
+            assert isinstance(squares, ByteImages)
+            rows, index = self.order["all"].sort().values[squares.index].sort()
+            form = PixelForm(self.channels, self.image_size, self.background)
+            images = whole_images(self.tables, self.image_column, rows, form, self.cache_dir)
+            self._cropped = CroppedImages(images, self.image_size, index.argsort(), squares.parts)
+        return self._cropped
+
+    @property
+    def changes_at_random(self) -> bool:
+        """Return whether a training sample differs from visit to visit: by a random crop, or by dequantisation."""
+        return self.crop == "random" or super().changes_at_random
 
     def _captions_of(self, table: ImageTable) -> list[str]:
         captions = table.values(str(self.caption_column))

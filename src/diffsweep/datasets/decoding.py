@@ -32,11 +32,13 @@ class PixelForm(NamedTuple):
         channels: 1 (grey) or 3 (RGB).
         image_size: H and W.
         background: the colour behind transparent pixels.
+        whole: whether images are kept whole: ``image_size`` is their shorter side, and nothing is cropped.
     """
 
     channels: int
     image_size: int
     background: str = BACKGROUND
+    whole: bool = False
 
 
 class Unreadable(NamedTuple):

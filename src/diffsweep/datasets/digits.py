@@ -33,7 +33,7 @@ class Digits(ImageData):
     Args:
         channels, image_size, num_classes, levels, class_names: constants of the data, 1, 8, 10, 17 and the names of the
             digits. They are arguments so that the configuration can state them; other values raise a ValueError.
-        batch_size, num_workers, seed, balance, on_device: see :class:`~diffsweep.datasets.base.ImageData`.
+        batch_size, num_workers, seed, balance, on_device, dequantise: see :class:`~diffsweep.datasets.base.ImageData`.
     """
 
     fingerprint = "digits-sklearn-1797"
@@ -50,6 +50,7 @@ class Digits(ImageData):
         seed: int = 0,
         balance: Balance = "none",
         on_device: OnDevice = "auto",
+        dequantise: bool = False,
     ) -> None:
         if (channels, image_size, num_classes, levels) != (1, 8, 10, 17):
             raise ValueError("the digits have 1 channel, 8 pixels, 10 classes and 17 levels; these cannot be changed")
@@ -65,6 +66,7 @@ class Digits(ImageData):
             seed,
             balance=balance,
             on_device=on_device,
+            dequantise=dequantise,
         )
 
     def load(self, split: Split) -> Samples:

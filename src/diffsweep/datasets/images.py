@@ -27,7 +27,7 @@ class UnreadableImageError(ValueError):
 
 
 class Decoded(NamedTuple):
-    """A decoded image that has been scaled and cropped to a requested size.
+    """A decoded image that has been scaled to a requested size, and cropped to a square unless it is kept whole.
 
     Attributes:
         pixels: uint8, (C, H, W).
@@ -38,7 +38,9 @@ class Decoded(NamedTuple):
     enlarged: bool
 
 
-def decode(content: bytes, channels: int, image_size: int, background: str = BACKGROUND) -> Decoded:
+def decode(
+    content: bytes, channels: int, image_size: int, background: str = BACKGROUND, whole: bool = False
+) -> Decoded:
     """Decode an image file (PNG, JPEG, WebP, ...) to 8-bit pixels of a square of the given size.
 
     :func:`read_image` describes the colours. Colour becomes grey by ITU-R 601 luma, and grey becomes colour by three
@@ -50,13 +52,14 @@ def decode(content: bytes, channels: int, image_size: int, background: str = BAC
         channels: 1 (grey) or 3 (RGB).
         image_size: H and W of the result.
         background: the colour behind transparent pixels, see :func:`colour`.
+        whole: scale the image until its shorter side fits, and crop nothing.
 
     Raises:
-        UnreadableImageError: the content is no image, is cut short or too large, or its pixels have no fixed range
-            (floating point, or more than 16 bits).
+        UnreadableImageError: the content is no image, is cut short or too large (as it is, or scaled whole), or its
+            pixels have no fixed range (floating point, or more than 16 bits).
         ValueError: ``background`` is no colour.
     """
-    return fitted(read_image(content, background), channels, image_size)
+    return fitted(read_image(content, background), channels, image_size, whole)
 
 
 def read_image(content: bytes, background: str = BACKGROUND) -> Any:
@@ -147,7 +150,7 @@ def colour(background: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def fitted(image: Any, channels: int, image_size: int) -> Decoded:
+def fitted(image: Any, channels: int, image_size: int, whole: bool = False) -> Decoded:
     """Return a Pillow image of 8 bits a channel, converted to the given channels and scaled and cropped to a square.
 
     It is scaled by Pillow's antialiased bicubic filter until its shorter side fits, and its centre is cropped.
@@ -156,15 +159,25 @@ def fitted(image: Any, channels: int, image_size: int) -> Decoded:
         image: the Pillow image.
         channels: C, 1 (grey) or 3 (RGB).
         image_size: H and W of the result.
+        whole: crop nothing: ``image_size`` is the shorter side of the result, and the longer one keeps the aspect.
+
+    Raises:
+        UnreadableImageError: the whole image would be too large with its shorter side scaled.
     """
     from PIL import Image, ImageOps
 
     if image.mode != MODES[channels]:
         image = image.convert(MODES[channels])
     enlarged = min(image.size) < image_size
-    if image.size != (image_size, image_size):
-        image = ImageOps.fit(image, (image_size, image_size), method=Image.Resampling.BICUBIC)
-    pixels = np.asarray(image).reshape(image_size, image_size, channels)
+    width, height = (round(side * image_size / min(image.size)) for side in image.size) if whole else 2 * (image_size,)
+    if image.size != (width, height):
+        if whole:
+            if width * height > MOST_PIXELS:
+                raise UnreadableImageError(f"scaled whole it has {width} x {height} pixels, more than {MOST_PIXELS}")
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
+        else:
+            image = ImageOps.fit(image, (width, height), method=Image.Resampling.BICUBIC)
+    pixels = np.asarray(image).reshape(height, width, channels)
     return Decoded(pixels.transpose(2, 0, 1), enlarged)
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from diffsweep.diffusion import Noise
 from diffsweep.layers import send
 
 Split = Literal["train", "val", "all"]
@@ -43,6 +44,17 @@ class Samples(ABC):
 
         The batch is a dict of all columns, images and annotations, each with B rows.
         """
+
+    def visited(self, index: Tensor, noise: Noise) -> Batch:
+        """Return the batch of a training visit of the samples that an int64 index (B,) selects.
+
+        It is that of :meth:`rows`, in which subclasses change ``x`` at random, for example by a crop.
+
+        Args:
+            index: the samples.
+            noise: draws the changes of each row, from a seed and the row's position in the training run.
+        """
+        return self.rows(index)
 
     def annotations(self, index: Tensor) -> Batch:
         """Return the labels, captions and other columns but ``x`` of the samples that an int64 index (B,) selects.
@@ -127,7 +139,12 @@ class Mirrored(Samples):
         return [*part, *part]
 
     def rows(self, index: Tensor) -> Batch:
-        batch = self.samples.rows(index % len(self.samples))
+        return self._mirrored(self.samples.rows(index % len(self.samples)), index)
+
+    def visited(self, index: Tensor, noise: Noise) -> Batch:
+        return self._mirrored(self.samples.visited(index % len(self.samples), noise), index)
+
+    def _mirrored(self, batch: Batch, index: Tensor) -> Batch:
         x = batch["x"]
         mirrored = send(index >= len(self.samples), x.device)  # (B,)
         return {**batch, "x": torch.where(mirrored.view(-1, *[1] * (x.dim() - 1)), x.flip(-1), x)}

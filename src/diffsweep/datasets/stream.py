@@ -8,6 +8,7 @@ from torch.utils.data import Dataset, Sampler
 
 from diffsweep.datasets.orders import Order
 from diffsweep.datasets.samples import Batch, Samples
+from diffsweep.diffusion import Noise
 from diffsweep.layers import send
 
 CPU = torch.device("cpu")
@@ -51,14 +52,17 @@ class TrainingStream(Dataset[Batch]):
         order: which sample each position has.
         device: the device of all tensors of a batch. Where it is a GPU, the samples should have their images on it:
             then a batch is made on it, and nothing waits for it.
+        seed: keys, with the position, the random changes of samples, such as crops.
     """
 
-    def __init__(self, samples: Samples, order: Order, device: torch.device = CPU) -> None:
-        self.samples, self.order, self.device = samples, order, device
+    def __init__(self, samples: Samples, order: Order, device: torch.device = CPU, seed: int = 0) -> None:
+        self.samples, self.order, self.device, self.seed = samples, order, device, seed
 
     def __getitem__(self, positions: range) -> Batch:
         position = torch.arange(positions.start, positions.stop, device=self.device)
-        return {**_on(self.samples[self.order.rows(positions)], self.device), "position": position}
+        noise = Noise(self.seed, torch.arange(positions.start, positions.stop))
+        batch = self.samples.visited(self.order.rows(positions), noise)
+        return {**_on(batch, self.device), "position": position}
 
 
 class HeldOut(Dataset[Batch]):

@@ -66,7 +66,8 @@ class VideoFolder(ImageData):
         levels: must be 256, since pixels are stored as bytes.
         num_val: number of held-out videos.
         cache_dir: the folder in whose subfolder ``videos`` decoded frames are kept.
-        batch_size, num_workers, seed, flip, balance, on_device: see :class:`~diffsweep.datasets.base.ImageData`.
+        batch_size, num_workers, seed, flip, balance, on_device, dequantise: see
+            :class:`~diffsweep.datasets.base.ImageData`.
 
     Raises:
         ValueError: a setting is out of its range, or disagrees with the folder.
@@ -91,6 +92,7 @@ class VideoFolder(ImageData):
         num_val: int = 16,
         cache_dir: str = "outputs/cache",
         flip: bool = False,
+        dequantise: bool = False,
         batch_size: int = 8,
         num_workers: int = 0,
         seed: int = 0,
@@ -98,7 +100,7 @@ class VideoFolder(ImageData):
         on_device: OnDevice = "auto",
     ) -> None:
         sizes = (channels, image_size, num_classes, levels)
-        super().__init__(*sizes, batch_size, num_workers, seed, flip, num_frames, balance, on_device)
+        super().__init__(*sizes, batch_size, num_workers, seed, flip, num_frames, balance, on_device, dequantise)
         if path is None:
             raise ValueError("dataset.path is missing: give a folder of videos, as in dataset.path=videos")
         self.folder = Path(path).expanduser()
