@@ -129,6 +129,12 @@ def test_an_image_too_long_to_be_kept_whole_is_named(folder, data, monkeypatch):
         data(num_val=1).training_samples()
 
 
+def test_crops_of_streamed_images_are_refused(data):
+    for setting, key in (({"crop": "random"}, "crop=random"), ({"crop": "centre", "dequantise": True}, "dequantise=")):
+        with pytest.raises(ValueError, match=rf"dataset.{key}.*use dataset.streaming=false"):
+            data(streaming=True, **setting)
+
+
 def test_other_crops_are_refused(data):
     with pytest.raises(ValueError, match=r"dataset.crop is centre or random, not left"):
         data(crop="left")

@@ -51,6 +51,11 @@ class StreamableImages(DecodedImages):
         self.streaming, self.shuffle_buffer, self.num_reference = streaming, shuffle_buffer, num_reference
         self._streamed: StreamedRows | None = None
         super().__init__(**settings)
+        if streaming and self.changes_at_random:
+            key = "crop=random" if self.crop == "random" else "dequantise=true"
+            raise ValueError(
+                f"dataset.{key} changes images that are decoded first; use dataset.streaming=false with it"
+            )
 
     @property
     def fingerprint(self) -> str:
