@@ -62,6 +62,12 @@ class Capability(NamedTuple):
 
 CAPABILITIES: dict[str, Capability] = {
     "clips": Capability("clips of several frames", ("dataset", "autoencoder"), users=("backbone", "model")),
+    "aspect_ratios": Capability(
+        "images of several aspect ratios",
+        ("dataset",),
+        users=("backbone",),
+        settings={"dataset": "dataset.buckets=null"},
+    ),
     "class_output": Capability("an output of class logits instead of an image", ("backbone",), users=("model",)),
     "grid": Capability("the T steps of a discrete schedule", ("schedule",)),
     "rate": Capability(

@@ -18,13 +18,19 @@ class Backbone(nn.Module, Part):
     each frame (B, F), and ``cond`` a :class:`~diffsweep.diffusion.Condition` or None.
 
     Attributes:
-        requires, supports: names of capabilities; both contain ``clips`` if the network reads clips and not images.
+        requires, supports: names of capabilities; both contain ``clips`` if the network reads clips and not images, and
+            ``supports`` contains ``aspect_ratios`` if x can be of other sizes than a square of ``image_size``.
         accepts: the parts of a condition that the network reads, with their sizes, such as ``{"num_classes": 10}``.
         Options: the dataclass of the constructor's ``**options``; None if its signature names all of them.
     """
 
     accepts: Mapping[str, int] = MappingProxyType({})
     Options: ClassVar[type[Any] | None] = None
+
+    @property
+    def side_multiple(self) -> int:
+        """What must divide H and W of x: here 1, any size can be given; subclasses of patches override it."""
+        return 1
 
 
 @dataclass(frozen=True, kw_only=True)

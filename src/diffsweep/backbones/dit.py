@@ -107,6 +107,7 @@ class DiT(Backbone):
     """
 
     Options = DiTOptions
+    supports = frozenset({"aspect_ratios"})
 
     def __init__(
         self,
@@ -147,6 +148,11 @@ class DiT(Backbone):
         self.norm_out = token_norm(channels, parts.rms_norm, affine=not kind.modulations)
         self.head = nn.Linear(channels, parts.patch_size**2 * out_channels)
         self._initialise()
+
+    @property
+    def side_multiple(self) -> int:
+        """What must divide H and W of x: the side of a patch."""
+        return self.options.patch_size
 
     def _initialise(self) -> None:
         """Initialise as published: Xavier for linear maps, std 0.02 for embeddings, zeros where branches start at 0."""

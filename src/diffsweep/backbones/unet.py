@@ -117,6 +117,7 @@ class UNet(Backbone):
     """
 
     Options = UNetOptions
+    supports = frozenset({"aspect_ratios"})
 
     def __init__(self, in_channels: int, out_channels: int, image_size: int, **options: Any) -> None:
         super().__init__()
@@ -131,6 +132,7 @@ class UNet(Backbone):
                 "backbone.context_dim needs attention in at least one level; set backbone.attention_factors"
             )
         self.checkpointing, self.accepts = parts.checkpointing, parts.accepts
+        self._factor = 2 ** sum(level.halved for level in levels)
         self.sinusoids = SinusoidalEmbedding(parts.channels, parts.time_endpoint)
         self.embed_time = parts.embed_time()
         self.embed_condition = ConditionEmbedding(parts.embedding, **parts.of_vectors)
@@ -150,6 +152,11 @@ class UNet(Backbone):
         width += sum(skips)  # with resample_order=before no level reads the maps of the first convolution
         self.norm_out = parts.norm(width)
         self.conv_out = zero_init(nn.Conv2d(width, out_channels, 3, padding=1))
+
+    @property
+    def side_multiple(self) -> int:
+        """What must divide H and W of x: 1, or with ``pad_end`` the factor by which the smallest maps are smaller."""
+        return self._factor if self.options.pad_end else 1
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition | None = None) -> Tensor:
         return self._forward_images(x, c_noise, Condition() if cond is None else cond)

@@ -79,6 +79,7 @@ class UViT(Backbone):
     """
 
     Options = UViTOptions
+    supports = frozenset({"aspect_ratios"})
 
     def __init__(self, in_channels: int, out_channels: int, image_size: int, **options: Any) -> None:
         super().__init__()
@@ -105,6 +106,11 @@ class UViT(Backbone):
         self.head = nn.Linear(channels, parts.patch_size**2 * out_channels)
         self.conv_out = nn.Conv2d(out_channels, out_channels, 3, padding=1) if parts.conv else nn.Identity()
         self._initialise()
+
+    @property
+    def side_multiple(self) -> int:
+        """What must divide H and W of x: the side of a patch."""
+        return self.options.patch_size
 
     def _initialise(self) -> None:
         """Initialise as published, with truncated normals of std 0.02, but for the last layer, which starts at 0."""

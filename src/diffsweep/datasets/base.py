@@ -160,7 +160,7 @@ class ImageData(LightningDataModule, Part):
     def training_samples(self) -> Samples:
         """Return the training samples as the loader visits them, without mirrors; here those of :meth:`split`.
 
-        Datasets with random crops override it. Row i is of the same image as row i of :meth:`split`.
+        Datasets with random crops or buckets override it. Row i is of the same image as row i of :meth:`split`.
         """
         return self.split("train")
 
@@ -215,12 +215,19 @@ class ImageData(LightningDataModule, Part):
         )
 
     def training_stream(self) -> TrainingStream:
-        """Return the training batches by the positions of their samples in the run."""
-        samples, device = self._placed("train")
-        return TrainingStream(samples, self._training_order(samples), device, self.seed)
+        """Return the training batches by the positions of their samples, made on the device where the images are kept.
 
-    def _training_order(self, samples: Samples) -> Order:
-        """Return the order of the training samples; streamed data override it.
+        Raises:
+            ContentError: classes are balanced, and one has no sample; or the images cannot be kept on the device.
+        """
+        samples, device = self._placed("train")
+        return TrainingStream(samples, self.training_order(samples), device, self.seed)
+
+    def training_order(self, samples: Samples) -> Order:
+        """Return the order of the samples of the training loader, a function of the seed and the position alone.
+
+        Args:
+            samples: the samples of the loader, mirrors included.
 
         Raises:
             ContentError: classes are balanced, and one has no sample.

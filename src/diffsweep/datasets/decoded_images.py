@@ -9,10 +9,13 @@ import torch
 from torch import Tensor
 
 from diffsweep.datasets.base import Balance, ImageData
+from diffsweep.datasets.buckets import BUCKET, Size, bucket_sizes, bucketed, check_buckets
 from diffsweep.datasets.byte_images import LEVELS, ByteImages, fixed_order, identify
+from diffsweep.datasets.classes import check_classes
 from diffsweep.datasets.decoding import PixelForm, Unreadable, decoded
 from diffsweep.datasets.facts import WITHOUT_DATA, facts_of
 from diffsweep.datasets.images import BACKGROUND, MODES, colour
+from diffsweep.datasets.orders import BucketedBatches, Order
 from diffsweep.datasets.placement import OnDevice
 from diffsweep.datasets.random_crops import CROPS, Crop, CroppedImages, whole_images
 from diffsweep.datasets.samples import Samples, Split
@@ -55,6 +58,10 @@ class DecodedImages(ImageData):
             samples are compared, keep the middle one. For this training images are decoded a second time, whole.
         max_bad: how many unreadable images are skipped; one more is an error.
         cache_dir: the folder in whose subfolder ``images`` decoded images are kept.
+        buckets: None trains on squares. With an integer N, training images keep about their aspect ratio: each is
+            scaled and cropped to one of several sizes of about ``image_size``^2 pixels, whose sides are multiples of N,
+            and a batch has one size. Held-out images, and those that metrics compare with, are squares still.
+        max_aspect_ratio: the largest W / H, and H / W, of these sizes.
         batch_size, num_workers, seed, flip, balance, on_device, dequantise: see
             :class:`~diffsweep.datasets.base.ImageData`. Set ``flip`` only where left and right do not matter.
 
@@ -90,6 +97,8 @@ class DecodedImages(ImageData):
         seed: int = 0,
         balance: Balance = "none",
         on_device: OnDevice = "auto",
+        buckets: int | None = None,
+        max_aspect_ratio: float = 2.0,
     ) -> None:
         sizes = (channels, image_size, num_classes, levels)
         super().__init__(*sizes, batch_size, num_workers, seed, flip, None, balance, on_device, dequantise)
@@ -106,6 +115,14 @@ class DecodedImages(ImageData):
             raise ValueError(f"dataset.max_bad must be at least 0, not {max_bad}")
         if crop not in CROPS:
             raise ValueError(f"dataset.crop is {' or '.join(CROPS)}, not {crop}")
+        if buckets is not None:
+            check_buckets(image_size, buckets, max_aspect_ratio)
+            if balance != "none":
+                raise ValueError("dataset.buckets needs dataset.balance=none: both choose what a batch has")
+            if crop != "centre":
+                raise ValueError("dataset.buckets needs dataset.crop=centre: images are cropped to their bucket")
+            self.provides = frozenset({"aspect_ratios"})
+        self.buckets, self.max_aspect_ratio = buckets, max_aspect_ratio
         colour(background)
         self.crop = crop
         self.label_column, self.caption_column = label_column, caption_column
@@ -115,10 +132,10 @@ class DecodedImages(ImageData):
         self.order = self._order()
         for table in self.tables:
             table.check(self.image_column, label_column, caption_column)
-            self._check_classes(table)
+            check_classes(table, label_column, num_classes, class_names)
         self._labels = self._class_ids()
         self._images: tuple[Tensor, list[Unreadable]] | None = None
-        self._cropped: CroppedImages | None = None
+        self._changed: Samples | None = None
 
     @classmethod
     def found(cls, settings: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
@@ -151,6 +168,19 @@ class DecodedImages(ImageData):
             ValueError: the settings give no data, or data that cannot be read.
         """
 
+    @property
+    def bucket_sizes(self) -> list[Size]:
+        """Return the sizes of training images: those of all buckets, or the square alone."""
+        if self.buckets is None:
+            return [Size(self.image_size, self.image_size)]
+        return bucket_sizes(self.image_size, self.buckets, self.max_aspect_ratio)
+
+    def training_order(self, samples: Samples) -> Order:
+        """Return the order of the training samples: with buckets, each batch has images of one of them."""
+        if self.buckets is None:
+            return super().training_order(samples)
+        return BucketedBatches(samples.part(BUCKET), self.batch_size, self.seed)
+
     def _order(self) -> dict[Split, Tensor]:
         """Return the rows of each split, counted through the tables of training and of held-out images."""
         every, held_out = len(self.tables[0]), self.held_out
@@ -177,34 +207,6 @@ class DecodedImages(ImageData):
             return None
         names = self.class_names or self.tables[0].class_names(self.label_column)
         return class_ids(self.tables, self.label_column, self.num_classes, names)
-
-    def _check_classes(self, table: ImageTable) -> None:
-        """Raise an error unless the settings of classes agree with each other and with the names that are stored."""
-        if self.label_column is None:
-            if self.num_classes is not None or self.class_names is not None:
-                found = table.columns().labels
-                name = f", such as {found[0]}" if found else ""
-                raise ValueError(
-                    "dataset.label_column=none has no classes: set dataset.num_classes=null, dataset.class_names=null"
-                    f", or dataset.label_column= to a column of labels{name}"
-                )
-            return
-        names = table.class_names(self.label_column)
-        stored = "" if names is None else f"; {table.place} has {len(names)}: {', '.join(names)}"
-        if self.num_classes is None or self.num_classes < 1:
-            given = "null" if self.num_classes is None else self.num_classes
-            raise ValueError(f"dataset.num_classes={given} is not the number of classes{stored}")
-        if names is not None and len(names) != self.num_classes:
-            raise ContentError(f"dataset.num_classes={self.num_classes} is not the number of classes{stored}")
-        if self.class_names is not None:
-            if names is not None and list(self.class_names) != names:
-                raise ContentError(
-                    f"dataset.class_names=[{', '.join(self.class_names)}] are not those of the file{stored}"
-                )
-            if len(self.class_names) != self.num_classes:
-                raise ValueError(
-                    f"dataset.class_names has {len(self.class_names)} names for {self.num_classes} classes"
-                )
 
     @property
     def fingerprint(self) -> str:
@@ -271,17 +273,25 @@ class DecodedImages(ImageData):
         return parts
 
     def training_samples(self) -> Samples:
-        """Return the training samples: those of the split, or with ``crop=random`` squares of their whole images."""
+        """Return the training samples: those of the split, or of the same images random squares or sizes of buckets.
+
+        Raises:
+            ContentError: an image cannot be kept whole, since it is too long for its width; the message names it.
+        """
         squares = self.split("train")
-        if self.crop == "centre":
+        if self.crop == "centre" and self.buckets is None:
             return squares
-        if self._cropped is None:
+        if self._changed is None:
             assert isinstance(squares, ByteImages)
-            rows, index = self.order["all"].sort().values[squares.index].sort()
-            form = PixelForm(self.channels, self.image_size, self.background)
-            images = whole_images(self.tables, self.image_column, rows, form, self.cache_dir)
-            self._cropped = CroppedImages(images, self.image_size, index.argsort(), squares.parts)
-        return self._cropped
+            rows = self.order["all"].sort().values[squares.index]
+            data = (self.tables, self.image_column)
+            if self.buckets is None:
+                ascending, index = rows.sort()
+                images = whole_images(*data, ascending, self.form, self.cache_dir)
+                self._changed = CroppedImages(images, self.image_size, index.argsort(), squares.parts)
+            else:
+                self._changed = bucketed(*data, rows, squares.parts, self.form, self.bucket_sizes, self.cache_dir)
+        return self._changed
 
     @property
     def changes_at_random(self) -> bool:

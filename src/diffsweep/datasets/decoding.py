@@ -30,14 +30,16 @@ class PixelForm(NamedTuple):
 
     Attributes:
         channels: 1 (grey) or 3 (RGB).
-        image_size: H and W.
+        image_size: H, and W if ``width`` is None.
         background: the colour behind transparent pixels.
+        width: W; None for a square.
         whole: whether images are kept whole: ``image_size`` is their shorter side, and nothing is cropped.
     """
 
     channels: int
     image_size: int
     background: str = BACKGROUND
+    width: int | None = None
     whole: bool = False
 
 
@@ -96,7 +98,7 @@ def decoded(
     settings = {
         "content": [table.content for table in tables],
         "column": column,
-        "shape": [form.channels, form.image_size],
+        "shape": [form.channels, form.image_size, *([] if form.width is None else [form.width])],
         "background": form.background,
         "rows": hashlib.sha256(rows.numpy().tobytes()).hexdigest(),
         "pillow": PIL.__version__,  # JPEG decoders of different versions may differ in a last bit
@@ -124,7 +126,7 @@ def _make(
     same: list[tuple[str, str]] = []
 
     def write(file: IO[bytes]) -> None:
-        shape = (len(rows), form.channels, form.image_size, form.image_size)
+        shape = (len(rows), form.channels, form.image_size, form.width or form.image_size)
         np.lib.format.write_array_header_2_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         nothing = np.zeros(shape[1:], np.uint8)
         enlarged, place = 0, 0
@@ -141,7 +143,7 @@ def _make(
             images = [result.image for result in some]
             file.write(np.stack([nothing if image is None else image.pixels for image in images]).tobytes())
             enlarged += sum(image is not None and image.enlarged for image in images)
-        if enlarged:
+        if enlarged and form.width is None:
             warnings.warn(
                 f"{enlarged} of {len(rows)} images are smaller than dataset.image_size={form.image_size} "
                 "and were enlarged",
@@ -150,7 +152,7 @@ def _make(
         write_text(facts, json.dumps({"unreadable": bad, "same": same}, indent=1))
 
     write_atomically(path, write)  # last: both files are whole once it exists
-    if same:
+    if same and form.width is None:  # of buckets it is known from the squares
         text = (
             f"{len(same)} of {len(rows)} images have the content of others, such as {same[0][0]} and {same[0][1]}; "
             f"all are kept, and {facts} lists them"
@@ -175,14 +177,14 @@ def results(
         ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool,  # Pillow decodes without Python's lock
         ProgressMeter("decoding images", len(rows), "image", disable=not shown) as progress,
     ):
-        encoded = _encoded(tables, column, rows)
+        encoded = encoded_rows(tables, column, rows)
         while some := list(islice(encoded, AT_ONCE)):
             yield list(pool.map(lambda one: _result(one, form), some))
             progress.update(len(some))
 
 
-def _encoded(tables: Sequence[ImageTable], column: str, rows: Tensor) -> Iterator[EncodedImage]:
-    """Yield the encoded images of the given rows, counted through all tables."""
+def encoded_rows(tables: Sequence[ImageTable], column: str, rows: Tensor) -> Iterator[EncodedImage]:
+    """Yield the encoded images of a column in the given rows, int64 (N,), ascending, counted through all tables."""
     wanted: list[int] = rows.tolist()
     first = 0
     for table in tables:

@@ -11,6 +11,7 @@ which is uniform in the bin of v with the mean x_0, as the likelihood of the ODE
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from diffsweep.datasets.samples import Batch, Samples
@@ -52,3 +53,11 @@ class Dequantised(Samples):
 
     def annotations(self, index: Tensor) -> Batch:
         return self.samples.annotations(index)
+
+    @property
+    def stored_bytes(self) -> int | None:
+        """Return the bytes of the given samples: they are dequantised on their device."""
+        return self.samples.stored_bytes
+
+    def to(self, device: torch.device) -> Samples:
+        return Dequantised(self.samples.to(device), self.count_of_levels)

@@ -31,7 +31,7 @@ class Decoded(NamedTuple):
 
     Attributes:
         pixels: uint8, (C, H, W).
-        enlarged: whether the original's shorter side was smaller than the requested size, so that it was scaled up.
+        enlarged: whether a side of the original was smaller than the requested one, so that it was scaled up.
     """
 
     pixels: np.ndarray
@@ -39,19 +39,25 @@ class Decoded(NamedTuple):
 
 
 def decode(
-    content: bytes, channels: int, image_size: int, background: str = BACKGROUND, whole: bool = False
+    content: bytes,
+    channels: int,
+    image_size: int,
+    background: str = BACKGROUND,
+    width: int | None = None,
+    whole: bool = False,
 ) -> Decoded:
-    """Decode an image file (PNG, JPEG, WebP, ...) to 8-bit pixels of a square of the given size.
+    """Decode an image file (PNG, JPEG, WebP, ...) to 8-bit pixels of the given size.
 
     :func:`read_image` describes the colours. Colour becomes grey by ITU-R 601 luma, and grey becomes colour by three
-    equal channels. An image of another size is scaled by Pillow's antialiased bicubic filter until its shorter side
-    fits, and its centre is cropped.
+    equal channels. An image of another size is scaled by Pillow's antialiased bicubic filter until it just covers the
+    requested size, and its centre is cropped.
 
     Args:
         content: the bytes of the file.
         channels: 1 (grey) or 3 (RGB).
-        image_size: H and W of the result.
+        image_size: H of the result, and W if ``width`` is None.
         background: the colour behind transparent pixels, see :func:`colour`.
+        width: W of the result; None for a square.
         whole: scale the image until its shorter side fits, and crop nothing.
 
     Raises:
@@ -59,7 +65,7 @@ def decode(
             pixels have no fixed range (floating point, or more than 16 bits).
         ValueError: ``background`` is no colour.
     """
-    return fitted(read_image(content, background), channels, image_size, whole)
+    return fitted(read_image(content, background), channels, image_size, width, whole)
 
 
 def read_image(content: bytes, background: str = BACKGROUND) -> Any:
@@ -150,15 +156,16 @@ def colour(background: str) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def fitted(image: Any, channels: int, image_size: int, whole: bool = False) -> Decoded:
-    """Return a Pillow image of 8 bits a channel, converted to the given channels and scaled and cropped to a square.
+def fitted(image: Any, channels: int, image_size: int, width: int | None = None, whole: bool = False) -> Decoded:
+    """Return a Pillow image of 8 bits a channel, converted to the given channels and scaled and cropped to a size.
 
-    It is scaled by Pillow's antialiased bicubic filter until its shorter side fits, and its centre is cropped.
+    It is scaled by Pillow's antialiased bicubic filter until it just covers the size, and its centre is cropped.
 
     Args:
         image: the Pillow image.
         channels: C, 1 (grey) or 3 (RGB).
-        image_size: H and W of the result.
+        image_size: H of the result, and W if ``width`` is None.
+        width: W of the result; None for a square.
         whole: crop nothing: ``image_size`` is the shorter side of the result, and the longer one keeps the aspect.
 
     Raises:
@@ -166,18 +173,18 @@ def fitted(image: Any, channels: int, image_size: int, whole: bool = False) -> D
     """
     from PIL import Image, ImageOps
 
+    size = (image_size if width is None else width, image_size)
     if image.mode != MODES[channels]:
         image = image.convert(MODES[channels])
-    enlarged = min(image.size) < image_size
-    width, height = (round(side * image_size / min(image.size)) for side in image.size) if whole else 2 * (image_size,)
-    if image.size != (width, height):
-        if whole:
-            if width * height > MOST_PIXELS:
-                raise UnreadableImageError(f"scaled whole it has {width} x {height} pixels, more than {MOST_PIXELS}")
-            image = image.resize((width, height), Image.Resampling.BICUBIC)
-        else:
-            image = ImageOps.fit(image, (width, height), method=Image.Resampling.BICUBIC)
-    pixels = np.asarray(image).reshape(height, width, channels)
+    enlarged = image.size[0] < size[0] or image.size[1] < size[1]
+    if whole:
+        size = tuple(round(side * image_size / min(image.size)) for side in image.size)
+        if size[0] * size[1] > MOST_PIXELS:
+            raise UnreadableImageError(f"scaled whole it has {size[0]} x {size[1]} pixels, more than {MOST_PIXELS}")
+    if image.size != size:
+        method = Image.Resampling.BICUBIC
+        image = image.resize(size, method) if whole else ImageOps.fit(image, size, method=method)
+    pixels = np.asarray(image).reshape(size[1], size[0], channels)
     return Decoded(pixels.transpose(2, 0, 1), enlarged)
 
 

@@ -6,8 +6,7 @@ batches as one that was never stopped. Of N samples, the plain order is
 .. math:: \mathrm{row}(n) = \pi_e(n \bmod N), \qquad e = \lfloor n / N \rfloor,
 
 with a pseudorandom permutation :math:`\pi_e` for each epoch e. With balanced classes, samples come in rounds of K, one
-of each class. Within a
-class the order is a plain one.
+of each class. With buckets, each batch comes from one of them. Within a class or a bucket the order is a plain one.
 """
 
 from abc import ABC, abstractmethod
@@ -34,6 +33,19 @@ class Order(ABC):
         """
 
 
+def permutation(count: int, seed: int, number: int, subset: int = ALL) -> Tensor:
+    """Return a pseudorandom permutation of 0 to ``count`` - 1, int64, that is a function of the arguments.
+
+    Args:
+        count: the number of elements.
+        seed: the seed of the run.
+        number: the number of the epoch, or of another pass.
+        subset: the number of the subset of the data that is permuted.
+    """
+    mixed = (seed * 1_000_003 + number + subset * 0x9E3779B97F4A7C15) % 2**63
+    return torch.randperm(count, generator=torch.Generator().manual_seed(mixed))
+
+
 class Permutations:
     """Endless sequences of rows: each subset of the data is gone through again and again, each time in a new order.
 
@@ -54,10 +66,8 @@ class Permutations:
         kept = self._kept[subset]
         if number not in kept:
             rows = self.subsets[subset]
-            seed = (self.seed * 1_000_003 + number + subset * 0x9E3779B97F4A7C15) % 2**63
-            order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
             kept = {k: v for k, v in kept.items() if k == number - 1}  # a batch may span two passes
-            kept[number] = rows[order].numpy()
+            kept[number] = rows[permutation(len(rows), self.seed, number, subset)].numpy()
             self._kept[subset] = kept
         return kept[number]
 
@@ -123,3 +133,56 @@ class BalancedClasses(Order):
         classes = self._permutations.draws(ROUNDS, positions).tolist()
         rounds = (position // self.num_classes for position in positions)
         return torch.tensor([self._permutations.draw(1 + c, r) for c, r in zip(classes, rounds, strict=True)])
+
+
+class BucketedBatches(Order):
+    r"""An order of batches of B samples from one bucket each, such as images of one size.
+
+    After e epochs, bucket b of N_b samples has had :math:`\lfloor e N_b / B \rfloor` batches: the samples that are left
+    over wait for the next epoch. The batches of an epoch are in a random order. Within a bucket the order is a plain
+    one: all of its samples are drawn before one recurs, and a batch may span the end of one pass and the start of the
+    next. So in the long run every sample is equally frequent. A bucket of fewer than B samples has a batch in some
+    epochs alone, in which its samples recur.
+
+    Args:
+        bucket: the number of the bucket of each sample, int64 (N,), from 0; none is empty.
+        batch_size: B.
+        seed: determines the orders.
+
+    Raises:
+        ValueError: :meth:`rows` is called with other positions than those of one batch, n B to n B + B - 1.
+    """
+
+    def __init__(self, bucket: Tensor, batch_size: int, seed: int) -> None:
+        self.batch_size = batch_size
+        self._counts = [int(count) for count in torch.bincount(bucket)]
+        subsets = bucket.argsort(stable=True).split(self._counts)
+        self._permutations = Permutations(dict(enumerate(subsets, start=1)), seed)
+        self.seed = seed
+        self._epoch, self._buckets = 0, np.empty(0, np.int64)  # those of its batches, in their order
+
+    def _batches(self, epochs: int) -> list[int]:
+        """Return how many batches each bucket has had after a number of epochs."""
+        return [epochs * count // self.batch_size for count in self._counts]
+
+    def _of_epoch(self, epoch: int) -> np.ndarray:
+        """Return the buckets of the batches of an epoch, which are counted from 1."""
+        if epoch != self._epoch:
+            counts = np.subtract(self._batches(epoch), self._batches(epoch - 1))
+            each = np.repeat(np.arange(len(counts)), counts)
+            self._epoch, self._buckets = epoch, each[permutation(len(each), self.seed, epoch, ROUNDS).numpy()]
+        return self._buckets
+
+    def rows(self, positions: range) -> Tensor:
+        number, rest = divmod(positions.start, self.batch_size)
+        if rest or len(positions) != self.batch_size:
+            raise ValueError(f"positions {positions.start} to {positions.stop - 1} are not those of one batch")
+        epoch = positions.start // sum(self._counts) + 1  # no earlier one: at most as many batches as samples allow
+        while sum(self._batches(epoch)) <= number:
+            epoch += 1
+        before = self._batches(epoch - 1)
+        place = number - sum(before)
+        buckets = self._of_epoch(epoch)
+        bucket = int(buckets[place])
+        draw = self.batch_size * (before[bucket] + int((buckets[:place] == bucket).sum()))
+        return self._permutations.draws(1 + bucket, range(draw, draw + self.batch_size))

@@ -43,14 +43,14 @@ class StreamableImages(DecodedImages):
         for key, count in (("shuffle_buffer", shuffle_buffer), ("num_reference", num_reference)):
             if count < 1:
                 raise ValueError(f"dataset.{key} must be at least 1, not {count}")
-        if streaming and settings.get("balance", "none") != "none":
-            raise ValueError(
-                "dataset.streaming=true reads classes with the images, so dataset.balance=classes cannot draw them "
-                "equally often; use dataset.streaming=false or dataset.balance=none"
-            )
         self.streaming, self.shuffle_buffer, self.num_reference = streaming, shuffle_buffer, num_reference
         self._streamed: StreamedRows | None = None
         super().__init__(**settings)
+        if streaming and (self.balance != "none" or self.buckets is not None):
+            raise ValueError(
+                "dataset.streaming=true reads images in the order of the files, so a batch is neither balanced nor of "
+                "one bucket; use dataset.balance=none dataset.buckets=null, or dataset.streaming=false"
+            )
         if streaming and self.changes_at_random:
             key = "crop=random" if self.crop == "random" else "dequantise=true"
             raise ValueError(
@@ -90,9 +90,10 @@ class StreamableImages(DecodedImages):
             return super().loader_samples(split)
         return Mirrored(self.streamed) if self.flip else self.streamed
 
-    def _training_order(self, samples: Samples) -> Order:
+    def training_order(self, samples: Samples) -> Order:
+        """Return the order of the training samples; of streamed data one that is local in the files."""
         if not self.streaming:
-            return super()._training_order(samples)
+            return super().training_order(samples)
         return StreamedOrder(self.streamed.ends, self.shuffle_buffer, self.seed, self.flip)
 
     def _fixed_order(self, table: ImageTable) -> Tensor:

@@ -1,5 +1,7 @@
 """Rules on the inputs and outputs of networks."""
 
+import math
+
 from omegaconf import DictConfig
 
 from diffsweep.configuration.rules.base import BuiltParts, rule
@@ -27,5 +29,36 @@ def images_per_clip_have_unsplit_noise(cfg: DictConfig, parts: BuiltParts) -> st
         return (
             f"images beside clips have no part in the noise that backbone={cfg.choices.backbone} splits; use "
             "model.images_per_clip=0, or one network (backbone=unet3d)"
+        )
+    return None
+
+
+@rule
+def sides_of_buckets_fit_the_network(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Return an error message if training images of several aspect ratios have sides that the network cannot take.
+
+    Sides are multiples of ``dataset.buckets``, and in the space of diffusion they are smaller by the autoencoder's
+    factor. A transformer takes multiples of the side of its patches, and a condition on a smaller image divides them by
+    its factor. Whether a network takes other sizes than a square
+    at all is declared by the capability ``aspect_ratios``.
+    """
+    buckets = getattr(parts.dataset, "buckets", None)
+    step = parts.autoencoder.factor * getattr(parts.backbone, "side_multiple", 1)
+    step = math.lcm(step, getattr(parts.conditioning, "factor", 1))
+    if buckets is None or buckets % step == 0:
+        return None
+    return (
+        f"dataset.buckets={buckets} gives sides that backbone={cfg.choices.backbone} with autoencoder="
+        f"{cfg.choices.autoencoder} and conditioning={cfg.choices.conditioning} cannot take; use a multiple of {step}"
+    )
+
+
+@rule
+def images_of_several_sizes_are_no_stored_latents(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Return an error message if training images of several aspect ratios are to be stored as latents of one size."""
+    if "aspect_ratios" in parts.dataset.provides and getattr(parts.autoencoder, "cache", False):
+        return (
+            f"dataset.buckets={cfg.dataset.buckets} has images of several sizes, and a file of latents has one; use "
+            "autoencoder.cache=false, or dataset.buckets=null"
         )
     return None
