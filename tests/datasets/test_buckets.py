@@ -9,11 +9,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
+from parts import parts_of
 from PIL import Image, ImageOps
 from slower import some
 
 from diffsweep.configuration.compose import compose
 from diffsweep.configuration.preflight import preflight
+from diffsweep.configuration.rules.network import (
+    images_of_several_sizes_are_no_stored_latents,
+    sides_of_buckets_fit_the_network,
+)
 from diffsweep.datasets import ImageFolder
 from diffsweep.datasets.buckets import Size, bucket_sizes, nearest_bucket
 from diffsweep.datasets.orders import BucketedBatches
@@ -202,14 +208,20 @@ def test_settings_that_do_not_fit_are_refused(folder, settings, match):
         made(folder, **settings)
 
 
+def in_preflight(folder, *typed):
+    settings = ["max_bad=1", "image_size=8", "buckets=2", "label_column=none", f"path='{folder}'"]
+    overrides = [f"dataset.{setting}" for setting in settings]
+    preflight(compose("train", ["dataset=image_folder", "logger=csv", *overrides, "metrics=none", *typed]))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("typed", "match"),
     [
         (
-            ("model=noisy_classifier",),
+            ("model=noisy_classifier", "dataset.label_column=folders"),
             r"several aspect ratios, and backbone=encoder_unet .* backbone=unet, dit, uvit, or dataset\.buckets=null",
         ),
-        (("backbone=dit", "backbone.patch_size=4"), r"multiple of 4 \[rule sides_of_buckets_fit_the_network\]"),
         (
             ("model=ldm", "autoencoder.factor=2", "dataset.buckets=8"),
             r"use autoencoder\.cache=false.*\[rule images_of_several_sizes_are_no_stored_latents\]",
@@ -217,17 +229,34 @@ def test_settings_that_do_not_fit_are_refused(folder, settings, match):
     ],
 )
 def test_networks_of_squares_and_stored_latents_are_refused(folder, typed, match):
-    overrides = [f"dataset.path='{folder}'", "dataset.max_bad=1", "dataset.image_size=8", "dataset.buckets=2"]
-    cache = f"dataset.cache_dir='{folder.parent / 'cache'}'"
     with pytest.raises(UserError, match=match):
-        preflight(compose("train", ["dataset=image_folder", "logger=csv", cache, *overrides, "metrics=none", *typed]))
+        in_preflight(folder, *typed)
 
 
-@pytest.mark.parametrize("backbone", some(["unet", "dit", "uvit"], 1))
-def test_networks_that_take_other_sizes_are_accepted(folder, backbone):
-    overrides = [f"dataset.path='{folder}'", "dataset.max_bad=1", "dataset.image_size=8", "dataset.buckets=2"]
-    cfg = compose(
-        "train",
-        ["dataset=image_folder", "logger=csv", *overrides, "metrics=none", f"backbone={backbone}"],
+def test_sides_must_be_those_that_the_network_takes(folder):
+    match = r"use a multiple of 4 \[rule sides_of_buckets_fit_the_network\]"
+    with pytest.raises(UserError, match=match):
+        in_preflight(folder, "backbone=dit", "backbone.patch_size=4")
+
+
+@pytest.mark.parametrize(
+    ("factor", "patch", "cache", "refused"),
+    [(1, 4, False, False), (2, 4, False, True), (4, 1, False, False), (2, 2, True, True), (3, 1, False, True)],
+)
+def test_sides_are_divided_by_the_autoencoder_and_by_patches(factor, patch, cache, refused):
+    """The rules by themselves, for sides that are multiples of 4."""
+    parts = parts_of(
+        dataset=SimpleNamespace(buckets=4, provides=frozenset({"aspect_ratios"})),
+        autoencoder=SimpleNamespace(factor=factor, cache=cache),
+        backbone=SimpleNamespace(side_multiple=patch),
     )
-    preflight(cfg)
+    cfg = OmegaConf.create(
+        {"dataset": {"buckets": 4}, "choices": dict.fromkeys(("backbone", "autoencoder", "conditioning"), "a")}
+    )
+    rules = (sides_of_buckets_fit_the_network, images_of_several_sizes_are_no_stored_latents)
+    assert any(rule(cfg, parts) is not None for rule in rules) == refused
+
+
+@pytest.mark.parametrize("backbone", some(["unet", "dit", "uvit"], 0))
+def test_networks_that_take_other_sizes_are_accepted(folder, backbone):
+    in_preflight(folder, f"backbone={backbone}")

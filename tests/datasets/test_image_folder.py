@@ -115,10 +115,14 @@ def test_what_is_typed_stays(folder, tmp_path):
 
 
 def test_sizes_follow_the_images(folder, tmp_path):
-    assert composed(tmp_path, folder(["g.png"], size=30, channels=1)).dataset.image_size == 28
-    assert composed(tmp_path, folder(["g.png"])).dataset.channels == 3
-    cfg = composed(tmp_path, folder(["g.png", "h.png"], size=300, channels=1))
-    assert (cfg.dataset.channels, cfg.dataset.image_size) == (1, 64)
+    def found(names, **more):
+        keys = ("label_column", "caption_column", "channels", "image_size", "num_classes", "num_val")
+        values, _ = ImageFolder.found({"path": str(folder(names, **more)), **dict.fromkeys(keys)})
+        return values["channels"], values["image_size"]
+
+    assert found(["g.png"], size=30, channels=1) == (1, 28)
+    assert found(["g.png"]) == (3, SIZE)
+    assert found(["g.png", "h.png"], size=300, channels=1) == (1, 64)
     cfg = composed(tmp_path, folder(["g.png"]))  # one in colour, one grey
     assert (cfg.dataset.channels, cfg.dataset.image_size, cfg.choices.metrics) == (3, SIZE, "none")
 
