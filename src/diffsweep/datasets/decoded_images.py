@@ -19,10 +19,8 @@ from diffsweep.datasets.orders import BucketedBatches, Order
 from diffsweep.datasets.placement import OnDevice
 from diffsweep.datasets.random_crops import CROPS, Crop, CroppedImages, whole_images
 from diffsweep.datasets.samples import Samples, Split
-from diffsweep.datasets.tables import NO_COLUMN, ImageTable, class_ids
+from diffsweep.datasets.tables import NO_COLUMN, ImageTable, captions_of, class_ids, held_out
 from diffsweep.files import ContentError
-
-HELD_OUT = 1000  # the most images that are held out by default
 
 
 class DecodedImages(ImageData):
@@ -268,7 +266,7 @@ class DecodedImages(ImageData):
         if self._labels is not None:
             parts["label"] = self._labels[rows]
         if self.caption_column is not None:
-            captions = [caption for table in self.tables for caption in self._captions_of(table)]
+            captions = [caption for table in self.tables for caption in captions_of(table, self.caption_column)]
             parts["caption"] = [captions[row] for row in rows.tolist()]
         return parts
 
@@ -297,24 +295,3 @@ class DecodedImages(ImageData):
     def changes_at_random(self) -> bool:
         """Return whether a training sample differs from visit to visit: by a random crop, or by dequantisation."""
         return self.crop == "random" or super().changes_at_random
-
-    def _captions_of(self, table: ImageTable) -> list[str]:
-        captions = table.values(str(self.caption_column))
-        for row, caption in enumerate(captions):
-            if not isinstance(caption, str):
-                has = "no caption" if caption is None else f"{caption}, which is no text"
-                raise ContentError(
-                    f"dataset.caption_column={self.caption_column}: {table.where(row)} has {has}; give each image one, "
-                    "or set dataset.caption_column=none"
-                )
-        return captions
-
-
-def held_out(tables: Sequence[ImageTable], max_images: int | None) -> int:
-    """Return how many images are held out by default: a tenth, at least 1 and at most 1,000.
-
-    If a second table has the held-out images, all of it is taken, at most 1,000.
-    """
-    if len(tables) == 2:
-        return min(len(tables[1]), HELD_OUT)
-    return max(1, min(min(len(tables[0]), max_images or len(tables[0])) // 10, HELD_OUT))

@@ -12,6 +12,7 @@ from diffsweep.files import ContentError
 
 NO_COLUMN = "none"  # typed for a column that is not to be used, where null stands for the one that is found
 LOOKED_AT = 64  # rows of a table whose sizes are looked at
+HELD_OUT = 1000  # the most images that are held out by default
 PIECE = 128  # rows that are streamed together where any row can be read alone
 
 
@@ -206,3 +207,30 @@ def named_classes(values: Sequence[Any]) -> tuple[int, list[str] | None]:
 
 def _some(names: Sequence[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def captions_of(table: ImageTable, column: str) -> list[str]:
+    """Return a column of texts in all rows.
+
+    Raises:
+        ContentError: a row has none, or something else; the message names its file and row.
+    """
+    captions = table.values(column)
+    for row, caption in enumerate(captions):
+        if not isinstance(caption, str):
+            has = "no caption" if caption is None else f"{caption}, which is no text"
+            raise ContentError(
+                f"dataset.caption_column={column}: {table.where(row)} has {has}; give each image one, or set "
+                "dataset.caption_column=none"
+            )
+    return captions
+
+
+def held_out(tables: Sequence[ImageTable], max_images: int | None) -> int:
+    """Return how many images are held out by default: a tenth, at least 1 and at most 1,000.
+
+    If a second table has the held-out images, all of it is taken, at most 1,000.
+    """
+    if len(tables) == 2:
+        return min(len(tables[1]), HELD_OUT)
+    return max(1, min(min(len(tables[0]), max_images or len(tables[0])) // 10, HELD_OUT))

@@ -1,13 +1,8 @@
 r"""Compare generated images with real data: FID, IS, KID, precision and recall, copies, and accuracies.
 
-:mod:`diffsweep.metrics.frechet`, :mod:`diffsweep.metrics.distances` and :mod:`diffsweep.metrics.neighbours` have the
-formulas of the distances. Copies are found by
-
-.. math:: \mathrm{copy\_ratio} = \mathrm{median}_i \min_j |x_i - t_j| \; / \; \mathrm{median}_i \min_j |v_i - t_j|
-
-of generated images x, training images t and held-out images v, in pixels: 0 for copies, about 1 for images as new as
-held-out ones. Such values can be compared only under one protocol (features, reference, numbers of samples), which
-``metrics.json`` keeps with them.
+:mod:`diffsweep.metrics.frechet`, :mod:`diffsweep.metrics.distances`, :mod:`diffsweep.metrics.neighbours` and
+:mod:`diffsweep.metrics.copies` have the formulas. Values can be compared only under one protocol (features, reference,
+numbers of samples), which ``metrics.json`` keeps with them.
 
 Many metrics depend on the number of samples: FID falls with it and IS rises. So what real data reach in place of the
 samples, ``..._real``, is measured of as many real samples as were generated.
@@ -27,10 +22,10 @@ from diffsweep.datasets import Batch, ImageData, Split
 from diffsweep.metric_table import metric
 from diffsweep.metrics.accuracy import caption_accuracies, class_accuracy
 from diffsweep.metrics.compared import FeatureComparison
+from diffsweep.metrics.copies import copy_ratio
 from diffsweep.metrics.distances import inception_score
 from diffsweep.metrics.extraction import CaptionScored, Extraction, FeatureExtractor, Features
 from diffsweep.metrics.frechet import frechet_distance
-from diffsweep.metrics.neighbours import nearest_distances
 from diffsweep.metrics.reference_statistics import SUFFIX, Statistics, hash_of, read_statistics
 from diffsweep.metrics.references import REFERENCES, choice, halves, random_parts, reference_split
 from diffsweep.metrics.uncertainty import fewest_at_infinity
@@ -69,9 +64,6 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
 
     requires = frozenset({"samples"})
     least_frames = 0  # the least number of frames of a clip
-
-    compared = 50, 1000  # the fewest and the most images whose nearest training image is searched for
-    multiplications = 10**12  # the cost allowed for this search between these numbers: minutes on one core
 
     def __init__(
         self,
@@ -233,7 +225,7 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
         """
         fake = found[0] or self.extract(samples)
         numbers = self.comparison.all(fake, None, self.known) if self.known is not None else self._of_splits(fake, data)
-        numbers["copy_ratio"] = self._copy_ratio(samples, data)
+        numbers["copy_ratio"] = copy_ratio(samples, data, self.batches)
         request = request or {}
         if "label" in request and fake.logits.shape[1] == data.num_classes:
             numbers["class_accuracy"] = class_accuracy(fake.logits, request["label"].cpu())
@@ -299,16 +291,3 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
             data: the dataset whose held-out images were reconstructed.
         """
         return {f"r{self.distance}": frechet_distance(self.extract(made).features, self.real(data, "val").features)}
-
-    def _copy_ratio(self, samples: Tensor, data: ImageData) -> float:
-        """Return the median distance of samples from their nearest training image over that of held-out images."""
-        train, held_out = data.split("train"), data.split("val")
-        fewest, most = self.compared
-        count = min(most, max(fewest, self.multiplications // (len(train) * samples[0].numel())))
-        real = held_out[choice(len(held_out), count)]["x"]
-        fake = samples[choice(len(samples), count)]
-        levels = (data.levels - 1) / 2
-        rounded = ((fake.clamp(-1, 1) + 1) * levels).round() / levels - 1  # to the levels of the data
-        distances = nearest_distances(torch.cat([rounded, real]), self.batches(train))
-        from_fake, from_real = distances.split([len(rounded), len(real)])
-        return float(from_fake.median() / from_real.median())

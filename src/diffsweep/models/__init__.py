@@ -1,9 +1,10 @@
 """Model families, each a LightningModule: what a step of training, validation and sampling computes."""
 
 from diffsweep.models.autoencoder import AutoencoderModel
-from diffsweep.models.base import Losses, Model, SelfMeasured, TimedModel
+from diffsweep.models.base import Model, SelfMeasured
 from diffsweep.models.classifier import NoisyClassifier
 from diffsweep.models.diffusion import DiffusionModel
+from diffsweep.models.timed import Losses, TimedModel
 from diffsweep.models.vdm import VDM
 from diffsweep.models.video import VideoModel
 

@@ -22,7 +22,8 @@ from diffsweep.diffusion import Noise, Prediction, Stream, TimeSampling, add_noi
 from diffsweep.files import write_text
 from diffsweep.layers import evaluating
 from diffsweep.metrics import GenerationMetrics
-from diffsweep.models.base import Losses, SelfMeasured, TimedModel
+from diffsweep.models.base import SelfMeasured
+from diffsweep.models.timed import Losses, TimedModel
 from diffsweep.plots import plot_accuracy
 from diffsweep.progress import ProgressMeter
 from diffsweep.schedules import Schedule

@@ -38,7 +38,7 @@ from diffsweep.diffusion import (
     prior,
     stratified,
 )
-from diffsweep.models.base import Losses, TimedModel
+from diffsweep.models.timed import Losses, TimedModel
 from diffsweep.samplers import Callback, Sampler
 from diffsweep.schedules import Schedule
 

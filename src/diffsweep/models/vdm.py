@@ -9,8 +9,8 @@ Its mean over t depends on the endpoints of :math:`\lambda` alone; its variance 
 
 from torch import Tensor
 
-from diffsweep.models.base import Losses
 from diffsweep.models.diffusion import DiffusionModel
+from diffsweep.models.timed import Losses
 from diffsweep.schedules import Learned, minimise_variance
 
 

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from diffsweep.diffusion import BatchNoise, Condition, Noise, Stream, mean_of_frames
-from diffsweep.models.base import Losses
 from diffsweep.models.diffusion import DiffusionModel
+from diffsweep.models.timed import Losses
 
 
 class VideoModel(DiffusionModel):

@@ -18,7 +18,7 @@ from diffsweep.callbacks.finite import FAILED
 from diffsweep.configuration.build import build_data, build_model, device_of
 from diffsweep.errors import UserError
 from diffsweep.models import Model
-from diffsweep.models.base import TimedModel
+from diffsweep.models.timed import TimedModel
 from diffsweep.runs.latents import keep_latents
 
 MOST = 8  # samples and weights that are printed
