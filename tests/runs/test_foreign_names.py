@@ -1,5 +1,6 @@
 """Names that come with data or runs: of classes, captions, files and folders; and keys that hold secrets."""
 
+import csv
 import json
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from diffsweep.comparison.tables import aligned
 from diffsweep.configuration.check import check
+from diffsweep.configuration.compose import compose
 from diffsweep.configuration.secret_keys import SECRET_KEY
 from diffsweep.errors import UserError
 
@@ -49,6 +51,32 @@ def test_names_of_classes_and_captions_are_shown_and_do_nothing(images, command,
         assert not {each for each in text if not each.isprintable()} - {"\n"}
     files = [path for path in tmp_path.rglob("*") if path.is_file() and images not in path.parents]
     assert all(path.name.isprintable() for path in files)
+
+
+@pytest.mark.slow
+def test_captions_keep_to_their_row_and_are_learned(tmp_path, images, command, fast):
+    """The vocabulary is found in the captions, and ``requests.tsv`` has a row for each sample."""
+    data = ("dataset=image_folder", f"dataset.path={images}", "dataset.num_val=2", "dataset.image_size=8")
+    words = ("conditioning=text", "metrics=none", "dataset.batch_size=4", "trainer.max_steps=1")
+    run = tmp_path / "run"
+    done = command("train", *fast, *data, *words, f"paths.run_dir={run}")
+    assert done.code == 0, done.err
+    assert "6 words, at most 7 in a caption" in done.err
+    assert OmegaConf.load(run / "config.yaml").dataset.vocabulary == ["1", "a", "alert", "ball", "red", "script"]
+    drawn = command("sample", f"run={run}", "num_samples=3", f"output={tmp_path / 'drawn'}", "sampler.steps=1")
+    assert drawn.code == 0, drawn.err
+    with (tmp_path / "drawn" / "requests.tsv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    assert len(rows) == 4
+    assert {len(row) for row in rows} == {len(rows[0])}
+
+
+def test_words_of_captions_are_found_if_they_are_learned(tmp_path, images):
+    data = ["dataset=image_folder", f"dataset.path={images}", "dataset.num_val=2", "metrics=none"]
+    learned = compose("train", [*data, "conditioning=text"])
+    assert learned.conditioning.encoder.max_length == 7
+    assert list(learned.conditioning.encoder.vocabulary) == ["1", "a", "alert", "ball", "red", "script"]
+    assert compose("train", data).dataset.vocabulary is None
 
 
 def test_tables_show_control_characters():

@@ -5,7 +5,6 @@ word and of the position; transformer blocks then let the words of a text attend
 """
 
 import difflib
-import re
 from collections.abc import Sequence
 
 import torch
@@ -13,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from diffsweep.conditioning.text_encoder import Encoded, TextCache, TextEncoder, masked_mean
+from diffsweep.datasets.caption_words import WORD, words_of
 from diffsweep.layers import CrossAttention, mlp, send, token_norm
 
 CACHED_TEXTS = 2**16  # captions whose ids are kept, some hundred bytes each
-WORD = re.compile(r"\w+")
 
 
 class MaskedBlock(nn.Module):
@@ -99,7 +98,7 @@ class WordEncoder(TextEncoder):
         Raises:
             ValueError: the text has a word that the vocabulary lacks, more than L words, or characters but no word.
         """
-        words = WORD.findall(text.lower())
+        words = words_of(text)
         if not words and text.strip():
             raise ValueError(f"{text!r} has no words")
         if len(words) > self.max_length:

@@ -8,6 +8,8 @@ from omegaconf.errors import OmegaConfBaseException
 from diffsweep.configuration.following import print_once
 from diffsweep.errors import UserError
 
+VOCABULARY = "dataset.vocabulary"
+
 
 def fill_in_found(cfg: DictConfig) -> None:
     """Set the keys of the dataset that are null and that its class finds in the data, in place, and print them.
@@ -20,6 +22,8 @@ def fill_in_found(cfg: DictConfig) -> None:
     """
     node = cfg.get("dataset")
     settings = _values(node) if isinstance(node, DictConfig) else {}
+    if VOCABULARY not in str(OmegaConf.to_container(cfg.get("conditioning") or OmegaConf.create(), resolve=False)):
+        settings.pop("vocabulary", None)  # which takes reading all captions
     if None not in settings.values():
         return
     from diffsweep.configuration.check import is_of_kind, locate  # imports torch

@@ -1,5 +1,6 @@
 """The base class of datasets of image files that are decoded once or, if ``dataset.streaming``, as they are needed."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ class StreamableImages(DecodedImages):
         shuffle_buffer: the number of samples that are shuffled together; each process holds as many images, encoded as
             in the files, and two pieces.
         num_reference: the number of training images that are decoded first; all, if they are fewer.
+        vocabulary, max_words: all words of captions, and how many the longest has, for ``conditioning=text``; None if
+            it is not chosen.
         settings: columns, sizes and the others of :class:`~diffsweep.datasets.decoded_images.DecodedImages`.
 
     Raises:
@@ -38,12 +41,19 @@ class StreamableImages(DecodedImages):
     """
 
     def __init__(
-        self, streaming: bool = False, shuffle_buffer: int = 4096, num_reference: int = 10_000, **settings: Any
+        self,
+        streaming: bool = False,
+        shuffle_buffer: int = 4096,
+        num_reference: int = 10_000,
+        vocabulary: Sequence[str] | None = None,
+        max_words: int | None = None,
+        **settings: Any,
     ) -> None:
         for key, count in (("shuffle_buffer", shuffle_buffer), ("num_reference", num_reference)):
             if count < 1:
                 raise ValueError(f"dataset.{key} must be at least 1, not {count}")
         self.streaming, self.shuffle_buffer, self.num_reference = streaming, shuffle_buffer, num_reference
+        self.vocabulary, self.max_words = vocabulary, max_words
         self._streamed: StreamedRows | None = None
         super().__init__(**settings)
         if streaming and (self.balance != "none" or self.buckets is not None):
