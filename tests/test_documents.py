@@ -1,7 +1,9 @@
 """The pages that a stranger reads first: each command and each program in them runs, and each link leads somewhere."""
 
+import json
 import re
 import shlex
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,7 @@ SMALLER = {
     "compare": "",
     "runs": "",
     "dashboard": "",
+    "doctor": "min_free=0",
 }
 SMALLER_WITH = {
     "model=ldm": f'autoencoder.model.train=["model=autoencoder_kl","autoencoder.model=null",{STAGE}]',
@@ -41,6 +44,7 @@ SMALLER_WITH = {
     "model=video": "dataset.num_train=32 dataset.num_val=6 dataset.num_frames=4",
     "experiment=shapes_text": "dataset.num_train=64 dataset.num_val=16",
     "dataset=parquet": "dataset.num_val=8",
+    "dataset=webdataset": "dataset.num_val=8",
 }
 SMALL_VALUES = {"trainer.max_steps": "6", "num_samples": "80", "sampler.steps": "3"}
 FAST = (
@@ -92,6 +96,15 @@ def values(tmp_path_factory, configure, finished_clips):
         "label": [int(photo.parent.name == "dogs") for photo in photos],
     }
     parquet.write_table(pyarrow.table(columns), file)
+    parquet.write_table(pyarrow.table({"img": columns["image"], "label": columns["label"]}), folder / "cifar.parquet")
+    captions = [
+        {"file_name": f"{kind}/{i}.jpg", "text": f"one of the {kind}"} for kind in ("cats", "dogs") for i in range(24)
+    ]
+    (folder / "photos" / "metadata.jsonl").write_text("\n".join(map(json.dumps, captions)), encoding="utf-8")
+    (folder / "shards").mkdir()
+    with tarfile.open(folder / "shards" / "0.tar", "w") as tar:
+        for number, photo in enumerate(photos):
+            tar.add(photo, f"{number}.jpg")
     (folder / "digits").mkdir()
     for i in range(30):
         pixels = np.random.default_rng(i).integers(0, 255, (8, 8), dtype=np.uint8)
@@ -105,7 +118,13 @@ def values(tmp_path_factory, configure, finished_clips):
         clips = {"task=extend", "task=double_rate", "task=upscale"} & set(words)
         run = finished_clips if clips else images
         files = {"photos.parquet": file, "FILE": file, "outputs/sweeps/SWEEP": sweep, "FOLDER": folder / "digits"}
-        files |= {"photos": folder / "photos", "USER/NAME": folder / "photos"}
+        if any("cifar10" in word or word.endswith("=NAME") for word in words):
+            files["FILE"] = folder / "cifar.parquet"
+        files |= {
+            "photos": folder / "photos",
+            "shards/*.tar": folder / "shards" / "*.tar",
+            "USER/NAME": folder / "photos",
+        }
         return {"RUN": run, "NAME": "cifar10_latent", **files}
 
     return values

@@ -231,7 +231,7 @@ def kills(folder, monkeypatch, count):
     run = folder / "run"
     AtomicCheckpoints().save_checkpoint(content(0, 20_000), run / LAST)
     for _ in range(count):
-        heard, saved = os.pipe()
+        reading, saved = os.pipe()
         child = os.fork()
         if child == 0:
             try:
@@ -239,11 +239,11 @@ def kills(folder, monkeypatch, count):
             finally:
                 os._exit(1)
         os.close(saved)
-        assert os.read(heard, 1) == b"."  # the first is saved
+        assert os.read(reading, 1) == b"."  # the first is saved
         time.sleep(0.03 * chance.random())
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        os.close(heard)
+        os.close(reading)
         found = read_checkpoint(run / LAST)
         assert found["global_step"] > newest
         assert_same(found, content(found["global_step"], 20_000))

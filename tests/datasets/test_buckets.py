@@ -21,7 +21,7 @@ from diffsweep.configuration.rules.network import (
     sides_of_buckets_fit_the_network,
 )
 from diffsweep.datasets import ImageFolder
-from diffsweep.datasets.buckets import Size, bucket_sizes, nearest_bucket
+from diffsweep.datasets.buckets import BucketSize, bucket_sizes, nearest_bucket
 from diffsweep.datasets.orders import BucketedBatches
 from diffsweep.errors import UserError
 
@@ -53,7 +53,7 @@ def test_an_image_goes_to_the_bucket_of_the_nearest_ratio():
     for (width, height), number in zip(images.tolist(), found, strict=True):
         distance = [abs(math.log(width / height * size.height / size.width)) for size in SIZES]
         assert distance[number] == pytest.approx(min(distance), abs=1e-12)
-    assert SIZES[int(nearest_bucket(SIZES, torch.tensor([[700, 700]])))] == Size(8, 8)
+    assert SIZES[int(nearest_bucket(SIZES, torch.tensor([[700, 700]])))] == BucketSize(8, 8)
 
 
 COUNTS = (7, 1, 40, 22)
@@ -152,7 +152,7 @@ def test_batches_have_each_image_in_the_size_of_its_bucket(folder, flip, capsys)
     seen, mirrored = [], 0
     for batch in batches(data, 50):
         x = ((batch["x"] + 1) * 127.5).round().to(torch.uint8)
-        size = Size(*x.shape[2:])
+        size = BucketSize(*x.shape[2:])
         for image, label in zip(x, batch["label"].tolist(), strict=True):
             for pixels in (image, image.flip(2)):
                 file = pillow[size].get(pixels.permute(1, 2, 0).numpy().tobytes())

@@ -29,7 +29,7 @@ from diffsweep.progress import ProgressMeter
 BUCKET = "bucket"  # the column with the number of each sample's bucket
 
 
-class Size(NamedTuple):
+class BucketSize(NamedTuple):
     """The size in pixels of the images of a bucket.
 
     Attributes:
@@ -41,7 +41,7 @@ class Size(NamedTuple):
     width: int
 
 
-def bucket_sizes(image_size: int, multiple: int, max_aspect_ratio: float) -> list[Size]:
+def bucket_sizes(image_size: int, multiple: int, max_aspect_ratio: float) -> list[BucketSize]:
     """Return the sizes of all buckets, from the tallest to the widest, among them the square.
 
     For each width W, from the square's in steps of ``multiple``, the height is the largest multiple with which the size
@@ -58,8 +58,10 @@ def bucket_sizes(image_size: int, multiple: int, max_aspect_ratio: float) -> lis
         height = image_size * image_size // width // multiple * multiple
         if height and width <= max_aspect_ratio * height:
             wide[height] = width  # of one height the last is kept
-    sizes = {Size(height, width) for height, width in wide.items()}
-    return sorted(sizes | {Size(width, height) for height, width in wide.items()}, key=lambda size: size[1] / size[0])
+    sizes = {BucketSize(height, width) for height, width in wide.items()}
+    return sorted(
+        sizes | {BucketSize(width, height) for height, width in wide.items()}, key=lambda size: size[1] / size[0]
+    )
 
 
 def check_buckets(image_size: int, multiple: int, max_aspect_ratio: float) -> None:
@@ -79,7 +81,7 @@ def check_buckets(image_size: int, multiple: int, max_aspect_ratio: float) -> No
         raise ValueError(f"dataset.max_aspect_ratio must be at least 1, not {max_aspect_ratio}")
 
 
-def nearest_bucket(sizes: Sequence[Size], images: Tensor) -> Tensor:
+def nearest_bucket(sizes: Sequence[BucketSize], images: Tensor) -> Tensor:
     """Return the number of the bucket whose aspect ratio is nearest to that of each image in the logarithm, int64 (N,).
 
     Args:
@@ -139,7 +141,7 @@ def bucketed(
     rows: Tensor,
     parts: Mapping[str, Any],
     form: PixelForm,
-    sizes: Sequence[Size],
+    sizes: Sequence[BucketSize],
     cache_dir: Path,
 ) -> BucketedImages:
     """Return readable images in the buckets of their aspect ratios; a line on stderr states how many each has.

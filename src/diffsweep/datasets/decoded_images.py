@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffsweep.datasets.base import Balance, ImageData
-from diffsweep.datasets.buckets import BUCKET, Size, bucket_sizes, bucketed, check_buckets
+from diffsweep.datasets.buckets import BUCKET, BucketSize, bucket_sizes, bucketed, check_buckets
 from diffsweep.datasets.byte_images import LEVELS, ByteImages, fixed_order, identify
 from diffsweep.datasets.classes import check_classes
 from diffsweep.datasets.decoding import PixelForm, Unreadable, decoded
@@ -167,10 +167,10 @@ class DecodedImages(ImageData):
         """
 
     @property
-    def bucket_sizes(self) -> list[Size]:
+    def bucket_sizes(self) -> list[BucketSize]:
         """Return the sizes of training images: those of all buckets, or the square alone."""
         if self.buckets is None:
-            return [Size(self.image_size, self.image_size)]
+            return [BucketSize(self.image_size, self.image_size)]
         return bucket_sizes(self.image_size, self.buckets, self.max_aspect_ratio)
 
     def training_order(self, samples: Samples) -> Order:

@@ -58,7 +58,12 @@ def facts_of(tables: Sequence[ImageTable], settings: Mapping[str, Any], held_out
     if "caption_column" in settings:
         values["caption_column"] = caption
         words.append("no captions" if caption is None else f"captions of {caption}")
-    if "vocabulary" in settings and settings["vocabulary"] is None and caption is not None:
+    if "vocabulary" in settings and settings["vocabulary"] is None:
+        if caption is None:
+            raise ContentError(
+                f"conditioning=text learns the words of captions, and {table.place} has none; give a column of them "
+                "(dataset.caption_column), metadata.jsonl or a .txt beside each image"
+            )
         found = words_of_captions(tables, caption)
         values.update(found._asdict())
         words.append(f"{len(found.vocabulary)} words, at most {found.max_words} in a caption")

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
-Part = TypeVar("Part")
+Shared = TypeVar("Shared")
 
 
 def distributed() -> bool:
@@ -43,7 +43,7 @@ def is_first() -> bool:
     return not distributed() or torch.distributed.get_rank() == 0
 
 
-def share_of(parts: Sequence[Part]) -> Sequence[Part]:
+def share_of(parts: Sequence[Shared]) -> Sequence[Shared]:
     """Return this process's share of the parts of a work: of n processes that of rank r has the parts r, r + n, ...
 
     A process that is alone has all parts.
@@ -51,7 +51,7 @@ def share_of(parts: Sequence[Part]) -> Sequence[Part]:
     return parts[torch.distributed.get_rank() :: torch.distributed.get_world_size()] if distributed() else parts
 
 
-def gathered(own: Sequence[Part]) -> list[Part]:
+def gathered(own: Sequence[Shared]) -> list[Shared]:
     """Return the results of all processes on the first one, in the order of the parts that :func:`share_of` divides.
 
     All processes must call it. The first alone needs the memory of all results; the others get an empty list.
