@@ -496,3 +496,9 @@ def test_a_stage_matches_the_noise_that_frames_share():
     for theirs, ours in ((None, SharedNoise()), (SharedNoise(0.4), SharedNoise()), (ProgressiveNoise(), INDEPENDENT)):
         assert "give another run in guidance.weak.run" in message(theirs, ours)
         assert message(theirs, ours, inherit=("dataset",)) is None  # it depends on no noise
+
+
+def test_a_stage_that_would_require_itself_is_refused():
+    cfg = fresh_compose("train", ["model=ldm", 'autoencoder.model.train=["trainer.max_steps=2"]'])
+    with pytest.raises(UserError, match="would require itself; begin its overrides with those of model=autoencoder_kl"):
+        stages_of(cfg)

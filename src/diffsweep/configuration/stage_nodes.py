@@ -175,6 +175,9 @@ def trainable_config(cfg: DictConfig, path: str, node: DictConfig) -> DictConfig
             stage.trainer.accelerator = cfg.trainer.accelerator
         devices = cfg.trainer.devices
         stage.trainer.devices = [devices[0]] if OmegaConf.is_list(devices) else 1
+    if any(inner.get("run") is None and inner.get("train") == node.train for _, inner in stage_nodes(stage)):
+        usual = "model=autoencoder_kl, autoencoder.model=null" if path.startswith("autoencoder") else "model=classifier"
+        raise UserError(f"{path}.train: the stage would require itself; begin its overrides with those of {usual}")
     return stage
 
 
