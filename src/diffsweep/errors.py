@@ -16,4 +16,4 @@ class Failed(Exception):  # noqa: N818 - names an outcome
 
 
 class Stopped(SystemExit):
-    """The exit of a process that received Ctrl-C or SIGTERM; ``code`` is the exit code, 130 or 143."""
+    """The exit of a process that received a signal; ``code``, its exit code, is 130 of Ctrl-C and 143 of the others."""

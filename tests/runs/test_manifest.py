@@ -107,6 +107,24 @@ def test_a_killed_job_is_interrupted_and_a_running_one_is_left_alone(manifest, c
     assert states(manifest)[5] == "interrupted"
 
 
+def test_a_job_that_a_scheduler_stopped_is_preempted(manifest):
+    """It is so even if it was killed before its process could end, and it counts among the time left."""
+
+    def stop():
+        raise Stopped(143)
+
+    with pytest.raises(Stopped):
+        manifest.run("2", stop)
+    assert states(manifest)[2] == "preempted"
+    manifest.update("3", state="running")
+    manifest.update("4", state="running")
+    (manifest.folder / "3").mkdir()
+    (manifest.folder / "3" / "stopped.json").write_text('{"state": "preempted", "step": 7}')
+    manifest.settle(lambda job: True)
+    assert states(manifest)[2:6] == ["preempted", "preempted", "interrupted", "waiting"]
+    assert time_left([JobRecord("0", [], "finished", None, 8.0), JobRecord("1", [], "preempted", None, 3.0)]) == 5
+
+
 def test_a_result_that_is_lost_is_made_again(manifest):
     for name in ("0", "1"):
         manifest.run(name, lambda: 1.0)

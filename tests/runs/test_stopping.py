@@ -1,6 +1,8 @@
-"""Ctrl-C and SIGTERM stop a run between two steps, and it can be resumed."""
+"""Ctrl-C, SIGTERM and SIGUSR1 stop a run between two steps, and it can be resumed."""
 
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +14,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from diffsweep import tensor_files
+from diffsweep.comparison.listing import entry_of
 from diffsweep.errors import Stopped
 from diffsweep.models import DiffusionModel
 from diffsweep.runs.stopping import StopSignals
@@ -24,7 +28,7 @@ class FakeTrainer:
     """A trainer that records the checkpoints which it is to save."""
 
     def __init__(self):
-        self.global_step, self.accumulate_grad_batches, self.saved = 7, 1, []
+        self.global_step, self.accumulate_grad_batches, self.is_global_zero, self.saved = 7, 1, True, []
 
     def save_checkpoint(self, path):
         self.saved.append(path)
@@ -41,7 +45,7 @@ def entered(*events, trainer=None):
     raise AssertionError("not stopped")
 
 
-SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 143)]
 
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
@@ -63,12 +67,33 @@ def test_in_training_it_waits_for_the_end_of_the_step(number, code):
     assert trainer.saved == ["last.ckpt"]
 
 
-def test_a_second_signal_raises_at_once():
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGUSR1])
+def test_control_c_as_the_second_signal_raises_at_once(first):
     trainer = FakeTrainer()
     with pytest.raises(Stopped) as stopped:
-        entered("on_train_start", signal.SIGINT, signal.SIGTERM, trainer=trainer)
-    assert stopped.value.code == 143
+        entered("on_train_start", first, signal.SIGINT, trainer=trainer)
+    assert stopped.value.code == 130
     assert trainer.saved == []
+
+
+def test_schedulers_repeat_their_signals_and_the_step_is_saved():
+    trainer = FakeTrainer()
+    repeated = (signal.SIGUSR1, signal.SIGTERM, "on_train_batch_end", signal.SIGTERM, "on_train_batch_start")
+    with pytest.raises(Stopped) as stopped:
+        entered("on_train_start", *repeated, trainer=trainer)
+    assert stopped.value.code == 143
+    assert trainer.saved == ["last.ckpt"]
+
+
+def test_a_process_that_prepares_batches_takes_no_signal():
+    """It inherits the handlers; the training process ends it."""
+    with StopSignals("last.ckpt") as signals:
+        signals.on_train_start(None, None)
+        signals._process = -1
+        for number, _ in 2 * SIGNALS:
+            os.kill(os.getpid(), number)
+        signals._process = os.getpid()
+        assert signals._received is None
 
 
 def test_after_training_a_signal_raises_at_once_again():
@@ -98,7 +123,10 @@ def send_in(monkeypatch, name, number, when):
     monkeypatch.setattr(DiffusionModel, name, method)
 
 
-@pytest.mark.parametrize(("number", "code"), SIGNALS)
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow), (signal.SIGUSR1, 143)],
+)
 def test_a_stopped_run_prints_how_to_resume(number, code, tmp_path, configure, monkeypatch, capsys, checkpoint):
     send_in(monkeypatch, "training_step", number, lambda model: model.global_step == 2)
     with pytest.raises(Stopped) as stopped:
@@ -108,6 +136,69 @@ def test_a_stopped_run_prints_how_to_resume(number, code, tmp_path, configure, m
     output = capsys.readouterr().out
     assert "stopped at step 3" in output
     assert f"resume={tmp_path / 'run'}" in output
+    state = "interrupted" if code == 130 else "preempted"
+    assert json.loads((tmp_path / "run" / "stopped.json").read_text()) == {"state": state, "step": 3}
+    assert entry_of(tmp_path / "run").state == state
+
+
+@pytest.mark.parametrize(
+    ("second", "step"), [(signal.SIGTERM, 3), pytest.param(signal.SIGINT, 2, marks=pytest.mark.slow)]
+)
+def test_a_second_signal_while_saving_leaves_a_whole_checkpoint(
+    second, step, tmp_path, configure, resume, monkeypatch, checkpoint
+):
+    """It is the new one of step 3 after a scheduler's signal, and the old one of step 2 after Ctrl-C."""
+    original = tensor_files.torch.save
+
+    def save(content, file, **keywords):
+        original(content, file, **keywords)
+        if content["global_step"] == 3 and not sent:
+            sent.append(second)
+            os.kill(os.getpid(), second)
+
+    sent = []
+    with monkeypatch.context() as patch:
+        send_in(patch, "training_step", signal.SIGTERM, lambda model: model.global_step == 2)
+        patch.setattr(tensor_files.torch, "save", save)
+        with pytest.raises(Stopped) as stopped:
+            train(configure(tmp_path / "run", "trainer.val_check_interval=2"))
+    assert sent
+    assert stopped.value.code == (143 if step == 3 else 130)
+    assert checkpoint(tmp_path / "run")["global_step"] == step
+    assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
+    train(resume(tmp_path / "run"))
+    assert checkpoint(tmp_path / "run")["global_step"] == 4
+    assert entry_of(tmp_path / "run").state == "finished"
+    assert not (tmp_path / "run" / "stopped.json").exists()
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_a_validation_after_a_signal_has_its_checkpoint(
+    tmp_path, configure, resume, monkeypatch, checkpoint
+):
+    """A scheduler kills what has not ended in time. The step is saved within one batch of a long validation."""
+    settings = ("trainer.max_steps=3", "trainer.val_check_interval=2", "trainer.limit_val_batches=2")
+    train(configure(tmp_path / "whole", *settings))
+    original = DiffusionModel.validation_step
+
+    def validation_step(self, batch, batch_idx):
+        if self.global_step == 2 and batch_idx == 0:
+            os.kill(os.getpid(), signal.SIGUSR1)
+        elif self.global_step == 2:
+            shutil.copytree(tmp_path / "run", tmp_path / "killed")
+        return original(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DiffusionModel, "validation_step", validation_step)
+        with pytest.raises(Stopped):
+            train(configure(tmp_path / "run", *settings))
+    assert entry_of(tmp_path / "killed").state == "preempted"
+    for name in ("run", "killed"):
+        assert checkpoint(tmp_path / name)["global_step"] == 2
+        train(resume(tmp_path / name))
+        whole, other = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / name)
+        for part in (lambda c: c["state_dict"], lambda c: c["ema"]["weights"]):
+            assert all(torch.equal(part(whole)[key], part(other)[key]) for key in part(whole))
 
 
 def test_stopped_in_validation_the_weights_saved_are_those_that_train(
@@ -119,7 +210,7 @@ def test_stopped_in_validation_the_weights_saved_are_those_that_train(
         send_in(patch, "validation_step", signal.SIGTERM, lambda model: model.global_step == 2)
         with pytest.raises(Stopped):
             train(configure(tmp_path / "run", "trainer.max_steps=3"))
-    assert checkpoint(tmp_path / "run")["global_step"] in (2, 3)
+    assert checkpoint(tmp_path / "run")["global_step"] == 2
     train(resume(tmp_path / "run"))
     whole, run = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "run")
     for part in (lambda c: c["state_dict"], lambda c: c["ema"]["weights"]):

@@ -154,7 +154,7 @@ def test_a_stopped_sweep_is_continued(command, fast, monkeypatch, results):
     done = command("train", *arguments)
     assert done.code == 143
     assert count == [0, 1, 2, 3, 0, 1, 2]
-    assert states() == ["finished", "interrupted", "waiting"]
+    assert states() == ["finished", "preempted", "waiting"]
     typed = f"train.py {shlex.join(arguments)}"
     assert done.out.splitlines()[-1].endswith(typed)
     assert "resume=" not in done.out

@@ -11,8 +11,14 @@ from diffsweep import shell
 from diffsweep.comparison.choices import headline
 from diffsweep.comparison.records import (
     EVALUATION,
+    FAILED,
+    FINISHED,
+    INTERRUPTED,
     MANIFEST,
     OF_A_RUN,
+    PREEMPTED,
+    RUNNING,
+    WAITING,
     Record,
     is_run,
     read_manifest,
@@ -24,7 +30,7 @@ from diffsweep.errors import UserError
 from diffsweep.metric_table import metric
 from diffsweep.progress import duration
 
-STATES = ("finished", "running", "interrupted", "failed", "waiting")
+STATES = (FINISHED, RUNNING, PREEMPTED, INTERRUPTED, FAILED, WAITING)
 SUMMARY = "summary."
 RECENT = 600  # seconds for which an unfinished run that has written is taken to be in progress, as on another machine
 DAY = 86400
@@ -70,8 +76,8 @@ class RunEntry:
 
     def in_progress(self, now: float) -> bool:
         """Return whether one of its runs is running, or is unfinished and has been written to a short time ago."""
-        unfinished = any(record.state in ("interrupted", "waiting") for record in self.records)
-        return "running" in self.states or (unfinished and now - self.changed < RECENT)
+        unfinished = any(record.state in (PREEMPTED, INTERRUPTED, WAITING) for record in self.records)
+        return RUNNING in self.states or (unfinished and now - self.changed < RECENT)
 
 
 def entries(outputs: Path) -> list[RunEntry]:

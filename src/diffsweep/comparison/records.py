@@ -28,6 +28,9 @@ CONFIG, EVALUATION, METRICS, HISTORY, MANIFEST = (
     "metrics.csv",
     "sweep.json",
 )
+STOPPED = "stopped.json"  # the state and the step of a run that a signal has stopped
+WAITING, RUNNING, FINISHED, FAILED = "waiting", "running", "finished", "failed"
+INTERRUPTED, PREEMPTED = "interrupted", "preempted"  # by Ctrl-C or a kill, and by a scheduler
 LOCK = ".lock"  # held while a run is trained
 LOCKS = ".locks"  # the folder of a sweep with a lock for each job, held while the job runs
 PROTOCOLS = ("protocol", "likelihood_protocol")  # keys of metrics.json
@@ -54,7 +57,7 @@ class Record:
         metrics: the numbers of ``metrics.json``, the last validation losses (``val/loss``), ``hours`` and
             ``parameters``, as far as they are known.
         protocols: how samples (``protocol``) and the likelihood (``likelihood_protocol``) were measured.
-        state: ``finished``, ``running``, ``interrupted``, ``failed`` or ``waiting``.
+        state: ``finished``, ``running``, ``preempted``, ``interrupted``, ``failed`` or ``waiting``.
         error: why a job failed, or which file cannot be read; None otherwise.
         sweep: the directory of the sweep that it is a job of; None for a run alone.
     """
@@ -65,7 +68,7 @@ class Record:
     typed: Mapping[str, str] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     protocols: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    state: str = "finished"
+    state: str = FINISHED
     error: str | None = None
     sweep: Path | None = None
 
@@ -194,11 +197,19 @@ def _state(
 ) -> str:
     """Return the state of a run from its lock, its files, and what a manifest has recorded."""
     if in_use(folder / LOCK) or in_use(folder.parent / LOCKS / f"{folder.name}.lock"):
-        return "running"
+        return RUNNING
     last = config.get("trainer", {}).get("max_steps", math.inf) if isinstance(config.get("trainer"), dict) else math.inf
     if measured or (isinstance(last, int) and ended.get("step", -1) >= last and any("val/" in name for name in ended)):
-        return "finished"
-    return "interrupted" if recorded in (None, "running") else recorded
+        return FINISHED
+    if recorded not in (None, RUNNING):
+        return recorded
+    return stopped_state(folder)
+
+
+def stopped_state(folder: Path) -> str:
+    """Return ``preempted`` or ``interrupted``, the state of an unfinished run that no process trains now."""
+    stopped = _json(folder / STOPPED)
+    return PREEMPTED if isinstance(stopped, dict) and stopped.get("state") == PREEMPTED else INTERRUPTED
 
 
 def flat_settings(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,14 +19,14 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 
 from diffsweep import shell
-from diffsweep.comparison.records import MANIFEST
+from diffsweep.comparison.records import FAILED, FINISHED, INTERRUPTED, MANIFEST, PREEMPTED
 from diffsweep.configuration.compose import Composed
 from diffsweep.configuration.conf import CONF
 from diffsweep.configuration.explain import explained
 from diffsweep.configuration.jobs import launcher_of
 from diffsweep.errors import Failed, Stopped
 from diffsweep.runs.functions import finish_and_start
-from diffsweep.runs.manifest import FAILED, FINISHED, INTERRUPTED, Manifest
+from diffsweep.runs.manifest import Manifest
 from diffsweep.runs.signals import CODES, handling, stop
 
 POLLED = 1.0  # seconds between looks at the manifest
@@ -101,7 +101,7 @@ def _reported(manifest: Manifest) -> Iterator[None]:
         while not last:
             last = over.wait(POLLED)
             for job in manifest.jobs:
-                if job.state != states[job.name] and job.state in (FINISHED, FAILED, INTERRUPTED):
+                if job.state != states[job.name] and job.state in (FINISHED, FAILED, INTERRUPTED, PREEMPTED):
                     print(f"sweep: {manifest.ended(job.name)}", flush=True)
                 states[job.name] = job.state
 

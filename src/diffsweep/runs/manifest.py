@@ -18,12 +18,23 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from diffsweep import shell
-from diffsweep.comparison.records import LOCKS, MANIFEST
-from diffsweep.errors import Failed, UserError
+from diffsweep.comparison.records import (
+    FAILED,
+    FINISHED,
+    INTERRUPTED,
+    LOCKS,
+    MANIFEST,
+    PREEMPTED,
+    RUNNING,
+    WAITING,
+    stopped_state,
+)
+from diffsweep.errors import Failed, Stopped, UserError
 from diffsweep.files import ContentError, DiskFull, write_text
 from diffsweep.progress import duration
+from diffsweep.runs.signals import state_after
 
-WAITING, RUNNING, FINISHED, FAILED, INTERRUPTED = "waiting", "running", "finished", "failed", "interrupted"
+UNFINISHED = (WAITING, INTERRUPTED, PREEMPTED)  # states of jobs that a search or the same line goes on with
 
 
 def is_expected(error: BaseException) -> bool:
@@ -42,7 +53,7 @@ class JobRecord:
     Attributes:
         name: of the job's folder in that of the sweep.
         overrides: those that the sweep varies, with the values of this job.
-        state: ``waiting``, ``running``, ``finished``, ``failed`` or ``interrupted``.
+        state: ``waiting``, ``running``, ``finished``, ``failed``, ``interrupted`` or ``preempted``.
         error: why the job failed; None if it did not.
         seconds: how long the job has run, all its starts together.
         result: the number that sweeps compare, of a finished job; None if it has none.
@@ -125,7 +136,7 @@ class Manifest:
         with self._changed() as content:
             for job in content["jobs"]:
                 if job["state"] == RUNNING and not self.is_running(job["name"]):
-                    job["state"] = INTERRUPTED
+                    job["state"] = stopped_state(self.folder / job["name"])
                 elif job["state"] == FINISHED and not is_current(JobRecord(**job)):
                     job.update(asdict(JobRecord(job["name"], job["overrides"])))
 
@@ -185,6 +196,9 @@ class Manifest:
                 reason = " ".join(str(error).split()) or type(error).__name__
                 end = {"state": FAILED, "error": reason}
                 print(f"{name} failed: {reason}", flush=True)
+            except Stopped as stop:
+                end = {"state": state_after(stop.code)}
+                raise
             finally:
                 self.update(name, **end, seconds=round(job.seconds + time.perf_counter() - begin, 1))
         finally:
@@ -241,6 +255,6 @@ def time_left(jobs: Sequence[JobRecord]) -> float | None:
     if not finished:
         return None
     mean = sum(finished) / len(finished)
-    rest = [max(0.0, mean - job.seconds) for job in jobs if job.state in (WAITING, RUNNING, INTERRUPTED)]
+    rest = [max(0.0, mean - job.seconds) for job in jobs if job.state in (*UNFINISHED, RUNNING)]
     running = sum(job.state == RUNNING for job in jobs)
     return sum(rest) / max(1, running)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.override_parser.types import IntervalSweep, Override
 
 from diffsweep import shell
+from diffsweep.comparison.records import FAILED, FINISHED
 from diffsweep.configuration.compose import Composed, compose_job
 from diffsweep.configuration.jobs import choices, jobs, launcher_of, parsed, swept_keys
 from diffsweep.configuration.preflight import preflight
@@ -23,7 +24,7 @@ from diffsweep.configuration.resolvers import LAUNCHER, SWEEP, SWEPT, sweep_name
 from diffsweep.errors import Failed, UserError
 from diffsweep.metric_table import HIGHER, LOWER, METRICS, metric
 from diffsweep.runs.functions import summary_of
-from diffsweep.runs.manifest import FAILED, FINISHED, INTERRUPTED, WAITING, JobRecord, Manifest
+from diffsweep.runs.manifest import UNFINISHED, JobRecord, Manifest
 from diffsweep.runs.signals import handling
 from diffsweep.runs.sweeps import conclude, printed_when_stopped, reasons, start_alone, summarise
 
@@ -109,7 +110,7 @@ class Search:
             records = self.manifest.jobs
             trials = self.study.get_trials(deepcopy=False)
             for trial, record in zip(trials, records, strict=False):
-                if record.state in (WAITING, INTERRUPTED):
+                if record.state in UNFINISHED:
                     return self._job(trial)
             if len(trials) == len(records):
                 if len(trials) >= self.num_trials:

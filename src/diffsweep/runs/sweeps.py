@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from diffsweep import shell
+from diffsweep.comparison.records import FAILED, FINISHED, RUNNING
 from diffsweep.configuration.compose import Composed, compose_job
 from diffsweep.configuration.jobs import jobs, launcher_of, parsed, swept_keys
 from diffsweep.configuration.resolvers import LAUNCHER, SWEEP, SWEPT, sweep_name
 from diffsweep.errors import Failed, Stopped, UserError
 from diffsweep.runs.functions import start, summary_of
 from diffsweep.runs.launching import launch
-from diffsweep.runs.manifest import FAILED, FINISHED, RUNNING, JobRecord, Manifest
+from diffsweep.runs.manifest import JobRecord, Manifest
 from diffsweep.runs.signals import handling
 
 MEASURES_CODE = ("verify", "benchmark")  # commands whose results are of the code as it is now, and are made again

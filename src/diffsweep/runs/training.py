@@ -33,7 +33,7 @@ from diffsweep.runs.recovery import recover
 from diffsweep.runs.replaying import replay
 from diffsweep.runs.resuming import GoOn, Resumption
 from diffsweep.runs.stages import is_rank_zero, resolve_stages
-from diffsweep.runs.stopping import StopSignals
+from diffsweep.runs.stopping import StopSignals, forget
 from diffsweep.runs.tracking import finishing, log_beginning, log_checkpoints, log_end, loggers, places
 from diffsweep.runs.verification import CERTIFICATE, certify, refuse
 from diffsweep.tasks.sampling import trajectory
@@ -52,7 +52,7 @@ def train(cfg: DictConfig) -> float:
 
     Raises:
         UserError: the run's directory has another run, or no checkpoint to resume from.
-        Stopped: the process received Ctrl-C or SIGTERM.
+        Stopped: the process received Ctrl-C, SIGTERM or SIGUSR1.
     """
     directory = Path(cfg.paths.run_dir)
     if cfg.replay:
@@ -71,6 +71,7 @@ def train(cfg: DictConfig) -> float:
     with alone_in(directory) if is_rank_zero() else nullcontext():
         if is_rank_zero():
             recover(directory, cfg.resume_from is not None)
+            forget(directory)
         resumption = Resumption(cfg) if cfg.resume_from else None
         if is_rank_zero() and resumption is None:
             claim(cfg)  # a resumed run writes its configuration when its changes have taken effect
@@ -95,7 +96,7 @@ def _train(cfg: DictConfig, directory: Path, data: ImageData, resumption: Resump
     model = build_model(cfg)
     keep_latents(cfg, model, data)
     last = directory / FOLDER / LAST
-    signals = StopSignals(str(last))
+    signals = StopSignals(str(last), directory)
     keep = KeepCheckpoints(last.parent)
     built: list[Callback] = list(build(cfg, "callbacks").values())
     guards = [callback for callback in built if isinstance(callback, StopOnNaN)] or [StopOnNaN(str(directory))]
@@ -121,7 +122,9 @@ def _train(cfg: DictConfig, directory: Path, data: ImageData, resumption: Resump
                 return float("nan")
             measured = _measure(cfg, trainer, model, data, track)
             numbers = {"val/loss": keep.latest, **measured.numbers}
-        except Stopped:
+        except Stopped as stop:
+            if trainer.is_global_zero:
+                signals.record(trainer.global_step, stop.code)
             _print_where_it_stopped(cfg, trainer, directory)
             raise
         trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
