@@ -3,6 +3,7 @@
 import itertools
 import os
 import signal
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -221,8 +222,39 @@ class Slow(torch.utils.data.Dataset):
         return {"x": torch.zeros(1)}
 
 
+class Stopping(torch.utils.data.Dataset):
+    """A dataset without any sample."""
+
+    def __getitem__(self, which):
+        raise StopIteration
+
+
 def killed():
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def exhausted():
+    next(iter(()))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(("action", "name"), [(exhausted, "StopIteration"), (sys.exit, "SystemExit")])
+def test_a_dataset_that_stops_or_exits_is_no_short_epoch(action, name, workers):
+    """Both would pass for the end of the batches, or of the program."""
+    with pytest.raises(ContentError, match=f"the dataset raised {name} for number 1, ") as error:
+        list(BatchLoader(Slow(action), range(4), num_workers=workers))
+    assert "\n" not in str(error.value)
+
+
+def test_held_out_samples_that_stop_are_named_too(make):
+    """A validation of fewer batches would give another loss."""
+    data = make()
+    samples = data.split("val")
+    samples.rows = lambda index: next(iter(()))
+    with pytest.raises(ContentError, match="StopIteration for held-out samples 0 to 5"):
+        list(data.val_dataloader())
+    with pytest.raises(ContentError, match="positions 0 to 3 of the training stream"):
+        list(BatchLoader(Stopping(), [range(4), range(4, 8)]))
 
 
 @pytest.mark.parametrize(

@@ -253,4 +253,4 @@ class ImageData(LightningDataModule, Part):
         rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         index = torch.arange(self.num_val)[rank::world]
         batches: Any = list(index.split(256))
-        return DataLoader(HeldOut(*self._placed("val")), sampler=batches, batch_size=None)
+        return BatchLoader(HeldOut(*self._placed("val")), batches)

@@ -5,10 +5,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from diffsweep.datasets.samples import Batch
-from diffsweep.errors import UserError
+from diffsweep.errors import Stopped, UserError
 from diffsweep.files import ContentError
 
 PATIENCE = 600  # seconds for a batch, after which a process that prepares it is taken to hang
@@ -26,18 +27,34 @@ class Failure(NamedTuple):
 
 
 class _Guarded(Dataset[Any]):
-    """A dataset of which unreadable content is a :class:`Failure` in a worker, since PyTorch would add stack traces."""
+    """A dataset of which unreadable content is a :class:`Failure` in a worker, since PyTorch would add stack traces.
+
+    A StopIteration or an exit in the code of a dataset is unreadable content too: it would end the epoch, or the
+    program, as if all batches had been prepared.
+    """
 
     def __init__(self, dataset: Dataset[Batch]) -> None:
         self.dataset = dataset
 
     def __getitem__(self, which: Any) -> Any:
-        if get_worker_info() is None:
-            return self.dataset[which]
+        try:
+            return self._whole(which)
+        except (ContentError, UserError) as error:
+            if get_worker_info() is None:
+                raise
+            return Failure(str(error))
+
+    def _whole(self, which: Any) -> Any:
+        """Return a batch; an exception that other programs take for an end becomes a ContentError."""
         try:
             return self.dataset[which]
-        except (ContentError, UserError) as error:
-            return Failure(str(error))
+        except Stopped:
+            raise
+        except (StopIteration, SystemExit) as error:
+            raise ContentError(
+                f"the dataset raised {type(error).__name__} for {_in_words(which)}, which would end the training as if "
+                "it had all its batches; each sample must be returned, or raise an error of its own"
+            ) from error
 
 
 class BatchLoader(DataLoader[Batch]):
@@ -53,7 +70,8 @@ class BatchLoader(DataLoader[Batch]):
         pin_memory: whether batches are put into memory from which a GPU copies faster; not those made on a GPU.
 
     Raises:
-        ContentError: while it is iterated, a worker met unreadable content; the message names the file.
+        ContentError: while it is iterated, content was unreadable, and the message names the file; or the code of the
+            dataset raised StopIteration or exited, and the message names the samples.
         UserError: while it is iterated, a worker has ended, or prepared no batch in ten minutes.
     """
 
@@ -73,6 +91,15 @@ class BatchLoader(DataLoader[Batch]):
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         with errors_of_workers():
             yield from map(_batch, super().__iter__())
+
+
+def _in_words(which: Any) -> str:
+    """Return which samples a batch is made of: positions of the training stream, or rows of the held-out samples."""
+    if isinstance(which, range):
+        return f"positions {which.start} to {which.stop - 1} of the training stream"
+    if isinstance(which, Tensor):
+        return f"held-out samples {int(which.min())} to {int(which.max())}"
+    return f"number {which}"
 
 
 def _batch(batch: Batch | Failure) -> Batch:
