@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install train test lint format slow processors reference
+.PHONY: install train test lint format slow faults processors reference
 
 install: $(VENV)/.installed
 
@@ -23,6 +23,10 @@ test: install lint
 
 slow: install
 	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal tests
+
+# Every fault and bad input that the tests inject, slow ones too, and a table of them.
+faults: install
+	$(BIN)/python -m pytest -m "faults and not gpu and not network" -n 2 --dist worksteal tests
 
 # What other processors would compute: older instructions, and two threads, which round sums and products otherwise.
 PROCESSORS := "ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41 MKL_CBWR=COMPATIBLE" \

@@ -10,7 +10,7 @@ import torch
 
 from diffsweep.diffusion import GaussianDenoiser, GaussianMixtureDenoiser
 
-pytest_plugins = ["run_fixtures"]
+pytest_plugins = ["run_fixtures", "faults"]
 
 
 def pytest_configure(config):

@@ -67,10 +67,12 @@ def test_what_was_saved_is_read_here_and_by_torch_alone(tmp_path, size):
 
 
 @pytest.mark.parametrize("every", [29, pytest.param(1, marks=pytest.mark.slow)])
-def test_one_changed_byte_anywhere_is_an_error(saved, every):
+def test_one_changed_byte_anywhere_is_an_error(saved, every, tried):
     """The bytes of a small file, each in one bit: of the archive, and all of its comment with the hash itself."""
     whole = saved.read_bytes()
-    for place in [*range(0, len(whole), every), *range(len(whole) - 110, len(whole))]:
+    places = [*range(0, len(whole), every), *range(len(whole) - 110, len(whole))]
+    tried(inputs=len(places))
+    for place in places:
         changed = bytearray(whole)
         changed[place] ^= 1 << place % 8
         saved.write_bytes(changed)
@@ -80,8 +82,9 @@ def test_one_changed_byte_anywhere_is_an_error(saved, every):
 
 @pytest.mark.parametrize("count", [8, pytest.param(170, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["truncation", "flip", "appended"])
-def test_a_damaged_file_is_refused_in_one_line(saved, kind, count):
+def test_a_damaged_file_is_refused_in_one_line(saved, kind, count, tried):
     """Random places of each kind; 510 in the slow suite."""
+    tried(inputs=count)
     whole, chance = saved.read_bytes(), random.Random(kind)
     for _ in range(count):
         place, noise = chance.randrange(len(whole)), chance.randbytes(chance.randrange(1, 40))
@@ -97,8 +100,9 @@ def test_a_damaged_file_is_refused_in_one_line(saved, kind, count):
 
 @pytest.mark.parametrize("count", [6, pytest.param(100, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("form", ["zip", "legacy"])
-def test_a_file_without_a_hash_is_read_as_before(tmp_path, form, count):
+def test_a_file_without_a_hash_is_read_as_before(tmp_path, form, count, tried):
     """A changed byte of one is no crash: it is read or refused in one line."""
+    tried(inputs=2 * count)
     path = tmp_path / "old.ckpt"
     torch.save(content(), path, _use_new_zipfile_serialization=form == "zip")
     assert not check_hash(path)
@@ -211,17 +215,17 @@ def save_without_end(folder, first, saved):
         os.write(saved, b".")
 
 
-def test_a_kill_while_saving_leaves_whole_files(tmp_path, monkeypatch):
+def test_a_kill_while_saving_leaves_whole_files(tmp_path, monkeypatch, tried):
     """SIGKILL at random moments, with temporary files of the system on another file system."""
-    kills(tmp_path, monkeypatch, 3)
+    kills(tmp_path, monkeypatch, 3, tried)
 
 
 @pytest.mark.slow
-def test_fifty_kills_while_saving_leave_whole_files(tmp_path, monkeypatch):
-    kills(tmp_path, monkeypatch, 50)
+def test_fifty_kills_while_saving_leave_whole_files(tmp_path, monkeypatch, tried):
+    kills(tmp_path, monkeypatch, 50, tried)
 
 
-def kills(folder, monkeypatch, count):
+def kills(folder, monkeypatch, count, tried):
     elsewhere = folder / "tmpdir"
     elsewhere.mkdir()
     if os.path.isdir("/dev/shm"):  # a file system in memory
@@ -231,7 +235,7 @@ def kills(folder, monkeypatch, count):
     run = folder / "run"
     AtomicCheckpoints().save_checkpoint(content(0, 20_000), run / LAST)
     for _ in range(count):
-        reading, saved = os.pipe()
+        acknowledged, saved = os.pipe()
         child = os.fork()
         if child == 0:
             try:
@@ -239,13 +243,16 @@ def kills(folder, monkeypatch, count):
             finally:
                 os._exit(1)
         os.close(saved)
-        assert os.read(reading, 1) == b"."  # the first is saved
+        assert os.read(acknowledged, 1) == b"."  # the first is saved
         time.sleep(0.03 * chance.random())
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        os.close(reading)
+        committed = newest + 1 + len(os.read(acknowledged, 1 << 16))  # steps whose saving had returned
+        os.close(acknowledged)
+        kept = check_hash(run / LAST) and saved_step(run / LAST) >= committed
+        tried(kills=1, bytes_lost=0 if kept else (run / LAST).stat().st_size)
         found = read_checkpoint(run / LAST)
-        assert found["global_step"] > newest
+        assert found["global_step"] >= committed > newest
         assert_same(found, content(found["global_step"], 20_000))
         newest = found["global_step"]
         for name in (LAST, PREVIOUS):  # a file under a final name is whole

@@ -42,7 +42,7 @@ def test_the_random_inception_has_the_published_layers():
 
 
 @pytest.mark.slow
-def test_features_of_inception_take_random_weights(tmp_path):
+def test_the_part_inception_requires_no_file(tmp_path):
     words = ["parts=[inception]", "repeats=3", "sample_batch=2", "trainer=cpu", f"output={tmp_path}"]
     benchmark(compose("benchmark", words))
     ((label, found),) = json.loads((tmp_path / "benchmark.json").read_text())["results"].items()
