@@ -142,7 +142,7 @@ class ParquetFiles(ImageTable):
         """Return the values of one column in all rows as Python objects, with None for a missing value."""
         values: list[Any] = []
         for file in self.files:
-            with _parquet(file) as opened:
+            with _whole_parquet(file) as opened:
                 values += opened.read([column])[column].to_pylist()
         return values
 
@@ -155,7 +155,7 @@ class ParquetFiles(ImageTable):
             wanted = rows[bisect.bisect_left(rows, first) : bisect.bisect_left(rows, self.ends[number])]
             if not len(wanted):
                 continue
-            with _parquet(file) as opened:
+            with _whole_parquet(file) as opened:
                 for begin, group in self._groups(opened, [row - first for row in wanted]):
                     for batch in opened.iter_batches(AT_ONCE, row_groups=[group], columns=[column]):
                         low, high = (bisect.bisect_left(wanted, first + begin + n) for n in (0, len(batch)))
@@ -191,7 +191,7 @@ class ParquetFiles(ImageTable):
         """
         number = bisect.bisect_right(self.ends, first)
         begin = first - [0, *self.ends][number]
-        with _parquet(self.files[number]) as opened:
+        with _whole_parquet(self.files[number]) as opened:
             ((_, group),) = self._groups(opened, [begin])
             rows = opened.read_row_group(group, [image, *columns], use_threads=False)
         return {image: ArrowImages(rows[image]), **{column: rows[column].to_pylist() for column in columns}}
@@ -238,16 +238,24 @@ class ArrowImages(Sequence[Any]):
 
 @contextmanager
 def _parquet(file: File) -> Iterator[Any]:
-    """Open a parquet file, of which only the parts that are requested are read, within a context.
+    """Open a parquet file, of which only the parts that are requested are read, within a context."""
+    from pyarrow.parquet import ParquetFile
+
+    with opened_file(file) as source, ParquetFile(file if isinstance(file, Path) else source) as found:
+        yield found
+
+
+@contextmanager
+def _whole_parquet(file: File) -> Iterator[Any]:
+    """Open a parquet file whose head was read before, within a context.
 
     Raises:
         ContentError: a part of the file that the body reads is damaged.
     """
     from pyarrow import ArrowException
-    from pyarrow.parquet import ParquetFile
 
     try:
-        with opened_file(file) as source, ParquetFile(file if isinstance(file, Path) else source) as found:
+        with _parquet(file) as found:
             yield found
     except (ArrowException, OSError) as error:
         raise ContentError(f"{file} is damaged ({_line(error)}); get it again") from error
