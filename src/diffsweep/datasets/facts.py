@@ -8,7 +8,7 @@ it.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diffsweep.datasets.caption_words import words_of_captions
+from diffsweep.datasets.caption_words import CaptionWords, words_of_captions
 from diffsweep.datasets.images import UnreadableImageError, size_and_mode
 from diffsweep.datasets.tables import NO_COLUMN, EncodedImage, ImageTable, labels_of, named_classes
 from diffsweep.files import ContentError, read_bytes
@@ -59,14 +59,10 @@ def facts_of(tables: Sequence[ImageTable], settings: Mapping[str, Any], held_out
         values["caption_column"] = caption
         words.append("no captions" if caption is None else f"captions of {caption}")
     if "vocabulary" in settings and settings["vocabulary"] is None:
-        if caption is None:
-            raise ContentError(
-                f"conditioning=text learns the words of captions, and {table.place} has none; give a column of them "
-                "(dataset.caption_column), metadata.jsonl or a .txt beside each image"
-            )
-        found = words_of_captions(tables, caption)
+        found = words_of_captions(tables, caption) if caption is not None else CaptionWords([], 1)
         values.update(found._asdict())
-        words.append(f"{len(found.vocabulary)} words, at most {found.max_words} in a caption")
+        if caption is not None:
+            words.append(f"{len(found.vocabulary)} words, at most {found.max_words} in a caption")
     sizes, text = _sizes(table, image, settings)
     values.update(sizes)
     words.append(text)
