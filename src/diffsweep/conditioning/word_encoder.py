@@ -68,8 +68,8 @@ class WordEncoder(TextEncoder):
         super().__init__()
         if not vocabulary:
             raise ValueError(
-                "conditioning.encoder.vocabulary is empty: text needs a dataset with captions, such as dataset=shapes, or "
-                "files with metadata.jsonl, a .txt beside each image, or a column of texts"
+                "conditioning.encoder.vocabulary is empty: text needs a dataset with captions, such as dataset=shapes, "
+                "or files with metadata.jsonl, a .txt beside each image, or a column of texts"
             )
         for entry in vocabulary:
             if not WORD.fullmatch(entry):
