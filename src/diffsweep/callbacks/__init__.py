@@ -4,6 +4,7 @@ from diffsweep.callbacks.ema import EMA, averaged_weights
 from diffsweep.callbacks.finite import LossIsNaN, StopOnNaN
 from diffsweep.callbacks.loss_by_time import LossByTime
 from diffsweep.callbacks.meter import STEPS_PER_SECOND, TrainingMeter
+from diffsweep.callbacks.overflow import GradientsOverflow, StopOnOverflow
 from diffsweep.callbacks.progress import TrainingProgress
 from diffsweep.callbacks.run_logger import RunLogger, log_picture
 from diffsweep.callbacks.sample_grid import SampleGrid
@@ -11,11 +12,13 @@ from diffsweep.callbacks.sample_grid import SampleGrid
 __all__ = [
     "EMA",
     "STEPS_PER_SECOND",
+    "GradientsOverflow",
     "LossByTime",
     "LossIsNaN",
     "RunLogger",
     "SampleGrid",
     "StopOnNaN",
+    "StopOnOverflow",
     "TrainingMeter",
     "TrainingProgress",
     "averaged_weights",

@@ -33,7 +33,8 @@ class StopOnNaN(Callback):
 
     The weights before the step and the positions of its batch are written into ``nonfinite.ckpt`` of ``folder``.
     A norm that overflows its type counts as infinite. Gradients of float16 overflow in the course of things; their
-    scaler skips such steps, and losses alone are tested, when metrics are logged.
+    scaler skips such steps, which :class:`~diffsweep.callbacks.overflow.StopOnOverflow` counts, and losses alone are
+    tested here, when metrics are logged.
 
     Args:
         folder: the run's directory; None writes nothing.
