@@ -20,7 +20,7 @@ class Description(NamedTuple):
 
     Attributes:
         directory: the folder of its files.
-        id: the name by which W&B finds it again when it is resumed.
+        id: the beginning of the id by which W&B finds it again when it is resumed.
         name: what differs: in a sweep the values that vary, else choices and values that are not the defaults, or of
             the use of a run those that are not the run's.
         group: the sweep; of a run alone the name of its directory. The uses of a run are in the group of the run.
@@ -67,7 +67,7 @@ def describe(cfg: DictConfig, job_type: str = "train") -> Description:
 
 
 def run_id(directory: Path) -> str:
-    """Return the W&B id of a run, the last two names of its directory, since ids must be unique in a project.
+    """Return the beginning of the W&B id of a run: the last two names of its directory, by which people find it.
 
     Hyphens join the names and replace underscores; at most the last 64 characters are taken. A run that an agent of a
     W&B sweep has started has the id that the agent gave it, by which the sweep finds its results.

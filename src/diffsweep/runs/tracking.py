@@ -41,7 +41,8 @@ def used_by(cfg: DictConfig, job_type: str) -> list[RunLogger]:
         return []
     description, found = describe(cfg, job_type), list[RunLogger]()
     if cfg.logger.mode != "disabled":
-        found.append(start_wandb(cfg, description))
+        run = start_wandb(cfg, description)
+        found += [] if run is None else [run]
     if cfg.logger.tensorboard:
         found.append(TensorBoardRun(description))
     return found

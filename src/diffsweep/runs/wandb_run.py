@@ -1,11 +1,18 @@
-"""The logger of Weights & Biases (W&B)."""
+"""The logger of Weights & Biases (W&B), whose faults never end a training.
 
+Without network or key a run is recorded offline, to be uploaded later. After any other fault of W&B the logger stays
+silent. Either prints one warning, and ``metrics.csv`` and the other files of the run are complete.
+"""
+
+import functools
 import math
 import os
+import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -15,14 +22,42 @@ from torch import Tensor
 from diffsweep import pictures
 from diffsweep.callbacks import RunLogger
 from diffsweep.datasets import Batch
+from diffsweep.files import write_text
 from diffsweep.metric_table import metric
-from diffsweep.runs.description import Description
+from diffsweep.runs.description import LONGEST_ID, Description
 from diffsweep.runs.metrics_file import read_history
+from diffsweep.shell import one_line, shown
 
 if TYPE_CHECKING:
     from wandb import Run
 
 SAMPLES = 64  # rows of the table of samples at most
+ID = "run_id"  # the file in the folder wandb of a run with its W&B id
+WAITS = {"init_timeout": 30, "login_timeout": 60, "finish_timeout": 300}  # seconds, of the settings of W&B
+
+
+def _warn(what: str) -> None:
+    print(f"warning: {what}", file=sys.stderr, flush=True)
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {one_line(' '.join(str(error).split()))}"
+
+
+def _tolerant(method: Callable[..., None]) -> Callable[..., None]:
+    """Return a method of the logger whose first error is a warning, after which the logger does nothing."""
+
+    @functools.wraps(method)
+    def tolerant(self: "WandbRun", *arguments: Any, **keywords: Any) -> None:
+        if self.failed:
+            return
+        try:
+            method(self, *arguments, **keywords)
+        except Exception as error:  # W&B raises errors of the network, the disk and its own process
+            self.failed = True
+            _warn(f"W&B records no more of this run ({_reason(error)}); training goes on, and metrics.csv is complete")
+
+    return tolerant
 
 
 class WandbRun(WandbLogger, RunLogger):
@@ -35,16 +70,21 @@ class WandbRun(WandbLogger, RunLogger):
         run: the W&B run.
         artifacts: whether checkpoints are recorded.
         earlier: metrics that the run has logged before it was resumed, from which the best values start.
+
+    Attributes:
+        failed: whether W&B has raised an error, after which nothing is logged.
     """
 
     def __init__(self, run: "Run", artifacts: bool = False, earlier: Sequence[Mapping[str, float]] = ()) -> None:
         super().__init__(experiment=run)
+        self.failed = False
         self._run, self._artifacts = run, artifacts
         self._best: dict[str, float] = {}
         for metrics in earlier:
             self._improved(metrics)
 
     @rank_zero_only
+    @_tolerant
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         super().log_metrics(metrics, step)
         if improved := self._improved(metrics):
@@ -61,15 +101,18 @@ class WandbRun(WandbLogger, RunLogger):
                 self._best[name] = improved[name] = value
         return improved
 
+    @_tolerant
     def log_facts(self, facts: Mapping[str, float | str]) -> None:
         self._run.summary.update(dict(facts))
 
+    @_tolerant
     def log_picture(self, name: str, path: Path, step: int, caption: str) -> None:
         if path.suffix == ".png":
             self.log_image(name, [str(path)], step, caption=[caption])
         else:
             self.log_video(name, [str(path)], step, caption=[caption], format=[path.suffix.lstrip(".")])
 
+    @_tolerant
     def log_samples(self, x: Tensor, request: Batch, step: int) -> None:
         import wandb
 
@@ -84,6 +127,16 @@ class WandbRun(WandbLogger, RunLogger):
                 table.add_data(i, *values, media(str(file)))
             self.log_metrics({"samples_table": table}, step)  # type: ignore[dict-item]
 
+    @_tolerant
+    def save(self) -> None:
+        super().save()
+
+    @rank_zero_only
+    @_tolerant
+    def finalize(self, status: str) -> None:
+        super().finalize(status)
+
+    @_tolerant
     def log_checkpoints(self, files: Sequence[Path]) -> None:
         if self._artifacts:
             import wandb
@@ -94,43 +147,99 @@ class WandbRun(WandbLogger, RunLogger):
             self._run.log_artifact(artifact)
 
 
-def start_wandb(cfg: DictConfig, description: Description) -> WandbRun:
+def start_wandb(cfg: DictConfig, description: Description) -> WandbRun | None:
     """Start a W&B run and return its logger; a run that is resumed goes on in its W&B run, which has the same id.
+
+    A run without network or key is recorded offline. If W&B cannot start at all, the result is None. Both print one
+    warning.
 
     Args:
         cfg: the configuration of the command.
         description: the name, group, tags and configuration that W&B shows.
     """
+    directory = description.directory
+    place = directory / "wandb"
+    try:
+        identity = wandb_id(description, cfg.get("resume_from") is not None)
+        run = _start(cfg, description, identity, cfg.logger.mode)
+    except Exception as error:  # of the network, the account, the disk, or W&B's own process
+        reason = _reason(error)
+        try:
+            import wandb
+
+            wandb.teardown()  # the process of W&B keeps the id in use
+            run = _start(cfg, description, identity, "offline")
+        except Exception as second:
+            _warn(f"W&B records nothing of this run ({_reason(second)}); metrics.csv has its metrics")
+            return None
+        sync = f"wandb sync {shown(place)}/offline-run-*"
+        _warn(f"W&B cannot be reached ({reason}); this run is recorded offline, upload it later: {sync}")
+    rows = read_history(directory / "metrics.csv").values()
+    earlier = [{name: float(value) for name, value in row.items()} for row in rows]
+    return WandbRun(run, cfg.logger.artifacts, earlier)
+
+
+def wandb_id(description: Description, resumed: bool) -> str:
+    """Return the W&B id of a run: that of a resumed run, or a new one, which no other run of the project has.
+
+    W&B merges runs of equal ids, also where directories on two machines have the same name. So the id of a new run ends
+    with random digits, and the file ``wandb/run_id`` keeps it. The id that an agent of a W&B sweep gives stays as it
+    is.
+
+    Args:
+        description: of the run, with the beginning of the id.
+        resumed: whether the run goes on.
+    """
+    kept = description.directory / "wandb" / ID
+    if resumed and kept.is_file():
+        return kept.read_text(encoding="utf-8").strip()
+    if resumed or os.environ.get("WANDB_SWEEP_ID"):
+        return description.id
+    digits = uuid.uuid4().hex[:8]
+    identity = f"{description.id[: LONGEST_ID - len(digits) - 1]}-{digits}"
+    write_text(kept, identity + "\n")
+    return identity
+
+
+def _settings() -> dict[str, Any]:
+    """Return the settings of W&B: its waits end, unless variables such as WANDB_INIT_TIMEOUT state others."""
+    import wandb
+
+    known = wandb.Settings.model_fields
+    waits = {name: wait for name, wait in WAITS.items() if name in known and f"WANDB_{name.upper()}" not in os.environ}
+    return {"silent": True, "console": "off", **waits}
+
+
+def _start(cfg: DictConfig, description: Description, identity: str, mode: str) -> "Run":
+    """Start a W&B run."""
     import wandb
 
     directory = description.directory
     directory.mkdir(parents=True, exist_ok=True)
     os.environ["WANDB_DATA_DIR"] = str(directory / "wandb")  # staged media stay inside the run
-    run = wandb.init(
+    return wandb.init(
         project=cfg.logger.project,
         entity=cfg.logger.entity,
-        mode=cfg.logger.mode,
+        mode=mode,  # type: ignore[arg-type]
         dir=str(directory),
-        id=description.id,
+        id=identity,
         name=description.name,
         group=description.group,
         job_type=description.job_type,
         tags=description.tags,
         resume="allow",
         config=description.config,
-        settings=wandb.Settings(silent=True, console="off"),
+        settings=wandb.Settings(**_settings()),
     )
-    rows = read_history(directory / "metrics.csv").values()
-    earlier = [{name: float(value) for name, value in row.items()} for row in rows]
-    return WandbRun(run, cfg.logger.artifacts, earlier)
 
 
 def finish_wandb(exit_code: int) -> None:
     """End the W&B run of this process, if any; an exit code other than 0 marks it as failed."""
-    import sys
-
     if "wandb" in sys.modules:
         import wandb
 
         if wandb.run is not None:
-            wandb.finish(exit_code=exit_code)
+            try:
+                wandb.finish(exit_code=exit_code)
+            except Exception as error:
+                _warn(f"W&B could not end its record of this run ({_reason(error)})")
