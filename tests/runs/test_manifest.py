@@ -3,12 +3,14 @@
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from functools import partial
 
 import pytest
 
 from diffsweep.errors import Stopped, UserError
+from diffsweep.runs.launching import DIED, run_all
 from diffsweep.runs.manifest import JobRecord, Manifest, time_left
 
 FORK = multiprocessing.get_context("fork")
@@ -61,6 +63,52 @@ def test_a_job_that_fails_is_recorded_and_one_that_is_stopped_stops_the_sweep(ma
     assert states(manifest)[:4] == ["failed", "failed", "interrupted", "waiting"]
     manifest.run("0", lambda: 2.0)
     assert (manifest.job("0").state, manifest.job("0").error) == ("finished", None)
+
+
+@pytest.mark.parametrize("code", [0, "no such file"])
+def test_a_job_that_exits_is_a_failure_and_ends_no_sweep(code, manifest, capsys):
+    """With exit code 0 too, which would end the sweep as if all its jobs had been run."""
+    manifest.run("0", lambda: sys.exit(code))
+    assert (manifest.job("0").state, manifest.job("0").error) == ("failed", f"the job called sys.exit({code!r})")
+    assert "0 failed: the job called sys.exit" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("stopped", [[], [signal.SIGINT]])
+def test_jobs_that_died_with_their_process_are_failures_and_the_others_run(stopped, manifest):
+    """The launcher gives up when one of its two processes dies; the third job of each launch kills it."""
+    launches = []
+
+    class Launcher:
+        def launch(self, words, initial_job_idx):
+            launches.append([name for (name,) in words])
+            for (name,) in words:
+                if name in ("2", "5"):
+                    process = FORK.Process(target=lambda own=name: manifest.run(own, lambda: os._exit(0)))
+                    process.start()
+                    process.join()
+                    raise RuntimeError("A worker process was unexpectedly terminated")
+                manifest.run(name, lambda: 1.0)
+
+    words = {job.name: [job.name] for job in manifest.jobs[:7]}
+    if stopped:
+        with pytest.raises(RuntimeError):
+            run_all(manifest, words, Launcher(), stopped)
+        assert len(launches) == 1
+        return
+    run_all(manifest, words, Launcher(), stopped)
+    assert launches == [["0", "1", "2", "3", "4", "5", "6"], ["3", "4", "5", "6"], ["6"]]
+    assert states(manifest)[:8] == ["finished"] * 2 + ["failed"] + ["finished"] * 2 + ["failed", "finished", "waiting"]
+    assert manifest.job("2").error == DIED
+
+
+def test_a_launcher_that_gives_up_without_a_dead_job_is_an_error(manifest):
+    class Launcher:
+        def launch(self, words, initial_job_idx):
+            raise RuntimeError("no cluster")
+
+    with pytest.raises(RuntimeError, match="no cluster"):
+        run_all(manifest, {"0": ["0"]}, Launcher(), [])
+    assert set(states(manifest)) == {"waiting"}
 
 
 def test_seconds_add_up_over_the_starts_of_a_job(manifest):

@@ -4,7 +4,8 @@ import functools
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -26,9 +27,10 @@ from diffsweep.configuration.explain import explained
 from diffsweep.configuration.jobs import launcher_of
 from diffsweep.errors import Failed, Stopped
 from diffsweep.runs.functions import finish_and_start
-from diffsweep.runs.manifest import Manifest
+from diffsweep.runs.manifest import UNFINISHED, Manifest
 from diffsweep.runs.signals import CODES, handling, stop
 
+DIED = "its process has died: it was killed, was short of memory, or called os._exit"
 POLLED = 1.0  # seconds between looks at the manifest
 _stopped: list[int] = []  # the exit code of a stopped job: a process that was stopped starts no further jobs
 
@@ -59,11 +61,40 @@ def launch(manifest: Manifest, command: str, overrides: Sequence[str], every: Se
         print(
             f"{len(every)} jobs are started; their states are in {shell.shown(manifest.folder / MANIFEST)}", flush=True
         )
-        with _reported(manifest), _waiting_for_jobs():
+        with _reported(manifest), _waiting_for_jobs() as received:
+            named = {job.name: own for job, own in zip(every, words, strict=True)}
             try:
-                launcher.launch(words, initial_job_idx=0)
-            except RuntimeError as error:  # no cluster, or a job that was killed; errors of jobs are in the manifest
+                run_all(manifest, named, launcher, received)
+            except RuntimeError as error:  # no cluster; errors of jobs are in the manifest
                 raise Failed(f"hydra/launcher={launcher_of(overrides)}: {' '.join(str(error).split())}") from error
+
+
+def run_all(manifest: Manifest, words: Mapping[str, list[str]], launcher: Any, stopped: Sequence[int]) -> None:
+    """Let a launcher run jobs, and again those that are left if a job has killed its process.
+
+    A launcher such as joblib gives up all jobs when one of its processes dies. The jobs that were running then are
+    recorded as failed, since one of them is the cause, and the same line tries them again; the others are run.
+
+    Args:
+        manifest: of the sweep.
+        words: the overrides of each job by its name.
+        launcher: of Hydra.
+        stopped: the signals received so far; after one nothing is started any more.
+
+    Raises:
+        RuntimeError: the launcher could not start the jobs, or it gave up and no job had died.
+    """
+    left = dict(words)
+    while left:
+        try:
+            launcher.launch(list(left.values()), initial_job_idx=0)
+            return
+        except RuntimeError:
+            _settled(manifest, left)
+            if stopped or not manifest.fail_dead(DIED):
+                raise
+        waiting = {job.name for job in manifest.jobs if job.state in UNFINISHED}
+        left = {name: own for name, own in left.items() if name in waiting}
 
 
 def _run(command: str, cfg: DictConfig) -> None:
@@ -88,6 +119,13 @@ def _let_processes_find_the_package() -> None:
     before = os.environ.get("PYTHONPATH", "")
     if folder not in before.split(os.pathsep):
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [folder, before]))
+
+
+def _settled(manifest: Manifest, names: Iterable[str], seconds: float = 30.0) -> None:
+    """Wait until no process runs one of the jobs: a launcher that gives up ends its processes a moment later."""
+    until = time.monotonic() + seconds
+    while any(manifest.is_running(name) for name in names) and time.monotonic() < until:
+        time.sleep(0.1)
 
 
 @contextmanager
@@ -115,8 +153,10 @@ def _reported(manifest: Manifest) -> Iterator[None]:
 
 
 @contextmanager
-def _waiting_for_jobs() -> Iterator[None]:
+def _waiting_for_jobs() -> Iterator[list[int]]:
     """Wait within the block for the jobs, which receive Ctrl-C too, to save a whole step; a second one ends the wait.
+
+    The block gets the list of the signals received so far.
 
     Raises:
         Stopped: at the end of the block, after Ctrl-C.
@@ -131,7 +171,7 @@ def _waiting_for_jobs() -> Iterator[None]:
 
     try:
         with handling({signal.SIGINT: wait}):
-            yield
+            yield received
     except Exception:
         if not received:
             raise

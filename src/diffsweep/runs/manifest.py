@@ -140,6 +140,20 @@ class Manifest:
                 elif job["state"] == FINISHED and not is_current(JobRecord(**job)):
                     job.update(asdict(JobRecord(job["name"], job["overrides"])))
 
+    def fail_dead(self, error: str) -> list[str]:
+        """Record the jobs as failed that are recorded as running though no process runs them; return their names.
+
+        Args:
+            error: why they failed.
+        """
+        found = []
+        with self._changed() as content:
+            for job in content["jobs"]:
+                if job["state"] == RUNNING and not self.is_running(job["name"]):
+                    job.update(state=FAILED, error=error)
+                    found.append(job["name"])
+        return found
+
     @contextmanager
     def held(self, name: str) -> Iterator[None]:
         """Hold a lock of the sweep within the block, which one process has at a time while others wait.
@@ -199,6 +213,9 @@ class Manifest:
             except Stopped as stop:
                 end = {"state": state_after(stop.code)}
                 raise
+            except SystemExit as error:  # of code that a job calls; it would end the whole sweep, with exit code 0 too
+                end = {"state": FAILED, "error": f"the job called sys.exit({error.code!r})"}
+                print(f"{name} failed: {end['error']}", flush=True)
             finally:
                 self.update(name, **end, seconds=round(job.seconds + time.perf_counter() - begin, 1))
         finally:
