@@ -101,7 +101,7 @@ def test_a_job_that_kills_its_process_of_joblib_leaves_the_others_running(proces
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
     (tmp_path / "dying.py").write_text(
         "import multiprocessing\nimport os\n\nimport torch\n\n\ndef constant(optimizer, warmup_steps):\n"
-        "    if multiprocessing.parent_process() and optimizer.param_groups[0]['lr'] == 0.002:\n"
+        "    if multiprocessing.current_process().name != 'MainProcess' and optimizer.param_groups[0]['lr'] == 0.002:\n"
         "        os._exit(0)\n"
         "    return torch.optim.lr_scheduler.ConstantLR(optimizer)\n"
     )

@@ -37,7 +37,7 @@ PROTOCOLS = ("protocol", "likelihood_protocol")  # keys of metrics.json
 # Top keys of a configuration that do not change what a run computes, or that follow from others.
 NO_SETTINGS = (
     *("paths", "logger", "choices", "versions", "git", "sweep", "resume_from", "trust", "hydra", "space", "condition"),
-    *("verify", "output", "callbacks"),
+    *("verify", "output", "callbacks", "halve_batch"),
 )
 DEEPEST = 4  # folders below the given one in which runs are looked for
 OF_A_RUN = ("checkpoints", "samples", "wandb", "evaluate", "sample")  # folders in a run that hold no runs to compare

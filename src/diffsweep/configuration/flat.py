@@ -19,7 +19,16 @@ ABSOLUTE = re.compile(r"(?<![\w.:/~-])~?/[^\s,\[\]{}'\"=]+")  # of a path that b
 STAGES = "stages"  # the folder of models that runs have trained because they require them
 PLACES = ("paths", "logger", "trust", "resume_from", "output", "sweep", "choices")  # of a run, and not of its results
 FORM = ("_target_", "_partial_", "_convert_")  # what the choice of an option decides
-AROUND = (*PLACES, "trainer", "callbacks", "space", "condition", "verify", "batch_size")  # that names leave out
+AROUND = (
+    *PLACES,
+    "trainer",
+    "callbacks",
+    "space",
+    "condition",
+    "verify",
+    "batch_size",
+    "halve_batch",
+)  # that names leave out
 SETTINGS_OF_TRAINER = ("max_steps", "precision", "gradient_clip_val", "accumulate_grad_batches")  # of its results
 
 

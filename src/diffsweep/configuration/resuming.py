@@ -82,7 +82,11 @@ TABLE = (
         "from the next step on, such as callbacks.ema.decay; an average of the weights is neither begun nor dropped",
     ),
     KeyRule(("logger", "logger.*"), OnResume.TAKEN, "what is logged from then on goes where it states"),
-    KeyRule(("dataset.num_workers", "dataset.cache_dir", "*.checkpointing"), OnResume.TAKEN, "it changes no number"),
+    KeyRule(
+        ("dataset.num_workers", "dataset.cache_dir", "*.checkpointing", "halve_batch"),
+        OnResume.TAKEN,
+        "it changes no number",
+    ),
     KeyRule(OF_THE_SAME_DATA, OnResume.TAKEN, "if the same data are at the new place"),
     KeyRule(
         ("backbone.dropout", "backbone.feature_dropout", "conditioning.dropout"),

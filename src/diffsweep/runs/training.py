@@ -1,6 +1,7 @@
 """The command ``train.py``: a run from its checked configuration to its metrics."""
 
 import logging
+import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ from diffsweep.runs.cost import cost_of
 from diffsweep.runs.evaluation import Measured, headline, measure
 from diffsweep.runs.latents import keep_latents
 from diffsweep.runs.machine import check_machine
+from diffsweep.runs.memory import MemoryOfSteps, ShortOfMemory, halve, release, why_not_halved
 from diffsweep.runs.recovery import recover
 from diffsweep.runs.replaying import replay
 from diffsweep.runs.resuming import GoOn, Resumption
@@ -51,7 +53,8 @@ def train(cfg: DictConfig) -> float:
         cfg: a checked configuration, from :func:`~diffsweep.configuration.compose.compose` or from the command line.
 
     Raises:
-        UserError: the run's directory has another run, or no checkpoint to resume from.
+        UserError: the run's directory has another run, or no checkpoint to resume from; or the device has too little
+            memory, and the batch may not be halved.
         Stopped: the process received Ctrl-C, SIGTERM or SIGUSR1.
     """
     directory = Path(cfg.paths.run_dir)
@@ -72,19 +75,42 @@ def train(cfg: DictConfig) -> float:
         if is_rank_zero():
             recover(directory, cfg.resume_from is not None)
             forget(directory)
-        resumption = Resumption(cfg) if cfg.resume_from else None
-        if is_rank_zero() and resumption is None:
-            claim(cfg)  # a resumed run writes its configuration when its changes have taken effect
-        with finishing():
-            return _train(cfg, directory, data, resumption)
+        while True:
+            resumption = Resumption(cfg) if cfg.resume_from else None
+            if is_rank_zero() and resumption is None:
+                claim(cfg)  # a resumed run writes its configuration when its changes have taken effect
+            try:
+                with finishing():
+                    return _train(cfg, directory, data, resumption)
+            except ShortOfMemory as error:
+                if error.step is None or why_not_halved(cfg) is not None:
+                    raise
+                short = error.step
+            _go_on_with_half(cfg, directory, short)  # outside of the except clause, which holds all memory
+            data = build_data(cfg)
 
 
 def _go_on(cfg: DictConfig, directory: Path) -> None:
-    """Let a job of a sweep that was stopped or has failed resume from its checkpoint, or begin again if it has none."""
+    """Let a training that was stopped or has failed resume from its checkpoint, or begin again if it has none."""
     if (directory / FOLDER / LAST).is_file():
         cfg.resume_from = str(directory)
     elif is_rank_zero():
         (directory / CONFIG).unlink(missing_ok=True)
+
+
+def _go_on_with_half(cfg: DictConfig, directory: Path, step: int) -> None:
+    """Halve the batch of a training that had no memory in a step, and let it go on from its checkpoint, if any."""
+    release()
+    before, change = cfg.dataset.batch_size, halve(cfg)
+    print(
+        f"warning: out of memory on the device in step {step} with dataset.batch_size={before}; goes on with {change}, "
+        "with the same samples in each step (halve_batch=false stops instead)",
+        file=sys.stderr,
+        flush=True,
+    )
+    _go_on(cfg, directory)
+    if cfg.resume_from is None:
+        (directory / "metrics.csv").unlink(missing_ok=True)
 
 
 def _train(cfg: DictConfig, directory: Path, data: ImageData, resumption: Resumption | None) -> float:
@@ -102,7 +128,8 @@ def _train(cfg: DictConfig, directory: Path, data: ImageData, resumption: Resump
     guards = [callback for callback in built if isinstance(callback, StopOnNaN)] or [StopOnNaN(str(directory))]
     others = [callback for callback in built if callback not in guards]
     callbacks: list[Callback] = [*guards, TrainingMeter(), *others, signals, keep]
-    callbacks.append(GoOn(data, resumption, partial(claim, cfg)))
+    memory = MemoryOfSteps(cfg)
+    callbacks += [memory, GoOn(data, resumption, partial(claim, cfg))]
     if resumption is not None:
         resumption.check(model, data, callbacks)
         if is_rank_zero():
@@ -112,7 +139,7 @@ def _train(cfg: DictConfig, directory: Path, data: ImageData, resumption: Resump
     trainer = make_trainer(cfg, callbacks, track)
     with signals:
         try:
-            with errors_of_workers():
+            with errors_of_workers(), memory.watched():
                 trainer.fit(model, data, ckpt_path=last if cfg.resume_from else None)
             trained = time.perf_counter() - begin
             if not trainer.is_global_zero:
@@ -120,7 +147,8 @@ def _train(cfg: DictConfig, directory: Path, data: ImageData, resumption: Resump
                     with _averaged(model, callbacks):
                         measure(cfg, model, data, directory)
                 return float("nan")
-            measured = _measure(cfg, trainer, model, data, track)
+            with memory.watched():
+                measured = _measure(cfg, trainer, model, data, track)
             numbers = {"val/loss": keep.latest, **measured.numbers}
         except Stopped as stop:
             if trainer.is_global_zero:

@@ -1,0 +1,115 @@
+"""Training on a device that is short of memory: the batch is halved, and twice as many batches make a step."""
+
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from omegaconf import DictConfig
+
+from diffsweep.errors import UserError
+
+
+class ShortOfMemory(UserError):  # noqa: N818 - names an outcome
+    """The error that the device has too little memory; the message has the step and what to type instead.
+
+    Attributes:
+        step: the training step, from 1, if a smaller batch may be of help; None otherwise.
+    """
+
+    def __init__(self, message: str, step: int | None = None) -> None:
+        super().__init__(message)
+        self.step = step
+
+
+class MemoryOfSteps(Callback):
+    """Turn the error that a training step has no memory into a one-line error, which names the step.
+
+    Args:
+        cfg: the run's configuration.
+    """
+
+    def __init__(self, cfg: DictConfig) -> None:
+        self.cfg = cfg
+        self._step: int | None = None  # the step at hand; None outside of one, as in a validation
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self._step = trainer.global_step + 1
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        self._step = None
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Convert errors of memory within a context.
+
+        Raises:
+            ShortOfMemory: the device has too little memory.
+        """
+        try:
+            yield
+        except torch.cuda.OutOfMemoryError as error:
+            raise ShortOfMemory(self._message(), self._step) from error
+
+    def _message(self) -> str:
+        cfg = self.cfg
+        if self._step is None:
+            first = "metrics.batch_size=N, " if "batch_size" in (cfg.get("metrics") or {}) else ""
+            return (
+                f"out of memory on the device outside of a training step; try {first}a smaller "
+                f"callbacks.sample_grid.num_samples, {_less(cfg)}"
+            )
+        batch, accumulated = cfg.dataset.batch_size, cfg.trainer.accumulate_grad_batches
+        because = why_not_halved(cfg)
+        half = (
+            f"dataset.batch_size={batch // 2} trainer.accumulate_grad_batches={2 * accumulated}, " if batch > 1 else ""
+        )
+        return (
+            f"out of memory on the device in training step {self._step} with dataset.batch_size={batch}"
+            f"{f', which is not halved since {because}' if because else ''}; try {half}{_less(cfg)}"
+        )
+
+
+def _less(cfg: DictConfig) -> str:
+    """Return what else takes less memory, as it is typed."""
+    again = "backbone.checkpointing=true, " if "checkpointing" in (cfg.get("backbone") or {}) else ""
+    return f"{again}trainer.precision=bf16-mixed or a smaller network"
+
+
+def why_not_halved(cfg: DictConfig) -> str | None:
+    """Return why batches of half the size, twice as many in a step, may not take the place of those of a training.
+
+    None if they may: then each step has the same samples in the same order, and the mean of their losses.
+
+    Args:
+        cfg: the run's configuration.
+    """
+    batch = cfg.dataset.batch_size
+    if not cfg.get("halve_batch"):
+        return "halve_batch=false"
+    if batch % 2:
+        return f"{batch} is odd"
+    if cfg.trainer.devices != 1 or cfg.trainer.get("num_nodes", 1) != 1:
+        return "the run has several devices, of which others wait"
+    if cfg.dataset.get("buckets") is not None:
+        return "dataset.buckets gives all images of a batch one size, so other batches have other images"
+    if cfg.choices.get("discriminator") not in (None, "none"):
+        return "the weight of an adversarial loss depends on the whole batch"
+    return None
+
+
+def halve(cfg: DictConfig) -> str:
+    """Halve the batch of a configuration, double how many are accumulated, and return the change as it is typed."""
+    cfg.dataset.batch_size //= 2
+    cfg.trainer.accumulate_grad_batches *= 2
+    accumulated = cfg.trainer.accumulate_grad_batches
+    return f"dataset.batch_size={cfg.dataset.batch_size} trainer.accumulate_grad_batches={accumulated}"
+
+
+def release() -> None:
+    """Give the memory of a training that has ended back to the device."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
