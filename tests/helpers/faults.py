@@ -31,6 +31,7 @@ ROWS = {
             "runs/test_suggestions.py::test_a_word_with_dashes_is_answered_with_the_override",
         ),
     ),
+    "random options": Row("inputs", ("runs/test_random_options.py",)),
     "classes that may not be built": Row("inputs", ("runs/test_untrusted.py",)),
     "malicious files": Row(
         "inputs",
@@ -106,7 +107,11 @@ ROWS = {
     ),
     "exact resume": Row(
         "faults",
-        ("runs/test_resume.py", "datasets/test_streaming.py::test_a_resumed_run_goes_on_with_the_same_batches"),
+        (
+            "runs/test_resume.py",
+            "runs/test_resume_matrix.py",
+            "datasets/test_streaming.py::test_a_resumed_run_goes_on_with_the_same_batches",
+        ),
     ),
     "another number of processes": Row(
         "faults",

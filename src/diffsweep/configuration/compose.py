@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from diffsweep.configuration.conf import CONF, SELECTORS, SHARED, content, dotted, settings
+from diffsweep.configuration.conf import CONF, SELECTORS, SHARED, content, dotted, is_global, settings
 from diffsweep.configuration.explain import explained
 from diffsweep.configuration.facts import fill_in_found
 from diffsweep.configuration.following import options_that_fit
@@ -186,15 +186,15 @@ def _refuse_place(overrides: Sequence[str], choices: Mapping[str, Any], number: 
 
 
 def _drop_what_does_not_fit(cfg: DictConfig, choices: Mapping[str, Any], overrides: Sequence[str]) -> None:
-    """Remove settings that a family or an experiment makes for an option which the user has replaced.
+    """Remove settings that a family, an experiment or a debug preset makes for an option which the user has replaced.
 
     With ``model=improved_ddpm schedule=vp`` the family sets ``schedule.num_steps``, which ``schedule=vp`` does not
     have. What the user typed stays, and is refused if it is wrong.
     """
     typed = {override.lstrip("+~").partition("=")[0] for override in overrides}
-    for kind in ("model", "experiment"):
+    for kind in ("model", "experiment", "debug"):
         preset = content(kind, str(choices.get(kind)))
-        if "defaults" not in preset:  # of a saved run, or one that sets no other group
+        if not is_global(kind, str(choices.get(kind))):  # of a saved run, or one that sets no other group
             continue
         for name, chosen in preset.items():
             group = str(name)

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import is_dataclass
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -26,6 +27,10 @@ def check_type(path: str, value: Any, hint: Any) -> None:
     """
     from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
+    if isinstance(hint, type) and is_dataclass(hint):  # pydantic would look into its fields
+        if not isinstance(value, hint):
+            raise UserError(f"{path}={_typed(value)}: it should be a {hint.__name__}, by its _target_ and keys")
+        return
     try:
         adapter = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
     except Exception as error:

@@ -188,8 +188,7 @@ def _of_optimizer(key: str) -> bool:
 
 def _resolved(cfg: DictConfig) -> list[Any]:
     """Return the values of all groups that an optimizer and its schedule follow from."""
-    found = OmegaConf.masked_copy(cfg, [name for name in (*OF_OPTIMIZERS, "trainer") if name in cfg])
-    return [OmegaConf.to_container(found[name], resolve=True) for name in OF_OPTIMIZERS if name in found]
+    return [OmegaConf.to_container(cfg[name], resolve=True) for name in OF_OPTIMIZERS if name in cfg]
 
 
 def _shapes(weights: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
