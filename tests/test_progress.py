@@ -75,6 +75,15 @@ def test_details_stand_in_place_of_the_rate_and_are_read_only_for_a_line(clock):
     assert written.splitlines()[0].endswith("step 60/90   loss 0.5   15 s left")
 
 
+@pytest.mark.parametrize(("count", "rate"), [(123456, "12,346"), (1010, "101"), (995, "99.5"), (1, "0.1")])
+def test_rates_are_plain_numbers(clock, count, rate):
+    file = io.StringIO()
+    with ProgressMeter("decoding", file=file, clock=clock) as progress:
+        clock.seconds += 10
+        progress.update(count)
+    assert f" {rate} steps/s " in file.getvalue()
+
+
 @pytest.mark.parametrize("unit", ["batch", "image"])
 def test_units_have_a_plural_and_an_unknown_total_is_left_out(clock, unit):
     file = io.StringIO()

@@ -100,7 +100,8 @@ class ProgressMeter:
 
     def _rate(self, count: int, seconds: float) -> str:
         units = f"{self.unit}{'es' if self.unit.endswith('ch') else 's'}"
-        return f"{count / seconds:.3g} {units}/s" if seconds > 0 else ""
+        rate = count / seconds if seconds > 0 else 0.0
+        return f"{rate:{',.0f' if rate >= 100 else '.3g'}} {units}/s" if seconds > 0 else ""
 
     def _left(self, seconds: float) -> str:
         done = self.count - self._initial

@@ -20,6 +20,7 @@ from diffsweep.configuration.rules.network import (
     images_of_several_sizes_are_no_stored_latents,
     sides_of_buckets_fit_the_network,
 )
+from diffsweep.configuration.stage_nodes import stage_nodes, trainable_config
 from diffsweep.datasets import ImageFolder
 from diffsweep.datasets.buckets import BucketSize, bucket_sizes, nearest_bucket
 from diffsweep.datasets.orders import BucketedBatches
@@ -200,6 +201,7 @@ def test_splits_and_held_out_images_are_squares(folder):
         ({"buckets": 3}, r"dataset\.buckets=3 must divide dataset\.image_size=8"),
         ({"buckets": 0}, r"dataset\.buckets=0 must divide"),
         ({"max_aspect_ratio": 0.5}, r"dataset\.max_aspect_ratio must be at least 1, not 0\.5"),
+        ({"buckets": 4}, r"dataset\.buckets=4 gives no size but 8 x 8; use a smaller multiple, or a dataset\.max_asp"),
         ({"balance": "classes"}, r"dataset\.buckets needs dataset\.balance=none"),
     ],
 )
@@ -208,10 +210,14 @@ def test_settings_that_do_not_fit_are_refused(folder, settings, match):
         made(folder, **settings)
 
 
-def in_preflight(folder, *typed):
+def composed(folder, *typed):
     settings = ["max_bad=1", "image_size=8", "buckets=2", "label_column=none", f"path='{folder}'"]
     overrides = [f"dataset.{setting}" for setting in settings]
-    preflight(compose("train", ["dataset=image_folder", "logger=csv", *overrides, "metrics=none", *typed]))
+    return compose("train", ["dataset=image_folder", "logger=csv", *overrides, "metrics=none", *typed])
+
+
+def in_preflight(folder, *typed):
+    preflight(composed(folder, *typed))
 
 
 @pytest.mark.slow
@@ -223,7 +229,7 @@ def in_preflight(folder, *typed):
             r"several aspect ratios, and backbone=encoder_unet .* backbone=unet, dit, uvit, or dataset\.buckets=null",
         ),
         (
-            ("model=ldm", "autoencoder.factor=2", "dataset.buckets=8"),
+            ("model=ldm", "autoencoder.factor=2", "dataset.buckets=4", "dataset.max_aspect_ratio=4"),
             r"use autoencoder\.cache=false.*\[rule images_of_several_sizes_are_no_stored_latents\]",
         ),
     ],
@@ -260,3 +266,13 @@ def test_sides_are_divided_by_the_autoencoder_and_by_patches(factor, patch, cach
 @pytest.mark.parametrize("backbone", some(["unet", "dit", "uvit"], 0))
 def test_networks_that_take_other_sizes_are_accepted(folder, backbone):
     in_preflight(folder, f"backbone={backbone}")
+
+
+@pytest.mark.parametrize(
+    ("typed", "buckets"), [(["metrics=classifier"], None), (["guidance=autoguidance", "guidance.weak.train=[]"], 2)]
+)
+def test_a_trained_model_of_squares_is_trained_on_squares(folder, typed, buckets):
+    cfg = composed(folder, "dataset.label_column=folders", *typed)
+    stage = trainable_config(cfg, *stage_nodes(cfg)[0])
+    assert (cfg.dataset.buckets, stage.dataset.buckets) == (2, buckets)
+    preflight(cfg)

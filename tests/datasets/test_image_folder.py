@@ -101,10 +101,16 @@ def test_what_is_left_open_is_found_and_printed(folder, tmp_path, capsys):
     assert cfg.choices.metrics == "classifier"
     first, second = capsys.readouterr().err.splitlines()
     assert first == (
-        f"dataset.path={top}: 5 images, 3 classes of folders: a, b, chien, chien/deep, captions of txt, 3 x 8 x 8, "
+        f"dataset.path={top}: 5 images, 3 classes of folders: 'a, b', chien, chien/deep, captions of txt, 3 x 8 x 8, "
         "1 held out"
     )
     assert second.startswith("metrics=classifier: metrics=digits does not fit dataset=image_folder (3 x 8 x 8)")
+
+
+def test_missing_data_choose_nothing(tmp_path, capsys):
+    print_once.cache_clear()
+    cfg = composed(tmp_path, tmp_path / "nowhere")
+    assert (cfg.choices.metrics, capsys.readouterr().err) == ("digits", "")
 
 
 def test_what_is_typed_stays(folder, tmp_path):

@@ -1,5 +1,6 @@
 """Tar files in the webdataset convention and Arrow files, decoded and streamed, and what is refused in them."""
 
+import inspect
 import io
 import itertools
 import json
@@ -11,8 +12,10 @@ import pytest
 import torch
 from PIL import Image
 
+from diffsweep.configuration.check import locate
 from diffsweep.configuration.compose import compose
-from diffsweep.datasets import Arrow, ImageFolder, WebDataset
+from diffsweep.configuration.conf import content
+from diffsweep.datasets import Arrow, ImageData, ImageFolder, WebDataset
 from diffsweep.datasets import tar_files as module
 
 SIDE = 8
@@ -47,6 +50,11 @@ def make(tmp_path):
 
 def rows_of(batch):
     return sorted((x.numpy().tobytes(), label) for x, label in zip(batch["x"], batch["label"].tolist(), strict=True))
+
+
+def levels_of(x):
+    """Return the 8-bit values of pixels, whose level has the values around it in dequantised images."""
+    return ((x + 1) * 127.5).round().to(torch.uint8)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -122,13 +130,13 @@ def test_fields_of_json_and_names_of_classes_are_read(make, tmp_path):
             assert np.array_equal(x[0], np.asarray(opened))
 
 
-def test_members_are_listed_once(make, tmp_path, monkeypatch):
+def test_members_are_listed_once(make, tmp_path, monkeypatch, capsys):
     path = write(tmp_path / "a.tar", [(f"{i}.png", png(i)) for i in range(4)])
     calls, listed = [], module.listed
     monkeypatch.setattr(module, "listed", lambda *a: (calls.append(1), listed(*a))[1])
     for _ in range(2):
         assert len(make(WebDataset, path, image_column="png", num_val=1).tables[0]) == 4
-    assert len(calls) == 1
+    assert len(calls) == capsys.readouterr().err.count("listing tar files") == 1
     write(path, [(f"{i}.png", png(i)) for i in range(5)])
     assert len(make(WebDataset, path, image_column="png", num_val=1).tables[0]) == 5
 
@@ -182,3 +190,26 @@ def test_broken_files_and_missing_columns_are_one_line(make, tmp_path, arrow_fol
             make(kind, tmp_path / path, num_val=1, **settings)
         assert text in str(error.value), str(error.value)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("option", ["arrow", "hub", "image_folder", "parquet", "webdataset"])
+def test_every_setting_of_image_files_is_a_key(option):
+    keys = dict(content("dataset", option))
+    target = locate(keys.pop("_target_"))
+    classes = [one for one in target.__mro__ if one.__module__.startswith("diffsweep.") and "__init__" in vars(one)]
+    named = {name for one in classes[: classes.index(ImageData)] for name in inspect.signature(one).parameters}
+    assert set(keys) == named - {"settings"}
+
+
+@pytest.mark.parametrize("changes", [{"crop": "random"}, {"buckets": 2}, {"balance": "classes"}, {"dequantise": True}])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_changes_training_images_reads_all_files(kind, changes, make, request):
+    """Squares of 8 pixels have one crop and one bucket, so training images are those of the files, noise aside."""
+    target, fixture, column, labels = KINDS[kind]
+    settings = {"image_column": column, "label_column": labels, "num_classes": 10}
+    data = make(target, request.getfixturevalue(fixture), **settings, **changes)
+    batch = next(iter(data.train_dataloader()))
+    assert (((batch["x"] + 1) * 127.5).frac().sub(0.5).abs().min() < 0.4) == ("dequantise" in changes)
+    batch["x"] = levels_of(batch["x"])
+    known = data.split("train")
+    assert set(rows_of(batch)) <= set(rows_of({"x": levels_of(known["x"]), "label": known["label"]}))

@@ -18,6 +18,8 @@ from diffsweep.pictures.lettering import legible
 from diffsweep.runs.previewing import noised, preview, times_of, words_of
 from diffsweep.schedules import EDM, Cosine
 
+BALANCED = "dataset.balance=classes"
+
 
 @pytest.fixture
 def previewed(tmp_path):
@@ -92,7 +94,7 @@ def test_a_folder_is_previewed_with_its_files_that_are_no_images(previewed, tmp_
             Image.fromarray(np.full((8, 8, 3), value, np.uint8)).save(path)
     (tmp_path / "photos" / "a" / "broken.png").write_bytes(b"nothing")
     words = (f"dataset.path={tmp_path / 'photos'}", f"dataset.cache_dir={tmp_path / 'cache'}")
-    folder, found = previewed("dataset=image_folder", *words, "dataset.max_bad=1", "dataset.num_val=1")
+    folder, found = previewed("dataset=image_folder", *words, "dataset.max_bad=1", "dataset.num_val=1", BALANCED)
     assert {path.name for path in folder.iterdir()} == {"batch.png", "noised.png", "classes.png", "preview.json"}
     assert [Path(where).name for where, _ in found["skipped"]] == ["broken.png"]
     counts, train = found["classes"], found["statistics"]["train"]
@@ -103,6 +105,7 @@ def test_a_folder_is_previewed_with_its_files_that_are_no_images(previewed, tmp_
     assert found["held_out_in_training"] == 1
     out = capsys.readouterr().out
     assert "train.py refuses" not in out
+    assert "2  equally frequent in training batches" in out
     for path in out.strip().splitlines()[-1].split():  # a line of paths
         assert Path(path).is_file()
 

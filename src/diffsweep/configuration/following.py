@@ -17,6 +17,8 @@ from diffsweep.shell import one_line
 
 OPTION = "option"  # the key of an entry that names the option; the others are the least numbers of the dataset
 
+FOUND = ("path", "name", "image_size", "num_val")  # keys of a dataset that are null if it has no data
+
 
 def options_that_fit(cfg: DictConfig, command: str, overrides: Sequence[str]) -> list[str]:
     """Return overrides that replace defaults which do not fit the dataset, such as ``metrics=classifier``; or none.
@@ -30,8 +32,8 @@ def options_that_fit(cfg: DictConfig, command: str, overrides: Sequence[str]) ->
         overrides: of the command line.
     """
     try:
-        if "dataset" not in cfg or any(cfg.dataset.get(key, "") is None for key in ("path", "name", "image_size")):
-            return []  # without data, as in the configuration of a stage before it gets those of its run
+        if "dataset" not in cfg or any(cfg.dataset.get(key, "") is None for key in FOUND):
+            return []  # without data that are there, as in the configuration of a stage before it gets those of its run
         _shape(cfg.dataset)
     except OmegaConfBaseException:  # a value that cannot be resolved, which the checks report
         return []

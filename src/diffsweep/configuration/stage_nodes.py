@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from diffsweep.autoencoders import Autoencoder
 from diffsweep.callbacks.checkpoints import FOLDER, LAST
-from diffsweep.configuration.check import STAGE, check, targets
+from diffsweep.configuration.check import STAGE, check, locate, targets
 from diffsweep.configuration.compose import compose
 from diffsweep.configuration.conf import groups, options
 from diffsweep.configuration.explain import explained
@@ -38,6 +38,7 @@ CLOSED = (
     "hydra",
 )  # keys that a stage may not set
 ALWAYS = ("debug",)  # groups that every stage inherits: a short run has short stages
+BUCKETS = "dataset.buckets"
 
 
 class Stage(NamedTuple):
@@ -170,6 +171,7 @@ def trainable_config(cfg: DictConfig, path: str, node: DictConfig) -> DictConfig
     with open_dict(stage):
         for group in inherited:
             _inherit(cfg, stage, group, typed)
+        _train_on_squares(stage, typed)
         stage.trust, stage.paths, stage.sweep = list(cfg.trust), cfg.paths.copy(), "stages"
         if not {"trainer", "trainer.accelerator"} & set(typed):
             stage.trainer.accelerator = cfg.trainer.accelerator
@@ -188,6 +190,14 @@ def _inherit(cfg: DictConfig, stage: DictConfig, group: str, typed: Sequence[str
     stage.choices[group] = cfg.choices.get(group)
     for key in (key.removeprefix(prefix) for key in typed if key.startswith(prefix)):
         OmegaConf.update(stage[group], key, OmegaConf.select(own, key), force_add=True)
+
+
+def _train_on_squares(stage: DictConfig, typed: Sequence[str]) -> None:
+    """Let a stage train on squares where the run has buckets of aspect ratios, and the stage's network takes none."""
+    target = (stage.get("backbone") or {}).get("_target_")
+    supports = getattr(locate(target, stage.trust), "supports", ()) if target is not None else ()
+    if stage.dataset.get("buckets") is not None and BUCKETS not in typed and "aspect_ratios" not in supports:
+        OmegaConf.update(stage, BUCKETS, None)
 
 
 def portable(content: Any) -> Any:

@@ -65,7 +65,7 @@ def bucket_sizes(image_size: int, multiple: int, max_aspect_ratio: float) -> lis
 
 
 def check_buckets(image_size: int, multiple: int, max_aspect_ratio: float) -> None:
-    """Raise a ValueError unless the arguments are those of sizes of buckets, see :func:`bucket_sizes`.
+    """Raise a ValueError unless the arguments give several sizes of buckets, see :func:`bucket_sizes`.
 
     Args:
         image_size: the side of the square, ``dataset.image_size``.
@@ -79,6 +79,11 @@ def check_buckets(image_size: int, multiple: int, max_aspect_ratio: float) -> No
         )
     if not max_aspect_ratio >= 1:
         raise ValueError(f"dataset.max_aspect_ratio must be at least 1, not {max_aspect_ratio}")
+    if len(bucket_sizes(image_size, multiple, max_aspect_ratio)) == 1:
+        raise ValueError(
+            f"dataset.buckets={multiple} gives no size but {image_size} x {image_size}; use a smaller multiple, or a "
+            f"dataset.max_aspect_ratio above {max_aspect_ratio}"
+        )
 
 
 def nearest_bucket(sizes: Sequence[BucketSize], images: Tensor) -> Tensor:

@@ -173,9 +173,10 @@ def results(
         threads: threads that decode; 0 for one a core, at most 8.
         shown: whether progress is shown on stderr.
     """
+    name = "images" if form.width is None else f"{form.width} x {form.image_size}"
     with (
         ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool,  # Pillow decodes without Python's lock
-        ProgressMeter("decoding images", len(rows), "image", disable=not shown) as progress,
+        ProgressMeter(f"decoding {name}", len(rows), "image", disable=not shown) as progress,
     ):
         encoded = encoded_rows(tables, column, rows)
         while some := list(islice(encoded, AT_ONCE)):

@@ -95,9 +95,14 @@ def _classes(table: ImageTable, label: str | None, settings: Mapping[str, Any]) 
             return {"label_column": None}, f"no classes, since {label} has one alone{one}"
         names = names or found
     names = names or (stored if stored is not None and len(stored) == count else None)
-    shown = "" if not names else f": {', '.join(map(one_line, names[:3]))}{', ...' if len(names) > 3 else ''}"
+    shown = "" if not names else f": {', '.join(map(_shown, names[:3]))}{', ...' if len(names) > 3 else ''}"
     found_now = {"label_column": label, "num_classes": count, "class_names": None if names is None else list(names)}
     return found_now, f"{count} classes of {label}{shown}"
+
+
+def _shown(name: str) -> str:
+    """Return the name of a class for a list of names: in quotes if it has a comma, and without control characters."""
+    return one_line(f"'{name}'" if "," in name else name)
 
 
 def _sizes(table: ImageTable, image: str, settings: Mapping[str, Any]) -> tuple[dict[str, Any], str]:

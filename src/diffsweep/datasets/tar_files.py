@@ -10,6 +10,7 @@ import itertools
 import json
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,8 +64,11 @@ class TarFiles(ImageTable):
 
     def __init__(self, key: str, path: str | Sequence[File], cache_dir: Path) -> None:
         self.key, self.files = key, files_of(key, path, ["tar"], "webdataset")
-        folder = cache_dir / "tars"
-        self.listings = [_kept(file, folder) for file in tracked(self.files, "listing tar files", "file")]
+        kept = [_path(file, cache_dir / "tars") for file in self.files]
+        new = [pair for pair in zip(self.files, kept, strict=True) if not pair[1].is_file()]
+        for file, listing in tracked(new, "listing tar files", "file") if new else ():
+            make_once(listing, partial(_keep, listing, file))
+        self.listings = [_read(listing) for listing in kept]
         self.ends = list(itertools.accumulate(len(listing.keys) for listing in self.listings))
         if not len(self):
             raise ContentError(f"{key}={path}: {self.files[0]} has no samples, such as 0001.jpg with 0001.cls")
@@ -179,20 +183,23 @@ class TarFiles(ImageTable):
         return hash_of(self.files)
 
 
-def _kept(file: File, folder: Path) -> Listing:
-    """Return the listing of a tar file, which is made once and kept."""
-    path = folder / f"{identify({'tar': state_of(file)})}.npz"
-    make_once(path, lambda: _keep(path, listed(file)))
+def _path(file: File, folder: Path) -> Path:
+    """Return where the listing of a tar file is kept."""
+    return folder / f"{identify({'tar': state_of(file)})}.npz"
+
+
+def _read(path: Path) -> Listing:
     with np.load(path, allow_pickle=False) as stored:
         words = json.loads(stored["words"].tobytes())
         return Listing(words["keys"], words["suffixes"], stored["places"])
 
 
-def _keep(path: Path, listing: Listing) -> None:
+def _keep(path: Path, file: File) -> None:
+    listing = listed(file)
     words = json.dumps({"keys": listing.keys, "suffixes": listing.suffixes}).encode()
     content = io.BytesIO()
     np.savez(content, words=np.frombuffer(words, np.uint8), places=listing.places)
-    write_atomically(path, lambda file: file.write(content.getvalue()))
+    write_atomically(path, lambda out: out.write(content.getvalue()))
 
 
 def listed(file: File) -> Listing:

@@ -171,7 +171,7 @@ def _show_noised(cfg: DictConfig, x: Tensor, words: Sequence[str], folder: Path)
 
 
 def _heading(t: float, log_snr: float) -> str:
-    return f"t = {t:.{3 if t > 0.01 else 2}g} logSNR {log_snr:z{'.1f' if abs(log_snr) < 9.95 else '.0f'}}"
+    return f"t={t:.{3 if t > 0.01 else 2}g} logSNR={log_snr:z{'.1f' if abs(log_snr) < 9.95 else '.0f'}}"
 
 
 def _measured(cfg: DictConfig, data: ImageData) -> dict[str, Any]:
@@ -197,6 +197,7 @@ def _measured(cfg: DictConfig, data: ImageData) -> dict[str, Any]:
         "statistics": {"train": _plain(measured), "val": _plain(held_out)},
         "held_out_in_training": held_out.among(measured),
         "classes": counts,
+        "balance": data.balance,
         "skipped": [list(one) for one in data.skipped],
         "schedule": _levels(cfg),
     }
@@ -249,18 +250,19 @@ def rows(content: dict[str, Any]) -> list[tuple[str, str, str]]:
     held_out = content["statistics"]["val"]["count"]
     found.append(("in both splits", f"{shared:.2%}", f"of {held_out} held-out {kind} equal one of these"))
     found.append(("skipped", str(len(content["skipped"])), _first_skipped(content["skipped"])))
-    return found + _class_rows(content["classes"])
+    return found + _class_rows(content["classes"], content["balance"] == "classes")
 
 
 def _first_skipped(skipped: Sequence[Sequence[str]]) -> str:
     return f"cannot be read, such as {skipped[0][0]} ({skipped[0][1]})" if skipped else "files that cannot be read"
 
 
-def _class_rows(counts: dict[str, dict[str, int]]) -> list[tuple[str, str, str]]:
+def _class_rows(counts: dict[str, dict[str, int]], balanced: bool) -> list[tuple[str, str, str]]:
     """Return a row for each class, or of many classes for the largest and the smallest."""
     names = list(counts)
     if len(names) > NAMED:
         by_size = sorted(names, key=lambda name: -counts[name]["train"])
         names = [by_size[0], by_size[-1]]
-    rows = [("classes", str(len(counts)), "")] if counts else []
+    remark = "equally frequent in training batches, by dataset.balance" if balanced else ""
+    rows = [("classes", str(len(counts)), remark)] if counts else []
     return rows + [(f"  {name}", str(counts[name]["train"]), f"{counts[name]['val']} held out") for name in names]
