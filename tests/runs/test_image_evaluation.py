@@ -133,6 +133,7 @@ def test_places_without_images_are_refused_in_one_line(places, tmp_path):
     for words, message in (
         ((), "reference is missing"),
         ((f"reference={places / 'real'}", "metrics=none"), "metrics=none leaves nothing"),
+        ((f"reference={places / 'real'}", "metrics=classifier"), r"metrics\.features\.model\.run is missing"),
         ((f"reference={places / 'real'}", "metrics=moving_digits"), "measures clips, and images= has images"),
         (("statistics=stats.txt",), "statistics are written into an .npz file"),
         ((f"reference={places / 'real'}", "sampler=ddim"), "sampler"),

@@ -260,15 +260,8 @@ class PublicAutoencoder:
                 theirs[f"{module}.bias"] = torch.zeros(channels, device="cpu")
         parameters = dict(autoencoder.named_parameters())
         made = assembled(parameters, theirs, lambda name: Origin(public_names(name)))
-        file = f"{self._name}: {self.weights_file.name}"
-        if made.lacking:
-            raise ValueError(f"{file} has no {' or no '.join(made.lacking[:3])}")
-        for name, expected, names, shapes in made.misfits:
-            raise ValueError(
-                f"{file}: {' '.join(names)} has the shape {shapes[0]}, but by {CONFIG} {name} is {expected}"
-            )
-        if made.unused:
-            raise ValueError(f"{file} has {', '.join(made.unused[:3])}, which {CONFIG} does not describe")
+        if mismatch := made.mismatch(f"{self._name}: {self.weights_file.name}", CONFIG):
+            raise ValueError(mismatch)
         return made.found
 
 

@@ -1,14 +1,13 @@
 """A dataset of a folder of image files."""
 
-from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
 
 from diffsweep.datasets.folder_files import FILE, FolderFiles
-from diffsweep.datasets.streamed_images import StreamableImages
+from diffsweep.datasets.local_images import LocalImages
 from diffsweep.datasets.tables import ImageTable
 
 
-class ImageFolder(StreamableImages):
+class ImageFolder(LocalImages):
     """A dataset of the image files in a folder and its subfolders, which may be classes, with captions beside them.
 
     :class:`~diffsweep.datasets.folder_files.FolderFiles` describes what is read: png, jpg, webp, gif, bmp, tiff, avif,
@@ -25,20 +24,9 @@ class ImageFolder(StreamableImages):
 
     files = "image files"
     kind = "folder"
-
-    def __init__(self, path: str | None, val_path: str | None = None, **settings: Any) -> None:
-        self.tables = self.tables_of({"path": path, "val_path": val_path})
-        self.image_column = FILE
-        super().__init__(**settings)
+    wanted = "a folder of images, as in dataset.path=photos"
+    image_column = FILE
 
     @classmethod
-    def tables_of(cls, settings: Mapping[str, Any]) -> list[ImageTable]:
-        """Return the tables of the folders ``path``, and ``val_path`` if it is given.
-
-        Raises:
-            ValueError: no path is given, or its folder cannot be read.
-        """
-        if settings.get("path") is None:
-            raise ValueError("dataset.path is missing: give a folder of images, as in dataset.path=photos")
-        paths = [(key, settings.get(key)) for key in ("path", "val_path")]
-        return [FolderFiles(f"dataset.{key}", path) for key, path in paths if path is not None]
+    def table_of(cls, key: str, path: str, cache_dir: Path) -> ImageTable:
+        return FolderFiles(key, path)

@@ -17,10 +17,10 @@ DEAD = re.compile(r"DataLoader worker.* (?:exited unexpectedly|killed by signal:
 
 
 class Failure(NamedTuple):
-    """What a process returns in place of a batch that it could not prepare.
+    """A result that a worker process sends in place of a batch that it could not prepare.
 
     Attributes:
-        message: the message of the error.
+        message: the one-line message of the error, which the training process raises.
     """
 
     message: str

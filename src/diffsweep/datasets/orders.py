@@ -72,7 +72,12 @@ class Permutations:
         return kept[number]
 
     def draw(self, subset: int, draw: int) -> int:
-        """Return the row of one draw of a subset, from draw 0."""
+        """Return the row that a subset gives at one draw, the first of which is draw 0.
+
+        Args:
+            subset: the number of the subset.
+            draw: the number of the draw.
+        """
         number, place = divmod(draw, len(self.subsets[subset]))
         return int(self._pass(subset, number)[place])
 
@@ -88,7 +93,7 @@ class Permutations:
 
 
 class Shuffled(Order):
-    """The plain order: epoch follows epoch, and each goes through all samples in a random order of its own.
+    """An order in which epoch follows epoch, and each goes through all samples in a random order of its own.
 
     Args:
         count: N, the number of samples.

@@ -1,15 +1,13 @@
 """A dataset of images in local parquet files, such as the Hugging Face hub's."""
 
-import importlib.util
-from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
 
+from diffsweep.datasets.local_images import LocalColumns
 from diffsweep.datasets.parquet_files import ParquetFiles
-from diffsweep.datasets.streamed_images import StreamableImages
 from diffsweep.datasets.tables import ImageTable
 
 
-class Parquet(StreamableImages):
+class Parquet(LocalColumns):
     """A dataset of images in local parquet files, one in each row, with labels or captions in other columns.
 
     Args:
@@ -24,27 +22,9 @@ class Parquet(StreamableImages):
 
     files = "parquet files"
     kind = "parquet"
-
-    def __init__(
-        self, path: str | None, image_column: str = "image", val_path: str | None = None, **settings: Any
-    ) -> None:
-        self.tables = self.tables_of({"path": path, "val_path": val_path})
-        self.image_column = image_column
-        super().__init__(**settings)
+    wanted = "a parquet file of images, a folder of them or a glob, as in dataset.path=train.parquet"
+    package = "pyarrow"
 
     @classmethod
-    def tables_of(cls, settings: Mapping[str, Any]) -> list[ImageTable]:
-        """Return the tables of the files of ``path``, and of ``val_path`` if it is given.
-
-        Raises:
-            ValueError: no path is given, or its files cannot be read.
-        """
-        if settings.get("path") is None:
-            raise ValueError(
-                "dataset.path is missing: give a parquet file of images, a folder of them or a glob, as in "
-                "dataset.path=train.parquet"
-            )
-        if importlib.util.find_spec("pyarrow") is None:
-            raise ValueError("parquet files need pyarrow; pip install 'diffsweep[data]'")
-        paths = [(key, settings.get(key)) for key in ("path", "val_path")]
-        return [ParquetFiles(f"dataset.{key}", path) for key, path in paths if path is not None]
+    def table_of(cls, key: str, path: str, cache_dir: Path) -> ImageTable:
+        return ParquetFiles(key, path)

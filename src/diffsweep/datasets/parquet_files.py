@@ -250,7 +250,7 @@ def _whole_parquet(file: File) -> Iterator[Any]:
     """Open a parquet file whose head was read before, within a context.
 
     Raises:
-        ContentError: a part of the file that the body reads is damaged.
+        ContentError: the file is no parquet file, or a part of it that the body reads is damaged.
     """
     from pyarrow import ArrowException
 
@@ -258,7 +258,9 @@ def _whole_parquet(file: File) -> Iterator[Any]:
         with _parquet(file) as found:
             yield found
     except (ArrowException, OSError) as error:
-        raise ContentError(f"{file} is damaged ({_line(error)}); get it again") from error
+        raise ContentError(
+            f"{file} is no readable parquet file ({_line(error)}); if it is damaged, get it again"
+        ) from error
 
 
 def _indices(rows: Sequence[int]) -> Any:

@@ -63,7 +63,9 @@ def state_of(file: File) -> list[Any]:
 
 
 def hash_of(files: Sequence[File]) -> str:
-    """Return a hash of files: of their content, see :func:`~diffsweep.files.content_hash`, or of remote ones' state."""
+    """Return a hash that changes with the content of files: see :func:`~diffsweep.files.content_hash`.
+
+    Of a file that is read over the network the state, see :func:`state_of`, stands for the content."""
     local = [file for file in files if isinstance(file, Path)]
     if len(local) == len(files):
         return content_hash(local)

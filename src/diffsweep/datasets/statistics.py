@@ -20,7 +20,7 @@ AT_ONCE = 256  # samples that are read at once
 
 @dataclass(frozen=True)
 class SampleStatistics:
-    """The statistics of some of the samples of a table, by channel where that is written.
+    """The statistics of some of the samples of a table, such as the images of a split.
 
     Attributes:
         count: the number of samples that were measured.

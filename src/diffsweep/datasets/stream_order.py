@@ -27,8 +27,10 @@ KEPT = 4  # windows whose permutation is kept
 def order_of_pieces(ends: Sequence[int]) -> Tensor:
     """Return the rows of a table, int64 (N,), with its pieces in a random order that is the same in every run.
 
+    A piece is a range of rows that are read at once, such as a row group of a parquet file; its rows keep their order.
+
     Args:
-        ends: for each piece, the number of rows up to its end.
+        ends: for each piece, the number of rows of the table up to its end.
     """
     starts = [0, *ends[:-1]]
     order = torch.randperm(len(ends), generator=torch.Generator().manual_seed(0)).tolist()
@@ -36,7 +38,11 @@ def order_of_pieces(ends: Sequence[int]) -> Tensor:
 
 
 class WindowedOrder:
-    """The random order of one epoch, a slice of which is computed without the others.
+    """The random order of the samples in one epoch, a slice of which is computed without the rest.
+
+    The pieces of the files, which are read at once, are put in a random order, and the samples of each piece too. Then
+    each window, which is W successive samples of this sequence, is permuted. ``order[a:b]`` is an int64 tensor of the
+    numbers of samples at the places a to b - 1 of the epoch.
 
     Every number from 0 to N - 1 occurs once. With mirrors N + i stands for the mirror of sample i, every number from 0
     to 2 N - 1 occurs once, and windows are twice as long.

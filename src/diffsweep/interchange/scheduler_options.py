@@ -26,7 +26,9 @@ INSTEAD = "choose one, as in sampler=ddim sampler.steps=50"
 def scheduler_options(
     config: Mapping[str, Any], source: str, read: Described, time_scale: float, with_sampler: bool = True
 ) -> list[str]:
-    """Return the options of schedule, prediction and sampler that a scheduler of diffusers stands for.
+    """Return the overrides of schedule, prediction and sampler that a scheduler of diffusers stands for.
+
+    An example is ``["schedule=linear", "sampler=ddim"]``.
 
     Args:
         config: the content of ``scheduler_config.json``.

@@ -10,7 +10,7 @@ from diffsweep.errors import UserError
 
 @dataclass(frozen=True)
 class Texts:
-    """A condition on texts as parts of a pipeline.
+    """A condition on texts, as the parts of a pipeline of diffusers that stand for it.
 
     Attributes:
         encoder: the text encoder, a model of transformers.
@@ -30,7 +30,7 @@ class Texts:
 
     @property
     def width(self) -> int:
-        """The channels of a token."""
+        """Return the number of channels of a token that the encoder gives."""
         return int(getattr(self.encoder.config, "hidden_size", 0) or self.encoder.config.d_model)
 
 

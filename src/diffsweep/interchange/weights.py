@@ -106,12 +106,6 @@ def to_ours(
         return Origin(names) if names else None
 
     made = assembled(state, weights, origin_of)
-    if made.lacking:
-        raise UserError(f"{source} has no {' or no '.join(made.lacking[:3])}")
-    for name, expected, names, shapes in made.misfits:
-        raise UserError(
-            f"{source}: {' '.join(names)} has the shape {shapes[0]}, but by config.json {name} is {expected}"
-        )
-    if made.unused:
-        raise UserError(f"{source} has {', '.join(made.unused[:3])}, which config.json does not describe")
+    if mismatch := made.mismatch(source, "config.json"):
+        raise UserError(mismatch)
     return {**made.found, **kept}

@@ -21,10 +21,10 @@ def joined(parts: Sequence[Tensor]) -> Tensor:
 
 @dataclass(frozen=True)
 class Origin:
-    """What a layer or a parameter of ours is made of.
+    """A rule how a layer or a parameter of our network is made of those of another network that computes the same.
 
     Attributes:
-        names: the layers or parameters of the other network, in order.
+        names: the layers or parameters of the other network, in the order in which ``convert`` takes them.
         convert: makes the value of a parameter from the tensors of these names; the result is reshaped to ours.
     """
 
@@ -33,13 +33,13 @@ class Origin:
 
 
 class Misfit(NamedTuple):
-    """A parameter of ours of which the other network has another number of values.
+    """A parameter of our network that has another number of values than the tensors that it would be made of.
 
     Attributes:
-        name: our parameter.
-        expected: its shape.
-        names: the tensors that it is made of.
-        shapes: their shapes.
+        name: the name of the parameter.
+        expected: the shape of the parameter.
+        names: the names of the tensors of the other network.
+        shapes: the shapes of these tensors.
     """
 
     name: str
@@ -63,6 +63,19 @@ class Assembled(NamedTuple):
     unused: list[str]
     misfits: list[Misfit]
 
+    def mismatch(self, source: str, config: str) -> str | None:
+        """Return the first thing that does not fit as a sentence with the names of the tensors; None if all fit.
+
+        Args:
+            source: the file of the tensors, with which the sentence begins.
+            config: the file that describes the network.
+        """
+        if self.lacking:
+            return f"{source} has no {' or no '.join(self.lacking[:3])}"
+        for name, expected, names, shapes in self.misfits:
+            return f"{source}: {' '.join(names)} has the shape {shapes[0]}, but by {config} {name} is {expected}"
+        return f"{source} has {', '.join(self.unused[:3])}, which {config} does not describe" if self.unused else None
+
 
 def assembled(
     state: Mapping[str, Tensor],
@@ -70,13 +83,13 @@ def assembled(
     origin_of: Callable[[str], Origin | None],
     own: Container[str] = (),
 ) -> Assembled:
-    """Return the weights of a network made of those of another.
+    """Return the weights of our network, made of the tensors of another, and what is missing, unused or misfits.
 
     Args:
         state: the parameters and buffers of our network, for their names, shapes and types.
         weights: the tensors of the other network.
         origin_of: maps the name of a parameter of ours to what it is made of; None for nothing.
-        own: names of those of ours that may have no origin, which are then left out.
+        own: names of parameters and buffers of ours that are left out if they have no origin, instead of reported.
     """
     found: dict[str, Tensor] = {}
     lacking: list[str] = []

@@ -20,7 +20,9 @@ MULTIPLICATIONS = 10**12  # the cost allowed for this search between these numbe
 
 
 def copy_ratio(samples: Tensor, data: ImageData, batches: Callable[[Samples], Iterable[Tensor]]) -> float:
-    """Return the median distance of samples from their nearest training image over that of held-out images.
+    """Return the median distance of samples from their nearest training images, divided by that of held-out images.
+
+    A ratio well below 1 is a sign that samples are copies of training images.
 
     Args:
         samples: generated images or clips, (N, ...) in [-1, 1], which are rounded to the levels of the data first.

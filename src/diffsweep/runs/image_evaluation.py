@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffsweep import pictures, shell
 from diffsweep.comparison.records import EVALUATION
 from diffsweep.configuration.build import build_metrics
+from diffsweep.configuration.stage_nodes import run_key, stage_nodes
 from diffsweep.errors import UserError
 from diffsweep.files import write_text
 from diffsweep.metric_table import metric
@@ -69,6 +70,12 @@ def _metrics(cfg: DictConfig) -> tuple[GenerationMetrics, int | None]:
     """Return the metrics, and the number of channels that they require; None if they take grey and colour."""
     if "_target_" not in cfg.metrics:
         raise UserError("metrics=none leaves nothing to measure; choose metrics=inception or digits")
+    for path, node in stage_nodes(cfg):
+        if node.run is None:
+            raise UserError(
+                f"{run_key(path, node)} is missing: metrics={cfg.choices.metrics} needs a trained model, which images "
+                "alone do not choose; give the directory of its run, or use metrics=inception"
+            )
     metrics = build_metrics(cfg)
     assert metrics is not None
     if metrics.shape is not None and len(metrics.shape) != 3:

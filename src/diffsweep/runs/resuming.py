@@ -58,7 +58,7 @@ class Resumption:
         refuse(self.changes, self.saved, cfg, self.step)
 
     def check(self, model: Model, data: ImageData, callbacks: Sequence[Callback]) -> None:
-        """Raise a UserError unless the checkpoint fits the model, its optimizer and its weight average.
+        """Raise a UserError unless the checkpoint's states fit the model, its optimizer and its weight average.
 
         Args:
             model: the model that is to be trained on.
@@ -115,7 +115,8 @@ class GoOn(Callback):
     Args:
         data: the dataset.
         resumption: the start of a resumed run; None for a new run.
-        claim: writes the run's configuration; called when a resumed run has all its states and the first step follows.
+        claim: a function that writes the run's configuration; it is called once, when a resumed run has all its states
+            and its first step follows, so that a resumption that fails changes nothing.
     """
 
     def __init__(self, data: ImageData, resumption: Resumption | None = None, claim: Any = None) -> None:
