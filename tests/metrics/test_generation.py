@@ -6,7 +6,9 @@ import scipy.linalg
 import torch
 
 from diffsweep.datasets import Digits, ImageData, Samples, load_digits
+
 from diffsweep.metrics import (
+    copies,
     DigitsClassifier,
     GenerationMetrics,
     identify,
@@ -304,7 +306,8 @@ def of_shades(tmp_path, **settings):
 
 def test_data_are_read_in_batches(tmp_path, monkeypatch):
     """The metrics equal those of the same data in one batch."""
-    monkeypatch.setattr(GenerationMetrics, "compared", (5, 40))
+    monkeypatch.setattr(copies, "FEWEST", 5)
+    monkeypatch.setattr(copies, "MOST", 40)
     data = Shades({"train": 300, "val": 50})
     metrics = of_shades(tmp_path)
     train = data.split("train").rows(torch.arange(300))
@@ -315,7 +318,8 @@ def test_data_are_read_in_batches(tmp_path, monkeypatch):
     real = Colours()(train["x"])[0]
     assert numbers["fid"] == pytest.approx(frechet_distance(Colours()(samples)[0], real), rel=1e-5)
     torch.testing.assert_close(metrics.real(data, "train")[0], real)
-    monkeypatch.setattr(GenerationMetrics, "compared", (5, 1000))
+    monkeypatch.setattr(copies, "FEWEST", 5)
+    monkeypatch.setattr(copies, "MOST", 1000)
     held_out = data.split("val").rows(torch.arange(50))["x"]
     stored = ((samples + 1) * 127.5).round() / 127.5 - 1
     fake, kept = (torch.cdist(x.flatten(1), train["x"].flatten(1)).amin(1).median() for x in (stored, held_out))
@@ -326,8 +330,9 @@ def test_fewer_images_are_compared_if_the_training_set_is_large(tmp_path, monkey
     data, metrics = Shades({"train": 100, "val": 90}), of_shades(tmp_path, batch_size=8)
     samples = data.split("train").rows(torch.arange(60))["x"]
     for multiplications, expected in ((0, 10), (30 * 100 * 75, 30), (10**12, 60)):
-        monkeypatch.setattr(GenerationMetrics, "compared", (10, 60))
-        monkeypatch.setattr(GenerationMetrics, "multiplications", multiplications)
+        monkeypatch.setattr(copies, "FEWEST", 10)
+    monkeypatch.setattr(copies, "MOST", 60)
+        monkeypatch.setattr(copies, "MULTIPLICATIONS", multiplications)
         data.largest_batch = 0
         assert metrics(samples, data)["copy_ratio"] == 0
         assert data.largest_batch == expected

@@ -51,7 +51,7 @@ def exact_job(tmp_path, rho, count, clips=None, space=Identity, steps=24):
     model = VideoModel(nothing, VP(), Eps(), None, None, Unconditional(), space, sampler, guidance, None, None)
     model.denoiser = denoiser
     held_out = None if clips is None else InMemory({"x": clips})
-    data = SimpleNamespace(channels=1, image_size=1, split=lambda name: held_out)
+    data = SimpleNamespace(channels=1, image_size=1, split=lambda name: held_out, deferred=lambda name: held_out)
     return Job(model, data, tmp_path, count, seed=3, batch_size=count, pages=1)
 
 

@@ -259,11 +259,7 @@ class Dashboard(Bare):
 
 @dataclass
 class Doctor(Bare):
-    """The keys of doctor.py.
-
-    Attributes:
-        min_free: GB that must be free where runs are written.
-    """
+    """The keys of doctor.py: ``min_free``, the GB that must be free where runs are written."""
 
     min_free: float = 2.0
 

@@ -231,8 +231,8 @@ class VideoFolder(ImageData):
         if skipped:
             named = [f"{os.path.relpath(self.videos[n], self.folder)} ({skipped[n]})" for n in sorted(skipped)[:NAMED]]
             more = f" and {len(skipped) - NAMED} more" if len(skipped) > NAMED else ""
-            text = f"{len(skipped)} of {len(self.videos)} videos of {self.folder} cannot be used: "
-            text += f"{', '.join(named)}{more}"
+            unused = ", ".join(named) + more
+            text = f"{len(skipped)} of {len(self.videos)} videos of {self.folder} cannot be used: {unused}"
             if len(skipped) == len(self.videos):
                 raise ContentError(f"dataset.path: {text}")
             warnings.warn(shell.one_line(text), stacklevel=2)
