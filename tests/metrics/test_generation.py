@@ -6,11 +6,10 @@ import scipy.linalg
 import torch
 
 from diffsweep.datasets import Digits, ImageData, Samples, load_digits
-
 from diffsweep.metrics import (
-    copies,
     DigitsClassifier,
     GenerationMetrics,
+    copies,
     identify,
     load_digits_classifier,
     manifold,
@@ -331,7 +330,7 @@ def test_fewer_images_are_compared_if_the_training_set_is_large(tmp_path, monkey
     samples = data.split("train").rows(torch.arange(60))["x"]
     for multiplications, expected in ((0, 10), (30 * 100 * 75, 30), (10**12, 60)):
         monkeypatch.setattr(copies, "FEWEST", 10)
-    monkeypatch.setattr(copies, "MOST", 60)
+        monkeypatch.setattr(copies, "MOST", 60)
         monkeypatch.setattr(copies, "MULTIPLICATIONS", multiplications)
         data.largest_batch = 0
         assert metrics(samples, data)["copy_ratio"] == 0
