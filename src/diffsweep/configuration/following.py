@@ -33,7 +33,7 @@ def options_that_fit(cfg: DictConfig, command: str, overrides: Sequence[str]) ->
     """
     try:
         if "dataset" not in cfg or any(cfg.dataset.get(key, "") is None for key in FOUND):
-            return []  # without data that are there, as in the configuration of a stage before it gets those of its run
+            return []  # no data were found, as in the configuration of a stage before it gets those of its run
         _shape(cfg.dataset)
     except OmegaConfBaseException:  # a value that cannot be resolved, which the checks report
         return []
