@@ -84,11 +84,11 @@ def test_the_first_error_of_a_run_is_a_warning_and_the_others_are_silent(capsys)
 
 def test_runs_of_the_same_directory_name_are_never_merged(tmp_path, monkeypatch):
     monkeypatch.delenv("WANDB_SWEEP_ID", raising=False)
-    here, there = described(tmp_path / "a" / "run"), described(tmp_path / "b" / "run")
-    first, second = wandb_id(here, False), wandb_id(there, False)
+    here, other = described(tmp_path / "a" / "run"), described(tmp_path / "b" / "run")
+    first, second = wandb_id(here, False), wandb_id(other, False)
     assert first != second
     assert first.startswith("train-a-")
-    assert (wandb_id(here, True), wandb_id(there, True)) == (first, second)
+    assert (wandb_id(here, True), wandb_id(other, True)) == (first, second)
     assert wandb_id(here, False) not in (first, second)  # the directory was deleted, and is that of a new run
     assert wandb_id(described(tmp_path / "old"), True) == "train-a"  # of a release before ids were kept
     assert len(wandb_id(described(tmp_path / "long", "b" * LONGEST_ID), False)) == LONGEST_ID
