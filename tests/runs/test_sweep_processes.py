@@ -96,25 +96,6 @@ def test_a_launcher_runs_jobs_and_the_same_line_runs_those_that_failed(launcher,
 
 
 @pytest.mark.slow
-def test_a_job_that_kills_its_process_of_joblib_leaves_the_others_running(process, fast, tmp_path):
-    """A package of the user's gives the learning-rate schedule, in which the second job ends its process."""
-    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    (tmp_path / "dying.py").write_text(
-        "import multiprocessing\nimport os\n\nimport torch\n\n\ndef constant(optimizer, warmup_steps):\n"
-        "    if multiprocessing.current_process().name != 'MainProcess' and optimizer.param_groups[0]['lr'] == 0.002:\n"
-        "        os._exit(0)\n"
-        "    return torch.optim.lr_scheduler.ConstantLR(optimizer)\n"
-    )
-    words = ("-m", "optimizer.lr=0.001,0.002,0.003", *fast, "hydra/launcher=joblib", "hydra.launcher.n_jobs=1")
-    own = ("trust=[dying]", "lr_scheduler._target_=dying.constant")
-    done = process("train", *words, *own, cwd=tmp_path, PYTHONPATH=str(tmp_path))
-    assert done.returncode == 1, done.stderr
-    assert states(tmp_path) == ["finished", "failed", "finished"]
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert line.startswith("error: 1 of 3 jobs failed; 1_optimizer.lr-0.002: its process has died")
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("launcher", [None, installed("joblib")])
 def test_control_c_saves_the_running_jobs_and_prints_the_sweep(
     launcher, process, environment, fast, tmp_path, checkpoint
