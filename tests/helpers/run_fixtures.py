@@ -141,14 +141,14 @@ def environment():
 def process(environment):
     """``done = process("train", *arguments, cwd=...)`` runs a command in a separate process."""
 
-    def process(name, *arguments, cwd, python=(), **variables):
+    def process(name, *arguments, cwd, python=(), timeout=120, **variables):
         return subprocess.run(
             [sys.executable, *python, str(SRC / f"{name}.py"), *map(str, arguments)],
             cwd=cwd,
             env={**environment, **variables},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=timeout,
         )
 
     return process

@@ -29,7 +29,7 @@ def moved(tmp_path_factory, configure, image_folder):
     return moved
 
 
-@pytest.mark.parametrize("conditioning", ["none", "class"])
+@pytest.mark.parametrize("conditioning", [pytest.param("none", marks=pytest.mark.slow), "class"])
 def test_a_run_is_sampled_without_its_data_and_evaluated_with_them_alone(conditioning, moved, command, tmp_path):
     run, data = moved(f"conditioning={conditioning}")
     out, again = tmp_path / "out", tmp_path / "again"

@@ -74,3 +74,10 @@ def test_a_debug_preset_sets_no_key_that_the_chosen_option_lacks():
     assert cfg.trainer.max_steps == 4
     preflight(cfg)
     assert compose("train", ["debug=fast", "logger=csv"]).backbone.channels == 8
+
+
+@pytest.mark.parametrize("words", [["model.val_repeats=0"], ["model=autoencoder_kl", "model.statistics=-1"]])
+def test_counts_of_the_model_are_large_enough(words):
+    """Without a draw there was no val/loss, which the run missed after its first validation."""
+    with pytest.raises(UserError, match=r"must be at least 1.*\[rule counts_of_the_model_are_large_enough\]$"):
+        preflight(compose("train", [*words, "logger=csv"]))

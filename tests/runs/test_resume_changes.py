@@ -121,6 +121,7 @@ def test_a_new_rate_is_that_of_a_run_whose_rate_was_set_by_hand(
         torch.testing.assert_close(ours[part], by_hand[part], rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_half_the_batch_twice_as_often_is_the_same_run(run, resume, tmp_path, configure, checkpoint, watch):
     """The order of samples goes on, and the weights are equal within rounding."""
     train(resume(run, "dataset.batch_size=16", "trainer.accumulate_grad_batches=2", "trainer.max_steps=6"))
@@ -132,6 +133,7 @@ def test_half_the_batch_twice_as_often_is_the_same_run(run, resume, tmp_path, co
     torch.testing.assert_close(ours["state_dict"], whole["state_dict"], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_batch_size_can_change_again(run, resume, watch):
     train(resume(run, "dataset.batch_size=8", "trainer.max_steps=5"))
     train(resume(run, "dataset.batch_size=12", "trainer.max_steps=6"))
@@ -232,7 +234,9 @@ def test_a_checkpoint_that_does_not_fit_is_refused_with_the_first_difference(kin
     assert (run / "config.yaml").read_bytes() == before
 
 
-@pytest.mark.parametrize(("release", "steps"), [("weak", 1), ("release_0.2.0", 2)])  # the first is of 0.1.0
+@pytest.mark.parametrize(
+    ("release", "steps"), [pytest.param("weak", 1, marks=pytest.mark.slow), ("release_0.2.0", 2)]
+)  # the first is of 0.1.0
 def test_a_run_of_an_older_release_goes_on_where_its_data_were(release, steps, tmp_path, resume, watch, checkpoint):
     """They saved no position of the data: it follows from the steps and the size of their batches."""
     run = Path(shutil.copytree(BEFORE / release, tmp_path / "run"))
@@ -246,7 +250,7 @@ def test_a_run_of_an_older_release_goes_on_where_its_data_were(release, steps, t
 def test_two_devices_go_on_where_one_was(run, process, tmp_path, resume, checkpoint, configure):
     """Each of two processes takes half of the batch: the order of samples goes on, weights agree within rounding."""
     words = ("trainer=ddp", "trainer.accelerator=cpu", "dataset.batch_size=16", "trainer.max_steps=6")
-    done = process("train", f"resume={run}", *words, cwd=tmp_path)
+    done = process("train", f"resume={run}", *words, cwd=tmp_path, timeout=500)  # two processes begin, one by one
     assert done.returncode == 0, done.stderr
     train(configure(tmp_path / "whole", *STEPS, "trainer.max_steps=6"))
     ours, whole = checkpoint(run), checkpoint(tmp_path / "whole")

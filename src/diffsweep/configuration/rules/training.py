@@ -50,3 +50,18 @@ def discrete_bound_learns_its_variance(cfg: DictConfig, parts: BuiltParts) -> st
             "prediction.variance=learned_range, or objective=simple"
         )
     return None
+
+
+LEAST = {"val_repeats": 1, "statistics": 1, "images_per_clip": 0}  # of counts of models, which are built in a run alone
+
+
+@rule
+def counts_of_the_model_are_large_enough(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Return an error message if a model is to validate with no draws, or has another count that is too small.
+
+    Without a draw there is no validation loss, by which the best checkpoint is chosen.
+    """
+    for name, least in LEAST.items():
+        if (count := cfg.model.get(name)) is not None and count < least:
+            return f"model.{name} must be at least {least}, not {count}; use model.{name}={max(least, 1)}"
+    return None
