@@ -78,6 +78,6 @@ def test_a_debug_preset_sets_no_key_that_the_chosen_option_lacks():
 
 @pytest.mark.parametrize("words", [["model.val_repeats=0"], ["model=autoencoder_kl", "model.statistics=-1"]])
 def test_counts_of_the_model_are_large_enough(words):
-    """Without a draw there was no val/loss, which the run missed after its first validation."""
+    """Without a draw a run has no val/loss, which its first validation looks up."""
     with pytest.raises(UserError, match=r"must be at least 1.*\[rule counts_of_the_model_are_large_enough\]$"):
         preflight(compose("train", [*words, "logger=csv"]))

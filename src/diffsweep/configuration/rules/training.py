@@ -59,7 +59,7 @@ LEAST = {"val_repeats": 1, "statistics": 1, "images_per_clip": 0}  # of counts o
 def counts_of_the_model_are_large_enough(cfg: DictConfig, parts: BuiltParts) -> str | None:
     """Return an error message if a model is to validate with no draws, or has another count that is too small.
 
-    Without a draw there is no validation loss, by which the best checkpoint is chosen.
+    Without a draw a run has no validation loss, by which the best checkpoint is chosen.
     """
     for name, least in LEAST.items():
         if (count := cfg.model.get(name)) is not None and count < least:
