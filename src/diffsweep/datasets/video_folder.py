@@ -222,11 +222,8 @@ class VideoFolder(ImageData):
             ContentError: no video is usable, or no more than ``num_val`` are.
         """
         library, span = self.library, self._span
-        short = {
-            number: f"has {length} of the {span} frames that a clip spans"
-            for number, length in enumerate(library.lengths)
-            if length < span
-        }
+        lacking = {number: length for number, length in enumerate(library.lengths) if length < span}
+        short = {number: f"has {length} of the {span} frames that a clip spans" for number, length in lacking.items()}
         skipped = {**short, **library.broken}
         if skipped:
             named = [f"{os.path.relpath(self.videos[n], self.folder)} ({skipped[n]})" for n in sorted(skipped)[:NAMED]]
