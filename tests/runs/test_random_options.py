@@ -81,3 +81,8 @@ def test_counts_of_the_model_are_large_enough(words):
     """Without a draw a run has no val/loss, which its first validation looks up."""
     with pytest.raises(UserError, match=r"must be at least 1.*\[rule counts_of_the_model_are_large_enough\]$"):
         preflight(compose("train", [*words, "logger=csv"]))
+
+
+def test_a_mapping_in_the_place_of_a_rate_is_refused():
+    with pytest.raises(UserError, match=r"^optimizer: .*lr=\{\}"):
+        preflight(compose("train", ["optimizer.lr={}", "logger=csv"]))

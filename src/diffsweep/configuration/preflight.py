@@ -56,7 +56,7 @@ def preflight_training(cfg: DictConfig) -> None:
             raise
         try:
             instantiated(cfg, "optimizer")([torch.nn.Parameter(torch.zeros(1))])
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             settings = ", ".join(
                 f"{key}={value}" for key, value in cfg.optimizer.items() if not str(key).startswith("_")
             )
