@@ -146,6 +146,7 @@ ROWS = {
     "W&B": Row(
         "faults",
         (
+            "runs/test_wandb_faults.py",
             "runs/test_wandb.py::test_a_failed_evaluation_ends_as_failed",
             "runs/test_wandb.py::test_a_resumed_run_goes_on_in_its_run",
             "runs/test_tracking.py::test_a_failed_run_is_marked_failed",
@@ -163,7 +164,11 @@ ROWS = {
         ),
     ),
     "processes that read data": Row(
-        "faults", ("datasets/test_streaming.py::test_a_process_that_ends_or_hangs_is_one_line",)
+        "faults",
+        (
+            "datasets/test_streaming.py::test_a_process_that_ends_or_hangs_is_one_line",
+            "datasets/test_streaming.py::test_a_dataset_that_stops_or_exits_is_no_short_epoch",
+        ),
     ),
     "metrics of few or bad samples": Row(
         "inputs",
@@ -176,6 +181,8 @@ ROWS = {
             "metrics/test_neighbours.py::test_too_few_points_are_refused",
         ),
     ),
+    "overflow of float16": Row("faults", ("callbacks/test_overflow.py",)),
+    "a device without memory": Row("faults", ("runs/test_memory.py",)),
     "devices that are missing": Row("inputs", ("runs/test_machine.py",)),
 }
 TOTALS = {
