@@ -91,6 +91,7 @@ def test_a_stream_goes_on_with_the_same_batches(kind, make, request):
         ("arrow", ("image", "label", None, 10, "airplane")),
     ],
 )
+@pytest.mark.slow  # the reader of tar files of the library starts in seconds
 def test_what_is_left_open_is_found(kind, found, request, tmp_path):
     folder = request.getfixturevalue(KINDS[kind][1])
     cfg = compose(

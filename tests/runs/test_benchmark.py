@@ -56,7 +56,7 @@ def test_the_memory_of_a_step_on_a_cpu_is_what_the_forward_pass_keeps():
 def test_an_unknown_part_is_refused_in_one_line(command):
     done = command("benchmark", "parts=[speed]")
     assert done.code == 2
-    assert "a benchmark has backbones, video, decoding, loading, metrics, sampling" in done.err
+    assert "a benchmark has backbones, video, decoding, loading, metrics, inception, sampling" in done.err
 
 
 def test_the_cost_of_a_backbone_is_counted():

@@ -21,6 +21,7 @@ RANKS = {
     "progress": 0,
     "shell": 0,
     "tensor_files": 0,
+    "words": 0,
     "schedules": 1,
     "plots": 2,
     "diffusion": 2,

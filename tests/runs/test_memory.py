@@ -55,6 +55,7 @@ def test_the_first_step_is_tried_again_with_halves(tmp_path, configure, limited,
     assert equal(checkpoint(tmp_path / "run"), checkpoint(tmp_path / "typed"))
 
 
+@pytest.mark.slow
 def test_a_later_step_goes_on_from_the_last_checkpoint(tmp_path, configure, limited, history):
     """Steps 0 to 2 have memory; step 3 goes on from the checkpoint of two steps, with every position once."""
     positions = limited(16, begin=3)

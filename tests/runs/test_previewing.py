@@ -110,6 +110,7 @@ def test_a_folder_is_previewed_with_its_files_that_are_no_images(previewed, tmp_
         assert Path(path).is_file()
 
 
+@pytest.mark.slow
 def test_clips_are_previewed_although_the_default_network_takes_images(previewed, capsys):
     words = ("dataset=moving_digits", "dataset.num_train=40", "dataset.num_val=6", "dataset.num_frames=3")
     with pytest.raises(UserError, match="backbone=unet does not support that"):

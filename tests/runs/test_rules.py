@@ -161,5 +161,5 @@ def test_parts_are_found_by_group(compose):
     parts = built_parts_of(compose(*FREE))
     groups = [group for group, _ in parts]
     assert groups.count("guidance") == 1
-    assert groups.count("callbacks") == 4
+    assert groups.count("callbacks") == 6
     assert parts.of("metrics") == [parts.metrics]

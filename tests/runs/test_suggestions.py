@@ -60,7 +60,10 @@ def test_a_key_is_found_among_the_options_of_the_run(finished):
     ("typed", "answer"),
     [
         ("dataset=imagefolder", "no such option, did you mean image_folder?"),
-        ("dataset=zzzz", "no such option; dataset has digits, hub (and 5 presets: fashion_mnist ... imagenet), "),
+        (
+            "dataset=zzzz",
+            "no such option; dataset has arrow, digits, hub (and 5 presets: fashion_mnist ... imagenet), ",
+        ),
         (
             "metrics=vgg",
             "no such option; metrics has classifier, clip, digits, dinov2, fvd, inception, moving_digits, none",

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from diffsweep.conditioning.text_encoder import Encoded, TextCache, TextEncoder, masked_mean
-from diffsweep.datasets.caption_words import WORD, words_of
 from diffsweep.layers import CrossAttention, mlp, send, token_norm
+from diffsweep.words import WORD, words_of
 
 CACHED_TEXTS = 2**16  # captions whose ids are kept, some hundred bytes each
 

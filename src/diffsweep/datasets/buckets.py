@@ -212,4 +212,4 @@ def original_sizes(tables: Sequence[ImageTable], column: str, rows: Tensor, cach
         return sizes
 
     make_once(path, lambda: write_atomically(path, lambda file: np.save(file, read())))
-    return torch.from_numpy(np.load(path))
+    return torch.from_numpy(np.load(path, allow_pickle=False))

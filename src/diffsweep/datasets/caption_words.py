@@ -1,13 +1,12 @@
 """The words of captions, from which an encoder that is trained along makes its vocabulary."""
 
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 from diffsweep.datasets.tables import ImageTable, captions_of
 from diffsweep.files import ContentError
+from diffsweep.words import words_of
 
-WORD = re.compile(r"\w+")
 MOST = 20_000  # words of a vocabulary whose embeddings can be learned along
 
 
@@ -21,11 +20,6 @@ class CaptionWords(NamedTuple):
 
     vocabulary: list[str]
     max_words: int
-
-
-def words_of(text: str) -> list[str]:
-    """Return the words of a text in lower case, without punctuation."""
-    return WORD.findall(text.lower())
 
 
 def words_of_captions(tables: Sequence[ImageTable], column: str) -> CaptionWords:

@@ -130,7 +130,7 @@ def whole_images(
     sizes_path = path.with_suffix(".sizes.npy")
     make_once(path, lambda: _make(path, sizes_path, tables, column, rows, form))
     try:
-        sizes = torch.from_numpy(np.load(sizes_path)).long()
+        sizes = torch.from_numpy(np.load(sizes_path, allow_pickle=False)).long()
     except (OSError, ValueError) as error:
         raise ContentError(f"{sizes_path} cannot be read; delete {path}, and both are made again") from error
     counts = (form.channels * sizes.prod(1)).tolist()
