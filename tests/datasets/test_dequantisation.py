@@ -44,8 +44,6 @@ def test_every_dataset_can_be_dequantised(dataset):
 def test_losses_of_levels_are_refused_and_a_bound_is_noted(capsys):
     words = ["dataset.dequantise=true", "objective=vlb", "prediction.variance=learned_range"]
     with pytest.raises(UserError, match=r"densities.*losses_of_levels_have_values_of_levels"):
-        UserError, match=r"use objective.levels=null, which has densities.*losses_of_levels_have_values_of_levels"
-    ):
         compose("train", words)
     compose("train", [*words, "objective.levels=null", "likelihood=bound"])
     noted = capsys.readouterr().err
