@@ -7,7 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -23,6 +23,7 @@ from diffsweep.progress import ProgressMeter
 from diffsweep.shell import one_line
 
 AT_ONCE = 256  # images decoded before they are written together
+IN_TASK = 16  # images that a thread decodes without waking the main one
 
 
 class PixelForm(NamedTuple):
@@ -64,7 +65,7 @@ class Result(NamedTuple):
         where: its file, and its row if the file has several.
         image: the image; None if it cannot be decoded.
         reason: why it cannot be decoded; empty if it can.
-        digest: a hash of the encoded image, 16 bytes; empty if it cannot be decoded.
+        digest: the SHA-256 of the encoded image, 32 bytes; empty if it cannot be decoded.
     """
 
     where: str
@@ -180,7 +181,8 @@ def results(
     ):
         encoded = encoded_rows(tables, column, rows)
         while some := list(islice(encoded, AT_ONCE)):
-            yield list(pool.map(lambda one: _result(one, form), some))
+            parts = [some[first : first + IN_TASK] for first in range(0, len(some), IN_TASK)]
+            yield list(chain.from_iterable(pool.map(lambda part: [_result(one, form) for one in part], parts)))
             progress.update(len(some))
 
 
@@ -198,7 +200,7 @@ def _result(one: EncodedImage, form: PixelForm) -> Result:
         content: Any = read_bytes(one.content) if isinstance(one.content, Path) else one.content
         if content is None:
             return Result(one.where, None, "it is missing", b"")
-        digest = hashlib.blake2b(content, digest_size=16).digest()
+        digest = hashlib.sha256(content).digest()
         return Result(one.where, decode(content, *form), "", digest)
     except UnreadableImageError as error:
         return Result(one.where, None, str(error), b"")
