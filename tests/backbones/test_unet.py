@@ -87,6 +87,7 @@ def without_zeros(network):
         ({"channels": 24, "head_channels": 32}, "backbone.head_channels=32 does not divide a level's 48 channels"),
         ({"channel_mult": [1, 0]}, "backbone.channel_mult must be at least 1, not 0"),
         ({"num_classes": 0}, "backbone.num_classes must be at least 1, not 0"),
+        ({"image_channels": -1}, "backbone.image_channels must be at least 0, not -1"),
         ({"block": "resnet"}, "backbone.block is one of ddpm, biggan, convnext, not resnet"),
         ({"time_embedding": "film"}, "backbone.time_embedding is one of additive, scale_shift, not film"),
         ({"attention": "flash"}, "backbone.attention is one of full, linear, not flash"),

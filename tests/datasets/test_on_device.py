@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import torch
 
+from diffsweep.configuration.compose import compose
+from diffsweep.configuration.preflight import preflight
 from diffsweep.datasets import Digits, ImageData, InMemory, Latents, Mirrored, Shapes, placement
 from diffsweep.datasets.byte_images import ByteClips, ByteImages, copied
 from diffsweep.datasets.placement import on_training_device
+from diffsweep.errors import UserError
 from diffsweep.files import ContentError
 
 CPU = torch.device("cpu")
@@ -136,6 +139,12 @@ def test_a_quarter_of_the_free_memory_is_the_most_by_itself(monkeypatch):
         on_training_device(samples, True, gpu)
     with pytest.raises(ContentError, match="draws them when they are requested"):
         on_training_device(drawn, True, gpu)
+
+
+def test_images_that_are_drawn_are_refused_before_a_run():
+    with pytest.raises(UserError, match=r"use dataset.on_device=auto.*images_on_the_device_are_stored"):
+        preflight(compose("train", ["dataset=shapes", "dataset.on_device=true", "metrics=none", "logger=csv"]))
+    preflight(compose("train", ["dataset.on_device=true", "logger=csv"]))
 
 
 @pytest.mark.gpu

@@ -44,7 +44,7 @@ class ConditionSizes:
         image_channels: channels of ``cond.image``, which are concatenated with those of x; 0: it is not read.
 
     Raises:
-        ValueError: a size other than ``image_channels`` is below 1.
+        ValueError: a size is below 1, or ``image_channels`` below 0.
     """
 
     num_classes: int | None = None
@@ -54,6 +54,8 @@ class ConditionSizes:
 
     def __post_init__(self) -> None:
         at_least_1(**self.of_vectors)
+        if self.image_channels < 0:
+            raise ValueError(f"backbone.image_channels must be at least 0, not {self.image_channels}")
 
     @property
     def of_vectors(self) -> dict[str, int | None]:

@@ -169,6 +169,11 @@ class ImageData(LightningDataModule, Part):
         """Return whether a training sample differs from visit to visit; here it does if it is dequantised."""
         return self.dequantise
 
+    @property
+    def stores_images(self) -> bool:
+        """Return whether training images are stored, as here, not drawn or decoded when they are requested."""
+        return True
+
     def loader_samples(self, split: Split) -> Samples:
         """Return the samples that the data loaders iterate over for a split.
 

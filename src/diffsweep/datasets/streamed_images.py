@@ -90,6 +90,11 @@ class StreamableImages(DecodedImages):
         columns = StreamedColumns(self.image_column, self.label_column, self.caption_column, self.num_classes, names)
         return StreamedRows(table, rows, columns, self.form, self.shuffle_buffer, self.max_bad, listed)
 
+    @property
+    def stores_images(self) -> bool:
+        """Return whether training images are stored as batches have them: not streamed, and not cropped at random."""
+        return not self.streaming and self.crop != "random"
+
     def loader_samples(self, split: Split) -> Samples:
         """Return the samples that the data loaders iterate over for a split.
 

@@ -32,6 +32,11 @@ class SyntheticData(ImageData):
         super().__init__(**settings)
         self.counts: dict[Split, int] = {"train": num_train, "val": num_val}
 
+    @property
+    def stores_images(self) -> bool:
+        """Return False: images are computed when they are requested."""
+        return False
+
     @abstractmethod
     def samples_at(self, index: Tensor, val: Tensor) -> Samples:
         """Return the samples with the given numbers in their splits; subclasses define how they are computed.

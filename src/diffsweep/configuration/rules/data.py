@@ -1,4 +1,4 @@
-"""Rules on random changes of training data: crops and dequantisation."""
+"""Rules on training data: random changes of them, by crops and dequantisation, and where they are kept."""
 
 from omegaconf import DictConfig
 
@@ -13,9 +13,7 @@ def stored_latents_are_of_fixed_samples(cfg: DictConfig, parts: BuiltParts) -> s
 
     The stored latents would be those of one crop, and of values that are not dequantised.
     """
-    space = parts.autoencoder
-    stored = isinstance(space, FirstStage) and space.cache and not parts.conditioning.requires_pixels
-    if stored and parts.dataset.changes_at_random:
+    if _latents_are_stored(parts) and parts.dataset.changes_at_random:
         keys = {"crop=random": getattr(parts.dataset, "crop", None) == "random", "dequantise": parts.dataset.dequantise}
         settings = " and ".join(f"dataset.{key}" for key, chosen in keys.items() if chosen)
         return (
@@ -23,6 +21,23 @@ def stored_latents_are_of_fixed_samples(cfg: DictConfig, parts: BuiltParts) -> s
             "autoencoder.cache=false, which encodes each batch, or leave it out"
         )
     return None
+
+
+@rule
+def images_on_the_device_are_stored(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Return an error message if images are to be kept on the device that are made anew at each visit."""
+    if parts.dataset.on_device is True and not parts.dataset.stores_images and not _latents_are_stored(parts):
+        return (
+            f"dataset.on_device=true keeps stored images on the device, and dataset={cfg.choices.dataset} draws, crops "
+            "or decodes them when they are requested; use dataset.on_device=auto"
+        )
+    return None
+
+
+def _latents_are_stored(parts: BuiltParts) -> bool:
+    """Return whether training takes latents that are computed once in the place of images."""
+    space = parts.autoencoder
+    return isinstance(space, FirstStage) and space.cache and not parts.conditioning.requires_pixels
 
 
 @rule
