@@ -17,3 +17,8 @@ class Failed(Exception):  # noqa: N818 - names an outcome
 
 class Stopped(SystemExit):
     """The exit of a process that received a signal; ``code``, its exit code, is 130 of Ctrl-C and 143 of the others."""
+
+
+def line_of(error: BaseException) -> str:
+    """Return the message of an error on one line, or the name of its class if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__

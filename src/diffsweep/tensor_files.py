@@ -6,6 +6,7 @@ comment. The hash is in the file, so that a copy has it too and no kill can sepa
 """
 
 import hashlib
+import importlib
 import pickletools
 import re
 import struct
@@ -16,7 +17,7 @@ from typing import IO, Any, cast
 
 import torch
 
-from diffsweep.errors import UserError
+from diffsweep.errors import UserError, line_of
 from diffsweep.files import whole_file
 
 COMMENT = re.compile(rb"diffsweep step (\d+|-) sha256 ([0-9a-f]{64})\Z")
@@ -70,22 +71,24 @@ def write_tensors(path: str | Path, content: Any, step: int | None = None) -> st
 
 
 def read_tensors(path: str | Path, shown: str | None = None) -> Any:
-    """Return the content of a file of tensors, on the CPU; nothing in it is executed.
+    """Return the content of a file of ``torch.save`` or safetensors, on the CPU; nothing in it is executed.
 
     If the file has a hash, as those of :func:`write_tensors`, its content is compared with the hash first.
 
     Args:
-        path: the file.
+        path: the file; one whose name ends in ``.safetensors`` is read by that package.
         shown: how messages name the file, such as ``weights=FILE``; None for its path.
 
     Raises:
-        UserError: the file does not exist.
-        DamagedFile: its content is not what was saved, or is none of ``torch.save``.
+        UserError: the file does not exist, or needs the package safetensors, which is not installed.
+        DamagedFile: its content is not what was saved, or is of neither form.
         UnsafeFile: it has Python objects beside tensors.
     """
     name = str(path) if shown is None else shown
     if not Path(path).is_file():
         raise UserError(f"{name}: no such file")
+    if Path(path).suffix == ".safetensors":
+        return _read_safetensors(path, name)
     check_hash(path, name)
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -96,6 +99,15 @@ def read_tensors(path: str | Path, shown: str | None = None) -> Any:
         what = f" ({', '.join(objects[:3])})" if objects else ""
         message = f"{name} cannot be read: it has Python objects beside tensors{what}, and code of a file is never run"
         raise UnsafeFile(message, objects) from None
+
+
+def _read_safetensors(path: str | Path, name: str) -> dict[str, torch.Tensor]:
+    try:
+        return dict(importlib.import_module("safetensors.torch").load_file(path, device="cpu"))
+    except ModuleNotFoundError as error:
+        raise UserError(f"{name} needs the package safetensors: pip install safetensors") from error
+    except Exception as error:
+        raise DamagedFile(f"{name} cannot be read: it is no file of safetensors ({line_of(error)})") from error
 
 
 def check_hash(path: str | Path, shown: str | None = None) -> bool:

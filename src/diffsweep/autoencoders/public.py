@@ -4,7 +4,7 @@ import importlib
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -233,13 +233,9 @@ class PublicAutoencoder:
         """Return the weights under the current names of the format; older files name attention layers differently."""
         file = self.weights_file
         try:
-            weights = _safetensors(file) if file.suffix == ".safetensors" else read_tensors(file, file.name)
-        except ValueError:
-            raise
+            weights = read_tensors(file, file.name)
         except UserError as error:
             raise ValueError(f"{self._name}: {error}") from error
-        except Exception as error:
-            raise ValueError(f"{self._name}: {file.name} cannot be read ({type(error).__name__})") from error
         return {
             re.sub(rf"\.({'|'.join(OLD)})\.(weight|bias)$", lambda m: f".{OLD[m[1]]}.{m[2]}", name): weight
             for name, weight in weights.items()
@@ -273,11 +269,3 @@ def public_names(name: str) -> tuple[str, ...]:
     for ours, theirs in RENAMED:
         name = re.sub(ours, theirs, name)
     return tuple(name.replace("to_qkv", part) for part in ("to_q", "to_k", "to_v")) if "to_qkv" in name else (name,)
-
-
-def _safetensors(file: Path) -> Mapping[str, Tensor]:
-    try:
-        load_file = importlib.import_module("safetensors.torch").load_file
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{file.name} needs the package safetensors: pip install safetensors") from error
-    return load_file(file, device="cpu")  # type: ignore[no-any-return]

@@ -9,7 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from diffsweep.files import write_atomically
+from diffsweep.tensor_files import write_tensors
 
 FAILED = "nonfinite.ckpt"  # in the run's directory: the weights before the step that failed, and its batch
 ADVICE = (
@@ -117,7 +117,7 @@ class StopOnNaN(Callback):
             held = [positions.cpu() for _, positions in batches if positions is not None]
             content = {"step": step, "state_dict": module.state_dict(), "positions": held}
             path = Path(self.folder) / FAILED
-            write_atomically(path, lambda file: torch.save(content, file))
+            write_tensors(path, content, step - 1)
             kept = f"; the weights before it are in {path}"
         raise LossIsNaN(
             f"the loss or a gradient became NaN or infinite in step {step}, batch of {self._positions(step)} "

@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 from diffsweep.configuration.conf import groups, options
 from diffsweep.configuration.spelling import nearest
 from diffsweep.configuration.suggestions import no_such_hydra_option, no_such_key, no_such_option
-from diffsweep.errors import UserError
+from diffsweep.errors import UserError, line_of
 
 
 @contextmanager
@@ -73,7 +73,7 @@ def explain(error: Exception, command: str, overrides: Sequence[str] = ()) -> Us
             return no_such_key(key, command, overrides)
     if isinstance(error, ConfigCompositionException):
         return UserError(" ".join(text.split()))
-    return UserError(" ".join(str(error).split()))
+    return UserError(line_of(error))
 
 
 def _odd(overrides: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ from diffsweep.datasets.parquet_files import ParquetFiles
 from diffsweep.datasets.shards import File, RemoteFile
 from diffsweep.datasets.tables import ImageTable
 from diffsweep.datasets.tar_files import TarFiles
+from diffsweep.errors import line_of
 from diffsweep.files import ContentError
 
 TableReader = Callable[[str, Sequence[File], Mapping[str, Any] | None, Path], ImageTable]
@@ -73,7 +74,7 @@ def refusal(name: str, split: str, error: Exception) -> ContentError:
     """
     while isinstance(error.__cause__, Exception):  # the first one names the file or the reason
         error = error.__cause__
-    text = " ".join(str(error).split())[:200]
+    text = line_of(error)[:200]
     return ContentError(
         f"dataset.name={name}: split {split} cannot be loaded ({type(error).__name__}: {text}); give a dataset "
         "of the hub, with a connection to it, or a local folder"

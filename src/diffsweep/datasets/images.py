@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from diffsweep.errors import line_of
+
 MODES = {1: "L", 3: "RGB"}  # Pillow's, by number of channels
 MOST_PIXELS = 1 << 27  # 134 million pixels, 11,585 x 11,585: more take over half a gigabyte, and are likely an attack
 # Raster formats that Pillow decodes by itself; it would run other programs for some (EPS by Ghostscript).
@@ -106,7 +108,7 @@ def read_image(content: bytes, background: str = BACKGROUND) -> Any:
         count = re.search(r"\d+", str(error))
         raise UnreadableImageError(f"it claims {count and count[0]} pixels, more than {MOST_PIXELS}") from error
     except Exception as error:  # Pillow's decoders raise errors of many classes for broken files
-        raise UnreadableImageError(" ".join(str(error).split()) or type(error).__name__) from error
+        raise UnreadableImageError(line_of(error)) from error
 
 
 def size_and_mode(content: bytes) -> tuple[int, int, bool]:
@@ -131,7 +133,7 @@ def size_and_mode(content: bytes) -> tuple[int, int, bool]:
     except UnidentifiedImageError as error:
         raise UnreadableImageError("it is no image of a known format") from error
     except Exception as error:
-        raise UnreadableImageError(" ".join(str(error).split()) or type(error).__name__) from error
+        raise UnreadableImageError(line_of(error)) from error
 
 
 def colour(background: str) -> tuple[int, int, int]:

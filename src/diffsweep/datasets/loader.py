@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from diffsweep.datasets.samples import Batch
-from diffsweep.errors import Stopped, UserError
+from diffsweep.errors import Stopped, UserError, line_of
 from diffsweep.files import ContentError
 
 PATIENCE = 600  # seconds for a batch, after which a process that prepares it is taken to hang
@@ -120,7 +120,7 @@ def errors_of_workers() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        text = " ".join(str(error).split())
+        text = line_of(error)
         if found := DEAD.search(text):
             how = f" ({found['signal']})" if found["signal"] else ""
             raise UserError(

@@ -12,6 +12,7 @@ from diffsweep.datasets.column_names import likeliest
 from diffsweep.datasets.shards import File, files_of, hash_of
 from diffsweep.datasets.shards import opened as opened_file
 from diffsweep.datasets.tables import LOOKED_AT, Columns, EncodedImage, ImageTable
+from diffsweep.errors import line_of
 from diffsweep.files import ContentError
 
 AT_ONCE = 256  # rows that are read at once
@@ -42,7 +43,7 @@ class ParquetFiles(ImageTable):
             try:
                 schema, rows = self._schema_and_groups(file)
             except (ArrowException, OSError) as error:
-                raise ContentError(f"{key}: {file} is no readable {self.kind} file ({_line(error)})") from error
+                raise ContentError(f"{key}: {file} is no readable {self.kind} file ({line_of(error)})") from error
             schemas.append(schema)
             counts.append(sum(rows))
             groups += rows
@@ -259,7 +260,7 @@ def _whole_parquet(file: File) -> Iterator[Any]:
             yield found
     except (ArrowException, OSError) as error:
         raise ContentError(
-            f"{file} is no readable parquet file ({_line(error)}); if it is damaged, get it again"
+            f"{file} is no readable parquet file ({line_of(error)}); if it is damaged, get it again"
         ) from error
 
 
@@ -287,7 +288,3 @@ def _is_text(kind: Any) -> bool:
     from pyarrow import types
 
     return bool(types.is_string(kind) or types.is_large_string(kind))
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -18,6 +18,7 @@ from diffsweep.datasets.decoding import PixelForm, Unreadable, too_many
 from diffsweep.datasets.images import UnreadableImageError, decode
 from diffsweep.datasets.samples import Batch, Samples
 from diffsweep.datasets.tables import ImageTable, class_id
+from diffsweep.errors import line_of
 from diffsweep.files import ContentError
 
 
@@ -153,7 +154,7 @@ class StreamedRows(Samples):
             except ContentError:
                 raise
             except Exception as error:  # of many classes: of the disk, of pyarrow, of the network
-                text = " ".join(str(error).split())
+                text = line_of(error)
                 raise ContentError(
                     f"{self.table.where(first)} and the rows after it cannot be read ({text})"
                 ) from error

@@ -1,6 +1,5 @@
 """Read folders of diffusers: configurations in JSON and weights, without executing anything in them."""
 
-import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -44,20 +43,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
         index = folder / f"{STEM}{suffix}.index.json"
         if index.is_file():
             names = sorted(set(read_json(index).get("weight_map", {}).values()))
-            return {name: value for part in names for name, value in _tensors(folder / part).items()}
+            return {name: value for part in names for name, value in read_tensors(folder / part).items()}
         if (folder / f"{STEM}{suffix}").is_file():
-            return _tensors(folder / f"{STEM}{suffix}")
+            return dict(read_tensors(folder / f"{STEM}{suffix}"))
     raise UserError(f"{folder} has no {STEM}.safetensors or {STEM}.bin")
-
-
-def _tensors(file: Path) -> dict[str, Tensor]:
-    try:
-        if file.suffix == ".safetensors":
-            return dict(importlib.import_module("safetensors.torch").load_file(file, device="cpu"))
-        return dict(read_tensors(file))
-    except UserError:
-        raise
-    except ModuleNotFoundError as error:
-        raise UserError(f"{file} needs the package safetensors: pip install safetensors") from error
-    except Exception as error:
-        raise UserError(f"{file} cannot be read ({type(error).__name__})") from error

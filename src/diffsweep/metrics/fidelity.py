@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffsweep.errors import line_of
 from diffsweep.metrics.resizing import to_levels
 
 PACKAGE = "torch_fidelity"
@@ -47,7 +48,7 @@ class FidelityInception(nn.Module):
             kind: Any = importlib.import_module(MODULE).FeatureExtractorInceptionV3
             network = kind("inception-v3-compat", list(OUTPUTS))
         except Exception as error:  # of torchvision, of the network, of the disk
-            reason = " ".join(str(error).split())[:200]
+            reason = line_of(error)[:200]
             raise ValueError(
                 f"metrics.features.path=null: torch-fidelity cannot load its weights ({reason}); give the public "
                 "torchscript file inception-2015-12-05.pt"

@@ -29,7 +29,7 @@ from diffsweep.comparison.records import (
     WAITING,
     stopped_state,
 )
-from diffsweep.errors import Failed, Stopped, UserError
+from diffsweep.errors import Failed, Stopped, UserError, line_of
 from diffsweep.files import ContentError, DiskFull, write_text
 from diffsweep.progress import duration
 from diffsweep.runs.signals import state_after
@@ -207,7 +207,7 @@ class Manifest:
             except Exception as error:
                 if not is_expected(error):
                     traceback.print_exc()
-                reason = " ".join(str(error).split()) or type(error).__name__
+                reason = line_of(error)
                 end = {"state": FAILED, "error": reason}
                 print(f"{name} failed: {reason}", flush=True)
             except Stopped as stop:
