@@ -137,6 +137,8 @@ ROWS = {
             "runs/test_manifest.py::test_a_job_that_fails_is_recorded_and_one_that_is_stopped_stops_the_sweep",
             "runs/test_manifest.py::test_a_killed_job_is_interrupted_and_a_running_one_is_left_alone",
             "runs/test_manifest.py::test_a_result_that_is_lost_is_made_again",
+            "runs/test_manifest.py::test_of_jobs_that_died_side_by_side_each_goes_on_alone",
+            "runs/test_supervising.py",
             "runs/test_sweep_processes.py",
             "runs/test_sweeps.py::test_failing_jobs_do_not_stop_the_others_and_are_tried_again",
             "runs/test_sweeps.py::test_a_launcher_that_cannot_start_jobs_is_answered_in_one_line",

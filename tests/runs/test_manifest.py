@@ -101,6 +101,30 @@ def test_jobs_that_died_with_their_process_are_failures_and_the_others_run(stopp
     assert manifest.job("2").error == DIED
 
 
+def test_of_jobs_that_died_side_by_side_each_goes_on_alone(manifest):
+    """The launcher runs two at a time and kills both when one of them dies, as joblib does."""
+    launches = []
+
+    class Launcher:
+        def launch(self, words, initial_job_idx):
+            launches.append([name for (name,) in words])
+            for pair in zip(words[::2], [*words[1::2], None], strict=False):
+                names = [own[0] for own in pair if own]
+                if "1" not in names:
+                    for name in names:
+                        manifest.run(name, lambda: 1.0)
+                    continue
+                for name in names:
+                    process = FORK.Process(target=lambda own=name: manifest.run(own, lambda: os._exit(0)))
+                    process.start()
+                    process.join()
+                raise RuntimeError("A worker process was unexpectedly terminated")
+
+    run_all(manifest, {job.name: [job.name] for job in manifest.jobs[:4]}, Launcher(), [])
+    assert launches == [["0", "1", "2", "3"], ["2", "3"], ["0"], ["1"]]
+    assert states(manifest)[:4] == ["finished", "failed", "finished", "finished"]
+
+
 def test_a_launcher_that_gives_up_without_a_dead_job_is_an_error(manifest):
     class Launcher:
         def launch(self, words, initial_job_idx):

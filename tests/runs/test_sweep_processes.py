@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 SRC = Path(__file__).parents[2] / "src"
-# A command that writes each training step as "job step" into the file "steps", and kills itself at a given one.
+# A command that writes each training step as "job step" into the file "steps", and at a given one kills its process and
+# the one that supervises it.
 COUNTED = """
 import os, runpy, signal, sys
 from pathlib import Path
@@ -26,10 +27,23 @@ def training_step(self, *rest):
     with open("steps", "a") as file:
         file.write(line + chr(10))
     if line == os.environ.get("KILL_AT"):
+        os.kill(os.getppid(), signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
     return original(self, *rest)
 DiffusionModel.training_step = training_step
 runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+# A package with a callback that kills the process of the second job before its fifth step while the file "kill" exists.
+DEADLY = """
+import os, signal
+from pathlib import Path
+from lightning import Callback
+
+class Deadly(Callback):
+    def on_train_batch_start(self, trainer, *_):
+        is_second = Path(trainer.default_root_dir).name.startswith("1_")
+        if is_second and trainer.global_step == 4 and Path("kill").exists():
+            os.kill(os.getpid(), signal.SIGKILL)
 """
 LAUNCHERS = {"joblib": "hydra_joblib_launcher", "submitit_local": "hydra_submitit_launcher"}
 
@@ -71,6 +85,33 @@ def test_a_killed_sweep_repeats_the_steps_since_the_last_checkpoint_alone(proces
     assert set(before) & set(after) == {"3 4", "3 5"}
     assert sorted(set(before) | set(after)) == [f"{job} {step}" for job in range(8) for step in range(6)]
     assert len(after) == 2 + 4 * 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [None, installed("joblib")])
+def test_a_job_that_is_killed_is_a_failure_and_the_same_line_goes_on_with_it(
+    launcher, process, fast, tmp_path, history
+):
+    """The second of four jobs kills its process in its fifth step; a launcher kills the one beside it then too."""
+    (tmp_path / "deadly.py").write_text(DEADLY)
+    launched = () if launcher is None else (f"hydra/launcher={launcher}", "hydra.launcher.n_jobs=2")
+    steps = ("trainer.max_steps=6", "trainer.val_check_interval=2", "trainer.log_every_n_steps=1")
+    arguments = ("-m", "seed=0,1,2,3", *fast, *steps, "+callbacks.deadly._target_=deadly.Deadly", "trust=[deadly]")
+    variables = {"PYTHONPATH": str(tmp_path)}
+    (tmp_path / "kill").touch()
+    done = process("train", *arguments, *launched, cwd=tmp_path, **variables)
+    assert done.returncode == 1, done.stderr
+    assert states(tmp_path) == ["finished", "failed", "finished", "finished"]
+    assert f"train.py {shlex.join([*arguments, *launched])}" in done.stdout
+    assert "error: 1 of 4 jobs failed; 1_seed-1: its process " in done.stderr
+    assert "Traceback" not in done.stderr
+    (tmp_path / "kill").unlink()
+    done = process("train", *arguments, *launched, cwd=tmp_path, **variables)
+    assert done.returncode == 0, done.stderr
+    assert states(tmp_path) == ["finished"] * 4
+    for job in tmp_path.glob("outputs/sweeps/*/*_seed-*"):
+        logged = [row["step"] for row in history(job) if row["train/loss"]]
+        assert logged == ["1", "2", "3", "4", "5", "6"], job
 
 
 @pytest.mark.slow

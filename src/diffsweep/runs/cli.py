@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from diffsweep.errors import UserError
 from diffsweep.runs import functions
 from diffsweep.runs.manifest import is_expected
+from diffsweep.runs.supervising import is_needed, supervise, worker
 from diffsweep.shell import one_line
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
@@ -22,11 +23,14 @@ def main(command: str) -> None:
 
     An expected error ends the process with one line: with exit code 2 for a user's mistake, with 1 for an unreadable
     file, a loss that is NaN or a failed check. Other errors, and all with ``HYDRA_FULL_ERROR=1``, are raised with their
-    stack trace.
+    stack trace. A sweep is run by a process that this one supervises (:mod:`diffsweep.runs.supervising`).
 
     Args:
         command: ``train``, ``evaluate``, ``sample``, ``benchmark`` or ``verify``.
     """
+    if is_needed(sys.argv[1:]):
+        sys.exit(supervise([sys.executable, *sys.orig_argv[1:]]))
+    worker.begin()
     # Imports and configurations live on, and collecting garbage among them costs each start a second or two.
     gc.set_threshold(50_000)
     wants_trace = os.environ.get(FULL_ERROR) == "1"

@@ -72,8 +72,8 @@ def launch(manifest: Manifest, command: str, overrides: Sequence[str], every: Se
 def run_all(manifest: Manifest, words: Mapping[str, list[str]], launcher: Any, stopped: Sequence[int]) -> None:
     """Let a launcher run jobs, and again those that are left if a job has killed its process.
 
-    A launcher such as joblib gives up all jobs when one of its processes dies. The jobs that were running then are
-    recorded as failed, since one of them is the cause, and the same line tries them again; the others are run.
+    A launcher such as joblib gives up all jobs when one of its processes dies. If several were running then, each of
+    them goes on alone after the others, which shows which one it is that dies: that one is recorded as failed.
 
     Args:
         manifest: of the sweep.
@@ -84,17 +84,26 @@ def run_all(manifest: Manifest, words: Mapping[str, list[str]], launcher: Any, s
     Raises:
         RuntimeError: the launcher could not start the jobs, or it gave up and no job had died.
     """
-    left = dict(words)
+    left, suspects = dict(words), list[str]()
     while left:
         try:
             launcher.launch(list(left.values()), initial_job_idx=0)
-            return
+            left = {}
         except RuntimeError:
             _settled(manifest, left)
-            if stopped or not manifest.fail_dead(DIED):
+            dead = manifest.dead
+            if stopped or not dead:
                 raise
-        waiting = {job.name for job in manifest.jobs if job.state in UNFINISHED}
-        left = {name: own for name, own in left.items() if name in waiting}
+            if len(dead) == 1:
+                manifest.fail_dead(DIED)
+            else:
+                manifest.settle(lambda job: True)
+                suspects += dead
+            waiting = {job.name for job in manifest.jobs if job.state in UNFINISHED}
+            left = {name: own for name, own in left.items() if name in waiting and name not in suspects}
+        if not left and suspects:
+            name = suspects.pop(0)
+            left = {name: words[name]}
 
 
 def _run(command: str, cfg: DictConfig) -> None:

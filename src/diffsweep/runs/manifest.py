@@ -140,6 +140,18 @@ class Manifest:
                 elif job["state"] == FINISHED and not is_current(JobRecord(**job)):
                     job.update(asdict(JobRecord(job["name"], job["overrides"])))
 
+    def try_again(self) -> None:
+        """Let the jobs that have failed wait again, with the seconds of their earlier starts."""
+        with self._changed() as content:
+            for job in content["jobs"]:
+                if job["state"] == FAILED:
+                    job.update(state=WAITING, error=None)
+
+    @property
+    def dead(self) -> list[str]:
+        """The names of the jobs that are recorded as running though no process runs them."""
+        return [job.name for job in self.jobs if job.state == RUNNING and not self.is_running(job.name)]
+
     def fail_dead(self, error: str) -> list[str]:
         """Record the jobs as failed that are recorded as running though no process runs them; return their names.
 

@@ -26,6 +26,7 @@ from diffsweep.metric_table import HIGHER, LOWER, METRICS, metric
 from diffsweep.runs.functions import summary_of
 from diffsweep.runs.manifest import UNFINISHED, JobRecord, Manifest
 from diffsweep.runs.signals import handling
+from diffsweep.runs.supervising import worker
 from diffsweep.runs.sweeps import conclude, printed_when_stopped, reasons, start_alone, summarise
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class Search:
             self.manifest.words(command, words)
         else:
             self.manifest.create(command, words, [])
+        worker.report(self.manifest.folder)
         self.study = self._study()
 
     def _checked(self) -> Composed:

@@ -20,8 +20,9 @@ from diffsweep.configuration.resolvers import LAUNCHER, SWEEP, SWEPT, sweep_name
 from diffsweep.errors import Failed, Stopped, UserError
 from diffsweep.runs.functions import start, summary_of
 from diffsweep.runs.launching import launch
-from diffsweep.runs.manifest import JobRecord, Manifest
+from diffsweep.runs.manifest import UNFINISHED, JobRecord, Manifest
 from diffsweep.runs.signals import handling
+from diffsweep.runs.supervising import worker
 
 MEASURES_CODE = ("verify", "benchmark")  # commands whose results are of the code as it is now, and are made again
 
@@ -60,7 +61,8 @@ def prepare(command: str, overrides: Sequence[str]) -> tuple[Manifest, list[Comp
     """Check the jobs of a sweep, and write its manifest or correct that of an earlier start.
 
     Returns:
-        The manifest, and the jobs that are still to be run.
+        The manifest, and the jobs that are still to be run: those that have not finished, and in the place of a worker
+        that has died (:mod:`diffsweep.runs.supervising`) those that it has not tried.
 
     Raises:
         UserError: as :func:`run_sweep`.
@@ -75,15 +77,24 @@ def prepare(command: str, overrides: Sequence[str]) -> tuple[Manifest, list[Comp
             first = compose_job(command, jobs(words)[0], 0)
         each = jobs(words)
         by_name = dict(zip([job.name for job in manifest.jobs], each, strict=True))
-        manifest.settle(lambda job: command not in MEASURES_CODE and is_current(manifest.folder, job, by_name))
+        measured_now = command in MEASURES_CODE
+
+        def is_kept(job: JobRecord) -> bool:
+            return not worker.first or (not measured_now and is_current(manifest.folder, job, by_name))
+
+        manifest.settle(is_kept)
         states = [job.state for job in manifest.jobs]
     each = jobs(words)
-    numbers = [k for k in range(len(each)) if not states or states[k] != FINISHED]
+    left = (lambda state: state != FINISHED) if worker.first else (lambda state: state in UNFINISHED)
+    numbers = [k for k in range(len(each)) if not states or left(states[k])]
     every = [first if k == 0 else compose_job(command, each[k], k) for k in numbers]
     _check(every)
     if not states:
         manifest.create(command, words, _records(words, every))
-    elif len(every) < len(each):
+    elif worker.first:
+        manifest.try_again()
+    worker.report(manifest.folder)
+    if states and worker.first and len(every) < len(each):
         print(
             f"{len(each) - len(every)} of {len(each)} jobs of {shell.shown(manifest.folder)} have finished before and "
             "keep their results; delete the folder of a job to run it again"
