@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from diffsweep.callbacks import EMA
 from diffsweep.configuration.compose import compose
-from diffsweep.configuration.resuming import TABLE, OnResume, changes, row_of
+from diffsweep.configuration.resuming import TABLE, OnResume, changes, refuse, row_of
 from diffsweep.configuration.saved import load_config
 from diffsweep.errors import UserError
 from diffsweep.files import owned
@@ -168,6 +168,21 @@ def test_what_cannot_take_effect_is_refused_by_name(key, run):
     with pytest.raises(UserError, match=rf"^{key}: .* -> .* cannot change when a run is resumed"):
         training.Resumption(cfg)
     assert (run / "config.yaml").read_bytes() == before
+
+
+def test_with_buckets_another_batch_size_is_refused(run):
+    """A position in the order of buckets is that of a whole batch; batches of another size begin at none."""
+    saved, cfg = load_config(run), load_config(run)
+    for each in (saved, cfg):
+        OmegaConf.update(each, "dataset.buckets", 8, force_add=True)
+        each.trainer.max_steps = 8
+    cfg.dataset.batch_size, cfg.trainer.accumulate_grad_batches = 16, 2
+    found = changes(saved, cfg)
+    assert [change.key for change in found] == ["trainer.accumulate_grad_batches", "dataset.batch_size"]
+    with pytest.raises(UserError, match=r"^dataset.batch_size: 32 -> 16 cannot change .*dataset.buckets=8"):
+        refuse(found, saved, cfg, step=4)
+    refuse(found, saved, cfg, step=0)
+    refuse(found[:1], saved, cfg, step=4)
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,8 @@ TABLE = (
     KeyRule(
         IN_SAMPLES,
         OnResume.TAKEN,
-        "from the next sample on: the order of samples and their noise go on, none is left out or repeated",
+        "from the next sample on: the order of samples and their noise go on, none is left out or repeated; with "
+        "dataset.buckets another batch size is refused",
     ),
     KeyRule(
         ("trainer.precision",), OnResume.TAKEN, "from the next step on, if the weights keep their type, such as float32"
@@ -178,6 +179,10 @@ def refuse(found: list[Change], saved: DictConfig, cfg: DictConfig, step: int) -
         if change.key == "trainer.precision":
             refused = _weights_type(saved.trainer.precision) != _weights_type(cfg.trainer.precision)
             because = "the weights would have another type"
+        if change.key == "dataset.batch_size" and cfg.dataset.get("buckets") is not None:
+            refused = step > 0
+            because = f"each batch has images of one size (dataset.buckets={cfg.dataset.buckets}), so other batches are "
+            because += "of other images; trainer.accumulate_grad_batches can change"
         if refused:
             raise UserError(
                 f"{change} cannot change when a run is resumed: {because}; leave it out, or start a new run with it"
