@@ -3,11 +3,15 @@
 import json
 import math
 
+import numpy as np
 import pytest
 
 from diffsweep.configuration.compose import compose
+from diffsweep.datasets import Digits
+from diffsweep.pictures import to_uint8
 from diffsweep.runs import report
 from diffsweep.runs.commands import evaluate
+from diffsweep.runs.image_evaluation import evaluate_images
 
 
 @pytest.mark.parametrize(("count", "few"), [(5, {"fid", "precision", "recall", "is"}), (60, {"fid"})])
@@ -24,6 +28,21 @@ def test_an_evaluation_of_few_samples_is_labelled(count, few, finished, tmp_path
     ]
     evaluate(compose("evaluate", words))
     content = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert set(content["protocol"]["too_few_samples"]) == few
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "too few samples" in line]
+    assert {row[0].lower() for row in rows} == few
+
+
+def test_images_of_other_programs_are_labelled_too(tmp_path, capsys):
+    """Few real images are too few as well for a number that compares both kinds."""
+    pixels = to_uint8(Digits().split("train")["x"][:200])
+    places = [f"{tmp_path / name}.npz" for name in ("fake", "real")]
+    for count, place in zip((200, 40), places, strict=True):
+        np.savez(place, arr_0=pixels[:count])
+    words = ["metrics=digits", "trainer=cpu", f"images={places[0]}", f"reference={places[1]}", "metrics.resamples=0"]
+    evaluate_images(compose("evaluate", [*words, f"output={tmp_path / 'out'}"]))
+    content = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    few = {"fid", "precision", "recall"}  # and not IS, which is of the 200 alone
     assert set(content["protocol"]["too_few_samples"]) == few
     rows = [line.split() for line in capsys.readouterr().out.splitlines() if "too few samples" in line]
     assert {row[0].lower() for row in rows} == few

@@ -142,6 +142,18 @@ def test_places_without_images_are_refused_in_one_line(places, tmp_path):
             evaluated(tmp_path / "out", f"images={places / 'fake'}", *words)
 
 
+def test_places_are_looked_at_before_weights_that_take_a_download(places, tmp_path):
+    words = ["metrics=inception", "metrics.features.path=none.pt", f"output={tmp_path}"]
+    for images, reference, message in (
+        ("missing", "real", "images=.*no such folder or file"),
+        ("fake", "missing", "reference=.*no such folder or file"),
+        ("fake", "real", "none.pt"),
+    ):
+        cfg = compose("evaluate", [*words, f"images={places / images}", f"reference={places / reference}"])
+        with pytest.raises((UserError, OSError), match=message):
+            task_of("evaluate_images")(cfg)
+
+
 def test_the_command_line_chooses_the_form_by_its_keys(places, tmp_path, monkeypatch, capsys):
     words = [*WORDS, f"images={places / 'fake.npz'}", f"output={tmp_path}"]
     monkeypatch.setattr(sys, "argv", ["evaluate.py", *words, f"reference={places / 'real.npz'}"])

@@ -129,17 +129,20 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
             **getattr(self.features, "settings", {}),
         }
 
-    @property
-    def too_few(self) -> list[str]:
-        """The names in ``metrics.json`` of metrics for which the samples are too few to mean anything.
+    def too_few(self, count: int, real: int | None = None) -> list[str]:
+        """Return the names in ``metrics.json`` of metrics for which the samples are too few to mean anything.
 
         They are the Frechet distance of no more samples than features, whose covariance is singular; precision and
         recall of fewer than 20 samples for each neighbour, whose balls then cover most of the features; and IS of fewer
         than 10 samples in each of its parts.
+
+        Args:
+            count: the number of samples.
+            real: the number of real samples that they are compared with; None if it is not smaller.
         """
-        count, compared = self.num_samples, self.comparison
-        few = [self.distance] if count <= self.features.num_features else []
-        few += ["precision", "recall"] if count < PER_NEIGHBOUR * compared.neighbours else []
+        compared, fewest = self.comparison, min(count, count if real is None else real)
+        few = [self.distance] if fewest <= self.features.num_features else []
+        few += ["precision", "recall"] if fewest < PER_NEIGHBOUR * compared.neighbours else []
         return few + (["is"] if count < PER_SPLIT * compared.is_splits else [])
 
     def warnings(self) -> list[str]:

@@ -111,7 +111,7 @@ def measure_diffusion(cfg: DictConfig, model: DiffusionModel, data: ImageData, f
                 f"warning: the data have only {real:.0f} real samples to put in the place of {len(drawn.x)} generated "
                 f"ones, and FID and IS depend on the number; num_samples={real:.0f} compares equal numbers"
             )
-        few = [name for name in metrics.too_few if name in numbers]
+        few = [name for name in metrics.too_few(metrics.num_samples) if name in numbers]
         labelled = {TOO_FEW: few} if few else {}
         protocols["protocol"] = protocol(cfg, metrics, data) | labelled
     if likelihood is not None:

@@ -23,7 +23,7 @@ from diffsweep.metrics.reference_statistics import (
     write_statistics,
 )
 from diffsweep.runs import report
-from diffsweep.runs.evaluation import headline
+from diffsweep.runs.evaluation import TOO_FEW, Measured, headline
 from diffsweep.runs.image_sets import ImageSet
 
 
@@ -41,15 +41,18 @@ def evaluate_images(cfg: DictConfig) -> float | None:
         UserError: a place has no images, the metrics are of other images, or neither ``reference`` nor ``statistics``
             is given.
     """
-    metrics, channels = _metrics(cfg)
     if cfg.reference is None and cfg.statistics is None:
         raise UserError("reference is missing: give a folder, or an .npz file of images or statistics (mu, sigma)")
     if cfg.statistics is not None and not str(cfg.statistics).endswith(SUFFIX):
         raise UserError(f"statistics={cfg.statistics}: statistics are written into an .npz file")
-    images = ImageSet("images", cfg.images, channels)
+    images = ImageSet("images", cfg.images)
     against = None if cfg.reference is None else Path(cfg.reference)
     known = read_statistics(against) if against is not None and has_statistics(against) else None
-    reference = _reference(cfg, channels, known)
+    reference = _reference(cfg, known)
+    metrics, channels = _metrics(cfg)  # after the places, since weights may be missing that take a download
+    for each in (images, reference):
+        if each is not None:
+            each.channels = channels
     for warning in _noted(metrics, len(images), reference):
         print(f"warning: {warning}")
     fake = _extracted(metrics, images)
@@ -63,7 +66,10 @@ def evaluate_images(cfg: DictConfig) -> float | None:
         raise UserError(f"at least {metrics.comparison.neighbours + 1} images of each kind are compared")
     numbers = metrics.named(metrics.comparison.all(fake, real, known))
     protocol = _protocol(metrics, len(images), reference, against if known is not None else None)
-    return _written(cfg, Path(cfg.paths.run_dir), numbers, protocol, images)
+    of_real = None if reference is None else len(reference)
+    few = [name for name in metrics.too_few(len(images), of_real) if name in numbers]
+    protocol |= {TOO_FEW: few} if few else {}
+    return _written(cfg, Path(cfg.paths.run_dir), Measured(numbers, None, few), protocol, images)
 
 
 def _metrics(cfg: DictConfig) -> tuple[GenerationMetrics, int | None]:
@@ -83,12 +89,12 @@ def _metrics(cfg: DictConfig) -> tuple[GenerationMetrics, int | None]:
     return metrics, None if metrics.shape is None else metrics.shape[0]
 
 
-def _reference(cfg: DictConfig, channels: int | None, known: Statistics | None) -> ImageSet | None:
+def _reference(cfg: DictConfig, known: Statistics | None) -> ImageSet | None:
     """Return the images of the reference; None if it has statistics without images, or is not given."""
     if cfg.reference is None:
         return None
     try:
-        return ImageSet("reference", cfg.reference, channels)
+        return ImageSet("reference", cfg.reference)
     except UserError:
         if known is None:
             raise
@@ -132,15 +138,13 @@ def _protocol(metrics: GenerationMetrics, count: int, reference: ImageSet | None
     return protocol | {"reference": " and ".join(parts)}
 
 
-def _written(
-    cfg: DictConfig, folder: Path, numbers: dict[str, float], protocol: dict[str, Any], images: ImageSet
-) -> float:
+def _written(cfg: DictConfig, folder: Path, measured: Measured, protocol: dict[str, Any], images: ImageSet) -> float:
     """Write the numbers, the configuration and a grid, print what was measured, and return the headline."""
-    report.write_metrics(folder / "metrics.json", numbers, {"protocol": protocol})
+    report.write_metrics(folder / "metrics.json", measured.numbers, {"protocol": protocol})
     write_text(folder / EVALUATION, OmegaConf.to_yaml(cfg))
     grid = pictures.save_shown(pictures.grid, [images.first(100)], folder / "grid")
     print(f"\n{len(images)} images of {shell.shown(images.path)} against {cfg.reference}")
-    print("\n" + report.table(report.metric_rows(numbers)) + "\n")
+    print("\n" + report.table(report.metric_rows(measured.numbers, measured.few)) + "\n")
     for path in (folder / "metrics.json", folder / EVALUATION, *grid):
         print(f"  {shell.shown(path)}")
-    return headline(numbers, cfg.optimized_metric)
+    return headline(measured.numbers, cfg.optimized_metric)
