@@ -122,6 +122,7 @@ ROWS = {
         ),
     ),
     "SIGTERM, Ctrl-C": Row("faults", ("runs/test_stopping.py",)),
+    "several processes, of which one stops": Row("faults", ("runs/test_ranks_that_stop.py",)),
     "two processes in one run": Row(
         "faults",
         (

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from trainers import FakeTrainer
 
 from diffsweep import tensor_files
 from diffsweep.comparison.listing import entry_of
@@ -22,16 +23,6 @@ from diffsweep.runs.stopping import StopSignals
 from diffsweep.runs.training import train
 
 ARGUMENTS = {"on_train_batch_start": (None, 8), "on_train_batch_end": (None, None, 7)}  # after trainer and module
-
-
-class FakeTrainer:
-    """A trainer that records the checkpoints which it is to save."""
-
-    def __init__(self):
-        self.global_step, self.accumulate_grad_batches, self.is_global_zero, self.saved = 7, 1, True, []
-
-    def save_checkpoint(self, path):
-        self.saved.append(path)
 
 
 def entered(*events, trainer=None):

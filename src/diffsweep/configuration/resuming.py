@@ -181,8 +181,10 @@ def refuse(found: list[Change], saved: DictConfig, cfg: DictConfig, step: int) -
             because = "the weights would have another type"
         if change.key == "dataset.batch_size" and cfg.dataset.get("buckets") is not None:
             refused = step > 0
-            because = f"each batch has images of one size (dataset.buckets={cfg.dataset.buckets}), so other batches are "
-            because += "of other images; trainer.accumulate_grad_batches can change"
+            because = (
+                f"each batch has images of one size (dataset.buckets={cfg.dataset.buckets}), so other batches are of "
+                "other images; trainer.accumulate_grad_batches can change"
+            )
         if refused:
             raise UserError(
                 f"{change} cannot change when a run is resumed: {because}; leave it out, or start a new run with it"

@@ -34,8 +34,14 @@ def together() -> Iterator[None]:
     try:
         yield
     finally:
+        leave()
+
+
+def leave() -> None:
+    """Leave the other processes, if any, so that this one can join others, as for the next run of a sweep."""
+    if distributed():
         torch.distributed.destroy_process_group()
-        _group.cache_clear()
+    _group.cache_clear()
 
 
 def is_first() -> bool:
@@ -76,6 +82,18 @@ def agreed(answer: bool) -> bool:
     answers = [answer]
     torch.distributed.broadcast_object_list(answers, src=0, group=_group())
     return answers[0]
+
+
+def largest(number: int) -> int:
+    """Return the largest number that a process has, on all of them, which must all call it.
+
+    It is sent between CPUs, so that no GPU is waited for.
+    """
+    if not distributed():
+        return number
+    found = torch.tensor([number])
+    torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX, group=_group())
+    return int(found)
 
 
 @functools.cache

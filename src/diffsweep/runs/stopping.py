@@ -13,7 +13,10 @@ from lightning import Callback, LightningModule, Trainer
 from diffsweep.comparison.records import STOPPED
 from diffsweep.errors import Stopped
 from diffsweep.files import write_text
+from diffsweep.layers.distributed import distributed, largest
 from diffsweep.runs.signals import CODES, PREEMPTION, state_after
+
+NONE = 0  # the number of no signal
 
 
 class StopSignals(Callback):
@@ -22,6 +25,10 @@ class StopSignals(Callback):
     During training the signal waits for the optimizer step to end; then a checkpoint is saved and :class:`Stopped`, a
     SystemExit, is raised. In a validation the checkpoint is saved after the batch at hand, and the validation goes on,
     since its loss decides on the best checkpoint. Outside of training the signal raises at once.
+
+    Of several processes (ranks), one or all may receive the signal, at different moments. At the end of each step, and
+    of a validation, they agree on whether one has, and all save and stop at the same step. The first one exits with the
+    code of the signal, and the others with 0: what has started them ends all at once where one of them fails.
 
     After a first signal, Ctrl-C raises at once, but a further SIGTERM or SIGUSR1 does not: schedulers repeat them, and
     the checkpoint is on its way. The file ``stopped.json`` of the run records the state, ``preempted`` or
@@ -74,6 +81,15 @@ class StopSignals(Callback):
             if trainer.is_global_zero:
                 self.record(trainer.global_step, CODES[signal.Signals(self._received)])
 
+    def _agree(self) -> None:
+        """Let a signal that another process has received count as one of this process."""
+        self._received = largest(self._received or NONE) or None
+
+    def _stop(self, trainer: Trainer) -> None:
+        assert self._received is not None
+        self._training = False
+        raise Stopped(CODES[signal.Signals(self._received)] if trainer.is_global_zero else 0)
+
     def record(self, step: int, exit_code: object) -> None:
         """Write ``stopped.json``: the state that a run has after it was stopped, and the step.
 
@@ -94,22 +110,28 @@ class StopSignals(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            self._agree()
             self._save(trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, *_: Any, **__: Any) -> None:
-        if self._training:
+        if self._training and not distributed():  # several processes may have different numbers of these batches
+            self._save(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._training and distributed():
+            self._agree()
             self._save(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self.saved_at == trainer.global_step and self._received is not None:  # after the step's numbers were logged
-            self._training = False
-            raise Stopped(CODES[signal.Signals(self._received)])
+            self._stop(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._training = False
+        self._agree()
         if self._received is not None:
             self._save(trainer)
-            raise Stopped(CODES[signal.Signals(self._received)])
+            self._stop(trainer)
 
 
 def forget(folder: Path) -> None:

@@ -140,7 +140,7 @@ def start_alone(job: Composed) -> Any:
     The further processes of a distributed run repeat the command line of this one, which would be the whole sweep.
     Lightning leaves its variables and its process group behind, so that the next run would start no processes.
     """
-    import torch  # imported by the checks of the jobs
+    from diffsweep.layers.distributed import leave  # torch was imported by the checks of the jobs
 
     words, variables = sys.argv[1:], dict(os.environ)
     sys.argv[1:] = job.words
@@ -150,8 +150,7 @@ def start_alone(job: Composed) -> Any:
         sys.argv[1:] = words
         os.environ.clear()
         os.environ.update(variables)
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.destroy_process_group()
+        leave()
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from diffsweep.runs.evaluation import Measured, headline, measure
 from diffsweep.runs.latents import keep_latents
 from diffsweep.runs.machine import check_machine
 from diffsweep.runs.memory import MemoryOfSteps, ShortOfMemory, halve, release, why_not_halved
+from diffsweep.runs.ranks import errors_of_ranks
 from diffsweep.runs.recovery import recover
 from diffsweep.runs.replaying import replay
 from diffsweep.runs.resuming import GoOn, Resumption
@@ -139,21 +140,21 @@ def _train(cfg: DictConfig, directory: Path, data: ImageData, resumption: Resump
     trainer = make_trainer(cfg, callbacks, track)
     with signals:
         try:
-            with errors_of_workers(), memory.watched():
+            with errors_of_ranks(), errors_of_workers(), memory.watched():
                 trainer.fit(model, data, ckpt_path=last if cfg.resume_from else None)
             trained = time.perf_counter() - begin
             if not trainer.is_global_zero:
                 if isinstance(model, DiffusionModel):  # their share of the samples and their features
-                    with _averaged(model, callbacks):
+                    with errors_of_ranks(), _averaged(model, callbacks):
                         measure(cfg, model, data, directory)
                 return float("nan")
-            with memory.watched():
+            with errors_of_ranks(), memory.watched():
                 measured = _measure(cfg, trainer, model, data, track)
             numbers = {"val/loss": keep.latest, **measured.numbers}
         except Stopped as stop:
             if trainer.is_global_zero:
                 signals.record(trainer.global_step, stop.code)
-            _print_where_it_stopped(cfg, trainer, directory)
+                _print_where_it_stopped(cfg, trainer, directory)
             raise
         trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         report.add_cost(directory / "metrics.json", time.perf_counter() - begin, trainable)
