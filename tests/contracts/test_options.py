@@ -172,7 +172,17 @@ def keywords_are_those_of_the_targets(cfg):
 # with another backbone. They form two sets, since some objectives have a weighting of their own.
 APART = (
     ("schedule", "weighting", "likelihood", "conditioning", "guidance", "sampler", "metrics"),
-    ("prediction", "time_sampling", "objective", "logger", "lr_scheduler", "optimizer", "trainer", "callbacks"),
+    (
+        "prediction",
+        "time_sampling",
+        "objective",
+        "degradation",
+        "logger",
+        "lr_scheduler",
+        "optimizer",
+        "trainer",
+        "callbacks",
+    ),
 )
 DEFAULTS = {
     f"{group}={option}"

@@ -26,6 +26,7 @@ RANKS = {
     "plots": 2,
     "diffusion": 2,
     "layers": 2,
+    "degradations": 3,
     "samplers": 3,
     "guidance": 3,
     "backbones": 3,

@@ -5,12 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hydra.utils import get_object
+import torch
+from hydra.utils import get_object, instantiate
+from omegaconf import OmegaConf
+from torch.nn import functional
 
-from diffsweep.configuration.moved import MOVED, renamed
+from diffsweep.configuration.conf import settings
+from diffsweep.configuration.moved import MOVED, in_new_names, renamed
 from diffsweep.configuration.saved import load_config
 
 BEFORE = Path(__file__).parent / "before"
+OPTIONS = {"low_res": "downsample", "grey": "grey", "hole": "mask_box"}
 
 
 def test_every_former_name_is_gone_and_its_new_one_exists():
@@ -39,6 +44,44 @@ def test_a_run_from_before_the_move_loads_and_draws_what_it_drew(command, tmp_pa
     assert done.code == 0, done.err
     drawn, before = (np.load(path)["arr_0"].astype(int) for path in (out / "samples.npz", BEFORE / "samples.npz"))
     assert np.abs(drawn - before).max() <= 1
+
+
+def test_a_run_of_the_former_kinds_of_degraded_images_loads_and_draws_what_it_drew(command, tmp_path):
+    """It fills a hole in the middle, of a quarter of the image's side; the version before trained and sampled it."""
+    assert "source: hole" in (BEFORE / "image" / "config.yaml").read_text()
+    out = tmp_path / "out"
+    done = command("sample", f"run={BEFORE / 'image'}", "num_samples=4", f"output={out}")
+    assert done.code == 0, done.err
+    drawn, before = (np.load(p)["arr_0"].astype(int) for p in (out / "samples.npz", BEFORE / "image" / "samples.npz"))
+    assert np.abs(drawn - before).max() <= 1
+
+
+def test_former_kinds_of_degraded_images_are_the_degradations_of_today():
+    x = torch.rand(2, 3, 8, 8) * 2 - 1
+    hole = x.clone()
+    hole[:, :, 3:5, 3:5] = 0
+    expected = {
+        "low_res": functional.interpolate(functional.avg_pool2d(x, 4), size=(8, 8), mode="bilinear"),
+        "grey": x.mean(1, keepdim=True).expand_as(x),
+        "hole": hole,
+    }
+    old = {"_target_": "diffsweep.conditioning.ImageConditioning", "channels": 3, "image_size": 8}
+    for source, image in expected.items():
+        now = in_new_names({"conditioning": {**old, "source": source, "factor": 4}, "choices": {"model": "ddpm"}})
+        assert now["choices"] == {"model": "ddpm", "degradation": OPTIONS[source]}
+        assert set(settings("degradation", OPTIONS[source])) >= now["degradation"].keys()
+        conditioning = instantiate(OmegaConf.create(now).conditioning)
+        torch.testing.assert_close(conditioning({"x": x}).image, image, rtol=0, atol=1e-6)
+    assert in_new_names({"conditioning": {**old, "dropout": 0.1}})["conditioning"] == {**old, "dropout": 0.1}
+
+
+def test_former_kinds_of_degraded_images_are_read_on_a_command_line(compose, capsys):
+    cfg = compose("conditioning=image", "conditioning.source=hole")
+    assert cfg.choices.degradation == "mask_box"
+    assert cfg.degradation.place == "centre"
+    cfg = compose("conditioning=image", "conditioning.factor=4")
+    assert cfg.degradation.factor == 4
+    assert "NOTE: conditioning.factor is degradation.factor now" in capsys.readouterr().err
 
 
 def test_a_run_from_before_the_move_can_be_resumed(command, checkpoint):

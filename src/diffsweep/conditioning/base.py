@@ -89,6 +89,18 @@ class Conditioning(nn.Module, Part, ABC):
             ValueError: ``samples`` is None, or lacks the annotations, and the conditioning requests what they show.
         """
 
+    def prepared(self, batch: Batch, noise: Noise | None = None) -> Batch:
+        """Return a batch with the entries that :meth:`condition` reads, as far as they are made of others.
+
+        Here it is the batch as it is. Conditionings that compute a part of their condition from ``x`` override it, so
+        that random parts are drawn in one place.
+
+        Args:
+            batch: samples with their annotations, or a request.
+            noise: the random numbers of the training samples; None for held-out samples and requests.
+        """
+        return batch
+
     def described(self, request: Batch) -> list[str]:
         """Return in words what each of the B rows of a request is to show, such as a class's name, to label pictures.
 
@@ -113,6 +125,7 @@ class Conditioning(nn.Module, Part, ABC):
         Returns:
             The conditions of the B samples; None for a model without conditions.
         """
+        batch = self.prepared(batch, noise)
         cond = self.condition(batch)
         if cond is None:
             return None

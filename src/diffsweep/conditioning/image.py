@@ -1,73 +1,55 @@
-r"""Conditioning on an image :math:`c = A x_0`: a degraded copy of the sample, such as its means over squares of pixels.
+r"""Conditioning on an image :math:`c = A x_0`: a degraded copy of the sample, such as one of fewer pixels.
 
 A network of p(x_0 | A x_0) restores images: it enlarges them, colours them or fills a hole. In training A is applied to
 the sample; in sampling, to held-out images or to a given one. The network sees c as further channels of its input,
 :math:`[x_t, c]`, or as features of the whole image.
+
+With noise conditioning augmentation it sees :math:`\sqrt{1 - s^2} c + s \epsilon` and the level s, so that in sampling
+small flaws of c, as of an image that another model drew, can be hidden by a little noise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from diffsweep.conditioning.base import Conditioning
-from diffsweep.diffusion import Condition
+from diffsweep.degradations import Degradation
+from diffsweep.diffusion import Condition, Known, Noise, Stream
 
 if TYPE_CHECKING:  # it imports Lightning, which takes seconds
     from diffsweep.datasets import Batch, Samples
 
-Source = Literal["low_res", "grey", "hole"]
-
-
-def low_res(x: Tensor, factor: int) -> Tensor:
-    """Return images with the resolution of larger pixels, for super-resolution, of the shape of x.
-
-    They are the means over squares of ``factor`` x ``factor`` pixels, enlarged again bilinearly.
-
-    Args:
-        x: (B, C, H, W).
-        factor: the side of the squares, which divides H and W.
-    """
-    return functional.interpolate(functional.avg_pool2d(x, factor), size=x.shape[2:], mode="bilinear")
-
-
-def grey(x: Tensor, factor: int) -> Tensor:
-    """Return the mean over the channels of x (B, C, H, W), repeated in all C, for colourisation; ignore ``factor``."""
-    return x.mean(1, keepdim=True).expand_as(x)
-
-
-def hole(x: Tensor, factor: int) -> Tensor:
-    """Return x (B, C, H, W) with zeros in a central square of H // factor x W // factor pixels, for inpainting."""
-    image = x.clone()
-    rows, columns = ((size - size // factor) // 2 for size in x.shape[2:])
-    image[:, :, rows : rows + x.shape[2] // factor, columns : columns + x.shape[3] // factor] = 0
-    return image
-
-
-_SOURCES: dict[Source, Callable[[Tensor, int], Tensor]] = {"low_res": low_res, "grey": grey, "hole": hole}
+LEVEL_SCALE = 1000  # sinusoids of levels in [0, 1] have the frequencies of times
 
 
 class ImageConditioning(Conditioning):
-    """A conditioning on a degraded copy of the sample, which the network reads as further channels beside x_t.
+    r"""A conditioning on a degraded copy of the sample, which the network reads as further channels beside x_t.
 
-    So do SR3 (Saharia et al. 2021, arXiv:2104.07636) and Palette (arXiv:2111.05826). The condition's ``image``,
-    (B, C, H, W), has the sample's size. In training it is the degraded training image; samples are drawn for degraded
-    held-out images, in turn.
+    So do SR3 (Saharia et al. 2021, arXiv:2104.07636) and Palette (arXiv:2111.05826). The condition's ``image`` has the
+    sample's size and C channels, and a further one with the mask where the degradation hides pixels. In training it is
+    the degraded training image; samples are drawn for degraded held-out images, in turn, whose degradation is the same
+    each time. The measurement of a linear
+    degradation is in the condition too (``known``), so ``guidance=replacement`` and ``reconstruction`` can use it.
+
+    With ``augmentation`` above 0 the network reads :math:`\sqrt{1 - s^2} c + s \epsilon` and s (noise conditioning
+    augmentation, Ho et al. 2021, arXiv:2106.15282): s is drawn evenly from [0, ``augmentation``] for each training
+    sample, and is ``level`` in sampling. The mask gets no noise.
 
     Args:
+        degradation: how images are degraded.
         channels: C of the data.
         image_size: the side of the data's images, in pixels.
-        source: how images are degraded. ``low_res``: means over squares, enlarged again; ``grey``: the mean of the
-            channels; ``hole``: zeros in a central square.
-        factor: the side of the squares in pixels for ``low_res``, which divides the image's side; for ``hole`` the
-            image's side over that of the hole. It lies between 2 and ``image_size``.
+        space_channels: channels of the image in the space of diffusion; None for C, which it has in pixels.
+        augmentation: the largest s in training, in [0, 1]; 0 for none, and no input for it.
+        level: s in sampling, in [0, ``augmentation``].
         dropout: the probability that a training sample has the null condition, an image of zeros.
 
     Raises:
-        ValueError: an unknown ``source`` or a ``factor`` that does not fit; in ``request``, no held-out data.
+        ValueError: images that cannot be so degraded, or a number out of its range; in ``request``, no held-out data.
     """
 
     requires_pixels = True
@@ -75,36 +57,87 @@ class ImageConditioning(Conditioning):
 
     def __init__(
         self,
+        degradation: Degradation,
         channels: int,
         image_size: int,
-        source: Source = "low_res",
-        factor: int = 2,
+        space_channels: int | None = None,
+        augmentation: float = 0.0,
+        level: float = 0.0,
         dropout: float = 0.0,
     ) -> None:
         super().__init__(dropout)
-        if source not in _SOURCES:
-            raise ValueError(f"conditioning.source is one of {', '.join(_SOURCES)}, not {source}")
-        if not 1 < factor <= image_size:
+        degradation.check(channels, image_size)
+        if not 0 <= augmentation <= 1:
+            raise ValueError(f"conditioning.augmentation must lie in [0, 1], not {augmentation}")
+        if not 0 <= level <= augmentation:
             raise ValueError(
-                f"conditioning.factor must lie between 2 and the image's {image_size} pixels, not {factor}"
+                f"conditioning.level={level:g} must lie between 0 and conditioning.augmentation={augmentation:g}, the "
+                "largest level that the network learns"
             )
-        if source == "low_res" and image_size % factor:
-            raise ValueError(f"conditioning.factor={factor} does not divide the image's {image_size} pixels")
-        self.source, self.factor = source, factor
-        self.sizes = {"image_channels": channels}
+        self.degradation, self.channels = degradation, channels
+        self.augmentation, self.level = augmentation, level
+        read = (channels if space_channels is None else space_channels) + degradation.extra_channels
+        self.sizes = {"image_channels": read, **({"num_scalars": 1} if augmentation > 0 else {})}
 
-    def image(self, batch: Batch) -> Tensor:
-        """Return the degraded images of a batch, (B, C, H, W): its ``image``, if any, else computed from its ``x``."""
-        return batch["image"] if "image" in batch else _SOURCES[self.source](batch["x"], self.factor)
+    @property
+    def side_multiple(self) -> int:
+        """What must divide the height and width of the images."""
+        return self.degradation.side_multiple
+
+    def prepared(self, batch: Batch, noise: Noise | None = None) -> Batch:
+        """Return a batch with its degraded ``image``, and with augmentation their ``level``.
+
+        A batch with an ``image`` has it already. Held-out samples are degraded by noise that follows from their
+        ``index``, so that validations compare.
+
+        Args:
+            batch: images ``x``, (B, C, H, W).
+            noise: the random numbers of the training samples; None for others.
+        """
+        if "image" in batch:
+            return batch
+        if noise is None and "index" in batch:
+            noise = Noise(0, batch["index"])
+        image, level = self.degradation.image(batch["x"], noise), None
+        if self.augmentation > 0:
+            if noise is None:
+                raise ValueError("conditioning.augmentation draws random numbers: call it with the samples' noise")
+            level = self.augmentation * noise.uniform(stream=Stream.LEVEL).to(image)
+        return {**batch, **self._noisy(image, level, noise)}
+
+    def _noisy(self, image: Tensor, level: Tensor | None, noise: Noise | None) -> Batch:
+        """Return the image of a condition with noise of a level, (B,), on all its channels but the mask's."""
+        if level is None:
+            return {"image": image}
+        assert noise is not None
+        clean, mask = image[:, : self.channels], image[:, self.channels :]
+        s = level[:, None, None, None]
+        noisy = (1 - s**2).sqrt() * clean + s * noise.like(clean, Stream.CONDITION_NOISE)
+        return {"image": torch.cat([noisy, mask], 1), "level": level}
 
     def condition(self, batch: Batch) -> Condition:
-        return Condition(image=self.image(batch))
+        scalars = LEVEL_SCALE * batch["level"][:, None] if self.augmentation > 0 else None
+        return Condition(image=batch["image"], scalars=scalars, known=batch.get("known"))
 
     def request(self, indices: Tensor, samples: Samples | None) -> Batch:
         if samples is None:
             raise ValueError("samples are drawn for degraded held-out images: give the data, or a condition")
         rows = indices.cpu() % len(samples)
-        return {"image": self.image({"x": samples[rows]["x"]})}
+        x, noise = samples[rows]["x"], Noise(0, rows)
+        known = self.degradation.known(x, noise)
+        return self.given(self.degradation.image(x, noise), indices.cpu(), known)
+
+    def given(self, image: Tensor, indices: Tensor, known: Known | None = None) -> Batch:
+        """Return the request for samples whose degraded images are given, such as those that another model drew.
+
+        Args:
+            image: the images as ``degradation.image`` returns them, (B, C + ``extra_channels``, H, W).
+            indices: the numbers of the samples, int64, (B,), which key the noise of ``level``.
+            known: their measurement and its value, for guidance.
+        """
+        noise = Noise(0, indices.to(image.device))
+        level = image.new_full((len(image),), self.level) if self.augmentation > 0 else None
+        return {**self._noisy(image, level, noise), **({} if known is None else {"known": known})}
 
 
 class ImageFeatures(ImageConditioning):
@@ -115,27 +148,32 @@ class ImageFeatures(ImageConditioning):
     arXiv:1709.07871).
 
     Args:
+        degradation, channels, image_size, space_channels, augmentation, level, dropout: see :class:`ImageConditioning`.
         vector_dim: D, the number of features, at least 1; otherwise a ValueError is raised.
-        channels, image_size, source, factor, dropout: see :class:`ImageConditioning`.
     """
 
     requires = frozenset()
 
     def __init__(
         self,
+        degradation: Degradation,
         channels: int,
         image_size: int,
         vector_dim: int = 128,
-        source: Source = "low_res",
-        factor: int = 2,
+        space_channels: int | None = None,
+        augmentation: float = 0.0,
+        level: float = 0.0,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(channels, image_size, source, factor, dropout)
+        super().__init__(degradation, channels, image_size, space_channels, augmentation, level, dropout)
         if vector_dim < 1:
             raise ValueError(f"conditioning.vector_dim must be at least 1, not {vector_dim}")
-        self.sizes = {"vector_dim": vector_dim}
+        self.sizes = {
+            **{name: n for name, n in self.sizes.items() if name != "image_channels"},
+            "vector_dim": vector_dim,
+        }
         self.encoder = nn.Sequential(
-            nn.Conv2d(channels, 32, 3, padding=1),
+            nn.Conv2d(channels + degradation.extra_channels, 32, 3, padding=1),
             nn.SiLU(),
             nn.Conv2d(32, 64, 3, stride=2, padding=1),
             nn.SiLU(),
@@ -145,4 +183,5 @@ class ImageFeatures(ImageConditioning):
         )
 
     def condition(self, batch: Batch) -> Condition:
-        return Condition(vector=self.encoder(self.image(batch)))  # (B, D)
+        cond = super().condition(batch)
+        return replace(cond, image=None, vector=self.encoder(batch["image"]))  # (B, D)

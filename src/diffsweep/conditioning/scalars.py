@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from diffsweep.conditioning.base import Conditioning
-from diffsweep.diffusion import Condition
+from diffsweep.diffusion import Condition, Noise
 
 if TYPE_CHECKING:  # it imports Lightning, which takes seconds
     from diffsweep.datasets import Batch, Samples
@@ -102,6 +102,7 @@ class Joint(Conditioning):
         self._parts = list(parts.values())
         self.parts = nn.ModuleDict(parts)  # for their parameters
         self.sizes = {name: size for part in parts.values() for name, size in part.sizes.items()}
+        self.requires_pixels = any(part.requires_pixels for part in parts.values())
         self.requires = frozenset().union(*(part.requires for part in parts.values()))
 
     def condition(self, batch: Batch) -> Condition:
@@ -114,6 +115,11 @@ class Joint(Conditioning):
                 for field in fields(Condition)
             }
         )
+
+    def prepared(self, batch: Batch, noise: Noise | None = None) -> Batch:
+        for part in self._parts:
+            batch = part.prepared(batch, noise)
+        return batch
 
     def request(self, indices: Tensor, samples: Samples | None) -> Batch:
         requests = [part.request(indices, samples) for part in self._parts]

@@ -12,7 +12,13 @@ MOVED = {
     "diffsweep.runs.stages.trained": "diffsweep.configuration.loading.trained",
 }
 # Keys of groups, likewise.
-MOVED_KEYS = {"sampler.s_noise": "sampler.temperature"}
+MOVED_KEYS = {"sampler.s_noise": "sampler.temperature", "conditioning.factor": "degradation.factor"}
+# Words of a command line whose key became a choice, and what is typed today.
+MOVED_WORDS = {
+    "conditioning.source=low_res": ("degradation=downsample", "degradation.enlarge=bilinear"),
+    "conditioning.source=grey": ("degradation=grey", "degradation.weights=mean"),
+    "conditioning.source=hole": ("degradation=mask_box", "degradation.place=centre", "degradation.mask_channel=false"),
+}
 # Keys that nothing reads any more, each with its group; they are left out at any depth.
 GONE = (("conditioning", "seed"),)
 
@@ -22,7 +28,7 @@ def in_new_names(content: dict[Any, Any]) -> Any:
 
     Keys that are no longer used are left out.
     """
-    content = dict(content)
+    content = _with_degradation(dict(content))
     for group, key in GONE:
         if group in content:
             content[group] = _without(content[group], key)
@@ -32,6 +38,30 @@ def in_new_names(content: dict[Any, Any]) -> Any:
         if isinstance(node, dict) and key in node:
             content[group] = {now: node[key]} | {name: value for name, value in node.items() if name != key}
     return renamed(content)
+
+
+def _with_degradation(content: dict[Any, Any]) -> dict[Any, Any]:
+    """Return the configuration of a run with the way in which images of its conditioning are degraded in its own group.
+
+    Runs up to 0.2 have it as ``source`` and ``factor`` of the conditioning.
+    """
+    node = content.get("conditioning")
+    if not isinstance(node, dict) or "source" not in node:
+        return content
+    factor = node.get("factor", 2)
+    option, settings = {
+        "low_res": ("downsample", {"factor": factor, "method": "area", "enlarge": "bilinear"}),
+        "grey": ("grey", {"weights": "mean"}),
+        "hole": ("mask_box", {"share": 1 / factor, "place": "centre", "mask_channel": False}),
+    }[node["source"]]
+    kind = {"downsample": "Downsampling", "grey": "Greyscale", "mask_box": "Box"}[option]
+    kept = {key: value for key, value in node.items() if key not in ("source", "factor")}
+    return {
+        **content,
+        "degradation": {"_target_": f"diffsweep.degradations.{kind}", **settings},
+        "conditioning": {**kept, "degradation": "${degradation}"},
+        "choices": {**content.get("choices", {}), "degradation": option},
+    }
 
 
 def renamed(node: Any) -> Any:
@@ -55,7 +85,14 @@ def with_new_names(words: Sequence[str]) -> list[str]:
 
     A line on stderr states each replacement.
     """
-    return [_with_new_name(word) for word in words]
+    return [now for word in words for now in (_with_new_words(word) or [_with_new_name(word)])]
+
+
+def _with_new_words(word: str) -> tuple[str, ...]:
+    """Return the words that took the place of a whole word, if any, and print them."""
+    if words := MOVED_WORDS.get(word.lstrip("+"), ()):
+        print(f"NOTE: {word} is {' '.join(words)} now", file=sys.stderr)
+    return words
 
 
 def _with_new_name(word: str) -> str:

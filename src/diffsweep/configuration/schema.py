@@ -30,6 +30,7 @@ class Root:
     perceptual: Any = MISSING
     discriminator: Any = MISSING
     autoencoder: Any = MISSING
+    degradation: Any = MISSING
     conditioning: Any = MISSING
     schedule: Any = MISSING
     noise: Any = MISSING

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from diffsweep.diffusion import Noise
+from diffsweep.diffusion import Known, Noise
 from diffsweep.layers import send
 
 Split = Literal["train", "val", "all"]
@@ -165,7 +165,8 @@ def rows_of(batch: Mapping[str, Any], index: Tensor) -> Batch:
     """Return the rows of a batch that an int64 index (B,) selects, also of batches that are nested in it as dicts.
 
     Args:
-        batch: tensors whose first dimension counts the samples, lists with one text for each sample, or dicts of these.
+        batch: tensors whose first dimension counts the samples, lists with one text for each sample,
+            measurements of the samples, or dicts of these.
         index: the numbers of the rows, in the order in which they are returned, on the CPU; of a tensor on another
             device the rows are on that device.
     """
@@ -175,6 +176,8 @@ def rows_of(batch: Mapping[str, Any], index: Tensor) -> Batch:
 def _rows(part: Any, index: Tensor) -> Any:
     if isinstance(part, Mapping):
         return rows_of(part, index)
+    if isinstance(part, Known):
+        return part[send(index, part.device)]
     return rows_on(part, index) if isinstance(part, Tensor) else [part[i] for i in index.tolist()]
 
 

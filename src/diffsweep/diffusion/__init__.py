@@ -36,6 +36,7 @@ from diffsweep.diffusion.process import (
     steps_of,
     transition,
 )
+from diffsweep.diffusion.separable import Separable
 from diffsweep.diffusion.spacing import SPACINGS, spaced_times
 from diffsweep.diffusion.time_sampling import (
     Importance,
@@ -101,6 +102,7 @@ __all__ = [
     "Product",
     "ProgressiveNoise",
     "Score",
+    "Separable",
     "SharedNoise",
     "SigmoidWeighting",
     "Simple",

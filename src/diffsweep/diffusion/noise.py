@@ -35,6 +35,11 @@ class Stream(IntEnum):
     DATA = 9  # random content of synthetic data
     POSTERIOR = 10  # draws from an autoencoder's posterior
     SIGNS = 11  # random directions of sliced score matching
+    DEGRADATION = 12  # sizes and places of degradations, such as masks
+    DEGRADATION_NOISE = 13  # noise of degraded images
+    DEGRADATION_KIND = 14  # which of several degradations a sample has
+    LEVEL = 15  # level of the noise that is added to the image of a condition
+    CONDITION_NOISE = 16  # that noise
 
 
 # The noise that x_t is made of.
@@ -83,7 +88,7 @@ class Noise:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, rows: slice) -> "Noise":
+    def __getitem__(self, rows: slice | Tensor) -> "Noise":
         """Return the noise of some of the rows."""
         seed, step = (part[rows] if isinstance(part, Tensor) else part for part in (self.seed, self.step))
         return Noise(seed, self.indices[rows], step, self.clips)

@@ -43,7 +43,7 @@ class StepNoise(Noise):
         other._blocks = self._blocks
         return other
 
-    def __getitem__(self, rows: slice) -> "StepNoise":
+    def __getitem__(self, rows: slice | Tensor) -> "StepNoise":
         return StepNoise(self.noise[rows], self.steps, self.temperature, self.at_most)
 
     def like(self, x: Tensor, stream: Stream = Stream.STEP) -> Tensor:

@@ -35,6 +35,7 @@ FINISHED = "stage.json"  # the last file of a stage; with metrics=none it has no
 
 # The weights of a stage do not depend on these parts of its configuration.
 LIFE = ("paths", "logger", "choices", "sweep", "resume_from", "trust", "verify", "optimized_metric")
+WITHIN = ("degradation",)  # a part of the conditioning, if that uses it
 AFTERWARDS = ("sampler", "guidance", "metrics", "likelihood")  # used after training
 WATCHING = (ProgressBar, SampleGrid, LossByTime)
 TRAINER = (
@@ -122,7 +123,7 @@ def identity(stage: DictConfig) -> dict[str, Any]:
     settled = stage.copy()
     settled.paths.update(dict.fromkeys(stage.paths, ""))  # also in values that refer to them
     content: dict[str, Any] = portable(OmegaConf.to_container(settled, resolve=True))
-    for key in (*LIFE, *AFTERWARDS):
+    for key in (*LIFE, *AFTERWARDS, *WITHIN):
         content.pop(key, None)
         content["model"].pop(key, None)
     content["callbacks"] = {

@@ -44,7 +44,7 @@ def sides_of_buckets_fit_the_network(cfg: DictConfig, parts: BuiltParts) -> str 
     """
     buckets = getattr(parts.dataset, "buckets", None)
     step = parts.autoencoder.factor * getattr(parts.backbone, "side_multiple", 1)
-    step = math.lcm(step, getattr(parts.conditioning, "factor", 1))
+    step = math.lcm(step, getattr(parts.conditioning, "side_multiple", 1))
     if buckets is None or buckets % step == 0:
         return None
     return (

@@ -1,10 +1,11 @@
-"""Conditioning on images, on numbers and on several conditions at once."""
+"""Conditioning on numbers and on several conditions at once."""
 
 import pytest
 import torch
 
-from diffsweep.conditioning import ClassLabel, ImageConditioning, ImageFeatures, Joint, Scalars
+from diffsweep.conditioning import ClassLabel, ImageFeatures, Joint, Scalars
 from diffsweep.datasets import InMemory
+from diffsweep.degradations import Downsampling
 from diffsweep.diffusion import Noise
 
 
@@ -12,54 +13,6 @@ def samples(count=5, channels=3, size=8):
     torch.manual_seed(0)
     parts = {"x": torch.rand(count, channels, size, size) * 2 - 1, "label": torch.arange(count) % 4}
     return InMemory({**parts, "scalars": torch.rand(count, 2)})
-
-
-def test_low_resolution_is_the_means_over_squares_enlarged():
-    x = samples()["x"]
-    image = ImageConditioning(3, 8, "low_res", 4)({"x": x}).image
-    means = x.unflatten(2, (2, 4)).unflatten(4, (2, 4)).mean((3, 5))  # (B, 3, 2, 2)
-    assert image.shape == x.shape
-    for row, column in (
-        (0, 0),
-        (0, -1),
-        (-1, 0),
-        (-1, -1),
-    ):  # beyond the outer centres of squares nothing is interpolated
-        torch.testing.assert_close(image[..., row, column], means[..., row, column])
-    torch.testing.assert_close(
-        image.mean((2, 3)), x.mean((2, 3))
-    )  # bilinear enlargement by an even factor keeps the mean
-
-
-def test_grey_is_the_mean_of_the_channels_and_the_hole_is_in_the_middle():
-    x = samples()["x"]
-    torch.testing.assert_close(
-        ImageConditioning(3, 8, "grey")({"x": x}).image, x.mean(1, keepdim=True).repeat(1, 3, 1, 1)
-    )
-    image = ImageConditioning(3, 8, "hole", 2)({"x": x}).image
-    assert not image[:, :, 2:6, 2:6].any()
-    changed = image != x
-    assert changed[:, :, 2:6, 2:6].all()
-    assert changed.sum() == changed[:, :, 2:6, 2:6].sum()
-
-
-def test_a_request_has_degraded_held_out_images_and_not_the_images_themselves():
-    data, conditioning = samples(), ImageConditioning(3, 8)
-    request = conditioning.request(torch.tensor([6, 2]), data)
-    assert request.keys() == {"image"}
-    assert torch.equal(conditioning(request).image, conditioning({"x": data["x"][[1, 2]]}).image)
-    with pytest.raises(ValueError, match="give the data"):
-        conditioning.request(torch.arange(2), None)
-
-
-def test_features_of_different_images_differ_and_are_trained():
-    conditioning = ImageFeatures(3, 8, vector_dim=6)
-    vector = conditioning({"x": samples()["x"]}).vector
-    assert vector.shape == (5, 6)
-    assert conditioning.sizes == {"vector_dim": 6}
-    assert torch.cdist(vector, vector).add(torch.eye(5)).min() > 1e-4
-    vector.square().sum().backward()
-    assert all(parameter.grad.any() for parameter in conditioning.parameters())
 
 
 def test_a_request_has_the_numbers_of_held_out_samples_or_those_of_the_settings():
@@ -97,16 +50,12 @@ def test_joint_conditions_are_given_and_dropped_together():
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda: ImageConditioning(3, 8, "sepia"), "conditioning.source is one of low_res, grey, hole, not sepia"),
-        (lambda: ImageConditioning(3, 8, factor=3), "factor=3 does not divide the image's 8 pixels"),
-        (lambda: ImageConditioning(3, 8, "hole", 1), "conditioning.factor must lie between 2 and the image's 8"),
-        (lambda: ImageFeatures(3, 8, vector_dim=0), "conditioning.vector_dim must be at least 1"),
         (lambda: Scalars(None), "have no numbers for their samples"),
         (lambda: Scalars(["x", "y"], values=[[1]]), "needs 2 numbers for each sample: x, y"),
         (lambda: Joint({}), "conditioning.parts is empty"),
         (lambda: Joint({"a": ClassLabel(4), "b": ClassLabel(4)}), "two of them provide num_classes"),
         (lambda: Joint({"a": ClassLabel(4, dropout=0.1)}), "parts.a.dropout must be 0: parts are dropped together"),
-        (lambda: Joint({"a": ClassLabel(4), "b": ImageFeatures(3, 8)}), "either a class or features"),
+        (lambda: Joint({"a": ClassLabel(4), "b": ImageFeatures(Downsampling(2), 3, 8)}), "either a class or features"),
     ],
 )
 def test_wrong_settings_are_refused(make, match):

@@ -1,0 +1,57 @@
+"""One of several degradations for each sample, for a network that restores images of several kinds."""
+
+import math
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from diffsweep.degradations.base import Degradation
+from diffsweep.diffusion import Noise, Stream
+
+
+class OneOf(Degradation):
+    """A degradation that is drawn for each sample from several, each equally often, as for one Palette of all tasks.
+
+    If some of them have a mask as a further channel, it is 1 everywhere for those that have none: all pixels are known,
+    as far as they can be. A batch has no common measurement, so guidance gets none.
+
+    Args:
+        parts: the degradations, by names of your choice.
+
+    Raises:
+        ValueError: no ``parts``.
+    """
+
+    random = True
+
+    def __init__(self, parts: Mapping[str, Degradation]) -> None:
+        if not parts:
+            raise ValueError("degradation.parts is empty; give degradations, or choose another option of the group")
+        self.parts = dict(parts)
+        self.extra_channels = max(part.extra_channels for part in parts.values())
+        self.side_multiple = math.lcm(*(part.side_multiple for part in parts.values()))
+
+    def check(self, channels: int, image_size: int) -> None:
+        for part in self.parts.values():
+            part.check(channels, image_size)
+
+    def chosen(self, noise: Noise | None) -> Tensor:
+        """Return the number of the degradation of each sample, in the order of ``parts``, int64, (B,).
+
+        Raises:
+            ValueError: ``noise`` is None.
+        """
+        if noise is None:
+            raise ValueError("OneOf draws random numbers: call it with the samples' noise")
+        return (noise.uniform(stream=Stream.DEGRADATION_KIND) * len(self.parts)).long()
+
+    def image(self, x: Tensor, noise: Noise | None = None) -> Tensor:
+        chosen = self.chosen(noise).to(x.device)
+        assert noise is not None
+        image = x.new_ones(len(x), x.shape[1] + self.extra_channels, *x.shape[2:])
+        for number, part in enumerate(self.parts.values()):
+            rows = (chosen == number).nonzero()[:, 0]
+            if len(rows):
+                made = part.image(x[rows], noise[rows.to(noise.indices.device)])
+                image[rows, : made.shape[1]] = made
+        return image
