@@ -109,6 +109,7 @@ CAPABILITIES: dict[str, Capability] = {
         ("conditioning",),
         choice="conditioning.dropout=0.1",
     ),
+    "fixed_steps": Capability("steps at fixed times, which adaptive solvers do not have", ("sampler",)),
     "measurement": Capability("guidance that keeps samples consistent with a measurement", ("guidance",)),
     "samples": Capability("generated or reconstructed samples", ("model",)),
     "likelihood": Capability("a diffusion model", ("model",)),

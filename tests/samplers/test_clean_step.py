@@ -76,7 +76,7 @@ def moments(sampler, denoiser):
     root = torch.linalg.cholesky(alpha**2 * covariance + sigma**2 * torch.eye(dimension, dtype=torch.float64))
     x = (alpha * denoiser.means).repeat(1 + dimension * (1 + steps), 1)
     x[1 : 1 + dimension] += root.T
-    x = sampler(denoiser, x, noise=Impulses(dimension, {step: step for step in range(steps)}))
+    x = sampler(denoiser, x, noise=Impulses(dimension, {(Stream.STEP, step): step for step in range(steps)}))
     response = x[1:] - x[0]
     return x[0], response.T @ response
 

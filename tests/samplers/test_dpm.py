@@ -420,7 +420,7 @@ def test_sde_2m_converges_to_the_data(gaussian):
         x = denoiser.means.repeat(3 + 2 * steps, 1) * 0
         x[1:3] += torch.eye(2, dtype=torch.float64)
         x = OTHERS["SDE-2M"](steps=steps, clip="none")(
-            denoiser, x, noise=Impulses(2, {step: step for step in range(steps)})
+            denoiser, x, noise=Impulses(2, {(Stream.STEP, step): step for step in range(steps)})
         )
         response = x[1:] - x[0]
         errors.append(float((response.T @ response - variance).norm()))

@@ -20,6 +20,7 @@ from diffsweep.diffusion.measurement import Frames, Grey, Measurement, PixelMask
 from diffsweep.diffusion.noise import Noise, Stream, fresh_noise
 from diffsweep.diffusion.noise_ahead import BatchNoise, StepNoise
 from diffsweep.diffusion.objective import DSM, SSM, VLB, Hybrid, Objective, Simple, sums_by_quarter
+from diffsweep.diffusion.path import Move, joined, raised
 from diffsweep.diffusion.prediction import EDM, X0, Eps, Flow, Prediction, Score, V
 from diffsweep.diffusion.probability_flow import integrate, log_snr_of, velocity
 from diffsweep.diffusion.process import (
@@ -92,6 +93,7 @@ __all__ = [
     "LogitNormal",
     "Measurement",
     "MinSNR",
+    "Move",
     "NetworkDenoiser",
     "NetworkInput",
     "Noise",
@@ -125,6 +127,7 @@ __all__ = [
     "fresh_noise",
     "in_numbers",
     "integrate",
+    "joined",
     "log_snr_of",
     "mean_at",
     "mean_of_frames",
@@ -132,6 +135,7 @@ __all__ = [
     "ode_log_likelihood",
     "posterior",
     "prior",
+    "raised",
     "slerp",
     "spaced_times",
     "step_between",

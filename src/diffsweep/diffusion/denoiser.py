@@ -7,7 +7,7 @@ exact posterior mean of known data (:mod:`diffsweep.diffusion.exact`). Samplers,
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -17,9 +17,11 @@ from torch import Tensor, nn
 
 from diffsweep.diffusion.clip_noise import INDEPENDENT, ClipNoise
 from diffsweep.diffusion.condition import Condition
+from diffsweep.diffusion.noise import Noise
+from diffsweep.diffusion.path import Move
 from diffsweep.diffusion.prediction import Eps, Prediction, Scale
-from diffsweep.diffusion.process import expand_to
-from diffsweep.schedules import Schedule
+from diffsweep.diffusion.process import Step, expand_to
+from diffsweep.schedules import Level, Schedule
 
 
 class Denoised(NamedTuple):
@@ -91,6 +93,28 @@ class Denoiser(nn.Module, ABC):
         """Return alpha and sigma at times t, () or (B,) or (B, F), so that they broadcast with x (B, ...)."""
         alpha, sigma = self.schedule(t)
         return expand_to(alpha, x), expand_to(sigma, x)
+
+    def path(self, steps: Sequence[Step[float]], measured: bool = False) -> list[Move]:
+        """Return the moves that a sampler makes with this denoiser; by default its steps, each once.
+
+        Guidance that goes back in t to improve a sample (RePaint) overrides it.
+
+        Args:
+            steps: the sampler's steps from noise to data.
+            measured: whether a measurement of the samples is known, ``cond.known``.
+        """
+        return [Move(step) for step in steps]
+
+    def corrected(self, x: Tensor, level: Level[float], cond: Condition | None, noise: Noise) -> Tensor:
+        """Return x as the sampler goes on with it after a step down in t, like x; by default x itself.
+
+        Args:
+            x: samples where the step ends, (B, ...); they may be overwritten.
+            level: the noise level where the step ends.
+            cond: the condition of each sample.
+            noise: the source of noise of this step.
+        """
+        return x
 
 
 class PlainDenoiser(Protocol):

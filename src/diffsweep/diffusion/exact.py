@@ -206,7 +206,8 @@ class Impulses(Noise):
 
     Args:
         dimension: D, the numbers of a sample.
-        draws: the number of each draw by the sampler's step, in the order of drawing; an empty dictionary at first.
+        draws: the number of each draw by its stream and the sampler's step, in the order of drawing; an empty
+            dictionary at first.
         step: the step of the sampler.
         root: for correlated noise, the rows that take the place of the unit vectors, (D, D).
     """
@@ -216,7 +217,7 @@ class Impulses(Noise):
     def __init__(
         self,
         dimension: int,
-        draws: dict[int, int],
+        draws: dict[tuple[Stream, int], int],
         step: int = 0,
         root: Tensor | None = None,
     ) -> None:
@@ -227,7 +228,7 @@ class Impulses(Noise):
         return Impulses(self.dimension, self.draws, int(step), self.root)
 
     def like(self, x: Tensor, stream: Stream = Stream.STEP) -> Tensor:
-        z, draw = torch.zeros_like(x), self.draws.setdefault(int(self.step), len(self.draws))
+        z, draw = torch.zeros_like(x), self.draws.setdefault((stream, int(self.step)), len(self.draws))
         rows = slice(row := 1 + self.dimension * (1 + draw), row + self.dimension)
         unit = torch.eye(self.dimension, dtype=x.dtype) if self.root is None else self.root.to(x.dtype)
         z[rows] = unit[: max(0, len(x) - row)]

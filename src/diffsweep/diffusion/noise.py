@@ -40,10 +40,12 @@ class Stream(IntEnum):
     DEGRADATION_KIND = 14  # which of several degradations a sample has
     LEVEL = 15  # level of the noise that is added to the image of a condition
     CONDITION_NOISE = 16  # that noise
+    RAISE = 20  # noise of a sampler's steps back up in t
+    KNOWN = 21  # noise of the known part of x_t
 
 
 # The noise that x_t is made of.
-OF_THE_PROCESS = frozenset({Stream.STEP, Stream.PRIOR, Stream.EPS, Stream.VALIDATION})
+OF_THE_PROCESS = frozenset({Stream.STEP, Stream.PRIOR, Stream.EPS, Stream.VALIDATION, Stream.RAISE, Stream.KNOWN})
 
 
 class Draw(NamedTuple):
@@ -65,8 +67,8 @@ class Draw(NamedTuple):
 class Noise:
     """A source of normal and uniform numbers for B samples, each a function of (seed, stream, index, step) alone.
 
-    It has no state: the same call returns the same numbers again. In the streams that x_t is made of (STEP, PRIOR, EPS
-    and VALIDATION), frames of clips get the covariance ``clips``; other numbers are independent.
+    It has no state: the same call returns the same numbers again. In the streams that x_t is made of (STEP, PRIOR, EPS,
+    VALIDATION, RAISE and KNOWN), frames of clips get the covariance ``clips``; other numbers are independent.
 
     Args:
         seed: any int, of which the low 64 bits count; or one for each row, int64, (B,).

@@ -23,13 +23,13 @@ _BATCHES, _BATCH_NUMBERS = 16, 2**15  # the most batches, and numbers in all, th
 class StepNoise(Noise):
     """A noise for the steps of a sampler, which draws the numbers of several steps in one pass and keeps them.
 
-    Apart from the temperature, its numbers are those of ``noise``. Each step is to be drawn once, in the order 0, 1,
-    ..., since numbers that have been used are dropped.
+    Apart from the temperature, its numbers are those of ``noise``. Of each stream, each step is to be drawn once, in
+    the order 0, 1, ..., since numbers that have been used are dropped.
 
     Args:
         noise: the noise of the samples.
         steps: the number of the sampler's steps.
-        temperature: a factor by which the numbers are multiplied.
+        temperature: a factor of the numbers of the stream STEP, which the sampler's steps down in t draw.
         at_most: the largest number of steps to draw at once; fewer where samples are large.
     """
 
@@ -50,14 +50,17 @@ class StepNoise(Noise):
         even = math.ceil(self.steps / math.ceil(self.steps / self.at_most))  # the same number of steps each time
         size = max(1, min(even, self.noise.at_once // max(1, x.numel())))
         if isinstance(self.step, Tensor) or size == 1:
-            return self.noise.like(x, stream) * self.temperature
+            return self._tempered(self.noise.like(x, stream), stream)
         row = self.step % size
         key = stream, self.step - row
         if key not in self._blocks:
             steps = range(self.step - row, self.step - row + size)
-            self._blocks[key] = like_over(self.noise, x, steps, stream) * self.temperature
+            self._blocks[key] = self._tempered(like_over(self.noise, x, steps, stream), stream)
         # A sampler draws each step once: after its last row a block is not needed any more.
         return (self._blocks.pop(key) if row == size - 1 else self._blocks[key])[row]
+
+    def _tempered(self, numbers: Tensor, stream: Stream) -> Tensor:
+        return numbers * self.temperature if stream is Stream.STEP else numbers
 
 
 def like_over(noise: Noise, x: Tensor, steps: range, stream: Stream = Stream.STEP) -> Tensor:

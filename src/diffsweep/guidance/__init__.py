@@ -14,6 +14,7 @@ from diffsweep.guidance.classifier_free import ClassifierFreeGuidance
 from diffsweep.guidance.composition import composed
 from diffsweep.guidance.none import unguided
 from diffsweep.guidance.reconstruction import Reconstruction
+from diffsweep.guidance.repaint import RePaint
 from diffsweep.guidance.replacement import Replacement
 from diffsweep.guidance.windows import Window, between, filled, windows
 
@@ -22,6 +23,7 @@ __all__ = [
     "ClassifierFreeGuidance",
     "ClassifierGuidance",
     "Guidance",
+    "RePaint",
     "Reconstruction",
     "Replacement",
     "Window",

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from diffsweep.capabilities import Part
-from diffsweep.diffusion import Condition, Denoiser, PlainDenoiser, as_denoiser, expand_to
+from diffsweep.diffusion import Condition, Denoiser, Move, Noise, PlainDenoiser, Step, as_denoiser, expand_to
+from diffsweep.schedules import Level
 
 Shape = Literal["constant", "linear", "cosine"]
 ExactScore = Callable[[Tensor, Tensor, Condition | None], Tensor]
@@ -126,6 +127,24 @@ class Guidance(Denoiser, Part):
         else:
             scale = self.neutral + (self._scales[0] - self.neutral) * _SHAPES[self.shape](t)
         return torch.where((t >= self.least) & (t <= self.most), scale, self.neutral)
+
+    def path(self, steps: Sequence[Step[float]], measured: bool = False) -> list[Move]:
+        return self.denoiser.path(steps, measured)
+
+    def corrected(self, x: Tensor, level: Level[float], cond: Condition | None, noise: Noise) -> Tensor:
+        return self.denoiser.corrected(x, level, cond, noise)
+
+    def steps_refused_because(self, steps: int) -> str | None:
+        """Return a sentence why guided sampling cannot take this number of steps, and what to type; None if it can."""
+        return None
+
+    @property
+    def described(self) -> str:
+        """Return the guidance in words for the titles of pictures, such as ``ClassifierFreeGuidance of scale 2``."""
+        scale = f"{self._scales[0]:g}"
+        if len(self._scales) > 1:
+            scale = f"{self._scales[-1]:g} to {self._scales[0]:g}"
+        return f"{type(self).__name__} of scale {scale}"
 
     def score(self, exact: ExactScore, x_t: Tensor, t: Tensor, cond: Condition) -> Tensor | None:
         """Return the guided score, (B, ...), by its formula from exact scores; None if the guidance has no formula.

@@ -17,6 +17,7 @@ from diffsweep.capabilities import Part
 from diffsweep.diffusion import (
     Condition,
     Denoised,
+    Move,
     Noise,
     PlainDenoiser,
     Step,
@@ -24,6 +25,7 @@ from diffsweep.diffusion import (
     as_denoiser,
     fresh_noise,
     in_numbers,
+    raised,
     step_between,
     steps_of,
 )
@@ -72,6 +74,7 @@ class Sampler(Part, WalkOptions, ABC):
     order: int | None = field(default=None, init=False)
     tolerance: float | None = field(default=None, init=False)
     uses_variance: ClassVar[bool] = False
+    provides = frozenset({"fixed_steps"})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -106,25 +109,55 @@ class Sampler(Part, WalkOptions, ABC):
             cond: the condition of each sample.
             noise: the source of the noise that the steps draw, keyed by sample; by default one whose seed comes from
                 torch's global generator.
-            callback: called after each step as ``callback(step, t, denoised, x)``: the step's index from 0, the time at
-                which it began, the denoiser's estimate at that time, and x at the end of the step.
+            callback: called after each step down in t as ``callback(step, t, denoised, x)``: the step's index from 0,
+                the time at which it began, the denoiser's estimate at that time, and x at the end of the step.
 
         Raises:
             NotFinite: x contains a NaN or an infinity after a step.
-            ValueError: the schedule has too few times for the number of steps and the spacing.
+            ValueError: the schedule has too few times for the number of steps and the spacing; or guidance goes back in
+                t, and the solver is adaptive or has too few steps.
         """
         denoise = ConditionedDenoiser(as_denoiser(denoiser), cond, self.clip)
-        # The coefficients of all steps come from one call of the schedule, which is faster than a call for each step.
-        steps = in_numbers(steps_of(denoise.schedule, self.times(denoise.schedule)))
+        moves = self.moves(denoise.denoiser, measured=cond is not None and cond.known is not None)
+        down = [move.step for move in moves if not move.up]
         noise = fresh_noise(x, denoise.denoiser.noise) if noise is None else noise
-        noise = StepNoise(noise, len(steps), self.temperature)
-        state, watch = None, Watch([(step.at_t, step.at_s) for step in steps])
-        for i, step in enumerate(steps):
-            x, state = self.advance(denoise, x, step, state, noise.at(i))
+        noise = StepNoise(noise, len(down), self.temperature)
+        state, watch, taken = None, Watch([(step.at_t, step.at_s) for step in down]), 0
+        for i, (step, up) in enumerate(moves):
+            if up:
+                x, state = raised(x, step, noise.at(i - taken)), None
+                continue
+            own = noise.at(taken)
+            x, state = self.advance(denoise, x, step, state, own)
+            x = denoise.denoiser.corrected(x, step.at_s, cond, own)
             watch(x)
             if callback is not None:
-                callback(i, step.at_t.t, state.denoised, x)
+                callback(taken, step.at_t.t, state.denoised, x)
+            taken += 1
         return x
+
+    def moves(self, denoiser: PlainDenoiser, measured: bool = False) -> list[Move]:
+        """Return the moves of which a call of the sampler consists: its steps, and the ways back up in t between them.
+
+        Only guidance that goes back in t, such as RePaint, has any of the latter. Each step down in t is a call of the
+        callback.
+
+        Args:
+            denoiser: the denoiser that would be sampled, guided or not.
+            measured: whether a measurement of the samples is known, ``cond.known``.
+
+        Raises:
+            ValueError: as of a call of the sampler.
+        """
+        denoiser = as_denoiser(denoiser)
+        # The coefficients of all steps come from one call of the schedule, which is faster than a call for each step.
+        moves = denoiser.path(in_numbers(steps_of(denoiser.schedule, self.times(denoiser.schedule))), measured)
+        if self.tolerance is not None and any(move.up for move in moves):
+            raise ValueError(
+                "guidance that goes back in t needs steps at fixed times, and an adaptive solver chooses its own; "
+                "use sampler=ddim or another solver with a number of steps"
+            )
+        return moves
 
     @torch.no_grad()
     def step(

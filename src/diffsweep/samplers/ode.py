@@ -45,6 +45,7 @@ class ODE(Sampler):
         ValueError: the tolerance is out of its range.
     """
 
+    provides = frozenset()  # dopri5 chooses its steps
     order = 5
     steps: int = 1
     tolerance: float = 1e-5

@@ -155,7 +155,7 @@ def drawn_by_trajectories(
     batch_size: int,
     make: Callable[[Tensor, Condition | None, Callback], Tensor],
     request: Batch,
-    trajectories: int = 1,
+    steps: int | None = None,
 ) -> Drawn:
     """Return samples, each drawn by one or several runs of the sampler, in batches, and show the progress.
 
@@ -167,13 +167,14 @@ def drawn_by_trajectories(
             numbers, int64, (B,), and their condition; it passes ``callback`` to the sampler, which calls it after each
             step.
         request: what all samples are to show, a batch without ``x`` of ``count`` rows.
-        trajectories: the number of the sampler's runs for a batch, such as the windows of a long clip.
+        steps: the number of the sampler's steps for a batch, in all its runs; None for one run without a measurement.
     """
+    steps = model.steps_taken() if steps is None else steps
     batches = torch.arange(count).split(batch_size)
     begin = time.perf_counter()
     with (
         evaluating(model),
-        ProgressMeter("sampling", len(batches) * trajectories * model.sampler.steps) as progress,
+        ProgressMeter("sampling", len(batches) * steps) as progress,
         counting(model.denoiser) as evaluations,
     ):
 

@@ -20,10 +20,7 @@ def sampling_of(model: DiffusionModel) -> str:
     """Return in words how a model samples: ``by DDIM in 20 steps``, and any guidance with its scale."""
     guidances = guidances_of(model.guided(model.sampler))
     words = [f"by {type(model.sampler).__name__} in {model.sampler.steps} steps"]
-    for each in guidances:
-        scale = f"{each.scale:g}" if isinstance(each.scale, int | float) else f"{each.scale[0]:g} to {each.scale[-1]:g}"
-        words.append(f"{type(each).__name__} of scale {scale}")
-    return ", ".join(words)
+    return ", ".join([*words, *(each.described for each in guidances)])
 
 
 def show_first(model: DiffusionModel, drawn: Drawn, path: Path, most: int = 100) -> list[Path]:

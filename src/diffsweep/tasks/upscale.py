@@ -64,7 +64,8 @@ class Upscale(ClipTask):
             return model.sample_from(x, noise, with_known(cond, Known(self.measurement, known)), callback=callback)
 
         request = job.request(torch.arange(len(low)), self.source)
-        drawn = drawn_by_trajectories(model, len(low), job.batch_size, make, request)
+        steps = model.steps_taken(measured=True)
+        drawn = drawn_by_trajectories(model, len(low), job.batch_size, make, request, steps)
         size = drawn.x.shape[-1]
         labels = model.conditioning.described(request)
         sets: list[tuple[str, Tensor, Sequence[str]]] = [

@@ -137,7 +137,8 @@ class Windowed(ClipTask):
             return x
 
         request = job.request(torch.arange(count), self.source)
-        drawn = drawn_by_trajectories(model, count, job.batch_size, make, request, trajectories=len(layout.plan))
+        steps = sum(model.steps_taken(measured=bool(window.known.any())) for window in layout.plan)
+        drawn = drawn_by_trajectories(model, count, job.batch_size, make, request, steps)
         return drawn, self.show(job, drawn.x, layout, clips, model.conditioning.described(request))
 
 

@@ -20,6 +20,16 @@ def sampler_uses_the_learned_variance(cfg: DictConfig, parts: BuiltParts) -> str
 
 
 @rule
+def guidance_suits_the_number_of_steps(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Return an error message if guidance cannot be used with the number of the sampler's steps.
+
+    RePaint goes back a number of steps, which must be fewer than the sampler takes.
+    """
+    reasons = (guidance.steps_refused_because(parts.sampler.steps) for guidance in parts.guidance)
+    return next((reason for reason in reasons if reason), None)
+
+
+@rule
 def likelihood_has_a_chain_of_the_schedules_times(cfg: DictConfig, parts: BuiltParts) -> str | None:
     """Return an error message if the chain of a likelihood bound has more steps than a discrete schedule."""
     if parts.likelihood is not None:
