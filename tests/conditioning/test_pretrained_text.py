@@ -141,6 +141,18 @@ def test_t5_is_the_librarys_last_state_of_the_text_alone(make, library, text):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_ids_are_of_the_positions_that_are_attended_to(make, library, kind):
+    """Those of single words, without special tokens, are found among them."""
+    encoder = make(kind)
+    ids, words = encoder.ids(TEXTS[0]), encoder.ids_of_words(TEXTS[0])
+    assert len(ids) == int(encoder([TEXTS[0]]).mask.sum())
+    inputs, _ = library(kind, [TEXTS[0]])
+    assert ids[: inputs.input_ids.shape[1]] == inputs.input_ids[0].tolist()
+    assert words == [each for each in ids if each in words]
+    assert len(words) < len(ids)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_texts_of_data_that_are_too_long_are_cut_as_the_library_cuts_them(make, library, kind):
     tokens, mask, _ = make(kind)(["red " * 30])
     _, expected = library(kind, ["red " * 30], truncation=True, max_length=LENGTH)

@@ -1,6 +1,6 @@
 """The base class of networks, groups of options that several networks have, and checks of options."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from diffsweep.capabilities import Part
-from diffsweep.layers import rotary_channels
+from diffsweep.layers import Injectable, rotary_channels
 
 
 class Backbone(nn.Module, Part):
@@ -31,6 +31,14 @@ class Backbone(nn.Module, Part):
     def side_multiple(self) -> int:
         """What must divide H and W of x: here 1, any size can be given; subclasses of patches override it."""
         return 1
+
+    def injectable(self) -> Sequence[Injectable]:
+        """Return the parts of blocks, in the order in which they run, whose features can be changed by their names.
+
+        Here there are none; networks with named blocks override it. Methods that edit images put the features of one
+        image in the place of another's: see :class:`~diffsweep.guidance.Injected`.
+        """
+        return ()
 
 
 @dataclass(frozen=True, kw_only=True)

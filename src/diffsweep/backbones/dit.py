@@ -21,11 +21,13 @@ from diffsweep.layers import (
     ConditionEmbedding,
     ContextEmbedding,
     CrossAttention,
+    Injectable,
     Modulation,
     ModulationTable,
     PatchEmbedding,
     SinusoidalEmbedding,
     axial_rotation,
+    injectable_in,
     modulated,
     patch_grid,
     run_block,
@@ -153,6 +155,9 @@ class DiT(Backbone):
     def side_multiple(self) -> int:
         """What must divide H and W of x: the side of a patch."""
         return self.options.patch_size
+
+    def injectable(self) -> list[Injectable]:
+        return injectable_in("blocks", self.blocks, decodes_from=len(self.blocks) // 2)
 
     def _initialise(self) -> None:
         """Initialise as published: Xavier for linear maps, std 0.02 for embeddings, zeros where branches start at 0."""

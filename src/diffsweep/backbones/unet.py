@@ -23,8 +23,10 @@ from diffsweep.layers import (
     Clips,
     ConditionEmbedding,
     Downsample,
+    Injectable,
     SinusoidalEmbedding,
     TokenContext,
+    injectable_in,
     with_image,
     zero_init,
 )
@@ -194,6 +196,10 @@ class UNet(Backbone):
         """Return all residual stages in the order in which they run; a stage is a residual block with its attention."""
         modules = [*self.down, *self.middle, *self.up]
         return [module for module in modules if isinstance(module, ResidualStage)]
+
+    def injectable(self) -> list[Injectable]:
+        inner = [*injectable_in("down", self.down), *injectable_in("middle", self.middle)]
+        return [*inner, *injectable_in("up", self.up, decodes_from=0)]
 
     def _run(self, module: nn.Module, *inputs: Any, **keywords: Any) -> Any:
         if self.checkpointing and self.training:

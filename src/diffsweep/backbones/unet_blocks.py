@@ -11,12 +11,17 @@ from diffsweep.layers import (
     TIME_EMBEDDINGS,
     Attend,
     Clips,
+    Features,
+    Injectable,
     Norm,
     Pointwise,
+    SelfAttention2d,
     TimeEmbedding,
     embedded_norm,
     group_norm,
+    injectable_of,
     residual_sum,
+    separate,
     shortcut,
     zero_init,
 )
@@ -43,6 +48,21 @@ class ResidualStage(nn.Module):
         h = self.block(x, emb)  # (B, C', H, W)
         h = h if self.attention is None else self.attention(h, *context)
         return h if self.temporal is None else self.temporal(h, clips)
+
+    def injectable(self, name: str, decodes: bool) -> list[Injectable]:
+        """Return what can be changed in the stage, which has a name in its network.
+
+        ``residual`` is what the residual block adds to its skip connection; attention over time is left out.
+        ``decodes`` states whether the stage is on the way up.
+        """
+        layer, to_self, to_context = self.attention, list[SelfAttention2d | TokenAttention](), list[TokenAttention]()
+        if isinstance(layer, SelfAttention2d):
+            to_self.append(layer)
+        elif isinstance(layer, SpatialTransformer):
+            blocks = [block for block in layer.blocks if isinstance(block, TransformerBlock)]
+            to_self += [block.self_attention for block in blocks]
+            to_context += [block.cross_attention for block in blocks]
+        return injectable_of(name, decodes, self.block.get_submodule("conv_out"), to_self, to_context)
 
 
 class ConvNeXtBlock(nn.Module):
@@ -110,6 +130,10 @@ class TokenAttention(nn.Module):
         self.to_q = nn.Linear(channels, channels, bias=False)
         self.to_kv = nn.Linear(context_dim or channels, 2 * channels, bias=False)
         self.to_out = nn.Linear(channels, channels)
+
+    @property
+    def projections(self) -> tuple[Features, ...]:
+        return separate(self.to_q, self.to_kv)
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         q = rearrange(self.to_q(x), "b l (n d) -> b n l d", n=self.heads)

@@ -18,9 +18,11 @@ from diffsweep.diffusion import Condition
 from diffsweep.layers import (
     Block,
     ConditionEmbedding,
+    Injectable,
     PatchEmbedding,
     SinusoidalEmbedding,
     axial_rotation,
+    injectable_in,
     patch_grid,
     run_block,
     token_norm,
@@ -111,6 +113,10 @@ class UViT(Backbone):
     def side_multiple(self) -> int:
         """What must divide H and W of x: the side of a patch."""
         return self.options.patch_size
+
+    def injectable(self) -> list[Injectable]:
+        early, late = injectable_in("early", self.early, len(self.early)), injectable_in("late", self.late, 0)
+        return [*early, *self.middle.injectable("middle", False), *late]
 
     def _initialise(self) -> None:
         """Initialise as published, with truncated normals of std 0.02, but for the last layer, which starts at 0."""

@@ -153,6 +153,7 @@ class PretrainedTextEncoder(TextEncoder):
 
     model_class: str
     model_types: tuple[str, ...]
+    padding: str = "longest"
     like: Tensor  # empty; has the device and the dtype of the model that holds the encoder
 
     def __init__(
@@ -182,6 +183,18 @@ class PretrainedTextEncoder(TextEncoder):
         count = self.pretrained.tokenize([text])[0].shape[1]
         if count > self.max_length:
             raise ValueError(f"{text!r} has {count} tokens, and the encoder takes {self.max_length}; shorten it")
+
+    def ids(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenized([text])[0][0].tolist()
+        return ids
+
+    def ids_of_words(self, words: str) -> list[int]:
+        ids: list[int] = self.pretrained.tokenize([words], add_special_tokens=False)[0][0].tolist()
+        return ids
+
+    def _tokenized(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return the ids of the tokens that the model reads and their mask, each (B, n), cut at ``max_length``."""
+        return self.pretrained.tokenize(texts, padding=self.padding, truncation=True, max_length=self.max_length)
 
     @abstractmethod
     def encode(self, texts: Sequence[str]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -236,10 +249,10 @@ class CLIPTextEncoder(PretrainedTextEncoder):
     before it. ``pooled`` is the state at the token that ends the text, without CLIP's projection.
     """
 
-    model_class, model_types = "CLIPTextModel", ("clip", "clip_text_model")
+    model_class, model_types, padding = "CLIPTextModel", ("clip", "clip_text_model"), "max_length"
 
     def encode(self, texts: Sequence[str]) -> Iterator[tuple[Tensor, Tensor]]:
-        ids, _ = self.pretrained.tokenize(texts, padding="max_length", truncation=True, max_length=self.max_length)
+        ids, _ = self._tokenized(texts)
         out = self.pretrained.model(input_ids=ids.to(self.like.device))
         yield from zip(out.last_hidden_state, out.pooler_output, strict=True)
 
@@ -255,7 +268,7 @@ class T5TextEncoder(PretrainedTextEncoder):
     model_class, model_types = "T5EncoderModel", ("t5",)
 
     def encode(self, texts: Sequence[str]) -> Iterator[tuple[Tensor, Tensor]]:
-        ids, mask = self.pretrained.tokenize(texts, padding=True, truncation=True, max_length=self.max_length)
+        ids, mask = self._tokenized(texts)
         ids, mask = ids.to(self.like.device), mask.to(self.like.device)
         for row, counts in zip(self.pretrained.model(input_ids=ids, attention_mask=mask)[0], mask, strict=True):
             yield row[counts], row[counts].mean(0)

@@ -47,6 +47,17 @@ class TextEncoder(nn.Module, ABC):
         """
 
     @abstractmethod
+    def ids(self, text: str) -> list[int]:
+        """Return the ids of the tokens of a text, special ones and padding that is attended to included.
+
+        Token i is at position i of the encoding, so that positions of two texts can be compared; subclasses define it.
+        """
+
+    def ids_of_words(self, words: str) -> list[int]:
+        """Return the ids of the tokens that stand for some words within a text, without special ones."""
+        return self.ids(words)
+
+    @abstractmethod
     def forward(self, texts: Sequence[str]) -> Encoded:
         """Return the encoding of each text, which does not depend on the others; an empty text may have no tokens.
 

@@ -12,6 +12,8 @@ from diffsweep.guidance.base import Guidance, guidances_of
 from diffsweep.guidance.classifier import ClassifierGuidance
 from diffsweep.guidance.classifier_free import ClassifierFreeGuidance
 from diffsweep.guidance.composition import composed
+from diffsweep.guidance.injected import Injected
+from diffsweep.guidance.injections import CrossAttentionMaps, Injection, ResidualFeatures, SelfAttentionMaps
 from diffsweep.guidance.none import unguided
 from diffsweep.guidance.reconstruction import Reconstruction
 from diffsweep.guidance.repaint import RePaint
@@ -22,10 +24,15 @@ __all__ = [
     "AutoGuidance",
     "ClassifierFreeGuidance",
     "ClassifierGuidance",
+    "CrossAttentionMaps",
     "Guidance",
+    "Injected",
+    "Injection",
     "RePaint",
     "Reconstruction",
     "Replacement",
+    "ResidualFeatures",
+    "SelfAttentionMaps",
     "Window",
     "between",
     "composed",

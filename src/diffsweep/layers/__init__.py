@@ -11,6 +11,16 @@ from diffsweep.layers.attention import Attend, Pointwise, SelfAttention2d, linea
 from diffsweep.layers.conditions import ClassEmbedding, ConditionEmbedding, TokenContext, with_image
 from diffsweep.layers.distributed import distributed
 from diffsweep.layers.embeddings import SinusoidalEmbedding
+from diffsweep.layers.injection import (
+    Features,
+    Injectable,
+    InjectedKind,
+    edited,
+    fused,
+    injectable_in,
+    injectable_of,
+    separate,
+)
 from diffsweep.layers.modes import evaluating
 from diffsweep.layers.norms import group_norm, zero_init
 from diffsweep.layers.patches import PatchEmbedding, axial_rotation, patch_grid, rotate, sincos_positions, unpatchify
@@ -63,6 +73,9 @@ __all__ = [
     "ContextEmbedding",
     "CrossAttention",
     "Downsample",
+    "Features",
+    "Injectable",
+    "InjectedKind",
     "Modulation",
     "ModulationTable",
     "Norm",
@@ -84,10 +97,14 @@ __all__ = [
     "axial_rotation",
     "clips_of",
     "distributed",
+    "edited",
     "embedded_norm",
     "enlarge",
     "evaluating",
+    "fused",
     "group_norm",
+    "injectable_in",
+    "injectable_of",
     "linear_attention",
     "mlp",
     "modulated",
@@ -101,6 +118,7 @@ __all__ = [
     "rows_of_frames",
     "run_block",
     "send",
+    "separate",
     "shortcut",
     "sincos_positions",
     "space_time_rotation",

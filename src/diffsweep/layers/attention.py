@@ -14,6 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
+from diffsweep.layers.injection import Features, fused
 from diffsweep.layers.norms import group_norm, zero_init
 from diffsweep.layers.residual import Norm, residual_sum
 
@@ -88,6 +89,10 @@ class SelfAttention2d(nn.Module):
         self.to_qkv = Pointwise(channels, 3 * channels)
         to_out = Pointwise(channels, channels)
         self.to_out = zero_init(to_out) if zero else to_out
+
+    @property
+    def projections(self) -> tuple[Features, ...]:
+        return fused(self.to_qkv)
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.to_qkv(rearrange(self.norm(x), "b c h w -> b (h w) c"))  # (B, H W, 3 C)

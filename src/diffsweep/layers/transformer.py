@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from diffsweep.layers.across_frames import AcrossFrames
 from diffsweep.layers.conditions import TokenContext
+from diffsweep.layers.injection import Features, Injectable, fused, injectable_of, separate
 from diffsweep.layers.patches import Rotation, rotate
 from diffsweep.layers.recomputation import recomputed
 
@@ -74,6 +75,10 @@ class SelfAttention(nn.Module):
         self.norm_q, self.norm_k = (token_norm(size, rms=True) if qk_norm else nn.Identity() for _ in range(2))
         self.to_out = nn.Linear(channels, channels)
 
+    @property
+    def projections(self) -> tuple[Features, ...]:
+        return fused(self.to_qkv)
+
     def forward(self, x: Tensor, rotation: Rotation | None = None, across: AcrossFrames | None = None) -> Tensor:
         """Return the attention's output, of the shape of x.
 
@@ -115,6 +120,10 @@ class CrossAttention(nn.Module):
         self.to_kv = nn.Linear(channels, 2 * channels)
         self.norm_q, self.norm_k = (token_norm(size, rms=True) if qk_norm else nn.Identity() for _ in range(2))
         self.to_out = nn.Linear(channels, channels)
+
+    @property
+    def projections(self) -> tuple[Features, ...]:
+        return separate(self.to_q, self.to_kv)
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
         q = self.to_q(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, N, D)
@@ -251,6 +260,10 @@ class Block(nn.Module):
         if self.cross is not None:
             x = x + self.cross(self.norm_cross(x), context, mask)
         return gated(x, self.mlp(modulated(self.norm_mlp(x), second)), second)
+
+    def injectable(self, name: str, decodes: bool) -> list[Injectable]:
+        """Return what can be changed in the block: see :func:`~diffsweep.layers.injectable_of`; the MLP is residual."""
+        return injectable_of(name, decodes, self.mlp, [self.attention], [] if self.cross is None else [self.cross])
 
 
 def run_block(block: nn.Module, checkpointing: bool, *inputs: Any, **keywords: Any) -> Tensor:
