@@ -11,7 +11,7 @@ from diffsweep.layers import (
     TIME_EMBEDDINGS,
     Attend,
     Clips,
-    Features,
+    FeaturePlace,
     Injectable,
     Norm,
     Pointwise,
@@ -132,7 +132,7 @@ class TokenAttention(nn.Module):
         self.to_out = nn.Linear(channels, channels)
 
     @property
-    def projections(self) -> tuple[Features, ...]:
+    def projections(self) -> tuple[FeaturePlace, ...]:
         return separate(self.to_q, self.to_kv)
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:

@@ -15,8 +15,8 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from diffsweep.layers import Features, Injectable
-from diffsweep.layers.injection import Edit, InjectedKind, Role
+from diffsweep.layers import FeaturePlace, Injectable
+from diffsweep.layers.injection import FeatureEdit, InjectedKind, Role
 
 
 class TokenIds(Protocol):
@@ -104,7 +104,7 @@ class Injection:
         """Raise a ValueError if the injection names words that no target text has; here it names none."""
         return
 
-    def edits(self, injectable: Sequence[Injectable], groups: int) -> Iterator[tuple[Features, Edit]]:
+    def edits(self, injectable: Sequence[Injectable], groups: int) -> Iterator[tuple[FeaturePlace, FeatureEdit]]:
         """Yield the changes of features, each with its place, for a batch of one group of sources and some of targets.
 
         Args:
@@ -117,7 +117,7 @@ class Injection:
                 if place.role in self.roles:
                     yield place, self.edit(place.role, groups)
 
-    def edit(self, role: Role, groups: int) -> Edit:
+    def edit(self, role: Role, groups: int) -> FeatureEdit:
         """Return the change of features of one role, (groups B, ...): here those of all targets become the source's."""
 
         def replace(features: Tensor) -> None:
@@ -196,7 +196,7 @@ class CrossAttentionMaps(Injection):
                 factors[begin:end] = factor
         return factors
 
-    def edit(self, role: Role, groups: int) -> Edit:
+    def edit(self, role: Role, groups: int) -> FeatureEdit:
         change = {"queries": self._swap_queries, "keys": self._swap_keys, "values": self._weigh}[role]
 
         def edit_conditional(features: Tensor) -> None:

@@ -12,7 +12,7 @@ from diffsweep.layers.conditions import ClassEmbedding, ConditionEmbedding, Toke
 from diffsweep.layers.distributed import distributed
 from diffsweep.layers.embeddings import SinusoidalEmbedding
 from diffsweep.layers.injection import (
-    Features,
+    FeaturePlace,
     Injectable,
     InjectedKind,
     edited,
@@ -73,7 +73,7 @@ __all__ = [
     "ContextEmbedding",
     "CrossAttention",
     "Downsample",
-    "Features",
+    "FeaturePlace",
     "Injectable",
     "InjectedKind",
     "Modulation",

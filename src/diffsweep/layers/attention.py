@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffsweep.layers.injection import Features, fused
+from diffsweep.layers.injection import FeaturePlace, fused
 from diffsweep.layers.norms import group_norm, zero_init
 from diffsweep.layers.residual import Norm, residual_sum
 
@@ -91,7 +91,7 @@ class SelfAttention2d(nn.Module):
         self.to_out = zero_init(to_out) if zero else to_out
 
     @property
-    def projections(self) -> tuple[Features, ...]:
+    def projections(self) -> tuple[FeaturePlace, ...]:
         return fused(self.to_qkv)
 
     def forward(self, x: Tensor) -> Tensor:

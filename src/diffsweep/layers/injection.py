@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 InjectedKind = Literal["residual", "self_attention", "cross_attention"]
 Role = Literal["features", "queries", "keys", "values"]
-Edit = Callable[[Tensor], None]
+FeatureEdit = Callable[[Tensor], None]
 
 
-class Features(NamedTuple):
+class FeaturePlace(NamedTuple):
     """A place in a network where features of one role are computed: the output of a module, or some of its channels.
 
     Attributes:
@@ -56,7 +56,7 @@ class Injectable(NamedTuple):
 
     block: str
     kind: InjectedKind
-    features: tuple[Features, ...]
+    features: tuple[FeaturePlace, ...]
     decodes: bool
 
 
@@ -64,18 +64,22 @@ class Attention(Protocol):
     """The interface of attention modules that name their queries, keys and values."""
 
     @property
-    def projections(self) -> tuple[Features, ...]:
+    def projections(self) -> tuple[FeaturePlace, ...]:
         """Return the places of the queries, keys and values."""
 
 
-def fused(module: nn.Module) -> tuple[Features, ...]:
+def fused(module: nn.Module) -> tuple[FeaturePlace, ...]:
     """Return the places of queries, keys and values that one module computes, in this order on the last axis."""
-    return Features("queries", module, (0, 3)), Features("keys", module, (1, 3)), Features("values", module, (2, 3))
+    return (
+        FeaturePlace("queries", module, (0, 3)),
+        FeaturePlace("keys", module, (1, 3)),
+        FeaturePlace("values", module, (2, 3)),
+    )
 
 
-def separate(to_q: nn.Module, to_kv: nn.Module) -> tuple[Features, ...]:
+def separate(to_q: nn.Module, to_kv: nn.Module) -> tuple[FeaturePlace, ...]:
     """Return the places of queries of a module of their own, and of keys and values that another one computes."""
-    return Features("queries", to_q), Features("keys", to_kv, (0, 2)), Features("values", to_kv, (1, 2))
+    return FeaturePlace("queries", to_q), FeaturePlace("keys", to_kv, (0, 2)), FeaturePlace("values", to_kv, (1, 2))
 
 
 def injectable_of(
@@ -97,7 +101,7 @@ def injectable_of(
         ("self_attention", self_attentions),
         ("cross_attention", cross_attentions),
     ]
-    found = [Injectable(block, "residual", (Features("features", residual),), decodes)]
+    found = [Injectable(block, "residual", (FeaturePlace("features", residual),), decodes)]
     for kind, attentions in kinds:
         if attentions:
             places = tuple(place for attention in attentions for place in attention.projections)
@@ -127,8 +131,8 @@ def injectable_in(path: str, blocks: nn.ModuleList, decodes_from: int | None = N
 
 
 @contextmanager
-def edited(edits: Sequence[tuple[Features, Edit]]) -> Iterator[None]:
-    """Change features of a network during a ``with`` block, by hooks that are removed at its end.
+def edited(edits: Sequence[tuple[FeaturePlace, FeatureEdit]]) -> Iterator[None]:
+    """FeatureEdit features of a network during a ``with`` block, by hooks that are removed at its end.
 
     Args:
         edits: places in the network, each with a function that changes the features computed at that place, (B, ...),
@@ -140,7 +144,7 @@ def edited(edits: Sequence[tuple[Features, Edit]]) -> Iterator[None]:
         yield
 
 
-def _hook(place: Features, edit: Edit) -> Callable[..., None]:
+def _hook(place: FeaturePlace, edit: FeatureEdit) -> Callable[..., None]:
     def change(module: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
         edit(place.of(output))
 

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from diffsweep.layers.across_frames import AcrossFrames
 from diffsweep.layers.conditions import TokenContext
-from diffsweep.layers.injection import Features, Injectable, fused, injectable_of, separate
+from diffsweep.layers.injection import FeaturePlace, Injectable, fused, injectable_of, separate
 from diffsweep.layers.patches import Rotation, rotate
 from diffsweep.layers.recomputation import recomputed
 
@@ -76,7 +76,7 @@ class SelfAttention(nn.Module):
         self.to_out = nn.Linear(channels, channels)
 
     @property
-    def projections(self) -> tuple[Features, ...]:
+    def projections(self) -> tuple[FeaturePlace, ...]:
         return fused(self.to_qkv)
 
     def forward(self, x: Tensor, rotation: Rotation | None = None, across: AcrossFrames | None = None) -> Tensor:
@@ -122,7 +122,7 @@ class CrossAttention(nn.Module):
         self.to_out = nn.Linear(channels, channels)
 
     @property
-    def projections(self) -> tuple[Features, ...]:
+    def projections(self) -> tuple[FeaturePlace, ...]:
         return separate(self.to_q, self.to_kv)
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
