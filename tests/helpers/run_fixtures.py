@@ -77,6 +77,17 @@ def finished_clips(tmp_path_factory, configure):
 
 
 @pytest.fixture(scope="session")
+def finished_text(tmp_path_factory, configure):
+    """The directory of a finished run on shapes, conditioned on their texts; tests must not change it."""
+    from diffsweep.runs.training import train
+
+    directory = tmp_path_factory.mktemp("runs") / "text"
+    sizes = ("dataset.num_train=64", "dataset.num_val=64", "backbone.channels=8")
+    train(configure(directory, "model=classifier_free", "dataset=shapes", "conditioning=text", *sizes))
+    return directory
+
+
+@pytest.fixture(scope="session")
 def checkpoint():
     """``checkpoint(directory, name="last")`` returns the content of a checkpoint of a run."""
     import torch

@@ -35,8 +35,8 @@ class Backbone(nn.Module, Part):
     def injectable(self) -> Sequence[Injectable]:
         """Return the parts of blocks, in the order in which they run, whose features can be changed by their names.
 
-        Networks with named blocks override it; here the result is empty. Methods that edit images put the features of one
-        image in the place of another's: see :class:`~diffsweep.guidance.Injected`.
+        Networks with named blocks override it; here the result is empty. Methods that edit images put the features of
+        one image in the place of another's: see :class:`~diffsweep.guidance.Injected`.
         """
         return ()
 

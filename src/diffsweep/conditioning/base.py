@@ -12,7 +12,7 @@ of scale s can combine them in sampling, :math:`\epsilon_\varnothing + s (\epsil
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -100,6 +100,16 @@ class Conditioning(nn.Module, Part, ABC):
             noise: the random numbers of the training samples; None for held-out samples and requests.
         """
         return batch
+
+    def requested(self, values: Sequence[Any]) -> Batch:
+        """Return the request for samples that show given texts or classes, one for each sample.
+
+        Subclasses whose conditions have words override it.
+
+        Raises:
+            ValueError: a text or class is not possible; or, here, conditions cannot be given in words.
+        """
+        raise ValueError(f"the conditions of {type(self).__name__} cannot be given as texts or classes")
 
     def described(self, request: Batch) -> list[str]:
         """Return in words what each of the B rows of a request is to show, such as a class's name, to label pictures.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -92,6 +92,9 @@ class ClassLabel(Conditioning):
         if self.negative is not None:
             request["negative"] = {"label": torch.full_like(indices, self.negative)}
         return request
+
+    def requested(self, values: Sequence[Any]) -> Batch:
+        return {"label": torch.tensor([self.class_id("labels", value) for value in values])}
 
     def described(self, request: Batch) -> list[str]:
         names = self.class_names or [f"class {label}" for label in range(self.num_classes)]

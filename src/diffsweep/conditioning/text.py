@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -115,6 +115,11 @@ class TextConditioning(Conditioning):
         if self.negative is not None:
             request["negative"] = {"caption": [self.negative] * len(indices)}
         return request
+
+    def requested(self, values: Sequence[Any]) -> Batch:
+        for value in values:
+            self.encoder.check(str(value))
+        return {"caption": [str(value) for value in values]}
 
     def described(self, request: Batch) -> list[str]:
         return list(request["caption"])

@@ -12,6 +12,7 @@ from diffsweep.datasets.moving_digits import MovingDigits
 from diffsweep.datasets.parquet import Parquet
 from diffsweep.datasets.samples import Batch, InMemory, Mirrored, Samples, Split, rows_of
 from diffsweep.datasets.shapes import Shapes
+from diffsweep.datasets.spotted_shapes import SpottedShapes
 from diffsweep.datasets.video_folder import VideoFolder
 from diffsweep.datasets.webdataset import WebDataset
 
@@ -32,6 +33,7 @@ __all__ = [
     "Samples",
     "Shapes",
     "Split",
+    "SpottedShapes",
     "VideoFolder",
     "WebDataset",
     "load_digits",

@@ -137,6 +137,21 @@ class ImageData(LightningDataModule, Part):
         """
         return None
 
+    def unchanged(self, x: Tensor, source: Tensor) -> dict[str, Tensor] | None:
+        """Return whether each image still shows what the image that it was made from does; None if the data cannot.
+
+        As of :meth:`aligned`, only datasets whose images can be read by a program override it; here the result is None.
+
+        Args:
+            x: edited images, (N, C, H, W) in [-1, 1].
+            source: the images that they were made from, of the same shape.
+
+        Returns:
+            bool tensors (N,) by name: whether ``shape``, ``position``, both of them, ``size`` and ``colour`` are those
+            of the source.
+        """
+        return None
+
     @property
     def physics(self) -> Physics | None:
         """Return the law of motion of the clips, by which generated clips are measured; None if the data have none."""

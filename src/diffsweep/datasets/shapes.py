@@ -90,6 +90,8 @@ class Shapes(SyntheticData):
             pairs of one colour or shape are held out.
     """
 
+    classes: Sequence[str] = tuple(SHAPES)
+
     def __init__(
         self,
         channels: int = 3,
@@ -105,12 +107,12 @@ class Shapes(SyntheticData):
         batch_size: int = 128,
         **settings: Any,
     ) -> None:
-        if (channels, num_classes, levels) != (3, len(SHAPES), LEVELS):
+        if (channels, num_classes, levels) != (3, len(self.classes), LEVELS):
             raise ValueError(
-                f"shapes have 3 channels, {len(SHAPES)} classes and {LEVELS} levels; these cannot be changed"
+                f"shapes have 3 channels, {len(self.classes)} classes and {LEVELS} levels; these cannot be changed"
             )
         constants = (
-            ("class_names", class_names, SHAPES),
+            ("class_names", class_names, self.classes),
             ("vocabulary", vocabulary, VOCABULARY),
             ("scalars", scalars, SCALARS),
         )
@@ -164,6 +166,15 @@ class Shapes(SyntheticData):
         right["colour_and_shape"] = right["colour"] & right["shape"]
         right["held_out"] = both & torch.isin(pair_number(requested.shape, requested.colour), self.held_out)
         return {name: value.to(x.device) for name, value in right.items()}
+
+    def unchanged(self, x: Tensor, source: Tensor) -> dict[str, Tensor] | None:
+        # Where no shape is found in one of the images, nothing counts as unchanged.
+        new, old = read(x), read(source)
+        found = new.found & old.found
+        same = {name: found & (getattr(new, name) == getattr(old, name)) for name in ("shape", "position")}
+        same["shape_and_position"] = same["shape"] & same["position"]
+        same |= {name: found & (getattr(new, name) == getattr(old, name)) for name in ("size", "colour")}
+        return {name: value.to(x.device) for name, value in same.items()}
 
 
 def _requested(batch: Batch) -> Attributes | None:

@@ -283,15 +283,23 @@ class DiffusionModel(TimedModel):
         return partial(pictures.grid, labels=self.conditioning.described(request))
 
     @torch.no_grad()
-    def invert(self, images: Tensor, cond: Condition | None = None) -> Tensor:
+    def invert(
+        self,
+        images: Tensor,
+        cond: Condition | None = None,
+        guided: bool = True,
+        callback: Callback | None = None,
+    ) -> Tensor:
         """Return the state in the space, at the sampler's start, from which sampling ends near images (B, C, H, W).
 
         Args:
             images: in pixels.
             cond: the condition of each image.
+            guided: whether the denoiser has the model's guidance.
+            callback: called after each step of the inversion: see :meth:`~diffsweep.samplers.DDIM.invert`.
 
         Raises:
             ValueError: the sampler is not deterministic DDIM, the only one that can be inverted.
         """
         x_0 = self.autoencoder.encode(images.to(self.device, self.float_type))
-        return self.sampler.invert(self.guided(self.sampler), x_0, cond)
+        return self.sampler.invert(self.guided(self.sampler) if guided else self.denoiser, x_0, cond, callback)

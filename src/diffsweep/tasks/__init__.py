@@ -1,6 +1,7 @@
 """Tasks of ``sample.py``, which are uses of a trained model; ``conf/task/`` has an option for each."""
 
 from diffsweep.tasks.base import Task
+from diffsweep.tasks.counterfactual import Counterfactual
 from diffsweep.tasks.double_rate import DoubleRate
 from diffsweep.tasks.edit import Edit
 from diffsweep.tasks.extend import Extend
@@ -8,9 +9,11 @@ from diffsweep.tasks.generate import Generate
 from diffsweep.tasks.interpolate import Interpolate
 from diffsweep.tasks.reconstruct import Reconstruct
 from diffsweep.tasks.sampling import Drawn, Job
+from diffsweep.tasks.translate import Translate
 from diffsweep.tasks.upscale import Upscale
 
 __all__ = [
+    "Counterfactual",
     "DoubleRate",
     "Drawn",
     "Edit",
@@ -20,5 +23,6 @@ __all__ = [
     "Job",
     "Reconstruct",
     "Task",
+    "Translate",
     "Upscale",
 ]

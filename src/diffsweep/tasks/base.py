@@ -3,7 +3,10 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+from torch import nn
+
 from diffsweep.autoencoders import Autoencoder
+from diffsweep.conditioning import Conditioning
 from diffsweep.errors import UserError
 from diffsweep.guidance import Guidance, guidances_of
 from diffsweep.samplers import Sampler
@@ -39,6 +42,18 @@ class Task(ABC):
         """
         return None
 
+    def unsuited_because(self, backbone: nn.Module, conditioning: Conditioning) -> str | None:
+        """Return a sentence why the task cannot be done with a network or its conditions; None if it can.
+
+        Subclasses override it; by default a task can always be done. It is called before the model is loaded, so it
+        must not depend on weights.
+
+        Args:
+            backbone: the model's network.
+            conditioning: what the network is conditioned on.
+        """
+        return None
+
     @abstractmethod
     def run(self, job: Job) -> tuple[Drawn, str]:
         """Draw the samples, write the task's pictures of them into ``job.folder``, and return them with a line of text.
@@ -60,11 +75,13 @@ class Task(ABC):
         """Do the task and return the result of :meth:`run`.
 
         Raises:
-            UserError: the task cannot be done with the model: see :meth:`incompatible_because`; or as in :meth:`run`.
+            UserError: the task cannot be done with the model: see :meth:`incompatible_because` and
+                :meth:`unsuited_because`; or as in :meth:`run`.
         """
         model = job.model
         guidances = guidances_of(model.guided(model.sampler))
-        if reason := self.incompatible_because(model.autoencoder, model.sampler, guidances):
+        reason = self.incompatible_because(model.autoencoder, model.sampler, guidances)
+        if reason := reason or self.unsuited_because(model.denoiser.backbone, model.conditioning):
             raise UserError(reason)
         return self.run(job)
 

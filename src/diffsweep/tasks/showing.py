@@ -1,6 +1,6 @@
 """The pictures of a task's samples, in pages that show all of them, with labels."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -92,6 +92,19 @@ def show_rows(
         draw = partial(pictures.rows, names=names, labels=parts, title=titled(title, page))
         pictures.save_shown(draw, [each[page.part] for each in images], page.path, fps)
     return pages_in_words(pages, count)
+
+
+def percentages(name: str, shares: Mapping[str, Tensor] | None) -> str:
+    """Return a line of text of the shares of samples that have something, in percent: ``NAME: colour 98.4 %, ...``.
+
+    Args:
+        name: how the line begins, after a line break.
+        shares: for each thing whether a sample has it, bool, (N,); None or empty for an empty text.
+    """
+    if not shares:
+        return ""
+    parts = [f"{key.replace('_', ' ')} {100 * float(each.float().mean()):.1f} %" for key, each in shares.items()]
+    return f"\n{name}: {', '.join(parts)}"
 
 
 def tracked_pages(pages: Sequence[pictures.Page]) -> Iterable[pictures.Page]:

@@ -9,11 +9,13 @@ from diffsweep.configuration.rules.base import BuiltParts, rule
 def task_suits_the_model(cfg: DictConfig, parts: BuiltParts) -> str | None:
     """Return an error message if the task of ``sample.py`` cannot be done with the model or its sampler.
 
-    What counts is the space of the model, pixels or latents, the sampler and the guidance.
+    What counts is the space of the model, pixels or latents, the sampler and the guidance, the network and its
+    conditions.
     """
     if parts.task is None:
         return None
     reason = parts.task.incompatible_because(parts.autoencoder, parts.sampler, parts.guidance)
+    reason = reason or parts.task.unsuited_because(parts.backbone, parts.conditioning)
     return f"task={cfg.choices.task}: {reason}" if reason else None
 
 
