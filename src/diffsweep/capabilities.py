@@ -111,6 +111,13 @@ CAPABILITIES: dict[str, Capability] = {
     ),
     "fixed_steps": Capability("steps at fixed times, which adaptive solvers do not have", ("sampler",)),
     "measurement": Capability("guidance that keeps samples consistent with a measurement", ("guidance",)),
+    "lower_stage": Capability(
+        "a lower stage of a cascade",
+        ("cascade",),
+        users=("model",),
+        choice="cascade=noise",
+        settings={"cascade": "cascade=none", "model": "model=ddpm"},
+    ),
     "samples": Capability("generated or reconstructed samples", ("model",)),
     "likelihood": Capability("a diffusion model", ("model",)),
     "reconstructions": Capability("the training of an autoencoder", ("model", "stages"), choice="model=ldm"),

@@ -45,6 +45,10 @@ def make(compose, option, monkeypatch):
         torch.manual_seed(0)
         StandIn.autoencoder = instantiated(compose(f"model={option}", *small).autoencoder, "network")()
 
+    if "base" in compose(f"model={option}").cascade:  # the lower stage
+        lower = build_model(compose("autoencoder=low_res", *small)).eval()
+        monkeypatch.setattr("diffsweep.configuration.loading.trained", lambda **_: lower)
+
     def make(*overrides):
         model = build_model(compose(f"model={option}", *small, *overrides))
         for parameter in model.parameters():

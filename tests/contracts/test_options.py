@@ -101,6 +101,8 @@ SHALLOW = ("backbone.channel_mult=[1,2]", "backbone.attention_factors=[2]")  # d
 CLASSIFIER = "model=noisy_classifier"
 CLIPS = ("space.num_frames=4",)
 COMPANIONS = {  # the other choices that an option requires
+    "cascade=blur": ("model=cascade",),
+    "cascade=noise": ("model=cascade",),
     "autoencoder=kl_f8": ("dataset=shapes", "metrics=classifier"),
     "autoencoder=vq_f8": ("dataset=shapes", "metrics=classifier"),
     "dataset=moving_digits": ("backbone=unet3d", "metrics=moving_digits"),

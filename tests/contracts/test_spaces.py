@@ -28,8 +28,8 @@ def options(group):
 @pytest.mark.parametrize("option", [option for option in options("autoencoder") if option != "public"])
 def test_space_has_the_stated_shape_and_range(compose, option, monkeypatch):
     """The configuration, which sizes the backbone, has the same shape; encoding equals a draw from the posterior."""
-    small = ("autoencoder.network.channels=8",) if option != "identity" else ()
-    cfg = compose(f"autoencoder={option}", *small)
+    learned = "network" in compose(f"autoencoder={option}").autoencoder
+    cfg = compose(f"autoencoder={option}", *(["autoencoder.network.channels=8"] if learned else []))
     monkeypatch.setattr(
         "diffsweep.configuration.loading.trained", lambda **_: build(cfg.autoencoder, "network")()
     )  # not trained

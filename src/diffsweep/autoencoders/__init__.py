@@ -5,6 +5,7 @@ from diffsweep.autoencoders.base import Autoencoder, LearnedAutoencoder, Reconst
 from diffsweep.autoencoders.first_stage import FirstStage
 from diffsweep.autoencoders.identity import Identity
 from diffsweep.autoencoders.kl import KLAutoencoder
+from diffsweep.autoencoders.low_resolution import LowResolution
 from diffsweep.autoencoders.none import nothing
 from diffsweep.autoencoders.perceptual import LPIPS, ClassifierPerceptual, Perceptual
 from diffsweep.autoencoders.public import PublicAutoencoder
@@ -20,6 +21,7 @@ __all__ = [
     "Identity",
     "KLAutoencoder",
     "LearnedAutoencoder",
+    "LowResolution",
     "PatchDiscriminator",
     "Perceptual",
     "PublicAutoencoder",

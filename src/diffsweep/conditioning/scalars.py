@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -106,15 +106,13 @@ class Joint(Conditioning):
         self.requires = frozenset().union(*(part.requires for part in parts.values()))
 
     def condition(self, batch: Batch) -> Condition:
-        conditions = [part.condition(batch) for part in self._parts]
-        return Condition(
-            **{
-                field.name: next(
-                    (value for cond in conditions if (value := getattr(cond, field.name)) is not None), None
-                )
-                for field in fields(Condition)
-            }
-        )
+        joined: dict[str, Any] = {}
+        for cond in (part.condition(batch) for part in self._parts):
+            for field in fields(Condition):
+                value = getattr(cond, field.name, field.default)
+                if value is not field.default and field.name not in joined:
+                    joined[field.name] = value
+        return Condition(**joined)
 
     def prepared(self, batch: Batch, noise: Noise | None = None) -> Batch:
         for part in self._parts:

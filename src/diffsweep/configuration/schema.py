@@ -32,6 +32,7 @@ class Root:
     autoencoder: Any = MISSING
     degradation: Any = MISSING
     conditioning: Any = MISSING
+    cascade: Any = MISSING
     schedule: Any = MISSING
     noise: Any = MISSING
     prediction: Any = MISSING

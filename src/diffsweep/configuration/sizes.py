@@ -47,12 +47,14 @@ def fill_in_sizes(cfg: DictConfig) -> None:
     """Set ``space.out_channels`` and the entries of ``condition`` of a configuration, in place.
 
     ``space.out_channels``, the channels of the network's output, is ``space.channels`` times the ``heads`` of the
-    prediction: 2 with a learned variance, else 1. The entries of ``condition`` are the sizes that the conditioning
-    provides, such as ``num_classes``. Both follow from built objects, so ``conf/`` cannot give them by interpolations.
+    prediction: 2 with a learned variance, else 1. The entries of ``condition``, such as ``num_classes``, are
+    the sizes that the conditioning and the lower stage of a cascade provide. They follow from built objects, so
+    ``conf/`` cannot give them by interpolations.
 
     Raises:
         UserError: the prediction or the conditioning cannot be built.
     """
     cfg.space.out_channels = instantiated(cfg, "prediction").heads * cfg.space.channels
-    for name, size in instantiated(cfg, "conditioning").sizes.items():
+    cascade = instantiated(cfg, "cascade").sizes if "_target_" in cfg.cascade else {}
+    for name, size in (*instantiated(cfg, "conditioning").sizes.items(), *cascade.items()):
         cfg.condition[name] = size

@@ -10,6 +10,7 @@ from torch import Tensor
 from diffsweep.diffusion.measurement import Measurement
 
 _PARTS_ABOUT_X = ("independent", "known")  # parts about x itself, whatever the network is conditioned on
+_NESTED = ("negative", "lower")  # conditions inside a condition
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +97,9 @@ class Condition:
         known: a measurement of x_0 and its value y = A x_0, which guidance makes samples agree with; networks do not
             read it.
         negative: the condition that guidance leads away from, in place of the null condition; as many rows as this one.
+        lower: the condition under which the lower stage of a cascade draws the image; as many rows as this one.
+        kept: names of parts that the network is given in rows of ``is_null`` too, such as the image of a
+            super-resolution network, which is never without one.
     """
 
     vector: Tensor | None = None
@@ -108,19 +112,22 @@ class Condition:
     independent: Tensor | None = None
     known: Known | None = None
     negative: "Condition | None" = None
+    lower: "Condition | None" = None
+    kept: tuple[str, ...] = ()
 
     def _parts(self) -> Iterator[tuple[str, Any]]:
-        """Yield name and value of every part that is not None, except the negative condition."""
+        """Yield name and value of every part that is not None, except conditions inside this one."""
         for field in fields(self):
             value = getattr(self, field.name)
-            if value is not None and field.name != "negative":
+            if value is not None and field.name not in (*_NESTED, "kept"):
                 yield field.name, value
 
     def _each(self, change: Callable[[Any], Any]) -> "Condition":
-        """Return the condition with every part changed, and those of the negative condition too."""
-        negative = None if self.negative is None else self.negative._each(change)
+        """Return the condition with every part changed, and those of the conditions inside it too."""
+        nested: dict[str, Any] = {name: getattr(self, name) for name in _NESTED}
+        nested = {name: cond._each(change) for name, cond in nested.items() if cond is not None}
         parts: dict[str, Any] = {name: change(part) for name, part in self._parts()}
-        return Condition(**parts, negative=negative)
+        return Condition(**parts, **nested, kept=self.kept)
 
     def __len__(self) -> int:
         return next((len(part) for _, part in self._parts()), 0)
@@ -149,15 +156,27 @@ class Condition:
         marked = torch.ones(len(self), dtype=torch.bool, device=self.device) if rows is None else rows
         return replace(self, is_null=marked if self.is_null is None else self.is_null | marked)
 
+    def null_rows(self, part: str) -> Tensor | None:
+        """Return the rows in which the network takes the null condition for one part, bool, (B,); None for no row.
+
+        They are those of ``is_null``, and none for a part that is ``kept``.
+
+        Args:
+            part: the name of the part, such as ``image``.
+        """
+        return None if part in self.kept else self.is_null
+
     def opposite(self) -> "Condition":
         """Return the condition that guidance leads away from: the negative condition if any, else the null condition.
 
-        In both, ``independent`` and ``known`` are those of this condition, since they are about x itself.
+        In both, the parts that are ``kept`` are those of this condition, and so are ``independent`` and ``known``,
+        since they are about x itself.
         """
         if self.negative is None:
             return self.null()
-        of_x: dict[str, Any] = {name: part for name, part in self._parts() if name in _PARTS_ABOUT_X}
-        return replace(self.negative, **of_x) if of_x else self.negative
+        names = (*_PARTS_ABOUT_X, *self.kept)
+        of_x: dict[str, Any] = {name: part for name, part in self._parts() if name in names}
+        return replace(self.negative, **of_x, kept=self.kept) if of_x else self.negative
 
     def of_frames(self, frames: int) -> "Condition":
         """Return the conditions of single frames, (B F) rows, clip by clip, for a network of images.
@@ -178,7 +197,7 @@ class Condition:
             return part if frames == 1 else part.repeat_interleave(frames, dim=0)
 
         parts: dict[str, Any] = {name: rows(name, part) for name, part in self._parts() if name not in _PARTS_ABOUT_X}
-        return Condition(**parts)
+        return Condition(**parts, kept=self.kept)
 
     def cat(self, *others: "Condition") -> "Condition":
         """Return the rows of this condition and of ``others`` as one batch; negative conditions are left out.
@@ -199,4 +218,4 @@ class Condition:
             name: torch.cat([getattr(c, name) for c in every]) for name in names if name != "known"
         }
         known = [condition.known for condition in every if condition.known is not None]
-        return Condition(**joined, known=known[0].cat(known[1:]) if known else None)
+        return Condition(**joined, known=known[0].cat(known[1:]) if known else None, kept=self.kept)

@@ -42,6 +42,9 @@ class Stream(IntEnum):
     CONDITION_NOISE = 16  # that noise
     RAISE = 20  # noise of a sampler's steps back up in t
     KNOWN = 21  # noise of the known part of x_t
+    LOWER_TIME = 22  # times up to which images of a cascade's lower stage are noised
+    LOWER_NOISE = 23  # their noise
+    LOWER_BLUR = 24  # widths of their blur
 
 
 # The noise that x_t is made of.

@@ -132,18 +132,19 @@ class ConditionEmbedding(nn.Module):
         """Return the embeddings of the class or features, then of the numbers: a list of ``count`` tensors (B, E).
 
         Args:
-            cond: the conditions of the samples; its parts that are None, and its rows where ``is_null``, have null
+            cond: the conditions of the samples; its parts that are None, and its rows of ``null_rows``, have null
                 embeddings.
             batch: B.
         """
-        parts = ((self.classes, cond.vector), (self.vector, cond.vector), (self.scalars, cond.scalars))
-        return [embed(value, cond.is_null, batch) for embed, value in parts if embed is not None]
+        of_vector, of_scalars = (cond.vector, cond.null_rows("vector")), (cond.scalars, cond.null_rows("scalars"))
+        parts = ((self.classes, of_vector), (self.vector, of_vector), (self.scalars, of_scalars))
+        return [embed(value, is_null, batch) for embed, (value, is_null) in parts if embed is not None]
 
 
 def with_image(x: Tensor, cond: Condition, channels: int) -> Tensor:
     """Return x with the image of its condition as further channels (SR3, arXiv:2104.07636; Palette, arXiv:2111.05826).
 
-    These channels are 0 for samples without an image: all, if ``cond.image`` is None, or those where ``cond.is_null``.
+    These channels are 0 for samples without an image: all, if ``cond.image`` is None, or those of ``cond.null_rows``.
 
     Args:
         x: (B, C, H, W).
@@ -158,8 +159,8 @@ def with_image(x: Tensor, cond: Condition, channels: int) -> Tensor:
     if cond.image is None:
         return torch.cat([x, x.new_zeros(len(x), channels, *x.shape[2:])], dim=1)
     image = cond.image.to(x.dtype)
-    if cond.is_null is not None:
-        image = torch.where(cond.is_null[:, None, None, None], 0.0, image)
+    if (is_null := cond.null_rows("image")) is not None:
+        image = torch.where(is_null[:, None, None, None], 0.0, image)
     return torch.cat([x, image], dim=1)  # (B, C + channels, H, W)
 
 

@@ -2,6 +2,7 @@
 
 from diffsweep.models.autoencoder import AutoencoderModel
 from diffsweep.models.base import Model, SelfMeasured
+from diffsweep.models.cascade import CascadeModel, LowerStage
 from diffsweep.models.classifier import NoisyClassifier
 from diffsweep.models.diffusion import DiffusionModel
 from diffsweep.models.timed import Losses, TimedModel
@@ -11,8 +12,10 @@ from diffsweep.models.video import VideoModel
 __all__ = [
     "VDM",
     "AutoencoderModel",
+    "CascadeModel",
     "DiffusionModel",
     "Losses",
+    "LowerStage",
     "Model",
     "NoisyClassifier",
     "SelfMeasured",

@@ -102,7 +102,7 @@ class DiffusionModel(TimedModel):
         noise = self.batch_noise(batch["position"])
         x_0 = self.autoencoder.of(batch, noise)
         t, weight = self.time_sampling(self.denoiser.schedule, noise.uniform(stream=Stream.TIME))
-        cond, eps = self.conditioning(batch, noise), noise.like(x_0, Stream.EPS)
+        cond, eps = self.condition(batch, noise), noise.like(x_0, Stream.EPS)
         losses = self.objective(self.denoiser, x_0, cond, t, eps, noise)
         self.update_time_sampling(self.denoiser.schedule, t, losses)
         return Losses(losses, t, weight)
@@ -120,7 +120,7 @@ class DiffusionModel(TimedModel):
         """
         num_val, schedule = self.trainer.datamodule.num_val, self.denoiser.schedule  # type: ignore[attr-defined]
         strata = stratified(num_val * self.val_repeats).to(batch["index"].device)
-        x_0, cond = self.autoencoder.of(batch), self.conditioning(batch)
+        x_0, cond = self.autoencoder.of(batch), self.condition(batch)
         for repeat in range(self.val_repeats):
             index = batch["index"] + repeat * num_val
             noise = Noise(0, index, clips=self.denoiser.noise)  # not the run's seed: runs share their validation
@@ -177,7 +177,18 @@ class DiffusionModel(TimedModel):
     def condition_of(self, batch: Batch) -> Condition | None:
         """Return the condition, or None, that the network takes for a batch or a request, on the model's device."""
         on_device: Batch = move_data_to_device(batch, self.device)
-        return self.conditioning(on_device)
+        return self.condition(on_device)
+
+    def condition(self, batch: Batch, noise: Noise | None = None) -> Condition | None:
+        """Return the conditions of a batch or a request, which the conditioning makes of it; None if it has none.
+
+        Subclasses add parts of the condition that depend on other models.
+
+        Args:
+            batch: samples with their annotations, or a request, on the model's device.
+            noise: in training, the random numbers that decide which conditions are dropped.
+        """
+        return self.conditioning(batch, noise)
 
     def noise_of(self, indices: Tensor, seed: int | Tensor) -> Noise:
         """Return the source of random numbers for samples of given indices, on the model's device.
@@ -215,6 +226,11 @@ class DiffusionModel(TimedModel):
         if source is None:
             return prior(schedule, x, t), noise
         return add_noise(schedule, self.autoencoder.encode(source.to(x)), t, x), noise
+
+    @property
+    def denoisers(self) -> tuple[Denoiser, ...]:
+        """The denoisers that drawing a sample evaluates: the model's own, after those of stages below it, if any."""
+        return (self.denoiser,)
 
     def guided(self, sampler: Sampler) -> Denoiser:
         """Return the denoiser with the model's guidance, on the model's device.

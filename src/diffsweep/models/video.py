@@ -59,7 +59,7 @@ class VideoModel(DiffusionModel):
             return super().losses(batch)
         noise, schedule = self.batch_noise(batch["position"]), self.denoiser.schedule
         clips = self.autoencoder.of(batch, noise)  # (B, C, F, H, W)
-        x_0, cond = self.with_images(clips, self.conditioning(batch, noise), noise)  # (B, C, F + K, H, W)
+        x_0, cond = self.with_images(clips, self.condition(batch, noise), noise)  # (B, C, F + K, H, W)
         u = noise.uniform(x_0.shape[2], stream=Stream.TIME)  # (B, F + K)
         if not self.time_per_frame:
             u = torch.cat([u[:, :1].expand(-1, clips.shape[2]), u[:, clips.shape[2] :]], 1)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -175,15 +176,16 @@ def drawn_by_trajectories(
     with (
         evaluating(model),
         ProgressMeter("sampling", len(batches) * steps) as progress,
-        counting(model.denoiser) as evaluations,
+        ExitStack() as stack,
     ):
+        counts = [stack.enter_context(counting(denoiser)) for denoiser in model.denoisers]
 
         def advance(step: int, t: Tensor, denoised: Denoised, x: Tensor) -> None:
             progress.update()
 
         parts = [make(rows, model.condition_of(rows_of(request, rows)), advance).cpu() for rows in batches]
     x = torch.cat(parts) if parts else torch.empty(0)
-    return Drawn(x, time.perf_counter() - begin, evaluations.rows / max(count, 1), request)
+    return Drawn(x, time.perf_counter() - begin, sum(each.rows for each in counts) / max(count, 1), request)
 
 
 def trajectory(

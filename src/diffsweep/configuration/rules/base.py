@@ -19,7 +19,7 @@ from diffsweep.discovery import import_all, is_of
 from diffsweep.errors import UserError
 from diffsweep.guidance import Guidance
 from diffsweep.metrics import GenerationMetrics, Likelihood
-from diffsweep.models import Model
+from diffsweep.models import LowerStage, Model
 from diffsweep.samplers import Sampler
 from diffsweep.schedules import Schedule
 
@@ -51,6 +51,7 @@ class BuiltParts:
     time_sampling: TimeSampling
     prediction: Prediction
     conditioning: Conditioning
+    cascade: LowerStage | None
     guidance: Sequence[Guidance]
     sampler: Sampler
     metrics: GenerationMetrics | None
@@ -74,6 +75,11 @@ class BuiltParts:
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         """Yield every part with its group."""
         return ((field.name, part) for field in fields(self) for part in self.of(field.name))
+
+    @property
+    def condition_sizes(self) -> Mapping[str, int]:
+        """The parts of a condition that the conditioning and the lower stage of a cascade provide, with sizes."""
+        return {**self.conditioning.sizes, **({} if self.cascade is None else self.cascade.sizes)}
 
     @property
     def accepted(self) -> Mapping[str, int]:

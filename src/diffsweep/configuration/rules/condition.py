@@ -18,7 +18,7 @@ def network_accepts_the_condition(cfg: DictConfig, parts: BuiltParts) -> str | N
     size, or guidance requires it and the network does not accept it.
     """
     accepted, used = parts.accepted, {name for guidance in parts.guidance for name in guidance.requires}
-    for name, size in parts.conditioning.sizes.items():
+    for name, size in parts.condition_sizes.items():
         given = f"conditioning={cfg.choices.conditioning} provides {_spoken([name])}"
         if name not in accepted and name not in used:
             return (
@@ -48,6 +48,6 @@ def conditioning_provides_what_the_network_accepts(cfg: DictConfig, parts: Built
 
     Such a network always predicts for the null condition.
     """
-    if missing := sorted(parts.accepted.keys() - parts.conditioning.sizes.keys()):
+    if missing := sorted(parts.accepted.keys() - parts.condition_sizes.keys()):
         return f"the network accepts {_spoken(missing)}, which the conditioning does not provide"
     return None
