@@ -76,7 +76,8 @@ class Counterfactual(FromImages):
             state = model.invert(images[rows], cond.null(), guided=False, callback=callback)
             return model.sample_from(state, model.noise_of(rows, job.seed), cond, callback=callback)
 
-        drawn = drawn_by_trajectories(model, len(images), job.batch_size, make, target, trajectories=2)
+        steps = model.sampler.steps + model.steps_taken()  # of the way to the noise, and back
+        drawn = drawn_by_trajectories(model, len(images), job.batch_size, make, target, steps)
         maps = (drawn.x - images).abs().mean(1)  # (N, H, W)
         predicted = maps > _quantiles(maps, torch.tensor([self.quantile]))
         words = model.conditioning.described
