@@ -81,7 +81,7 @@ class Task(ABC):
         model = job.model
         guidances = guidances_of(model.guided(model.sampler))
         reason = self.incompatible_because(model.autoencoder, model.sampler, guidances)
-        if reason := reason or self.unsuited_because(model.denoiser.backbone, model.conditioning):
+        if reason := reason or self.unsuited_because(getattr(model.denoiser, "backbone", model.denoiser), model.conditioning):
             raise UserError(reason)
         return self.run(job)
 

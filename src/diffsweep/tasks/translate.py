@@ -134,7 +134,8 @@ class Translate(FromImages):
             reconstructions.append(again.cpu())
             return made
 
-        drawn = drawn_by_trajectories(model, len(found.images), job.batch_size, make, found.target, 2 * model.sampler.steps)
+        steps = 2 * model.sampler.steps  # to the noise, and back
+        drawn = drawn_by_trajectories(model, len(found.images), job.batch_size, make, found.target, steps)
         again, words = torch.cat(reconstructions), model.conditioning.described
         sets: list[tuple[str, Tensor, Sequence[str]]] = [
             ("source", found.images, [] if found.own is None else words(found.own)),
