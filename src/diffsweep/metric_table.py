@@ -99,6 +99,7 @@ METRICS = {
     "cross_entropy": Metric("cross-entropy", LOWER, "{:.4f}"),
     "psnr": Metric("PSNR", HIGHER, "{:.2f}", " dB"),
     "ssim": Metric("SSIM", HIGHER, "{:.4f}"),
+    "inconsistency": Metric("inconsistency", LOWER, "{:.3f}"),
     "rfid": Metric("reconstruction FID", LOWER, "{:.3f}"),
     "rfd_dinov2": Metric("reconstruction FD-DINOv2", LOWER, "{:.1f}"),
     "rfid_clip": Metric("reconstruction FID by CLIP", LOWER, "{:.3f}"),

@@ -35,10 +35,11 @@ def test_held_out_samples_are_degraded_by_their_number():
         conditioning.request(torch.arange(2), None)
 
 
-def test_a_request_has_no_clean_image_and_guidance_gets_the_measurement():
+def test_a_request_has_the_original_for_metrics_and_guidance_gets_the_measurement():
     data = samples()
     request = ImageConditioning(Downsampling(2), 3, 8).request(torch.tensor([6, 2]), data)
-    assert request.keys() == {"image", "known"}
+    assert request.keys() == {"image", "known", "clean"}
+    assert torch.equal(request["clean"], data["x"][[1, 2]])
     cond = ImageConditioning(Downsampling(2), 3, 8)(rows_of(request, torch.tensor([1])))
     assert isinstance(cond.known.measurement, SquareMeans)
     assert torch.equal(cond.known.y, SquareMeans(2).apply(data["x"][[2]]))
@@ -46,7 +47,10 @@ def test_a_request_has_no_clean_image_and_guidance_gets_the_measurement():
     cond = masked(rows_of(masked.request(torch.tensor([6, 2]), data), torch.tensor([0])))
     assert isinstance(cond.known.measurement, PixelMask)
     assert torch.equal(cond.known.project(torch.zeros(1, 3, 8, 8))[..., 4:], data["x"][[1]][..., 4:])
-    assert ImageConditioning(Jpeg(10), 3, 8).request(torch.arange(2), data).keys() == {"image"}
+    x = torch.zeros(1, 3, 8, 8)
+    assert torch.equal(cond.pasted(x), cond.known.project(x))
+    assert ImageConditioning(Border(), 3, 8, paste=False).request(torch.arange(2), data).keys() == request.keys()
+    assert ImageConditioning(Jpeg(10), 3, 8).request(torch.arange(2), data).keys() == {"image", "clean"}
 
 
 def test_noise_of_a_drawn_level_is_added_in_training_and_of_a_chosen_one_in_sampling():
@@ -83,7 +87,7 @@ def test_an_image_and_a_class_are_conditions_together():
     assert torch.equal(cond.vector, batch["label"])
     assert cond.image.shape == (5, 4, 8, 8)
     request = joint.request(torch.arange(3), samples())
-    assert request.keys() == {"label", "image", "level", "known"}
+    assert request.keys() == {"label", "image", "level", "known", "pasted", "clean"}
 
 
 def test_features_of_different_images_differ_and_are_trained():

@@ -398,12 +398,7 @@ VARIED = ("schedule", "prediction", "weighting", "time_sampling", "backbone", "s
 def in_latents():
     """Return rows in latents with each option of the varied groups that requires no other choice."""
     columns = [
-        [
-            f"{group}={option}"
-            for option in FAMILIES[group]
-            if f"{group}={option}" not in (*COMPANIONS, "conditioning=image")
-        ]
-        for group in VARIED
+        [f"{group}={option}" for option in FAMILIES[group] if f"{group}={option}" not in COMPANIONS] for group in VARIED
     ]
     samplers = columns[VARIED.index("sampler")]
     samplers[:] = samplers[5:] + samplers[:5]  # the adaptive one meets no stiff schedule, with which it takes seconds

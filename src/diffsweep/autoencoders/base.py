@@ -7,13 +7,15 @@ shift) / scale.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from diffsweep.capabilities import Part
-from diffsweep.diffusion import Noise
+from diffsweep.diffusion import Condition, Noise
 
 
 def by_frame(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -89,6 +91,24 @@ class Autoencoder(nn.Module, Part, ABC):
     @abstractmethod
     def decode(self, z: Tensor) -> Tensor:
         """Return the pixels of points z (B, *shape) of the space: images (B, C, H, W), or clips (B, C, F, H, W)."""
+
+    def condition_in_space(self, cond: Condition | None) -> Condition | None:
+        """Return a condition whose parts in pixels are in the space: an image is encoded, its mask scaled to the grid.
+
+        The image has C channels of pixels, and further ones with a mask, of which each point of the space gets the mean
+        over its pixels. A measurement of pixels is none of the space, so that it is left out; known pixels stay, to be
+        pasted into decoded samples.
+
+        Args:
+            cond: the condition; None for none.
+        """
+        if cond is None:
+            return None
+        if cond.image is None:
+            return replace(cond, known=None)
+        z = self.encode(cond.image[:, : self.in_channels])
+        mask = functional.adaptive_avg_pool2d(cond.image[:, self.in_channels :], (z.shape[-2], z.shape[-1]))
+        return replace(cond, image=torch.cat([z, mask], 1), known=None)
 
     def encode(self, x: Tensor, noise: Noise | None = None) -> Tensor:
         """Return the points (B, *shape) of the space for pixels: the mean of the posterior, or with ``noise`` a sample.

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from diffsweep.autoencoders.base import Autoencoder
-from diffsweep.diffusion import Noise
+from diffsweep.diffusion import Condition, Noise
 
 
 class Identity(Autoencoder):
@@ -34,6 +34,9 @@ class Identity(Autoencoder):
 
     def draw(self, posterior: Tensor, noise: Noise | None = None) -> Tensor:
         return posterior
+
+    def condition_in_space(self, cond: Condition | None) -> Condition | None:
+        return cond
 
     def decode(self, z: Tensor) -> Tensor:
         return z

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from diffsweep.conditioning.base import Conditioning
 from diffsweep.degradations import Degradation
-from diffsweep.diffusion import Condition, Known, Noise, Stream
+from diffsweep.diffusion import Condition, Known, Noise, Pasted, PixelMask, Stream
 
 if TYPE_CHECKING:  # it imports Lightning, which takes seconds
     from diffsweep.datasets import Batch, Samples
@@ -32,7 +32,8 @@ class ImageConditioning(Conditioning):
     So do SR3 (Saharia et al. 2021, arXiv:2104.07636) and Palette (arXiv:2111.05826). The condition's ``image`` has the
     sample's size and C channels, and a further one with the mask where the degradation hides pixels. In training it is
     the degraded training image; samples are drawn for degraded held-out images, in turn, whose degradation is the same
-    each time. The measurement of a linear
+    each time; the request has these images too, as ``clean``, for metrics. In latents the model encodes the image, and
+    scales the mask to their grid. The measurement of a linear
     degradation is in the condition too (``known``), so ``guidance=replacement`` and ``reconstruction`` can use it.
 
     With ``augmentation`` above 0 the network reads :math:`\sqrt{1 - s^2} c + s \epsilon` and s (noise conditioning
@@ -46,6 +47,9 @@ class ImageConditioning(Conditioning):
         space_channels: channels of the image in the space of diffusion; None for C, which it has in pixels.
         augmentation: the largest s in training, in [0, 1]; 0 for none, and no input for it.
         level: s in sampling, in [0, ``augmentation``].
+        paste: whether known pixels of masked images are pasted into the samples after sampling.
+        seam: the number of known pixels from the edge of the mask on over which they are blended with those of the
+            sample, at least 0.
         dropout: the probability that a training sample has the null condition, an image of zeros.
 
     Raises:
@@ -53,7 +57,6 @@ class ImageConditioning(Conditioning):
     """
 
     requires_pixels = True
-    requires = frozenset({"range"})  # the image stands beside pixels, not latents
 
     def __init__(
         self,
@@ -63,6 +66,8 @@ class ImageConditioning(Conditioning):
         space_channels: int | None = None,
         augmentation: float = 0.0,
         level: float = 0.0,
+        paste: bool = True,
+        seam: int = 0,
         dropout: float = 0.0,
     ) -> None:
         super().__init__(dropout)
@@ -74,7 +79,9 @@ class ImageConditioning(Conditioning):
                 f"conditioning.level={level:g} must lie between 0 and conditioning.augmentation={augmentation:g}, the "
                 "largest level that the network learns"
             )
-        self.degradation, self.channels = degradation, channels
+        if seam < 0:
+            raise ValueError(f"conditioning.seam must be at least 0 pixels, not {seam}")
+        self.degradation, self.channels, self.paste, self.seam = degradation, channels, paste, seam
         self.augmentation, self.level = augmentation, level
         read = (channels if space_channels is None else space_channels) + degradation.extra_channels
         self.sizes = {"image_channels": read, **({"num_scalars": 1} if augmentation > 0 else {})}
@@ -117,7 +124,7 @@ class ImageConditioning(Conditioning):
 
     def condition(self, batch: Batch) -> Condition:
         scalars = LEVEL_SCALE * batch["level"][:, None] if self.augmentation > 0 else None
-        return Condition(image=batch["image"], scalars=scalars, known=batch.get("known"))
+        return Condition(image=batch["image"], scalars=scalars, known=batch.get("known"), pasted=batch.get("pasted"))
 
     def request(self, indices: Tensor, samples: Samples | None) -> Batch:
         if samples is None:
@@ -125,7 +132,7 @@ class ImageConditioning(Conditioning):
         rows = indices.cpu() % len(samples)
         x, noise = samples[rows]["x"], Noise(0, rows)
         known = self.degradation.known(x, noise)
-        return self.given(self.degradation.image(x, noise), indices.cpu(), known)
+        return {**self.given(self.degradation.image(x, noise), indices.cpu(), known), "clean": x}
 
     def given(self, image: Tensor, indices: Tensor, known: Known | None = None) -> Batch:
         """Return the request for samples whose degraded images are given, such as those that another model drew.
@@ -137,7 +144,12 @@ class ImageConditioning(Conditioning):
         """
         noise = Noise(0, indices.to(image.device))
         level = image.new_full((len(image),), self.level) if self.augmentation > 0 else None
-        return {**self._noisy(image, level, noise), **({} if known is None else {"known": known})}
+        request = self._noisy(image, level, noise)
+        if known is not None:
+            request["known"] = known
+            if self.paste and isinstance(known.measurement, PixelMask):
+                request["pasted"] = Pasted(known, self.seam)
+        return request
 
 
 class ImageFeatures(ImageConditioning):
@@ -148,11 +160,10 @@ class ImageFeatures(ImageConditioning):
     arXiv:1709.07871).
 
     Args:
-        degradation, channels, image_size, space_channels, augmentation, level, dropout: see :class:`ImageConditioning`.
+        degradation, channels, image_size, space_channels, augmentation, level, paste, seam, dropout: see
+            :class:`ImageConditioning`.
         vector_dim: D, the number of features, at least 1; otherwise a ValueError is raised.
     """
-
-    requires = frozenset()
 
     def __init__(
         self,
@@ -163,9 +174,11 @@ class ImageFeatures(ImageConditioning):
         space_channels: int | None = None,
         augmentation: float = 0.0,
         level: float = 0.0,
+        paste: bool = True,
+        seam: int = 0,
         dropout: float = 0.0,
     ) -> None:
-        super().__init__(degradation, channels, image_size, space_channels, augmentation, level, dropout)
+        super().__init__(degradation, channels, image_size, space_channels, augmentation, level, paste, seam, dropout)
         if vector_dim < 1:
             raise ValueError(f"conditioning.vector_dim must be at least 1, not {vector_dim}")
         self.sizes = {

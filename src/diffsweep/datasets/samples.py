@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from diffsweep.diffusion import Known, Noise
+from diffsweep.diffusion import Known, Noise, Pasted
 from diffsweep.layers import send
 
 Split = Literal["train", "val", "all"]
@@ -176,7 +176,7 @@ def rows_of(batch: Mapping[str, Any], index: Tensor) -> Batch:
 def _rows(part: Any, index: Tensor) -> Any:
     if isinstance(part, Mapping):
         return rows_of(part, index)
-    if isinstance(part, Known):
+    if isinstance(part, Known | Pasted):
         return part[send(index, part.device)]
     return rows_on(part, index) if isinstance(part, Tensor) else [part[i] for i in index.tolist()]
 

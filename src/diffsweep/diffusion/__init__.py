@@ -2,7 +2,7 @@
 
 from diffsweep.diffusion.bound import Bound, variational_bound
 from diffsweep.diffusion.clip_noise import INDEPENDENT, ClipNoise, IndependentNoise, ProgressiveNoise, SharedNoise
-from diffsweep.diffusion.condition import Condition, Known
+from diffsweep.diffusion.condition import Condition, Known, Pasted
 from diffsweep.diffusion.denoiser import (
     Denoised,
     Denoiser,
@@ -40,6 +40,7 @@ from diffsweep.diffusion.process import (
 from diffsweep.diffusion.separable import Separable
 from diffsweep.diffusion.spacing import SPACINGS, spaced_times
 from diffsweep.diffusion.time_sampling import (
+    FixedTime,
     Importance,
     LogitNormal,
     LogNormal,
@@ -78,6 +79,7 @@ __all__ = [
     "Denoiser",
     "EDMWeighting",
     "Eps",
+    "FixedTime",
     "Flow",
     "Frames",
     "GaussianDenoiser",
@@ -98,6 +100,7 @@ __all__ = [
     "NetworkInput",
     "Noise",
     "Objective",
+    "Pasted",
     "PixelMask",
     "PlainDenoiser",
     "Prediction",

@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from diffsweep.diffusion.measurement import Measurement
+from diffsweep.diffusion.measurement import Measurement, PixelMask
 
-_PARTS_ABOUT_X = ("independent", "known")  # parts about x itself, whatever the network is conditioned on
+_PARTS_ABOUT_X = ("independent", "known", "pasted")  # parts about x itself, whatever the network is conditioned on
 _NESTED = ("negative", "lower")  # conditions inside a condition
 
 
@@ -75,6 +76,54 @@ class Known:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class Pasted:
+    """Known pixels of images, which take the place of those of a sample, with a seam over which both are blended.
+
+    At the d-th known pixel from a straight edge of the mask the weight of the known pixel is (2 d - 1) / (2 s + 1), and
+    1 for d > s, the seam. Unknown pixels are those of the sample.
+
+    Args:
+        known: a mask of pixels and their values, (B, C, H, W).
+        seam: s, in pixels; 0: all known pixels are pasted as they are.
+    """
+
+    known: Known
+    seam: int = 0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return images x (B, C, H, W) with the known pixels pasted in."""
+        pasted = self.known.project(x)
+        if self.seam == 0:
+            return pasted
+        assert isinstance(self.known.measurement, PixelMask)
+        mask = self.known.measurement.mask.to(x)
+        edged = functional.pad(mask, [self.seam] * 4, mode="replicate")
+        share = functional.avg_pool2d(edged, 2 * self.seam + 1, stride=1)
+        weight = (2 * share - 1).clamp(min=0)
+        return torch.where(share == 1, pasted, x + weight * (pasted - x))
+
+    def __len__(self) -> int:
+        return len(self.known)
+
+    def __getitem__(self, rows: slice | Tensor) -> "Pasted":
+        """Return the pixels of some of the samples."""
+        return Pasted(self.known[rows], self.seam)
+
+    @property
+    def device(self) -> torch.device:
+        """Return the device of the pixels."""
+        return self.known.device
+
+    def to(self, device: torch.device) -> "Pasted":
+        """Return the same pixels on another device."""
+        return Pasted(self.known.to(device), self.seam)
+
+    def cat(self, others: Sequence["Pasted"]) -> "Pasted":
+        """Return the pixels of this batch and of ``others`` as one batch; the seam is that of this one."""
+        return Pasted(self.known.cat([other.known for other in others]), self.seam)
+
+
 @dataclass(frozen=True)
 class Condition:
     """A batch of conditions of several kinds; kinds that a model does not use are None.
@@ -96,6 +145,7 @@ class Condition:
             other frames (joint training of images and clips, arXiv:2204.03458).
         known: a measurement of x_0 and its value y = A x_0, which guidance makes samples agree with; networks do not
             read it.
+        pasted: known pixels that are put into decoded samples after sampling; networks do not read them.
         negative: the condition that guidance leads away from, in place of the null condition; as many rows as this one.
         lower: the condition under which the lower stage of a cascade draws the image; as many rows as this one.
         kept: names of parts that the network is given in rows of ``is_null`` too, such as the image of a
@@ -111,6 +161,7 @@ class Condition:
     scalars: Tensor | None = None
     independent: Tensor | None = None
     known: Known | None = None
+    pasted: Pasted | None = None
     negative: "Condition | None" = None
     lower: "Condition | None" = None
     kept: tuple[str, ...] = ()
@@ -214,8 +265,10 @@ class Condition:
         for other in every[1:]:
             if (parts := [name for name, _ in other._parts()]) != names:
                 raise ValueError(f"conditions with different parts cannot be joined: {names} and {parts}")
-        joined: dict[str, Any] = {
-            name: torch.cat([getattr(c, name) for c in every]) for name in names if name != "known"
-        }
-        known = [condition.known for condition in every if condition.known is not None]
-        return Condition(**joined, known=known[0].cat(known[1:]) if known else None, kept=self.kept)
+        joined: dict[str, Any] = {name: _joined([getattr(condition, name) for condition in every]) for name in names}
+        return Condition(**joined, kept=self.kept)
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    """Return a part of several conditions as that of one batch."""
+    return torch.cat(list(parts)) if isinstance(parts[0], Tensor) else parts[0].cat(parts[1:])

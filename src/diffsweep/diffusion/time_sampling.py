@@ -34,6 +34,14 @@ class TimeSampling(nn.Module, Part, ABC):
             the times, and their weights, whose expected value is 1.
         """
 
+    def validation_times(self, schedule: Schedule, u: Tensor) -> Tensor:
+        """Return the times at which held-out samples are measured, like ``u``: here uniform ones, so that runs compare.
+
+        Args:
+            schedule, u: see :meth:`forward`.
+        """
+        return schedule.time_at(u)
+
     def update(self, schedule: Schedule, t: Tensor, losses: Tensor) -> None:
         """Learn from unweighted losses (N,) at times ``t`` (N,), of all processes of a training; here nothing.
 
@@ -46,6 +54,35 @@ class Uniform(TimeSampling):
 
     def forward(self, schedule: Schedule, u: Tensor) -> tuple[Tensor, Tensor]:
         return schedule.time_at(u), torch.ones_like(u)
+
+
+class FixedTime(TimeSampling):
+    """One training time, in training and validation: at t = 1 a network learns a regression, E[x_0 | condition].
+
+    x_1 has next to nothing of x_0, so what it predicts at t = 1 is the mean of all samples that its condition allows,
+    which a single step of ``sampler=ddim`` returns. On the grid of a discrete schedule the next time up is taken; on a
+    continuous schedule the time is clamped to [t_min, t_max].
+
+    Args:
+        time: the time, above 0 and at most 1.
+
+    Raises:
+        ValueError: ``time`` is out of its range.
+    """
+
+    provides = frozenset()
+
+    def __init__(self, time: float = 1.0) -> None:
+        super().__init__()
+        if not 0 < time <= 1:
+            raise ValueError(f"time_sampling.time must be above 0 and at most 1, not {time}")
+        self.time = time
+
+    def forward(self, schedule: Schedule, u: Tensor) -> tuple[Tensor, Tensor]:
+        return self.validation_times(schedule, u), torch.ones_like(u)
+
+    def validation_times(self, schedule: Schedule, u: Tensor) -> Tensor:
+        return schedule.on_grid(torch.full_like(u, self.time, dtype=torch.float64)).to(u.dtype)
 
 
 class Stratified(TimeSampling):

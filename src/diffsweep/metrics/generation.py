@@ -28,6 +28,7 @@ from diffsweep.metrics.extraction import CaptionScored, Extraction, FeatureExtra
 from diffsweep.metrics.frechet import frechet_distance
 from diffsweep.metrics.reference_statistics import SUFFIX, Statistics, hash_of, read_statistics
 from diffsweep.metrics.references import REFERENCES, choice, halves, random_parts, reference_split
+from diffsweep.metrics.restoration import degraded, restoration
 from diffsweep.metrics.uncertainty import fewest_at_infinity
 
 PER_NEIGHBOUR, PER_SPLIT = 20, 10  # the fewest samples for each neighbour of precision and recall, and in a part of IS
@@ -224,7 +225,8 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
             training set is so large that the search would take hours; ``class_accuracy`` and, of held-out images,
             ``class_accuracy_real``, if labels were requested and the extractor has the data's classes;
             ``clip_score``, if captions were requested and the extractor compares images with them;
-            ``caption_accuracy`` and its parts, if captions were requested and the dataset can read images.
+            ``caption_accuracy`` and its parts, if captions were requested and the dataset can read images;
+            those of :func:`~diffsweep.metrics.restoration.restoration`, and ``fid_degraded``, if images were restored.
         """
         fake = found[0] or self.extract(samples)
         numbers = self.comparison.all(fake, None, self.known) if self.known is not None else self._of_splits(fake, data)
@@ -234,6 +236,11 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
             numbers["class_accuracy"] = class_accuracy(fake.logits, request["label"].cpu())
             held_out = self.real(data, "val").logits
             numbers["class_accuracy_real"] = class_accuracy(held_out, data.split("val")["label"])
+        if "clean" in request:
+            numbers |= restoration(samples, request)
+            if self.known is None:
+                real = self.real(data, reference_split(self.reference)).features
+                numbers["fid_degraded"] = frechet_distance(self.extract(degraded(request)).features, real)
         if "caption" in request and isinstance(self.features, CaptionScored):
             numbers["clip_score"] = self.features.caption_score(fake.features, request["caption"])
         if "caption" in request and (right := data.aligned(samples, request)) is not None:

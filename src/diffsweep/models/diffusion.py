@@ -125,7 +125,7 @@ class DiffusionModel(TimedModel):
             index = batch["index"] + repeat * num_val
             noise = Noise(0, index, clips=self.denoiser.noise)  # not the run's seed: runs share their validation
             eps = noise.like(x_0, Stream.VALIDATION)
-            t = schedule.time_at(strata[index].float())
+            t = self.time_sampling.validation_times(schedule, strata[index].float())
             losses = self.objective(self.denoiser, x_0, cond, t, eps, noise)
             denoised = self.denoiser(add_noise(schedule, x_0, t, eps), t, cond)
             x0 = denoised.x0.clamp(-1, 1) if self.autoencoder.bounded else denoised.x0
@@ -180,15 +180,15 @@ class DiffusionModel(TimedModel):
         return self.condition(on_device)
 
     def condition(self, batch: Batch, noise: Noise | None = None) -> Condition | None:
-        """Return the conditions of a batch or a request, which the conditioning makes of it; None if it has none.
+        """Return the condition of a batch, with images in the space of diffusion; None for a model without conditions.
 
         Subclasses add parts of the condition that depend on other models.
 
         Args:
             batch: samples with their annotations, or a request, on the model's device.
-            noise: in training, the random numbers that decide which conditions are dropped.
+            noise: the random numbers of training samples, by which conditions are dropped; None drops none.
         """
-        return self.conditioning(batch, noise)
+        return self.autoencoder.condition_in_space(self.conditioning(batch, noise))
 
     def noise_of(self, indices: Tensor, seed: int | Tensor) -> Noise:
         """Return the source of random numbers for samples of given indices, on the model's device.
@@ -268,11 +268,15 @@ class DiffusionModel(TimedModel):
             cond: the condition of each sample; None for no condition.
             sampler: a sampler to use in place of the model's.
             callback: called after each step: see :class:`~diffsweep.samplers.Sampler`.
-            decode: whether samples are decoded to pixels; if False, they are returned in the space.
+            decode: whether samples are decoded to pixels, and known pixels pasted into them; if False, they are
+                returned in the space.
         """
         sampler = self.sampler if sampler is None else sampler
         x_0 = sampler(self.guided(sampler), x.to(self.device), cond, noise, callback)
-        return self.autoencoder.decode(x_0) if decode else x_0
+        if not decode:
+            return x_0
+        pixels = self.autoencoder.decode(x_0)
+        return pixels if cond is None or cond.pasted is None else cond.pasted(pixels)
 
     def show(self, count: int, data: ImageData | None, seed: int, steps: int | None) -> tuple[Tensor]:
         """Return the first ``count`` samples of a seed in pixels, a tuple of one tensor, to be shown in training.

@@ -55,6 +55,7 @@ def metric_rows(metrics: Mapping[str, float], few: Sequence[str] = ()) -> list[t
                 "too few samples" if name in few else "",
                 _error(name, metrics),
                 _of_real_data(name, metrics),
+                _of_degraded(name, metrics),
                 _REMARKS.get(name, "").format_map(_Shown(metrics)),
             )
             rows.append((known.label, known.shown(metrics[name]), "; ".join(filter(None, remarks))))
@@ -76,6 +77,12 @@ def _of_real_data(name: str, metrics: Mapping[str, float]) -> str:
     return "" if real is None else f"{label} {metric(name).shown(real)}"
 
 
+def _of_degraded(name: str, metrics: Mapping[str, float]) -> str:
+    """Return a remark with the value of degraded images, before they are restored; empty if it was not measured."""
+    value = metrics.get(f"{name}_degraded")
+    return "" if value is None else f"degraded images {metric(name).shown(value)}"
+
+
 def _error(name: str, metrics: Mapping[str, float]) -> str:
     """Return a remark with the interval or the standard error of a metric; empty if neither was measured."""
     ends = [metrics[end] for end in (f"{name}_low", f"{name}_high") if end in metrics]
@@ -92,7 +99,8 @@ _REMARKS = {
     "caption_accuracy_held_out": "combinations that training never shows",
     "bits_per_dim": "at most",
     "accuracy": "{levels}",
-    "psnr": "of reconstructions of held-out images",
+    "psnr": "of held-out images",
+    "inconsistency": "root mean square distance from what is known, in bins of 256",
     "rfid": "against the images themselves",
     "rfvd": "against the clips themselves",
     "rclip_fd": "of clips, against the clips themselves",
