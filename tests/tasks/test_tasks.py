@@ -15,7 +15,10 @@ from diffsweep.datasets import load_digits
 
 EDITING = {"counterfactual", "prompt_swap", "prompt_to_prompt", "translate"}  # see test_translate, test_counterfactual
 OPTIONS = sorted({path.stem for path in (Path(__file__).parents[2] / "conf/task").glob("*.yaml")} - EDITING)
-SETTINGS = {"edit": ["sampler.start=0.5"], "generate": []}
+SETTINGS = {
+    "edit": ["sampler.start=0.5"],
+    "inpaint": ["degradation=mask_half", "guidance=repaint", "guidance.jump_length=1", "guidance.resamplings=1"],
+}
 CLIPS = {
     "extend": (16, 7),
     "double_rate": (7, 4),

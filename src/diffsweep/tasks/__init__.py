@@ -6,6 +6,7 @@ from diffsweep.tasks.double_rate import DoubleRate
 from diffsweep.tasks.edit import Edit
 from diffsweep.tasks.extend import Extend
 from diffsweep.tasks.generate import Generate
+from diffsweep.tasks.inpaint import Inpaint
 from diffsweep.tasks.interpolate import Interpolate
 from diffsweep.tasks.reconstruct import Reconstruct
 from diffsweep.tasks.sampling import Drawn, Job
@@ -19,6 +20,7 @@ __all__ = [
     "Edit",
     "Extend",
     "Generate",
+    "Inpaint",
     "Interpolate",
     "Job",
     "Reconstruct",

@@ -7,6 +7,7 @@ from torch import nn
 
 from diffsweep.autoencoders import Autoencoder
 from diffsweep.conditioning import Conditioning
+from diffsweep.datasets import ImageData
 from diffsweep.errors import UserError
 from diffsweep.guidance import Guidance, guidances_of
 from diffsweep.samplers import Sampler
@@ -54,6 +55,18 @@ class Task(ABC):
         """
         return None
 
+    def refused_because(self, conditioning: Conditioning, data: ImageData, guidances: Sequence[Guidance]) -> str | None:
+        """Return a sentence why the task cannot be done with what a model is conditioned on; None if it can.
+
+        It is the other half of :meth:`incompatible_because`, and is called together with it; by default None.
+
+        Args:
+            conditioning: the conditioning of the model.
+            data: the data of the model, of which only the sizes may be at hand.
+            guidances: the guidances around the model's denoiser, from the outermost to the innermost; empty for none.
+        """
+        return None
+
     @abstractmethod
     def run(self, job: Job) -> tuple[Drawn, str]:
         """Draw the samples, write the task's pictures of them into ``job.folder``, and return them with a line of text.
@@ -76,12 +89,14 @@ class Task(ABC):
 
         Raises:
             UserError: the task cannot be done with the model: see :meth:`incompatible_because` and
-                :meth:`unsuited_because`; or as in :meth:`run`.
+                :meth:`unsuited_because` and :meth:`refused_because`; or as in :meth:`run`.
         """
         model = job.model
         guidances = guidances_of(model.guided(model.sampler))
         reason = self.incompatible_because(model.autoencoder, model.sampler, guidances)
-        if reason := reason or self.unsuited_because(getattr(model.denoiser, "backbone", model.denoiser), model.conditioning):
+        backbone = getattr(model.denoiser, "backbone", model.denoiser)
+        reason = reason or self.unsuited_because(backbone, model.conditioning)
+        if reason := reason or self.refused_because(model.conditioning, job.data, guidances):
             raise UserError(reason)
         return self.run(job)
 

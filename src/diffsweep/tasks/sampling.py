@@ -1,7 +1,7 @@
 """Drawing samples from a model in batches, with progress."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -210,17 +210,41 @@ def trajectory(
     """
     indices = indices if indices is not None else torch.arange(16)
     request, cond = model.request(indices, data.deferred("val"))
+    animate(model, model.start(indices, seed), cond, path, model.conditioning.described(request), frames)
+
+
+def animate(
+    model: DiffusionModel,
+    start: tuple[Tensor, Noise],
+    cond: Condition | None,
+    path: Path,
+    labels: Sequence[str] = (),
+    frames: int = 40,
+) -> None:
+    """Write a GIF of samples as they form from given states: x_t on the left, the predicted x_0 on the right.
+
+    Where guidance goes back in t, the times of the frames do so too.
+
+    Args:
+        model: a model with its sampler and guidance.
+        start: the states from which the sampler starts, (N, ...) in the space of diffusion, and their noise.
+        cond: the condition of each sample.
+        path: the path of the GIF.
+        labels: a text for each sample, such as its class; empty for none.
+        frames: about the number of frames of the GIF; it has at most one for each step.
+    """
     kept: list[tuple[float, Tensor, Tensor]] = []
-    every = max(1, model.sampler.steps // frames)
+    steps = model.steps_taken(measured=cond is not None and cond.known is not None)
+    every = max(1, steps // frames)
 
     def keep(step: int, t: Tensor, denoised: Denoised, x: Tensor) -> None:
-        if step % every == 0 or step == model.sampler.steps - 1:
+        if step % every == 0 or step == steps - 1:
             x_t, x_0 = (model.autoencoder.decode(part).cpu() for part in (x, denoised.x0))
             kept.append((float(t), x_t, x_0))
 
     with evaluating(model):
-        model.sample_from(*model.start(indices, seed), cond, callback=keep)
-    labels, frames_of_gif = model.conditioning.described(request), []
+        model.sample_from(*start, cond, callback=keep)
+    frames_of_gif = []
     for t, x_t, x_0 in kept:
         if x_t.ndim > 4:
             x_t, x_0 = x_t[:, :, 0], x_0[:, :, 0]  # the first frame of each clip

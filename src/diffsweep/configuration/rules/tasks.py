@@ -10,12 +10,13 @@ def task_suits_the_model(cfg: DictConfig, parts: BuiltParts) -> str | None:
     """Return an error message if the task of ``sample.py`` cannot be done with the model or its sampler.
 
     What counts is the space of the model, pixels or latents, the sampler and the guidance, the network and its
-    conditions.
+    conditions, and the data.
     """
     if parts.task is None:
         return None
     reason = parts.task.incompatible_because(parts.autoencoder, parts.sampler, parts.guidance)
     reason = reason or parts.task.unsuited_because(parts.backbone, parts.conditioning)
+    reason = reason or parts.task.refused_because(parts.conditioning, parts.dataset, parts.guidance)
     return f"task={cfg.choices.task}: {reason}" if reason else None
 
 

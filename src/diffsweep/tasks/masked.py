@@ -1,0 +1,144 @@
+"""The base class of tasks that keep a part of images and draw the rest."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from diffsweep.autoencoders import Autoencoder
+from diffsweep.conditioning import Conditioning, ImageConditioning
+from diffsweep.datasets import Batch, ImageData
+from diffsweep.degradations import Degradation
+from diffsweep.diffusion import Condition, Known, Noise, PixelMask
+from diffsweep.guidance import Guidance
+from diffsweep.samplers import Callback, Sampler
+from diffsweep.tasks.base import FromImages
+from diffsweep.tasks.clips import with_known
+from diffsweep.tasks.masks import Masks, known_in, mask_of, not_guided_because, pasted
+from diffsweep.tasks.sampling import Drawn, Job, drawn_by_trajectories
+from diffsweep.tasks.showing import show_rows
+
+
+class Part(NamedTuple):
+    """Images, and which of their pixels are known.
+
+    Attributes:
+        images: (N, C, H, W) in [-1, 1], on the CPU.
+        known: bool, (N, 1, H, W).
+    """
+
+    images: Tensor
+    known: Tensor
+
+
+class Masked(FromImages):
+    """A task of ``sample.py`` that keeps the known pixels of images and draws the others.
+
+    Guidance keeps the samples consistent with the known pixels while they are drawn (RePaint, replacement,
+    reconstruction), or the network reads masked images as its condition. At the end the known pixels are pasted into
+    the samples, so they are those of the image to the bit unless a seam is blended. In latents a cell is known if all
+    its pixels are.
+
+    Args:
+        source: where the images come from: ``data`` for held-out data of the model, or a path: see
+            :func:`~diffsweep.tasks.sources.load_images`.
+        mask: the path of an image of the size of the model's, white where pixels are to be filled and black where they
+            are known; ``degradation`` for masks that the group ``degradation`` draws; None for no mask.
+        seam: the number of known pixels beside hidden ones over which image and sample are blended; 0 for none.
+        degradation: what the group ``degradation`` describes.
+
+    Raises:
+        ValueError: a negative ``seam``, or one without a mask.
+    """
+
+    def __init__(
+        self, source: str = "data", mask: str | None = None, seam: int = 0, degradation: Degradation | None = None
+    ) -> None:
+        super().__init__(source)
+        if seam < 0:
+            raise ValueError(f"task.seam is a number of pixels, at least 0, not {seam}")
+        if seam and mask is None:
+            raise ValueError(f"task.seam={seam} blends along the edge of a mask; set task.mask, or leave it at 0")
+        self.masks, self.seam = None if mask is None else Masks(mask, degradation), seam
+
+    def incompatible_because(self, space: Autoencoder, sampler: Sampler, guidances: Sequence[Guidance]) -> str | None:
+        if self.masks is not None and len(space.shape) != 3:
+            return "masks are of images, and this model makes clips; use a run of images"
+        return super().incompatible_because(space, sampler, guidances)
+
+    def refused_because(self, conditioning: Conditioning, data: ImageData, guidances: Sequence[Guidance]) -> str | None:
+        if self.masks is None:
+            return None
+        return self.masks.missing_because(data) or not_guided_because(conditioning, guidances)
+
+    def request(self, job: Job, part: Part, source: str | None = None) -> Batch:
+        """Return the request for samples: a batch without ``x``, which states what they are to show.
+
+        For a network that reads masked images it has these, else the labels or captions of the model's conditioning.
+
+        Args:
+            job: the job of the task.
+            part: the images and their known pixels.
+            source: ``data`` for the labels or captions of the held-out images: see
+                :meth:`~diffsweep.tasks.sampling.Job.request`.
+        """
+        conditioning, indices = job.model.conditioning, torch.arange(len(part.images))
+        if not isinstance(conditioning, ImageConditioning):
+            return job.request(indices, source)
+        mask = mask_of(conditioning.degradation)
+        assert mask is not None
+        return conditioning.given(mask.picture(Known(PixelMask(part.known), part.images)), indices)
+
+    def draw(self, job: Job, part: Part, request: Batch, noised: bool) -> Drawn:
+        """Return the samples, drawn in batches given the known pixels, which are pasted in at the end.
+
+        Args:
+            job: the job of the task.
+            part: the images and their known pixels.
+            request: see :meth:`request`.
+            noised: whether sampling starts from the images at t = ``sampler.start``, instead of from noise alone.
+        """
+        model = job.model
+
+        def make(rows: Tensor, cond: Condition | None, callback: Callback) -> Tensor:
+            images, known = (each[rows].to(model.device) for each in part)
+            x, noise = model.start(rows, job.seed, source=images if noised else None)
+            cond = with_known(cond, known_in(model.autoencoder, images.to(x), known))
+            return pasted(model.sample_from(x, noise, cond, callback=callback), images, known, self.seam)
+
+        steps = model.steps_taken(measured=True)
+        return drawn_by_trajectories(model, len(part.images), job.batch_size, make, request, steps)
+
+    def start(self, job: Job, part: Part, request: Batch, count: int) -> tuple[tuple[Tensor, Noise], Condition | None]:
+        """Return the states and the noise from which the first samples start from noise alone, and their condition."""
+        model, rows = job.model, torch.arange(min(count, len(part.images)))
+        images, known = (each[rows].to(model.device) for each in part)
+        x, noise = model.start(rows, job.seed)
+        cond = model.condition_of({name: values[: len(rows)] for name, values in request.items()})
+        return (x, noise), with_known(cond, known_in(model.autoencoder, images.to(x), known))
+
+    def show(self, job: Job, part: Part, drawn: Drawn, name: str, title: str, own: Sequence[str]) -> str:
+        """Save pictures with four rows: the images, what is known of them, the results, and the differences.
+
+        Hidden pixels are grey in the second row. The last row is half of result less image, so grey where both agree.
+
+        Args:
+            job: the task's job.
+            part: the images and their known pixels.
+            drawn: the samples.
+            name: the name of the files without a suffix.
+            title: a text above each picture.
+            own: the labels of the images; empty for none.
+
+        Returns:
+            A text about the pages that goes on after the number of samples.
+        """
+        known = torch.where(part.known, part.images, 0.0)
+        sets: list[tuple[str, Tensor, Sequence[str]]] = [
+            ("source", part.images, own),
+            ("known", known, ()),
+            ("result", drawn.x, job.model.conditioning.described(drawn.request)),
+            ("difference", (drawn.x - part.images) / 2, ()),
+        ]
+        return show_rows(job, sets, name, title)
