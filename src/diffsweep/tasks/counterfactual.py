@@ -94,10 +94,11 @@ class Counterfactual(FromImages):
         line = f"{len(images)} counterfactuals from t = {model.sampler.start:g}, "
         line += f"which change pixels by {float(maps.mean()):.4f} on [-1, 1] in the mean{shown}"
         if regions is not None:
-            scores = [float(dice(maps > level, regions)) for level in _quantiles(maps, QUANTILES)]
-            own, best = float(dice(predicted, regions)), max(scores)
-            line += f"\nDice of the true regions {own:.3f} at the quantile {self.quantile:g}, "
-            line += f"{best:.3f} at the best one, {float(QUANTILES[scores.index(best)]):g}"
+            tried = torch.cat([torch.tensor([self.quantile]), QUANTILES])
+            scores = [float(dice(maps > level, regions)) for level in _quantiles(maps, tried)]
+            best = max(scores)
+            line += f"\nDice of the true regions {scores[0]:.3f} at the quantile {self.quantile:g}, "
+            line += f"{best:.3f} at the best one, {float(tried[scores.index(best)]):g}"
         return drawn, line
 
     def _found(self, job: Job) -> tuple[Tensor, Tensor, Tensor | None]:
