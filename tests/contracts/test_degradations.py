@@ -281,11 +281,16 @@ def test_one_of_several_is_drawn_for_each_sample_equally_often():
     assert degradation.extra_channels == 1
     chosen, image = degradation.chosen(noise), degradation.image(x, noise)
     assert (chosen.bincount(minlength=3) - 1000).abs().max() < 5 * 1000**0.5
-    for number, part in enumerate(parts.values()):
+    assert degradation.known(x, noise) is None
+    for number, (name, part) in enumerate(parts.items()):
         rows = chosen == number
         own = part.image(x[rows])
         torch.testing.assert_close(image[rows, : own.shape[1]], own, rtol=0, atol=1e-6)
         assert image[rows, own.shape[1] :].eq(1).all()
+        alone = OneOf(parts, only=name)
+        assert not alone.random
+        torch.testing.assert_close(alone.image(x)[rows], image[rows], rtol=0, atol=1e-6)
+        torch.testing.assert_close(alone.known(x).y, part.known(x).y)
 
 
 def test_a_network_reads_what_only_a_measurement_gives():
@@ -323,6 +328,7 @@ def test_a_network_reads_what_only_a_measurement_gives():
         (lambda: Blur(0.0), "degradation.sigma is a number of at least 0.001"),
         (lambda: GaussianNoise(-1), "degradation.level is a number of at least 0"),
         (lambda: OneOf({}), "degradation.parts is empty"),
+        (lambda: OneOf({"a": Box()}, only="b"), "degradation.only is one of a, or null for all of them, not b"),
         (lambda: OneOf({"a": Greyscale(), "b": Box()}).check(1, 8), "degradation.weights has 3 weights"),
     ],
 )

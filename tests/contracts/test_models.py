@@ -71,6 +71,17 @@ def batch_at(compose, option):
     return batch_at
 
 
+@pytest.fixture
+def draw(compose, option):
+    """``draw(model, indices, seed)`` returns samples for the requests of these indices, also of held-out data."""
+    held_out = build_data(compose(f"model={option}")).split("val")
+
+    def draw(model, indices, seed, **keywords):
+        return model.sample(indices, seed, model.request(indices, held_out)[1], **keywords)
+
+    return draw
+
+
 @every_model
 def test_initial_weights_depend_on_the_seed_alone(make):
     states = [torch.cat([p.flatten() for p in make(f"seed={seed}").parameters()]) for seed in (0, 0, 1)]
@@ -102,29 +113,27 @@ def test_the_noise_of_a_sample_depends_on_position_and_seed(make, batch_at):
 
 
 @what_generates
-def test_samples_depend_on_seed_and_index_alone(make):
+def test_samples_depend_on_seed_and_index_alone(make, draw):
     model = make().eval()
-    whole = model.sample(torch.arange(6), seed=4)
-    torch.testing.assert_close(model.sample(torch.tensor([5, 0, 3]), seed=4), whole[[5, 0, 3]], rtol=0, atol=1e-3)
-    assert (model.sample(torch.arange(6), seed=5) - whole).abs().max() > 0.01
+    whole = draw(model, torch.arange(6), seed=4)
+    torch.testing.assert_close(draw(model, torch.tensor([5, 0, 3]), seed=4), whole[[5, 0, 3]], rtol=0, atol=1e-3)
+    assert (draw(model, torch.arange(6), seed=5) - whole).abs().max() > 0.01
     assert not whole.requires_grad
 
 
 @what_generates
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_samples_follow_the_precision_of_the_weights(make, dtype):
+def test_samples_follow_the_precision_of_the_weights(make, draw, dtype):
     """These are the weights of trainer.precision=64-true and bf16-true."""
     model = make().eval()
-    single = model.sample(torch.arange(4), seed=0)
-    other = model.to(dtype).sample(torch.arange(4), seed=0)
+    single = draw(model, torch.arange(4), seed=0)
+    other = draw(model.to(dtype), torch.arange(4), seed=0)
     assert (other.float() - single).abs().mean() < (1e-3 if dtype == torch.float64 else 0.1)
 
 
 @what_generates
-def test_another_sampler_can_be_used(make):
+def test_another_sampler_can_be_used(make, draw):
     model, steps = make().eval(), []
-    x = model.sample(
-        torch.arange(2), 0, sampler=DDIM(steps=5), callback=lambda step, t, denoised, x: steps.append(step)
-    )
+    x = draw(model, torch.arange(2), 0, sampler=DDIM(steps=5), callback=lambda step, t, denoised, x: steps.append(step))
     assert steps == [0, 1, 2, 3, 4]
-    assert not torch.equal(x, model.sample(torch.arange(2), 0, sampler=DDIM(steps=4)))
+    assert not torch.equal(x, draw(model, torch.arange(2), 0, sampler=DDIM(steps=4)))

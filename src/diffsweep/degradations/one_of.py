@@ -4,30 +4,33 @@ import math
 from collections.abc import Mapping
 
 from torch import Tensor
+from torch.nn import functional
 
 from diffsweep.degradations.base import Degradation
-from diffsweep.diffusion import Noise, Stream
+from diffsweep.diffusion import Known, Noise, Stream
 
 
 class OneOf(Degradation):
     """A degradation that is drawn for each sample from several, each equally often, as for one Palette of all tasks.
 
     If some of them have a mask as a further channel, it is 1 everywhere for those that have none: all pixels are known,
-    as far as they can be. A batch has no common measurement, so guidance gets none.
+    as far as they can be. A batch of several has no common measurement, so guidance gets none.
 
     Args:
         parts: the degradations, by names of your choice.
+        only: the name of one that all samples have, to sample a network that was trained on all; None to draw them.
 
     Raises:
-        ValueError: no ``parts``.
+        ValueError: no ``parts``, or none with the name ``only``.
     """
 
-    random = True
-
-    def __init__(self, parts: Mapping[str, Degradation]) -> None:
+    def __init__(self, parts: Mapping[str, Degradation], only: str | None = None) -> None:
         if not parts:
             raise ValueError("degradation.parts is empty; give degradations, or choose another option of the group")
-        self.parts = dict(parts)
+        if only is not None and only not in parts:
+            raise ValueError(f"degradation.only is one of {', '.join(parts)}, or null for all of them, not {only}")
+        self.parts, self.only = dict(parts), only
+        self.random = parts[only].random if only is not None else True
         self.extra_channels = max(part.extra_channels for part in parts.values())
         self.side_multiple = math.lcm(*(part.side_multiple for part in parts.values()))
 
@@ -45,7 +48,13 @@ class OneOf(Degradation):
             raise ValueError("OneOf draws random numbers: call it with the samples' noise")
         return (noise.uniform(stream=Stream.DEGRADATION_KIND) * len(self.parts)).long()
 
+    def known(self, x: Tensor, noise: Noise | None = None) -> Known | None:
+        return None if self.only is None else self.parts[self.only].known(x, noise)
+
     def image(self, x: Tensor, noise: Noise | None = None) -> Tensor:
+        if self.only is not None:
+            made = self.parts[self.only].image(x, noise)
+            return functional.pad(made, (0, 0, 0, 0, 0, x.shape[1] + self.extra_channels - made.shape[1]), value=1.0)
         chosen = self.chosen(noise).to(x.device)
         assert noise is not None
         image = x.new_ones(len(x), x.shape[1] + self.extra_channels, *x.shape[2:])

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from diffsweep import pictures
 from diffsweep.guidance import guidances_of
+from diffsweep.metrics.restoration import degraded
 from diffsweep.models import DiffusionModel
 from diffsweep.progress import tracked
 from diffsweep.tasks.sampling import Drawn, Job
@@ -105,6 +106,26 @@ def percentages(name: str, shares: Mapping[str, Tensor] | None) -> str:
         return ""
     parts = [f"{key.replace('_', ' ')} {100 * float(each.float().mean()):.1f} %" for key, each in shares.items()]
     return f"\n{name}: {', '.join(parts)}"
+
+
+def show_restored(job: Job, drawn: Drawn) -> str:
+    """Save ``restored.png`` with restored images between what the network read and the originals, and the difference.
+
+    Args:
+        job: the task's job.
+        drawn: restored images, whose request has the original ones as ``clean``.
+
+    Returns:
+        A text about the pages: see :func:`show_rows`.
+    """
+    clean, words = drawn.request["clean"].cpu(), job.model.conditioning.described(drawn.request)
+    sets: list[tuple[str, Tensor, Sequence[str]]] = [
+        ("given", degraded(drawn.request), words),
+        ("restored", drawn.x, ()),
+        ("original", clean, ()),
+        ("difference", (drawn.x - clean) / 2, ()),
+    ]
+    return show_rows(job, sets, "restored", f"images restored {sampling_of(job.model)}")
 
 
 def tracked_pages(pages: Sequence[pictures.Page]) -> Iterable[pictures.Page]:
