@@ -29,6 +29,7 @@ VARIANTS = {  # every value of every option occurs in one of these networks
     "linear_attention": {"attention": "linear", "attention_factors": [1, 2], "num_heads": 2},
     "ncsnpp": {**ADM, "residual_scale": 0.5**0.5},
     "efficient": {"resample_order": "before", "skip_scale": 0.5**0.5, "attention_factors": [4]},
+    "efficient_uneven": {"resample_order": "before", "skip_scale": 0.5**0.5, "num_res_blocks": [1, 3]},
     "efficient_adm": {**ADM, "resample_order": "before"},
     "sd": {"context_dim": 6, "transformer_depth": 2, "attention_factors": [1, 2], "num_heads": 2},
     "sd_linear": {"context_dim": 6, "attention": "linear", "attention_factors": [2], "num_classes": 10},
@@ -84,6 +85,8 @@ def without_zeros(network):
             {"image_size": 4, "channel_mult": [1, 2, 2], "resample_order": "before"},
             "down to 1 pixel after 2; use fewer",
         ),
+        ({"num_res_blocks": [1, 2, 3]}, "num_res_blocks has 3 numbers, and backbone.channel_mult 2 levels; give one"),
+        ({"num_res_blocks": [1, 0]}, "backbone.num_res_blocks must be at least 1, not 0"),
         ({"channels": 24, "head_channels": 32}, "backbone.head_channels=32 does not divide a level's 48 channels"),
         ({"channel_mult": [1, 0]}, "backbone.channel_mult must be at least 1, not 0"),
         ({"num_classes": 0}, "backbone.num_classes must be at least 1, not 0"),
@@ -113,6 +116,16 @@ def test_it_works_for_small_and_odd_sizes(size):
     out = network(torch.randn(2, 2, size, size), torch.zeros(2))
     assert out.shape == (2, 3, size, size)
     assert torch.isfinite(out).all()
+
+
+def test_each_level_has_its_own_number_of_blocks_and_one_more_on_the_way_up():
+    settings = {"channel_mult": [1, 2, 4], "attention_resolutions": [], "resample_order": "before"}
+    network = UNet(1, 1, 32, channels=8, num_res_blocks=[1, 2, 5], **settings)
+    parts = (network.down, network.up)
+    widths = [[stage.width for stage in part if isinstance(stage, ResidualStage)] for part in parts]
+    assert widths == [[8, *[16] * 2, *[32] * 5], [*[32] * 6, *[16] * 3, *[8] * 2]]
+    same = UNet(1, 1, 32, channels=8, num_res_blocks=[2, 2, 2], **settings)
+    same.load_state_dict(UNet(1, 1, 32, channels=8, num_res_blocks=2, **settings).state_dict())
 
 
 def test_blocks_are_the_identity_at_initialisation():

@@ -121,6 +121,7 @@ COMPANIONS = {  # the other choices that an option requires
     "backbone=dit3d": CLIPS,
     "backbone=encoder_unet": (CLASSIFIER,),
     "backbone=unet3d": CLIPS,
+    "backbone=unet_efficient": (*SHALLOW, "backbone.num_res_blocks=1"),
     "conditioning=class_token": ("backbone.attention_factors=[2]",),
     "conditioning=class_scalars": ("dataset=shapes", "metrics=classifier"),
     "conditioning=scalars": ("dataset=shapes", "metrics=classifier"),

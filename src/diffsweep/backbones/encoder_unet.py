@@ -56,7 +56,7 @@ class EncoderOptions(ResolutionOptions):
 
     block: BlockKind = "biggan"
     time_embedding: TimeEmbedding = "scale_shift"
-    num_res_blocks: int = 1
+    num_res_blocks: int | Sequence[int] = 1
     attention_resolutions: Sequence[int] = ()
     attention_factors: Sequence[int] = (2,)
     feature_dropout: float = 0.0

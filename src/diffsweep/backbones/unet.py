@@ -145,8 +145,8 @@ class UNet(Backbone):
         self.middle = parts.middle(width, middle_attends)
         self.up = nn.ModuleList()
         for level in reversed(levels):
-            for block in range(parts.num_res_blocks + 1):
-                attends = level.attends and (parts.up_attention == "every" or block == parts.num_res_blocks)
+            for block in range(level.blocks + 1):
+                attends = level.attends and (parts.up_attention == "every" or block == level.blocks)
                 self.up.append(parts.stage(width + skips.pop(), level.width, attends))
                 width = level.width
             if level.halved:

@@ -170,12 +170,14 @@ class Resolution(NamedTuple):
         size: side of the feature maps for an image of the side that the network was built for.
         attends: the level's residual blocks are followed by attention.
         halved: the feature maps are halved before this level on the way down.
+        blocks: residual blocks on the way down.
     """
 
     width: int
     size: int
     attends: bool
     halved: bool
+    blocks: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +186,8 @@ class ResolutionOptions(ResidualStageOptions):
 
     Attributes:
         channel_mult: width of each level, as a multiple of ``channels``.
-        num_res_blocks: residual blocks of each level on the way down; on the way up each level has one more.
+        num_res_blocks: residual blocks of each level on the way down; on the way up each level has one more. A list
+            gives each level its own number, the largest maps first (the efficient U-Net has more at smaller maps).
         attention_resolutions: sides of the feature maps that have attention, for an image of side ``image_size``.
         attention_factors: downsampling factors of levels that have attention, which do not depend on ``image_size``;
             levels in either list have it.
@@ -195,7 +198,7 @@ class ResolutionOptions(ResidualStageOptions):
     """
 
     channel_mult: Sequence[int] = (1, 2)
-    num_res_blocks: int = 2
+    num_res_blocks: int | Sequence[int] = 2
     attention_resolutions: Sequence[int] = (4,)
     attention_factors: Sequence[int] = ()
     resample_order: ResampleOrder = "after"
@@ -203,7 +206,19 @@ class ResolutionOptions(ResidualStageOptions):
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("resample_order", self.resample_order, _ORDERS)
-        at_least_1(num_res_blocks=self.num_res_blocks, channel_mult=min(self.channel_mult, default=0))
+        at_least_1(num_res_blocks=min(self.blocks, default=0), channel_mult=min(self.channel_mult, default=0))
+        if len(self.blocks) != len(self.channel_mult):
+            raise ValueError(
+                f"backbone.num_res_blocks has {len(self.blocks)} numbers, and backbone.channel_mult "
+                f"{len(self.channel_mult)} levels; give one number for all, or one for each"
+            )
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """The residual blocks of each level on the way down."""
+        if isinstance(self.num_res_blocks, int):
+            return (self.num_res_blocks,) * len(self.channel_mult)
+        return tuple(self.num_res_blocks)
 
     def levels(self, image_size: int) -> list[Resolution]:
         """Return the levels for images of a side in pixels, the one with the largest feature maps first.
@@ -235,8 +250,9 @@ class ResolutionOptions(ResidualStageOptions):
                 size=size,
                 attends=size in self.attention_resolutions or factor in self.attention_factors,
                 halved=factor > 1,
+                blocks=blocks,
             )
-            for mult, size, factor in zip(self.channel_mult, sizes, factors, strict=True)
+            for mult, size, factor, blocks in zip(self.channel_mult, sizes, factors, self.blocks, strict=True)
         ]
 
     def down(self, levels: Sequence[Resolution]) -> tuple[nn.ModuleList, list[int]]:
@@ -251,7 +267,7 @@ class ResolutionOptions(ResidualStageOptions):
                 width = level.width if self.resample_order == "before" else widths[-1]
                 down.append(self.halve()(widths[-1], width))
                 widths.append(width)
-            for _ in range(self.num_res_blocks):
+            for _ in range(level.blocks):
                 down.append(self.stage(widths[-1], level.width, level.attends))
                 widths.append(level.width)
         return down, widths

@@ -123,6 +123,10 @@ def kind_and_config(network: UNet, image_size: int) -> tuple[str, dict[str, Any]
         raise UserError(
             "backbone.context_dim: diffusers has cross-attention only with block=ddpm and attention in the middle"
         )
+    if len(set(options.blocks)) > 1:
+        raise UserError(
+            f"backbone.num_res_blocks={list(options.blocks)}: a U-Net of diffusers has the same number at all levels"
+        )
     names = _block_types(text, resnet)
     common = {
         "sample_size": image_size,
@@ -131,7 +135,7 @@ def kind_and_config(network: UNet, image_size: int) -> tuple[str, dict[str, Any]
         "down_block_types": [names["down"][level.attends] for level in levels],
         "up_block_types": [names["up"][level.attends] for level in reversed(levels)],
         "block_out_channels": [level.width for level in levels],
-        "layers_per_block": options.num_res_blocks,
+        "layers_per_block": options.blocks[0],
         "dropout": options.dropout,
         "norm_num_groups": norm_groups_of(network),
         "norm_eps": options.norm_eps,
