@@ -6,12 +6,13 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from linear import Perfect
+from torch.nn import functional
 
 from diffsweep.autoencoders import FirstStage, Identity
 from diffsweep.configuration.build import build_data, build_model
 from diffsweep.configuration.preflight import preflight
 from diffsweep.degradations import Box
-from diffsweep.diffusion import Condition, Noise, Pasted
+from diffsweep.diffusion import Condition, Noise, Pasted, counting
 
 SMALL = ("backbone.channels=8", "sampler.steps=2", "metrics=none", "logger=csv")
 
@@ -71,3 +72,35 @@ def test_an_inpainter_trains_and_its_samples_have_the_known_pixels(compose, spac
     clean = data.split("val")["x"][:4]
     assert torch.equal(samples[..., :3], clean[..., :3])  # the fourth column is blended
     assert not torch.equal(samples[..., 4:], clean[..., 4:])
+
+
+def test_a_super_resolved_image_has_the_means_of_the_small_one(compose):
+    """With the replacement method all of its samples have them; without, an untrained network has not."""
+    apart = {}
+    for guidance in ("none", "replacement"):
+        cfg = compose("model=super_resolution", f"guidance={guidance}", "sampler.clip=none", *SMALL)
+        preflight(cfg)
+        model, data = build_model(cfg), build_data(cfg)
+        _, samples = one_step(model, data)
+        small = functional.avg_pool2d(data.split("val")["x"][:4], 2)
+        apart[guidance] = (functional.avg_pool2d(samples, 2) - small).abs().max()
+    assert apart["replacement"] < 1e-5
+    assert apart["none"] > 0.1
+
+
+def test_a_regression_learns_at_t_1_and_takes_one_evaluation(compose):
+    """Its validation is at the same time, so that the loss is the error of its samples."""
+    cfg = compose("model=regression", "backbone.channels=8", "metrics=none", "logger=csv")
+    preflight(cfg)
+    model, data, indices = build_model(cfg).eval(), build_data(cfg), torch.arange(64)
+    nonzero = torch.nn.init.normal_(model.denoiser.backbone.conv_out.weight, std=0.05)
+    assert nonzero.any()
+    batch = {**data.split("val")[indices], "position": indices}
+    losses, t, weight = model.losses({**batch, "index": indices})
+    assert torch.equal(t, torch.ones(64))
+    assert torch.equal(weight, torch.ones(64))
+    with counting(model.denoiser) as evaluations:
+        samples = model.sample(indices, 0, model.request(indices, data.split("val"))[1])
+    assert evaluations.rows == 64
+    error = (samples - batch["x"]).square().mean()
+    assert error == pytest.approx(losses.mean().item(), rel=0.02)  # of other noise at t = 1, which hardly matters
