@@ -77,6 +77,28 @@ def plot_convergence(curves: Mapping[str, tuple[Sequence[float], Sequence[float]
     return figure
 
 
+def plot_passages(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> "Figure":
+    """Plot errors of inpainted samples by the number of passages of RePaint, in a panel for each kind of error.
+
+    Args:
+        curves: pairs (passages, errors) by names ``kind, words``: the kind of error, such as ``mean``, and the words of
+            the legend. Curves of two equal errors, of other guidance, are drawn dashed.
+    """
+    from matplotlib.figure import Figure
+
+    kinds = list(dict.fromkeys(name.partition(", ")[0] for name in curves))
+    figure = Figure(figsize=(4.5 * len(kinds), 4), layout="constrained")
+    for axis, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
+        for name, (passages, errors) in curves.items():
+            own, _, words = name.partition(", ")
+            if own == kind:
+                axis.loglog(passages, errors, "--" if len(set(errors)) == 1 else "o-", label=words)
+        axis.set(xlabel="passages of each part of the way", title=f"{kind}: error given the known number")
+        axis.grid(alpha=0.3, which="both")
+        axis.legend()
+    return figure
+
+
 def plot_errors(curves: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]]) -> "Figure":
     """Plot the errors of several samplers by network evaluations, in a panel for each of two kinds of error.
 

@@ -90,7 +90,7 @@ def parts_of(cfg: DictConfig) -> rules.BuiltParts:
     except ValueError as error:  # times that are not the schedule's, or other than one scale for each step
         raise UserError(str(error)) from error
     model = locate(cfg.model._target_, list(cfg.trust))
-    task = instantiated(cfg, "task") if "task" in cfg else None
+    task = instantiated(cfg, "task") if "task" in cfg and cfg.task is not None else None
     built |= {"model": model, "backbone": backbone, "guidance": guidance, "stages": stages_of(cfg), "task": task}
     return rules.BuiltParts(**built)
 

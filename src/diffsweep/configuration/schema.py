@@ -174,9 +174,11 @@ class Verify(Root):
 
     Attributes:
         output: a folder for the certificate, the results of the checks; None for a new one.
+        task: the task of ``sample.py`` that is proved too, such as ``inpaint``; None for none.
     """
 
     output: str | None = None
+    task: Any = None
 
 
 @dataclass
@@ -190,8 +192,7 @@ class Preview(Root):
         num_noised: how many of them are shown with noise.
         num_times: the number of times t from 0 to 1 at which they are.
         spacing: whether the times are equally spaced in ``t`` or in ``log_snr``.
-        strict: whether parts that do not go together, such as a network that does not take clips, are refused, as in
-            training, or reported.
+        strict: whether parts that do not go together are refused, as in training, or reported.
     """
 
     output: str | None = None

@@ -228,8 +228,9 @@ class Impulses(Noise):
         return Impulses(self.dimension, self.draws, int(step), self.root)
 
     def like(self, x: Tensor, stream: Stream = Stream.STEP) -> Tensor:
-        z, draw = torch.zeros_like(x), self.draws.setdefault((stream, int(self.step)), len(self.draws))
+        z = torch.zeros_like(x.flatten(1))
+        draw = self.draws.setdefault((stream, int(self.step)), len(self.draws))
         rows = slice(row := 1 + self.dimension * (1 + draw), row + self.dimension)
         unit = torch.eye(self.dimension, dtype=x.dtype) if self.root is None else self.root.to(x.dtype)
         z[rows] = unit[: max(0, len(x) - row)]
-        return z
+        return z.reshape_as(x)

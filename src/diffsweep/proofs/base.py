@@ -85,9 +85,11 @@ class Subject:
         schedule, prediction, sampler: the parts that the user chose.
         guidance: the chosen guidance, a function ``guidance(denoiser, times=times)`` that wraps a denoiser.
         noise: the covariance of noise over the frames of clips.
+        task: the task of ``sample.py`` that is proved too, such as ``inpaint``; None for none.
         curves: errors of the sampler, which proofs add by name. ``order``: the mean errors over the number of steps;
             ``wasserstein``: the distances of samples from the data over network evaluations; ``solution``: for a
             deterministic solver, the distances from the ODE's solution over network evaluations.
+        passages: errors of inpainted samples over the number of passages of RePaint, which proofs add by name.
     """
 
     schedule: Schedule
@@ -95,7 +97,9 @@ class Subject:
     sampler: Sampler
     guidance: Callable[..., Denoiser] = unguided
     noise: ClipNoise = INDEPENDENT
+    task: Any = None
     curves: dict[str, Curve] = field(default_factory=dict)
+    passages: dict[str, Curve] = field(default_factory=dict)
 
     @property
     def gaussian(self) -> Denoiser:

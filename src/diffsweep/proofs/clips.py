@@ -4,12 +4,12 @@ import math
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor
 
-from diffsweep.diffusion import Condition, Denoised, Denoiser, Frames, Known
-from diffsweep.guidance import Guidance, guidances_of
+from diffsweep.diffusion import Frames
+from diffsweep.guidance import Guidance, RePaint, guidances_of
 from diffsweep.proofs.base import Check, Subject, proof
 from diffsweep.proofs.data import CLIP_COVARIANCE, CLIP_KNOWN, CLIP_MEAN, CLIP_VALUES
+from diffsweep.proofs.given import Given
 from diffsweep.proofs.moments import moments
 
 
@@ -25,7 +25,8 @@ def completed(subject: Subject) -> Iterator[Check]:
     guidance = subject.guided
     if not isinstance(guidance, Guidance) or "measurement" not in guidance.provides or len(guidances_of(guidance)) > 1:
         return
-    trial, a = subject.trials(clip="none")[-1], CLIP_KNOWN
+    # RePaint repeats the way, so it is measured with the chosen number of steps
+    trial, a = subject.trials(clip="none")[0 if isinstance(guidance, RePaint) else -1], CLIP_KNOWN
     gain = torch.linalg.solve(CLIP_COVARIANCE[a][:, a], CLIP_COVARIANCE[a][:, ~a]).T
     mean = torch.where(a, CLIP_VALUES, CLIP_MEAN)
     mean[~a] += gain @ (CLIP_VALUES - CLIP_MEAN)[a]
@@ -33,7 +34,8 @@ def completed(subject: Subject) -> Iterator[Check]:
     covariance[torch.outer(~a, ~a)] = (CLIP_COVARIANCE[~a][:, ~a] - gain @ CLIP_COVARIANCE[a][:, ~a]).flatten()
     of_noise = subject.noise.covariance(len(mean))
     denoiser = subject.guidance(subject.clips, times=subject.sampler.times(subject.schedule))
-    ours = moments(OfClip(denoiser), trial.sampler, mean, covariance, of_noise)
+    given = Given(denoiser, a, CLIP_VALUES, Frames, shape=(1, len(a), 1, 1))
+    ours = moments(given, trial.sampler, mean, covariance, of_noise)
     exact = guidance.exact_on_gaussians and (trial.sampler.order or 0) > 1
     most = 0.02 if exact and trial.required else None
     label = f"{trial.label}known frames: "
@@ -59,21 +61,3 @@ def clips_of_shared_noise(subject: Subject) -> Iterator[Check]:
         yield Check(f"{label}mean, error / std", float((mean - CLIP_MEAN).norm()) / size, most=most)
         error = float((covariance - CLIP_COVARIANCE).norm() / CLIP_COVARIANCE.norm())
         yield Check(f"{label}covariance, relative error", error, most=None if most is None else 2 * most)
-
-
-class OfClip(Denoiser):
-    """An adapter that makes a denoiser of clips (B, 1, 4, 1, 1) one of vectors (B, 4), a number for each frame.
-
-    The first and the last frame are given to the denoiser as a measurement, with fixed values.
-    """
-
-    def __init__(self, denoiser: Denoiser) -> None:
-        super().__init__(denoiser.schedule, denoiser.prediction, denoiser.noise)
-        self.denoiser = denoiser
-
-    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
-        x = x_t[:, None, :, None, None]  # (B, 1, F, 1, 1)
-        known = CLIP_VALUES[:, None, None].expand_as(x)
-        mask = CLIP_KNOWN.expand(len(x), -1)
-        x0, eps, mix = self.denoiser(x, t, Condition(known=Known(Frames(mask), known)))
-        return Denoised(x0[:, 0, :, 0, 0], eps[:, 0, :, 0, 0], mix)

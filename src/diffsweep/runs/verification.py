@@ -17,13 +17,13 @@ from diffsweep.configuration.build import build
 from diffsweep.discovery import import_all
 from diffsweep.errors import Failed
 from diffsweep.files import write_text
-from diffsweep.plots import plot_convergence, plot_errors
+from diffsweep.plots import plot_convergence, plot_errors, plot_passages
 from diffsweep.progress import ProgressMeter
 from diffsweep.proofs import Check, Curve, Subject
 from diffsweep.proofs.base import proofs_of
 from diffsweep.runs import report
 
-CERTIFICATE, PLOT = "verify.json", "verify.png"
+CERTIFICATE, PLOT, PASSAGES = "verify.json", "verify.png", "inpainting.png"
 PARTS = ("schedule", "prediction", "sampler", "guidance", "noise")  # the parts that proofs are about
 EVALUATIONS = (10, 20, 50, 100)  # network evaluations; the columns of a sweep's table
 
@@ -32,7 +32,8 @@ def verify(cfg: DictConfig) -> float:
     """Run ``verify.py``: prove that the chosen schedule, prediction, sampler, guidance and noise are right together.
 
     Proofs are measured numbers with bounds, such as a sampler's order of convergence. They are printed and written with
-    their bounds to ``verify.json`` in the run's directory and, with matplotlib, plotted to ``verify.png``.
+    their bounds to ``verify.json`` in the run's directory and, with matplotlib, plotted to ``verify.png``; of RePaint
+    with ``task=inpaint`` errors by the number of passages to ``inpainting.png``.
 
     Args:
         cfg: a checked configuration of ``verify``.
@@ -48,7 +49,7 @@ def verify(cfg: DictConfig) -> float:
     failed = [check for check in checks if not check.passed]
     if cfg.sweep is None:
         print(f"\n{report.table(rows(checks))}\n")
-        for name in (CERTIFICATE, PLOT):
+        for name in (CERTIFICATE, PLOT, PASSAGES):
             if (folder / name).exists():
                 print(f"  {shell.shown(folder / name)}")
         refuse(failed)
@@ -73,6 +74,8 @@ def certify(cfg: DictConfig, folder: Path) -> list[Check]:
     import_all(proofs)
     torch.manual_seed(cfg.seed)
     subject = Subject(*(build(cfg, group) for group in PARTS))
+    if "task" in cfg and cfg.task is not None:
+        subject.task = build(cfg, "task")
     checks: list[Check] = []
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the tensors are tiny
@@ -93,10 +96,13 @@ def certify(cfg: DictConfig, folder: Path) -> list[Check]:
         "order": subject.sampler.order,
         "checks": [{**check._asdict(), "passed": check.passed} for check in checks],
         "curves": {name: curve._asdict() for name, curve in subject.curves.items()},
+        "passages": {name: curve._asdict() for name, curve in subject.passages.items()},
     }
     write_text(folder / CERTIFICATE, json.dumps(content, indent=2) + "\n")
     if importlib.util.find_spec("matplotlib") is not None:
         plot_convergence(subject.curves, subject.sampler.order).savefig(folder / PLOT, dpi=120)
+        if subject.passages:
+            plot_passages(subject.passages).savefig(folder / PASSAGES, dpi=120)
     return checks
 
 

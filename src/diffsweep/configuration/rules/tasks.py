@@ -26,7 +26,7 @@ def num_frames_is_set_once(cfg: DictConfig, parts: BuiltParts) -> str | None:
 
     So do tasks that draw long clips in windows, or start from given clips.
     """
-    if parts.task is None or parts.task.length_key is None or cfg.num_frames is None:
+    if parts.task is None or parts.task.length_key is None or "num_frames" not in cfg or cfg.num_frames is None:
         return None
     return (
         f"num_frames={cfg.num_frames} is for clips that are drawn at once from noise; with task={cfg.choices.task} "
