@@ -252,7 +252,7 @@ BAD = [
     (["task=extend"], "use a run of model=video"),
     (
         ["task=paint"],
-        "task has counterfactual, double_rate, edit, extend, generate, interpolate, ",
+        "did you mean inpaint? task has counterfactual, double_rate, edit, extend, generate, inpaint, ",
     ),
     (["task.frames=4"], "task.frames"),
     (["num_samples=0"], "at least 1"),
