@@ -9,6 +9,7 @@ import zipfile
 
 import pytest
 import torch
+from full_disk import fill, with_space
 
 from diffsweep.callbacks.checkpoints import LAST, PREVIOUS, AtomicCheckpoints, newest_whole, read_checkpoint
 from diffsweep.errors import UserError
@@ -146,34 +147,11 @@ def test_nothing_in_a_file_is_executed(tmp_path, form):
     assert not (tmp_path / "made").exists()
 
 
-class FullDisk:
-    """A file on a disk that has space for some bytes."""
-
-    def __init__(self, file, space):
-        self.file, self.space = file, space
-
-    def write(self, data):
-        self.space -= len(data)
-        if self.space < 0:
-            raise OSError(28, "No space left on device")
-        return self.file.write(data)
-
-    def __getattr__(self, name):
-        return getattr(self.file, name)
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        self.file.close()
-
-
 @pytest.mark.parametrize("space", [0, 100, 5000, 395_000])
 def test_a_full_disk_is_one_line_and_the_old_checkpoint_stays(tmp_path, monkeypatch, space):
     writer, path = AtomicCheckpoints(), tmp_path / LAST
     writer.save_checkpoint(content(1), path)
-    opened = os.fdopen
-    monkeypatch.setattr(os, "fdopen", lambda *arguments: FullDisk(opened(*arguments), space))
+    fill(monkeypatch, with_space(space))
     with pytest.raises(DiskFull) as error:
         writer.save_checkpoint(content(2, 66_000), path)
     monkeypatch.undo()

@@ -89,6 +89,17 @@ def test_captions_are_read_from_metadata_and_text_files(folder, make, kind):
     assert data.split("all")["caption"] == [captions[names[row]] for row in data.order["all"].tolist()]
 
 
+def test_captions_are_read_once(folder, make, monkeypatch):
+    top = folder()
+    for name in NAMES:
+        (top / name).with_suffix(".txt").write_text(name)
+    data, read = make(top, caption_column="txt"), []
+    values = data.tables[0].values
+    monkeypatch.setattr(data.tables[0], "values", lambda column: read.append(column) or values(column))
+    assert all(data.split(split)["caption"] for split in ("train", "val", "all"))
+    assert read == ["txt"]
+
+
 def test_what_is_left_open_is_found_and_printed(folder, tmp_path, capsys):
     top = folder()
     for name in NAMES:

@@ -1,15 +1,19 @@
 """A changed byte in a checkpoint is an error that names it and offers another, and resuming goes on from that one."""
 
+import os
 import re
 import shlex
 import shutil
 
 import pytest
 import torch
+from full_disk import fill
 
 from diffsweep.callbacks.checkpoints import newest_whole, read_checkpoint
 from diffsweep.configuration.loading import trained
 from diffsweep.errors import UserError
+from diffsweep.files import DiskFull
+from diffsweep.runs.manifest import is_expected
 from diffsweep.runs.training import train
 from diffsweep.tensor_files import check_hash, saved_step, write_tensors
 
@@ -108,35 +112,9 @@ def test_a_file_that_is_no_checkpoint_is_refused_in_one_line(run, content):
 
 def test_a_full_disk_ends_training_with_one_line_and_whole_files(tmp_path, configure, monkeypatch, history, capfd):
     """The first checkpoint of step 2 stays, and metrics.csv has all rows."""
-    import os
-
-    from diffsweep.files import DiskFull
-    from diffsweep.runs.manifest import is_expected
-
-    opened, saves = os.fdopen, []
-
-    class Full:
-        """A file that the disk has no space for from the third checkpoint on."""
-
-        def __init__(self, file):
-            self.file = file
-
-        def write(self, data):
-            if len(data) > 20_000 and len(saves) > 2:
-                raise OSError(28, "No space left on device")
-            return self.file.write(data)
-
-        def __getattr__(self, name):
-            return getattr(self.file, name)
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *exception):
-            self.file.close()
-
+    saves = []
+    fill(monkeypatch, lambda data: len(data) > 20_000 and len(saves) > 2)  # from the third checkpoint on
     replace = os.replace
-    monkeypatch.setattr(os, "fdopen", lambda *arguments: Full(opened(*arguments)))
     monkeypatch.setattr(
         os, "replace", lambda a, b: (saves.append(b) if str(b).endswith("ckpt") else None, replace(a, b))
     )

@@ -1,6 +1,5 @@
 """Read several local Arrow files, as ``datasets.save_to_disk`` writes them, as one table of images."""
 
-import bisect
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -74,15 +73,13 @@ class ArrowFiles(ParquetFiles):
     def encoded(self, column: str, rows: Sequence[int]) -> Iterator[EncodedImage]:
         """Yield the encoded images (PNG, JPEG, ...) of a column in the given rows, which ascend."""
         for row in rows:
-            number = bisect.bisect_right(self.ends, row)
-            inside = row - [0, *self.ends][number]
+            number, inside = self.at(row)
             cells = ArrowImages(self._rows(self.files[number])[column])
             yield EncodedImage(f"{self.where(row)}: column {column}", cells[inside])
 
     def read(self, image: str, columns: Sequence[str], first: int, stop: int) -> Mapping[str, Sequence[Any]]:
         """Return columns of the rows ``first`` to ``stop - 1`` of one file, whose images stay encoded and mapped."""
-        number = bisect.bisect_right(self.ends, first)
-        begin = first - [0, *self.ends][number]
+        number, begin = self.at(first)
         rows = self._rows(self.files[number]).slice(begin, stop - first)
         if len(rows) != stop - first:
             raise ContentError(f"{self.where(first)} and the rows after it are not in one file")

@@ -132,6 +132,7 @@ class DecodedImages(ImageData):
             table.check(self.image_column, label_column, caption_column)
             check_classes(table, label_column, num_classes, class_names)
         self._labels = self._class_ids()
+        self._captions: list[str] | None = None  # those of all rows, once they were read
         self._images: tuple[Tensor, list[Unreadable]] | None = None
         self._changed: Samples | None = None
 
@@ -266,8 +267,9 @@ class DecodedImages(ImageData):
         if self._labels is not None:
             parts["label"] = self._labels[rows]
         if self.caption_column is not None:
-            captions = [caption for table in self.tables for caption in captions_of(table, self.caption_column)]
-            parts["caption"] = [captions[row] for row in rows.tolist()]
+            if self._captions is None:
+                self._captions = [text for table in self.tables for text in captions_of(table, self.caption_column)]
+            parts["caption"] = [self._captions[row] for row in rows.tolist()]
         return parts
 
     def training_samples(self) -> Samples:

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from diffsweep.datasets.column_names import likeliest
-from diffsweep.datasets.shards import File, files_of, hash_of
+from diffsweep.datasets.shards import File, TableOfFiles, files_of
 from diffsweep.datasets.shards import opened as opened_file
-from diffsweep.datasets.tables import LOOKED_AT, Columns, EncodedImage, ImageTable
+from diffsweep.datasets.tables import LOOKED_AT, Columns, EncodedImage
 from diffsweep.errors import line_of
 from diffsweep.files import ContentError
 
 AT_ONCE = 256  # rows that are read at once
 
 
-class ParquetFiles(ImageTable):
+class ParquetFiles(TableOfFiles):
     """A table of the rows of one or several parquet files with the same columns, in the order of the files' names.
 
     Args:
@@ -63,14 +63,6 @@ class ParquetFiles(ImageTable):
         with _parquet(file) as found:
             groups = range(found.metadata.num_row_groups)
             return found.schema_arrow, [found.metadata.row_group(group).num_rows for group in groups]
-
-    def __len__(self) -> int:
-        return self.ends[-1]
-
-    @property
-    def place(self) -> str:
-        """Return the first file, as text for messages."""
-        return str(self.files[0])
 
     @property
     def names(self) -> str:
@@ -152,7 +144,7 @@ class ParquetFiles(ImageTable):
 
         A cell is bytes, or a struct with them as ``bytes``, as the Hugging Face hub stores it.
         """
-        for number, (file, first) in enumerate(zip(self.files, [0, *self.ends], strict=False)):
+        for number, (file, first) in enumerate(zip(self.files, self.starts, strict=True)):
             wanted = rows[bisect.bisect_left(rows, first) : bisect.bisect_left(rows, self.ends[number])]
             if not len(wanted):
                 continue
@@ -190,8 +182,7 @@ class ParquetFiles(ImageTable):
             columns: the columns of labels and captions.
             first, stop: the first row of a row group, and the one after its last.
         """
-        number = bisect.bisect_right(self.ends, first)
-        begin = first - [0, *self.ends][number]
+        number, begin = self.at(first)
         with _whole_parquet(self.files[number]) as opened:
             ((_, group),) = self._groups(opened, [begin])
             rows = opened.read_row_group(group, [image, *columns], use_threads=False)
@@ -199,24 +190,10 @@ class ParquetFiles(ImageTable):
 
     def looked_at(self, column: str) -> Iterator[EncodedImage]:
         """Yield the first encoded images of up to four files, 64 in all: rows elsewhere would take longer to reach."""
-        starts = [0, *self.ends][: min(4, len(self.files))]
+        starts = self.starts[:4]
         each = LOOKED_AT // len(starts)
         spans = (range(start, min(start + each, end)) for start, end in zip(starts, self.ends, strict=False))
         return self.encoded(column, [row for span in spans for row in span])
-
-    def where(self, row: int) -> str:
-        """Return the file of a row and the row's number in that file, from 0, as text for messages.
-
-        Args:
-            row: the row's number in the whole table.
-        """
-        file = bisect.bisect_right(self.ends, row)
-        return f"{self.files[file]}, row {row - ([0, *self.ends])[file]}"
-
-    @property
-    def content(self) -> str:
-        """Return a hash of the sizes and contents of the files; see :func:`~diffsweep.datasets.shards.hash_of`."""
-        return hash_of(self.files)
 
 
 class ArrowImages(Sequence[Any]):

@@ -1,5 +1,6 @@
-"""Find the files of a dataset, on the disk or elsewhere: one file, all files of a kind in a folder, or of a glob."""
+"""Find the files of a dataset, on the disk or elsewhere, and count the rows of a table through several of them."""
 
+import bisect
 import glob
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -7,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from diffsweep.datasets.tables import ImageTable
 from diffsweep.files import content_hash
 
 
@@ -100,3 +102,47 @@ def files_of(key: str, path: str | Sequence[File], suffixes: Sequence[str], kind
     if files := sorted(Path(found) for found in glob.glob(str(place), recursive=True)):
         return [*files]
     raise ValueError(f"{key}={path}: no such file; give a {kind} file, a folder of them or a glob")
+
+
+class TableOfFiles(ImageTable):
+    """A base class for tables whose rows lie in several files one after the other.
+
+    Attributes:
+        files: the files.
+        ends: for each file, the number of rows up to its end.
+    """
+
+    files: list[File]
+    ends: list[int]
+
+    def __len__(self) -> int:
+        return self.ends[-1]
+
+    @property
+    def place(self) -> str:
+        """Return the first file, as text for messages."""
+        return str(self.files[0])
+
+    @property
+    def starts(self) -> list[int]:
+        """Return for each file the number of rows before it."""
+        return [0, *self.ends[:-1]]
+
+    def at(self, row: int) -> tuple[int, int]:
+        """Return the number of the file that has a row, and the row's number in it, both from 0.
+
+        Args:
+            row: the row's number in the whole table.
+        """
+        file = bisect.bisect_right(self.ends, row)
+        return file, row - (self.ends[file - 1] if file else 0)
+
+    def where(self, row: int) -> str:
+        """Return the file of a row and the row's number in that file, from 0, as text for messages."""
+        file, inside = self.at(row)
+        return f"{self.files[file]}, row {inside}"
+
+    @property
+    def content(self) -> str:
+        """Return a hash of the sizes and contents of the files, see :func:`hash_of`."""
+        return hash_of(self.files)

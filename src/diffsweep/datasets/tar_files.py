@@ -4,7 +4,6 @@ The members are listed once, from the headers of the tar files, and the list is 
 member is read alone, at its place in the file. Nothing is extracted.
 """
 
-import bisect
 import io
 import itertools
 import json
@@ -19,8 +18,8 @@ import numpy as np
 from diffsweep.datasets.byte_images import identify
 from diffsweep.datasets.column_names import likeliest
 from diffsweep.datasets.images import SUFFIXES
-from diffsweep.datasets.shards import File, files_of, hash_of, opened, state_of
-from diffsweep.datasets.tables import Columns, EncodedImage, ImageTable
+from diffsweep.datasets.shards import File, TableOfFiles, files_of, opened, state_of
+from diffsweep.datasets.tables import Columns, EncodedImage
 from diffsweep.files import ContentError, make_once, write_atomically
 from diffsweep.progress import tracked
 
@@ -44,7 +43,7 @@ class Listing(NamedTuple):
     places: np.ndarray
 
 
-class TarFiles(ImageTable):
+class TarFiles(TableOfFiles):
     """A table of the samples of one or several tar files in the webdataset convention, in the order of the files.
 
     Successive members whose names are equal up to the first dot of the file's name are one sample. The column of a
@@ -74,14 +73,6 @@ class TarFiles(ImageTable):
             raise ContentError(f"{key}={path}: {self.files[0]} has no samples, such as 0001.jpg with 0001.cls")
         self._fields: list[str] | None = None
 
-    def __len__(self) -> int:
-        return self.ends[-1]
-
-    @property
-    def place(self) -> str:
-        """Return the first file, as text for messages."""
-        return str(self.files[0])
-
     @property
     def suffixes(self) -> list[str]:
         """Return the ends of the members' names, in the order in which they occur."""
@@ -98,12 +89,8 @@ class TarFiles(ImageTable):
 
     def where(self, row: int) -> str:
         """Return the file of a row and the name of its sample, as text for messages."""
-        file, inside = self._at(row)
+        file, inside = self.at(row)
         return f"{self.files[file]}, sample {self.listings[file].keys[inside]}"
-
-    def _at(self, row: int) -> tuple[int, int]:
-        file = bisect.bisect_right(self.ends, row)
-        return file, row - [0, *self.ends][file]
 
     def encoded(self, column: str, rows: Sequence[int]) -> Iterator[EncodedImage]:
         """Yield the encoded images of a column in the given rows, which ascend."""
@@ -112,12 +99,12 @@ class TarFiles(ImageTable):
 
     def _contents(self, suffix: str, rows: Sequence[int]) -> Iterator[bytes | None]:
         """Yield the contents of the members with an end of names in the given rows, which ascend."""
-        for file, group in itertools.groupby(rows, lambda row: self._at(row)[0]):
+        for file, group in itertools.groupby(rows, lambda row: self.at(row)[0]):
             listing = self.listings[file]
             number = listing.suffixes.index(suffix) if suffix in listing.suffixes else None
             with opened(self.files[file]) as source:
                 for row in group:
-                    start, size = (-1, 0) if number is None else listing.places[self._at(row)[1], number].tolist()
+                    start, size = (-1, 0) if number is None else listing.places[self.at(row)[1], number].tolist()
                     if start < 0:
                         yield None
                         continue
@@ -176,11 +163,6 @@ class TarFiles(ImageTable):
     def class_names(self, column: str) -> list[str] | None:
         """Return None: tar files store no names of classes."""
         return None
-
-    @property
-    def content(self) -> str:
-        """Return a hash of the sizes and contents of the files; see :func:`~diffsweep.datasets.shards.hash_of`."""
-        return hash_of(self.files)
 
 
 def _path(file: File, folder: Path) -> Path:
