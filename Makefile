@@ -10,8 +10,8 @@ install: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet torch==2.13.0 # of the build for this machine, CPU or CUDA
-	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement constraints.txt
+	$(BIN)/python -m pip install --quiet --no-compile torch==2.13.0 # of the build for this machine, CPU or CUDA
+	$(BIN)/python -m pip install --quiet --no-compile --require-hashes --no-deps --requirement constraints.txt
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
