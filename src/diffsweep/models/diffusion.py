@@ -11,22 +11,16 @@ trained denoiser.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
-from lightning.fabric.utilities import move_data_to_device
-from PIL import Image
 from torch import Tensor, nn
 
-from diffsweep import pictures
 from diffsweep.autoencoders import Autoencoder
 from diffsweep.conditioning import Conditioning
-from diffsweep.datasets import Batch, ImageData, Samples
 from diffsweep.diffusion import (
     INDEPENDENT,
     ClipNoise,
-    Condition,
     Denoiser,
     NetworkDenoiser,
     Noise,
@@ -35,15 +29,15 @@ from diffsweep.diffusion import (
     Stream,
     TimeSampling,
     add_noise,
-    prior,
     stratified,
 )
-from diffsweep.models.timed import Losses, TimedModel
-from diffsweep.samplers import Callback, Sampler
+from diffsweep.models.sampled import SampledModel
+from diffsweep.models.timed import Losses
+from diffsweep.samplers import Sampler
 from diffsweep.schedules import Schedule
 
 
-class DiffusionModel(TimedModel):
+class DiffusionModel(SampledModel):
     r"""A diffusion model in the space of an autoencoder, made of parts; models of another training step subclass it.
 
     A training step takes x_0 of a batch in the space (pixels, or latents by the autoencoder), times t with importance
@@ -132,194 +126,3 @@ class DiffusionModel(TimedModel):
             self.log_validation(losses, t)
             self.log_mean("val/x0_mse", (x0 - x_0).square().flatten(1).mean(1))
             self.log_mean("val/eps_mse", (denoised.eps - eps).square().flatten(1).mean(1))
-
-    @torch.no_grad()
-    def sample(
-        self,
-        indices: Tensor,
-        seed: int,
-        cond: Condition | None = None,
-        sampler: Sampler | None = None,
-        callback: Callback | None = None,
-    ) -> Tensor:
-        """Return new samples in pixels, images (B, C, H, W) or clips (B, C, F, H, W).
-
-        The noise of index i under a seed is the same in any batch, so a sample can be drawn again alone.
-
-        Args:
-            indices: the numbers of the samples, int64 (B,).
-            seed: the seed of their noise.
-            cond: the condition of each sample; None: those that the conditioning requests for these indices without
-                data, such as each class in turn. A conditioning that requires data then raises a ValueError.
-            sampler: a sampler to use in place of the model's.
-            callback: called after each step of the sampler with its states in the space, not in pixels: see
-                :class:`~diffsweep.samplers.Sampler`.
-        """
-        sampler = self.sampler if sampler is None else sampler
-        cond = self.request(indices, None)[1] if cond is None else cond
-        return self.sample_from(*self.start(indices, seed, sampler=sampler), cond, sampler, callback)
-
-    def request(self, indices: Tensor, samples: Samples | None) -> tuple[Batch, Condition | None]:
-        """Return the request for samples of given indices, and its condition on the model's device.
-
-        Args:
-            indices: the numbers of the samples, int64, (B,).
-            samples: held-out data, from which some conditionings take what they request; None if not at hand.
-
-        Returns:
-            The request, a batch without ``x`` that states what each sample is to show (such as its ``label``), and the
-            condition that the network takes for it, or None.
-        """
-        request = self.conditioning.request(indices, samples)
-        return request, self.condition_of(request)
-
-    @torch.no_grad()
-    def condition_of(self, batch: Batch) -> Condition | None:
-        """Return the condition, or None, that the network takes for a batch or a request, on the model's device."""
-        on_device: Batch = move_data_to_device(batch, self.device)
-        return self.condition(on_device)
-
-    def condition(self, batch: Batch, noise: Noise | None = None) -> Condition | None:
-        """Return the condition of a batch, with images in the space of diffusion; None for a model without conditions.
-
-        Subclasses add parts of the condition that depend on other models.
-
-        Args:
-            batch: samples with their annotations, or a request, on the model's device.
-            noise: the random numbers of training samples, by which conditions are dropped; None drops none.
-        """
-        return self.autoencoder.condition_in_space(self.conditioning(batch, noise))
-
-    def noise_of(self, indices: Tensor, seed: int | Tensor) -> Noise:
-        """Return the source of random numbers for samples of given indices, on the model's device.
-
-        Args:
-            indices: the numbers of the samples, int64 (B,).
-            seed: the seed, one for all samples, or one for each, (B,).
-        """
-        seed = seed.to(self.device) if isinstance(seed, Tensor) else seed
-        return Noise(seed, indices.to(self.device), clips=self.denoiser.noise)
-
-    @torch.no_grad()
-    def start(
-        self,
-        indices: Tensor,
-        seed: int | Tensor,
-        source: Tensor | None = None,
-        sampler: Sampler | None = None,
-        num_frames: int | None = None,
-    ) -> tuple[Tensor, Noise]:
-        """Return the state x from which the sampler starts, in the space of diffusion, and the noise for its steps.
-
-        Args:
-            indices: the numbers of the samples, int64 (B,).
-            seed: the seed of the noise; one for all samples, or one for each, (B,).
-            source: images x_0 (B, C, H, W) to start from, encoded to the space; x is then alpha_t x_0 + sigma_t eps at
-                t = ``sampler.start``. None for pure noise, sigma_t eps.
-            sampler: a sampler to use in place of the model's.
-            num_frames: the number of frames of clips, if it differs from that of the space.
-        """
-        noise, schedule = self.noise_of(indices, seed), self.denoiser.schedule
-        shape = self.autoencoder.shape if num_frames is None else self.autoencoder.shape_of(num_frames)
-        x = noise.normal(*shape, stream=Stream.PRIOR, dtype=self.float_type)
-        t = torch.tensor((self.sampler if sampler is None else sampler).start, dtype=torch.float64)
-        if source is None:
-            return prior(schedule, x, t), noise
-        return add_noise(schedule, self.autoencoder.encode(source.to(x)), t, x), noise
-
-    @property
-    def denoisers(self) -> tuple[Denoiser, ...]:
-        """The denoisers that drawing a sample evaluates: the model's own, after those of stages below it, if any."""
-        return (self.denoiser,)
-
-    def guided(self, sampler: Sampler) -> Denoiser:
-        """Return the denoiser with the model's guidance, on the model's device.
-
-        Args:
-            sampler: the sampler that will use it; some guidances depend on the times of its steps.
-        """
-        return self.guidance(self.denoiser, times=sampler.times(self.denoiser.schedule)).to(self.device)
-
-    def steps_taken(self, measured: bool = False) -> int:
-        """Return the number of steps down in t of one call of the sampler, each a call of its callback.
-
-        It is ``sampler.steps``, and more where guidance repeats parts of the way.
-
-        Args:
-            measured: whether a measurement of the samples is known, ``cond.known``.
-        """
-        return sum(not move.up for move in self.sampler.moves(self.guided(self.sampler), measured))
-
-    @torch.no_grad()
-    def sample_from(
-        self,
-        x: Tensor,
-        noise: Noise,
-        cond: Condition | None = None,
-        sampler: Sampler | None = None,
-        callback: Callback | None = None,
-        decode: bool = True,
-    ) -> Tensor:
-        """Return the samples in which the sampler ends that starts from given states.
-
-        Args:
-            x: states in the space of diffusion at t = ``sampler.start``, (B, ...), as from :meth:`start`.
-            noise: the noise of the sampler's steps.
-            cond: the condition of each sample; None for no condition.
-            sampler: a sampler to use in place of the model's.
-            callback: called after each step: see :class:`~diffsweep.samplers.Sampler`.
-            decode: whether samples are decoded to pixels, and known pixels pasted into them; if False, they are
-                returned in the space.
-        """
-        sampler = self.sampler if sampler is None else sampler
-        x_0 = sampler(self.guided(sampler), x.to(self.device), cond, noise, callback)
-        if not decode:
-            return x_0
-        pixels = self.autoencoder.decode(x_0)
-        return pixels if cond is None or cond.pasted is None else cond.pasted(pixels)
-
-    def show(self, count: int, data: ImageData | None, seed: int, steps: int | None) -> tuple[Tensor]:
-        """Return the first ``count`` samples of a seed in pixels, a tuple of one tensor, to be shown in training.
-
-        Args:
-            count: the number of samples, which have the indices 0 to ``count`` - 1.
-            data: the dataset, of whose held-out samples some conditionings take their conditions; None if not at hand.
-            seed: the seed of the noise.
-            steps: the number of the sampler's steps; None for its own number.
-        """
-        sampler = self.sampler if steps is None else self.sampler.with_steps(steps)
-        indices = torch.arange(count)
-        _, cond = self.request(indices, None if data is None else data.deferred("val"))
-        return (self.sample(indices, seed, cond, sampler),)
-
-    def drawing(self, count: int, data: ImageData | None) -> Callable[..., Image.Image]:
-        """Return a function that draws the result of :meth:`show` as a grid, each sample below its class or caption.
-
-        Args:
-            count: the number of samples.
-            data: as of :meth:`show`.
-        """
-        request = self.conditioning.request(torch.arange(count), None if data is None else data.deferred("val"))
-        return partial(pictures.grid, labels=self.conditioning.described(request))
-
-    @torch.no_grad()
-    def invert(
-        self,
-        images: Tensor,
-        cond: Condition | None = None,
-        guided: bool = True,
-        callback: Callback | None = None,
-    ) -> Tensor:
-        """Return the state in the space, at the sampler's start, from which sampling ends near images (B, C, H, W).
-
-        Args:
-            images: in pixels.
-            cond: the condition of each image.
-            guided: whether the denoiser has the model's guidance.
-            callback: called after each step of the inversion: see :meth:`~diffsweep.samplers.DDIM.invert`.
-
-        Raises:
-            ValueError: the sampler is not deterministic DDIM, the only one that can be inverted.
-        """
-        x_0 = self.autoencoder.encode(images.to(self.device, self.float_type))
-        return self.sampler.invert(self.guided(self.sampler) if guided else self.denoiser, x_0, cond, callback)
