@@ -91,7 +91,7 @@ def with_data(request):
 
     def with_data(name):
         dataset = composed("train", f"experiment={name}").choices.dataset
-        if dataset in ("digits", "shapes"):
+        if dataset in ("digits", "shapes", "spotted_shapes"):
             return []
         fixture = {"cifar10": "parquet_file", "parquet": "imagenet", "video_folder": "videos"}[dataset]
         path = request.getfixturevalue(fixture)
