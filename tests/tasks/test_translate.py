@@ -157,3 +157,19 @@ def test_shapes_know_what_an_edit_has_kept():
         same = data.unchanged(other, x)
         assert [int(same[name]) for name in names] == expected
     assert not data.unchanged(torch.zeros_like(x), x)["colour"].any()
+
+
+def test_classes_are_translated_as_texts_are(configure, tmp_path):
+    """Here of a U-ViT, which has no cross-attention: the maps of its self-attention are the source's."""
+    sizes = ("backbone.channels=16", "backbone.depth=3", "backbone.num_heads=2", "conditioning.labels=[8]")
+    cfg = configure(tmp_path / "run", "model=classifier_free", "backbone=uvit", *sizes, *DDIM)
+    torch.manual_seed(0)
+    model = build_diffusion(cfg).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        parameter += 0.1 * torch.randn_like(parameter)
+    job = Job(model, build_data(cfg), tmp_path, 3, 0, 4)
+    plain, injected = (Translate(**parts)(job)[0] for parts in (INJECTIONS["prompt_swap"], INJECTIONS["translate"]))
+    assert plain.request["label"].tolist() == [8, 8, 8]
+    assert not torch.equal(plain.x, injected.x)
+    with pytest.raises(UserError, match=r"task.cross_attention compares texts, and this model is conditioned on class"):
+        Translate(**INJECTIONS["prompt_to_prompt"])(job)
