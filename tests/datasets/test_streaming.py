@@ -258,12 +258,13 @@ def test_held_out_samples_that_stop_are_named_too(make):
 
 
 @pytest.mark.parametrize(
-    ("action", "text"), [(killed, "has ended"), pytest.param(signal.pause, "gave none in 1 s", marks=pytest.mark.slow)]
+    ("action", "patience", "text"),
+    [(killed, 60, "has ended"), pytest.param(signal.pause, 1, "gave none in 1 s", marks=pytest.mark.slow)],
 )
-def test_a_process_that_ends_or_hangs_is_one_line(action, text, monkeypatch):
+def test_a_process_that_ends_or_hangs_is_one_line(action, patience, text, monkeypatch):
     from diffsweep.datasets import loader as module
 
-    monkeypatch.setattr(module, "PATIENCE", 1)
+    monkeypatch.setattr(module, "PATIENCE", patience)
     with pytest.raises(UserError, match=text) as error, errors_of_workers():
         list(BatchLoader(Slow(action), range(4), num_workers=1))
     assert "\n" not in str(error.value)

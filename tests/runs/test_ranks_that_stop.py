@@ -19,7 +19,7 @@ import torch
 from lightning import Callback
 
 class Faulty(Callback):
-    def on_train_batch_start(self, trainer, *_):
+    def on_before_backward(self, trainer, *_):
         for fault in filter(None, os.environ.get("FAULTS", "").split(",")):
             rank, step, what = fault.split(":")
             if (int(rank), int(step)) == (trainer.global_rank, trainer.global_step + 1):
