@@ -29,9 +29,10 @@ TINY = (
     *("debug=fast", "trainer=cpu", "logger=csv", "callbacks=minimal", "metrics=none", "dataset.batch_size=16"),
     *("trainer.max_steps=2", "trainer.val_check_interval=2", "trainer.limit_val_batches=1"),
 )
-# Options that need weights from the network, files, a GPU or a run that has failed.
+# Options that need weights from the network, files, a trained classifier, a GPU or a run that has failed.
 ELSEWHERE = {
     *("conditioning=text_clip", "conditioning=text_t5", "autoencoder=public", "perceptual=lpips", "debug=replay"),
+    "perceptual=classifier",
     *(f"metrics={name}" for name in ("fvd", "inception", "dinov2", "clip")),
     *(f"dataset={name}" for name in ("parquet", "hub", "image_folder", "arrow", "webdataset", "video_folder")),
 }

@@ -83,6 +83,9 @@ def test_counts_of_the_model_are_large_enough(words):
         preflight(compose("train", [*words, "logger=csv"]))
 
 
-def test_a_mapping_in_the_place_of_a_rate_is_refused():
-    with pytest.raises(UserError, match=r"^optimizer: .*lr=\{\}"):
+def test_a_mapping_in_the_place_of_a_number_is_refused():
+    """Only an object, with a _target_, has a type that is not known before it is built."""
+    with pytest.raises(UserError, match=r"^callbacks.ema.decay=\{\}: input should be a valid number"):
+        preflight(compose("train", ["callbacks.ema.decay={}", "logger=csv"]))
+    with pytest.raises(UserError, match=r"^optimizer.lr=\{\}: "):
         preflight(compose("train", ["optimizer.lr={}", "logger=csv"]))

@@ -230,6 +230,11 @@ def _refuse_hidden_calls(path: str, text: str) -> None:
         raise UserError(f"{path}: arguments are given by their names, not by _args_")
 
 
+def _has_objects(mapping: dict[Any, Any]) -> bool:
+    """Return whether a mapping is an object, or has objects or interpolations, whose types are not known yet."""
+    return any(text == "_target_" or "${" in text for _, text in _texts(mapping))
+
+
 def _texts(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
     """Yield every text in a plain configuration, keys too, with its full path."""
     if isinstance(node, dict):
@@ -264,11 +269,10 @@ def _check_node(path: str, node: DictConfig, target: Callable[..., Any]) -> None
             value = node[key]
         except OmegaConfBaseException as error:
             raise UserError(f"{path}.{name}: {' '.join(str(error).split())}") from error
-        if isinstance(value, DictConfig) or name not in hints:
+        plain = OmegaConf.to_container(value) if isinstance(value, DictConfig | ListConfig) else value
+        if name not in hints or (isinstance(plain, dict) and _has_objects(plain)):
             continue
-        check_type(
-            f"{path}.{name}", OmegaConf.to_container(value) if isinstance(value, ListConfig) else value, hints[name]
-        )
+        check_type(f"{path}.{name}", plain, hints[name])
     missing = [n for n in named if parameters[n].default is inspect.Parameter.empty and n not in node]
     if missing and not node.get("_partial_"):
         raise UserError(f"{path} misses {', '.join(missing)}")
