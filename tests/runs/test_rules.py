@@ -33,6 +33,11 @@ WRONG = [  # what is typed, the rule that it breaks, and what to type instead; s
         "scaled_gradients_are_not_clipped_when_fused",
         "use optimizer.fused=false",
     ),
+    (
+        ("model=video", "conditioning=image", "metrics=none"),
+        "degraded_images_are_no_clips",
+        "use conditioning=none, and task=upscale or extend",
+    ),
 ]
 
 

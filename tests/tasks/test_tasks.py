@@ -13,8 +13,8 @@ from diffsweep.configuration.compose import compose
 from diffsweep.configuration.loading import load_model
 from diffsweep.datasets import load_digits
 
-EDITING = {"counterfactual", "prompt_swap", "prompt_to_prompt", "translate"}  # see test_translate, test_counterfactual
-OPTIONS = sorted({path.stem for path in (Path(__file__).parents[2] / "conf/task").glob("*.yaml")} - EDITING)
+OTHERS = {"counterfactual", "prompt_swap", "prompt_to_prompt", "restore", "translate"}  # of models of other tests
+OPTIONS = sorted({path.stem for path in (Path(__file__).parents[2] / "conf/task").glob("*.yaml")} - OTHERS)
 SETTINGS = {
     "edit": ["sampler.start=0.5"],
     "inpaint": ["degradation=mask_half", "guidance=repaint", "guidance.jump_length=1", "guidance.resamplings=1"],

@@ -57,6 +57,7 @@ class ImageConditioning(Conditioning):
     """
 
     requires_pixels = True
+    entries = ("image", "level", "known", "pasted", "clean")  # of its requests
 
     def __init__(
         self,
@@ -130,17 +131,27 @@ class ImageConditioning(Conditioning):
         if samples is None:
             raise ValueError("samples are drawn for degraded held-out images: give the data, or a condition")
         rows = indices.cpu() % len(samples)
-        x, noise = samples[rows]["x"], Noise(0, rows)
-        known = self.degradation.known(x, noise)
-        return {**self.given(self.degradation.image(x, noise), indices.cpu(), known), "clean": x}
+        return self.of(samples[rows]["x"], indices.cpu(), rows)
 
-    def given(self, image: Tensor, indices: Tensor, known: Known | None = None) -> Batch:
+    def of(self, x: Tensor, indices: Tensor, rows: Tensor | None = None) -> Batch:
+        """Return the request for samples that restore degraded copies of given images.
+
+        Args:
+            x: the original images, (B, C, H, W), which are in the request as ``clean``.
+            indices: the numbers of the samples, int64, (B,), which key the noise of ``level``.
+            rows: the numbers of the images, int64, (B,), which key their degradation; None for ``indices``.
+        """
+        noise = Noise(0, indices if rows is None else rows)
+        image, known = self.degradation.image(x, noise), self.degradation.known(x, noise)
+        return {**self.given(image, known, indices), "clean": x}
+
+    def given(self, image: Tensor, known: Known | None, indices: Tensor) -> Batch:
         """Return the request for samples whose degraded images are given, such as those that another model drew.
 
         Args:
             image: the images as ``degradation.image`` returns them, (B, C + ``extra_channels``, H, W).
+            known: their measurement and its value, for guidance; None for none.
             indices: the numbers of the samples, int64, (B,), which key the noise of ``level``.
-            known: their measurement and its value, for guidance.
         """
         noise = Noise(0, indices.to(image.device))
         level = image.new_full((len(image),), self.level) if self.augmentation > 0 else None

@@ -52,6 +52,21 @@ class Degradation(Part, ABC):
         """
         return None
 
+    def degraded_side(self, image_size: int) -> int:
+        """Return the side in pixels of degraded images as they are stored in files; here that of the images."""
+        return image_size
+
+    def given(self, images: Tensor) -> tuple[Tensor, Known | None]:
+        """Return what a network reads of images that are degraded already, and their measurement if it has any.
+
+        Args:
+            images: degraded images with C channels, (B, C, h, w), with h = w = ``degraded_side`` of the clean ones.
+
+        Raises:
+            ValueError: such images do not state what is known, as those under a mask.
+        """
+        return images, None
+
     def check(self, channels: int, image_size: int) -> None:
         """Raise a ValueError unless images of C = ``channels`` and H = W = ``image_size`` can be degraded."""
         if image_size % self.side_multiple:

@@ -31,6 +31,9 @@ class Blur(LinearDegradation):
         rows, columns = (_gaussian(side, sigma) for side in x.shape[-2:])
         return Separable(rows, columns, shared=not self.random)
 
+    def given(self, images: Tensor) -> tuple[Tensor, Known | None]:
+        return images, None if self.random else Known(self.measurement(images), images)
+
     def picture(self, known: Known) -> Tensor:
         return known.y
 

@@ -50,6 +50,14 @@ class Downsampling(LinearDegradation):
             return SquareMeans(self.factor)
         return _smaller(*x.shape[-2:], self.factor, self.method)
 
+    def degraded_side(self, image_size: int) -> int:
+        return image_size // self.factor
+
+    def given(self, images: Tensor) -> tuple[Tensor, Known | None]:
+        height, width = (side * self.factor for side in images.shape[-2:])
+        known = Known(self.measurement(images.new_empty(len(images), 1, height, width)), images)
+        return self.picture(known), known
+
     def picture(self, known: Known) -> Tensor:
         size = [side * self.factor for side in known.y.shape[-2:]]
         return functional.interpolate(known.y, size=size, mode=_MODES[self.enlarge])

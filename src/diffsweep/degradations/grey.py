@@ -45,6 +45,10 @@ class Greyscale(LinearDegradation):
     def measurement(self, x: Tensor, noise: Noise | None = None) -> Measurement:
         return Grey(self.of_channels(x.shape[1]))
 
+    def given(self, images: Tensor) -> tuple[Tensor, Known | None]:
+        known = self.known(images)
+        return self.picture(known), known
+
     def picture(self, known: Known) -> Tensor:
         assert isinstance(known.measurement, Grey)
         return known.y.expand(-1, len(known.measurement.weights), *known.y.shape[2:])

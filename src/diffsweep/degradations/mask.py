@@ -44,6 +44,9 @@ class Mask(LinearDegradation):
         mask = ~self.unknown(height, width, noise).to(x.device)
         return PixelMask(mask[:, None].expand(len(x), 1, height, width))
 
+    def given(self, images: Tensor) -> tuple[Tensor, Known | None]:
+        raise ValueError("an image does not state which of its pixels are hidden; give whole images, which are masked")
+
     def picture(self, known: Known) -> Tensor:
         assert isinstance(known.measurement, PixelMask)
         y = known.measurement.apply(known.y)

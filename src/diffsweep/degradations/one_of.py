@@ -51,10 +51,22 @@ class OneOf(Degradation):
     def known(self, x: Tensor, noise: Noise | None = None) -> Known | None:
         return None if self.only is None else self.parts[self.only].known(x, noise)
 
+    def _with_mask(self, image: Tensor, channels: int) -> Tensor:
+        """Return an image of one of the parts with the channel of a mask, if another part has one."""
+        return functional.pad(image, (0, 0, 0, 0, 0, channels + self.extra_channels - image.shape[1]), value=1.0)
+
+    def degraded_side(self, image_size: int) -> int:
+        return image_size if self.only is None else self.parts[self.only].degraded_side(image_size)
+
+    def given(self, images: Tensor) -> tuple[Tensor, Known | None]:
+        if self.only is None:
+            raise ValueError(f"images are degraded in one way: set degradation.only to one of {', '.join(self.parts)}")
+        image, known = self.parts[self.only].given(images)
+        return self._with_mask(image, images.shape[1]), known
+
     def image(self, x: Tensor, noise: Noise | None = None) -> Tensor:
         if self.only is not None:
-            made = self.parts[self.only].image(x, noise)
-            return functional.pad(made, (0, 0, 0, 0, 0, x.shape[1] + self.extra_channels - made.shape[1]), value=1.0)
+            return self._with_mask(self.parts[self.only].image(x, noise), x.shape[1])
         chosen = self.chosen(noise).to(x.device)
         assert noise is not None
         image = x.new_ones(len(x), x.shape[1] + self.extra_channels, *x.shape[2:])

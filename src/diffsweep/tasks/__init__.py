@@ -9,6 +9,7 @@ from diffsweep.tasks.generate import Generate
 from diffsweep.tasks.inpaint import Inpaint
 from diffsweep.tasks.interpolate import Interpolate
 from diffsweep.tasks.reconstruct import Reconstruct
+from diffsweep.tasks.restore import Restore
 from diffsweep.tasks.sampling import Drawn, Job
 from diffsweep.tasks.translate import Translate
 from diffsweep.tasks.upscale import Upscale
@@ -24,6 +25,7 @@ __all__ = [
     "Interpolate",
     "Job",
     "Reconstruct",
+    "Restore",
     "Task",
     "Translate",
     "Upscale",

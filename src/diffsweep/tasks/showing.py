@@ -8,7 +8,6 @@ from torch import Tensor
 
 from diffsweep import pictures
 from diffsweep.guidance import guidances_of
-from diffsweep.metrics.restoration import degraded
 from diffsweep.models import DiffusionModel
 from diffsweep.progress import tracked
 from diffsweep.tasks.sampling import Drawn, Job
@@ -113,18 +112,21 @@ def show_restored(job: Job, drawn: Drawn) -> str:
 
     Args:
         job: the task's job.
-        drawn: restored images, whose request has the original ones as ``clean``.
+        drawn: restored images, whose request has the ``image`` that the network read, and the original ones as
+            ``clean`` if these are known; the last two rows are of them.
 
     Returns:
         A text about the pages: see :func:`show_rows`.
     """
-    clean, words = drawn.request["clean"].cpu(), job.model.conditioning.described(drawn.request)
+    request, channels = drawn.request, drawn.x.shape[1]
+    words = job.model.conditioning.described(request)
     sets: list[tuple[str, Tensor, Sequence[str]]] = [
-        ("given", degraded(drawn.request), words),
+        ("given", request["image"][:, :channels].cpu(), words),
         ("restored", drawn.x, ()),
-        ("original", clean, ()),
-        ("difference", (drawn.x - clean) / 2, ()),
     ]
+    if "clean" in request:
+        clean = request["clean"].cpu()
+        sets += [("original", clean, ()), ("difference", (drawn.x - clean) / 2, ())]
     return show_rows(job, sets, "restored", f"images restored {sampling_of(job.model)}")
 
 

@@ -51,7 +51,7 @@ def clips_missing_because(source: str) -> str | None:
     return None
 
 
-def load_images(source: str, data: ImageData, count: int) -> Tensor:
+def load_images(source: str, data: ImageData, count: int, side: int | None = None) -> Tensor:
     """Return the first images of a source, at most ``count``, as the model takes them: (N, C, H, W) in [-1, 1].
 
     Args:
@@ -59,23 +59,24 @@ def load_images(source: str, data: ImageData, count: int) -> Tensor:
             .npz file whose first array has images (N, H, W, C) of uint8, as ``sample.py`` writes it.
         data: the data of the model, whose number of channels and image size the images get.
         count: the largest number of images.
+        side: the side that images from files get; None for that of the data, which images of ``data`` always have.
 
     Raises:
         UserError: the .npz file has images of another shape than the data, or an image cannot be read.
     """
     if source == "data":
         return data.split("val")["x"][:count]
-    path = Path(source)
+    path, side = Path(source), data.image_size if side is None else side
     if path.suffix == ".npz":
         images = pictures.load_npz(path)[:count]
-        if images.shape[1:] != (data.channels, data.image_size, data.image_size):
+        if images.shape[1:] != (data.channels, side, side):
             raise UserError(
                 f"{source} has images of shape {tuple(images.shape[1:])}, and the model's have "
-                f"({data.channels}, {data.image_size}, {data.image_size})"
+                f"({data.channels}, {side}, {side})"
             )
         return images
     paths = [path] if path.is_file() else _images_in(path)
-    return torch.stack([_load_image(each, data.channels, data.image_size) for each in paths[:count]])
+    return torch.stack([_load_image(each, data.channels, side) for each in paths[:count]])
 
 
 def load_clips(source: str, data: ImageData, count: int, factor: int = 1) -> Tensor:

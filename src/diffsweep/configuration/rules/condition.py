@@ -42,6 +42,17 @@ def guided_network_accepts_the_condition(cfg: DictConfig, parts: BuiltParts) -> 
     return None
 
 
+@rule
+def degraded_images_are_no_clips(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Return an error message if the condition is a degraded copy of the sample, but the data are clips."""
+    if cfg.space.num_frames is None or not parts.conditioning.requires_pixels:
+        return None
+    return (
+        f"conditioning={cfg.choices.conditioning} degrades images, and the samples are clips; use conditioning=none, "
+        "and task=upscale or extend with guidance=reconstruction"
+    )
+
+
 @note
 def conditioning_provides_what_the_network_accepts(cfg: DictConfig, parts: BuiltParts) -> str | None:
     """Return a warning if the network accepts a part of a condition that the conditioning does not provide.
