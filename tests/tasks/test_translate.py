@@ -54,8 +54,10 @@ def test_each_option_translates_and_reports_what_is_shown(command, finished_text
     assert pictures.load_npz(out / "samples.npz").shape == (5, 3, 16, 16)
 
 
-def test_a_swap_of_the_prompt_is_sampling_from_the_inverted_noise(job):
-    drawn, _ = Translate(words={"red": "blue"})(job)
+def test_a_swap_of_the_prompt_is_sampling_from_the_inverted_noise(job, monkeypatch):
+    monkeypatch.setattr("diffsweep.tasks.translate.FAR", 0.0)
+    drawn, line = Translate(words={"red": "blue"})(job)
+    assert "they are nearer with sampler.start=0.9 sampler.clip=none" in line
     captions = job.data.split("val")["caption"]
     rows = torch.tensor([i for i, text in enumerate(captions) if "red" in text][:4])
     texts = [captions[i] for i in rows]
