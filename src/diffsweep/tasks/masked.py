@@ -88,7 +88,7 @@ class Masked(FromImages):
             return job.request(indices, source)
         mask = mask_of(conditioning.degradation)
         assert mask is not None
-        return conditioning.given(mask.picture(Known(PixelMask(part.known), part.images)), indices)
+        return conditioning.given(mask.picture(Known(PixelMask(part.known), part.images)), None, indices)
 
     def draw(self, job: Job, part: Part, request: Batch, noised: bool) -> Drawn:
         """Return the samples, drawn in batches given the known pixels, which are pasted in at the end.
