@@ -31,7 +31,7 @@ class FullDisk:
 
 
 def fill(monkeypatch, is_full):
-    """Let files that are written whole or not at all be on a disk that is full where ``is_full(data)`` says so."""
+    """Let files that are written whole or not at all be on a disk that is full where ``is_full(data)``."""
     opened = os.fdopen
     monkeypatch.setattr(os, "fdopen", lambda *arguments: FullDisk(opened(*arguments), is_full))
 

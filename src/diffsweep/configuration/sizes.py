@@ -55,6 +55,6 @@ def fill_in_sizes(cfg: DictConfig) -> None:
         UserError: the prediction or the conditioning cannot be built.
     """
     cfg.space.out_channels = instantiated(cfg, "prediction").heads * cfg.space.channels
-    cascade = instantiated(cfg, "cascade").sizes if "_target_" in cfg.cascade else {}
-    for name, size in (*instantiated(cfg, "conditioning").sizes.items(), *cascade.items()):
-        cfg.condition[name] = size
+    for part in (instantiated(cfg, "conditioning"), instantiated(cfg, "cascade")):
+        for name, size in ({} if part is None else part.sizes).items():
+            cfg.condition[name] = size

@@ -139,15 +139,17 @@ class CascadeModel(DiffusionModel):
 
     Args:
         parts: the positional arguments of :class:`DiffusionModel`.
-        cascade: the lower stage.
+        cascade: the lower stage; without one a ValueError is raised.
         settings: the keyword arguments of :class:`DiffusionModel`.
     """
 
     requires = frozenset({"lower_stage"})
     supports = frozenset({"lower_stage"})
 
-    def __init__(self, *parts: Any, cascade: LowerStage, **settings: Any) -> None:
+    def __init__(self, *parts: Any, cascade: LowerStage | None, **settings: Any) -> None:
         super().__init__(*parts, **settings)
+        if cascade is None:
+            raise ValueError("model=cascade has no lower stage; use cascade=noise")
         self.cascade, self.requires_pixels = cascade, True
 
     @property
