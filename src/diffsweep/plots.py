@@ -92,8 +92,9 @@ def plot_passages(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]])
         for name, (passages, errors) in curves.items():
             own, _, words = name.partition(", ")
             if own == kind:
-                axis.loglog(passages, errors, "--" if len(set(errors)) == 1 else "o-", label=words)
+                axis.semilogx(passages, errors, "--" if len(set(errors)) == 1 else "o-", label=words)
         axis.set(xlabel="passages of each part of the way", title=f"{kind}: error given the known number")
+        axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3, which="both")
         axis.legend()
     return figure

@@ -79,6 +79,13 @@ def test_the_path_is_the_published_one(steps, length, resamplings):
     assert down == steps + (resamplings - 1) * length * ((steps - 1) // length)
 
 
+def test_parts_outside_the_interval_are_passed_once():
+    levels = in_numbers(steps_of(Cosine(1000), DDIM(steps=10).times(Cosine(1000))))
+    moves = RePaint(exact(Cosine(1000)), 2, 3, interval=(0.25, 0.75)).path(levels, measured=True)
+    ups = [(round(float(step.at_t.t), 9), round(float(step.at_s.t), 9)) for step, up in moves if up]
+    assert ups == [(0.7, 0.5), (0.7, 0.5), (0.5, 0.3), (0.5, 0.3)]
+
+
 @pytest.mark.parametrize("schedule", [Cosine(1000), Cosine(1000, zero_terminal_snr=True), VE(), Flow()])
 def test_several_steps_up_are_one(schedule):
     times = DDIM(steps=12).times(schedule)

@@ -15,6 +15,9 @@ from diffsweep.degradations import Border, Box, Downsampling, OneOf
 from diffsweep.diffusion import PixelMask
 from diffsweep.errors import UserError
 from diffsweep.guidance import Reconstruction, RePaint, Replacement, unguided
+from diffsweep.metrics import GenerationMetrics, load_digits_classifier
+from diffsweep.metrics.copies import copy_ratio
+from diffsweep.metrics.visible_part import classifier_of_known_pixels
 from diffsweep.samplers import DDIM, Ancestral
 from diffsweep.tasks import Edit, Inpaint, Job
 from diffsweep.tasks.masks import Masks, known_in, pasted
@@ -174,6 +177,21 @@ def test_a_network_that_reads_masked_images_gets_them(small):
     assert all(torch.equal(image, expected) for image in read[:3])
     assert torch.equal(drawn.x[known], truth[known])
     assert drawn.evaluations == 3
+
+
+def test_classes_of_results_are_compared_with_those_of_the_images(small, monkeypatch):
+    job = small(6, 6)
+    with pytest.raises(UserError, match="needs a classifier of the data's classes; use metrics=digits"):
+        Inpaint(degradation=Border(), compare=True)(job)
+    quick = partial(classifier_of_known_pixels, epochs=1)
+    monkeypatch.setattr("diffsweep.tasks.likeness.classifier_of_known_pixels", quick)
+    metrics = GenerationMetrics(load_digits_classifier, 6)
+    drawn, line = Inpaint(degradation=Border(), compare=True)(job._replace(metrics=lambda: metrics))
+    results, truth = (load_digits_classifier()(x)[1].argmax(1) for x in (drawn.x, job.data.split("val")["x"][:6]))
+    assert f"\nclass of the original in {(results == truth).double().mean():.1%}, where known pixels" in line
+    assert f"copy ratio {copy_ratio(drawn.x, job.data, metrics.batches):.3f}" in line
+    with pytest.raises(ValueError, match=r"task.compare takes images of known classes; use task.source=data"):
+        Inpaint(source="me.png", compare=True)
 
 
 def test_an_edit_with_a_mask_changes_hidden_pixels_alone(small):

@@ -9,9 +9,9 @@ from diffsweep.benchmarks.base import Bench, Results, compare, compare_with_call
 from diffsweep.configuration.build import build, build_data, build_diffusion, device_of
 from diffsweep.configuration.compose import compose
 from diffsweep.configuration.conf import options
-from diffsweep.diffusion import Noise, Stream, variational_bound
+from diffsweep.diffusion import Condition, Known, Noise, PixelMask, Stream, variational_bound
 from diffsweep.diffusion.bound import chain_times
-from diffsweep.guidance import ClassifierFreeGuidance
+from diffsweep.guidance import ClassifierFreeGuidance, RePaint
 from diffsweep.models import DiffusionModel
 from diffsweep.progress import tracked
 from diffsweep.samplers import Sampler
@@ -93,6 +93,28 @@ def guidance(bench: Bench) -> Results:
     pairs = [(seconds(count, 2.0), seconds(2 * count, 1.0)) for _ in tracked(range(cfg.repeats), "guidance", "repeat")]
     name = "guided step, against an unguided one with as many network rows"
     return {name: compare([guided for guided, _ in pairs], [plain for _, plain in pairs])}
+
+
+@part
+@torch.no_grad()
+def repaint(bench: Bench) -> Results:
+    """Return the ratio of the time of a step of the chosen sampler under RePaint to that of its network calls.
+
+    This is the part ``repaint`` of ``benchmark.py``: what drawing known pixels anew and going back in t cost besides
+    the network, and the sampler's own cost. Half of each sample is known; the sampler's steps are gone twice, two at a
+    time.
+    """
+    cfg = bench.cfg
+    model = build_diffusion(cfg).eval().to(device_of(cfg))
+    noise = Noise(0, torch.arange(cfg.sample_batch, device=model.device))
+    x = noise.normal(*model.autoencoder.shape, stream=Stream.PRIOR)
+    mask = (torch.arange(x.shape[-1], device=x.device) < x.shape[-1] // 2).expand_as(x)
+    cond, denoiser = Condition(known=Known(PixelMask(mask), x.clamp(-1, 1))), RePaint(model.denoiser, 2, 2)
+    steps = sum(not move.up for move in model.sampler.moves(denoiser, measured=True))
+    ratio = compare_with_calls(
+        lambda: model.sampler(denoiser, x, cond, noise), model.denoiser.backbone, steps, cfg.repeats, "repaint"
+    )
+    return {"step under RePaint, against its network calls": ratio}
 
 
 @part

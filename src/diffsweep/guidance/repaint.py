@@ -41,6 +41,9 @@ class RePaint(Guidance):
         denoiser: the denoiser to guide, guided itself or not.
         jump_length: j, the number of steps of a part that is repeated, at least 1.
         resamplings: r, how often each part is passed, at least 1; 1 repeats nothing.
+        interval: the least and the most time between which parts are repeated, both included, 0 <= least < most <= 1;
+            the paper repeats all. Near t = 1 nothing is decided yet and near t = 0 everything is, so the same number of
+            network calls does more in between.
         times: not used; it is accepted because guidances are called with the times of the sampler's steps.
 
     Raises:
@@ -55,9 +58,10 @@ class RePaint(Guidance):
         denoiser: Denoiser | PlainDenoiser,
         jump_length: int = 10,
         resamplings: int = 5,
+        interval: Sequence[float] = (0.0, 1.0),
         times: Tensor | None = None,
     ) -> None:
-        super().__init__(denoiser, scale=1.0)
+        super().__init__(denoiser, scale=1.0, interval=interval)
         if jump_length < 1:
             raise ValueError(f"guidance.jump_length is a number of steps, at least 1, not {jump_length}")
         if resamplings < 1:
@@ -91,6 +95,8 @@ class RePaint(Guidance):
             left = len(steps) - 1 - i
             if left % length == 1 % length and 0 < left <= len(steps) - length:
                 part = steps[i + 1 - length : i + 1]
+                if part[0].at_t.t > self.most or step.at_s.t < self.least:
+                    continue
                 moves += (self.resamplings - 1) * [Move(joined(part), up=True), *map(Move, part)]
         return moves
 

@@ -39,9 +39,9 @@ def inpainted(subject: Subject) -> Iterator[Check]:
     others are biased, and their errors are reported.
 
     Of RePaint the errors are reported for the chosen jump length and for single steps, by the number of passages. With
-    16 passages of single steps the error of the mean must be at most half of that with one; it approaches 0 as passages
-    grow and steps shrink. For comparison there are the errors of replacement, and of reconstruction guidance with
-    ``weight=covariance``. ``inpainting.png`` shows the curves.
+    16 passages of single steps the error of the mean must be at most half of that with one, and the distance of the
+    mixture not above it; both approach 0 as passages grow and steps shrink. For comparison there are the errors of
+    replacement, and of reconstruction guidance with ``weight=covariance``. ``inpainting.png`` shows the curves.
     """
     guidance = subject.guided
     if getattr(subject.task, "masks", None) is None or not isinstance(guidance, Guidance):
@@ -62,7 +62,6 @@ def inpainted(subject: Subject) -> Iterator[Check]:
         return
     sampler = subject.sampler_with(steps=STEPS, clip="none")
     lengths = sorted({1, min(guidance.jump_length, STEPS - 1)}, reverse=True)
-    firsts = {}
     for length in lengths:
         found = []
         for passages in PASSAGES:
@@ -74,8 +73,10 @@ def inpainted(subject: Subject) -> Iterator[Check]:
             yield Check(f"{label}distance, mixture / std", distance)
         for name, errors in zip(("mean", "variance", "mixture"), zip(*found, strict=True), strict=True):
             subject.passages[f"{name}, {length} at a time"] = Curve(list(PASSAGES), list(errors))
-        firsts[length] = found[-1][0] / found[0][0]
-    yield Check(f"RePaint: error of the mean, {PASSAGES[-1]} passages of single steps over one", firsts[1], most=0.5)
+    (first, _, apart), (last, _, nearer) = found[0], found[-1]  # of single steps, which come last
+    many = f"{PASSAGES[-1]} passages of single steps over one"
+    yield Check(f"RePaint: error of the mean, {many}", last / first, most=0.5)
+    yield Check(f"RePaint: distance, mixture, {many}", nearer / apart, most=1)
     yield Check("  distance between two sets of true samples of the mixture / std", floor)
     others: dict[str, Callable[[Denoiser], Guidance]] = {
         "replacement": Replacement,

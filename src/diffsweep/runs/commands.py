@@ -1,6 +1,7 @@
 """The commands ``evaluate.py`` and ``sample.py``, which use a finished run and may first train stages that it needs."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from diffsweep import pictures, shell
 from diffsweep.comparison.records import EVALUATION
-from diffsweep.configuration.build import build, build_data, build_data_if_found
+from diffsweep.configuration.build import build, build_data, build_data_if_found, build_metrics
 from diffsweep.configuration.loading import load_model, load_sampled
 from diffsweep.errors import UserError
 from diffsweep.files import write_atomically, write_text
@@ -105,7 +106,8 @@ def _sample(cfg: DictConfig, folder: Path) -> Path:
             raise UserError(str(error)) from error
     track = used_by(cfg, "sample")
     log_beginning(track, cfg, data)
-    drawn, done = task(Job(model, data, folder, cfg.num_samples, cfg.seed, cfg.batch_size, cfg.pages))
+    job = Job(model, data, folder, cfg.num_samples, cfg.seed, cfg.batch_size, cfg.pages, partial(build_metrics, cfg))
+    drawn, done = task(job)
     arrays = {"arr_0": pictures.to_uint8(drawn.x)}
     if "label" in drawn.request:  # as public evaluators expect them
         arrays["arr_1"] = drawn.request["label"].cpu().numpy().astype(np.int64)

@@ -6,6 +6,7 @@ from diffsweep.autoencoders import Autoencoder
 from diffsweep.degradations import Degradation
 from diffsweep.guidance import Guidance
 from diffsweep.samplers import Sampler
+from diffsweep.tasks.likeness import likeness
 from diffsweep.tasks.masked import Masked, Part
 from diffsweep.tasks.masks import DRAWN
 from diffsweep.tasks.sampling import Drawn, Job, animate
@@ -33,14 +34,25 @@ class Inpaint(Masked):
             pixels to the bit.
         degradation: what the group ``degradation`` describes.
 
+        compare: whether classes of results are compared with those of the images, and results with the training
+            images: see :func:`~diffsweep.tasks.likeness.likeness`. The line that is printed then has both.
+
     Raises:
-        ValueError: a negative ``seam``.
+        ValueError: a negative ``seam``, or ``compare`` without the data's own images.
     """
 
     def __init__(
-        self, source: str = "data", mask: str = DRAWN, seam: int = 0, degradation: Degradation | None = None
+        self,
+        source: str = "data",
+        mask: str = DRAWN,
+        seam: int = 0,
+        degradation: Degradation | None = None,
+        compare: bool = False,
     ) -> None:
         super().__init__(source, mask, seam, degradation)
+        if compare and source != "data":
+            raise ValueError(f"task.compare takes images of known classes; use task.source=data, not {source}")
+        self.compare = compare
 
     def incompatible_because(self, space: Autoencoder, sampler: Sampler, guidances: Sequence[Guidance]) -> str | None:
         if sampler.start < 1:
@@ -59,4 +71,5 @@ class Inpaint(Masked):
         shown = self.show(job, part, drawn, "inpainting", f"images inpainted {sampling_of(job.model)}", ())
         animate(job.model, *self.start(job, part, request, 8), job.folder / "walk.gif", frames=FRAMES)
         hidden = 1 - float(part.known.double().mean())
-        return drawn, f"{len(images)} images of which {100 * hidden:.0f} % is hidden, inpainted{shown}"
+        line = f"{len(images)} images of which {100 * hidden:.0f} % is hidden, inpainted{shown}"
+        return drawn, f"{line}\n{likeness(job, part, drawn, self.masks)}" if self.compare else line

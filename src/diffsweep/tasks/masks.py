@@ -46,11 +46,15 @@ class Masks:
             return str(error)
         return None
 
-    def known(self, images: Tensor) -> Tensor:
+    def known(self, images: Tensor, noise: Noise | None = None) -> Tensor:
         """Return which pixels of images (N, C, H, W) are known, bool, (N, 1, H, W), on the CPU.
 
-        Masks that are drawn follow from a sample's number alone, so that results of several seeds, samplers and
-        guidances have the same masks.
+        By default masks that are drawn follow from a sample's number alone, so that results of several seeds, samplers
+        and guidances have the same masks.
+
+        Args:
+            images: the images, of which the number and the size matter.
+            noise: other random numbers of the masks; None for those of samples 0 to N - 1 under the seed 0.
 
         Raises:
             UserError: as of :meth:`missing_because`.
@@ -58,7 +62,7 @@ class Masks:
         if self.source == DRAWN:
             mask = mask_of(self.degradation)
             assert mask is not None
-            return mask.measurement(images, Noise(0, torch.arange(len(images)))).mask.cpu()
+            return mask.measurement(images, noise or Noise(0, torch.arange(len(images)))).mask.cpu()
         return self._read(images.shape[-1]).expand(len(images), -1, -1, -1)
 
     def _read(self, image_size: int) -> Tensor:

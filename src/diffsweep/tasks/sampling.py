@@ -14,6 +14,7 @@ from diffsweep.datasets import Batch, ImageData, rows_of
 from diffsweep.diffusion import Condition, Denoised, Noise, counting
 from diffsweep.layers import evaluating
 from diffsweep.layers.distributed import distributed, gathered, is_first, share_of
+from diffsweep.metrics import GenerationMetrics
 from diffsweep.models import DiffusionModel
 from diffsweep.progress import ProgressMeter
 from diffsweep.samplers import Callback
@@ -30,6 +31,7 @@ class Job(NamedTuple):
         seed: the seed of the samples' noise.
         batch_size: the number of samples that are drawn at once; it does not change them.
         pages: the most pictures of one kind, each with as many samples as fit; None for as many as show all samples.
+        metrics: a function that returns the metrics of the model's configuration, or None for ``metrics=none``.
     """
 
     model: DiffusionModel
@@ -39,6 +41,7 @@ class Job(NamedTuple):
     seed: int
     batch_size: int
     pages: int | None = None
+    metrics: Callable[[], GenerationMetrics | None] = lambda: None
 
     def request(self, indices: Tensor, source: str | None = None) -> Batch:
         """Return the request for samples: a batch without ``x`` that states what they are to show, such as classes.
