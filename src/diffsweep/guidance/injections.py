@@ -60,7 +60,8 @@ class Injection:
         """Return the blocks that are used if none are named: here all of the decoder.
 
         Args:
-            decoder: the blocks of the second half of the network that have the kind of features, in order.
+            decoder: the blocks of the second half of the network that have the kind of features, in order; those of
+                all the network if its second half has none.
         """
         return decoder
 
