@@ -21,14 +21,16 @@ MOVED_WORDS = {
 }
 # Keys that nothing reads any more, each with its group; they are left out at any depth.
 GONE = (("conditioning", "seed"),)
+# Groups that runs of diffusion models saved before did not have, with the option that they amount to.
+ADDED = {"cascade": {"_target_": "diffsweep.autoencoders.nothing"}}
 
 
 def in_new_names(content: dict[Any, Any]) -> Any:
     """Return the saved configuration of a run, a dict, with former names of classes and keys replaced by today's.
 
-    Keys that are no longer used are left out.
+    Keys that are no longer used are left out, and groups that came later are as if they had been left out.
     """
-    content = _with_degradation(dict(content))
+    content = (ADDED if "model" in content else {}) | _with_degradation(dict(content))
     for group, key in GONE:
         if group in content:
             content[group] = _without(content[group], key)
