@@ -145,16 +145,6 @@ class SampledModel(TimedModel):
         """
         return self.guidance(self.denoiser, times=sampler.times(self.denoiser.schedule)).to(self.device)
 
-    def steps_taken(self, measured: bool = False) -> int:
-        """Return the number of steps down in t of one call of the sampler, each a call of its callback.
-
-        It is ``sampler.steps``, and more where guidance repeats parts of the way.
-
-        Args:
-            measured: whether a measurement of the samples is known, ``cond.known``.
-        """
-        return sum(not move.up for move in self.sampler.moves(self.guided(self.sampler), measured))
-
     @torch.no_grad()
     def sample_from(
         self,

@@ -13,7 +13,7 @@ from diffsweep.guidance import Guidance
 from diffsweep.samplers import Callback, Sampler
 from diffsweep.tasks.base import FromImages
 from diffsweep.tasks.inversion import not_invertible_because
-from diffsweep.tasks.sampling import Drawn, Job, drawn_by_trajectories
+from diffsweep.tasks.sampling import Drawn, Job, drawn_by_trajectories, steps_taken
 from diffsweep.tasks.showing import sampling_of, show_rows
 from diffsweep.tasks.sources import load_images
 
@@ -76,7 +76,7 @@ class Counterfactual(FromImages):
             state = model.invert(images[rows], cond.null(), guided=False, callback=callback)
             return model.sample_from(state, model.noise_of(rows, job.seed), cond, callback=callback)
 
-        steps = model.sampler.steps + model.steps_taken()  # of the way to the noise, and back
+        steps = model.sampler.steps + steps_taken(model)  # of the way to the noise, and back
         drawn = drawn_by_trajectories(model, len(images), job.batch_size, make, target, steps)
         maps = (drawn.x - images).abs().mean(1)  # (N, H, W)
         predicted = maps > _quantiles(maps, torch.tensor([self.quantile]))

@@ -1,6 +1,7 @@
 """The base class of tasks that keep a part of images and draw the rest."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -10,13 +11,13 @@ from diffsweep.autoencoders import Autoencoder
 from diffsweep.conditioning import Conditioning, ImageConditioning
 from diffsweep.datasets import Batch, ImageData
 from diffsweep.degradations import Degradation
-from diffsweep.diffusion import Condition, Known, Noise, PixelMask
+from diffsweep.diffusion import Condition, Known, Noise, Pasted, PixelMask
 from diffsweep.guidance import Guidance
 from diffsweep.samplers import Callback, Sampler
 from diffsweep.tasks.base import FromImages
 from diffsweep.tasks.clips import with_known
-from diffsweep.tasks.masks import Masks, known_in, mask_of, not_guided_because, pasted
-from diffsweep.tasks.sampling import Drawn, Job, drawn_by_trajectories
+from diffsweep.tasks.masks import Masks, known_in, mask_of, not_guided_because
+from diffsweep.tasks.sampling import Drawn, Job, drawn_by_trajectories, steps_taken
 from diffsweep.tasks.showing import show_rows
 
 
@@ -105,9 +106,11 @@ class Masked(FromImages):
             images, known = (each[rows].to(model.device) for each in part)
             x, noise = model.start(rows, job.seed, source=images if noised else None)
             cond = with_known(cond, known_in(model.autoencoder, images.to(x), known))
-            return pasted(model.sample_from(x, noise, cond, callback=callback), images, known, self.seam)
+            assert cond is not None
+            cond = replace(cond, pasted=Pasted(Known(PixelMask(known), images.to(x)), self.seam))
+            return model.sample_from(x, noise, cond, callback=callback)
 
-        steps = model.steps_taken(measured=True)
+        steps = steps_taken(model, measured=True)
         return drawn_by_trajectories(model, len(part.images), job.batch_size, make, request, steps)
 
     def start(self, job: Job, part: Part, request: Batch, count: int) -> tuple[tuple[Tensor, Noise], Condition | None]:

@@ -166,21 +166,3 @@ def filled(images: Tensor, known: Tensor) -> Tensor:
         values = torch.where(new, sums / near.clamp(min=1), values)
         weight = torch.maximum(weight, new.to(weight))
     return values
-
-
-def pasted(samples: Tensor, images: Tensor, known: Tensor, seam: int = 0) -> Tensor:
-    """Return samples with the known pixels of images, which are kept to the bit for a seam of 0.
-
-    Args:
-        samples, images: (N, C, H, W).
-        known: which pixels are known, bool, (N, 1, H, W).
-        seam: the number of known pixels beside the hidden ones over which samples and images are blended: the weight of
-            the image grows by 1 / (seam + 1) from pixel to pixel.
-    """
-    weight, near = torch.zeros_like(known, dtype=samples.dtype), (~known).to(samples)
-    for _ in range(seam + 1):
-        weight += (near == 0).to(weight) / (seam + 1)
-        near = functional.max_pool2d(near, 3, 1, 1)
-    images = images.to(samples)
-    blended = torch.lerp(samples, images, weight)
-    return torch.where(weight > 1 - 1e-6, images, torch.where(weight == 0, samples, blended))

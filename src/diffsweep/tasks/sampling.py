@@ -153,6 +153,18 @@ def drawn_in_batches(
     return drawn_by_trajectories(model, count, batch_size, sample, request)
 
 
+def steps_taken(model: DiffusionModel, measured: bool = False) -> int:
+    """Return the number of steps down in t of one call of a model's sampler, each a call of its callback.
+
+    It is ``sampler.steps``, and more where guidance repeats parts of the way.
+
+    Args:
+        model: a model with its sampler and guidance.
+        measured: whether a measurement of the samples is known, ``cond.known``.
+    """
+    return sum(not move.up for move in model.sampler.moves(model.guided(model.sampler), measured))
+
+
 def drawn_by_trajectories(
     model: DiffusionModel,
     count: int,
@@ -173,7 +185,7 @@ def drawn_by_trajectories(
         request: what all samples are to show, a batch without ``x`` of ``count`` rows.
         steps: the number of the sampler's steps for a batch, in all its runs; None for one run without a measurement.
     """
-    steps = model.steps_taken() if steps is None else steps
+    steps = steps_taken(model) if steps is None else steps
     batches = torch.arange(count).split(batch_size)
     begin = time.perf_counter()
     with (
@@ -237,7 +249,7 @@ def animate(
         frames: about the number of frames of the GIF; it has at most one for each step.
     """
     kept: list[tuple[float, Tensor, Tensor]] = []
-    steps = model.steps_taken(measured=cond is not None and cond.known is not None)
+    steps = steps_taken(model, measured=cond is not None and cond.known is not None)
     every = max(1, steps // frames)
 
     def keep(step: int, t: Tensor, denoised: Denoised, x: Tensor) -> None:

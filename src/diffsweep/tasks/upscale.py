@@ -13,7 +13,7 @@ from diffsweep.guidance import Guidance
 from diffsweep.samplers import Callback, Sampler
 from diffsweep.tasks.base import KEPT
 from diffsweep.tasks.clips import RATE, ClipTask, distance, with_known
-from diffsweep.tasks.sampling import Drawn, Job, drawn_by_trajectories
+from diffsweep.tasks.sampling import Drawn, Job, drawn_by_trajectories, steps_taken
 from diffsweep.tasks.showing import sampling_of, show_rows
 from diffsweep.tasks.sources import load_clips
 
@@ -64,7 +64,7 @@ class Upscale(ClipTask):
             return model.sample_from(x, noise, with_known(cond, Known(self.measurement, known)), callback=callback)
 
         request = job.request(torch.arange(len(low)), self.source)
-        steps = model.steps_taken(measured=True)
+        steps = steps_taken(model, measured=True)
         drawn = drawn_by_trajectories(model, len(low), job.batch_size, make, request, steps)
         size = drawn.x.shape[-1]
         labels = model.conditioning.described(request)

@@ -16,7 +16,7 @@ from diffsweep.errors import UserError
 from diffsweep.guidance import Guidance, Window, filled
 from diffsweep.samplers import Callback, Sampler
 from diffsweep.tasks.clips import ClipTask, with_known
-from diffsweep.tasks.sampling import Drawn, Job, drawn_by_trajectories
+from diffsweep.tasks.sampling import Drawn, Job, drawn_by_trajectories, steps_taken
 from diffsweep.tasks.sources import load_clips
 
 STRIDE = (
@@ -137,7 +137,7 @@ class Windowed(ClipTask):
             return x
 
         request = job.request(torch.arange(count), self.source)
-        steps = sum(model.steps_taken(measured=bool(window.known.any())) for window in layout.plan)
+        steps = sum(steps_taken(model, measured=bool(window.known.any())) for window in layout.plan)
         drawn = drawn_by_trajectories(model, count, job.batch_size, make, request, steps)
         return drawn, self.show(job, drawn.x, layout, clips, model.conditioning.described(request))
 
