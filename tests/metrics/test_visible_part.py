@@ -18,7 +18,7 @@ def test_shares_are_of_all_images_and_of_those_that_known_pixels_decide():
     assert math.isnan(agreement(logits(0), logits(0), logits(0, sure=0.1)).where_decided)
 
 
-def test_the_classifier_of_known_pixels_cannot_see_the_others():
+def test_the_classifier_of_known_pixels_depends_on_these_alone():
     """Classes 0 and 1 differ in the left half, 2 and 3 in the hidden right one alone. The global generator is kept."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(0, 4, (200,), generator=generator)

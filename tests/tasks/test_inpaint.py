@@ -88,7 +88,7 @@ def test_the_pictures_have_source_known_result_and_difference(small):
         for j in range(2):
             part = shown[top + 66 * i : top + 66 * i + 64 : 8, left + 66 * j : left + 66 * j + 64 : 8]
             assert np.array_equal(part, pictures.to_uint8(row)[j, ..., 0])
-    with Image.open(job.folder / "walk.gif") as animation:
+    with Image.open(job.folder / "trajectory.gif") as animation:
         assert animation.n_frames == 5
 
 

@@ -1,4 +1,4 @@
-r"""What the known pixels of images say of their class, and whether inpainted images have it.
+r"""Compare the classes of inpainted images with those of their originals, and with what the known pixels decide.
 
 A classifier of masked images is the ceiling of any inpainting: where the known pixels do not decide the class, a right
 result may have another one than the image.
@@ -21,8 +21,8 @@ class Agreement(NamedTuple):
         of_all: the share of all images.
         decided: the share of images whose class the known pixels decide: the classifier of these alone gives a class a
             probability of at least 0.9.
-        where_decided: the share of these whose results have the class of the original; NaN if there are none.
-        ceiling: the share of these for which the classifier of the known pixels is right; NaN if there are none.
+        where_decided: the share of these whose results have the class of the original; NaN for none.
+        ceiling: the share of these for which the classifier of the known pixels is right; NaN for none.
         ceiling_of_all: the same of all images.
     """
 

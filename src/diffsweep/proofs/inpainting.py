@@ -40,7 +40,7 @@ def inpainted(subject: Subject) -> Iterator[Check]:
 
     Of RePaint the errors are reported for the chosen jump length and for single steps, by the number of passages. With
     16 passages of single steps the error of the mean must be at most half of that with one, and the distance of the
-    mixture not above it; both approach 0 as passages grow and steps shrink. For comparison there are the errors of
+    mixture not above it; both approach 0 as passages grow and steps shrink. For comparison it reports the errors of
     replacement, and of reconstruction guidance with ``weight=covariance``. ``inpainting.png`` shows the curves.
     """
     guidance = subject.guided

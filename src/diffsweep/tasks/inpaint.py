@@ -22,8 +22,8 @@ class Inpaint(Masked):
     It works without training for the purpose, under ``guidance=repaint``, ``replacement`` or ``reconstruction``, and
     with a network that reads masked images (``conditioning=image degradation=mask_half``, as Palette).
     ``inpainting.png`` shows the images, what is known of them, the results and the differences, in several pages
-    ``inpainting_1.png`` and so on if not all fit. ``walk.gif`` shows how the first eight form, with RePaint's ways back
-    in t.
+    ``inpainting_1.png`` and so on if not all fit. ``trajectory.gif`` shows how the first eight form, with
+    RePaint's ways back in t.
 
     Args:
         source: where the images come from: ``data`` for held-out data of the model, or a path: see
@@ -69,7 +69,7 @@ class Inpaint(Masked):
         request = self.request(job, part, self.source)
         drawn = self.draw(job, part, request, noised=False)
         shown = self.show(job, part, drawn, "inpainting", f"images inpainted {sampling_of(job.model)}", ())
-        animate(job.model, *self.start(job, part, request, 8), job.folder / "walk.gif", frames=FRAMES)
+        animate(job.model, *self.start(job, part, request, 8), job.folder / "trajectory.gif", frames=FRAMES)
         hidden = 1 - float(part.known.double().mean())
         line = f"{len(images)} images of which {100 * hidden:.0f} % is hidden, inpainted{shown}"
         return drawn, f"{line}\n{likeness(job, part, drawn, self.masks)}" if self.compare else line

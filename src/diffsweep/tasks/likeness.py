@@ -16,7 +16,7 @@ def likeness(job: Job, part: Part, drawn: Drawn, masks: Masks) -> str:
     """Return in words how often results have the class of their images, and whether they are copies of training images.
 
     The classes are those of the classifier of the model's ``metrics``, such as ``digits``. Beside the share of all
-    images there is that of the images whose class the known pixels decide, and for both the ceiling: the accuracy of a
+    images it gives that of the images whose class the known pixels decide, and for both the ceiling: the accuracy of a
     classifier of the known pixels alone, which is trained on the training images for it. ``copy_ratio`` is
     :func:`~diffsweep.metrics.copies.copy_ratio`.
 

@@ -35,7 +35,7 @@ class Masks:
         self.source, self.degradation = source, degradation
 
     def missing_because(self, data: ImageData) -> str | None:
-        """Return a sentence why there is no mask for images of the size of ``data``; None if there is one."""
+        """Return a sentence why images of the size of ``data`` get no mask; None if they get one."""
         if self.source == DRAWN:
             if mask_of(self.degradation) is None:
                 return f"{type(self.degradation).__name__} hides no pixels; use {MASKS}, or task.mask=FILE"
