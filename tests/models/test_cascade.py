@@ -153,6 +153,9 @@ def test_a_network_is_given_the_kept_image_of_rows_without_a_class():
     ],
 )
 def test_stages_that_do_not_fit_are_refused_in_a_line(compose, overrides, reason):
+    """Among others by the rules lower_stage_is_of_a_lower_resolution, lower_stage_has_the_condition and
+    lower_stage_and_conditioning_provide_different_parts.
+    """
     with pytest.raises(UserError, match=reason) as error:
         preflight(compose(*overrides))
     assert "\n" not in str(error.value)

@@ -68,7 +68,7 @@ def test_the_help_of_a_command_has_its_groups_and_keys(command):
     assert all(len(line) <= 120 for line in text.splitlines())
     shown = re.findall(r"^  (\w+) +[A-Z]", text.partition("\nKeys of this command")[0], re.MULTILINE)
     assert shown == groups_of(command)
-    assert ("task" in shown) == (command == "sample")
+    assert ("task" in shown) == (command in ("sample", "verify"))
     for name in {key.name.partition(".")[0] for key in command_keys(command)} - {"space", "condition"}:
         assert re.search(rf"^  {name} ", text, re.MULTILINE), name
     assert "Examples:\n  python src/" in text

@@ -147,8 +147,8 @@ def test_a_trusted_package_that_cannot_be_imported_is_refused(compose):
 
 def test_declarations_that_depend_on_settings_are_of_the_part(compose):
     for overrides, group, expected in (
-        (("sampler.clip=none",), "sampler", Declared()),
-        ((), "sampler", Declared(requires=frozenset({"range"}))),
+        (("sampler.clip=none",), "sampler", Declared(provides=frozenset({"fixed_steps"}))),
+        ((), "sampler", Declared(requires=frozenset({"range"}), provides=frozenset({"fixed_steps"}))),
         (
             ("prediction.variance=learned_range",),
             "prediction",

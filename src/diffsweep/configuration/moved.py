@@ -22,7 +22,7 @@ MOVED_WORDS = {
 # Keys that nothing reads any more, each with its group; they are left out at any depth.
 GONE = (("conditioning", "seed"),)
 # Groups that runs of diffusion models saved before did not have, with the option that they amount to.
-ADDED = {"cascade": {"_target_": "diffsweep.autoencoders.nothing"}}
+ADDED = {"cascade": ("none", {"_target_": "diffsweep.autoencoders.nothing"})}
 
 
 def in_new_names(content: dict[Any, Any]) -> Any:
@@ -30,7 +30,10 @@ def in_new_names(content: dict[Any, Any]) -> Any:
 
     Keys that are no longer used are left out, and groups that came later are as if they had been left out.
     """
-    content = (ADDED if "model" in content else {}) | _with_degradation(dict(content))
+    content = _with_degradation(dict(content))
+    for group, (option, added) in ADDED.items():
+        if "model" in content and group not in content:
+            content |= {group: added, "choices": {**content.get("choices", {}), group: option}}
     for group, key in GONE:
         if group in content:
             content[group] = _without(content[group], key)
@@ -61,7 +64,7 @@ def _with_degradation(content: dict[Any, Any]) -> dict[Any, Any]:
     return {
         **content,
         "degradation": {"_target_": f"diffsweep.degradations.{kind}", **settings},
-        "conditioning": {**kept, "degradation": "${degradation}"},
+        "conditioning": {**kept, "degradation": "${degradation}", "paste": False},
         "choices": {**content.get("choices", {}), "degradation": option},
     }
 

@@ -7,13 +7,13 @@ import torch
 from diffsweep.autoencoders import Autoencoder
 from diffsweep.guidance import Guidance
 from diffsweep.samplers import Sampler
-from diffsweep.tasks.masked import Masked, Part
+from diffsweep.tasks.masked import MaskedImages, MaskedTask
 from diffsweep.tasks.sampling import Drawn, Job
 from diffsweep.tasks.showing import sampling_of, show_rows
 from diffsweep.tasks.sources import load_images
 
 
-class Edit(Masked):
+class Edit(MaskedTask):
     """Edit images by SDEdit (Meng et al. 2022, arXiv:2108.01073): noise them up to ``sampler.start``, then sample.
 
     ``sampler.start`` is a time below 1; the less noise, the nearer the result is to the image. ``edit.png`` shows each
@@ -46,7 +46,7 @@ class Edit(Masked):
         words = job.model.conditioning.described
         own = words(job.request(torch.arange(len(images)), "data")) if self.source == "data" else []
         if self.masks is not None:
-            part = Part(images, self.masks.known(images))
+            part = MaskedImages(images, self.masks.known(images))
             drawn = self.draw(job, part, self.request(job, part), noised=True)
             hidden = 1 - float(part.known.double().mean())
             shown = self.show(job, part, drawn, "edit", title, own)

@@ -7,7 +7,7 @@ from diffsweep.degradations import Degradation
 from diffsweep.guidance import Guidance
 from diffsweep.samplers import Sampler
 from diffsweep.tasks.likeness import likeness
-from diffsweep.tasks.masked import Masked, Part
+from diffsweep.tasks.masked import MaskedImages, MaskedTask
 from diffsweep.tasks.masks import DRAWN
 from diffsweep.tasks.sampling import Drawn, Job, animate
 from diffsweep.tasks.showing import sampling_of
@@ -16,7 +16,7 @@ from diffsweep.tasks.sources import load_images
 FRAMES = 80  # of the animation, about
 
 
-class Inpaint(Masked):
+class Inpaint(MaskedTask):
     """Draw the hidden pixels of images given the known ones, from pure noise.
 
     It works without training for the purpose, under ``guidance=repaint``, ``replacement`` or ``reconstruction``, and
@@ -65,7 +65,7 @@ class Inpaint(Masked):
     def run(self, job: Job) -> tuple[Drawn, str]:
         assert self.masks is not None
         images = load_images(self.source, job.data, job.num_samples)
-        part = Part(images, self.masks.known(images))
+        part = MaskedImages(images, self.masks.known(images))
         request = self.request(job, part, self.source)
         drawn = self.draw(job, part, request, noised=False)
         shown = self.show(job, part, drawn, "inpainting", f"images inpainted {sampling_of(job.model)}", ())

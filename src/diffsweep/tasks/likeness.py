@@ -7,12 +7,12 @@ from diffsweep.diffusion import Noise
 from diffsweep.errors import UserError
 from diffsweep.metrics.copies import copy_ratio
 from diffsweep.metrics.visible_part import agreement, classifier_of_known_pixels
-from diffsweep.tasks.masked import Part
+from diffsweep.tasks.masked import MaskedImages
 from diffsweep.tasks.masks import Masks
 from diffsweep.tasks.sampling import Drawn, Job
 
 
-def likeness(job: Job, part: Part, drawn: Drawn, masks: Masks) -> str:
+def likeness(job: Job, part: MaskedImages, drawn: Drawn, masks: Masks) -> str:
     """Return in words how often results have the class of their images, and whether they are copies of training images.
 
     The classes are those of the classifier of the model's ``metrics``, such as ``digits``. Beside the share of all

@@ -21,7 +21,7 @@ from diffsweep.tasks.sampling import Drawn, Job, drawn_by_trajectories, steps_ta
 from diffsweep.tasks.showing import show_rows
 
 
-class Part(NamedTuple):
+class MaskedImages(NamedTuple):
     """Images, and which of their pixels are known.
 
     Attributes:
@@ -33,7 +33,7 @@ class Part(NamedTuple):
     known: Tensor
 
 
-class Masked(FromImages):
+class MaskedTask(FromImages):
     """A task of ``sample.py`` that keeps the known pixels of images and draws the others.
 
     Guidance keeps the samples consistent with the known pixels while they are drawn (RePaint, replacement,
@@ -73,7 +73,7 @@ class Masked(FromImages):
             return None
         return self.masks.missing_because(data) or not_guided_because(conditioning, guidances)
 
-    def request(self, job: Job, part: Part, source: str | None = None) -> Batch:
+    def request(self, job: Job, part: MaskedImages, source: str | None = None) -> Batch:
         """Return the request for samples: a batch without ``x``, which states what they are to show.
 
         For a network that reads masked images it has these, else the labels or captions of the model's conditioning.
@@ -91,7 +91,7 @@ class Masked(FromImages):
         assert mask is not None
         return conditioning.given(mask.picture(Known(PixelMask(part.known), part.images)), None, indices)
 
-    def draw(self, job: Job, part: Part, request: Batch, noised: bool) -> Drawn:
+    def draw(self, job: Job, part: MaskedImages, request: Batch, noised: bool) -> Drawn:
         """Return the samples, drawn in batches given the known pixels, which are pasted in at the end.
 
         Args:
@@ -113,7 +113,9 @@ class Masked(FromImages):
         steps = steps_taken(model, measured=True)
         return drawn_by_trajectories(model, len(part.images), job.batch_size, make, request, steps)
 
-    def start(self, job: Job, part: Part, request: Batch, count: int) -> tuple[tuple[Tensor, Noise], Condition | None]:
+    def start(
+        self, job: Job, part: MaskedImages, request: Batch, count: int
+    ) -> tuple[tuple[Tensor, Noise], Condition | None]:
         """Return the states and the noise from which the first samples start from noise alone, and their condition."""
         model, rows = job.model, torch.arange(min(count, len(part.images)))
         images, known = (each[rows].to(model.device) for each in part)
@@ -121,7 +123,7 @@ class Masked(FromImages):
         cond = model.condition_of({name: values[: len(rows)] for name, values in request.items()})
         return (x, noise), with_known(cond, known_in(model.autoencoder, images.to(x), known))
 
-    def show(self, job: Job, part: Part, drawn: Drawn, name: str, title: str, own: Sequence[str]) -> str:
+    def show(self, job: Job, part: MaskedImages, drawn: Drawn, name: str, title: str, own: Sequence[str]) -> str:
         """Save pictures with four rows: the images, what is known of them, the results, and the differences.
 
         Hidden pixels are grey in the second row. The last row is half of result less image, so grey where both agree.
