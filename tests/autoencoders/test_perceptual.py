@@ -239,6 +239,7 @@ def test_a_failed_download_is_one_line_with_the_remedies(tmp_path, monkeypatch):
     assert "\n" not in message
 
 
+@pytest.mark.slow  # several networks
 def test_files_that_are_no_vgg16_are_refused(features, tmp_path):
     (tmp_path / "broken.pth").write_bytes(b"no weights")
     saved = {f"features.{name}": tensor for name, tensor in features.state_dict().items()}
@@ -289,6 +290,7 @@ def test_the_option_none_is_no_loss():
     assert instantiate(composed("none").perceptual) is nothing() is None
 
 
+@pytest.mark.slow  # preflights of stages
 def test_the_classifier_of_the_loss_differs_from_that_of_the_metrics(compose):
     """The loss has a classifier of the same data that is trained with another seed, in another directory."""
     cfg = compose("metrics=classifier", "dataset=shapes", "dataset.num_train=500")

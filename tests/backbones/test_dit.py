@@ -61,7 +61,11 @@ LATENTS = ("space.channels=4", "space.out_channels=8", "space.image_size=32")
 
 @pytest.mark.parametrize(
     ("name", "depth", "width", "heads", "patch", "cost"),
-    [(*row[:4], patch, cost) for row in TABLE for patch, cost in zip((8, 4, 2), row[4], strict=True)],
+    [
+        pytest.param(*row[:4], patch, cost, marks=pytest.mark.slow if patch > 2 else ())
+        for row in TABLE
+        for patch, cost in zip((8, 4, 2), row[4], strict=True)
+    ],
 )
 def test_a_published_size_has_the_published_parameters_and_cost(compose, name, depth, width, heads, patch, cost):
     """Costs are for 32 x 32 x 4 latents, a learned variance and 1000 classes.

@@ -135,6 +135,8 @@ COMPANIONS = {  # the other choices that an option requires
     "guidance=classifier_free": ("model=classifier_free",),
     "guidance=composed": ("model=classifier_free",),
     "guidance=reconstruction_free": ("model=classifier_free",),
+    "guidance=repaint": ("guidance.jump_length=1",),
+    "guidance=repaint_free": ("model=classifier_free",),
     "noise=progressive": ("model=video",),
     "noise=shared": ("model=video",),
     "objective=hybrid": ("prediction.variance=learned_range",),

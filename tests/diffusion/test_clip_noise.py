@@ -38,7 +38,7 @@ FORMULAS = {  # of the covariance of frames i and j, by what is shared, with mid
     "progressive": lambda i, j, k, share=0.7: share ** abs(i - j),
 }
 laws = pytest.mark.parametrize("name", LAWS)
-PROCESS = (Stream.STEP, Stream.PRIOR, Stream.EPS, Stream.VALIDATION)
+PROCESS = (Stream.STEP, Stream.PRIOR, Stream.EPS, Stream.VALIDATION, Stream.RAISE, Stream.KNOWN)
 F, S = 4, 2  # clips of 1 x F x 1 x S numbers
 SHAPE, SIZE = (1, F, 1, S), F * S
 

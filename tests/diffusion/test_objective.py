@@ -379,6 +379,7 @@ def test_continuous_vlb_by_random_times_is_the_negative_log_likelihood():
     assert abs(losses.mean() - entropy()) < 4 * losses.std() / count**0.5
 
 
+@pytest.mark.slow  # many draws
 def test_continuous_vlb_does_not_depend_on_the_shape_of_the_schedule():
     """It depends on the ends alone; the variance of its estimate depends on the shape too."""
     schedules = [learned(seed) for seed in range(3)]

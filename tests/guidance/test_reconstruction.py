@@ -193,6 +193,7 @@ def test_samples_of_a_low_resolution_are_those_of_the_conditional_gaussian():
     torch.testing.assert_close(ends @ pool.T, y.expand(13, -1), rtol=0, atol=1e-9)
 
 
+@pytest.mark.slow  # many samples
 def test_the_published_form_and_replacement_are_biased(record_property):
     """Errors on VP: of the mean in standard deviations of the unknown numbers, and of the covariance, relative.
 

@@ -37,6 +37,7 @@ def imported(command, file, fast, tmp_path):
     return tmp_path / "run", done
 
 
+@pytest.mark.slow  # seconds of training and sampling
 def test_an_imported_run_has_the_public_network_and_can_be_sampled_and_finetuned(command, imported, checkpoint):
     run, done = imported
     (numbers,) = re.findall(r"form=guided_diffusion, ([\d,]+) parameters", done.out)

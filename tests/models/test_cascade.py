@@ -161,6 +161,7 @@ def test_stages_that_do_not_fit_are_refused_in_a_line(compose, overrides, reason
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow  # three trainings
 def test_a_cascade_of_three_stages_with_classes_is_trained_and_used_as_one_model(configure, tmp_path):
     middle = '["model=cascade","autoencoder=low_res","cascade.factor=4","callbacks=minimal"]'
     words = ("model=cascade", "conditioning=class", "conditioning.dropout=0.1", "guidance=classifier_free")

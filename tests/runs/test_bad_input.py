@@ -162,8 +162,11 @@ TYPED = [
     (["model=vdm", "prediction.variance=learned_range"], ["fixed_small", "[rule learned_variance_has_discrete_steps]"]),
     (["schedule=learned"], ["objective=vlb", "collapse", "[rule provided_capabilities_are_supported]"]),
     (["schedule=learned", "schedule.num_steps=100"], ["schedule.num_steps", "cosine", "have it"]),
-    (["time_sampling=importance"], ["objective=vlb", "stratified", "[rule required_capabilities_are_provided]"]),
-    (["model=vdm", "time_sampling=importance"], ["stratified", "[rule required_capabilities_are_provided]"]),
+    (
+        ["time_sampling=importance"],
+        ["objective=vlb", "time_sampling=uniform", "[rule required_capabilities_are_provided]"],
+    ),
+    (["model=vdm", "time_sampling=importance"], ["time_sampling=uniform", "[rule required_capabilities_are_provided]"]),
     (["model=vdm", "time_sampling=log_normal"], ["stratified", "[rule required_capabilities_are_provided]"]),
     (
         ["objective=dsm", "weighting=p2"],

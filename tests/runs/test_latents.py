@@ -94,6 +94,7 @@ def test_the_identity_as_first_stage_trains_as_pixels_do(configure, tmp_path, mo
     assert list((tmp_path).glob("**/latents-*"))
 
 
+@pytest.mark.slow  # several autoencoders
 def test_latents_have_a_file_for_each_autoencoder_and_form(configure, tmp_path, first_stage):
     places = ("paths.cache_dir=" + str(tmp_path / "cache"), f"autoencoder.run={first_stage}")
     for overrides in ((), ("autoencoder.latents=posterior",)):
@@ -127,6 +128,7 @@ def test_latents_of_another_autoencoder_are_refused(configure, tmp_path, first_s
         keep_latents(good, other, build_data(good))
 
 
+@pytest.mark.slow  # commands in latents
 def test_samples_are_images_and_edits_go_through_the_latents(configure, tmp_path, first_stage, command):
     train(configure(tmp_path / "run", "model=ldm", *TINY, f"autoencoder.run={first_stage}"))
     done = command("sample", f"run={tmp_path / 'run'}", "num_samples=4", "sampler.steps=2", "output=out")

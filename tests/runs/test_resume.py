@@ -36,7 +36,7 @@ VARIANTS = {
     "late average": ("callbacks.ema.start=5",),
 }
 
-SLOW = ("late average", "accumulated, validation")
+SLOW = ("late average", "accumulated, validation", "accumulated, attention", "two workers")
 
 
 def same(a, b, path=""):
@@ -226,6 +226,7 @@ def test_a_moved_run_resumes_where_it_is(tmp_path, configure, resume, checkpoint
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow  # three trainings
 def test_a_resumed_run_can_be_resumed_again(tmp_path, configure, resume, checkpoint):
     """The saved configuration has the raised number of steps and resumes no other run."""
     train(configure(tmp_path / "run", *RUN, "trainer.max_steps=2"))

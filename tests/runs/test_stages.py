@@ -107,6 +107,7 @@ def test_a_stage_is_found_by_runs_that_need_the_same(guided, stage, configure, c
     assert not (guided.parent / "other").exists()
 
 
+@pytest.mark.slow  # many configurations
 def test_settings_that_change_a_stages_weights_change_its_name(compose):
     base = compose("guidance=autoguidance", "schedule=linear")
 

@@ -137,6 +137,7 @@ def test_m_at_the_end_is_the_same_sweep_and_a_run_alone_has_no_group_after_it(co
     assert "sweep: null" in (Path("alone") / "config.yaml").read_text()
 
 
+@pytest.mark.slow  # two sweeps
 def test_a_stopped_sweep_is_continued(command, fast, monkeypatch, results):
     """The first job has finished, the second was stopped at step 3 of 4 and is resumed, the third is begun."""
     arguments = ("-m", "seed=0,1,2", "trainer.log_every_n_steps=1", *fast)
@@ -223,6 +224,7 @@ def test_jobs_share_a_group_and_are_finished_one_by_one(command, fast, monkeypat
         assert len(list((folder / "wandb").glob("offline-run-*"))) == 1
 
 
+@pytest.mark.slow  # a run with metrics
 def test_a_quick_run_draws_few_samples_and_no_pictures_during_training(command, fast):
     """Networks and data keep their sizes; steps and samples are few, and the command line still decides."""
     cfg = composed("train", "debug=quick", "metrics.num_samples=100", "model=classifier_free")

@@ -25,6 +25,7 @@ def fewer_steps(monkeypatch):
     monkeypatch.setattr("diffsweep.proofs.order.COUNTS", (8, 16, 32, 64, 128))
 
 
+@pytest.mark.slow  # all checks of a command
 def test_a_right_combination_passes(command, tmp_path, monkeypatch):
     """Proofs of a trusted package outside diffsweep run too."""
     (tmp_path / "proofs_for_tests.py").write_text(OUTSIDE)

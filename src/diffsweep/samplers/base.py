@@ -118,7 +118,7 @@ class Sampler(Part, WalkOptions, ABC):
                 t, and the solver is adaptive or has too few steps.
         """
         denoise = ConditionedDenoiser(as_denoiser(denoiser), cond, self.clip)
-        moves = self.moves(denoise.denoiser, measured=cond is not None and cond.known is not None)
+        moves = self.moves(denoise.denoiser, measured=getattr(cond, "known", None) is not None)
         down = [move.step for move in moves if not move.up]
         noise = fresh_noise(x, denoise.denoiser.noise) if noise is None else noise
         noise = StepNoise(noise, len(down), self.temperature)
