@@ -14,11 +14,20 @@ from diffsweep.configuration.stage_nodes import saved_config
 from diffsweep.diffusion import Condition, Denoised, Denoiser, GaussianDenoiser, Noise, expand_to
 from diffsweep.errors import UserError
 from diffsweep.layers.conditions import with_image
-from diffsweep.models import CascadeModel, DiffusionModel, LowerStage
+from diffsweep.models import CascadeModel, DiffusionModel, LowerStage, ModelParts
 from diffsweep.models.cascade import KEPT, blurred
 from diffsweep.runs.training import train
 from diffsweep.samplers import DDIM, Ancestral
 from diffsweep.schedules import Cosine
+from diffsweep.tasks import (
+    Counterfactual,
+    Edit,
+    Inpaint,
+    Interpolate,
+    Reconstruct,
+    Restore,
+    Translate,
+)
 
 SCHEDULE = Cosine(num_steps=1000)
 MEAN = torch.tensor([0.1, -0.2, 0.3, 0.0], dtype=torch.float64)  # of images of 2 x 2 pixels
@@ -186,3 +195,11 @@ def test_a_cascade_of_three_stages_with_classes_is_trained_and_used_as_one_model
     assert len(model.denoisers) == 3
     other = model.sample(torch.tensor([2]), 0, model.condition_of({"label": torch.tensor([1])}), sampler)
     assert not torch.equal(other, alone)
+
+
+@pytest.mark.parametrize("kind", [Counterfactual, Edit, Inpaint, Interpolate, Reconstruct, Restore, Translate])
+def test_a_task_that_starts_from_images_is_refused_since_the_lower_stage_draws_the_condition(kind):
+    lower = cascade(truncated=False).cascade
+    reason = kind().unsuited_because(ModelParts(nn.Identity(), Unconditional(), [], None, lower))
+    assert "conditioned on what its lower stage draws" in reason
+    assert "\n" not in reason

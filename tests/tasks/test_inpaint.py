@@ -107,6 +107,16 @@ def test_a_mask_of_a_file_is_white_where_pixels_are_filled(small, tmp_path):
     assert torch.equal(ours.x, theirs.x)
 
 
+def test_a_mask_is_read_as_images_are_turned_by_its_orientation(tmp_path):
+    hidden = np.zeros((8, 8), dtype=np.uint8)
+    hidden[:3] = 255
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    Image.fromarray(hidden).save(tmp_path / "turned.png", exif=exif)
+    known = Masks(str(tmp_path / "turned.png"), None).known(torch.zeros(1, 1, 8, 8))
+    assert torch.equal(known[0, 0], torch.from_numpy(np.rot90(hidden, -1) == 0))
+
+
 def test_masks_that_are_none_are_refused_in_one_line(tmp_path):
     data = SimpleNamespace(channels=1, image_size=8)
     hidden = np.zeros((8, 8), dtype=bool)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from diffsweep.autoencoders.base import Autoencoder, by_frame
-from diffsweep.diffusion import Noise
+from diffsweep.diffusion import Noise, SquareMeans
 
 
 class LowResolution(Autoencoder):
@@ -51,7 +51,7 @@ class LowResolution(Autoencoder):
         self.shape, self.in_channels, self.factor = (channels, *frames, image_size, image_size), channels, factor
 
     def posterior(self, x: Tensor) -> Tensor:
-        return by_frame(lambda images: functional.avg_pool2d(images, self.factor), x)  # (B, C, H / f, W / f)
+        return SquareMeans(self.factor).apply(x)  # (B, C, H / f, W / f)
 
     def draw(self, posterior: Tensor, noise: Noise | None = None) -> Tensor:
         return posterior

@@ -18,6 +18,8 @@ from diffsweep.metrics.uncertainty import (
     kernel_error,
 )
 
+PER_NEIGHBOUR, PER_SPLIT = 20, 10  # the fewest samples for each neighbour of precision and recall, and in a part of IS
+
 
 @dataclass
 class FeatureComparison:
@@ -37,6 +39,19 @@ class FeatureComparison:
     kid_subset_size: int = 500
     resamples: int = 100
     infinity: bool = False
+
+    def too_few(self, count: int, fewest: int) -> list[str]:
+        """Return which of ``precision``, ``recall`` and ``is`` have too few samples to mean anything.
+
+        They are precision and recall of fewer than 20 samples for each neighbour, whose balls then cover most of the
+        features; and IS of fewer than 10 samples in each of its parts.
+
+        Args:
+            count: the number of generated samples.
+            fewest: the smaller of this number and that of the real samples.
+        """
+        few = ["precision", "recall"] if fewest < PER_NEIGHBOUR * self.neighbours else []
+        return few + (["is"] if count < PER_SPLIT * self.is_splits else [])
 
     def against(self, fake: Features, real: Features, cut: bool = False, orders: int = 10) -> dict[str, float]:
         """Return FID, precision and recall of generated features, sFID of spatial ones, and FID at infinity if set.

@@ -31,8 +31,6 @@ from diffsweep.metrics.references import REFERENCES, choice, halves, random_part
 from diffsweep.metrics.restoration import degraded, restoration
 from diffsweep.metrics.uncertainty import fewest_at_infinity
 
-PER_NEIGHBOUR, PER_SPLIT = 20, 10  # the fewest samples for each neighbour of precision and recall, and in a part of IS
-
 
 class GenerationMetrics(Extraction[FeatureExtractor], Part):
     """Metrics that compare generated images with real data: FID, IS, KID, precision, recall and others.
@@ -133,18 +131,16 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
     def too_few(self, count: int, real: int | None = None) -> list[str]:
         """Return the names in ``metrics.json`` of metrics for which the samples are too few to mean anything.
 
-        They are the Frechet distance of no more samples than features, whose covariance is singular; precision and
-        recall of fewer than 20 samples for each neighbour, whose balls then cover most of the features; and IS of fewer
-        than 10 samples in each of its parts.
+        They are the Frechet distance of no more samples than features, whose covariance is singular, and those of
+        :meth:`FeatureComparison.too_few`.
 
         Args:
             count: the number of samples.
             real: the number of real samples that they are compared with; None if it is not smaller.
         """
-        compared, fewest = self.comparison, min(count, count if real is None else real)
+        fewest = min(count, count if real is None else real)
         few = [self.distance] if fewest <= self.features.num_features else []
-        few += ["precision", "recall"] if fewest < PER_NEIGHBOUR * compared.neighbours else []
-        return few + (["is"] if count < PER_SPLIT * compared.is_splits else [])
+        return few + self.comparison.too_few(count, fewest)
 
     def warnings(self) -> list[str]:
         """Return sentences that a reader of the values must know, such as that FID is biased with few samples.
@@ -239,8 +235,8 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
         if "clean" in request:
             numbers |= restoration(samples, request)
             if self.known is None:
-                real = self.real(data, reference_split(self.reference)).features
-                numbers["fid_degraded"] = frechet_distance(self.extract(degraded(request)).features, real)
+                real = self.real(data, reference_split(self.reference))
+                numbers["fid_degraded"] = frechet_distance(self.extract(degraded(request)).features, real.features)
         if "caption" in request and isinstance(self.features, CaptionScored):
             numbers["clip_score"] = self.features.caption_score(fake.features, request["caption"])
         if "caption" in request and (right := data.aligned(samples, request)) is not None:

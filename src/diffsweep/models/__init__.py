@@ -5,6 +5,7 @@ from diffsweep.models.base import Model, SelfMeasured
 from diffsweep.models.cascade import CascadeModel, LowerStage
 from diffsweep.models.classifier import NoisyClassifier
 from diffsweep.models.diffusion import DiffusionModel
+from diffsweep.models.parts import ModelParts
 from diffsweep.models.timed import Losses, TimedModel
 from diffsweep.models.vdm import VDM
 from diffsweep.models.video import VideoModel
@@ -17,6 +18,7 @@ __all__ = [
     "Losses",
     "LowerStage",
     "Model",
+    "ModelParts",
     "NoisyClassifier",
     "SelfMeasured",
     "TimedModel",

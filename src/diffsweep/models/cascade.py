@@ -22,7 +22,7 @@ from diffsweep.capabilities import Part
 from diffsweep.datasets import Batch
 from diffsweep.diffusion import Condition, Denoiser, Noise, Stream, add_noise
 from diffsweep.models.diffusion import DiffusionModel
-from diffsweep.samplers import Callback, Sampler
+from diffsweep.samplers import Sampler
 
 KEPT = ("image", "scalars")  # parts of the condition that rows without a class keep
 OTHER_SEED = 0x1E3779B97F4A7C15  # added to a seed, since noise of the lower stage would begin with the same numbers
@@ -100,8 +100,7 @@ class LowerStage(Part):
             noise: the random numbers of the samples.
             training: whether s is drawn, and images are blurred; otherwise s is ``augmentation``.
         """
-        base = self.base.to(x.device)
-        z = base.autoencoder.encode(x)
+        z = self._on(x.device).autoencoder.encode(x)
         s = torch.full((len(x),), self.augmentation, device=x.device)
         if training:
             s = self.max_augmentation * noise.uniform(stream=Stream.LOWER_TIME).to(x.device)
@@ -110,19 +109,24 @@ class LowerStage(Part):
             z = blurred(z, least + (most - least) * noise.uniform(stream=Stream.LOWER_BLUR).to(z))
         return self._noised(z, s, noise)
 
-    def drawn(self, cond: Condition | None, noise: Noise, num_frames: int | None = None) -> Batch:
+    def drawn(self, cond: Condition | None, noise: Noise) -> Batch:
         """Return samples of the lower stage as :meth:`of_data` returns images of data, with s = ``augmentation``.
 
         Args:
             cond: the condition of the lower stage.
             noise: the random numbers of the samples; the lower stage has other ones of the same indices.
         """
-        base, device = self.base.to(noise.indices.device), noise.indices.device
+        device = noise.indices.device
+        base = self._on(device)
         sampler = replace(self.sampler, stop=self.augmentation) if self.truncated else self.sampler
         x, own = base.start(noise.indices, noise.seed + OTHER_SEED, sampler=sampler)
         z = base.sample_from(x, own, cond, sampler, decode=False)
         s = torch.full((len(z),), self.augmentation, device=device)
         return self._enlarged(z, s) if self.truncated else self._noised(z, s, noise)
+
+    def _on(self, device: torch.device) -> DiffusionModel:
+        """Return the trained model on a device, to which it is moved once."""
+        return self.base if self.base.device == device else self.base.to(device)
 
     def _noised(self, z: Tensor, s: Tensor, noise: Noise) -> Batch:
         return self._enlarged(add_noise(self.base.denoiser.schedule, z, s, noise.like(z, Stream.LOWER_NOISE)), s)
@@ -168,20 +172,11 @@ class CascadeModel(DiffusionModel):
         counted = Noise(0, batch.get("index", torch.arange(len(x), device=x.device))) if noise is None else noise
         return self._with(own, self.cascade.of_data(x, counted, training=noise is not None))
 
-    @torch.no_grad()
-    def sample_from(
-        self,
-        x: Tensor,
-        noise: Noise,
-        cond: Condition | None = None,
-        sampler: Sampler | None = None,
-        callback: Callback | None = None,
-        decode: bool = True,
-    ) -> Tensor:
+    def completed(self, cond: Condition | None, noise: Noise) -> Condition:
         own = Condition(kept=KEPT) if cond is None else cond
-        if own.image is None:
-            own = replace(self._with(own, self.cascade.drawn(own.lower, noise)), lower=None)
-        return super().sample_from(x, noise, own, sampler, callback, decode)
+        if own.image is not None:
+            return own
+        return replace(self._with(own, self.cascade.drawn(own.lower, noise)), lower=None)
 
     def _with(self, cond: Condition, given: Batch) -> Condition:
         """Return a condition with an image of the lower stage, encoded to the space of this model, and its time."""

@@ -95,6 +95,15 @@ class SampledModel(TimedModel):
         """
         return self.autoencoder.condition_in_space(self.conditioning(batch, noise))
 
+    def completed(self, cond: Condition | None, noise: Noise) -> Condition | None:
+        """Return the condition with what other models draw for it; here the condition as it is.
+
+        Args:
+            cond: the condition of each sample; None for no condition.
+            noise: the noise of the sampler's steps, of the same samples.
+        """
+        return cond
+
     def noise_of(self, indices: Tensor, seed: int | Tensor) -> Noise:
         """Return the source of random numbers for samples of given indices, on the model's device.
 
@@ -167,7 +176,7 @@ class SampledModel(TimedModel):
                 returned in the space.
         """
         sampler = self.sampler if sampler is None else sampler
-        x_0 = sampler(self.guided(sampler), x.to(self.device), cond, noise, callback)
+        x_0 = sampler(self.guided(sampler), x.to(self.device), self.completed(cond, noise), noise, callback)
         if not decode:
             return x_0
         pixels = self.autoencoder.decode(x_0)

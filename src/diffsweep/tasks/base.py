@@ -3,13 +3,10 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from torch import nn
-
 from diffsweep.autoencoders import Autoencoder
-from diffsweep.conditioning import Conditioning
-from diffsweep.datasets import ImageData
 from diffsweep.errors import UserError
 from diffsweep.guidance import Guidance, guidances_of
+from diffsweep.models import ModelParts
 from diffsweep.samplers import Sampler
 from diffsweep.tasks.sampling import Drawn, Job
 from diffsweep.tasks.sources import images_missing_because
@@ -43,27 +40,14 @@ class Task(ABC):
         """
         return None
 
-    def unsuited_because(self, backbone: nn.Module, conditioning: Conditioning) -> str | None:
-        """Return a sentence why the task cannot be done with a network or its conditions; None if it can.
+    def unsuited_because(self, parts: ModelParts) -> str | None:
+        """Return a sentence why the task cannot be done with the parts of a model, and what to use; None if it can.
 
-        Subclasses override it; by default a task can always be done. It is called before the model is loaded, so it
-        must not depend on weights.
-
-        Args:
-            backbone: the model's network.
-            conditioning: what the network is conditioned on.
-        """
-        return None
-
-    def refused_because(self, conditioning: Conditioning, data: ImageData, guidances: Sequence[Guidance]) -> str | None:
-        """Return a sentence why the task cannot be done with what a model is conditioned on; None if it can.
-
-        It is the other half of :meth:`incompatible_because`, and is called together with it; by default None.
+        It is called together with :meth:`incompatible_because`, which knows of space, sampler and guidance alone.
+        Subclasses override it; by default a task can always be done.
 
         Args:
-            conditioning: the conditioning of the model.
-            data: the data of the model, of which only the sizes may be at hand.
-            guidances: the guidances around the model's denoiser, from the outermost to the innermost; empty for none.
+            parts: the model's network, conditioning and others, whose weights may not be loaded.
         """
         return None
 
@@ -89,14 +73,14 @@ class Task(ABC):
 
         Raises:
             UserError: the task cannot be done with the model: see :meth:`incompatible_because` and
-                :meth:`unsuited_because` and :meth:`refused_because`; or as in :meth:`run`.
+                :meth:`unsuited_because`; or as in :meth:`run`.
         """
         model = job.model
         guidances = guidances_of(model.guided(model.sampler))
         reason = self.incompatible_because(model.autoencoder, model.sampler, guidances)
         backbone = getattr(model.denoiser, "backbone", model.denoiser)
-        reason = reason or self.unsuited_because(backbone, model.conditioning)
-        if reason := reason or self.refused_because(model.conditioning, job.data, guidances):
+        parts = ModelParts(backbone, model.conditioning, guidances, job.data, getattr(model, "cascade", None))
+        if reason := reason or self.unsuited_because(parts):
             raise UserError(reason)
         return self.run(job)
 
@@ -116,3 +100,16 @@ class FromImages(Task):
 
     def incompatible_because(self, space: Autoencoder, sampler: Sampler, guidances: Sequence[Guidance]) -> str | None:
         return images_missing_because(self.source)
+
+    def unsuited_because(self, parts: ModelParts) -> str | None:
+        return drawn_below_because(parts)
+
+
+def drawn_below_because(parts: ModelParts) -> str | None:
+    """Return a sentence why a task that starts from images or noises cannot be done with a cascade; None for others."""
+    if parts.cascade is None:
+        return None
+    return (
+        "the last stage of a cascade is conditioned on what its lower stage draws, not on what the task starts from; "
+        "use a run without a lower stage, such as that of cascade.base, or of model=super_resolution"
+    )

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffsweep.autoencoders import Autoencoder
-from diffsweep.conditioning import Conditioning
 from diffsweep.diffusion import Condition
 from diffsweep.errors import UserError
 from diffsweep.guidance import Guidance
+from diffsweep.models import ModelParts
 from diffsweep.samplers import Callback, Sampler
 from diffsweep.tasks.base import FromImages
 from diffsweep.tasks.inversion import not_invertible_because
@@ -58,9 +58,9 @@ class Counterfactual(FromImages):
             return "from sampler.start=1 little of an image is left; use sampler.start=0.5, or another time below 1"
         return not_invertible_because(sampler) or super().incompatible_because(space, sampler, guidances)
 
-    def unsuited_because(self, backbone: nn.Module, conditioning: Conditioning) -> str | None:
-        if "null_condition" in conditioning.provides:
-            return None
+    def unsuited_because(self, parts: ModelParts) -> str | None:
+        if (reason := super().unsuited_because(parts)) or "null_condition" in parts.conditioning.provides:
+            return reason
         return (
             "images are encoded without a class and decoded with one, and this model has not learned both; use a run "
             "of model=classifier_free"

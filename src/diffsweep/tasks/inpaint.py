@@ -33,7 +33,6 @@ class Inpaint(MaskedTask):
         seam: the number of known pixels beside hidden ones over which image and sample are blended; 0 keeps the known
             pixels to the bit.
         degradation: what the group ``degradation`` describes.
-
         compare: whether classes of results are compared with those of the images, and results with the training
             images: see :func:`~diffsweep.tasks.likeness.likeness`. The line that is printed then has both.
 

@@ -11,8 +11,9 @@ from diffsweep.datasets import rows_of
 from diffsweep.diffusion import slerp
 from diffsweep.errors import UserError
 from diffsweep.guidance import Guidance
+from diffsweep.models import ModelParts
 from diffsweep.samplers import Sampler
-from diffsweep.tasks.base import KEPT, Task
+from diffsweep.tasks.base import KEPT, Task, drawn_below_because
 from diffsweep.tasks.inversion import inverted, not_invertible_because
 from diffsweep.tasks.sampling import Drawn, Job
 from diffsweep.tasks.showing import pages_in_words, sampling_of, titled, tracked_pages
@@ -50,6 +51,9 @@ class Interpolate(Task):
         if self.source is None:
             return "noises are drawn at t = 1; use sampler.start=1, or task.source=data" if sampler.start < 1 else None
         return not_invertible_because(sampler) or images_missing_because(self.source)
+
+    def unsuited_because(self, parts: ModelParts) -> str | None:
+        return drawn_below_because(parts)
 
     def run(self, job: Job) -> tuple[Drawn, str]:
         pairs = max(1, job.num_samples // self.frames)

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from diffsweep.autoencoders import Autoencoder
-from diffsweep.conditioning import Conditioning, ImageConditioning
-from diffsweep.datasets import Batch, ImageData
+from diffsweep.conditioning import ImageConditioning
+from diffsweep.datasets import Batch, rows_of
 from diffsweep.degradations import Degradation
 from diffsweep.diffusion import Condition, Known, Noise, Pasted, PixelMask
 from diffsweep.guidance import Guidance
+from diffsweep.models import ModelParts
 from diffsweep.samplers import Callback, Sampler
 from diffsweep.tasks.base import FromImages
-from diffsweep.tasks.clips import with_known
 from diffsweep.tasks.masks import Masks, known_in, mask_of, not_guided_because
 from diffsweep.tasks.sampling import Drawn, Job, drawn_by_trajectories, steps_taken
 from diffsweep.tasks.showing import show_rows
@@ -68,10 +68,10 @@ class MaskedTask(FromImages):
             return "masks are of images, and this model makes clips; use a run of images"
         return super().incompatible_because(space, sampler, guidances)
 
-    def refused_because(self, conditioning: Conditioning, data: ImageData, guidances: Sequence[Guidance]) -> str | None:
-        if self.masks is None:
-            return None
-        return self.masks.missing_because(data) or not_guided_because(conditioning, guidances)
+    def unsuited_because(self, parts: ModelParts) -> str | None:
+        if (reason := super().unsuited_because(parts)) or self.masks is None:
+            return reason
+        return self.masks.missing_because(parts.data) or not_guided_because(parts.conditioning, parts.guidances)
 
     def request(self, job: Job, part: MaskedImages, source: str | None = None) -> Batch:
         """Return the request for samples: a batch without ``x``, which states what they are to show.
@@ -103,25 +103,27 @@ class MaskedTask(FromImages):
         model = job.model
 
         def make(rows: Tensor, cond: Condition | None, callback: Callback) -> Tensor:
-            images, known = (each[rows].to(model.device) for each in part)
-            x, noise = model.start(rows, job.seed, source=images if noised else None)
-            cond = with_known(cond, known_in(model.autoencoder, images.to(x), known))
-            assert cond is not None
-            cond = replace(cond, pasted=Pasted(Known(PixelMask(known), images.to(x)), self.seam))
-            return model.sample_from(x, noise, cond, callback=callback)
+            start, given = self._begun(job, part, rows, cond, noised)
+            return model.sample_from(*start, given, callback=callback)
 
         steps = steps_taken(model, measured=True)
         return drawn_by_trajectories(model, len(part.images), job.batch_size, make, request, steps)
 
-    def start(
-        self, job: Job, part: MaskedImages, request: Batch, count: int
-    ) -> tuple[tuple[Tensor, Noise], Condition | None]:
+    def start(self, job: Job, part: MaskedImages, request: Batch, count: int) -> tuple[tuple[Tensor, Noise], Condition]:
         """Return the states and the noise from which the first samples start from noise alone, and their condition."""
-        model, rows = job.model, torch.arange(min(count, len(part.images)))
+        rows = torch.arange(min(count, len(part.images)))
+        return self._begun(job, part, rows, job.model.condition_of(rows_of(request, rows)), noised=False)
+
+    def _begun(
+        self, job: Job, part: MaskedImages, rows: Tensor, cond: Condition | None, noised: bool
+    ) -> tuple[tuple[Tensor, Noise], Condition]:
+        """Return the states and the noise from which some samples start, and their condition with the known pixels."""
+        model = job.model
         images, known = (each[rows].to(model.device) for each in part)
-        x, noise = model.start(rows, job.seed)
-        cond = model.condition_of({name: values[: len(rows)] for name, values in request.items()})
-        return (x, noise), with_known(cond, known_in(model.autoencoder, images.to(x), known))
+        x, noise = model.start(rows, job.seed, source=images if noised else None)
+        pasted = Pasted(Known(PixelMask(known), images.to(x)), self.seam)
+        of_x = known_in(model.autoencoder, images.to(x), known)
+        return (x, noise), replace(Condition() if cond is None else cond, known=of_x, pasted=pasted)
 
     def show(self, job: Job, part: MaskedImages, drawn: Drawn, name: str, title: str, own: Sequence[str]) -> str:
         """Save pictures with four rows: the images, what is known of them, the results, and the differences.

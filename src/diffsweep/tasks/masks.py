@@ -5,16 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional
 
 from diffsweep.autoencoders import Autoencoder
 from diffsweep.conditioning import Conditioning, ImageConditioning
 from diffsweep.datasets import ImageData
+from diffsweep.datasets.images import UnreadableImageError, read_image
 from diffsweep.degradations import Degradation, Mask, OneOf
 from diffsweep.diffusion import Known, Noise, PixelMask
 from diffsweep.errors import UserError
+from diffsweep.files import read_bytes
 from diffsweep.guidance import Guidance
 
 DRAWN = "degradation"  # the value of task.mask for masks that the group degradation draws
@@ -71,11 +72,9 @@ class Masks:
         if not path.exists():
             raise UserError(f"{key}: no such file; give an image, white where pixels are to be filled, or {DRAWN}")
         try:
-            with Image.open(path) as image:
-                values = torch.from_numpy(np.array(image.convert("L")))
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            reason = getattr(error, "strerror", None) or "it is in no format that Pillow reads"
-            raise UserError(f"{key} is no readable image: {reason}") from error
+            values = torch.from_numpy(np.array(read_image(read_bytes(path)).convert("L")))
+        except (OSError, UnreadableImageError) as error:
+            raise UserError(f"{key} is no readable image: {getattr(error, 'strerror', None) or error}") from error
         height, width = values.shape
         if (height, width) != (image_size, image_size):
             raise UserError(

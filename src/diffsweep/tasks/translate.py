@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from diffsweep.autoencoders import Autoencoder
 from diffsweep.backbones import Backbone
@@ -22,6 +22,7 @@ from diffsweep.guidance import (
     ResidualFeatures,
     SelfAttentionMaps,
 )
+from diffsweep.models import ModelParts
 from diffsweep.samplers import Callback, Sampler
 from diffsweep.tasks.base import FromImages
 from diffsweep.tasks.inversion import not_invertible_because
@@ -29,9 +30,7 @@ from diffsweep.tasks.sampling import Drawn, Job, drawn_by_trajectories
 from diffsweep.tasks.showing import percentages, sampling_of, show_rows
 from diffsweep.tasks.sources import load_images
 
-FAR = (
-    0.1  # root mean square error of reconstructions on [-1, 1] from which on the text of the task names better settings
-)
+FAR = 0.1  # error of reconstructions on [-1, 1] from which on the text of the task names better settings
 
 
 class Translation(NamedTuple):
@@ -94,7 +93,10 @@ class Translate(FromImages):
     def incompatible_because(self, space: Autoencoder, sampler: Sampler, guidances: Sequence[Guidance]) -> str | None:
         return not_invertible_because(sampler) or super().incompatible_because(space, sampler, guidances)
 
-    def unsuited_because(self, backbone: nn.Module, conditioning: Conditioning) -> str | None:
+    def unsuited_because(self, parts: ModelParts) -> str | None:
+        if reason := super().unsuited_because(parts):
+            return reason
+        backbone, conditioning = parts.backbone, parts.conditioning
         if not conditioning.sizes:
             return (
                 "images are edited by another text or class, and this model has no condition; use a run of "

@@ -3,6 +3,7 @@
 from omegaconf import DictConfig
 
 from diffsweep.configuration.rules.base import BuiltParts, rule
+from diffsweep.models import ModelParts
 
 
 @rule
@@ -15,8 +16,8 @@ def task_suits_the_model(cfg: DictConfig, parts: BuiltParts) -> str | None:
     if parts.task is None:
         return None
     reason = parts.task.incompatible_because(parts.autoencoder, parts.sampler, parts.guidance)
-    reason = reason or parts.task.unsuited_because(parts.backbone, parts.conditioning)
-    reason = reason or parts.task.refused_because(parts.conditioning, parts.dataset, parts.guidance)
+    made_of = ModelParts(parts.backbone, parts.conditioning, parts.guidance, parts.dataset, parts.cascade)
+    reason = reason or parts.task.unsuited_because(made_of)
     return f"task={cfg.choices.task}: {reason}" if reason else None
 
 
