@@ -26,6 +26,7 @@ from diffsweep.configuration.preflight import preflight, stages_of
 from diffsweep.configuration.rules.stages import stages_match_the_noise
 from diffsweep.configuration.stage_nodes import Stage, stage_nodes, trainable_config
 from diffsweep.diffusion import INDEPENDENT, Condition, ProgressiveNoise, SharedNoise
+from diffsweep.discovery import import_all
 from diffsweep.errors import Stopped, UserError
 from diffsweep.metrics import identify
 from diffsweep.models import DiffusionModel
@@ -373,6 +374,7 @@ def test_a_mistake_is_reported_before_anything_starts(
     for key, value in {**{f"guidance.weak.{key}": value for key, value in node.items()}, **more}.items():
         known = value.format(stage=stage, bare=bare) if key.endswith(".run") else value
         OmegaConf.update(cfg, key, known)
+    import_all(rules)  # those of files that are imported later would be registered among the ones of this test
     of_stages = {name: rule for name, rule in rules.RULES.items() if name.startswith("stages_")}
     monkeypatch.setattr(rules.base, "RULES", of_stages)
     monkeypatch.setattr(rules.base, "NOTES", {})
@@ -503,3 +505,10 @@ def test_a_stage_that_would_require_itself_is_refused():
     cfg = fresh_compose("train", ["model=ldm", 'autoencoder.model.train=["trainer.max_steps=2"]'])
     with pytest.raises(UserError, match="would require itself; begin its overrides with those of model=autoencoder_kl"):
         stages_of(cfg)
+
+
+def test_sampling_requires_no_model_that_only_measures(finished):
+    gone = [f"run={finished}", "metrics=classifier", "metrics.features.model.run=/nowhere"]
+    preflight(fresh_compose("sample", gone))
+    with pytest.raises(UserError, match=r"nowhere: .* is no run"):
+        preflight(fresh_compose("evaluate", gone))

@@ -75,9 +75,16 @@ def stage_nodes(cfg: DictConfig) -> list[tuple[str, DictConfig]]:
     """Return the mappings in a configuration that stand for trained models, each with its full path.
 
     Their ``_target_`` is :func:`diffsweep.configuration.loading.trained`, and a path is such as
-    ``guidance.classifier``.
+    ``guidance.classifier``. A model that only measures, and whose run is not where it was, is left out of a
+    configuration of ``sample.py``, which draws without it.
     """
-    return [(path, node) for path, node in targets(cfg) if node._target_ == STAGE]
+    nodes = [(path, node) for path, node in targets(cfg) if node._target_ == STAGE]
+    return [(path, node) for path, node in nodes if cfg.get("task") is None or not _measures_and_is_gone(path, node)]
+
+
+def _measures_and_is_gone(path: str, node: DictConfig) -> bool:
+    run = node.get("run")
+    return path.startswith("metrics.") and run is not None and not Path(run).is_dir()
 
 
 def run_key(path: str, node: DictConfig) -> str:
