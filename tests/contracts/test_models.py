@@ -48,6 +48,9 @@ def make(compose, option, monkeypatch):
     if "base" in compose(f"model={option}").cascade:  # the lower stage
         lower = build_model(compose("autoencoder=low_res", *small)).eval()
         monkeypatch.setattr("diffsweep.configuration.loading.trained", lambda **_: lower)
+    if "base" in (teacher := compose(f"model={option}").teacher):
+        tutor = build_model(compose(*teacher.base.train, *small)).eval()
+        monkeypatch.setattr("diffsweep.configuration.loading.trained", lambda **_: tutor)
 
     def make(*overrides):
         model = build_model(compose(f"model={option}", *small, *overrides))

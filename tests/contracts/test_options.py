@@ -103,6 +103,8 @@ CLIPS = ("space.num_frames=4",)
 COMPANIONS = {  # the other choices that an option requires
     "cascade=blur": ("model=cascade",),
     "cascade=noise": ("model=cascade",),
+    "guidance=distilled": ("model=guidance_distillation",),
+    "teacher=trained": ("model=guidance_distillation",),
     "autoencoder=kl_f8": ("dataset=shapes", "metrics=classifier"),
     "autoencoder=vq_f8": ("dataset=shapes", "metrics=classifier"),
     "dataset=moving_digits": ("backbone=unet3d", "metrics=moving_digits"),

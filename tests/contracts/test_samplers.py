@@ -10,7 +10,17 @@ from slower import some
 
 from diffsweep.configuration.build import build
 from diffsweep.configuration.conf import options
-from diffsweep.diffusion import Denoised, Denoiser, Eps, GaussianDenoiser, NetworkDenoiser, Noise, Stream, prior
+from diffsweep.diffusion import (
+    Denoised,
+    Denoiser,
+    Eps,
+    GaussianDenoiser,
+    NetworkDenoiser,
+    Noise,
+    Stream,
+    prior,
+    step_between,
+)
 from diffsweep.diffusion.spacing import SPACINGS
 from diffsweep.errors import UserError
 from diffsweep.schedules import Cosine, Linear
@@ -307,3 +317,19 @@ def test_its_settings_are_the_defaults_of_its_class(compose, option):
 def test_more_steps_than_the_grid_has_are_refused(make, spacing):
     with pytest.raises(ValueError, match="cannot place 20 steps"):
         make(steps=20, spacing=spacing).times(Linear(10))
+
+
+def test_a_step_of_each_sample_is_a_step_of_that_sample_alone(make, gaussian):
+    sampler, denoiser = make(clip="none"), gaussian(Cosine(1000))
+    t, s = torch.tensor([[0.9, 0.6, 0.9, 0.3], [0.8, 0.2, 0.8, 0.0]], dtype=torch.float64)
+    x = torch.randn(4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    step = step_between(denoiser.schedule, s, t, s == 0)
+    if sampler.order is None:
+        with pytest.raises(ValueError, match="use a deterministic sampler"):
+            sampler.step_each(denoiser, x, step)
+        return
+    alone = [
+        sampler.step(denoiser, x[i, None], t[i], s[i], None, Noise(0, torch.tensor([i])), to_clean=bool(s[i] == 0))[0]
+        for i in range(4)
+    ]
+    torch.testing.assert_close(sampler.step_each(denoiser, x, step), torch.cat(alone), rtol=1e-9, atol=1e-9)

@@ -33,6 +33,7 @@ class Root:
     degradation: Any = MISSING
     conditioning: Any = MISSING
     cascade: Any = MISSING
+    teacher: Any = MISSING
     schedule: Any = MISSING
     noise: Any = MISSING
     prediction: Any = MISSING
@@ -249,8 +250,7 @@ class Dashboard(Bare):
         sweep: the folder of a sweep.
         metric: the metric by which the importance of settings is shown.
         output: the file that the workspace is written into; None for ``dashboard.json`` in the sweep.
-        save: whether the workspace is made on W&B, too.
-        entity: the user or team on W&B; None for that of the sweep's runs.
+        save, entity: whether the workspace is made on W&B, too, and of which user or team; None: of the sweep's runs.
     """
 
     sweep: str | None = None

@@ -48,13 +48,13 @@ def fill_in_sizes(cfg: DictConfig) -> None:
 
     ``space.out_channels``, the channels of the network's output, is ``space.channels`` times the ``heads`` of the
     prediction: 2 with a learned variance, else 1. The entries of ``condition``, such as ``num_classes``, are
-    the sizes that the conditioning and the lower stage of a cascade provide. They follow from built objects, so
+    the sizes that the conditioning, a cascade's lower stage and a teacher provide. They follow from built objects, so
     ``conf/`` cannot give them by interpolations.
 
     Raises:
         UserError: the prediction or the conditioning cannot be built.
     """
     cfg.space.out_channels = instantiated(cfg, "prediction").heads * cfg.space.channels
-    for part in (instantiated(cfg, "conditioning"), instantiated(cfg, "cascade")):
+    for part in (instantiated(cfg, group) for group in ("conditioning", "cascade", "teacher")):
         for name, size in ({} if part is None else part.sizes).items():
             cfg.condition[name] = size

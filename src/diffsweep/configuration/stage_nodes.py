@@ -75,16 +75,17 @@ def stage_nodes(cfg: DictConfig) -> list[tuple[str, DictConfig]]:
     """Return the mappings in a configuration that stand for trained models, each with its full path.
 
     Their ``_target_`` is :func:`diffsweep.configuration.loading.trained`, and a path is such as
-    ``guidance.classifier``. A model that only measures, and whose run is not where it was, is left out of a
-    configuration of ``sample.py``, which draws without it.
+    ``guidance.classifier``. A model that the command does not use, and whose run is not where it was, is left out: in
+    ``sample.py`` a model that only measures, and in all commands that do not train the teacher of a student.
     """
+    unused = (*(() if "replay" in cfg else ("teacher.",)), *(() if cfg.get("task") is None else ("metrics.",)))
     nodes = [(path, node) for path, node in targets(cfg) if node._target_ == STAGE]
-    return [(path, node) for path, node in nodes if cfg.get("task") is None or not _measures_and_is_gone(path, node)]
+    return [(path, node) for path, node in nodes if not (path.startswith(unused) and _is_gone(node))]
 
 
-def _measures_and_is_gone(path: str, node: DictConfig) -> bool:
+def _is_gone(node: DictConfig) -> bool:
     run = node.get("run")
-    return path.startswith("metrics.") and run is not None and not Path(run).is_dir()
+    return run is not None and not Path(run).is_dir()
 
 
 def run_key(path: str, node: DictConfig) -> str:

@@ -45,6 +45,7 @@ class Stream(IntEnum):
     LOWER_TIME = 22  # times up to which images of a cascade's lower stage are noised
     LOWER_NOISE = 23  # their noise
     LOWER_BLUR = 24  # widths of their blur
+    GUIDANCE_SCALE = 25  # guidance scales of a student's teacher
 
 
 # The noise that x_t is made of.

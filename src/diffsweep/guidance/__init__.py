@@ -18,6 +18,7 @@ from diffsweep.guidance.none import unguided
 from diffsweep.guidance.reconstruction import Reconstruction
 from diffsweep.guidance.repaint import RePaint
 from diffsweep.guidance.replacement import Replacement
+from diffsweep.guidance.scale_input import EachScale, ScaleInput, guided_by_input
 from diffsweep.guidance.windows import Window, between, filled, windows
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "ClassifierFreeGuidance",
     "ClassifierGuidance",
     "CrossAttentionMaps",
+    "EachScale",
     "Guidance",
     "Injected",
     "Injection",
@@ -32,12 +34,14 @@ __all__ = [
     "Reconstruction",
     "Replacement",
     "ResidualFeatures",
+    "ScaleInput",
     "SelfAttentionMaps",
     "Window",
     "between",
     "composed",
     "filled",
     "guidances_of",
+    "guided_by_input",
     "unguided",
     "windows",
 ]

@@ -5,7 +5,9 @@ from diffsweep.models.base import Model, SelfMeasured
 from diffsweep.models.cascade import CascadeModel, LowerStage
 from diffsweep.models.classifier import NoisyClassifier
 from diffsweep.models.diffusion import DiffusionModel
+from diffsweep.models.distilled import DistilledModel, GuidanceDistillation
 from diffsweep.models.parts import ModelParts
+from diffsweep.models.teacher import Teacher
 from diffsweep.models.timed import Losses, TimedModel
 from diffsweep.models.vdm import VDM
 from diffsweep.models.video import VideoModel
@@ -15,12 +17,15 @@ __all__ = [
     "AutoencoderModel",
     "CascadeModel",
     "DiffusionModel",
+    "DistilledModel",
+    "GuidanceDistillation",
     "Losses",
     "LowerStage",
     "Model",
     "ModelParts",
     "NoisyClassifier",
     "SelfMeasured",
+    "Teacher",
     "TimedModel",
     "VideoModel",
 ]

@@ -11,16 +11,15 @@ samples have the distribution p(x) for every s; noise hides the errors of the lo
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from diffsweep.capabilities import Part
 from diffsweep.datasets import Batch
 from diffsweep.diffusion import Condition, Denoiser, Noise, Stream, add_noise
+from diffsweep.models.borrowed import Borrowed
 from diffsweep.models.diffusion import DiffusionModel
 from diffsweep.samplers import Sampler
 
@@ -28,7 +27,7 @@ KEPT = ("image", "scalars")  # parts of the condition that rows without a class 
 OTHER_SEED = 0x1E3779B97F4A7C15  # added to a seed, since noise of the lower stage would begin with the same numbers
 
 
-class LowerStage(Part):
+class LowerStage(Borrowed):
     r"""The lower stage of a cascade: a trained model, and how its samples become the condition of the model above it.
 
     Training conditions on images of the data in the space of the lower stage. They are blurred by a Gaussian kernel of
@@ -83,14 +82,10 @@ class LowerStage(Part):
             )
         if blur is not None and (len(blur) != 2 or not 0 < blur[0] <= blur[1]):
             raise ValueError(f"cascade.blur is two widths in pixels, 0 < least <= most, not {list(blur)}")
-        self._load, self.sampler, self.factor, self.blur = base, sampler, factor, blur
+        super().__init__(base)
+        self.sampler, self.factor, self.blur = sampler, factor, blur
         self.augmentation, self.max_augmentation, self.truncated = augmentation, max_augmentation, truncated
         self.sizes: Mapping[str, int] = {"image_channels": channels, "num_scalars": 1}
-
-    @cached_property
-    def base(self) -> DiffusionModel:
-        """Return the trained model, loaded at the first use."""
-        return self._load()
 
     def of_data(self, x: Tensor, noise: Noise, training: bool) -> Batch:
         """Return the noisy low-resolution images of data in pixels, ``image`` (B, C, H, W), and ``scalars`` (B, 1).
@@ -100,7 +95,7 @@ class LowerStage(Part):
             noise: the random numbers of the samples.
             training: whether s is drawn, and images are blurred; otherwise s is ``augmentation``.
         """
-        z = self._on(x.device).autoencoder.encode(x)
+        z = self.on(x.device).autoencoder.encode(x)
         s = torch.full((len(x),), self.augmentation, device=x.device)
         if training:
             s = self.max_augmentation * noise.uniform(stream=Stream.LOWER_TIME).to(x.device)
@@ -117,16 +112,12 @@ class LowerStage(Part):
             noise: the random numbers of the samples; the lower stage has other ones of the same indices.
         """
         device = noise.indices.device
-        base = self._on(device)
+        base = self.on(device)
         sampler = replace(self.sampler, stop=self.augmentation) if self.truncated else self.sampler
         x, own = base.start(noise.indices, noise.seed + OTHER_SEED, sampler=sampler)
         z = base.sample_from(x, own, cond, sampler, decode=False)
         s = torch.full((len(z),), self.augmentation, device=device)
         return self._enlarged(z, s) if self.truncated else self._noised(z, s, noise)
-
-    def _on(self, device: torch.device) -> DiffusionModel:
-        """Return the trained model on a device, to which it is moved once."""
-        return self.base if self.base.device == device else self.base.to(device)
 
     def _noised(self, z: Tensor, s: Tensor, noise: Noise) -> Batch:
         return self._enlarged(add_noise(self.base.denoiser.schedule, z, s, noise.like(z, Stream.LOWER_NOISE)), s)

@@ -17,12 +17,14 @@ from diffsweep.capabilities import Part
 from diffsweep.diffusion import (
     Condition,
     Denoised,
+    Denoiser,
     Move,
     Noise,
     PlainDenoiser,
     Step,
     StepNoise,
     as_denoiser,
+    expand_to,
     fresh_noise,
     in_numbers,
     raised,
@@ -32,6 +34,7 @@ from diffsweep.diffusion import (
 from diffsweep.samplers.conditioned import ConditionedDenoiser
 from diffsweep.samplers.options import WalkOptions
 from diffsweep.samplers.watch import Watch
+from diffsweep.schedules import Level
 
 Callback = Callable[[int, Tensor, Denoised, Tensor], None]
 
@@ -190,6 +193,46 @@ class Sampler(Part, WalkOptions, ABC):
         (step,) = in_numbers(step_between(denoise.schedule, s[None], t[None], clean))
         return self.advance(denoise, x, step, state, StepNoise(noise, 1, self.temperature))
 
+    @torch.no_grad()
+    def step_each(
+        self, denoiser: PlainDenoiser, x: Tensor, step: Step[Tensor], cond: Condition | None = None
+    ) -> Tensor:
+        """Return x, (B, ...), after one step of each sample, from a time t to a time s < t that are its own.
+
+        Distillation makes its targets of such steps of a teacher. Samples with the same two times are evaluated in one
+        call of the denoiser; DDIM and Heun's method evaluate all samples in one call.
+
+        Args:
+            denoiser: any denoiser, guided or not.
+            x: noisy samples at t, (B, ...).
+            step: the noise levels at both ends, (B,) each: see :func:`~diffsweep.diffusion.step_between`.
+            cond: the condition of each sample.
+
+        Raises:
+            ValueError: the steps of this sampler draw noise.
+        """
+        if self.order is None:
+            raise ValueError(
+                f"{type(self).__name__} draws noise in its steps; use a deterministic sampler, such as ddim"
+            )
+        return self.advance_each(as_denoiser(denoiser), x, step, cond)
+
+    def advance_each(self, denoiser: Denoiser, x: Tensor, step: Step[Tensor], cond: Condition | None) -> Tensor:
+        """Return what :meth:`step_each` returns, with its arguments; it waits for the device to read the times.
+
+        Subclasses override it where a step of all samples takes as many calls of the denoiser as one of a single one.
+        """
+        levels = (*step.at_t, *step.at_s, step.var_ts, step.var_post)
+        numbers = torch.stack([part.double().cpu() for part in levels], 1)  # (B, 8)
+        moved = torch.empty_like(x)
+        for each in numbers.unique(dim=0):
+            rows = (numbers == each).all(1).nonzero()[:, 0].to(x.device)
+            _, alpha_t, sigma_t, _, alpha_s, sigma_s, *variances = each.tolist()
+            ends = Level(each[0], alpha_t, sigma_t), Level(each[3], alpha_s, sigma_s)
+            denoise = ConditionedDenoiser(denoiser, None if cond is None else cond[rows], self.clip)
+            moved[rows] = self.advance(denoise, x[rows], Step(*ends, *variances), None, Noise(0, rows))[0]
+        return moved
+
     @property
     def invertible(self) -> bool:
         """Return whether :meth:`invert` can follow trajectories backwards, from data to the noise that gives them."""
@@ -242,3 +285,14 @@ def euler_step(denoised: Denoised, alpha: float, sigma: float) -> Tensor:
         alpha, sigma: alpha and sigma of the schedule at the end of the step.
     """
     return (denoised.x0 * alpha).add_(denoised.eps, alpha=sigma)
+
+
+def euler_step_each(denoised: Denoised, at_s: Level[Tensor]) -> Tensor:
+    """Return where Euler's step ends for samples that each have a noise level: see :func:`euler_step`.
+
+    Args:
+        denoised: the denoiser's x_0 and eps at the start of the step, (B, ...).
+        at_s: alpha and sigma at the end of the step, (B,) each.
+    """
+    alpha, sigma = (expand_to(value.to(denoised.x0), denoised.x0) for value in at_s[1:])
+    return alpha * denoised.x0 + sigma * denoised.eps

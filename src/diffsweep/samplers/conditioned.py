@@ -65,6 +65,20 @@ class ConditionedDenoiser:
         x0 = self.clip(denoised.x0)
         return Denoised(x0, torch.add(x, x0, alpha=-level.alpha).div_(level.sigma), denoised.variance_mix)
 
+    def each(self, x: Tensor, level: Level[Tensor]) -> Denoised:
+        """Return what a call returns, for samples that each have a noise level of their own.
+
+        Args:
+            x: noisy samples, (B, ...).
+            level: the times with alpha and sigma, each (B,).
+        """
+        denoised = self.denoiser(x, level.t.to(x), self.cond)
+        if self.clip is None:
+            return denoised
+        x0 = self.clip(denoised.x0)
+        alpha, sigma = (expand_to(value.to(x), x) for value in level[1:])
+        return Denoised(x0, (x - alpha * x0) / sigma, denoised.variance_mix)
+
     def velocity(self, u: Tensor, angle: float) -> Tensor:
         r"""Return :math:`du / d\phi = \cos\phi \, \epsilon - \sin\phi \, x_0`, the slope of the ODE, like ``u``.
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from diffsweep.diffusion import Condition, Noise, PlainDenoiser, Step, as_denoiser, in_numbers, steps_of
-from diffsweep.samplers.base import Callback, Sampler, State, euler_step
+from diffsweep.diffusion import Condition, Denoiser, Noise, PlainDenoiser, Step, as_denoiser, in_numbers, steps_of
+from diffsweep.samplers.base import Callback, Sampler, State, euler_step, euler_step_each
 from diffsweep.samplers.conditioned import ConditionedDenoiser
 from diffsweep.samplers.watch import Watch
 
@@ -55,6 +55,10 @@ class DDIM(Sampler):
         if variance > 0:
             x.add_(noise.like(x), alpha=math.sqrt(variance))
         return x, State(denoised)
+
+    def advance_each(self, denoiser: Denoiser, x: Tensor, step: Step[Tensor], cond: Condition | None) -> Tensor:
+        denoised = ConditionedDenoiser(denoiser, cond, self.clip).each(x, step.at_t)
+        return euler_step_each(denoised, step.at_s)
 
     @property
     def invertible(self) -> bool:

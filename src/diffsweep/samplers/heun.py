@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffsweep.diffusion import Denoised, Noise, Step
-from diffsweep.samplers.base import Sampler, State, euler_step
+from diffsweep.diffusion import Condition, Denoised, Denoiser, Noise, Step, expand_to
+from diffsweep.samplers.base import Sampler, State, euler_step, euler_step_each
 from diffsweep.samplers.conditioned import ConditionedDenoiser
 from diffsweep.schedules import Level, Schedule
 
@@ -87,6 +87,17 @@ class Heun(Sampler):
         elif at_s.sigma > 0:
             x = trapezoid(x, denoised, denoise(x, at_s), at_s.alpha - at_t.alpha, at_s.sigma - at_t.sigma)
         return x, State(denoised)
+
+    def advance_each(self, denoiser: Denoiser, x: Tensor, step: Step[Tensor], cond: Condition | None) -> Tensor:
+        if self.public_form or self.clip != "none":  # at clean data there is no eps of a clipped x0
+            return super().advance_each(denoiser, x, step, cond)
+        denoise = ConditionedDenoiser(denoiser, cond)
+        first = denoise.each(x, step.at_t)
+        euler = euler_step_each(first, step.at_s)
+        second = denoise.each(euler, step.at_s)
+        d_alpha, d_sigma = ((low - high).to(x) for high, low in zip(step.at_t[1:], step.at_s[1:], strict=True))
+        change = expand_to(d_alpha, x) * (second.x0 - first.x0) + expand_to(d_sigma, x) * (second.eps - first.eps)
+        return torch.where(expand_to(step.at_s.sigma, x) > 0, euler + 0.5 * change, euler)
 
     def _churned(self, schedule: Schedule, x: Tensor, at_t: Level[float], noise: Noise) -> tuple[Tensor, Level[float]]:
         """Return x with the noise of churn added, and its new level; both unchanged for a step without churn."""

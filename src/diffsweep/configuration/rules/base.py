@@ -19,7 +19,7 @@ from diffsweep.discovery import import_all, is_of
 from diffsweep.errors import UserError
 from diffsweep.guidance import Guidance
 from diffsweep.metrics import GenerationMetrics, Likelihood
-from diffsweep.models import LowerStage, Model
+from diffsweep.models import LowerStage, Model, Teacher
 from diffsweep.samplers import Sampler
 from diffsweep.schedules import Schedule
 
@@ -52,6 +52,7 @@ class BuiltParts:
     prediction: Prediction
     conditioning: Conditioning
     cascade: LowerStage | None
+    teacher: Teacher | None
     guidance: Sequence[Guidance]
     sampler: Sampler
     metrics: GenerationMetrics | None
@@ -78,8 +79,9 @@ class BuiltParts:
 
     @property
     def condition_sizes(self) -> Mapping[str, int]:
-        """The parts of a condition that the conditioning and the lower stage of a cascade provide, with sizes."""
-        return {**self.conditioning.sizes, **({} if self.cascade is None else self.cascade.sizes)}
+        """The parts of a condition that the conditioning, a cascade's lower stage and a teacher provide, with sizes."""
+        others = (part for part in (self.cascade, self.teacher) if part is not None)
+        return {**self.conditioning.sizes, **{name: size for part in others for name, size in part.sizes.items()}}
 
     @property
     def accepted(self) -> Mapping[str, int]:

@@ -1,0 +1,79 @@
+"""Rules on teachers: a student has the network of its teacher, and takes the guidance that it has learned."""
+
+import torch
+from omegaconf import DictConfig
+
+from diffsweep.configuration.build import sized
+from diffsweep.configuration.rules.base import BuiltParts, rule
+from diffsweep.configuration.sizes import instantiated
+from diffsweep.configuration.stage_nodes import run_key
+from diffsweep.models.distilled import first_difference
+
+PATH = "teacher.base"
+
+
+@rule
+def teacher_has_the_network_of_the_student(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Return an error message if a student starts from its teacher's weights, and their networks differ."""
+    stage = parts.stages.get(PATH)
+    if parts.teacher is None or not parts.teacher.initial or stage is None or stage.cfg is None:
+        return None
+    theirs = sized(stage.cfg)
+    with torch.device("meta"):
+        network = instantiated(theirs, "backbone")
+    if difference := first_difference(parts.backbone.state_dict(), network.state_dict()):
+        return (
+            f"the network is not that of the teacher: {difference}; use backbone={theirs.choices.backbone} with the "
+            "teacher's settings, or teacher.initial=false, which starts from random weights"
+        )
+    return None
+
+
+@rule
+def teacher_has_a_fixed_variance(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Return an error message if a teacher has a learned variance, of which a student learns nothing."""
+    stage = parts.stages.get(PATH)
+    if stage is not None and stage.cfg is not None and instantiated(stage.cfg, "prediction").heads > 1:
+        return (
+            f"{run_key(PATH, stage.node)}: the teacher has prediction.variance=learned_range, and a student learns "
+            "where a deterministic sampler leads, which has no variance; use a teacher with a fixed one"
+        )
+    return None
+
+
+@rule
+def guidance_is_not_built_in_already(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Return an error message if a student that has a guidance scale built in is guided by its condition again."""
+    built_in = parts.teacher is not None and "built_in_guidance" in parts.teacher.provides
+    if built_in and any("condition" in guidance.requires for guidance in parts.guidance):
+        return (
+            f"the student has a guidance of scale {parts.teacher.scales[0]:g} built in (teacher.scale), and "  # type: ignore[union-attr]
+            f"guidance={cfg.choices.guidance} would guide it again; use guidance=none"
+        )
+    return None
+
+
+@rule
+def teacher_and_conditioning_provide_different_parts(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Return an error message if the condition has scalars, and a student would take its guidance scale there too."""
+    others = {**parts.conditioning.sizes, **({} if parts.cascade is None else parts.cascade.sizes)}
+    if parts.teacher is not None and (twice := sorted(parts.teacher.sizes.keys() & others.keys())):
+        return (
+            f"a range of teacher.scale takes {twice[0]} of the condition, and so does conditioning="
+            f"{cfg.choices.conditioning}; use one number as teacher.scale, or another conditioning"
+        )
+    return None
+
+
+@rule
+def the_scale_of_a_student_is_given(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Return an error message if a network takes the guidance scale as an input, and sampling gives it none."""
+    if parts.teacher is None or not parts.teacher.is_input:
+        return None
+    if any("guidance_scale" in guidance.supports for guidance in parts.guidance):
+        return None
+    least, most = parts.teacher.scales
+    return (
+        f"the network takes a guidance scale from {least:g} to {most:g} (teacher.scale), and guidance="
+        f"{cfg.choices.guidance} gives it none; use guidance=distilled with guidance.scale=1 for no guidance"
+    )
