@@ -89,7 +89,7 @@ class Heun(Sampler):
         return x, State(denoised)
 
     def advance_each(self, denoiser: Denoiser, x: Tensor, step: Step[Tensor], cond: Condition | None) -> Tensor:
-        if self.public_form or self.clip != "none":  # at clean data there is no eps of a clipped x0
+        if self.public_form or self.clip != "none":  # at clean data a clipped x0 has no eps
             return super().advance_each(denoiser, x, step, cond)
         denoise = ConditionedDenoiser(denoiser, cond)
         first = denoise.each(x, step.at_t)

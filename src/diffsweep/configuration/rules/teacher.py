@@ -55,7 +55,7 @@ def guidance_is_not_built_in_already(cfg: DictConfig, parts: BuiltParts) -> str 
 
 @rule
 def teacher_and_conditioning_provide_different_parts(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Return an error message if the condition has scalars, and a student would take its guidance scale there too."""
+    """Return an error message if the condition has scalars, and a student would take its guidance scale as one."""
     others = {**parts.conditioning.sizes, **({} if parts.cascade is None else parts.cascade.sizes)}
     if parts.teacher is not None and (twice := sorted(parts.teacher.sizes.keys() & others.keys())):
         return (
