@@ -104,6 +104,7 @@ COMPANIONS = {  # the other choices that an option requires
     "cascade=blur": ("model=cascade",),
     "cascade=noise": ("model=cascade",),
     "guidance=distilled": ("model=guidance_distillation",),
+    "lr_scheduler=rounds": ("model=progressive_distillation",),
     "teacher=trained": ("model=guidance_distillation",),
     "autoencoder=kl_f8": ("dataset=shapes", "metrics=classifier"),
     "autoencoder=vq_f8": ("dataset=shapes", "metrics=classifier"),

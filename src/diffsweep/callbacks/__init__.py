@@ -6,12 +6,14 @@ from diffsweep.callbacks.loss_by_time import LossByTime
 from diffsweep.callbacks.meter import STEPS_PER_SECOND, TrainingMeter
 from diffsweep.callbacks.overflow import GradientsOverflow, StopOnOverflow
 from diffsweep.callbacks.progress import TrainingProgress
+from diffsweep.callbacks.rounds import BeginRounds
 from diffsweep.callbacks.run_logger import RunLogger, log_picture
 from diffsweep.callbacks.sample_grid import SampleGrid
 
 __all__ = [
     "EMA",
     "STEPS_PER_SECOND",
+    "BeginRounds",
     "GradientsOverflow",
     "LossByTime",
     "LossIsNaN",

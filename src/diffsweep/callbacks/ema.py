@@ -86,6 +86,12 @@ class EMA(Callback):
         finally:
             self._swap(pl_module)
 
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Go on from the average: the weights that train become it, and the average begins anew."""
+        torch._foreach_copy_(self._tracked, list(self.average.values()))
+        self.start = self.step
+
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.average:
             self._swap(pl_module)
@@ -108,11 +114,15 @@ class EMA(Callback):
         swapped = {name: weight.detach() for name, weight in weights.items()}
         if self._swapped:
             checkpoint["state_dict"] = {**checkpoint["state_dict"], **self.average}
-        checkpoint[KEY] = {"step": self.step, "weights": swapped if self._swapped else self.average}
+        checkpoint[KEY] = {
+            "step": self.step,
+            "start": self.start,
+            "weights": swapped if self._swapped else self.average,
+        }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint[KEY]
-        self.step = saved["step"]
+        self.step, self.start = saved["step"], saved.get("start", self.start)
         self.average = {name: weight.clone() for name, weight in saved["weights"].items()}
 
 

@@ -1,12 +1,14 @@
 """Progress of training: its steps, loss and speed."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from torch import Tensor
 
+from diffsweep.models import Model
 from diffsweep.progress import ProgressMeter
 
 
@@ -25,6 +27,7 @@ class TrainingProgress(ProgressBar):
         super().__init__()
         self.refresh_every = refresh_every
         self._progress: ProgressMeter | None = None
+        self._notes: Callable[[], list[str]] = list
         self._loss: Tensor | None = None
         self._samples, self._seconds = 0, 0.0  # since something was shown, without validation
         self._since: float | None = None  # when training went on; None during validation
@@ -39,6 +42,7 @@ class TrainingProgress(ProgressBar):
             "training", total, initial=trainer.global_step, details=self._details, disable=not shown
         )
         self._samples, self._seconds, self._since = 0, 0.0, time.perf_counter()
+        self._notes = pl_module.progress_notes if isinstance(pl_module, Model) else list
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -55,7 +59,7 @@ class TrainingProgress(ProgressBar):
         self._pause()
         rate = [f"{self._samples / self._seconds:.0f} samples/s"] if self._samples and self._seconds else []
         self._samples, self._seconds, self._since = 0, 0.0, time.perf_counter()
-        return ([] if self._loss is None else [f"loss {self._loss.item():.4f}"]) + rate
+        return [*self._notes(), *([] if self._loss is None else [f"loss {self._loss.item():.4f}"]), *rate]
 
     def _pause(self) -> None:
         if self._since is not None:

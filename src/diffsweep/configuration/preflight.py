@@ -55,12 +55,16 @@ def preflight_training(cfg: DictConfig) -> None:
             _data_of(cfg)  # missing data are the first cause of sizes that do not fit, and are reported instead
             raise
         try:
-            instantiated(cfg, "optimizer")([torch.nn.Parameter(torch.zeros(1))])
+            optimizer = instantiated(cfg, "optimizer")([torch.nn.Parameter(torch.zeros(1))])
         except (TypeError, ValueError) as error:
             settings = ", ".join(
                 f"{key}={value}" for key, value in cfg.optimizer.items() if not str(key).startswith("_")
             )
             raise UserError(f"optimizer: {error}; its settings are {settings}") from error
+        try:
+            instantiated(cfg, "lr_scheduler")(optimizer)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"lr_scheduler={cfg.choices.lr_scheduler}: {error}") from error
         parts = parts_of(cfg)
     rules.apply(cfg, parts)
 

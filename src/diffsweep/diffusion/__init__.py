@@ -13,6 +13,7 @@ from diffsweep.diffusion.denoiser import (
     counting,
     network_input,
 )
+from diffsweep.diffusion.distillation import leading_to
 from diffsweep.diffusion.exact import AsPredicted, GaussianDenoiser, GaussianMixtureDenoiser, Impulses
 from diffsweep.diffusion.interpolation import slerp
 from diffsweep.diffusion.likelihood import LogLikelihood, ode_log_likelihood
@@ -22,6 +23,7 @@ from diffsweep.diffusion.noise_ahead import BatchNoise, StepNoise
 from diffsweep.diffusion.objective import DSM, SSM, VLB, Hybrid, Objective, Simple, sums_by_quarter
 from diffsweep.diffusion.path import Move, joined, raised
 from diffsweep.diffusion.prediction import EDM, X0, Eps, Flow, Prediction, Score, V
+from diffsweep.diffusion.prediction_of_both import X0Eps
 from diffsweep.diffusion.probability_flow import integrate, log_snr_of, velocity
 from diffsweep.diffusion.process import (
     Step,
@@ -122,6 +124,7 @@ __all__ = [
     "UniformWeighting",
     "V",
     "Weighting",
+    "X0Eps",
     "add_noise",
     "as_denoiser",
     "counting",
@@ -131,6 +134,7 @@ __all__ = [
     "in_numbers",
     "integrate",
     "joined",
+    "leading_to",
     "log_snr_of",
     "mean_at",
     "mean_of_frames",

@@ -231,9 +231,10 @@ class NetworkDenoiser(Denoiser):
         output = self.backbone(x, c_noise, cond)
         mix = self.prediction.variance_mix
         if mix is None:
-            output, raw = output.chunk(2, dim=1)  # as the public code has it: [-1, 1] is the range, nothing is clamped
+            sizes = [self.prediction.outputs * x_t.shape[1], x_t.shape[1]]
+            output, raw = output.split(sizes, dim=1)  # as in the public code: [-1, 1] is the range, nothing is clamped
             mix = (raw + 1) / 2
-        return output, mix, alpha, sigma
+        return self.prediction.combined(output, x_t, alpha, sigma), mix, alpha, sigma
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
         output, mix, alpha, sigma = self._call(x_t, t, cond)

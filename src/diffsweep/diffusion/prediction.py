@@ -60,18 +60,26 @@ class Prediction(Part, ABC):
             published networks need it.
 
     Attributes:
-        heads: the channels of the network's output as a multiple of those of x: 2 with a learned variance, else 1.
+        outputs: the number of quantities that are predicted, of the channels of x each.
+        heads: the channels of the network's output as a multiple of those of x: ``outputs``, and one more for a learned
+            variance.
         variance_mix: 0 (fixed small) or 1 (fixed large); None if it is learned.
     """
+
+    outputs = 1
 
     def __init__(self, variance: Variance = "fixed_small", time_scale: float = 1.0, time_offset: float = 0.0) -> None:
         self.time_scale, self.time_offset = time_scale, time_offset
         if variance not in _VARIANCE_MIXES:
             raise ValueError(f"prediction.variance is one of {', '.join(_VARIANCE_MIXES)}, not {variance}")
         self.variance_mix = _VARIANCE_MIXES[variance]
-        self.heads = 2 if self.variance_mix is None else 1
-        if self.heads == 2:
+        self.heads = self.outputs + (self.variance_mix is None)
+        if self.variance_mix is None:
             self.provides = self.provides | {"learned_variance"}
+
+    def combined(self, output: Tensor, x_t: Tensor, alpha: Scale, sigma: Scale) -> Tensor:
+        """Return F, like x_t, of the network's output (B, ``outputs`` C, ...); by default it is the output."""
+        return output
 
     @abstractmethod
     def coefficients(self, alpha: Scale, sigma: Scale) -> Coefficients:

@@ -7,6 +7,7 @@ from diffsweep.models.classifier import NoisyClassifier
 from diffsweep.models.diffusion import DiffusionModel
 from diffsweep.models.distilled import DistilledModel, GuidanceDistillation
 from diffsweep.models.parts import ModelParts
+from diffsweep.models.progressive import ProgressiveDistillation
 from diffsweep.models.teacher import Teacher
 from diffsweep.models.timed import Losses, TimedModel
 from diffsweep.models.vdm import VDM
@@ -24,6 +25,7 @@ __all__ = [
     "Model",
     "ModelParts",
     "NoisyClassifier",
+    "ProgressiveDistillation",
     "SelfMeasured",
     "Teacher",
     "TimedModel",

@@ -35,11 +35,13 @@ class Model(LightningModule, Part):
         on_gradients: called with the optimizer and the norms of the gradients, one for each group of
             ``trained_together``, after each backward pass that a step follows and before that step; None for nothing.
             It is not called with the scaled gradients of float16.
+        round: the index of the present round of the training, if the model is trained in several; else 0.
         next_command: the command that a user would run next with a trained model, without ``=DIRECTORY`` of its run at
             the end, such as ``sample.py run``.
     """
 
     requires_pixels = False
+    round = 0
     on_gradients: Callable[[torch.optim.Optimizer, Tensor], None] | None = None
     next_command = "evaluate.py run"
 
@@ -113,6 +115,27 @@ class Model(LightningModule, Part):
             gradients = [[weight.grad for weight in part if weight.grad is not None] for part in self.trained_together]
             norms = [torch.nn.utils.get_total_norm(part) for part in gradients]
         self.on_gradients(optimizer, torch.stack(norms))
+
+    def round_at(self, step: int) -> int:
+        """Return the index of the round to which optimizer step ``step`` = 0, 1, ... belongs; by default 0 for all.
+
+        Each round starts from the averaged weights of the one before.
+        """
+        return 0
+
+    def begin_round(self, number: int) -> None:
+        """Begin a round, with the averaged weights in place; called for all rounds but the first.
+
+        By default nothing is done but to count it in ``round``.
+
+        Args:
+            number: the index of the round.
+        """
+        self.round = number
+
+    def progress_notes(self) -> list[str]:
+        """Return what the progress of training shows beside steps and loss, such as the present round."""
+        return []
 
     def log_is_due(self) -> bool:
         """Return whether training metrics are logged at this optimizer step, a multiple of ``log_every_n_steps``."""

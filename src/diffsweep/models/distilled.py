@@ -76,6 +76,18 @@ class DistilledModel(DiffusionModel):
         It is called without gradients. Subclasses define it.
         """
 
+    def taught_by(
+        self, device: torch.device, cond: Condition | None, w: Tensor | None
+    ) -> tuple[Denoiser, Condition | None]:
+        """Return the denoiser that teaches, on a device, and the condition that it takes.
+
+        Args:
+            device: of the student.
+            cond: the condition of each sample, without a guidance scale.
+            w: the guidance scale of each sample, (B,); None for no guidance.
+        """
+        return self.teacher.denoiser(device, cond, w)
+
     def times(self, noise: Noise) -> tuple[Tensor, Tensor]:
         """Return the times of a batch and their importance weights, (B,) each: those of the time sampling."""
         return self.time_sampling(self.denoiser.schedule, noise.uniform(stream=Stream.TIME))
@@ -98,7 +110,7 @@ class DistilledModel(DiffusionModel):
         x_t = add_noise(self.denoiser.schedule, x_0, t, noise.like(x_0, Stream.EPS))
         w = self.teacher.scales_of(noise, x_0.device)
         with torch.no_grad():
-            taught = self.targets(Lesson(x_t, t, *self.teacher.denoiser(x_0.device, cond, w), noise))
+            taught = self.targets(Lesson(x_t, t, *self.taught_by(x_0.device, cond, w), noise))
         losses = self.objective(self.denoiser, taught.x0, self.teacher.to_student(cond, w), t, taught.eps, noise)
         return Losses(losses, t, weight)
 

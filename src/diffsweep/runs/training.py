@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 
 from diffsweep import pictures, shell
-from diffsweep.callbacks import EMA, RunLogger, StopOnNaN, TrainingMeter, log_picture
+from diffsweep.callbacks import EMA, BeginRounds, RunLogger, StopOnNaN, TrainingMeter, log_picture
 from diffsweep.callbacks.checkpoints import FOLDER, LAST, AtomicCheckpoints, KeepCheckpoints
 from diffsweep.configuration.build import build, build_data, build_model
 from diffsweep.configuration.saved import CONFIG
@@ -130,7 +130,7 @@ def _train(cfg: DictConfig, directory: Path, data: ImageData, resumption: Resump
     others = [callback for callback in built if callback not in guards]
     callbacks: list[Callback] = [*guards, TrainingMeter(), *others, signals, keep]
     memory = MemoryOfSteps(cfg)
-    callbacks += [memory, GoOn(data, resumption, partial(claim, cfg))]
+    callbacks += [memory, GoOn(data, resumption, partial(claim, cfg)), BeginRounds()]
     if resumption is not None:
         resumption.check(model, data, callbacks)
         if is_rank_zero():

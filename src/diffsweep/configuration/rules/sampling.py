@@ -14,7 +14,7 @@ def sampler_uses_the_learned_variance(cfg: DictConfig, parts: BuiltParts) -> str
 
     Solvers of an ODE ignore it, and so do samplers with a variance of their own.
     """
-    if parts.prediction.heads > 1 and not parts.sampler.uses_variance:
+    if parts.prediction.variance_mix is None and not parts.sampler.uses_variance:
         return f"sampler={cfg.choices.sampler} does not use the learned variance; sampler=ancestral does"
     return None
 

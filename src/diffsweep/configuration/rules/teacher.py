@@ -8,6 +8,7 @@ from diffsweep.configuration.rules.base import BuiltParts, rule
 from diffsweep.configuration.sizes import instantiated
 from diffsweep.configuration.stage_nodes import run_key
 from diffsweep.models.distilled import first_difference
+from diffsweep.models.rounds import rounds_of, times_of_rounds
 
 PATH = "teacher.base"
 
@@ -33,7 +34,7 @@ def teacher_has_the_network_of_the_student(cfg: DictConfig, parts: BuiltParts) -
 def teacher_has_a_fixed_variance(cfg: DictConfig, parts: BuiltParts) -> str | None:
     """Return an error message if a teacher has a learned variance, of which a student learns nothing."""
     stage = parts.stages.get(PATH)
-    if stage is not None and stage.cfg is not None and instantiated(stage.cfg, "prediction").heads > 1:
+    if stage is not None and stage.cfg is not None and instantiated(stage.cfg, "prediction").variance_mix is None:
         return (
             f"{run_key(PATH, stage.node)}: the teacher has prediction.variance=learned_range, and a student learns "
             "where a deterministic sampler leads, which has no variance; use a teacher with a fixed one"
@@ -77,3 +78,42 @@ def the_scale_of_a_student_is_given(cfg: DictConfig, parts: BuiltParts) -> str |
         f"the network takes a guidance scale from {least:g} to {most:g} (teacher.scale), and guidance="
         f"{cfg.choices.guidance} gives it none; use guidance=distilled with guidance.scale=1 for no guidance"
     )
+
+
+@rule
+def a_student_takes_the_steps_that_it_has_learned(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Return an error message if the sampler of a student of few steps takes more of them, or of another solver."""
+    known = cfg.model.get("student_steps")
+    if known is None:
+        return None
+    learned = f"the student has learned {known} step{'s' * (known > 1)} of DDIM (model.student_steps)"
+    if parts.sampler.order != 1:
+        return f"{learned}, and sampler={cfg.choices.sampler} takes others; use sampler=ddim with sampler.steps={known}"
+    if parts.sampler.steps > known:
+        return f"{learned}, and sampler.steps={parts.sampler.steps} are more; use sampler.steps={known}, or fewer"
+    return None
+
+
+@rule
+def a_teacher_takes_the_steps_that_are_halved(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Return an error message if the steps that a student halves are not those of its teacher or of the schedule."""
+    first, stage = cfg.model.get("teacher_steps"), parts.stages.get(PATH)
+    if first is None:
+        return None
+    if parts.schedule.num_steps is not None and first > parts.schedule.num_steps:
+        return (
+            f"model.teacher_steps={first} is more than the {parts.schedule.num_steps} steps of schedule="
+            f"{cfg.choices.schedule}; use fewer, or a continuous schedule such as cosine_continuous"
+        )
+    try:
+        rounds = rounds_of(1, first, cfg.model.student_steps, cfg.model.last_rounds)
+        times_of_rounds(parts.sampler, parts.schedule, rounds)
+    except ValueError as error:
+        return str(error)
+    known = None if stage is None or stage.cfg is None else stage.cfg.model.get("student_steps")
+    if known is not None and known != first:
+        return (
+            f"the teacher is a student itself and takes {known} steps, and model.teacher_steps={first}; use "
+            f"model.teacher_steps={known}"
+        )
+    return None
