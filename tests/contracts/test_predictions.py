@@ -134,12 +134,12 @@ def test_the_time_for_the_network_is_finite_and_rises(prediction, option, name):
 
 
 @pytest.mark.parametrize(
-    ("variance", "mix", "heads"), [("fixed_small", 0.0, 1), ("fixed_large", 1.0, 1), ("learned_range", None, 2)]
+    ("variance", "mix", "more"), [("fixed_small", 0.0, 0), ("fixed_large", 1.0, 0), ("learned_range", None, 1)]
 )
-def test_the_variance_can_be_chosen(made, option, variance, mix, heads):
+def test_the_variance_can_be_chosen(made, option, variance, mix, more):
     chosen = made(option, variance)
     assert chosen.variance_mix == mix
-    assert chosen.heads == heads
+    assert chosen.heads == chosen.outputs + more
 
 
 def test_another_variance_is_refused_with_the_names_of_all(made, option):

@@ -77,8 +77,8 @@ def test_a_student_starts_as_its_teacher_whatever_the_scale(student):
     student.setup("fit")
     x, t = torch.randn(3, 1, 8, 8), torch.tensor([0.2, 0.5, 0.9])
     cond = Condition(vector=torch.tensor([0, 1, 2]))
-    told = guided_by_input(cond, torch.tensor([1.0, 2.0, 4.0]))
-    torch.testing.assert_close(student.denoiser(x, t, told).x0, tutor.denoiser(x, t, cond).x0)
+    known = guided_by_input(cond, torch.tensor([1.0, 2.0, 4.0]))
+    torch.testing.assert_close(student.denoiser(x, t, known).x0, tutor.denoiser(x, t, cond).x0)
 
 
 def test_the_loss_of_a_student_at_its_teachers_estimate_is_zero(student):

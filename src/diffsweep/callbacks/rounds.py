@@ -22,13 +22,14 @@ class BeginRounds(Callback):
         number = pl_module.round_at(trainer.global_step)
         if number == pl_module.round:
             return
-        averages: list[EMA] = [each for each in trainer.callbacks if isinstance(each, EMA)]  # type: ignore[attr-defined]
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        averages = [callback for callback in callbacks if isinstance(callback, EMA)]
         with averages[0].applied(pl_module) if averages else nullcontext():
             pl_module.begin_round(number)
         for average in averages:
             average.restart()
         for optimizer in trainer.optimizers:
             optimizer.state.clear()
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        for callback in callbacks:
             if isinstance(callback, KeepCheckpoints):
                 callback.best = float("inf")

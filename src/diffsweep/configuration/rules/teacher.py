@@ -45,10 +45,12 @@ def teacher_has_a_fixed_variance(cfg: DictConfig, parts: BuiltParts) -> str | No
 @rule
 def guidance_is_not_built_in_already(cfg: DictConfig, parts: BuiltParts) -> str | None:
     """Return an error message if a student that has a guidance scale built in is guided by its condition again."""
-    built_in = parts.teacher is not None and "built_in_guidance" in parts.teacher.provides
-    if built_in and any("condition" in guidance.requires for guidance in parts.guidance):
+    teacher = parts.teacher
+    if teacher is None or "built_in_guidance" not in teacher.provides:
+        return None
+    if any("condition" in guidance.requires for guidance in parts.guidance):
         return (
-            f"the student has a guidance of scale {parts.teacher.scales[0]:g} built in (teacher.scale), and "  # type: ignore[union-attr]
+            f"the student has a guidance of scale {teacher.scales[0]:g} built in (teacher.scale), and "
             f"guidance={cfg.choices.guidance} would guide it again; use guidance=none"
         )
     return None
