@@ -24,14 +24,23 @@ def test_the_compared_networks_have_the_same_number_of_parameters():
 
 
 PARTS = [
-    *("sampling", "backbones", "hybrid", "bound", "video", "decoding", "loading"),
+    *("sampling", "backbones", "hybrid", "bound", "video", "decoding", "loading", "distillation"),
     pytest.param("streaming", marks=pytest.mark.slow),  # it starts processes
 ]
 
 
+WORDS = {  # of parts that the default model does not have
+    "distillation": (
+        *("model=progressive_distillation", "backbone.channels=8", "model.student_steps=2"),
+        'teacher.base.train=["model=ddpm","trainer.max_steps=1","metrics=none","callbacks=minimal"]',
+    )
+}
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_every_part_gives_ratios(command, tmp_path, part):
-    done = command("benchmark", f"parts=[{part}]", "sampler.steps=2", *FEW, f"output={tmp_path / 'out'}")
+    words = (*FEW, f"output={tmp_path / 'out'}", f"paths.output_dir={tmp_path}", *WORDS.get(part, ()))
+    done = command("benchmark", f"parts=[{part}]", "sampler.steps=2", *words)
     assert done.code == 0, done.err
     results = json.loads((tmp_path / "out" / "benchmark.json").read_text())["results"]
     assert results
@@ -51,6 +60,12 @@ def test_the_memory_of_a_step_on_a_cpu_is_what_the_forward_pass_keeps():
     """For tanh(W x) it is x, for the gradient of W, and the output; the weights are not counted."""
     network = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Tanh())
     assert memory_of(network, torch.randn(7, 3)) == 4 * (7 * 3 + 7 * 5)
+
+
+def test_distillation_is_timed_of_a_student_alone(command):
+    done = command("benchmark", "parts=[distillation]", *FEW)
+    assert done.code == 2
+    assert "model=ddpm is none; use model=progressive_distillation" in done.err
 
 
 def test_an_unknown_part_is_refused_in_one_line(command):

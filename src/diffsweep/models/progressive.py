@@ -54,7 +54,7 @@ class ProgressiveDistillation(DistilledModel):
         self._times = times_of_rounds(self.sampler, self.denoiser.schedule, rounds_of(1, *self._halving))
         self.round = 0
         self._former: list[NetworkDenoiser] = []  # at most one, in a list so that it is no submodule
-        self._on: dict[tuple[int, torch.device], Tensor] = {}
+        self._on: dict[tuple[int, torch.device], tuple[Tensor, Tensor]] = {}
 
     @property
     def rounds(self) -> Rounds:
@@ -87,10 +87,11 @@ class ProgressiveDistillation(DistilledModel):
         """
         key = (self.round, t.device)
         if key not in self._on:
-            self._on[key] = self._times[self.round].flip(0).to(t.device)  # increasing
-        rising = self._on[key]
+            increasing = self._times[self.round].flip(0).to(t.device)
+            self._on[key] = increasing, increasing[::2].contiguous()
+        rising, ends = self._on[key]
         rounded = 1e-7  # more than what times lose in float32
-        above = torch.bucketize(t.double() - rounded, rising[::2]).clamp(1, self.steps)
+        above = torch.bucketize(t.double() - rounded, ends).clamp(1, self.steps)
         return rising[2 * above], rising[2 * above - 1], rising[2 * above - 2]
 
     def taught_by(
