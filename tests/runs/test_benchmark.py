@@ -71,7 +71,7 @@ def test_distillation_is_timed_of_a_student_alone(command):
 def test_an_unknown_part_is_refused_in_one_line(command):
     done = command("benchmark", "parts=[speed]")
     assert done.code == 2
-    assert "a benchmark has backbones, video, decoding, loading, metrics, inception, sampling" in done.err
+    assert "a benchmark has backbones, video, decoding, loading, distillation, metrics, inception, sampling" in done.err
 
 
 def test_the_cost_of_a_backbone_is_counted():
