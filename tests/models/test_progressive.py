@@ -1,5 +1,6 @@
 """Progressive distillation: targets of exact teachers against closed forms, rounds, and what they are refused for."""
 
+import itertools
 import math
 
 import pytest
@@ -21,6 +22,7 @@ from diffsweep.diffusion import (
     Eps,
     Flow,
     GaussianDenoiser,
+    GaussianMixtureDenoiser,
     Noise,
     Simple,
     Uniform,
@@ -70,7 +72,7 @@ def test_one_step_of_ddim_leads_where_it_should(schedule):
         torch.testing.assert_close(ends, x, rtol=1e-10, atol=1e-10)
 
 
-def student_of(denoiser, sampler=None, **settings):
+def student_of(denoiser, sampler=None, backbone=None, **settings):
     """Return a student, untrained, whose teacher is an exact denoiser."""
 
     class Base(nn.Module):
@@ -79,7 +81,7 @@ def student_of(denoiser, sampler=None, **settings):
             self.denoiser = denoiser
             self.device = torch.device("cpu")
 
-    parts = {"backbone": nn.Linear(1, 1), "schedule": denoiser.schedule, "prediction": denoiser.prediction}
+    parts = {"backbone": backbone or nn.Linear(1, 1), "schedule": denoiser.schedule, "prediction": denoiser.prediction}
     settings = {"teacher_steps": 8, "student_steps": 1, "sampler": DDIM(steps=1, clip="none"), **settings}
     return ProgressiveDistillation(
         **parts,
@@ -290,3 +292,49 @@ def test_samplers_have_the_times_of_half_their_steps():
         sampler: Sampler = DDIM(steps=4, spacing=spacing)
         times = [sampler.with_steps(steps).times(schedules.Flow()) for steps in (4, 8)]
         assert math.isclose(float((times[0] - times[1][::2]).abs().max()), 0.0, abs_tol=1e-12)
+
+
+class SmallNetwork(nn.Module):
+    """A network of points in the plane, which takes the time as sinusoids."""
+
+    def __init__(self, width=128):
+        super().__init__()
+        sizes = [2 + 8, width, width, width]
+        layers = [layer for a, b in itertools.pairwise(sizes) for layer in (nn.Linear(a, b), nn.SiLU())]
+        self.layers = nn.Sequential(*layers, nn.Linear(width, 2))
+
+    def forward(self, x, c_noise, cond=None):
+        angle = c_noise[:, None] / 1000 * math.pi * torch.tensor([0.5, 1.0, 2.0, 4.0])
+        return self.layers(torch.cat([x, angle.cos(), angle.sin()], 1))
+
+
+@pytest.mark.slow
+def test_a_small_network_reaches_the_exact_map_of_a_mixture():
+    """Its one step ends within 0.15 of the ODE's solution (RMS; data have 0.6), and the teacher's beyond 0.4."""
+    schedule = schedules.Cosine(1000)
+    means = torch.tensor([[-0.6, 0.3], [0.6, 0.3], [0.0, -0.6]])
+    exact = GaussianMixtureDenoiser(schedule, means, 0.01 * torch.eye(2).expand(3, 2, 2), prediction=V())
+    student = student_of(exact, backbone=SmallNetwork())
+    rounds, generator = rounds_of(6000, 8, 1, 2.0), torch.Generator().manual_seed(0)
+    begin = 0
+    for number, end in enumerate(rounds.ends):
+        if number:
+            student.begin_round(number)
+        optimizer = torch.optim.Adam(student.parameters(), lr=2e-3)
+        for step in range(begin, end):
+            optimizer.param_groups[0]["lr"] = 2e-3 * (1 - (step - begin) / (end - begin))
+            noise = Noise(0, torch.arange(256) + 256 * step)
+            losses = student.lesson_losses(exact.sample(256, generator), None, noise)
+            optimizer.zero_grad()
+            losses.losses.mean().backward()
+            optimizer.step()
+        begin = end
+    x = torch.randn(2000, 2, generator=generator)
+    truth = Heun(steps=200, clip="none")(exact, x)
+    one = DDIM(steps=1, clip="none")
+
+    def error(denoiser):
+        return float((one(denoiser, x) - truth).square().mean().sqrt())
+
+    assert error(student.denoiser) < 0.15
+    assert error(exact) > 0.4
