@@ -110,7 +110,14 @@ def test_the_first_difference_of_two_networks_is_named():
         (["guidance=classifier_free", "conditioning.dropout=0.1"], "use guidance=distilled, or teacher.scale=null"),
         (["guidance=none"], "gives it none; use guidance=distilled"),
         (["conditioning=class_scalars", "dataset=shapes", "metrics=none"], "takes num_scalars of the condition"),
-        (['teacher.base.train=["model=classifier_free","backbone.channels=64"]'], "network is not that of the teacher"),
+        (
+            ['teacher.base.train=["model=classifier_free","backbone.channels=64"]'],
+            "network is not that of the teacher.*; use backbone.channels=64",
+        ),
+        (
+            ["conditioning=none", "teacher.scale=null", "guidance=none"],
+            "; use conditioning=class, or teacher.initial=false",
+        ),
         (['teacher.base.train=["model=classifier_free","schedule=linear"]'], "was trained under schedule=linear"),
         (
             [

@@ -11,6 +11,7 @@ from diffsweep.models.distilled import first_difference
 from diffsweep.models.rounds import rounds_of, times_of_rounds
 
 PATH = "teacher.base"
+NETWORK = ("dataset", "conditioning", "backbone", "prediction")  # groups on which the shapes of the weights depend
 
 
 @rule
@@ -24,10 +25,19 @@ def teacher_has_the_network_of_the_student(cfg: DictConfig, parts: BuiltParts) -
         network = instantiated(theirs, "backbone")
     if difference := first_difference(parts.backbone.state_dict(), network.state_dict()):
         return (
-            f"the network is not that of the teacher: {difference}; use backbone={theirs.choices.backbone} with the "
-            "teacher's settings, or teacher.initial=false, which starts from random weights"
+            f"the network is not that of the teacher: {difference}; use {_settings_of(theirs, cfg)}, or "
+            "teacher.initial=false, which starts from random weights"
         )
     return None
+
+
+def _settings_of(theirs: DictConfig, ours: DictConfig) -> str:
+    """Return what to type to have the network of a teacher, as far as it differs."""
+    chosen = [f"{group}={theirs.choices[group]}" for group in NETWORK if theirs.choices[group] != ours.choices[group]]
+    if chosen:
+        return " and ".join(chosen)
+    keys = {key: value for key, value in theirs.backbone.items() if ours.backbone.get(key) != value}
+    return " ".join(f"backbone.{key}={value}" for key, value in keys.items()) or "the teacher's settings"
 
 
 @rule
