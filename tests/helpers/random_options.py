@@ -17,7 +17,7 @@ from diffsweep.configuration import conf
 from diffsweep.configuration.build import build_data, build_model
 from diffsweep.configuration.comments import text_of
 from diffsweep.configuration.conf import leaves
-from diffsweep.configuration.preflight import preflight
+from diffsweep.configuration.preflight import preflight, stages_of
 from diffsweep.configuration.stage_nodes import stage_nodes
 from diffsweep.errors import UserError
 from diffsweep.models import DiffusionModel
@@ -180,8 +180,14 @@ def outcome(overrides, folder=None):
 def _step(cfg: DictConfig):
     """Compute the loss of a batch of training and its gradient."""
 
-    def untrained(**_):
-        return instantiate(cfg.autoencoder.network)()
+    stages = list(stages_of(cfg).values())
+
+    def untrained(train=None, **_):
+        """Stand for a stage by its model before training; that of latents by its network, which is all they need."""
+        stage = next(stage for stage in stages if list(stage.node.train) == list(train))
+        if stage.node.kind.endswith("Autoencoder"):
+            return instantiate(stage.cfg.autoencoder.network)()
+        return build_model(stage.cfg).eval().requires_grad_(False)
 
     with mock.patch("diffsweep.configuration.loading.trained", untrained):
         model, data = build_model(cfg), build_data(cfg)

@@ -6,7 +6,7 @@ With hypothesis installed a combination that fails is reduced to its cause; with
 import random
 
 import pytest
-from random_options import REFUSED, TINY, combination, outcome
+from random_options import RAN, REFUSED, TINY, combination, outcome
 
 from diffsweep.configuration.compose import compose
 from diffsweep.configuration.preflight import preflight
@@ -89,3 +89,15 @@ def test_a_mapping_in_the_place_of_a_number_is_refused():
         preflight(compose("train", ["callbacks.ema.decay={}", "logger=csv"]))
     with pytest.raises(UserError, match=r"^optimizer.lr=\{\}: "):
         preflight(compose("train", ["optimizer.lr={}", "logger=csv"]))
+
+
+def test_a_schedule_that_keeps_less_signal_than_single_precision_divides_by_is_refused():
+    """With alpha = 1e-71 the terms of x0 = (x_t - sigma eps) / alpha overflow, and samples would be NaN."""
+    with pytest.raises(UserError, match=r"too little signal \(alpha = 1e-71\).*\[rule x0_is_finite_at_t_1\]$"):
+        preflight(compose("train", ["schedule=sigmoid", "schedule.beta_end=0.5", "logger=csv"]))
+    preflight(compose("train", ["schedule=sigmoid", "schedule.beta_end=0.5", "prediction=v", "logger=csv"]))
+
+
+def test_a_cascade_is_among_the_combinations():
+    """Its lower stage is stood for by a model before training."""
+    assert outcome(["model=cascade"])[0] == RAN

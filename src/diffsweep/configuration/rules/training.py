@@ -1,24 +1,27 @@
 """Rules on schedules, outputs of the network and losses."""
 
-import math
-
 import torch
 from omegaconf import DictConfig
 
 from diffsweep.configuration.rules.base import BuiltParts, rule
 
+LARGEST = 1e30  # factor of the network's output and of x_t whose product with them is below the largest float32, 3.4e38
+
 
 @rule
 def x0_is_finite_at_t_1(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Return an error message if x0 cannot be computed from the network's output at t = 1.
+    """Return an error message if x0 cannot be computed from the network's output at t = 1 in single precision.
 
-    So it is with a prediction of eps if alpha(1) = 0: x_0 = (x_t - sigma eps) / alpha has no value.
+    So it is with a prediction of eps if alpha(1) = 0: x_0 = (x_t - sigma eps) / alpha has no value. If alpha(1) is
+    nearly 0, both terms overflow and their difference is NaN.
     """
-    coefficients = parts.prediction.coefficients(*parts.schedule(torch.ones((), dtype=torch.float64)))
-    if all(math.isfinite(value) for value in coefficients):
+    alpha, sigma = parts.schedule(torch.ones((), dtype=torch.float64))
+    coefficients = parts.prediction.coefficients(alpha, sigma)
+    if all(abs(float(value)) <= LARGEST for value in coefficients):  # not so of NaN
         return None
+    left = "no signal" if alpha == 0 else f"too little signal (alpha = {float(alpha):.1g})"
     return (
-        f"at t = 1 schedule={cfg.choices.schedule} has no signal left, so x0 cannot be computed from "
+        f"at t = 1 schedule={cfg.choices.schedule} has {left} left, so x0 cannot be computed from "
         f"prediction={cfg.choices.prediction}; use prediction=v, x0, flow or edm"
     )
 
