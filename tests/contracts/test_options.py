@@ -99,7 +99,7 @@ ROWS = pairwise(FAMILIES)
 MATHS = {name: options if name not in OUTSIDE else options[:1] for name, options in FAMILIES.items()}
 SHALLOW = ("backbone.channel_mult=[1,2]", "backbone.attention_factors=[2]")  # digits have no pixels for more levels
 CLASSIFIER = "model=noisy_classifier"
-CLIPS = ("space.num_frames=4",)
+CLIPS = ("dataset=moving_digits", "metrics=moving_digits")
 COMPANIONS = {  # the other choices that an option requires
     "cascade=blur": ("model=cascade",),
     "cascade=noise": ("model=cascade",),

@@ -252,7 +252,7 @@ def pytest_terminal_summary(terminalreporter, config):
     if "faults" not in config.option.markexpr:
         return
     every = [report for reports in terminalreporter.stats.values() for report in reports]
-    rows, totals = summarised([report for report in every if hasattr(report, "user_properties")])
+    rows, totals = summarised([report for report in every if isinstance(report, pytest.TestReport)])
     width = max(map(len, ROWS)) + 2
     terminalreporter.section("faults")
     terminalreporter.write_line(f"{'':{width}} {'tests':>6} {'passed':>7}")

@@ -1,6 +1,7 @@
 """Several processes (ranks) of one run: signals, a lack of memory and kills that reach one of them, or all."""
 
 import json
+import re
 import signal
 
 import pytest
@@ -38,7 +39,7 @@ def two(process, fast, tmp_path):
     package = ("+callbacks.faulty._target_=faulty.Faulty", "trust=[faulty]", "paths.run_dir=run")
 
     def two(faults, *overrides):
-        line = overrides or (*fast, *words, *package)
+        line = overrides if "resume=run" in overrides else (*fast, *words, *package, *overrides)
         return process("train", *line, cwd=tmp_path, FAULTS=faults, PYTHONPATH=str(tmp_path), timeout=240)
 
     return two
@@ -70,16 +71,28 @@ def test_all_stop_at_the_step_in_which_one_received_a_signal(faults, code, step,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_lack_of_memory_on_one_of_them_is_answered_with_what_to_type(rank, two):
-    done = two(f"{rank}:3:memory")
+@pytest.mark.parametrize(
+    ("rank", "words", "resumed"), [(0, (), ""), (1, ("trainer.val_check_interval=2",), "resume=run ")]
+)
+def test_a_lack_of_memory_on_one_of_them_is_answered_with_what_to_type(rank, words, resumed, two, tmp_path, checkpoint):
+    """What is typed trains to the end; the batch of each of the two processes is half of it, twice as often."""
+    done = two(f"{rank}:3:memory", *words)
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
-    answer = (
+    (answer,) = re.findall(r"^error: out of memory.*$", done.stderr, re.MULTILINE)
+    half = "dataset.batch_size=16 trainer.accumulate_grad_batches=2"
+    assert answer.startswith(
         "error: out of memory on the device in training step 3 with dataset.batch_size=32, which is not halved since "
+        "the run has several devices, and the others wait for the gradients of this one; try "
+        f"{resumed and f'{resumed}with '}{half}, "
     )
-    assert answer + "the run has several devices" in done.stderr
-    assert "trainer.accumulate_grad_batches=2" in done.stderr
+    if resumed:
+        again = two("", "resume=run", *half.split(), "trust=[faulty]")
+    else:
+        again = two("", *half.split(), "paths.run_dir=again")
+    assert again.returncode == 0, again.stderr
+    saved = checkpoint(tmp_path / ("run" if resumed else "again"))
+    assert saved["global_step"] == 6
 
 
 @pytest.mark.slow

@@ -123,7 +123,7 @@ def test_a_launcher_runs_jobs_and_the_same_line_runs_those_that_failed(launcher,
     assert states(tmp_path) == ["finished", "failed"]
     assert "sweep: 0_optimizer.lr-0.001 finished after" in done.stdout
     assert f"train.py {shlex.join(arguments)}" in done.stdout
-    assert "error: 1 of 2 jobs failed; 1_optimizer.lr-1e-30: the loss became NaN" in done.stderr
+    assert "error: 1 of 2 jobs failed; 1_optimizer.lr-1e-30: the loss or a gradient became NaN" in done.stderr
     found = sorted(path.parent for path in tmp_path.glob("outputs/sweeps/*/*/config.yaml"))
     assert [path.name for path in found] == ["0_optimizer.lr-0.001", "1_optimizer.lr-1e-30"]
     kept = found[0] / "checkpoints" / "last.ckpt"

@@ -3,12 +3,15 @@
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 from omegaconf import DictConfig
 
+from diffsweep import shell
+from diffsweep.callbacks.checkpoints import FOLDER, LAST
 from diffsweep.errors import UserError
 
 
@@ -66,9 +69,11 @@ class MemoryOfSteps(Callback):
         half = (
             f"dataset.batch_size={batch // 2} trainer.accumulate_grad_batches={2 * accumulated}, " if batch > 1 else ""
         )
+        run = Path(cfg.paths.run_dir)
+        resumed = f"resume={shell.shown(run)} with " if (run / FOLDER / LAST).is_file() else ""
         return (
             f"out of memory on the device in training step {self._step} with dataset.batch_size={batch}"
-            f"{f', which is not halved since {because}' if because else ''}; try {half}{_less(cfg)}"
+            f"{f', which is not halved since {because}' if because else ''}; try {resumed}{half}{_less(cfg)}"
         )
 
 
@@ -83,6 +88,10 @@ def why_not_halved(cfg: DictConfig) -> str | None:
 
     None if they may: then each step has the same samples in the same order, and the mean of their losses.
 
+    A run on several devices keeps its batch: within the backward pass the others already wait for a sum of gradients
+    that the process without memory can no longer join, and only the program that started them all (Lightning, torchrun,
+    Slurm) could start them anew. So the run ends with what to type.
+
     Args:
         cfg: the run's configuration.
     """
@@ -92,7 +101,7 @@ def why_not_halved(cfg: DictConfig) -> str | None:
     if batch % 2:
         return f"{batch} is odd"
     if cfg.trainer.devices != 1 or cfg.trainer.get("num_nodes", 1) != 1:
-        return "the run has several devices, of which others wait"
+        return "the run has several devices, and the others wait for the gradients of this one"
     if cfg.dataset.get("buckets") is not None:
         return "dataset.buckets gives all images of a batch one size, so other batches have other images"
     if cfg.choices.get("discriminator") not in (None, "none"):

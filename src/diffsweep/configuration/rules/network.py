@@ -2,7 +2,7 @@
 
 import math
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from diffsweep.configuration.rules.base import BuiltParts, rule
 
@@ -60,5 +60,39 @@ def images_of_several_sizes_are_no_stored_latents(cfg: DictConfig, parts: BuiltP
         return (
             f"dataset.buckets={cfg.dataset.buckets} has images of several sizes, and a file of latents has one; use "
             "autoencoder.cache=false, or dataset.buckets=null"
+        )
+    return None
+
+
+SIZES = {  # keys that follow from the data, and the size that each refers to
+    "space.channels": "autoencoder.channels",
+    "space.image_size": "autoencoder.image_size",
+    "space.num_frames": "dataset.num_frames",
+    "autoencoder.num_frames": "space.num_frames",
+    "autoencoder.network.in_channels": "dataset.channels",
+    "discriminator.network.in_channels": "dataset.channels",
+    "backbone.in_channels": "space.channels",
+    "backbone.out_channels": "space.out_channels",
+}
+
+
+@rule
+def sizes_follow_from_the_data(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Return an error message if a size that follows from the data is typed and is another.
+
+    Such are the channels of networks, and the channels and the side of the space. Without a network the space has the
+    channels of the data.
+    """
+    sizes = SIZES if "network" in cfg.autoencoder else {"autoencoder.channels": "dataset.channels", **SIZES}
+    for key, source in sizes.items():
+        typed, needed = OmegaConf.select(cfg, key), OmegaConf.select(cfg, source)
+        if typed is not None and typed != needed:
+            shown = "null" if needed is None else needed
+            return f"{key}={typed}, but it is {source}, which is {shown}; leave {key} out"
+    side, factor, key = cfg.dataset.get("image_size"), parts.autoencoder.factor, "autoencoder.image_size"
+    if side is not None and cfg.autoencoder.image_size * factor != side:
+        return (
+            f"{key}={cfg.autoencoder.image_size}, but it is dataset.image_size / {factor}, which is {side // factor}; "
+            f"leave {key} out"
         )
     return None
