@@ -227,6 +227,34 @@ def test_captions_by_hand():
     assert all(map(torch.equal, attributes_of(captions(drawn)), others))
 
 
+def test_training_captions_leave_attributes_out_at_random(data):
+    """Each of three attributes is named in 60 % of training captions; images and held-out captions are as they were."""
+    short = Shapes(held_out=HELD_OUT, num_train=6000, num_val=50, caption_detail=0.6)
+    train, index = short.split("train"), torch.arange(6000)
+    read, truth = attributes_of(train["caption"]), scene_attributes(train)
+    assert torch.equal(read.shape, truth["shape"])
+    named = torch.stack([getattr(read, name) >= 0 for name in ("size", "colour", "position")], 1)
+    for column, name in enumerate(("size", "colour", "position")):
+        rows = named[:, column]
+        assert torch.equal(getattr(read, name)[rows], truth[name][rows])
+    error = (0.24 / 6000) ** 0.5
+    assert (named.double().mean(0) - 0.6).abs().max() < 5 * error
+    counts = (named * torch.tensor([1, 2, 4])).sum(1).bincount(minlength=8) / 6000
+    expected = torch.tensor([0.6 ** bin(k).count("1") * 0.4 ** (3 - bin(k).count("1")) for k in range(8)])
+    assert (counts - expected).abs().max() < 0.03  # independently of each other
+    assert train.rows(index[30:40])["caption"] == train["caption"][30:40]
+    assert torch.equal(train.rows(index[:40])["x"], data.split("train").rows(index[:40])["x"])
+    assert all((values >= 0).all() for values in attributes_of(short.split("val")["caption"]))
+    assert short.fingerprint != Shapes(held_out=HELD_OUT, num_train=6000, num_val=50).fingerprint
+
+
+def test_without_details_a_caption_names_the_shape_alone():
+    data = Shapes(num_train=9, num_val=2, caption_detail=0.0)
+    assert data.split("train")["caption"] == [f"a {list(SHAPES)[k]}" for k in data.split("train")["label"]]
+    with pytest.raises(ValueError, match="caption_detail is a probability, from 0 to 1"):
+        Shapes(caption_detail=1.5)
+
+
 def test_every_caption_gives_its_scenes_attributes(val):
     attributes, words = attributes_of(val["caption"]), set(VOCABULARY)
     for name, shown in scene_attributes(val).items():

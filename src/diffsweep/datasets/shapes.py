@@ -18,6 +18,7 @@ from diffsweep.datasets.shapes_scene import (
     attributes_of,
     captions,
     draw,
+    named_at_random,
     pair_number,
     render,
 )
@@ -37,10 +38,11 @@ class ShapeSamples(Samples):
     Args:
         scene: the shapes, colours, positions and sizes of the N images.
         image_size: H and W of the images.
+        named: whether each caption names the size, the colour and the position, bool, (N, 3); None for all of them.
     """
 
-    def __init__(self, scene: Scene, image_size: int) -> None:
-        self.scene, self.image_size = scene, image_size
+    def __init__(self, scene: Scene, image_size: int, named: Tensor | None = None) -> None:
+        self.scene, self.image_size, self.named = scene, image_size, named
         numbers = 100 * torch.cat([scene.centre, scene.radius[:, None]], dim=1).float()
         self._parts: dict[str, Any] = {"label": scene.shape, "scalars": numbers}
 
@@ -49,7 +51,7 @@ class ShapeSamples(Samples):
 
     def part(self, name: str) -> Any:
         if name not in self._parts:
-            make = {"x": self._images, "caption": lambda: captions(self.scene)}[name]
+            make = {"x": self._images, "caption": lambda: captions(self.scene, self.named)}[name]
             self._parts[name] = make()
         return self._parts[name]
 
@@ -61,8 +63,8 @@ class ShapeSamples(Samples):
         return {"x": render(self.scene.rows(index), self.image_size), **self.annotations(index)}
 
     def annotations(self, index: Tensor) -> Batch:
-        scene = self.scene.rows(index)
-        return {"label": scene.shape, "caption": captions(scene), "scalars": self._parts["scalars"][index]}
+        scene, named = self.scene.rows(index), None if self.named is None else self.named[index]
+        return {"label": scene.shape, "caption": captions(scene, named), "scalars": self._parts["scalars"][index]}
 
 
 class Shapes(SyntheticData):
@@ -82,12 +84,16 @@ class Shapes(SyntheticData):
             vocabulary is all words of captions, and ``scalars`` names the numbers that describe each image.
         image_size: H and W, at least 16.
         held_out: the pairs [colour, shape] that training never shows.
+        caption_detail: the probability that the caption of a training image names the size, and the same of the colour
+            and of the position; the shape is always named. Below 1 captions differ in length, as people's do, and a
+            model learns what short ones leave open. A training image has one caption at all visits, and captions of
+            held-out images name everything.
         num_train, num_val: number of training and of held-out samples.
         batch_size, settings: further arguments of :class:`~diffsweep.datasets.base.ImageData`.
 
     Raises:
-        ValueError: a constant has another value, ``image_size`` is below 16, a pair in ``held_out`` is unknown, or all
-            pairs of one colour or shape are held out.
+        ValueError: a constant has another value, ``image_size`` is below 16, ``caption_detail`` is not in [0, 1], a
+            pair in ``held_out`` is unknown, or all pairs of one colour or shape are held out.
     """
 
     classes: Sequence[str] = tuple(SHAPES)
@@ -102,6 +108,7 @@ class Shapes(SyntheticData):
         vocabulary: Sequence[str] = tuple(VOCABULARY),
         scalars: Sequence[str] = SCALARS,
         held_out: Sequence[Sequence[str]] = (),
+        caption_detail: float = 1.0,
         num_train: int = 20_000,
         num_val: int = 2_000,
         batch_size: int = 128,
@@ -121,21 +128,37 @@ class Shapes(SyntheticData):
                 raise ValueError(f"dataset.{key} of shapes is [{', '.join(constant)}]; it cannot be changed")
         if image_size < SMALLEST:
             raise ValueError(f"dataset.image_size of shapes must be at least {SMALLEST}, not {image_size}")
+        if not 0 <= caption_detail <= 1:
+            raise ValueError(f"dataset.caption_detail is a probability, from 0 to 1, not {caption_detail}")
         sizes = {"channels": channels, "image_size": image_size, "num_classes": num_classes, "levels": levels}
         super().__init__(num_train=num_train, num_val=num_val, batch_size=batch_size, **sizes, **settings)
-        self.held_out = _pairs(held_out)
+        self.held_out, self.caption_detail = _pairs(held_out), caption_detail
 
     def samples_at(self, index: Tensor, val: Tensor) -> Samples:
-        return ShapeSamples(draw(index, val, self.held_out), self.image_size)
+        return ShapeSamples(draw(index, val, self.held_out), self.image_size, self.named(index, val))
+
+    def named(self, index: Tensor, val: Tensor) -> Tensor | None:
+        """Return whether the captions of samples name size, colour and position, bool, (N, 3); None if all do.
+
+        Args:
+            index, val: the number of each sample and its split, as of :meth:`samples_at`.
+        """
+        return None if self.caption_detail == 1 else named_at_random(index, val, self.caption_detail)
 
     @property
     def fingerprint(self) -> str:
         """Return a text that is equal for equal data and different otherwise.
 
-        It has the sizes of images and splits, and a hash of the held-out pairs and of the first 64 images of each
-        split.
+        It has the sizes of images and splits, and a hash of the held-out pairs, of ``caption_detail`` and of the first
+        64 images of each split.
         """
-        return self.fingerprint_of(f"shapes-{self.image_size}", self.held_out.tolist())
+        return self.fingerprint_of(f"shapes-{self.image_size}", self.of_scenes)
+
+    @property
+    def of_scenes(self) -> list[object]:
+        """Return the settings of the scenes and captions that the fingerprint contains: what training does not show."""
+        held_out: list[object] = self.held_out.tolist()
+        return held_out if self.caption_detail == 1 else [held_out, self.caption_detail]
 
     def aligned(self, x: Tensor, batch: Batch) -> dict[str, Tensor] | None:
         """Return whether each generated image shows the colour, shape, position and size that it was requested to show.

@@ -174,10 +174,37 @@ def render(scene: Scene, image_size: int) -> Tensor:
     return levels.mul_(2 / (LEVELS - 1)).sub_(1).float()
 
 
-def captions(scene: Scene) -> list[str]:
-    """Return the captions of scenes, such as "a small red circle at the top left"; they do not name the background."""
-    fields = torch.stack([scene.size, scene.colour, scene.shape, scene.position], 1).tolist()
-    return [f"a {_SIZE[s]} {_COLOUR[c]} {_SHAPE[k]} {_POSITION[p]}" for s, c, k, p in fields]
+def named_at_random(index: Tensor, val: Tensor, detail: float) -> Tensor:
+    """Return whether captions name the size, the colour and the position of their scenes, bool, (B, 3).
+
+    Each is named with probability ``detail``, independently. It depends on the numbers of the scenes alone. Captions of
+    held-out scenes name all three.
+
+    Args:
+        index: int64, (B,), the number of each scene in its split.
+        val: bool, (B,), True for a scene of the held-out split.
+        detail: a probability in [0, 1].
+    """
+    u = Noise(SEED, index, val.long()).uniform(3, stream=Stream.CONDITION, dtype=torch.float64)
+    return (u < detail) | val[:, None]
+
+
+def captions(scene: Scene, named: Tensor | None = None) -> list[str]:
+    """Return the captions of scenes, such as "a small red circle at the top left"; they do not name the background.
+
+    Args:
+        scene: the B scenes.
+        named: whether each caption names the size, the colour and the position, bool, (B, 3); None for all of them. The
+            shape is always named: "a circle" is the shortest caption.
+    """
+    fields = torch.stack([scene.size, scene.colour, scene.position], 1)
+    numbers = fields if named is None else fields.where(named, -1)
+    phrases = [(*_SIZE, ""), (*_COLOUR, ""), (*_POSITION, "")]  # the number -1 is that of the empty text
+    texts = []
+    for shape, row in zip(scene.shape.tolist(), numbers.tolist(), strict=True):
+        size, colour, position = (names[number] for names, number in zip(phrases, row, strict=True))
+        texts.append(" ".join(word for word in ("a", size, colour, _SHAPE[shape], position) if word))
+    return texts
 
 
 def attributes_of(captions: Sequence[str]) -> Attributes:

@@ -31,10 +31,19 @@ class SpottedSamples(ShapeSamples):
         spotted: whether each image has a spot, bool, (N,).
         centre: x and y of the spots, float64, (N, 2), as fractions of the side.
         radius: their radii, float64, (N,).
+        named: what the captions name, as of :class:`ShapeSamples`.
     """
 
-    def __init__(self, scene: Scene, image_size: int, spotted: Tensor, centre: Tensor, radius: Tensor) -> None:
-        super().__init__(scene, image_size)
+    def __init__(
+        self,
+        scene: Scene,
+        image_size: int,
+        spotted: Tensor,
+        centre: Tensor,
+        radius: Tensor,
+        named: Tensor | None = None,
+    ) -> None:
+        super().__init__(scene, image_size, named)
         self.spotted, self.centre, self.radius = spotted, centre, radius
         self._parts["label"] = spotted.long()
 
@@ -98,11 +107,12 @@ class SpottedShapes(Shapes):
         centre = CENTRES[0] + (CENTRES[1] - CENTRES[0]) * u[:, 1:3]
         radius = RADII[0] + (RADII[1] - RADII[0]) * u[:, 3]
         scene = draw(index, val, self.held_out)
-        return SpottedSamples(scene, self.image_size, u[:, 0] < self.spot, centre, radius)
+        spotted, named = u[:, 0] < self.spot, self.named(index, val)
+        return SpottedSamples(scene, self.image_size, spotted, centre, radius, named)
 
     @property
     def fingerprint(self) -> str:
-        return self.fingerprint_of(f"spotted-shapes-{self.image_size}", [self.held_out.tolist(), self.spot])
+        return self.fingerprint_of(f"spotted-shapes-{self.image_size}", [self.of_scenes, self.spot])
 
     def aligned(self, x: Tensor, batch: Batch) -> dict[str, Tensor] | None:
         return None  # the reader of shapes takes a spot for a second shape
