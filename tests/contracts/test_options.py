@@ -140,6 +140,7 @@ COMPANIONS = {  # the other choices that an option requires
     "guidance=reconstruction_free": ("model=classifier_free",),
     "guidance=repaint": ("guidance.jump_length=1",),
     "guidance=repaint_free": ("model=classifier_free",),
+    "guidance=repaint_reconstruction": ("guidance.outer.jump_length=1",),
     "noise=progressive": ("model=video",),
     "noise=shared": ("model=video",),
     "objective=hybrid": ("prediction.variance=learned_range",),

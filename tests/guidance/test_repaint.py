@@ -23,7 +23,8 @@ from diffsweep.diffusion import (
     steps_of,
 )
 from diffsweep.errors import UserError
-from diffsweep.guidance import ClassifierFreeGuidance, RePaint, Replacement, composed
+from diffsweep.guidance import ClassifierFreeGuidance, Reconstruction, RePaint, Replacement, composed
+from diffsweep.proofs.inpainting import conditional
 from diffsweep.samplers import DDIM, ODE, Ancestral, DPMSolverPP, Heun
 from diffsweep.schedules import VE, Cosine, Flow
 
@@ -214,3 +215,13 @@ def test_settings_out_of_range_are_refused():
         Heun(steps=5)(RePaint(denoiser), x, given(1), noise)
     with pytest.raises(ValueError, match="an adaptive solver chooses its own"):
         ODE(steps=20)(RePaint(denoiser), x, given(1), noise)
+
+
+@pytest.mark.parametrize("passages", [1, 3])
+def test_around_exact_reconstruction_mean_and_variance_stay_exact(passages):
+    """The known part is independent of the rest given y, and steps back are those of the process: both keep p(x|y)."""
+    inner = Reconstruction(exact(Cosine(1000)), weight="covariance")
+    mean, variance = conditional(MEAN, COVARIANCE, VALUE)
+    ours = moments(RePaint(inner, 2, passages), DPMSolverPP(steps=80, clip="none"))
+    assert abs(ours[0] - mean) < 0.02 * variance**0.5
+    assert ours[1] == pytest.approx(float(variance), rel=0.02)
