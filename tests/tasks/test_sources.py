@@ -29,3 +29,23 @@ def test_a_file_that_is_no_image_is_named_in_one_line(tmp_path, content):
     with pytest.raises(UserError, match=r"task.source: .*bad.png is no readable image: it is") as error:
         load_images(str(tmp_path / "bad.png"), DATA, 5)
     assert "\n" not in str(error.value)
+
+
+def test_a_coloured_image_is_refused_for_a_grey_model_and_no_grey_one_is(tmp_path):
+    """Equal channels are grey whatever the file's mode, and a grey file serves a model of colours."""
+    grey = np.random.default_rng(0).integers(0, 256, (8, 8), dtype=np.uint8)
+    Image.fromarray(grey).save(tmp_path / "grey.png")
+    Image.fromarray(grey).convert("RGB").save(tmp_path / "equal.png")
+    Image.fromarray(grey).convert("RGB").save(tmp_path / "lossy.jpg", quality=40)
+    Image.fromarray(np.stack([grey, grey, 255 - grey], -1)).save(tmp_path / "colour.png")
+    of_grey = SimpleNamespace(channels=1, image_size=8)
+    expected = torch.from_numpy(grey).float()[None] / 127.5 - 1
+    for name in ("grey.png", "equal.png"):
+        assert torch.equal(load_images(str(tmp_path / name), of_grey, 1)[0], expected)
+    assert load_images(str(tmp_path / "lossy.jpg"), of_grey, 1).shape == (1, 1, 8, 8)
+    assert torch.equal(load_images(str(tmp_path / "grey.png"), DATA, 1)[0], expected.expand(3, 8, 8))
+    with pytest.raises(
+        UserError, match=r"task.source: .*colour.png is coloured, and the model's images are grey"
+    ) as error:
+        load_images(str(tmp_path / "colour.png"), of_grey, 1)
+    assert "\n" not in str(error.value)

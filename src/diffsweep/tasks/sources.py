@@ -2,6 +2,7 @@
 
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,10 +10,12 @@ from torch import Tensor
 
 from diffsweep import pictures
 from diffsweep.datasets import ImageData
-from diffsweep.datasets.images import SUFFIXES, UnreadableImageError, decode
+from diffsweep.datasets.images import SUFFIXES, UnreadableImageError, fitted, read_image
 from diffsweep.datasets.video_files import UnusableError, find, frames
 from diffsweep.errors import UserError
 from diffsweep.files import read_bytes
+
+ROUNDING = 8  # levels of 256 by which the channels of a grey image may differ, after lossy compression
 
 
 def images_missing_because(source: str) -> str | None:
@@ -57,12 +60,14 @@ def load_images(source: str, data: ImageData, count: int, side: int | None = Non
     Args:
         source: ``data`` for held-out data; an image or a folder of images, which are cut to a square and resized; or an
             .npz file whose first array has images (N, H, W, C) of uint8, as ``sample.py`` writes it.
-        data: the data of the model, whose number of channels and image size the images get.
+        data: the data of the model, whose number of channels and image size the images get. Grey files become colour by
+            three equal channels, and colour files whose channels are equal become grey.
         count: the largest number of images.
         side: the side that images from files get; None for that of the data, which images of ``data`` always have.
 
     Raises:
-        UserError: the .npz file has images of another shape than the data, or an image cannot be read.
+        UserError: the .npz file has images of another shape than the data, an image cannot be read, or it is coloured
+            and the model's images are grey.
     """
     if source == "data":
         return data.split("val")["x"][:count]
@@ -121,14 +126,28 @@ def load_clips(source: str, data: ImageData, count: int, factor: int = 1) -> Ten
 
 
 def _load_image(path: Path, channels: int, image_size: int) -> Tensor:
-    """Return an image file as every dataset of files reads it, (C, H, W) in [-1, 1]."""
+    """Return an image file as every dataset of files reads it, (C, H, W) in [-1, 1], but refuse to drop its colours."""
     try:
-        pixels = decode(read_bytes(path), channels, image_size).pixels
+        image = read_image(read_bytes(path))
     except (OSError, UnreadableImageError) as error:
         raise UserError(
             f"task.source: {path} is no readable image: {getattr(error, 'strerror', None) or error}"
         ) from error
+    if channels == 1 and _is_coloured(image):
+        raise UserError(
+            f"task.source: {path} is coloured, and the model's images are grey, so its colours would be lost; give a "
+            "grey copy, such as Pillow's image.convert('L') makes"
+        )
+    pixels = fitted(image, channels, image_size).pixels
     return torch.from_numpy(pixels.copy()).float() / 127.5 - 1
+
+
+def _is_coloured(image: Any) -> bool:
+    """Return whether a Pillow image has pixels whose channels differ by more than a lossy file's rounding."""
+    if image.mode != "RGB":
+        return False
+    pixels = np.asarray(image).astype(np.int16)
+    return bool((pixels.max(-1) - pixels.min(-1)).max() > ROUNDING)
 
 
 def _load_video(video: Path, channels: int, image_size: int) -> Tensor:
