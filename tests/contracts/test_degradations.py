@@ -252,8 +252,20 @@ def test_a_blur_damps_waves_by_the_transform_of_a_gaussian():
         y = Blur(sigma).known(x).y[0, 0]
         expected = math.exp(-((sigma * w) ** 2) / 2) * x[0, 0]
         torch.testing.assert_close(y[20:44, 20:44], expected[20:44, 20:44], rtol=0, atol=0.01)
-    drawn = Blur((0.5, 2.0)).measurement(torch.zeros(50, 1, 8, 8), noise_of(range(50)))
-    assert drawn.rows[:, 4, 4].unique().numel() == 50
+
+
+def test_widths_of_a_blur_are_uniform_and_their_matrices_made_once(monkeypatch):
+    """Each drawn matrix is that of a blur of one of 64 widths, and a second batch computes none."""
+    blur, x = Blur((0.5, 2.0)), torch.zeros(4096, 1, 8, 8)
+    rows = blur.measurement(x, noise_of(range(4096))).rows
+    tables = torch.stack([Blur(0.5 + 1.5 * k / 63).measurement(x).rows[0] for k in range(64)])
+    drawn = torch.cdist(rows.flatten(1), tables.flatten(1)).min(1)
+    assert drawn.values.max() < 1e-6
+    counts = drawn.indices.bincount(minlength=64)
+    assert (counts - 64).abs().max() < 5 * 8
+    monkeypatch.setattr(torch.linalg, "svd", None)
+    again = blur.measurement(x[:9], noise_of(range(9))).rows
+    assert torch.equal(again, rows[:9])
 
 
 def test_noise_has_its_level_and_jpeg_is_that_of_pillow():

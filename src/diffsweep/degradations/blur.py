@@ -7,6 +7,8 @@ from diffsweep.degradations.base import LinearDegradation, Range, bounds
 from diffsweep.diffusion import Known, Measurement, Noise, Separable
 from diffsweep.diffusion.separable import without_small_values
 
+WIDTHS = 64  # values of s in a range
+
 
 class Blur(LinearDegradation):
     """A degradation by a Gaussian blur, whose weights at the edges are those of the pixels inside, made to sum to 1.
@@ -15,6 +17,8 @@ class Blur(LinearDegradation):
 
     Args:
         sigma: s, the standard deviation in pixels, above 0; or a range [low, high] to draw it from for each sample.
+            It is then one of 64 equally spaced values from low to high, so that the matrices are made once and not in
+            each training step.
 
     Raises:
         ValueError: a ``sigma`` that is not above 0.
@@ -23,13 +27,21 @@ class Blur(LinearDegradation):
     def __init__(self, sigma: Range = 1.0) -> None:
         self.low, self.high = bounds("sigma", sigma, 1e-3, float("inf"))
         self.random = self.low < self.high
+        self.widths = torch.linspace(self.low, self.high, WIDTHS if self.random else 1, dtype=torch.float64)
+        self._matrices: dict[int, Tensor] = {}  # by the side of the images, those of all widths, (widths, n, n)
 
     def measurement(self, x: Tensor, noise: Noise | None = None) -> Measurement:
-        sigma = torch.tensor([self.low], dtype=torch.float64)
+        rows, columns = (self.matrices(side) for side in x.shape[-2:])
         if self.random:
-            sigma = self.low + (self.high - self.low) * self.uniform(noise, 1)[:, 0].double()
-        rows, columns = (_gaussian(side, sigma) for side in x.shape[-2:])
+            drawn = (self.uniform(noise, 1)[:, 0] * WIDTHS).long().to(rows.device)
+            rows, columns = rows[drawn], columns[drawn]
         return Separable(rows, columns, shared=not self.random)
+
+    def matrices(self, side: int) -> Tensor:
+        """Return the matrices G of lines of ``side`` pixels for all values of s, float64, (values, side, side)."""
+        if side not in self._matrices:
+            self._matrices[side] = _gaussian(side, self.widths)
+        return self._matrices[side]
 
     def given(self, images: Tensor) -> tuple[Tensor, Known | None]:
         return images, None if self.random else Known(self.measurement(images), images)
