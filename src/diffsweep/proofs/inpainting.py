@@ -105,7 +105,7 @@ def _refined(subject: Subject) -> Iterator[Check]:
         sampler = subject.sampler_with(steps=steps, clip="none")
         found.append(_of_gaussian(RePaint(subject.gaussian, 1, passages), sampler))
         yield from _checks(f"RePaint, single steps of {steps}, {passages} times: ", *found[-1])
-    counts = [passages for _, passages in REFINED]
+    counts = [float(passages) for _, passages in REFINED]
     first, last = REFINED[0], REFINED[-1]
     most = 0.3 if (sampler.order or 0) > 1 else None
     for name, errors in zip(("mean", "variance"), zip(*found, strict=True), strict=True):
