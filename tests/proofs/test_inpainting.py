@@ -70,14 +70,14 @@ def test_repaint_converges_with_its_passages(monkeypatch):
 @pytest.mark.parametrize("schedule", [Cosine(1000), Linear(1000), VE()])
 @pytest.mark.parametrize("sampler", [Heun(), DPMSolverPP(), DDIM()], ids=lambda sampler: type(sampler).__name__)
 def test_mean_and_variance_converge_where_steps_and_passages_double(schedule, sampler):
-    """Solvers of second order lose most of either error; DDIM, of first order, keeps an error of the variance."""
+    """Second-order solvers lose most of either error; DDIM, of first order, keeps the variance's except on VE."""
     subject = Subject(schedule, V(), sampler, RePaint, task=MASKED)
     of_mean, of_variance = (check for check in inpainting._refined(subject) if " over " in check.name)
     assert of_mean.measured < 0.3
     assert of_mean.passed
     assert of_variance.passed
     assert of_variance.required == (sampler.order == 2)
-    assert of_variance.measured > 0.3 or sampler.order == 2
+    assert of_variance.measured > 0.3 or sampler.order == 2 or isinstance(schedule, VE)
     mean, variance = (subject.passages[f"{kind}, 12 to 96 steps"].errors for kind in ("mean", "variance"))
     for errors in (mean, variance):
         assert sampler.order == 1 or list(errors) == sorted(errors, reverse=True)
