@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from composing import composed
 from torch import nn
 
 from diffsweep import schedules
@@ -252,6 +253,17 @@ def test_rounds_resume_exactly_within_and_between_them(tmp_path, configure, resu
             torch.testing.assert_close(again[part], whole[part], rtol=0, atol=0)
     with pytest.raises(UserError, match="shares of 8 steps, which cannot change"):
         train(resume(tmp_path / "whole", "trainer.max_steps=10"))
+    again = configure(
+        tmp_path / "again",
+        *RUN,
+        place,
+        f"teacher.run={tmp_path / 'whole'}",
+        "model.teacher_steps=2",
+        "model.student_steps=1",
+        "sampler.steps=1",
+    )
+    train(again)  # a student is the teacher of the next one, and the run of that has its own teacher
+    assert composed("evaluate", f"run={tmp_path / 'again'}").teacher.run == str(tmp_path / "whole")
     (tmp_path / "stages").rename(tmp_path / "gone")
     student = load_sampled(saved_config(tmp_path / "whole"))  # needs its teacher no more
     assert student.sample(torch.arange(2), 0).shape == (2, 1, 8, 8)
@@ -263,6 +275,7 @@ def test_rounds_resume_exactly_within_and_between_them(tmp_path, configure, resu
     [
         (["model.student_steps=3"], "their ratio is a power of 2"),
         (["sampler.steps=8"], "has learned 4 steps of DDIM .* use sampler.steps=4, or fewer"),
+        (["sampler.clip=static"], "would change it; use sampler.clip=none"),
         (["sampler=heun"], "takes others; use sampler=ddim with sampler.steps=4"),
         (["schedule=cosine", "schedule.num_steps=50"], "model.teacher_steps=64 is more than the 50 steps"),
         (["lr_scheduler=rounds", "model=ddpm"], "lr_scheduler=rounds: it is of model=progressive_distillation"),

@@ -247,6 +247,8 @@ def _take_settings_of_runs(cfg: DictConfig, choices: dict[str, Any], overrides: 
         content = OmegaConf.to_container(saved[group], resolve=False)
         if not isinstance(content, dict) or content.get("_target_") != cfg[group].get("_target_"):
             continue
+        if content.get("run") is not None:  # the run was given one itself, as a student that is a teacher was
+            continue
         choices[group] = saved.choices.get(group)
         with open_dict(cfg[group]):
             for name, value in content.items():

@@ -103,6 +103,11 @@ def a_student_takes_the_steps_that_it_has_learned(cfg: DictConfig, parts: BuiltP
         return f"{learned}, and sampler={cfg.choices.sampler} takes others; use sampler=ddim with sampler.steps={known}"
     if parts.sampler.steps > known:
         return f"{learned}, and sampler.steps={parts.sampler.steps} are more; use sampler.steps={known}, or fewer"
+    if parts.sampler.clip != "none":
+        return (
+            f"{learned}, whose x_0 is where a step leads and not an estimate of the data, and sampler.clip="
+            f"{parts.sampler.clip} would change it; use sampler.clip=none"
+        )
     return None
 
 
