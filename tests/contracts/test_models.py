@@ -1,10 +1,12 @@
 """Tests of every option of conf/model: losses depend on seeds and positions alone, samples on seeds and indices."""
 
+import functools
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from slower import crossed
 
 from diffsweep.configuration.build import build_data, build_model
 from diffsweep.configuration.check import locate
@@ -28,7 +30,8 @@ def kind(option):
 
 
 every_model = pytest.mark.parametrize("option", OPTIONS)
-what_generates = pytest.mark.parametrize("option", [o for o in OPTIONS if issubclass(kind(o), DiffusionModel)])
+GENERATING = [o for o in OPTIONS if issubclass(kind(o), DiffusionModel)]
+what_generates = pytest.mark.parametrize("option", GENERATING)
 
 
 @pytest.fixture
@@ -62,10 +65,16 @@ def make(compose, option, monkeypatch):
     return make
 
 
+@pytest.fixture(scope="module")
+def data(compose):
+    """``data(option)`` returns the dataset of a model, built once."""
+    return functools.cache(lambda option: build_data(compose(f"model={option}")))
+
+
 @pytest.fixture
-def batch_at(compose, option):
+def batch_at(data, option):
     """``batch_at(positions)`` returns training samples at positions of the stream, in the order of the data."""
-    samples = build_data(compose(f"model={option}")).split("train")
+    samples = data(option).split("train")
 
     def batch_at(positions):
         positions = torch.as_tensor(positions)
@@ -75,9 +84,9 @@ def batch_at(compose, option):
 
 
 @pytest.fixture
-def draw(compose, option):
+def draw(data, option):
     """``draw(model, indices, seed)`` returns samples for the requests of these indices, also of held-out data."""
-    held_out = build_data(compose(f"model={option}")).split("val")
+    held_out = data(option).split("val")
 
     def draw(model, indices, seed, **keywords):
         return model.sample(indices, seed, model.request(indices, held_out)[1], **keywords)
@@ -126,8 +135,7 @@ def test_samples_depend_on_seed_and_index_alone(make, draw):
     assert not whole.requires_grad
 
 
-@what_generates
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(("option", "dtype"), crossed(GENERATING, [torch.float64, torch.bfloat16]))
 def test_samples_follow_the_precision_of_the_weights(make, draw, dtype):
     """These are the weights of trainer.precision=64-true and bf16-true."""
     model = make().eval()

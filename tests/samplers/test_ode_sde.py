@@ -90,8 +90,8 @@ def finite_range(schedule):
     return {"start": ends[0], "stop": ends[1], "spacing": "log_snr", "clip": "none"}
 
 
-GRIDS = [(20, 40, 80), (32, 64, 128), (50, 100, 200)]
-FINE = [(100, 200, 400), (128, 256, 512)]  # numbers of steps for which a high order's leading term dominates
+GRIDS = [(20, 40, 80), (32, 64, 128)]
+FINE = [(100, 200, 400)]  # numbers of steps for which a high order's leading term dominates
 SMOOTH = {"vp": VP(0.1, 30.0), "flow": Flow(), "ve": VE(0.001, 200.0)}
 
 
