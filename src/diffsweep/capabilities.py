@@ -133,8 +133,26 @@ CAPABILITIES: dict[str, Capability] = {
         settings={"teacher": "teacher.scale=null", "guidance": "guidance=classifier_free"},
     ),
     "built_in_guidance": Capability("a guidance scale that the student has built in", ("teacher",)),
+    "time_pairs": Capability(
+        "neighbouring times at which a consistency function is compared with itself",
+        ("discretisation",),
+        users=("model",),
+        choice="discretisation=doubling",
+        settings={"discretisation": "discretisation=none", "model": "model=ddpm"},
+    ),
+    "consistency": Capability(
+        "a consistency function, whose estimate of x_0 is a sample and no mean",
+        ("model",),
+        choice="model=consistency",
+        settings={"sampler": "sampler=ddim"},
+    ),
     "samples": Capability("generated or reconstructed samples", ("model",)),
     "likelihood": Capability("a diffusion model", ("model",)),
     "reconstructions": Capability("the training of an autoencoder", ("model", "stages"), choice="model=ldm"),
+    "compared_images": Capability(
+        "training that compares images, of an autoencoder or a consistency model",
+        ("model", "stages"),
+        choice="model=ldm",
+    ),
     "other_data": Capability("data that a model was not trained on", ("dataset",)),
 }

@@ -53,7 +53,7 @@ class Perceptual(Part, ABC):
         weight: weight of the distance beside the error of the pixels, above 0; otherwise a ValueError is raised.
     """
 
-    requires = frozenset({"reconstructions"})
+    requires = frozenset({"compared_images"})
 
     def __init__(self, weight: float = 1.0) -> None:
         if weight <= 0:

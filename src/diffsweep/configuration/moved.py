@@ -22,7 +22,8 @@ MOVED_WORDS = {
 # Keys that nothing reads any more, each with its group; they are left out at any depth.
 GONE = (("conditioning", "seed"),)
 # Groups that runs of diffusion models saved before did not have, with the option that they amount to.
-ADDED = {group: ("none", {"_target_": "diffsweep.autoencoders.nothing"}) for group in ("cascade", "teacher")}
+NEW = ("cascade", "teacher", "discretisation")
+ADDED = {group: ("none", {"_target_": "diffsweep.autoencoders.nothing"}) for group in NEW}
 
 
 def in_new_names(content: dict[Any, Any]) -> Any:

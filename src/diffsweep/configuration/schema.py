@@ -34,6 +34,7 @@ class Root:
     conditioning: Any = MISSING
     cascade: Any = MISSING
     teacher: Any = MISSING
+    discretisation: Any = MISSING
     schedule: Any = MISSING
     noise: Any = MISSING
     prediction: Any = MISSING
@@ -247,8 +248,7 @@ class Dashboard(Bare):
     """The keys of dashboard.py.
 
     Attributes:
-        sweep: the folder of a sweep.
-        metric: the metric by which the importance of settings is shown.
+        sweep, metric: the folder of a sweep, and the metric by which the importance of settings is shown.
         output: the file that the workspace is written into; None for ``dashboard.json`` in the sweep.
         save, entity: whether the workspace is made on W&B, too, and of which user or team; None: of the sweep's runs.
     """

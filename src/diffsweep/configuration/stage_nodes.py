@@ -65,11 +65,9 @@ class Stage(NamedTuple):
 
     @property
     def provides(self) -> frozenset[str]:
-        """The capability ``reconstructions`` if the stage is an autoencoder, which inherits ``perceptual``.
-
-        A set with this one name; empty for other stages.
-        """
-        return frozenset({"reconstructions"} if "perceptual" in (self.node.get("inherit") or ()) else ())
+        """The capabilities of training an autoencoder if the stage is one, which inherits ``perceptual``; else none."""
+        trained = "perceptual" in (self.node.get("inherit") or ())
+        return frozenset({"reconstructions", "compared_images"} if trained else ())
 
 
 def stage_nodes(cfg: DictConfig) -> list[tuple[str, DictConfig]]:

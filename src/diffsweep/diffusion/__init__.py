@@ -3,6 +3,7 @@
 from diffsweep.diffusion.bound import Bound, variational_bound
 from diffsweep.diffusion.clip_noise import INDEPENDENT, ClipNoise, IndependentNoise, ProgressiveNoise, SharedNoise
 from diffsweep.diffusion.condition import Condition, Known, Pasted
+from diffsweep.diffusion.consistency import ConsistencyPrediction
 from diffsweep.diffusion.denoiser import (
     Denoised,
     Denoiser,
@@ -13,8 +14,15 @@ from diffsweep.diffusion.denoiser import (
     counting,
     network_input,
 )
+from diffsweep.diffusion.discretisation import Discretisation, Doubling, Grid, Growing, Pairs, Shrinking
 from diffsweep.diffusion.distillation import leading_to
-from diffsweep.diffusion.exact import AsPredicted, GaussianDenoiser, GaussianMixtureDenoiser, Impulses
+from diffsweep.diffusion.exact import (
+    AsPredicted,
+    GaussianDenoiser,
+    GaussianMixtureDenoiser,
+    GaussianSolution,
+    Impulses,
+)
 from diffsweep.diffusion.interpolation import slerp
 from diffsweep.diffusion.likelihood import LogLikelihood, ode_log_likelihood
 from diffsweep.diffusion.measurement import Frames, Grey, Measurement, PixelMask, Product, SquareMeans
@@ -77,8 +85,11 @@ __all__ = [
     "Bound",
     "ClipNoise",
     "Condition",
+    "ConsistencyPrediction",
     "Denoised",
     "Denoiser",
+    "Discretisation",
+    "Doubling",
     "EDMWeighting",
     "Eps",
     "FixedTime",
@@ -86,7 +97,10 @@ __all__ = [
     "Frames",
     "GaussianDenoiser",
     "GaussianMixtureDenoiser",
+    "GaussianSolution",
     "Grey",
+    "Grid",
+    "Growing",
     "Hybrid",
     "Importance",
     "Impulses",
@@ -102,6 +116,7 @@ __all__ = [
     "NetworkInput",
     "Noise",
     "Objective",
+    "Pairs",
     "Pasted",
     "PixelMask",
     "PlainDenoiser",
@@ -111,6 +126,7 @@ __all__ = [
     "Score",
     "Separable",
     "SharedNoise",
+    "Shrinking",
     "SigmoidWeighting",
     "Simple",
     "SquareMeans",

@@ -175,6 +175,38 @@ class GaussianDenoiser(GaussianMixtureDenoiser):
         super().__init__(schedule, mean[None], covariance[None], prediction=prediction, noise=noise, shape=shape)
 
 
+class GaussianSolution(GaussianDenoiser):
+    r"""The exact consistency function of Gaussian data: where the sampling ODE from x_t ends, in closed form.
+
+    On each principal axis of the data, with their mean and variance v there, the solution of the ODE keeps its distance
+    from the mean in standard deviations of the marginal distribution:
+
+    .. math:: x_s = \alpha_s \mu + \sqrt{\frac{\alpha_s^2 v + \sigma_s^2}{\alpha_t^2 v + \sigma_t^2}}
+        (x_t - \alpha_t \mu).
+
+    The estimate of x_0 is x_s at clean data, and eps is the one that belongs to it. Its arguments are those of
+    :class:`GaussianDenoiser`.
+    """
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
+        alpha, sigma = (expand_to(value, x_t) for value in self.schedule(t.to(x_t.dtype)))
+        x0 = self.moved(x_t, (alpha, sigma), (torch.ones_like(alpha), torch.zeros_like(sigma)))
+        return Denoised(x0, (x_t - alpha * x0) / sigma, self.prediction.variance_mix or 0.0)
+
+    def moved(self, x_t: Tensor, begin: tuple[Tensor, Tensor], end: tuple[Tensor, Tensor]) -> Tensor:
+        """Return where the ODE leads from x_t, (B, ...).
+
+        Args:
+            x_t: samples at the noise level ``begin``.
+            begin, end: alpha and sigma at both ends, which broadcast with x_t flattened to (B, D).
+        """
+        alpha, sigma, alpha_s, sigma_s = (part.reshape(-1, 1).to(self.means) for part in (*begin, *end))
+        centred = (self._whitened(x_t.flatten(1).to(self.means)) - alpha * self.means) @ self.rotations[0]
+        v = self.variances[0].clamp(min=0)
+        moved = centred * ((alpha_s**2 * v + sigma_s**2) / (alpha**2 * v + sigma**2)).sqrt()
+        return self._coloured(alpha_s * self.means + moved @ self.rotations[0].mT).to(x_t).reshape(x_t.shape)
+
+
 class AsPredicted(Denoiser):
     """A denoiser whose estimates are converted to the target of a prediction and back, as a perfect network's are.
 

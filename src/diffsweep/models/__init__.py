@@ -4,8 +4,9 @@ from diffsweep.models.autoencoder import AutoencoderModel
 from diffsweep.models.base import Model, SelfMeasured
 from diffsweep.models.cascade import CascadeModel, LowerStage
 from diffsweep.models.classifier import NoisyClassifier
+from diffsweep.models.consistency import ConsistencyModel
 from diffsweep.models.diffusion import DiffusionModel
-from diffsweep.models.distilled import DistilledModel, GuidanceDistillation
+from diffsweep.models.distilled import DistilledModel, GuidanceDistillation, Student
 from diffsweep.models.parts import ModelParts
 from diffsweep.models.progressive import ProgressiveDistillation
 from diffsweep.models.teacher import Teacher
@@ -17,6 +18,7 @@ __all__ = [
     "VDM",
     "AutoencoderModel",
     "CascadeModel",
+    "ConsistencyModel",
     "DiffusionModel",
     "DistilledModel",
     "GuidanceDistillation",
@@ -27,6 +29,7 @@ __all__ = [
     "NoisyClassifier",
     "ProgressiveDistillation",
     "SelfMeasured",
+    "Student",
     "Teacher",
     "TimedModel",
     "VideoModel",

@@ -67,7 +67,7 @@ class AutoencoderModel(Model, SelfMeasured):
     """
 
     supports = frozenset({"clips", "other_data"})  # it has a network of its own, which takes frames one by one
-    provides = frozenset({"samples", "reconstructions"})
+    provides = frozenset({"samples", "reconstructions", "compared_images"})
     next_command = "train.py model=ldm autoencoder.run"
 
     def __init__(

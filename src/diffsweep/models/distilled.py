@@ -43,11 +43,59 @@ class Lesson(NamedTuple):
     noise: Noise
 
 
-class DistilledModel(DiffusionModel):
-    """A student: a diffusion model that learns from a trained teacher; a subclass defines :meth:`targets`.
+class Student(DiffusionModel):
+    """A diffusion model whose training step may use a trained teacher; a subclass defines :meth:`lesson_losses`.
 
-    In training the student's network starts from the teacher's weights, if the teacher's option ``initial`` is set. A
-    trained student needs its teacher no more. The validation loss is the distillation loss on held-out data.
+    In training the network starts from the teacher's weights, if there is a teacher with the option ``initial``. A
+    trained student needs its teacher no more. The validation loss is the training loss on held-out data.
+
+    Args:
+        parts: the positional arguments of :class:`DiffusionModel`.
+        teacher: the teacher; None for none.
+        settings: the keyword arguments of :class:`DiffusionModel`.
+    """
+
+    supports = frozenset({"teacher"})
+
+    def __init__(self, *parts: Any, teacher: Teacher | None, **settings: Any) -> None:
+        super().__init__(*parts, **settings)
+        self.teacher: Teacher | None = teacher
+
+    def setup(self, stage: str) -> None:
+        """Start the network from the teacher's weights, at the beginning of a training."""
+        if stage == "fit" and self.teacher is not None and self.teacher.initial:
+            start_from(self.denoiser.backbone, self.teacher.base.denoiser.backbone)
+
+    def losses(self, batch: dict[str, Tensor]) -> Losses:
+        noise = self.batch_noise(batch["position"])
+        losses = self.lesson_losses(self.autoencoder.of(batch, noise), self.condition(batch, noise), noise)
+        self.update_time_sampling(self.denoiser.schedule, losses.t, losses.losses)
+        return losses
+
+    @abstractmethod
+    def lesson_losses(self, x_0: Tensor, cond: Condition | None, noise: Noise) -> Losses:
+        """Return the losses of samples in the space of diffusion, with their times and importance weights.
+
+        Subclasses define it.
+
+        Args:
+            x_0: clean samples, (B, ...).
+            cond: their conditions; None for none.
+            noise: their random numbers.
+        """
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Log the training loss of held-out samples, ``val/loss`` and by quarter of t, with fixed noise."""
+        num_val = self.trainer.datamodule.num_val  # type: ignore[attr-defined]
+        x_0, cond = self.autoencoder.of(batch), self.condition(batch)
+        for repeat in range(self.val_repeats):
+            noise = Noise(VALIDATED, batch["index"] + repeat * num_val, clips=self.denoiser.noise)
+            losses, t, weight = self.lesson_losses(x_0, cond, noise)
+            self.log_validation(weight * losses, t)
+
+
+class DistilledModel(Student):
+    """A student that requires its teacher, whose estimates are the targets; a subclass defines :meth:`targets`.
 
     Args:
         parts: the positional arguments of :class:`DiffusionModel`.
@@ -56,18 +104,12 @@ class DistilledModel(DiffusionModel):
     """
 
     requires = frozenset({"teacher"})
-    supports = frozenset({"teacher"})
+    teacher: Teacher
 
     def __init__(self, *parts: Any, teacher: Teacher | None, **settings: Any) -> None:
-        super().__init__(*parts, **settings)
+        super().__init__(*parts, teacher=teacher, **settings)
         if teacher is None:
             raise ValueError("the model learns from a teacher, and teacher=none has none; use teacher=trained")
-        self.teacher = teacher
-
-    def setup(self, stage: str) -> None:
-        """Start the student's network from the teacher's weights, at the beginning of a training."""
-        if stage == "fit" and self.teacher.initial:
-            start_from(self.denoiser.backbone, self.teacher.base.denoiser.backbone)
 
     @abstractmethod
     def targets(self, lesson: Lesson) -> Denoised:
@@ -92,20 +134,7 @@ class DistilledModel(DiffusionModel):
         """Return the times of a batch and their importance weights, (B,) each: those of the time sampling."""
         return self.time_sampling(self.denoiser.schedule, noise.uniform(stream=Stream.TIME))
 
-    def losses(self, batch: dict[str, Tensor]) -> Losses:
-        noise = self.batch_noise(batch["position"])
-        losses = self.lesson_losses(self.autoencoder.of(batch, noise), self.condition(batch, noise), noise)
-        self.update_time_sampling(self.denoiser.schedule, losses.t, losses.losses)
-        return losses
-
     def lesson_losses(self, x_0: Tensor, cond: Condition | None, noise: Noise) -> Losses:
-        """Return the losses of samples in the space of diffusion, with their times and importance weights.
-
-        Args:
-            x_0: clean samples, (B, ...).
-            cond: their conditions; None for none.
-            noise: their random numbers.
-        """
         t, weight = self.times(noise)
         x_t = add_noise(self.denoiser.schedule, x_0, t, noise.like(x_0, Stream.EPS))
         w = self.teacher.scales_of(noise, x_0.device)
@@ -113,15 +142,6 @@ class DistilledModel(DiffusionModel):
             taught = self.targets(Lesson(x_t, t, *self.taught_by(x_0.device, cond, w), noise))
         losses = self.objective(self.denoiser, taught.x0, self.teacher.to_student(cond, w), t, taught.eps, noise)
         return Losses(losses, t, weight)
-
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        """Log the distillation loss on held-out samples, ``val/loss`` and by quarter of t, with fixed noise."""
-        num_val = self.trainer.datamodule.num_val  # type: ignore[attr-defined]
-        x_0, cond = self.autoencoder.of(batch), self.condition(batch)
-        for repeat in range(self.val_repeats):
-            noise = Noise(VALIDATED, batch["index"] + repeat * num_val, clips=self.denoiser.noise)
-            losses, t, weight = self.lesson_losses(x_0, cond, noise)
-            self.log_validation(weight * losses, t)
 
 
 class GuidanceDistillation(DistilledModel):

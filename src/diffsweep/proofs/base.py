@@ -6,7 +6,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from diffsweep.diffusion import INDEPENDENT, AsPredicted, ClipNoise, Denoiser, GaussianDenoiser, Prediction
+from diffsweep.diffusion import (
+    INDEPENDENT,
+    AsPredicted,
+    ClipNoise,
+    Denoiser,
+    GaussianDenoiser,
+    GaussianSolution,
+    Prediction,
+)
 from diffsweep.discovery import is_of
 from diffsweep.guidance import unguided
 from diffsweep.proofs.data import (
@@ -18,7 +26,7 @@ from diffsweep.proofs.data import (
     exact_mixture,
     with_stand_ins,
 )
-from diffsweep.samplers import Sampler
+from diffsweep.samplers import Sampler, Solved
 from diffsweep.schedules import Schedule
 
 MANY = 500  # number of steps with which samples must have the distribution of the data
@@ -103,8 +111,12 @@ class Subject:
 
     @property
     def gaussian(self) -> Denoiser:
-        """Return the exact denoiser of Gaussian data in the plane, (B, 2), under the chosen schedule and prediction."""
-        return AsPredicted(GaussianDenoiser(self.schedule, MEAN, COVARIANCE), self.prediction)
+        """Return the exact denoiser of Gaussian data in the plane, (B, 2), under the chosen schedule and prediction.
+
+        For a sampler of consistency functions it is the exact consistency function.
+        """
+        kind = GaussianSolution if self.of_consistency else GaussianDenoiser
+        return AsPredicted(kind(self.schedule, MEAN, COVARIANCE), self.prediction)
 
     @property
     def clips(self) -> Denoiser:
@@ -115,8 +127,17 @@ class Subject:
 
     @property
     def mixture(self) -> Denoiser:
-        """Return the exact denoiser of a mixture of three Gaussians in the plane, (B, 2), of the classes 0, 1 and 0."""
-        return AsPredicted(exact_mixture(self.schedule), self.prediction)
+        """Return the exact denoiser of a mixture of three Gaussians in the plane, (B, 2), of the classes 0, 1 and 0.
+
+        For a sampler of consistency functions it is the exact consistency function.
+        """
+        exact = exact_mixture(self.schedule)
+        return AsPredicted(Solved(exact) if self.of_consistency else exact, self.prediction)
+
+    @property
+    def of_consistency(self) -> bool:
+        """Return whether the sampler is one of consistency functions, with which any number of steps is exact."""
+        return "consistency" in self.sampler.requires
 
     @property
     def guided(self) -> Denoiser:
@@ -133,12 +154,13 @@ class Subject:
         These are the chosen sampler, and the same with :data:`MANY` (500) steps. Samples of 500 or more steps must
         agree with the data; the errors of fewer steps are only reported. Where the schedule does not have so many
         times, as on a grid of 100 with trailing spacing, the second has as many steps as possible. If both are equal,
-        the list has one trial. An adaptive solver has one trial, which must agree.
+        the list has one trial. An adaptive solver has one trial, which must agree, and so has a sampler of consistency
+        functions.
 
         Args:
             changes: other settings of both samplers, such as ``clip="none"``: see :meth:`sampler_with`.
         """
-        if self.sampler.tolerance is not None:
+        if self.sampler.tolerance is not None or self.of_consistency:
             return [Trial(self.sampler_with(**changes), "", True)]
         counts = sorted({self.sampler.steps, self.most_steps()})
         return [Trial(self.sampler_with(steps=n, **changes), f"{n} steps: ", n >= MANY) for n in counts]

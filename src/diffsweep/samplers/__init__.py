@@ -8,6 +8,7 @@ on the way. A sampler produces a trajectory: the states x at the times from ``sa
 from diffsweep.samplers.ancestral import Ancestral
 from diffsweep.samplers.base import Callback, Sampler, State
 from diffsweep.samplers.conditioned import ConditionedDenoiser
+from diffsweep.samplers.consistency import ConsistencySampler
 from diffsweep.samplers.ddim import DDIM, Euler, EulerAncestral
 from diffsweep.samplers.deis import DEIS
 from diffsweep.samplers.dpm_solver import DPMSolver
@@ -19,6 +20,7 @@ from diffsweep.samplers.lms import LMS
 from diffsweep.samplers.ode import ODE
 from diffsweep.samplers.plms import PLMS
 from diffsweep.samplers.predictor_corrector import PredictorCorrector
+from diffsweep.samplers.solved import Solved
 from diffsweep.samplers.unipc import UniPC
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "Ancestral",
     "Callback",
     "ConditionedDenoiser",
+    "ConsistencySampler",
     "DPMSolver",
     "DPMSolverPP",
     "Euler",
@@ -39,6 +42,7 @@ __all__ = [
     "Langevin",
     "PredictorCorrector",
     "Sampler",
+    "Solved",
     "State",
     "UniPC",
 ]

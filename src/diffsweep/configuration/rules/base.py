@@ -14,7 +14,7 @@ from torch import nn
 from diffsweep.autoencoders import AdversarialLoss, Autoencoder, Perceptual
 from diffsweep.conditioning import Conditioning
 from diffsweep.datasets import ImageData
-from diffsweep.diffusion import ClipNoise, Objective, Prediction, TimeSampling, Weighting
+from diffsweep.diffusion import ClipNoise, Discretisation, Objective, Prediction, TimeSampling, Weighting
 from diffsweep.discovery import import_all, is_of
 from diffsweep.errors import UserError
 from diffsweep.guidance import Guidance
@@ -53,6 +53,7 @@ class BuiltParts:
     conditioning: Conditioning
     cascade: LowerStage | None
     teacher: Teacher | None
+    discretisation: Discretisation | None
     guidance: Sequence[Guidance]
     sampler: Sampler
     metrics: GenerationMetrics | None
