@@ -210,6 +210,15 @@ def test_multistep_sampling_alternates_estimates_and_noise():
             ConsistencySampler(at=wrong)
 
 
+def test_no_step_begins_at_the_lowest_noise_level():
+    """Two steps of EDM's schedule meet half way in sigma^(1/7)."""
+    for schedule, low, high in ((schedules.EDM(), 0.002, 80.0), (VE(), 0.01, 50.0)):
+        times = ConsistencySampler(steps=2).times(schedule)
+        middle = ((low ** (1 / 7) + high ** (1 / 7)) / 2) ** 7
+        assert (float(times[0]), float(times[2])) == (1.0, 0.0)
+        assert float(schedule(times[1])[1]) == pytest.approx(middle)
+
+
 def test_a_single_step_of_the_exact_function_has_the_distribution_of_the_data():
     schedule = Cosine(1000)
     noise = Noise(0, torch.arange(20_000))

@@ -17,7 +17,7 @@ ROUNDING = 1e-6  # relative distance from the lowest noise level within which a 
 
 
 class ConsistencyPrediction(Prediction):
-    r"""A prediction whose x_0 is :math:`x_t / \alpha` at the lowest noise level, whatever the network puts out there.
+    r"""A prediction whose x_0 is :math:`x_t / \alpha` at the lowest noise level, whatever the network puts out.
 
     With :math:`d = \sigma - \alpha \sigma_{min}`, which is 0 at the lowest level, and the network F,
 

@@ -27,7 +27,7 @@ from diffsweep.diffusion.spacing import SPACINGS, spaced_times
 from diffsweep.diffusion.time_sampling import LogNormal
 from diffsweep.schedules import Schedule
 
-Weight = Literal["one", "inverse"]
+PairWeight = Literal["one", "inverse"]
 
 
 class Pairs(NamedTuple):
@@ -59,7 +59,7 @@ class Discretisation(Part, ABC):
 
     provides = frozenset({"time_pairs"})
 
-    def __init__(self, mu: float, weight: Weight) -> None:
+    def __init__(self, mu: float, weight: PairWeight) -> None:
         if not 0 <= mu < 1:
             raise ValueError(f"discretisation.mu must be in [0, 1), not {mu}")
         if weight not in ("one", "inverse"):
@@ -111,7 +111,7 @@ class Grid(Discretisation):
         ValueError: an argument is out of its range.
     """
 
-    def __init__(self, levels: int = 18, spacing: str = "karras", mu: float = 0.95, weight: Weight = "one") -> None:
+    def __init__(self, levels: int = 18, spacing: str = "karras", mu: float = 0.95, weight: PairWeight = "one") -> None:
         super().__init__(mu, weight)
         if levels < 2:
             raise ValueError(f"discretisation.levels must be at least 2, not {levels}")
@@ -179,7 +179,7 @@ class Growing(Grid):
     """
 
     def __init__(
-        self, first: int = 2, last: int = 150, spacing: str = "karras", mu: float = 0.9, weight: Weight = "one"
+        self, first: int = 2, last: int = 150, spacing: str = "karras", mu: float = 0.9, weight: PairWeight = "one"
     ) -> None:
         super().__init__(max(first, last, 2), spacing, mu, weight)
         if not 2 <= first <= last:
@@ -220,7 +220,7 @@ class Doubling(Grid):
         std: float = 2.0,
         spacing: str = "karras",
         mu: float = 0.0,
-        weight: Weight = "inverse",
+        weight: PairWeight = "inverse",
     ) -> None:
         super().__init__(max(first, last, 1) + 1, spacing, mu, weight)
         if not 1 <= first <= last or std <= 0:
@@ -266,7 +266,7 @@ class Shrinking(Discretisation):
         mean: float = -1.1,
         std: float = 2.0,
         mu: float = 0.0,
-        weight: Weight = "inverse",
+        weight: PairWeight = "inverse",
     ) -> None:
         super().__init__(mu, weight)
         if q <= 1 or stages < 1 or k < 0 or b < 0 or std <= 0:

@@ -178,7 +178,7 @@ class GaussianDenoiser(GaussianMixtureDenoiser):
 class GaussianSolution(GaussianDenoiser):
     r"""The exact consistency function of Gaussian data: where the sampling ODE from x_t ends, in closed form.
 
-    On each principal axis of the data, with their mean and variance v there, the solution of the ODE keeps its distance
+    On each principal axis of the data, with variance v, the solution of the ODE keeps its distance
     from the mean in standard deviations of the marginal distribution:
 
     .. math:: x_s = \alpha_s \mu + \sqrt{\frac{\alpha_s^2 v + \sigma_s^2}{\alpha_t^2 v + \sigma_t^2}}

@@ -6,7 +6,7 @@ with a distance d of samples. In distillation :math:`x_s` is where one step of a
 :math:`x_t = \alpha_t x_0 + \sigma_t \epsilon`. Without a teacher it is :math:`\alpha_s x_0 + \sigma_s \epsilon` of the
 same data and noise, whose mean over the data is the same to first order in t - s. :math:`f^-` is evaluated without a
 gradient, with an average of the student's weights or with these themselves. At the lowest noise level f is the identity
-by its prediction, and from there what f is spreads to all times.
+by its prediction, and its values spread from that level to all times.
 """
 
 import math

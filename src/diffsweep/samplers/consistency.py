@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from diffsweep.diffusion import Noise, Step
+from diffsweep.diffusion import SPACINGS, Noise, Step
 from diffsweep.samplers.base import Sampler, State
 from diffsweep.samplers.conditioned import ConditionedDenoiser
 from diffsweep.samplers.options import Spacing
@@ -63,9 +63,18 @@ class ConsistencySampler(Sampler):
         return other
 
     def times(self, schedule: Schedule) -> Tensor:
-        if self.at is None:
-            return super().times(schedule)
-        return torch.tensor([*self.at, self.stop], dtype=torch.float64)
+        """Return the times between which the steps lie, from ``at`` or spaced: none is the lowest noise level.
+
+        A consistency function is the identity at the lowest noise level, so a step that begins at it would be wasted.
+        """
+        if self.at is not None:
+            return torch.tensor([*self.at, self.stop], dtype=torch.float64)
+        in_log_snr = self.spacing in ("log_snr", "karras") and self.start > schedule.t_min
+        times = SPACINGS[self.spacing](
+            schedule, self.steps, self.start, max(self.stop, schedule.t_min) if in_log_snr else self.stop
+        )
+        times[-1] = self.stop
+        return times
 
     def advance(
         self, denoise: ConditionedDenoiser, x: Tensor, step: Step[float], state: State | None, noise: Noise

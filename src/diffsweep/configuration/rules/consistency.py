@@ -29,7 +29,7 @@ def distance_of_a_consistency_model_is_given(cfg: DictConfig, parts: BuiltParts)
 
 @rule
 def consistency_functions_are_the_identity_at_the_lowest_level(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Return an error message if what a network puts out at the lowest noise level would change x there."""
+    """Return an error message if what a network puts out at the lowest noise level would change x."""
     if parts.discretisation is None:
         return None
     lowest = getattr(parts.prediction, "sigma_min", 0.0)
@@ -61,7 +61,7 @@ def noise_levels_suit_the_schedule(cfg: DictConfig, parts: BuiltParts) -> str | 
     if parts.discretisation.weight == "inverse" and float(parts.schedule(torch.ones((), dtype=torch.float64))[0]) == 0:
         return (
             f"schedule={cfg.choices.schedule} has no signal at t = 1, where discretisation.weight=inverse is 0, so "
-            "that nothing would be learned there; use discretisation.weight=one, or schedule=edm"
+            "that nothing would be learned then; use discretisation.weight=one, or schedule=edm"
         )
     return None
 
