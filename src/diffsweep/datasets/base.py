@@ -271,6 +271,6 @@ class ImageData(LightningDataModule, Part):
     def val_dataloader(self) -> DataLoader[Batch]:
         """Return a loader of the held-out split, in batches of 256; of n devices each gets every n-th sample."""
         rank, world = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-        index = torch.arange(self.num_val)[rank::world]
+        index = torch.arange(len(self.loader_samples("val")))[rank::world]
         batches: Any = list(index.split(256))
         return BatchLoader(HeldOut(*self._placed("val")), batches)

@@ -71,7 +71,12 @@ class Latents(Samples):
 
 
 def write_latents(
-    path: str | Path, header: Mapping[str, Any], batches: Iterator[Tensor], count: int, dtype: Dtype = "float32"
+    path: str | Path,
+    header: Mapping[str, Any],
+    batches: Iterator[Tensor],
+    count: int,
+    dtype: Dtype = "float32",
+    name: str = NAME,
 ) -> None:
     """Write the latents of a dataset to one safetensors file, batch by batch; a failed write leaves no partial file.
 
@@ -84,20 +89,23 @@ def write_latents(
         count: number of rows of all batches together.
         dtype: the stored type. float16 holds values below 65,504 to a relative error of 5e-4, bfloat16 all values to
             4e-3.
+        name: the name of the tensor in the file.
 
     Raises:
         ValueError: the batches have more or fewer than ``count`` rows, rows of different shapes, or values not finite
             in ``dtype``.
     """
-    write_atomically(path, lambda file: _write(file, header, batches, count, dtype))
+    write_atomically(path, lambda file: _write(file, header, batches, count, dtype, name))
 
 
-def _write(file: IO[bytes], header: Mapping[str, Any], batches: Iterator[Tensor], count: int, dtype: Dtype) -> None:
+def _write(
+    file: IO[bytes], header: Mapping[str, Any], batches: Iterator[Tensor], count: int, dtype: Dtype, name: str
+) -> None:
     written, shape = 0, None
     for batch in batches:
         if shape is None:
             shape = batch.shape[1:]
-            file.write(_header(header, (count, *shape), dtype))
+            file.write(_header(header, (count, *shape), dtype, name))
         rows = batch.detach().to("cpu", getattr(torch, dtype)).contiguous()
         if rows.shape[1:] != shape:
             raise ValueError(f"latents have the shape {tuple(rows.shape[1:])} after others of shape {tuple(shape)}")
@@ -111,16 +119,16 @@ def _write(file: IO[bytes], header: Mapping[str, Any], batches: Iterator[Tensor]
         raise ValueError(f"{'more' if written > count else written} rows of latents were given, not {count}")
 
 
-def _header(header: Mapping[str, Any], shape: tuple[int, ...], dtype: Dtype) -> bytes:
+def _header(header: Mapping[str, Any], shape: tuple[int, ...], dtype: Dtype, name: str) -> bytes:
     size = BYTES[dtype] * int(np.prod(shape))
-    tensors = {NAME: {"dtype": DTYPES[dtype][0], "shape": list(shape), "data_offsets": [0, size]}}
+    tensors = {name: {"dtype": DTYPES[dtype][0], "shape": list(shape), "data_offsets": [0, size]}}
     metadata = {key: json.dumps(value, sort_keys=True) for key, value in header.items()}
     content = json.dumps({"__metadata__": metadata, **tensors}).encode()
     content += b" " * (-len(content) % 8)
     return len(content).to_bytes(8, "little") + content
 
 
-def open_latents(path: str | Path, header: Mapping[str, Any]) -> Tensor:
+def open_latents(path: str | Path, header: Mapping[str, Any], name: str = NAME) -> Tensor:
     """Return the latents of a file of :func:`write_latents`, (N, K, h, w), mapped into memory in their stored type.
 
     Only the rows that are used are read from the disk. Changes of the tensor do not reach the file.
@@ -128,17 +136,19 @@ def open_latents(path: str | Path, header: Mapping[str, Any]) -> Tensor:
     Args:
         path: the file.
         header: the header that it must have been written with, in all entries.
+        name: the name of the tensor in the file; error messages name anything but the posteriors of latents by it.
 
     Raises:
         ContentError: the file is missing or of another kind, is cut short, or has another header; the message names the
             entry that differs.
     """
-    written, entry, start = _read_header(Path(path))
+    written, entry, start = _read_header(Path(path), name)
+    what = "latents" if name == NAME else name
     for key in {**header, **written}:
         theirs, ours = written.get(key), header.get(key)
         if theirs != json.loads(json.dumps(ours)):
             raise ContentError(
-                f"{path} holds latents of another {key} ({_shortened(theirs)}, this run has {_shortened(ours)}); "
+                f"{path} holds {what} of another {key} ({_shortened(theirs)}, this run has {_shortened(ours)}); "
                 "delete it, and it is made again"
             )
     (dtype,) = (name for name, (kind, _) in DTYPES.items() if kind == entry["dtype"])
@@ -149,7 +159,7 @@ def open_latents(path: str | Path, header: Mapping[str, Any]) -> Tensor:
     return torch.from_numpy(np.asarray(mapped)).view(getattr(torch, dtype))
 
 
-def _read_header(path: Path) -> tuple[dict[str, Any], dict[str, Any], int]:
+def _read_header(path: Path, name: str) -> tuple[dict[str, Any], dict[str, Any], int]:
     """Return the header given to :func:`write_latents`, the file's entry of the tensor, and the tensor's first byte."""
     try:
         with path.open("rb") as file:
@@ -158,11 +168,13 @@ def _read_header(path: Path) -> tuple[dict[str, Any], dict[str, Any], int]:
                 raise ValueError("its header is too long")
             content = json.loads(file.read(length))
         written = {key: json.loads(value) for key, value in content["__metadata__"].items()}
-        entry = content[NAME]
+        entry = content[name]
         if entry["dtype"] not in {kind for kind, _ in DTYPES.values()}:
             raise ValueError(f"its numbers have the type {entry['dtype']}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ContentError(f"{path} holds no readable latents ({type(error).__name__}: {error})") from error
+        raise ContentError(
+            f"{path} holds no readable {'latents' if name == NAME else name} ({type(error).__name__}: {error})"
+        ) from error
     return written, entry, 8 + length
 
 

@@ -49,6 +49,7 @@ from diffsweep.diffusion.process import (
 )
 from diffsweep.diffusion.separable import Separable
 from diffsweep.diffusion.spacing import SPACINGS, spaced_times
+from diffsweep.diffusion.straightness import straightness
 from diffsweep.diffusion.time_sampling import (
     FixedTime,
     Importance,
@@ -163,6 +164,7 @@ __all__ = [
     "spaced_times",
     "step_between",
     "steps_of",
+    "straightness",
     "stratified",
     "sums_by_quarter",
     "transition",

@@ -9,6 +9,7 @@ from diffsweep.models.diffusion import DiffusionModel
 from diffsweep.models.distilled import DistilledModel, GuidanceDistillation, Student
 from diffsweep.models.parts import ModelParts
 from diffsweep.models.progressive import ProgressiveDistillation
+from diffsweep.models.reflow import Reflow
 from diffsweep.models.teacher import Teacher
 from diffsweep.models.timed import Losses, TimedModel
 from diffsweep.models.vdm import VDM
@@ -28,6 +29,7 @@ __all__ = [
     "ModelParts",
     "NoisyClassifier",
     "ProgressiveDistillation",
+    "Reflow",
     "SelfMeasured",
     "Student",
     "Teacher",

@@ -31,6 +31,7 @@ from diffsweep.runs.evaluation import Measured, headline, measure
 from diffsweep.runs.latents import keep_latents
 from diffsweep.runs.machine import check_machine
 from diffsweep.runs.memory import MemoryOfSteps, ShortOfMemory, halve, release, why_not_halved
+from diffsweep.runs.pairs import keep_pairs
 from diffsweep.runs.ranks import errors_of_ranks
 from diffsweep.runs.recovery import recover
 from diffsweep.runs.replaying import replay
@@ -122,6 +123,7 @@ def _train(cfg: DictConfig, directory: Path, data: ImageData, resumption: Resump
             refuse([check for check in certify(cfg, directory) if not check.passed])
     model = build_model(cfg)
     keep_latents(cfg, model, data)
+    keep_pairs(cfg, model, data)
     last = directory / FOLDER / LAST
     signals = StopSignals(str(last), directory)
     keep = KeepCheckpoints(last.parent)
