@@ -1,4 +1,4 @@
-"""Rectified flow: pairs are the exact map of the teacher's ODE, straight flows are fixed points, stored pairs resume."""
+"""Rectified flow: pairs are the exact map of the teacher's ODE, and straight flows are fixed points."""
 
 from pathlib import Path
 
@@ -51,7 +51,7 @@ def test_a_straight_flow_is_a_fixed_point_and_one_step_leads_to_the_end():
 
 
 def test_the_straightness_of_a_curved_flow_is_its_integral():
-    """Of Gaussian data N(0, v) the path is r(t) z with r^2 = (1 - t)^2 v + t^2, and the integral one of known numbers."""
+    """Of Gaussian data N(0, v) the path is r(t) z with r^2 = (1 - t)^2 v + t^2, with a known integral."""
     v, eps = 0.04, pairs()[0]
     denoiser = GaussianDenoiser(FlowSchedule(), torch.zeros(1).double(), torch.tensor([[v]]).double())
     t = torch.linspace(0, 1, 200_001, dtype=torch.float64)

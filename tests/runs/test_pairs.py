@@ -1,12 +1,14 @@
 """Runs of rectified flow: the pairs of the teacher are drawn once, and resuming is exact."""
 
+import torch
+
 from diffsweep.runs.training import train
 
 SMALL = ("backbone.channels=8", "sampler.steps=2", "teacher.sampler.steps=3")
 
 
 def test_a_reflow_resumes_exactly_on_its_stored_pairs(configure, resume, checkpoint, tmp_path):
-    """The teacher and its pairs are made once; the run that is stopped at half ends with the weights of the whole one."""
+    """The pairs are drawn once, and a run that is stopped at half ends with the weights of the whole one."""
     words = ("model=reflow", *SMALL, "model.num_pairs=64", "dataset.batch_size=16", "metrics=none", "likelihood=none")
     train(configure(tmp_path / "whole", *words, "trainer.max_steps=4"))
     train(configure(tmp_path / "half", *words, "trainer.max_steps=2"))

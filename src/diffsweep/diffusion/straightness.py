@@ -36,8 +36,8 @@ def straightness(denoiser: Denoiser, eps: Tensor, cond: Condition | None = None,
         d_alpha, d_sigma = alphas[k + 1] - alphas[k], sigmas[k + 1] - sigmas[k]
         here = denoiser(x, times[k], cond)
         euler = x + d_alpha * here.x0 + d_sigma * here.eps
-        there = denoiser(euler, times[k + 1], cond)
-        x = x + d_alpha * (here.x0 + there.x0) / 2 + d_sigma * (here.eps + there.eps) / 2
+        ahead = denoiser(euler, times[k + 1], cond)
+        x = x + d_alpha * (here.x0 + ahead.x0) / 2 + d_sigma * (here.eps + ahead.eps) / 2
         velocities.append(here.eps - here.x0)
     last = denoiser(x, times[-1], cond)
     velocities.append(last.eps - last.x0)

@@ -119,6 +119,6 @@ class Reflow(DistilledModel):
             losses, t, weight = self.losses_of(ends, cond, noise)
             self.log_validation(weight * losses, t)
         if batch_idx == 0:
-            told = self.teacher.to_student(cond, ends.w)
-            few = None if told is None else told[:SHOWN]
+            taken = self.teacher.to_student(cond, ends.w)
+            few = None if taken is None else taken[:SHOWN]
             self.log_mean("val/straightness", straightness(self.denoiser, ends.eps[:SHOWN], few))
