@@ -1,5 +1,6 @@
 """Runs of rectified flow: the pairs of the teacher are drawn once, and resuming is exact."""
 
+import pytest
 import torch
 
 from diffsweep.runs.training import train
@@ -7,6 +8,7 @@ from diffsweep.runs.training import train
 SMALL = ("backbone.channels=8", "sampler.steps=2", "teacher.sampler.steps=3")
 
 
+@pytest.mark.slow
 def test_a_reflow_resumes_exactly_on_its_stored_pairs(configure, resume, checkpoint, tmp_path):
     """The pairs are drawn once, and a run that is stopped at half ends with the weights of the whole one."""
     words = ("model=reflow", *SMALL, "model.num_pairs=64", "dataset.batch_size=16", "metrics=none", "likelihood=none")
