@@ -340,6 +340,8 @@ def test_latent_consistency_learns_from_a_guided_teacher_of_latents(compose, mon
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["model=consistency", "objective=hybrid", "prediction.variance=fixed_small"], "not used by model=consistency"),
+        (["model=consistency", "time_sampling=stratified"], "leave it out, and see the group discretisation"),
         (["model=consistency", "schedule=cosine"], "has 1281 noise levels in the end, and schedule=cosine has 1001"),
         (["model=consistency", "schedule=flow"], "use discretisation.weight=one, or schedule=edm"),
         (["model=consistency", "sampler.steps=2000"], "more than the 1280 intervals"),

@@ -102,3 +102,19 @@ def student_reads_the_network_as_its_teacher(cfg: DictConfig, parts: BuiltParts)
         f"the student would start from weights of prediction={choice}, which mean another output than prediction="
         f"{cfg.choices.prediction}; use teacher.initial=false, or a teacher with prediction=edm"
     )
+
+
+@rule
+def times_and_losses_of_a_consistency_model_are_its_own(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Return an error message if the objective or the time sampling of a consistency model is chosen.
+
+    It has a distance of two estimates as its loss, and the times of a discretisation.
+    """
+    if parts.discretisation is None:
+        return None
+    unused = (("objective", "simple", "model.distance"), ("time_sampling", "uniform", "the group discretisation"))
+    for group, usual, instead in unused:
+        if cfg.choices[group] != usual:
+            chosen = f"{group}={cfg.choices[group]}"
+            return f"{chosen} is not used by model={cfg.choices.model}; leave it out, and see {instead}"
+    return None
