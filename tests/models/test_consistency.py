@@ -7,6 +7,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from lightning import Callback, Trainer
+from slower import some
 from torch import nn
 
 from diffsweep import schedules
@@ -337,39 +338,40 @@ def test_latent_consistency_learns_from_a_guided_teacher_of_latents(compose, mon
     assert model.denoiser.backbone is not tutor.denoiser.backbone
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["model=consistency", "objective=hybrid", "prediction.variance=fixed_small"], "not used by model=consistency"),
-        (["model=consistency", "time_sampling=stratified"], "leave it out, and see the group discretisation"),
-        (["model=consistency", "schedule=cosine"], "has 1281 noise levels in the end, and schedule=cosine has 1001"),
-        (["model=consistency", "schedule=flow"], "use discretisation.weight=one, or schedule=edm"),
-        (["model=consistency", "sampler.steps=2000"], "more than the 1280 intervals"),
-        (["model=consistency", "prediction=x0"], "use prediction=consistency"),
-        (["model=consistency", "prediction.sigma_min=0.1"], "is not the lowest noise level of schedule=edm, 0.002"),
-        (["model=consistency", "model.distance=lpips"], "one of l2, l1, pseudo_huber, perceptual"),
-        (["model=consistency", "model.c=0"], "model.c must be above 0"),
-        (["model=consistency", "model.distance=perceptual"], "needs the distance of perceptual=classifier"),
-        (["model=consistency", "perceptual=classifier"], "leaves the perceptual distance unused"),
-        (["model=consistency", "discretisation=none"], "requires neighbouring times"),
-        (["model=consistency", "sampler.at=[0.2,0.5]"], "decreasing times"),
-        (["sampler=consistency"], "requires a consistency function.*use model=consistency, or sampler=ddim"),
-        (["discretisation=grid"], "model=ddpm does not support that"),
-        (
-            ["model=consistency_distillation", 'teacher.base.train=["model=ddpm","schedule=edm"]'],
-            "use teacher.initial=false, or a teacher with prediction=edm",
-        ),
-        (
-            ["model=consistency_distillation", 'teacher.base.train=["model=edm","schedule=ve"]'],
-            "was trained under schedule=ve",
-        ),
-        (
-            ["model=consistency_distillation", "conditioning=class", "teacher.scale=2", "guidance=classifier_free"],
-            "would guide it again|dropout|null",
-        ),
-    ],
-)
-def test_what_does_not_fit_is_refused_in_one_line(compose, words, message):
+REFUSED = [
+    (["model=consistency", "objective=hybrid", "prediction.variance=fixed_small"], "not used by model=consistency"),
+    (["model=consistency", "time_sampling=stratified"], "leave it out, and see the group discretisation"),
+    (["model=consistency", "schedule=cosine"], "has 1281 noise levels in the end, and schedule=cosine has 1001"),
+    (["model=consistency", "schedule=flow"], "use discretisation.weight=one, or schedule=edm"),
+    (["model=consistency", "sampler.steps=2000"], "more than the 1280 intervals"),
+    (["model=consistency", "prediction=x0"], "use prediction=consistency"),
+    (["model=consistency", "prediction.sigma_min=0.1"], "is not the lowest noise level of schedule=edm, 0.002"),
+    (["model=consistency", "model.distance=lpips"], "one of l2, l1, pseudo_huber, perceptual"),
+    (["model=consistency", "model.c=0"], "model.c must be above 0"),
+    (["model=consistency", "model.distance=perceptual"], "needs the distance of perceptual=classifier"),
+    (["model=consistency", "perceptual=classifier"], "leaves the perceptual distance unused"),
+    (["model=consistency", "discretisation=none"], "requires neighbouring times"),
+    (["model=consistency", "sampler.at=[0.2,0.5]"], "decreasing times"),
+    (["sampler=consistency"], "requires a consistency function.*use model=consistency, or sampler=ddim"),
+    (["discretisation=grid"], "model=ddpm does not support that"),
+    (
+        ["model=consistency_distillation", 'teacher.base.train=["model=ddpm","schedule=edm"]'],
+        "use teacher.initial=false, or a teacher with prediction=edm",
+    ),
+    (
+        ["model=consistency_distillation", 'teacher.base.train=["model=edm","schedule=ve"]'],
+        "was trained under schedule=ve",
+    ),
+    (
+        ["model=consistency_distillation", "conditioning=class", "teacher.scale=2", "guidance=classifier_free"],
+        "would guide it again|dropout|null",
+    ),
+]
+
+
+@pytest.mark.parametrize("case", some(REFUSED, 3, ids=lambda case: " ".join(case[0])))
+def test_what_does_not_fit_is_refused_in_one_line(compose, case):
+    words, message = case
     with pytest.raises(UserError, match=message) as refused:
         preflight(compose(*words))
     assert "\n" not in str(refused.value)

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 from composing import composed
+from slower import some
 from torch import nn
 
 from diffsweep import schedules
@@ -217,8 +218,9 @@ RUN = (
 TRAINED = 'teacher.base.train=["model=ddpm","trainer.max_steps=2","callbacks=minimal","metrics=none"]'
 
 
-def test_rounds_resume_exactly_within_and_between_them(tmp_path, configure, resume, checkpoint, monkeypatch):
-    """Steps 0 to 3 are the first round. Runs stopped at step 3, 4 and 6 end as the uninterrupted run does."""
+@pytest.mark.parametrize("numbers", [(4,), pytest.param((3, 6), marks=pytest.mark.slow)])
+def test_rounds_resume_exactly_within_and_between_them(numbers, tmp_path, configure, resume, checkpoint, monkeypatch):
+    """Steps 0 to 3 are the first round. Runs that are stopped within and between rounds end as the whole one does."""
     began = []
     original = ProgressiveDistillation.begin_round
 
@@ -235,7 +237,7 @@ def test_rounds_resume_exactly_within_and_between_them(tmp_path, configure, resu
     assert whole["ema"]["start"] == 4
     assert {int(state["step"]) for state in whole["optimizer_states"][0]["state"].values()} == {4}  # a new state
     step = DiffusionModel.training_step
-    for number in (3, 4, 6):
+    for number in numbers:
         directory = tmp_path / f"stopped {number}"
 
         def stopping(self, *arguments, number=number):
@@ -270,24 +272,25 @@ def test_rounds_resume_exactly_within_and_between_them(tmp_path, configure, resu
     assert read_checkpoint(tmp_path / "whole/checkpoints/last.ckpt")["former"]["ends"] == [4, 8]
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["model.student_steps=3"], "their ratio is a power of 2"),
-        (["sampler.steps=8"], "has learned 4 steps of DDIM .* use sampler.steps=4, or fewer"),
-        (["sampler.clip=static"], "would change it; use sampler.clip=none"),
-        (["sampler=heun"], "takes others; use sampler=ddim with sampler.steps=4"),
-        (["schedule=cosine", "schedule.num_steps=50"], "model.teacher_steps=64 is more than the 50 steps"),
-        (["lr_scheduler=rounds", "model=ddpm"], "lr_scheduler=rounds: it is of model=progressive_distillation"),
-        (["sampler.spacing=log_snr"], "not every second one"),
-        (["schedule=cosine_continuous"], "such as schedule=cosine or flow"),
-        (
-            ['teacher.base.train=["model=progressive_distillation","model.student_steps=16"]'],
-            "takes 16 steps, and model.teacher_steps=64; use model.teacher_steps=16",
-        ),
-    ],
-)
-def test_steps_that_do_not_fit_are_refused_in_one_line(compose, words, message):
+REFUSED = [
+    (["model.student_steps=3"], "their ratio is a power of 2"),
+    (["sampler.steps=8"], "has learned 4 steps of DDIM .* use sampler.steps=4, or fewer"),
+    (["sampler.clip=static"], "would change it; use sampler.clip=none"),
+    (["sampler=heun"], "takes others; use sampler=ddim with sampler.steps=4"),
+    (["schedule=cosine", "schedule.num_steps=50"], "model.teacher_steps=64 is more than the 50 steps"),
+    (["lr_scheduler=rounds", "model=ddpm"], "lr_scheduler=rounds: it is of model=progressive_distillation"),
+    (["sampler.spacing=log_snr"], "not every second one"),
+    (["schedule=cosine_continuous"], "such as schedule=cosine or flow"),
+    (
+        ['teacher.base.train=["model=progressive_distillation","model.student_steps=16"]'],
+        "takes 16 steps, and model.teacher_steps=64; use model.teacher_steps=16",
+    ),
+]
+
+
+@pytest.mark.parametrize("case", some(REFUSED, 2, ids=lambda case: " ".join(case[0])))
+def test_steps_that_do_not_fit_are_refused_in_one_line(compose, case):
+    words, message = case
     with pytest.raises(UserError, match=message) as refused:
         preflight(compose("model=progressive_distillation", *words))
     assert "\n" not in str(refused.value)

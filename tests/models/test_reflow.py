@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from slower import some
 
 from diffsweep.configuration.build import build_data, build_model
 from diffsweep.configuration.preflight import preflight
@@ -99,6 +100,7 @@ def kept(cfg):
     return sorted(Path(cfg.paths.cache_dir).glob("pairs-*/pairs.safetensors"))
 
 
+@pytest.mark.slow
 def test_pairs_are_kept_found_again_and_have_a_file_for_each_teacher(make, tmp_path, monkeypatch):
     place = f"paths.cache_dir={tmp_path}"
     cfg, model = make(place)
@@ -122,23 +124,24 @@ def test_pairs_are_kept_found_again_and_have_a_file_for_each_teacher(make, tmp_p
         assert len(kept(cfg)) == count + 2
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["sampler@teacher.sampler=ancestral"], "draws noise in its steps"),
-        (["model.num_pairs=0"], "num_pairs=0 fills no batch"),
-        (["model.num_pairs=100"], r"num_pairs=100 fills no batch of dataset.batch_size"),
-        (["teacher.sampler.start=0.5"], "pure noise and data"),
-        (['teacher.base.train=["model=flow","dataset=shapes","metrics=none"]'], "was trained on"),
-        (['teacher.base.train=["model=ddpm"]'], "its weights are no beginning; use teacher.initial=false"),
-        (["schedule=cosine", "prediction=v", *LEARNED, "teacher.initial=false"], "fixed_small"),
-        (
-            ["conditioning=class", "teacher.scale=2", "guidance=classifier_free", "conditioning.dropout=0.1"],
-            "would guide it again",
-        ),
-    ],
-)
-def test_what_makes_no_pairs_is_refused_in_one_line(compose, words, message):
+REFUSED = [
+    (["sampler@teacher.sampler=ancestral"], "draws noise in its steps"),
+    (["model.num_pairs=0"], "num_pairs=0 fills no batch"),
+    (["model.num_pairs=100"], r"num_pairs=100 fills no batch of dataset.batch_size"),
+    (["teacher.sampler.start=0.5"], "pure noise and data"),
+    (['teacher.base.train=["model=flow","dataset=shapes","metrics=none"]'], "was trained on"),
+    (['teacher.base.train=["model=ddpm"]'], "its weights are no beginning; use teacher.initial=false"),
+    (["schedule=cosine", "prediction=v", *LEARNED, "teacher.initial=false"], "fixed_small"),
+    (
+        ["conditioning=class", "teacher.scale=2", "guidance=classifier_free", "conditioning.dropout=0.1"],
+        "would guide it again",
+    ),
+]
+
+
+@pytest.mark.parametrize("case", some(REFUSED, 2, ids=lambda case: " ".join(case[0])))
+def test_what_makes_no_pairs_is_refused_in_one_line(compose, case):
+    words, message = case
     with pytest.raises(UserError, match=message) as refused:
         preflight(compose("model=reflow", *words))
     assert "\n" not in str(refused.value)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from slower import some
 
 from diffsweep.configuration.build import build_model
 from diffsweep.configuration.preflight import preflight
@@ -99,38 +100,39 @@ def test_the_first_difference_of_two_networks_is_named():
         start_from(torch.nn.Linear(2, 4, bias=False), torch.nn.Linear(2, 4))
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["teacher=none"], "requires a trained teacher"),
-        (["teacher.scale=[4,1]"], r"two of them, \[least, most\]"),
-        (["sampler@teacher.sampler=ancestral"], "draws noise in its steps"),
-        (["teacher.scale=2"], "requires a network that takes the guidance scale as an input"),
-        (["teacher.scale=2", "guidance=classifier_free", "conditioning.dropout=0.1"], "would guide it again"),
-        (["guidance=classifier_free", "conditioning.dropout=0.1"], "use guidance=distilled, or teacher.scale=null"),
-        (["guidance=none"], "gives it none; use guidance=distilled"),
-        (["conditioning=class_scalars", "dataset=shapes", "metrics=none"], "takes num_scalars of the condition"),
-        (
-            ['teacher.base.train=["model=classifier_free","backbone.channels=64"]'],
-            "network is not that of the teacher.*; use backbone.channels=64",
-        ),
-        (
-            ["conditioning=none", "teacher.scale=null", "guidance=none"],
-            "; use conditioning=class, or teacher.initial=false",
-        ),
-        (['teacher.base.train=["model=classifier_free","schedule=linear"]'], "was trained under schedule=linear"),
-        (
-            [
-                "prediction.variance=learned_range",
-                "objective=hybrid",
-                "teacher.base.inherit=[prediction]",
-                'teacher.base.train=["model=classifier_free","objective=hybrid"]',
-            ],
-            "which has no variance",
-        ),
-    ],
-)
-def test_a_teacher_that_does_not_fit_is_refused_in_one_line(compose, words, message):
+REFUSED = [
+    (["teacher=none"], "requires a trained teacher"),
+    (["teacher.scale=[4,1]"], r"two of them, \[least, most\]"),
+    (["sampler@teacher.sampler=ancestral"], "draws noise in its steps"),
+    (["teacher.scale=2"], "requires a network that takes the guidance scale as an input"),
+    (["teacher.scale=2", "guidance=classifier_free", "conditioning.dropout=0.1"], "would guide it again"),
+    (["guidance=classifier_free", "conditioning.dropout=0.1"], "use guidance=distilled, or teacher.scale=null"),
+    (["guidance=none"], "gives it none; use guidance=distilled"),
+    (["conditioning=class_scalars", "dataset=shapes", "metrics=none"], "takes num_scalars of the condition"),
+    (
+        ['teacher.base.train=["model=classifier_free","backbone.channels=64"]'],
+        "network is not that of the teacher.*; use backbone.channels=64",
+    ),
+    (
+        ["conditioning=none", "teacher.scale=null", "guidance=none"],
+        "; use conditioning=class, or teacher.initial=false",
+    ),
+    (['teacher.base.train=["model=classifier_free","schedule=linear"]'], "was trained under schedule=linear"),
+    (
+        [
+            "prediction.variance=learned_range",
+            "objective=hybrid",
+            "teacher.base.inherit=[prediction]",
+            'teacher.base.train=["model=classifier_free","objective=hybrid"]',
+        ],
+        "which has no variance",
+    ),
+]
+
+
+@pytest.mark.parametrize("case", some(REFUSED, 3, ids=lambda case: " ".join(case[0])))
+def test_a_teacher_that_does_not_fit_is_refused_in_one_line(compose, case):
+    words, message = case
     with pytest.raises(UserError, match=message) as refused:
         preflight(compose("model=guidance_distillation", *words))
     assert "\n" not in str(refused.value)
