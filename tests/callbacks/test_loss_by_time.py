@@ -22,6 +22,7 @@ def test_sums_are_those_of_each_interval_with_its_right_end():
     assert squares.tolist() == [30, 0, 25, 36, 49]
 
 
+@pytest.mark.slow
 def test_a_run_writes_the_loss_by_time_that_its_validation_logs(tmp_path, configure, resume):
     """The mean over intervals, weighted by samples, is val/loss of each validation; resuming continues the file."""
     here = (*LOSSES, f"+callbacks.loss_by_t.folder={tmp_path / 'run'}")

@@ -205,6 +205,7 @@ def directories():
 NAMES = ["0_backbone-unet_seed-0", "1_backbone-dit_seed-0", "2_backbone-uvit_seed-0"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", some([(), ("hydra/launcher=basic",)], 1, ids=" ".join))
 def test_the_name_of_an_experiment_is_the_whole_command_of_its_sweep(command, fast, launcher):
     sizes = ("backbone.channels=8", *(word for word in fast if "debug" not in word))

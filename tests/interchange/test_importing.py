@@ -62,6 +62,7 @@ def test_an_imported_run_has_the_public_network_and_can_be_sampled_and_finetuned
     assert 0 < (after["state_dict"][name] - before["state_dict"][name]).abs().max() < 1e-3
 
 
+@pytest.mark.slow
 def test_a_run_is_made_once_and_only_of_weights_that_fit(command, imported, file, fast, tmp_path):
     run, _ = imported
     words = (f"weights='{file}'", "form=guided_diffusion", *fast, *SIZES)

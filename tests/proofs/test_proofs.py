@@ -85,6 +85,7 @@ SUBJECTS = {  # parts, and the numbers of steps with which samples are compared 
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", SUBJECTS)
 def test_possible_numbers_of_steps_are_compared_and_few_steps_only_reported(monkeypatch, case):
     """Every proof of samples reports something, for any grid, spacing, start and stop."""
@@ -178,6 +179,7 @@ def test_the_bound_is_tight_with_the_best_variance_only():
     assert chosen.measured > 0.05 > 10 * abs(best.measured)
 
 
+@pytest.mark.slow
 def test_the_error_of_adaptive_solvers_follows_the_tolerance():
     subject = Subject(Cosine(1000), V(), ODE(tolerance=1e-6))
     checks = list(order(subject)) + list(samples(subject))

@@ -232,6 +232,7 @@ def test_a_sweep_of_evaluations_ends_with_a_table_and_a_plot(command, finished, 
     assert str(out / "results.csv") in done.out
 
 
+@pytest.mark.slow
 def test_printed_commands_can_be_pasted_whatever_the_directory_is_named(command, fast, checkpoint):
     """Train, resume, sample and load with printed commands, as a shell reads them."""
     name = "my runs, a=b (1)/it's $HOME"

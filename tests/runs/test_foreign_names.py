@@ -34,6 +34,7 @@ def images(tmp_path):
     return tmp_path / "images"
 
 
+@pytest.mark.slow
 def test_names_of_classes_and_captions_are_shown_and_do_nothing(images, command, fast, tmp_path):
     data = ("dataset=image_folder", f"dataset.path={images}", "dataset.num_val=2", "dataset.image_size=8")
     run = tmp_path / "run"

@@ -103,6 +103,7 @@ def test_images_of_many_sizes_are_in_batches_of_one(tmp_path):
     assert torch.equal(next(colour.batches(1)), torch.full((1, 3, 4, 4), -1.0))
 
 
+@pytest.mark.slow
 def test_places_without_images_are_refused_in_one_line(places, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "broken").mkdir()

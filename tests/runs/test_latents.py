@@ -71,6 +71,7 @@ def test_latents_are_kept_and_equal_those_of_the_pixels(configure, tmp_path, fir
     assert len(held_out["index"]) == len(held_out["posterior"])
 
 
+@pytest.mark.slow
 def test_training_on_kept_latents_calls_no_encoder(configure, tmp_path, first_stage, monkeypatch):
     cfg = configure(tmp_path / "run", "model=ldm", *TINY, f"autoencoder.run={first_stage}")
     train(cfg)  # keeps the latents

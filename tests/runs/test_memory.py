@@ -39,6 +39,7 @@ def equal(these, those):
     return all(torch.equal(these["state_dict"][name], those["state_dict"][name]) for name in those["state_dict"])
 
 
+@pytest.mark.slow
 def test_the_first_step_is_tried_again_with_halves(tmp_path, configure, limited, checkpoint, capsys):
     """The batch of 32 becomes 4 of 8, in the same order; the run is that of a user who types this."""
     positions = limited(8)

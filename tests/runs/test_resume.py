@@ -155,6 +155,7 @@ def test_stopped_while_gradients_accumulate_and_resumed_is_never_stopped(
     same_run(checkpoint(directory), checkpoint(whole("accumulated, validation")))
 
 
+@pytest.mark.slow
 def test_a_loss_logged_after_a_resume_is_over_all_steps_since_the_last_log(
     tmp_path, configure, resume, history, stop_at
 ):

@@ -205,6 +205,7 @@ def test_an_evaluation_uses_the_stage_of_the_run_even_if_its_overrides_changed(g
     assert set(ids[0]["weak"]) == {"_target_", "weights"}
 
 
+@pytest.mark.slow
 def test_a_stopped_stage_is_resumed(configure, tmp_path, monkeypatch, capsys, stage, checkpoint):
     """Stopped in the second step of its stage, a run leaves no directory, and the next run takes the third step."""
     original, steps = DiffusionModel.training_step, []

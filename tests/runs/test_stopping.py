@@ -192,6 +192,7 @@ def test_a_run_killed_in_a_validation_after_a_signal_has_its_checkpoint(
             assert all(torch.equal(part(whole)[key], part(other)[key]) for key in part(whole))
 
 
+@pytest.mark.slow
 def test_stopped_in_validation_the_weights_saved_are_those_that_train(
     tmp_path, configure, resume, monkeypatch, checkpoint
 ):
@@ -274,6 +275,7 @@ def running(environment, tmp_path):
         process.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
 )

@@ -85,6 +85,7 @@ def test_the_same_sweep_again_keeps_what_has_finished(command, fast, results):
     assert directories() == found
 
 
+@pytest.mark.slow
 def test_a_sweep_records_its_jobs_in_their_order(command, fast, monkeypatch):
     """Another order of the words is the same sweep, whose numbers stay."""
     monkeypatch.setattr(training, "train", lambda cfg: (training.claim(cfg), 0.5)[1])
@@ -127,6 +128,7 @@ def test_jobs_that_would_share_a_folder_are_refused(command, fast):
     assert not Path("outputs").exists()
 
 
+@pytest.mark.slow
 def test_m_at_the_end_is_the_same_sweep_and_a_run_alone_has_no_group_after_it(command, fast, monkeypatch):
     monkeypatch.setattr(training, "train", lambda cfg: (training.claim(cfg), 0.0)[1])
     assert command("train", "-m", "schedule=linear,cosine", *fast, *FEW).code == 0
@@ -172,6 +174,7 @@ def test_a_stopped_sweep_is_continued(command, fast, monkeypatch, results):
         assert steps[-1] == 4
 
 
+@pytest.mark.slow
 def test_failing_jobs_do_not_stop_the_others_and_are_tried_again(command, fast, monkeypatch):
     """One has diverged, and one has found a mistake after its first checkpoint: it resumes."""
     original, steps, mends = DiffusionModel.training_step, [], []
@@ -208,6 +211,7 @@ def test_failing_jobs_do_not_stop_the_others_and_are_tried_again(command, fast, 
     assert {lr for lr, step in steps} == {1e30, 0.002}
 
 
+@pytest.mark.slow
 def test_jobs_share_a_group_and_are_finished_one_by_one(command, fast, monkeypatch):
     wandb = pytest.importorskip("wandb")
     begin, end, events = wandb.init, wandb.finish, []
@@ -265,6 +269,7 @@ def test_results_of_a_run_that_was_trained_further_are_made_again(tmp_path):
     assert not is_current(tmp_path, job, {job.name: ["sampler=ddim"]})
 
 
+@pytest.mark.slow
 def test_the_same_line_twice_takes_what_nobody_has(command, fast, monkeypatch):
     """Jobs that other processes run are left to them; if nothing else remains, the line is refused."""
     started = []

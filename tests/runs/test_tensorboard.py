@@ -14,6 +14,7 @@ from diffsweep.runs.training import train
 event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
 
 
+@pytest.mark.slow
 def test_a_run_writes_scalars_and_pictures(tmp_path, configure, history):
     pictures = ("callbacks=default", "callbacks.sample_grid.num_samples=4", "callbacks.sample_grid.steps=2")
     steps = ("trainer.max_steps=4", "trainer.log_every_n_steps=2", "trainer.val_check_interval=2")

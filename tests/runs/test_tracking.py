@@ -145,6 +145,7 @@ def test_wandb_gets_the_configured_mode(tmp_path, configure, wandb_runs, mode):
     assert [run.keywords["mode"] for run in wandb_runs] == ([] if mode == "disabled" else [mode])
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_same_run_to_wandb(tmp_path, configure, resume, wandb_runs):
     train(configure(tmp_path / "run", "logger=wandb", "logger.mode=online", "trainer.max_steps=1"))
     train(resume(tmp_path / "run", "trainer.max_steps=2"))
@@ -153,6 +154,7 @@ def test_a_resumed_run_is_the_same_run_to_wandb(tmp_path, configure, resume, wan
     assert first["resume"] == second["resume"] == "allow"
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_marked_failed(tmp_path, configure, wandb_runs, monkeypatch):
     def fail(error):
         def training_step(self, *_):

@@ -107,6 +107,7 @@ def test_a_table_has_the_final_samples_and_the_checkpoints_are_kept(tracked):
     )
 
 
+@pytest.mark.slow
 def test_evaluations_and_samples_are_in_the_group_of_their_run(tracked, tmp_path):
     evaluate(compose("evaluate", [f"run={tracked}", "sampler=ddim", "sampler.steps=2", f"output={tmp_path / 'e'}"]))
     (run,) = read_runs(tmp_path / "e")
@@ -163,6 +164,7 @@ def test_the_best_values_go_on_from_those_before():
     }  # of which 1 is best
 
 
+@pytest.mark.slow
 def test_jobs_of_a_sweep_have_the_name_of_what_varies(command, fast, tmp_path):
     done = command("train", "-m", "schedule=linear,cosine", "seed=3", *fast, "logger=wandb", "trainer.max_steps=1")
     assert done.code == 0, done.err

@@ -216,6 +216,7 @@ def unloaded(monkeypatch):
     monkeypatch.setattr("diffsweep.runs.commands.load_sampled", load)
 
 
+@pytest.mark.slow
 def test_a_task_can_be_a_class_outside_the_package(command, finished, tmp_path, monkeypatch, request):
     """It replaces an option and its settings, and refuses a job that cannot be done before a model is loaded."""
     (tmp_path / "tasks_for_tests.py").write_text(OUTSIDE)
