@@ -371,6 +371,10 @@ REFUSED = [
 
 @pytest.mark.parametrize("case", some(REFUSED, 3, ids=lambda case: " ".join(case[0])))
 def test_what_does_not_fit_is_refused_in_one_line(compose, case):
+    """By the rules distance_of_a_consistency_model_is_given, noise_levels_suit_the_schedule,
+    consistency_functions_are_the_identity_at_the_lowest_level, consistency_samplers_take_the_steps_that_were_trained,
+    student_reads_the_network_as_its_teacher and times_and_losses_of_a_consistency_model_are_its_own, among others.
+    """
     words, message = case
     with pytest.raises(UserError, match=message) as refused:
         preflight(compose(*words))

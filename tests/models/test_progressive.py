@@ -290,6 +290,7 @@ REFUSED = [
 
 @pytest.mark.parametrize("case", some(REFUSED, 2, ids=lambda case: " ".join(case[0])))
 def test_steps_that_do_not_fit_are_refused_in_one_line(compose, case):
+    """By a_student_takes_the_steps_that_it_has_learned and a_teacher_takes_the_steps_that_are_halved, among others."""
     words, message = case
     with pytest.raises(UserError, match=message) as refused:
         preflight(compose("model=progressive_distillation", *words))

@@ -141,6 +141,9 @@ REFUSED = [
 
 @pytest.mark.parametrize("case", some(REFUSED, 2, ids=lambda case: " ".join(case[0])))
 def test_what_makes_no_pairs_is_refused_in_one_line(compose, case):
+    """By the rules student_starts_from_a_teacher_of_its_prediction, pairs_fill_a_batch,
+    conditions_of_pairs_need_no_images, student_has_a_fixed_variance and pairs_lead_from_noise_to_data, among others.
+    """
     words, message = case
     with pytest.raises(UserError, match=message) as refused:
         preflight(compose("model=reflow", *words))

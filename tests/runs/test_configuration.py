@@ -165,11 +165,11 @@ def test_networks_of_clips_are_for_clips_and_those_of_images_for_images(compose)
             "backbone=unet",
         ):
             preflight(compose(f"backbone={option}"))
-        preflight(compose(f"backbone={option}", "space.num_frames=4"))
+        preflight(compose(f"backbone={option}", "dataset=moving_digits", "metrics=none"))
     with pytest.raises(
         UserError, match=r"provides clips .* and backbone=unet does not support that; use backbone=.*unet3d"
     ):
-        preflight(compose("space.num_frames=4"))
+        preflight(compose("dataset=moving_digits", "metrics=none"))
 
 
 def test_keywords_that_a_class_hands_on_are_checked(compose):

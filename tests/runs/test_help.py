@@ -79,8 +79,8 @@ def test_the_help_folds_presets_and_marks_the_default():
     text = " ".join(help_text("train").split())
     assert "dit (and 12 presets: dit_s_2 ... dit_xl_8), pixart" in text
     assert "dit_b_4" not in text
-    assert "ancestral*, ddim," in text
-    assert "ancestral, ddim*," in " ".join(help_text("benchmark").split())
+    assert "ancestral*, consistency, ddim," in text
+    assert "ancestral, consistency, ddim*," in " ".join(help_text("benchmark").split())
     assert "*," not in help_text("sample")  # the run has the defaults
 
 

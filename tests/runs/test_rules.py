@@ -18,7 +18,10 @@ from diffsweep.configuration.preflight import parts_of as built_parts_of
 from diffsweep.configuration.preflight import preflight
 from diffsweep.configuration.rules.stages import latents_are_standardised_by_this_data
 from diffsweep.configuration.stage_nodes import Stage
+from diffsweep.discovery import import_all
 from diffsweep.errors import UserError
+
+import_all(rules)  # else a test that replaces them would keep those which are imported meanwhile
 
 FREE = ("model=classifier_free",)
 WRONG = [  # what is typed, the rule that it breaks, and what to type instead; see test_bad_input for others

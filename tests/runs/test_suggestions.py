@@ -30,7 +30,10 @@ NAMES = [  # what is typed, and the whole answer after the key
     ("model=classifier_free scale=3", "no such key, did you mean guidance.scale?"),
     ("ema.decay=0.9", "no such key, did you mean callbacks.ema.decay?"),
     ("guidance_scale=3", "no such key, did you mean guidance.scale?"),
-    ("scale=3", "no such key; guidance.scale is a key of guidance=autoguidance, classifier, classifier_free,"),
+    (
+        "scale=3",
+        "no such key; teacher.scale is a key of teacher=trained; guidance.scale is a key of guidance=autoguidance,",
+    ),
     ("patch_size=2", "no such key; backbone.patch_size is a key of backbone=dit, dit3d, uvit"),
     ("labels=[3]", "no such key; conditioning.labels is a key of conditioning=class"),
     ("optimizer=adam weight_decay=0", "no such key; optimizer.weight_decay is a key of optimizer=adamw"),

@@ -9,7 +9,7 @@ from diffsweep.datasets.hub import Hub
 from diffsweep.datasets.image_folder import ImageFolder
 from diffsweep.datasets.latents import Latents, open_latents, write_latents
 from diffsweep.datasets.moving_digits import MovingDigits
-from diffsweep.datasets.pairs import Pairs
+from diffsweep.datasets.pairs import StoredPairs
 from diffsweep.datasets.parquet import Parquet
 from diffsweep.datasets.samples import Batch, InMemory, Mirrored, Samples, Split, rows_of
 from diffsweep.datasets.shapes import Shapes
@@ -29,13 +29,13 @@ __all__ = [
     "Latents",
     "Mirrored",
     "MovingDigits",
-    "Pairs",
     "Parquet",
     "RandomShift",
     "Samples",
     "Shapes",
     "Split",
     "SpottedShapes",
+    "StoredPairs",
     "VideoFolder",
     "WebDataset",
     "load_digits",

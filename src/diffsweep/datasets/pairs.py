@@ -8,7 +8,7 @@ from torch import Tensor
 from diffsweep.datasets.samples import Batch, Samples, rows_on
 
 
-class Pairs(Samples):
+class StoredPairs(Samples):
     """A table of stored pairs, whose batches have ``pair`` (B, 2, ...), the noise and the end, in place of images.
 
     A batch also has ``pair_index``, int64 (B,), the number of each pair, and the annotations under which it was drawn:
@@ -44,4 +44,4 @@ class Pairs(Samples):
         return self.pairs.nbytes
 
     def to(self, device: torch.device) -> Samples:
-        return Pairs(self.pairs.to(device), self.first, self.end, self.samples)
+        return StoredPairs(self.pairs.to(device), self.first, self.end, self.samples)

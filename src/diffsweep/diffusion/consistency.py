@@ -87,7 +87,7 @@ class ConsistencyPrediction(Prediction):
     def target(self, x_0: Tensor, eps: Tensor, alpha: Scale, sigma: Scale) -> Tensor:
         """Return the output with which the estimates are x_0 and eps, like x_0; it is 0 at the lowest noise level.
 
-        There all outputs give the same estimates.
+        At that level all outputs give the same estimates.
         """
         share = self._share(alpha, sigma)
         if isinstance(share, Tensor):

@@ -151,7 +151,7 @@ class ConsistencyModel(Student):
         return self.teacher.sampler.step_each(denoiser, x_t, step, taught)
 
     def target(self, x_s: Tensor, s: Tensor, cond: Condition | None) -> Tensor:
-        """Return the targets f^-(x_s, s), (B, ...), with the averaged weights if there are any.
+        """Return the targets f^-(x_s, s), (B, ...), with the averaged weights, if any.
 
         Dropout leaves out the same numbers as in the student's estimate that follows.
 
@@ -195,7 +195,7 @@ def distance_refused_because(distance: str, c: float | None, perceptual: bool) -
 
     Args:
         distance, c: as of :class:`ConsistencyModel`.
-        perceptual: whether there is a perceptual distance.
+        perceptual: whether the run has a perceptual distance.
     """
     allowed = (*DISTANCES, "perceptual")
     if distance not in allowed:

@@ -46,7 +46,7 @@ class Lesson(NamedTuple):
 class Student(DiffusionModel):
     """A diffusion model whose training step may use a trained teacher; a subclass defines :meth:`lesson_losses`.
 
-    In training the network starts from the teacher's weights, if there is a teacher with the option ``initial``. A
+    In training the network starts from the teacher's weights, if the teacher has the option ``initial``. A
     trained student needs its teacher no more. The validation loss is the training loss on held-out data.
 
     Args:

@@ -9,7 +9,7 @@ import torch
 from omegaconf import DictConfig
 
 from diffsweep.configuration.build import device_of
-from diffsweep.datasets import ImageData, Pairs, open_latents, write_latents
+from diffsweep.datasets import ImageData, StoredPairs, open_latents, write_latents
 from diffsweep.errors import UserError
 from diffsweep.files import ContentError, make_once
 from diffsweep.layers import weights_hash
@@ -45,8 +45,8 @@ def keep_pairs(cfg: DictConfig, model: Model, data: ImageData) -> None:
         raise UserError(str(error)) from error
     samples, end = data.split("train"), model.num_pairs
     first = end - held_out(end)
-    data.replace_samples("train", Pairs(pairs, 0, first, samples))
-    data.replace_samples("val", Pairs(pairs, first, end, samples))
+    data.replace_samples("train", StoredPairs(pairs, 0, first, samples))
+    data.replace_samples("val", StoredPairs(pairs, first, end, samples))
 
 
 def held_out(count: int) -> int:

@@ -68,7 +68,7 @@ def noise_levels_suit_the_schedule(cfg: DictConfig, parts: BuiltParts) -> str | 
 
 @rule
 def consistency_samplers_take_the_steps_that_were_trained(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Return an error message if consistency sampling has more steps than there were intervals in training."""
+    """Return an error message if consistency sampling has more steps than training had intervals."""
     if parts.discretisation is None or "consistency" not in parts.sampler.requires:
         return None
     levels = parts.discretisation.levels(1.0)

@@ -16,6 +16,8 @@ def student_starts_from_a_teacher_of_its_prediction(cfg: DictConfig, parts: Buil
     stage = parts.stages.get(PATH)
     if parts.teacher is None or not parts.teacher.initial or stage is None or stage.cfg is None:
         return None
+    if "consistency" in parts.model.provides:  # its prediction reads the network of others, which has a rule of its own
+        return None
     inherited = "schedule" in (stage.node.get("inherit") or ())  # another rule compares these by their levels
     for group in ("prediction",) if inherited else ("schedule", "prediction"):
         theirs, ours = (OmegaConf.to_container(one[group], resolve=True) for one in (stage.cfg, cfg))
