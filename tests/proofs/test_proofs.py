@@ -24,7 +24,7 @@ from diffsweep.proofs.samples import samples
 from diffsweep.samplers import DDIM, ODE, Ancestral, DPMSolverPP, Heun, Langevin
 from diffsweep.schedules import EDM, VE, Cosine, Linear, Schedule
 
-SAMPLERS, SCHEDULES = names("sampler"), names("schedule")
+SAMPLERS, SCHEDULES = sorted(names("sampler"), key=lambda name: name == "consistency"), names("schedule")
 BIASED = {"langevin"}  # no predictor removes its noise, so its samples never agree with the data
 
 
