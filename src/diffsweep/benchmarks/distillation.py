@@ -10,7 +10,7 @@ from diffsweep.benchmarks.base import Bench, Results, compare, part, synchronize
 from diffsweep.configuration.build import build_data, build_diffusion, device_of
 from diffsweep.diffusion import Simple, Stream
 from diffsweep.errors import UserError
-from diffsweep.models import DistilledModel
+from diffsweep.models.distilled import Student
 from diffsweep.progress import tracked
 
 
@@ -27,7 +27,7 @@ def distillation(bench: Bench) -> Results:
     """
     cfg = bench.cfg
     model, data = build_diffusion(cfg), build_data(cfg)
-    if not isinstance(model, DistilledModel):
+    if not isinstance(model, Student):
         raise UserError(
             f"parts=[distillation] times a student, and model={cfg.choices.model} is none; use "
             "model=progressive_distillation, or another that learns from a teacher"
