@@ -1,13 +1,16 @@
 """Rectified flow: pairs are the exact map of the teacher's ODE, and straight flows are fixed points."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from slower import some
 
 from diffsweep.configuration.build import build_data, build_model
 from diffsweep.configuration.preflight import preflight
+from diffsweep.configuration.rules.pairs import pairs_are_of_one_size_and_kept_in_order
 from diffsweep.diffusion import Denoised, Denoiser, Flow, GaussianDenoiser, Noise, Simple, straightness
 from diffsweep.errors import UserError
 from diffsweep.models import Reflow
@@ -148,3 +151,13 @@ def test_what_makes_no_pairs_is_refused_in_one_line(compose, case):
     with pytest.raises(UserError, match=message) as refused:
         preflight(compose("model=reflow", *words))
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("key", "value", "fix"), [("buckets", 8, "dataset.buckets=null"), ("streaming", True, "null")])
+def test_stored_pairs_take_no_place_of_several_sizes_or_a_stream(key, value, fix):
+    def refused(num_pairs):
+        cfg = OmegaConf.create({"model": {"num_pairs": num_pairs}, "dataset": {key: value}})
+        return pairs_are_of_one_size_and_kept_in_order(cfg, SimpleNamespace(model=Reflow))
+
+    assert refused(1000).endswith(fix)
+    assert refused(None) is None

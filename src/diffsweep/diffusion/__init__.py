@@ -11,6 +11,7 @@ from diffsweep.diffusion.denoiser import (
     NetworkInput,
     PlainDenoiser,
     as_denoiser,
+    at_least_single,
     counting,
     network_input,
 )
@@ -144,6 +145,7 @@ __all__ = [
     "X0Eps",
     "add_noise",
     "as_denoiser",
+    "at_least_single",
     "counting",
     "expand_to",
     "factor",

@@ -10,13 +10,12 @@ clean samples but one of them, and the eps that belongs to it leads straight to 
 import torch
 from torch import Tensor
 
-from diffsweep.diffusion.prediction import Coefficients, Prediction, Scale, Variance
-from diffsweep.schedules import Schedule
+from diffsweep.diffusion.prediction import EDM, Coefficients, Scale, Variance
 
 ROUNDING = 1e-6  # relative distance from the lowest noise level within which a level is that one
 
 
-class ConsistencyPrediction(Prediction):
+class ConsistencyPrediction(EDM):
     r"""A prediction whose x_0 is :math:`x_t / \alpha` at the lowest noise level, whatever the network puts out.
 
     With :math:`d = \sigma - \alpha \sigma_{min}`, which is 0 at the lowest level, and the network F,
@@ -48,16 +47,10 @@ class ConsistencyPrediction(Prediction):
         time_scale: float = 1.0,
         time_offset: float = 0.0,
     ) -> None:
-        super().__init__(variance, time_scale, time_offset)
-        if sigma_data <= 0 or sigma_min < 0:
-            raise ValueError(
-                "prediction.sigma_data must be positive and prediction.sigma_min at least 0, not "
-                f"{sigma_data} and {sigma_min}"
-            )
-        self.sigma_data, self.sigma_min = sigma_data, sigma_min
-
-    def _norm(self, alpha: Scale, sigma: Scale) -> Scale:
-        return (sigma**2 + (alpha * self.sigma_data) ** 2) ** 0.5
+        super().__init__(variance, sigma_data, time_scale, time_offset)
+        if sigma_min < 0:
+            raise ValueError(f"prediction.sigma_min must be at least 0, not {sigma_min}")
+        self.sigma_min = sigma_min
 
     def _share(self, alpha: Scale, sigma: Scale) -> Scale:
         """Return d / sigma, in [0, 1]: exactly 0 at the lowest noise level and below."""
@@ -74,9 +67,6 @@ class ConsistencyPrediction(Prediction):
         signal = alpha * self.sigma_data**2
         c_skip = signal / (d**2 + alpha * signal)
         return Coefficients(self.c_in(alpha, sigma), c_skip, d * self.sigma_data / self._norm(alpha, sigma))
-
-    def c_in(self, alpha: Scale, sigma: Scale) -> Scale:
-        return 1 / self._norm(alpha, sigma)
 
     def eps(self, output: Tensor, x_t: Tensor, alpha: Scale, sigma: Scale) -> Tensor:
         share = self._share(alpha, sigma)
@@ -99,7 +89,3 @@ class ConsistencyPrediction(Prediction):
         scale = norm / (d**2 + (alpha * self.sigma_data) ** 2)
         some = inverse * share  # 1, but 0 at the lowest noise level
         return scale * (some * d / self.sigma_data * x_0 - alpha * self.sigma_data * inverse * eps)
-
-    def _time(self, schedule: Schedule, t: Tensor) -> Tensor:
-        """Return log(sigma / alpha) / 4, clamped to [-5, 5] since it is infinite at some ends of schedules."""
-        return (-schedule.log_snr(t) / 8).clamp(-5, 5)

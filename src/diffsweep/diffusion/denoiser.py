@@ -145,7 +145,7 @@ def as_denoiser(denoiser: Denoiser | PlainDenoiser) -> Denoiser:
     return denoiser if isinstance(denoiser, Denoiser) else _Adapted(denoiser)
 
 
-def _at_least_single(x: Tensor) -> torch.dtype:
+def at_least_single(x: Tensor) -> torch.dtype:
     """Return the dtype for times: that of x, but float32 at least, since bfloat16 would round the time 999 to 1000."""
     return torch.promote_types(x.dtype, torch.float32)
 
@@ -190,10 +190,10 @@ def network_input(
         alpha, sigma, number = schedule.cached(
             (prediction.c_noise, t.item()), lambda: _numbers(schedule, prediction, t.double())
         )
-        c_noise = torch.full((len(x_t),), number, device=x_t.device, dtype=_at_least_single(x_t))
+        c_noise = torch.full((len(x_t),), number, device=x_t.device, dtype=at_least_single(x_t))
     else:
         alpha, sigma = levels if levels is not None else (expand_to(value, x_t) for value in schedule(t))
-        c_noise = prediction.c_noise(schedule, t).to(x_t.device, _at_least_single(x_t)).expand(len(x_t), *t.shape[1:])
+        c_noise = prediction.c_noise(schedule, t).to(x_t.device, at_least_single(x_t)).expand(len(x_t), *t.shape[1:])
     c_in = prediction.c_in(alpha, sigma)
     scaled = x_t if isinstance(c_in, float) and c_in == 1 else c_in * x_t
     return NetworkInput(scaled, c_noise, alpha, sigma)

@@ -156,8 +156,14 @@ class Grid(Discretisation):
     def intervals(
         self, schedule: Schedule, u: Tensor, progress: float, lowest: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        times, ratios = (part.to(u) for part in self.times(schedule, self.levels(progress), lowest))
-        cumulative = self.probabilities(ratios).cumsum(0)
+        count = self.levels(progress)
+
+        def make() -> tuple[Tensor, Tensor, Tensor]:
+            times, ratios = self.times(schedule, count, lowest)
+            return times.to(u), ratios.to(u), self.probabilities(ratios).cumsum(0).to(u)
+
+        key = ("intervals", self, count, lowest, u.device)  # nothing is copied to the device in each step
+        times, ratios, cumulative = schedule.cached(key, make)
         i = torch.searchsorted(cumulative, u * cumulative[-1], right=True).clamp(max=len(cumulative) - 1)
         t, s = times[i], times[i + 1]
         return t, s, (ratios[i + 1] == 0) & (s == 0), ratios[i], ratios[i + 1]

@@ -17,7 +17,16 @@ import torch
 from torch import Tensor
 
 from diffsweep.autoencoders import Perceptual
-from diffsweep.diffusion import Condition, Discretisation, Noise, Step, Stream, expand_to, step_between
+from diffsweep.diffusion import (
+    Condition,
+    Discretisation,
+    Noise,
+    Step,
+    Stream,
+    at_least_single,
+    expand_to,
+    step_between,
+)
 from diffsweep.models.distilled import Student
 from diffsweep.models.teacher import Teacher
 from diffsweep.models.timed import Losses
@@ -104,6 +113,7 @@ class ConsistencyModel(Student):
             (lambda x, y, c: perceptual(x, y)) if perceptual is not None else DISTANCES[distance]
         )
         self._target: dict[str, Tensor] = {}  # no submodule: samples need it no more
+        self._averaged: dict[str, torch.nn.Parameter] = {}  # the weights of which it is the average
 
     @property
     def progress(self) -> float:
@@ -129,7 +139,7 @@ class ConsistencyModel(Student):
             x_s = self.neighbours(x_0, eps, x_t, step, cond, w)
             target = self.target(x_s, step.at_s.t, own)
             target = torch.where(expand_to(pairs.to_clean, x_s).bool(), x_s, target)
-        estimate = self.denoiser(x_t, step.at_t.t.to(_at_least_single(x_t)), own).x0
+        estimate = self.denoiser(x_t, step.at_t.t.to(at_least_single(x_t)), own).x0
         losses = pairs.weight.to(target) * self.distance(estimate, target, self.c)
         return Losses(losses, pairs.t.to(losses), torch.ones_like(losses))
 
@@ -160,7 +170,7 @@ class ConsistencyModel(Student):
             s: their times, (B,).
             cond: the condition of each sample, as the student takes it.
         """
-        arguments = (x_s, s.to(_at_least_single(x_s)), cond)
+        arguments = (x_s, s.to(at_least_single(x_s)), cond)
         devices = [x_s.device] if x_s.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             if not self._target:
@@ -172,14 +182,18 @@ class ConsistencyModel(Student):
     def optimizer_step(self, *args: Any, **keywords: Any) -> None:
         """Take a step of the optimizer, then update the averaged weights of the targets."""
         decay = self.discretisation.decay(self.progress)
-        weights = {name: weight for name, weight in self.denoiser.backbone.named_parameters() if weight.requires_grad}
-        if decay > 0 and not self._target:
-            self._target = {name: weight.detach().clone() for name, weight in weights.items()}
+        if decay == 0 and not self._target:
+            super().optimizer_step(*args, **keywords)
+            return
+        if not self._averaged:  # the modules are searched once
+            self._averaged = {name: p for name, p in self.denoiser.backbone.named_parameters() if p.requires_grad}
+            self._target = {
+                name: self._target.get(name, weight.detach()).to(weight.device, copy=True)
+                for name, weight in self._averaged.items()
+            }
         super().optimizer_step(*args, **keywords)
-        if self._target:
-            self._target = {name: average.to(weights[name].device) for name, average in self._target.items()}
-            current = [weights[name].detach() for name in self._target]
-            torch._foreach_lerp_(list(self._target.values()), current, 1 - decay)
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self._target.values()), list(self._averaged.values()), 1 - decay)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
@@ -211,8 +225,3 @@ def distance_refused_because(distance: str, c: float | None, perceptual: bool) -
 
 def _noised(x_0: Tensor, eps: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
     return expand_to(alpha, x_0) * x_0 + expand_to(sigma, x_0) * eps
-
-
-def _at_least_single(x: Tensor) -> torch.dtype:
-    """Return the dtype for times: that of x, but float32 at least."""
-    return torch.promote_types(x.dtype, torch.float32)

@@ -51,7 +51,7 @@ class Student(DiffusionModel):
 
     Args:
         parts: the positional arguments of :class:`DiffusionModel`.
-        teacher: the teacher; None for none.
+        teacher: the teacher; None for none, of which a ValueError is raised by a subclass that requires one.
         settings: the keyword arguments of :class:`DiffusionModel`.
     """
 
@@ -59,6 +59,8 @@ class Student(DiffusionModel):
 
     def __init__(self, *parts: Any, teacher: Teacher | None, **settings: Any) -> None:
         super().__init__(*parts, **settings)
+        if teacher is None and "teacher" in self.requires:
+            raise ValueError("the model learns from a teacher, and teacher=none has none; use teacher=trained")
         self.teacher: Teacher | None = teacher
 
     def setup(self, stage: str) -> None:
@@ -72,11 +74,15 @@ class Student(DiffusionModel):
         self.update_time_sampling(self.denoiser.schedule, losses.t, losses.losses)
         return losses
 
+    def times(self, noise: Noise) -> tuple[Tensor, Tensor]:
+        """Return the times of a batch and their importance weights, (B,) each: those of the time sampling."""
+        return self.time_sampling(self.denoiser.schedule, noise.uniform(stream=Stream.TIME))
+
     @abstractmethod
     def lesson_losses(self, x_0: Tensor, cond: Condition | None, noise: Noise) -> Losses:
         """Return the losses of samples in the space of diffusion, with their times and importance weights.
 
-        Subclasses define it.
+        Subclasses define it, unless their losses are of other samples than those of the data.
 
         Args:
             x_0: clean samples, (B, ...).
@@ -106,11 +112,6 @@ class DistilledModel(Student):
     requires = frozenset({"teacher"})
     teacher: Teacher
 
-    def __init__(self, *parts: Any, teacher: Teacher | None, **settings: Any) -> None:
-        super().__init__(*parts, teacher=teacher, **settings)
-        if teacher is None:
-            raise ValueError("the model learns from a teacher, and teacher=none has none; use teacher=trained")
-
     @abstractmethod
     def targets(self, lesson: Lesson) -> Denoised:
         """Return the targets of x_0 and eps at ``lesson.x_t``, with x_t = alpha_t x_0 + sigma_t eps.
@@ -129,10 +130,6 @@ class DistilledModel(Student):
             w: the guidance scale of each sample, (B,); None for no guidance.
         """
         return self.teacher.denoiser(device, cond, w)
-
-    def times(self, noise: Noise) -> tuple[Tensor, Tensor]:
-        """Return the times of a batch and their importance weights, (B,) each: those of the time sampling."""
-        return self.time_sampling(self.denoiser.schedule, noise.uniform(stream=Stream.TIME))
 
     def lesson_losses(self, x_0: Tensor, cond: Condition | None, noise: Noise) -> Losses:
         t, weight = self.times(noise)

@@ -99,7 +99,10 @@ class ProgressiveDistillation(DistilledModel):
     ) -> tuple[Denoiser, Condition | None]:
         if not self._former:
             return super().taught_by(device, cond, w)
-        return self._former[0].to(device), self.teacher.to_student(cond, w)
+        former = self._former[0]
+        if next(former.parameters()).device != device:  # after a checkpoint was read
+            former.to(device)
+        return former, self.teacher.to_student(cond, w)
 
     def targets(self, lesson: Lesson) -> Denoised:
         x, sampler, schedule = lesson.x_t, self._solver(), self.denoiser.schedule

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diffsweep.datasets import Batch
 from diffsweep.diffusion import Condition, Noise, Stream, prior, straightness
-from diffsweep.models.distilled import VALIDATED, DistilledModel, Lesson
+from diffsweep.models.distilled import VALIDATED, Student
 from diffsweep.models.teacher import Teacher
 from diffsweep.models.timed import Losses
 
@@ -40,7 +40,7 @@ class Ends(NamedTuple):
     w: Tensor | None
 
 
-class Reflow(DistilledModel):
+class Reflow(Student):
     """A flow that is trained on pairs of its teacher, so that its paths become straight (rectified flow).
 
     A batch has stored pairs, as ``pair`` and ``pair_index``. A batch of data, without them, gets pairs that the teacher
@@ -48,13 +48,16 @@ class Reflow(DistilledModel):
     ``val/straightness``, see :func:`~diffsweep.diffusion.straightness`.
 
     Args:
-        parts, teacher, settings: the arguments of :class:`DistilledModel`.
+        parts, teacher, settings: the arguments of :class:`Student`.
         num_pairs: the number of pairs that are drawn once and kept in a file; a twentieth of them, at most 1,000, is
             held out. None: pairs are drawn anew for each batch, and none is used twice.
 
     Raises:
         ValueError: ``num_pairs`` is below 1, or the teacher's sampler does not lead from t = 1 to t = 0.
     """
+
+    requires = frozenset({"teacher"})
+    teacher: Teacher
 
     def __init__(self, *parts: Any, teacher: Teacher | None, num_pairs: int | None = None, **settings: Any) -> None:
         super().__init__(*parts, teacher=teacher, **settings)
@@ -63,10 +66,6 @@ class Reflow(DistilledModel):
         if (self.teacher.sampler.start, self.teacher.sampler.stop) != (1, 0):
             raise ValueError("the ends of a pair are pure noise and data; use teacher.sampler.start=1 and .stop=0")
         self.num_pairs = num_pairs
-
-    def targets(self, lesson: Lesson) -> Any:
-        """Raise a TypeError: the targets of a reflow are the ends of its pairs, not estimates at single times."""
-        raise TypeError("a reflow learns from the ends of its pairs")
 
     @torch.no_grad()
     def draw_pairs(self, batch: Batch, noise: Noise) -> Ends:

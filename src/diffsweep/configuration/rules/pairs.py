@@ -4,10 +4,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffsweep.configuration.build import sized
 from diffsweep.configuration.rules.base import BuiltParts, rule
+from diffsweep.configuration.rules.teacher import PATH
 from diffsweep.configuration.sizes import instantiated
 from diffsweep.models import Reflow
-
-PATH = "teacher.base"
 
 
 @rule
@@ -65,7 +64,7 @@ def conditions_of_pairs_need_no_images(cfg: DictConfig, parts: BuiltParts) -> st
 @rule
 def student_has_a_fixed_variance(cfg: DictConfig, parts: BuiltParts) -> str | None:
     """Return an error message if a reflow has a learned variance: paths between the ends of pairs have none."""
-    if issubclass(parts.model, Reflow) and parts.prediction.heads > 1:
+    if issubclass(parts.model, Reflow) and parts.prediction.variance_mix is None:
         return "model=reflow learns a deterministic flow, which has no variance; use prediction.variance=fixed_small"
     return None
 
@@ -80,4 +79,16 @@ def pairs_lead_from_noise_to_data(cfg: DictConfig, parts: BuiltParts) -> str | N
                 f"teacher.sampler.start={start:g} and teacher.sampler.stop={stop:g}: the ends of a pair are pure noise "
                 "and data; use teacher.sampler.start=1 teacher.sampler.stop=0"
             )
+    return None
+
+
+@rule
+def pairs_are_of_one_size_and_kept_in_order(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Return an error message if stored pairs should take the place of images of several sizes, or of a stream."""
+    if not issubclass(parts.model, Reflow) or cfg.model.get("num_pairs") is None:
+        return None
+    if cfg.dataset.get("buckets") is not None:
+        return "stored pairs have one size, and dataset.buckets gives images several; use dataset.buckets=null"
+    if cfg.dataset.get("streaming"):
+        return "stored pairs are not read as a stream; use dataset.streaming=false, or model.num_pairs=null"
     return None
