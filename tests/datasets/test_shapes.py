@@ -167,6 +167,17 @@ def test_training_shows_all_but_held_out_pairs_uniformly_and_validation_all():
             assert ((counts - expected).abs() <= 5 * expected.sqrt()).all()
 
 
+def test_an_unseen_shape_is_in_neither_split_and_others_stay():
+    every, some = (Shapes(unseen=names, num_train=3000, num_val=1000) for names in ([], ["cross", "circle"]))
+    for split in ("train", "val"):
+        before, after = (data.split(split).scene for data in (every, some))
+        stay = (before.shape == 1) | (before.shape == 2)
+        assert 0.4 < stay.double().mean() < 0.6
+        assert all(torch.equal(old[stay], new[stay]) for old, new in zip(before, after, strict=True))
+        assert set(after.shape.tolist()) == {1, 2}
+    assert every.fingerprint != some.fingerprint
+
+
 def test_jitter_fills_its_range(data):
     drawn = data.split("train").scene
     off = drawn.centre - torch.tensor(list(POSITIONS.values()), dtype=torch.float64)[drawn.position]
@@ -480,6 +491,8 @@ def test_without_a_request_or_with_other_data_aligned_is_none(data):
         ({"num_train": 0}, "num_train must be at least 1"),
         ({"num_val": -1}, "num_val must be at least 1"),
         ({"held_out": [["crimson", "circle"]]}, r"\[crimson, circle\] .* colours are red, .* shapes are circle"),
+        ({"unseen": ["star"]}, "star is no shape; shapes are circle"),
+        ({"unseen": list(SHAPES)}, "all shapes"),
         ({"held_out": [["circle", "red"]]}, r"\[colour, shape\]"),
         ({"held_out": [["red"]]}, r"\[red\] is not a \[colour, shape\]"),
         (

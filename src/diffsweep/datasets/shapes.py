@@ -84,6 +84,7 @@ class Shapes(SyntheticData):
             vocabulary is all words of captions, and ``scalars`` names the numbers that describe each image.
         image_size: H and W, at least 16.
         held_out: the pairs [colour, shape] that training never shows.
+        unseen: shapes that neither split shows, so that a model of the others can be adapted to them.
         caption_detail: the probability that the caption of a training image names the size, and the same of the colour
             and of the position; the shape is always named. Below 1 captions differ in length, as people's do, and a
             model learns what short ones leave open. A training image has one caption at all visits, and captions of
@@ -93,7 +94,8 @@ class Shapes(SyntheticData):
 
     Raises:
         ValueError: a constant has another value, ``image_size`` is below 16, ``caption_detail`` is not in [0, 1], a
-            pair in ``held_out`` is unknown, or all pairs of one colour or shape are held out.
+            pair in ``held_out`` or a shape in ``unseen`` is unknown, all pairs of one colour or shape are held out, or
+            all shapes are unseen.
     """
 
     classes: Sequence[str] = tuple(SHAPES)
@@ -108,6 +110,7 @@ class Shapes(SyntheticData):
         vocabulary: Sequence[str] = tuple(VOCABULARY),
         scalars: Sequence[str] = SCALARS,
         held_out: Sequence[Sequence[str]] = (),
+        unseen: Sequence[str] = (),
         caption_detail: float = 1.0,
         num_train: int = 20_000,
         num_val: int = 2_000,
@@ -133,9 +136,11 @@ class Shapes(SyntheticData):
         sizes = {"channels": channels, "image_size": image_size, "num_classes": num_classes, "levels": levels}
         super().__init__(num_train=num_train, num_val=num_val, batch_size=batch_size, **sizes, **settings)
         self.held_out, self.caption_detail = _pairs(held_out), caption_detail
+        self.unseen = _pairs_of(unseen)
 
     def samples_at(self, index: Tensor, val: Tensor) -> Samples:
-        return ShapeSamples(draw(index, val, self.held_out), self.image_size, self.named(index, val))
+        scene = draw(index, val, self.held_out, self.unseen)
+        return ShapeSamples(scene, self.image_size, self.named(index, val))
 
     def named(self, index: Tensor, val: Tensor) -> Tensor | None:
         """Return whether the captions of samples name size, colour and position, bool, (N, 3); None if all do.
@@ -149,8 +154,8 @@ class Shapes(SyntheticData):
     def fingerprint(self) -> str:
         """Return a text that is equal for equal data and different otherwise.
 
-        It has the sizes of images and splits, and a hash of the held-out pairs, of ``caption_detail`` and of the first
-        64 images of each split.
+        It has the sizes of images and splits, and a hash of the held-out pairs, of the unseen ones, of
+        ``caption_detail`` and of the first 64 images of each split.
         """
         return self.fingerprint_of(f"shapes-{self.image_size}", self.of_scenes)
 
@@ -158,7 +163,8 @@ class Shapes(SyntheticData):
     def of_scenes(self) -> list[object]:
         """Return the settings of the scenes and captions that the fingerprint contains: what training does not show."""
         held_out: list[object] = self.held_out.tolist()
-        return held_out if self.caption_detail == 1 else [held_out, self.caption_detail]
+        more = [*([] if self.caption_detail == 1 else [self.caption_detail]), *self.unseen.tolist()]
+        return [held_out, *more] if more else held_out
 
     def aligned(self, x: Tensor, batch: Batch) -> dict[str, Tensor] | None:
         """Return whether each generated image shows the colour, shape, position and size that it was requested to show.
@@ -231,3 +237,17 @@ def _pairs(held_out: Sequence[Sequence[str]]) -> Tensor:
                     f"dataset.held_out has all pairs with {name}, so training never shows it; remove one of them"
                 )
     return pair_number(pairs.shape, pairs.colour).unique()
+
+
+def _pairs_of(unseen: Sequence[str]) -> Tensor:
+    """Return the numbers of all pairs of colour and shape with the given shapes, int64.
+
+    Raises:
+        ValueError: a name is no shape, or all shapes are given.
+    """
+    if unknown := [name for name in unseen if name not in SHAPES]:
+        raise ValueError(f"dataset.unseen: {unknown[0]} is no shape; shapes are {', '.join(SHAPES)}")
+    shapes = torch.tensor([number for number, name in enumerate(SHAPES) if name in unseen], dtype=torch.int64)
+    if len(shapes) == len(SHAPES):
+        raise ValueError("dataset.unseen has all shapes, so no image is left; remove one of them")
+    return pair_number(shapes[:, None], torch.arange(len(COLOURS))).flatten()

@@ -100,22 +100,25 @@ class Attributes(NamedTuple):
     size: Tensor
 
 
-def draw(index: Tensor, val: Tensor, held_out: Tensor) -> Scene:
+def draw(index: Tensor, val: Tensor, held_out: Tensor, unseen: Tensor | None = None) -> Scene:
     """Draw random scenes, one shape on a background each; every attribute is uniform and independent of the others.
 
-    A scene depends on its number and its split alone. A training scene with a held-out pair of shape and colour gets
-    another pair, uniform over the pairs that are not held out. So these stay uniform, and changing the held-out pairs
+    A scene depends on its number and its split alone. A scene with a pair of shape and colour that its split leaves out
+    gets another pair, uniform over those that are left. So these stay uniform, and changing the pairs that are left out
     changes no scene without them.
 
     Args:
         index: int64, (B,), at least 0: the number of each scene in its split.
-        val: bool, (B,): True for a scene of the held-out split, which has all pairs.
-        held_out: int64, (K,): the numbers of the held-out pairs, see :func:`pair_number`.
+        val: bool, (B,): True for a scene of the held-out split.
+        held_out: int64, (K,): the numbers of the pairs that training leaves out, see :func:`pair_number`.
+        unseen: int64, (M,): those of the pairs that both splits leave out; None for none.
     """
     u = Noise(SEED, index, val.long()).uniform(8, stream=Stream.DATA, dtype=torch.float64)
     pairs = torch.arange(len(SHAPES) * len(COLOURS))
-    pair, left = _one_of(u[:, 0], len(pairs)), pairs[~torch.isin(pairs, held_out)]
-    pair = torch.where(torch.isin(pair, held_out) & ~val, left[_one_of(u[:, 1], len(left))], pair)
+    pair, absent = _one_of(u[:, 0], len(pairs)), pairs[:0] if unseen is None else unseen
+    for split, omitted in ((~val, torch.cat([held_out, absent])), (val, absent)):
+        left = pairs[~torch.isin(pairs, omitted)]
+        pair = torch.where(split & torch.isin(pair, omitted), left[_one_of(u[:, 1], len(left))], pair)
     shape, colour = pair // len(COLOURS), pair % len(COLOURS)
     position, size = _one_of(u[:, 2], len(POSITIONS)), _one_of(u[:, 3], len(SIZES))
     background = _one_of(u[:, 4], len(BACKGROUNDS))

@@ -106,7 +106,7 @@ class SpottedShapes(Shapes):
         u = Noise(SEED, index, val.long()).uniform(4, stream=Stream.DATA, dtype=torch.float64)
         centre = CENTRES[0] + (CENTRES[1] - CENTRES[0]) * u[:, 1:3]
         radius = RADII[0] + (RADII[1] - RADII[0]) * u[:, 3]
-        scene = draw(index, val, self.held_out)
+        scene = draw(index, val, self.held_out, self.unseen)
         spotted, named = u[:, 0] < self.spot, self.named(index, val)
         return SpottedSamples(scene, self.image_size, spotted, centre, radius, named)
 
