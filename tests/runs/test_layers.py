@@ -36,6 +36,7 @@ RANKS = {
     "metrics": 3,
     "models": 4,
     "callbacks": 4,
+    "adaptation": 4,
     "interchange": 4,
     "configuration": 5,
     "tasks": 6,

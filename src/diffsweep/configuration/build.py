@@ -46,17 +46,27 @@ def sized(cfg: DictConfig) -> DictConfig:
     return cfg
 
 
-def build_model(cfg: DictConfig) -> Model:
+def build_model(cfg: DictConfig, start: bool = True) -> Model:
     """Return the model (a LightningModule) of a configuration, with initial weights drawn under its ``seed``.
 
-    The seed of torch's global generator is set.
+    The seed of torch's global generator is set. A model that is adapted from a trained one (the group ``adaptation``)
+    starts from that one's weights.
+
+    Args:
+        cfg: the configuration.
+        start: whether a model that is adapted needs the weights of the trained one; False if it gets all of its weights
+            from a checkpoint.
 
     Raises:
-        UserError: the configuration is refused: see :func:`build`.
+        UserError: the configuration is refused: see :func:`build`; or the trained model has other weights.
     """
     cfg = sized(cfg)
     torch.manual_seed(cfg.seed)
     model: Model = instantiated(cfg, "model")
+    if (adaptation := instantiated(cfg, "adaptation")) is not None:
+        if start:
+            adaptation.identify()
+        adaptation(model, start)
     return model
 
 

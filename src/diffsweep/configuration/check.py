@@ -23,7 +23,7 @@ from diffsweep.errors import UserError
 # torch's optimizers, and the names in NAMES.
 PACKAGES = (
     *("schedules", "diffusion", "layers", "samplers", "guidance", "conditioning", "backbones", "autoencoders"),
-    *("datasets", "degradations", "metrics", "models", "callbacks", "tasks"),
+    *("datasets", "degradations", "metrics", "models", "callbacks", "adaptation", "tasks"),
 )
 OURS = tuple(f"diffsweep.{package}." for package in PACKAGES)
 OPTIMIZERS = "torch.optim."

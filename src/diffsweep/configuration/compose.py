@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from diffsweep.configuration.conf import CONF, SELECTORS, SHARED, content, dotted, is_global, settings
+from diffsweep.configuration.conf import CONF, GOING_ON, SELECTORS, SHARED, content, dotted, is_global, settings
 from diffsweep.configuration.explain import explained
 from diffsweep.configuration.facts import fill_in_found
 from diffsweep.configuration.following import options_that_fit
@@ -148,7 +148,11 @@ def finish(command: str, cfg: DictConfig, hydra: Any, run_dir: str) -> DictConfi
         if str(option).startswith(SHARED):
             raise no_such_option(group, str(option))
     inherited = {group: option for group, option in choices.items() if str(option).startswith(PREFIX)}
-    selected = next((choices[name] for name in SELECTORS if choices.get(name)), None)
+    given = [name for name in SELECTORS if choices.get(name)]
+    if len(given) > 1:
+        both = " and ".join(f"{name}={choices[name]}" for name in given)
+        raise UserError(f"{both} choose two runs; give one of them")
+    selected, new = choices[given[0]] if given else None, not set(given) & set(GOING_ON)
     if selected is not None:  # the run's own choices, for the groups that come from it
         saved = load_config(selected).choices
         choices.update({group: saved.get(group) for group in inherited})
@@ -162,7 +166,7 @@ def finish(command: str, cfg: DictConfig, hydra: Any, run_dir: str) -> DictConfi
         fill_in_found(cfg)
     _refuse_unknown(cfg, SCHEMAS[command], command, typed)
     directory = str(Path(run_dir).absolute())
-    if selected is None:
+    if new:
         cfg.paths.run_dir = directory
     elif "output" in cfg:
         cfg.output = directory
@@ -181,7 +185,7 @@ def _refuse_place(overrides: Sequence[str], choices: Mapping[str, Any], number: 
     place = next((override for override in overrides if override.startswith("paths.run_dir=")), None)
     if place is not None and number is not None:
         raise UserError(f"{place} is one folder, and a sweep has one for each job; hydra.sweep.dir=DIR holds them all")
-    if place is not None and any(choices.get(name) for name in SELECTORS):
+    if place is not None and any(choices.get(name) for name in GOING_ON):
         raise UserError(f"{place} is the folder of a new run; this command goes on with one that has its folder")
 
 

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 CONF = Path(__file__).resolve().parents[3] / "conf"
 SHARED = "_"  # the first letter of files that hold what options have in common, and are no options themselves
 DEFAULTS = "defaults"  # the key of a file that lists the files which it starts from
-SELECTORS = ("run", "resume")  # keys that choose a run, whose options a command starts from
+GOING_ON = ("run", "resume")  # keys that choose a run, whose options a command starts from and whose folder it uses
+SELECTORS = (*GOING_ON, "from")  # and one whose options and weights a new run starts from
 
 
 def groups() -> list[str]:

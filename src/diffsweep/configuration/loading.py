@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 
+from diffsweep.adaptation import has_all_weights
 from diffsweep.callbacks import averaged_weights
 from diffsweep.callbacks.checkpoints import FOLDER, LAST, NAMES, Saved, read_weights, taking
 from diffsweep.configuration.build import build_model, device_of
@@ -33,7 +34,7 @@ def load_model(cfg: DictConfig, averaged: bool = True) -> Model:
         UserError: the run has no checkpoint, its checkpoint belongs to another network, or is damaged; then the message
             has what to type to take the newest whole one.
     """
-    model = build_model(cfg)
+    model = build_model(cfg, start=not has_all_weights(cfg.adaptation))
     path = _checkpoint_of(cfg)
 
     def fix(other: Saved) -> str:
@@ -44,7 +45,7 @@ def load_model(cfg: DictConfig, averaged: bool = True) -> Model:
     checkpoint = read_weights(path, fix)
     weights = averaged_weights(checkpoint) if averaged else checkpoint["state_dict"]
     try:
-        model.load_state_dict(weights)
+        model.load_state_dict(model.with_given(weights))
     except RuntimeError as error:
         raise UserError(
             f"the weights in {path} do not fit this model; leave model, backbone and dataset as the run has them "

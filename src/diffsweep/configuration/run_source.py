@@ -21,13 +21,14 @@ from diffsweep.configuration.saved import saved_of
 PREFIX = "run/"
 INHERITED = ("seed", "space")  # keys of the root that a run passes on, and no others
 OWN = ("paths", "logger")  # groups of the place where a command runs
+ADAPTATION = ("adaptation", "full")  # the group that starts a run from another, and the option that from= chooses
 
 
 class RunSource(ConfigSource):
     """A source from which Hydra reads the saved configuration of finished runs as if it were files of options.
 
-    The names ``run/DIR`` and ``resume/DIR`` stand for all configuration groups of the run in the folder DIR, and
-    ``GROUP/run/DIR`` stands for one group of it. ``resume`` also takes the run's directory.
+    The names ``run/DIR``, ``resume/DIR`` and ``from/DIR`` stand for all configuration groups of the run in the folder
+    DIR, and ``GROUP/run/DIR`` stands for one group of it. ``run`` and ``resume`` also take the run's directory.
     """
 
     @staticmethod
@@ -61,24 +62,32 @@ class RunSource(ConfigSource):
         group, directory = parsed
         saved = saved_of(directory)
         if group in SELECTORS:
-            content, package = self._selection(saved, directory, resume=group == "resume"), "_global_"
+            content, package = self._selection(saved, directory, group), "_global_"
         else:
             content, package = saved[group], group
         config = OmegaConf.create(OmegaConf.to_container(content, resolve=False))  # type: ignore[arg-type]
         return ConfigResult(provider=self.provider, path=self.full_path(), config=config, header={"package": package})
 
-    def _selection(self, saved: DictConfig, directory: str, resume: bool) -> DictConfig:
+    def _selection(self, saved: DictConfig, directory: str, selector: str) -> DictConfig:
         plain = OmegaConf.to_container(saved, resolve=False)
         assert isinstance(plain, dict)
-        inherited = [group for group in groups() if group in plain["choices"] and group in plain and group not in OWN]
-        inherited += ["logger"] if "logger" in plain else []  # its choice is no single option if a run has several
+        place, new = str(Path(directory).absolute()), selector == "from"
+        left = (*OWN, *([ADAPTATION[0]] if new else []))
+        inherited = [group for group in groups() if group in plain["choices"] and group in plain and group not in left]
+        if "logger" in plain and not new:  # its choice is no single option if a run has several
+            inherited.append("logger")
         content: dict[str, Any] = {
             "defaults": [{f"override /{group}": PREFIX + quote(directory, safe="")} for group in inherited],
             **{key: plain[key] for key in INHERITED if key in plain},
-            "paths": {"run_dir": str(Path(directory).absolute())},
         }
-        if resume:
-            content["resume_from"] = str(Path(directory).absolute())
+        if new:
+            group, option = ADAPTATION
+            content["defaults"].append({f"override /{group}": option})
+            content[group] = {"run": place}
+        else:
+            content["paths"] = {"run_dir": place}
+        if selector == "resume":
+            content["resume_from"] = place
             content["hydra"] = {"run": {"dir": directory}}
         return OmegaConf.create(content)
 

@@ -16,6 +16,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from diffsweep.adaptation import has_all_weights
 from diffsweep.autoencoders import Autoencoder
 from diffsweep.callbacks.checkpoints import FOLDER, LAST
 from diffsweep.configuration.check import STAGE, check, locate, targets
@@ -75,11 +76,14 @@ def stage_nodes(cfg: DictConfig) -> list[tuple[str, DictConfig]]:
 
     Their ``_target_`` is :func:`diffsweep.configuration.loading.trained`, and a path is such as
     ``guidance.classifier``. A model that the command does not use, and whose run is not where it was, is left out: in
-    ``sample.py`` a model that only measures, and in all commands that do not train the teacher of a student.
+    ``sample.py`` a model that only measures, and in all commands that do not train the teacher of a student, and the
+    base of a model whose checkpoints have all weights.
     """
-    unused = (*(() if "replay" in cfg else ("teacher.",)), *(() if cfg.get("task") is None else ("metrics.",)))
+    unused = [] if cfg.get("task") is None else ["metrics."]
+    if "replay" not in cfg:  # no training
+        unused += ["teacher.", *(["adaptation."] if has_all_weights(cfg.get("adaptation", {})) else [])]
     nodes = [(path, node) for path, node in targets(cfg) if node._target_ == STAGE]
-    return [(path, node) for path, node in nodes if not (path.startswith(unused) and _is_gone(node))]
+    return [(path, node) for path, node in nodes if not (path.startswith(tuple(unused)) and _is_gone(node))]
 
 
 def _is_gone(node: DictConfig) -> bool:

@@ -36,6 +36,8 @@ class Model(LightningModule, Part):
             ``trained_together``, after each backward pass that a step follows and before that step; None for nothing.
             It is not called with the scaled gradients of float16.
         round: the index of the present round of the training, if the model is trained in several; else 0.
+        adaptation: what has changed the model and started it from the weights of a trained one; None for nothing.
+        given: the names of the frozen weights that this base has, which checkpoints leave out.
         next_command: the command that a user would run next with a trained model, without ``=DIRECTORY`` of its run at
             the end, such as ``sample.py run``.
     """
@@ -44,6 +46,8 @@ class Model(LightningModule, Part):
     round = 0
     on_gradients: Callable[[torch.optim.Optimizer, Tensor], None] | None = None
     next_command = "evaluate.py run"
+    adaptation: Any = None
+    given: frozenset[str] = frozenset()
 
     def __init__(
         self,
@@ -115,6 +119,26 @@ class Model(LightningModule, Part):
             gradients = [[weight.grad for weight in part if weight.grad is not None] for part in self.trained_together]
             norms = [torch.nn.utils.get_total_norm(part) for part in gradients]
         self.on_gradients(optimizer, torch.stack(norms))
+
+    def saved_weights(self) -> dict[str, Tensor]:
+        """Return the weights that checkpoints have: the state dict without those that are ``given``."""
+        return {name: weight for name, weight in self.state_dict().items() if name not in self.given}
+
+    def with_given(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the weights of a checkpoint with those that are ``given`` added, as the model has them.
+
+        Args:
+            weights: what a checkpoint has, see :meth:`saved_weights`.
+        """
+        own = self.state_dict()
+        return {**{name: own[name] for name in self.given}, **weights}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        weights = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: weight for name, weight in weights.items() if name not in self.given}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"] = self.with_given(checkpoint["state_dict"])
 
     def round_at(self, step: int) -> int:
         """Return the index of the round to which optimizer step ``step`` = 0, 1, ... belongs; by default 0 for all.

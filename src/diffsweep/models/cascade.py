@@ -27,7 +27,7 @@ KEPT = ("image", "scalars")  # parts of the condition that rows without a class 
 OTHER_SEED = 0x1E3779B97F4A7C15  # added to a seed, since noise of the lower stage would begin with the same numbers
 
 
-class LowerStage(Borrowed):
+class LowerStage(Borrowed[DiffusionModel]):
     r"""The lower stage of a cascade: a trained model, and how its samples become the condition of the model above it.
 
     Training conditions on images of the data in the space of the lower stage. They are blurred by a Gaussian kernel of

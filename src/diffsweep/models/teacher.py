@@ -18,7 +18,7 @@ from diffsweep.models.diffusion import DiffusionModel
 from diffsweep.samplers import Sampler
 
 
-class Teacher(Borrowed):
+class Teacher(Borrowed[DiffusionModel]):
     """The teacher of a student: a trained model, the solver of its steps, and the scale at which it is guided.
 
     Args:

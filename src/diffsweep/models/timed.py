@@ -94,9 +94,11 @@ class TimedModel(Model):
         self._sums = self._sums.to(self.device)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
         checkpoint["loss_sums"] = self._sums
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
         self._sums = checkpoint["loss_sums"]
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:

@@ -45,7 +45,7 @@ def replay(cfg: DictConfig) -> float:
     content = read_checkpoint(path)
     data, model = build_data(cfg), build_model(cfg)
     keep_latents(cfg, model, data)
-    model.load_state_dict(content["state_dict"])
+    model.load_state_dict(model.with_given(content["state_dict"]))
     model.to(device_of(cfg)).train()
     stream = data.training_stream()
     total = 0.0

@@ -69,7 +69,7 @@ class Resumption:
             UserError: with the first difference.
         """
         place = shell.shown(self.path)
-        _same_shapes(self._shapes, _shapes(model.state_dict()), place)
+        _same_shapes(self._shapes, _shapes(model.saved_weights()), place)
         averages = any(isinstance(callback, EMA) for callback in callbacks)
         if averages != (self._averaged is not None):
             has, does = ("no", "averages") if averages else ("an", "does not average")

@@ -126,6 +126,8 @@ def identity(stage: DictConfig) -> dict[str, Any]:
     for key in (*LIFE, *AFTERWARDS, *WITHIN):
         content.pop(key, None)
         content["model"].pop(key, None)
+    if "base" not in content.get("adaptation", {}):  # nothing is adapted, as in stages of earlier releases
+        content.pop("adaptation", None)
     content["callbacks"] = {
         name: callback for name, callback in content["callbacks"].items() if not _watches(callback, stage)
     }

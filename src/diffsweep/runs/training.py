@@ -73,6 +73,8 @@ def train(cfg: DictConfig) -> float:
     if is_rank_zero():
         data.split("train")  # what cannot be read is an error before anything is written
     resolve_stages(cfg, train)
+    if (adaptation := build(cfg, "adaptation")) is not None:
+        cfg.adaptation.weights = adaptation.identify()
     with alone_in(directory) if is_rank_zero() else nullcontext():
         if is_rank_zero():
             recover(directory, cfg.resume_from is not None)
@@ -122,6 +124,8 @@ def _train(cfg: DictConfig, directory: Path, data: ImageData, resumption: Resump
         if cfg.verify and cfg.resume_from is None:
             refuse([check for check in certify(cfg, directory) if not check.passed])
     model = build_model(cfg)
+    if model.adaptation is not None and is_rank_zero():
+        print(f"from {shell.shown(cfg.adaptation.run)}: {model.adaptation.described(model)}", flush=True)
     keep_latents(cfg, model, data)
     keep_pairs(cfg, model, data)
     last = directory / FOLDER / LAST

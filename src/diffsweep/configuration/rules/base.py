@@ -11,6 +11,7 @@ from lightning import Callback
 from omegaconf import DictConfig
 from torch import nn
 
+from diffsweep.adaptation import Adaptation
 from diffsweep.autoencoders import AdversarialLoss, Autoencoder, Perceptual
 from diffsweep.conditioning import Conditioning
 from diffsweep.datasets import ImageData
@@ -53,6 +54,7 @@ class BuiltParts:
     conditioning: Conditioning
     cascade: LowerStage | None
     teacher: Teacher | None
+    adaptation: Adaptation | None
     discretisation: Discretisation | None
     guidance: Sequence[Guidance]
     sampler: Sampler

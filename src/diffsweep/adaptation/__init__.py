@@ -1,0 +1,6 @@
+"""Adaptations: how a new run starts from the weights of a trained one, and which of them it trains."""
+
+from diffsweep.adaptation.base import Adaptation, has_all_weights
+from diffsweep.adaptation.fine_tuning import FineTuning
+
+__all__ = ["Adaptation", "FineTuning", "has_all_weights"]
