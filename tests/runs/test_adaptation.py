@@ -82,7 +82,7 @@ def test_a_further_run_starts_from_an_adapted_one(start, adapted, tmp_path):
     assert all(torch.equal(weight, before.state_dict()[name]) for name, weight in model.state_dict().items())
 
 
-def test_a_run_with_all_weights_needs_no_base(start, finished, tmp_path):
+def test_a_run_with_all_weights_is_loaded_without_its_base(start, finished, tmp_path):
     train(start(tmp_path / "whole", MIDDLE, "adaptation.whole=true"))
     cfg = load_config(tmp_path / "whole")
     assert checkpoint_of(tmp_path / "whole")["state_dict"].keys() == trained(str(finished)).state_dict().keys()

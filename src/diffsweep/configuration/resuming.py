@@ -119,7 +119,7 @@ TABLE = (
         OnResume.TAKEN_AT_START,
         "the weights have learned from it",
     ),
-    KeyRule(("adaptation.run", "adaptation.base.run"), OnResume.TAKEN, "if the run there has the same weights"),
+    KeyRule(("adaptation.run", "adaptation.base.run"), OnResume.TAKEN, "if that run has the same weights"),
     KeyRule(("*",), OnResume.REFUSED, "the weights are those of another model"),
 )
 
