@@ -100,7 +100,10 @@ MATHS = {name: options if name not in OUTSIDE else options[:1] for name, options
 SHALLOW = ("backbone.channel_mult=[1,2]", "backbone.attention_factors=[2]")  # digits have no pixels for more levels
 CLASSIFIER = "model=noisy_classifier"
 CLIPS = ("dataset=moving_digits", "metrics=moving_digits")
+BASE = 'adaptation.base.train=["model=ddpm"]'
 COMPANIONS = {  # the other choices that an option requires
+    "adaptation=frozen": (BASE, "adaptation.train=[denoiser.backbone.middle.*]"),
+    "adaptation=full": (BASE,),
     "cascade=blur": ("model=cascade",),
     "cascade=noise": ("model=cascade",),
     "guidance=distilled": ("model=guidance_distillation",),
