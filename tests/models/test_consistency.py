@@ -140,7 +140,7 @@ def bare(schedule, discretisation, teacher=None, distance="l2", denoiser=None):
     """Return a consistency model of samples (B, 2) without data, optimizer and autoencoder."""
     model = ConsistencyModel.__new__(ConsistencyModel)
     nn.Module.__init__(model)
-    model._trainer, model._target, model.teacher = None, {}, teacher
+    model._trainer, model._fabric, model._target, model.teacher = None, None, {}, teacher
     model.denoiser = Parametric(schedule) if denoiser is None else denoiser
     model.discretisation, model.c = discretisation, None
     model.distance = DISTANCES[distance]
@@ -396,9 +396,9 @@ class Small(nn.Module):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("taught", "most"), [(True, 0.08), (False, 0.2)], ids=["teacher", "data"])
+@pytest.mark.parametrize(("taught", "most"), [(True, 0.07), (False, 0.15)], ids=["teacher", "data"])
 def test_a_small_network_reaches_the_exact_map_of_a_mixture(taught, most):
-    """The mean distance from the ODE's solution, over the standard deviation of the data, is below the bound."""
+    """The mean distance from the ODE's solution, over the standard deviation of the data, is 0.057 and 0.124."""
     torch.manual_seed(0)
     schedule = schedules.EDM(sigma_max=10.0, sigma_min=0.01)
     means = torch.tensor([[-0.6, 0.2], [0.6, 0.3], [0.0, -0.6]])
