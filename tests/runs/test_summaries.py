@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from diffsweep.runs import evaluation
-from diffsweep.runs.evaluation import curves_over, headline, summarise
+from diffsweep.runs import evaluation_figures
+from diffsweep.runs.evaluation import headline
+from diffsweep.runs.evaluation_figures import curves_over, summarise
 
 
 @pytest.fixture
@@ -28,13 +29,13 @@ def drawn(monkeypatch):
     """The curves of the figures, by the name of the function that draws them."""
     drawn = {}
     for name in ("plot_tradeoff", "plot_by_evaluations"):
-        plot = getattr(evaluation, name)
+        plot = getattr(evaluation_figures, name)
 
         def keep(curves, label, name=name, plot=plot):
             drawn[name] = curves, label
             return plot(curves, label)
 
-        monkeypatch.setattr(evaluation, name, keep)
+        monkeypatch.setattr(evaluation_figures, name, keep)
     return drawn
 
 

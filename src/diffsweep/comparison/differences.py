@@ -4,7 +4,7 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diffsweep.comparison.records import Record, as_typed, sampler_keys
+from diffsweep.comparison.records import PROTOCOLS, Record, as_typed, sampler_keys
 from diffsweep.configuration import conf
 
 SEED = "seed"
@@ -123,7 +123,7 @@ def protocol_of(record: Record, metric: str) -> Mapping[str, Any]:
             if key not in NO_LOSS and any(f"{key}.".startswith(f"{name}.") for name in LOSS)
         }
         return {key: value for key, value in chosen.items() if "${" not in value}
-    name = "likelihood_protocol" if metric.startswith("bits_per_dim") else "protocol"
+    name = next(name for name, first in reversed(PROTOCOLS.items()) if metric.startswith(first))
     return record.protocols.get(name, {})
 
 

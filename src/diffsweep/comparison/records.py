@@ -33,7 +33,8 @@ WAITING, RUNNING, FINISHED, FAILED = "waiting", "running", "finished", "failed"
 INTERRUPTED, PREEMPTED = "interrupted", "preempted"  # by Ctrl-C or a kill, and by a scheduler
 LOCK = ".lock"  # held while a run is trained
 LOCKS = ".locks"  # the folder of a sweep with a lock for each job, held while the job runs
-PROTOCOLS = ("protocol", "likelihood_protocol")  # keys of metrics.json
+# Keys of metrics.json, each with what the names of the metrics begin with that were measured by it.
+PROTOCOLS = {"protocol": "", "likelihood_protocol": "bits_per_dim", "straightness_protocol": "straightness"}
 # Top keys of a configuration that do not change what a run computes, or that follow from others.
 NO_SETTINGS = (
     *("paths", "logger", "choices", "versions", "git", "sweep", "resume_from", "trust", "hydra", "space", "condition"),
@@ -56,7 +57,7 @@ class Record:
         typed: the overrides that make a job of a sweep differ from the others, by key; empty outside a sweep.
         metrics: the numbers of ``metrics.json``, the last validation losses (``val/loss``), ``hours`` and
             ``parameters``, as far as they are known.
-        protocols: how samples (``protocol``) and the likelihood (``likelihood_protocol``) were measured.
+        protocols: how samples (``protocol``), the likelihood and the straightness were measured: see ``PROTOCOLS``.
         state: ``finished``, ``running``, ``preempted``, ``interrupted``, ``failed`` or ``waiting``.
         error: why a job failed, or which file cannot be read; None otherwise.
         sweep: the directory of the sweep that it is a job of; None for a run alone.

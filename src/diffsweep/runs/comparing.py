@@ -75,7 +75,7 @@ def difference_of(sources: Sequence[str]) -> str:
     follow = [key for key in differing if key != SEED and all(value_follows(record, key) for record in records)]
     rows = [[key, *(_shown(record, key) for record in records)] for key in differing if key not in follow]
     rows += [[f"  {key}", *(_shown(record, key) for record in records)] for key in follow]
-    for metric in (PROTOCOLS[0], "bits_per_dim"):
+    for metric in PROTOCOLS.values():
         protocols = [protocol_of(record, metric) for record in records]
         if all(protocols):
             names = [name for name in dict.fromkeys((*protocols[0], *protocols[1])) if name != SEED]

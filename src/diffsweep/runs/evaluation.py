@@ -2,40 +2,33 @@
 
 import importlib.util
 import math
-import re
-import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from diffsweep import shell
-from diffsweep.comparison import summary
-from diffsweep.comparison.tables import matrix
 from diffsweep.configuration.build import build_likelihood, build_metrics
 from diffsweep.configuration.stage_nodes import portable
 from diffsweep.datasets import Batch, ImageData
-from diffsweep.diffusion import Condition
+from diffsweep.diffusion import Condition, Stream, straightness
 from diffsweep.errors import UserError
 from diffsweep.files import write_text
 from diffsweep.layers import evaluating
 from diffsweep.layers.distributed import is_first
-from diffsweep.metric_table import DISTANCES, HEADLINES, METRICS, metric
+from diffsweep.metric_table import HEADLINES
 from diffsweep.metrics import GenerationMetrics, Likelihood
 from diffsweep.models import DiffusionModel, Model, SelfMeasured
-from diffsweep.plots import plot_bound_terms, plot_by_evaluations, plot_tradeoff
-from diffsweep.progress import ProgressMeter
+from diffsweep.plots import plot_bound_terms
+from diffsweep.progress import ProgressMeter, tracked
 from diffsweep.runs import report
 from diffsweep.tasks.sampling import Drawn, draw, joined
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-Metrics = Mapping[str, float]
-Jobs = Mapping[str, Any]  # the metrics.json of each job of a sweep, by its name
 TERMS = "bound_terms"
+PATHS, STEPS_OF_A_PATH = 256, 16  # of the straightness
+OF_PATHS = ("data", "guidance", "conditioning", "seed", "precision")  # settings that the straightness depends on
 TOO_FEW = "too_few_samples"  # key of the protocol with the names of metrics that mean nothing of so few samples
 
 
@@ -79,8 +72,8 @@ def measure(cfg: DictConfig, model: Model, data: ImageData, folder: Path) -> Mea
 def measure_diffusion(cfg: DictConfig, model: DiffusionModel, data: ImageData, folder: Path) -> Measured:
     """Measure the samples of a diffusion model and the likelihood of data under it.
 
-    Either is left out if the configuration has ``metrics=none`` or ``likelihood=none``. ``metrics.json`` and the terms
-    of a likelihood bound are written into the folder.
+    Either is left out if the configuration has ``metrics=none`` or ``likelihood=none``. Of a flow the straightness is
+    measured with the samples. ``metrics.json`` and the terms of a likelihood bound are written into the folder.
 
     Of several processes (ranks) each draws a share of the samples and computes a share of the features, also of those
     of real data; the first one compares them, and measures the likelihood. The others return no numbers.
@@ -113,13 +106,49 @@ def measure_diffusion(cfg: DictConfig, model: DiffusionModel, data: ImageData, f
             )
         few = [name for name in metrics.too_few(metrics.num_samples) if name in numbers]
         labelled = {TOO_FEW: few} if few else {}
-        protocols["protocol"] = protocol(cfg, metrics, data) | labelled
+        protocols["protocol"] = settings = protocol(cfg, metrics, data) | labelled
+        if model.denoiser.schedule.straight:
+            found_of_paths, own = measure_straightness(model, data, metrics, cfg.seed)
+            numbers.update(found_of_paths)
+            protocols["straightness_protocol"] = {**own, **{name: settings[name] for name in OF_PATHS}}
     if likelihood is not None:
         numbers.update(measure_likelihood(likelihood, model, data, folder))
         protocols["likelihood_protocol"] = {**likelihood.protocol(), "data": data.fingerprint, "levels": data.levels}
     if protocols:
         report.write_metrics(folder / "metrics.json", numbers, protocols)
     return Measured(numbers, drawn, few)
+
+
+def measure_straightness(
+    model: DiffusionModel, data: ImageData, metrics: GenerationMetrics, seed: int
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Return the straightness of the paths along which samples form, with its standard error, and its protocol.
+
+    It is the mean of :func:`~diffsweep.diffusion.straightness` over the paths of the first samples, from pure noise to
+    data, by the guided denoiser; progress is shown. The sampler's steps do not matter.
+
+    Args:
+        model: a diffusion model with a straight schedule, in evaluation mode.
+        data: the dataset, from whose held-out samples some conditions come.
+        metrics: the metrics, whose number of samples is the most that are measured, and whose batches are taken.
+        seed: the seed of the noise.
+
+    Returns:
+        ``straightness`` and ``straightness_se`` by name; and the number of paths and of steps on each.
+    """
+    count = min(metrics.num_samples, PATHS)
+    batches = torch.arange(count).split(metrics.batch_size)
+    parts = []
+    with torch.no_grad(), evaluating(model):
+        denoiser = model.guided(model.sampler)
+        for indices in tracked(batches, "straightness", "batch"):
+            noise = model.noise_of(indices, seed)
+            eps = noise.normal(*model.autoencoder.shape, stream=Stream.PRIOR, dtype=model.float_type)
+            _, cond = model.request(indices, data.deferred("val"))
+            parts.append(straightness(denoiser, eps, model.completed(cond, noise), STEPS_OF_A_PATH).cpu())
+    each = torch.cat(parts).double()
+    numbers = {"straightness": float(each.mean()), "straightness_se": float(each.std()) / math.sqrt(count)}
+    return numbers, {"paths": count, "steps_of_a_path": STEPS_OF_A_PATH}
 
 
 def measure_likelihood(
@@ -191,109 +220,3 @@ def headline(numbers: Mapping[str, float], name: str | None = None) -> float:
     if name is not None and name not in numbers:
         raise UserError(f"optimized_metric={name} was not measured; this run has {', '.join(numbers)}")
     return next(numbers[known] for known in ([name] if name is not None else HEADLINES) if known in numbers)
-
-
-def summarise(folder: Path) -> None:
-    """Summarise a sweep of ``evaluate.py``, a set of jobs with varied settings, by a table and figures in its folder.
-
-    The table ``results.csv`` has a row for each finished job, and is printed. With matplotlib the functions in FIGURES
-    draw figures over the keys that the sweep varies.
-
-    Args:
-        folder: the folder of the sweep, with a subfolder for each job.
-
-    Raises:
-        UserError: no job has finished.
-    """
-    found = report.jobs_of(folder, "metrics.json")
-    names = [name for name in METRICS if any(name in content["metrics"] for content in found.values())]
-    cells = {job: [f"{content['metrics'].get(name, math.nan):.4g}" for name in names] for job, content in found.items()}
-    lines = [",".join(row) for row in (["job", *names], *([job, *values] for job, values in cells.items()))]
-    write_text(folder / "results.csv", "\n".join(lines) + "\n")
-    print(f"\n{matrix(names, cells)}\n\n  {shell.shown(folder / 'results.csv')}")
-    if importlib.util.find_spec("matplotlib") is not None:
-        for draw_figure in FIGURES:
-            if (named := draw_figure(found)) is not None:
-                name, figure = named
-                figure.savefig(folder / name, dpi=120)
-                print(f"  {shell.shown(folder / name)}")
-    print(f"\n{summary.summarise(folder)}")
-
-
-def distance_in(found: Jobs) -> str:
-    """Return the name of the distance by which jobs of a sweep are compared: ``fid``, ``fvd`` or ``clip_fd``.
-
-    It is the first of these (DISTANCES) in any job's ``metrics.json``, which ``found`` has by the job's name, else
-    ``fid``.
-    """
-    return next((name for name in DISTANCES if any(name in content["metrics"] for content in found.values())), "fid")
-
-
-def distance_by_evaluations(found: Jobs) -> "tuple[str, Figure] | None":
-    """Return a file name and a figure of FID (or another distance) by network evaluations; None if these do not vary.
-
-    Jobs that differ in ``sampler.steps`` alone form a curve.
-
-    Args:
-        found: the contents of each job's ``metrics.json``, by the job's name.
-    """
-    distance = distance_in(found)
-    curves = curves_over("sampler.steps", found, lambda content: content["metrics"].get("network_evaluations"))
-    points = {name: [(x, metrics[distance]) for x, metrics in curve] for name, curve in curves.items()}
-    return (f"{distance}.png", plot_by_evaluations(points, metric(distance).label)) if points else None
-
-
-def tradeoff(found: Jobs) -> "tuple[str, Figure] | None":
-    """Return a file name and a figure of fidelity against diversity over the strength of guidance, if it varies.
-
-    The strength is a numeric key of ``guidance``; if several vary, the one with the most values. Jobs that differ in it
-    alone form a curve. The result is None if none varies.
-
-    Args:
-        found: the contents of each job's ``metrics.json``, by the job's name.
-    """
-    score = DISTANCES[distance_in(found)]
-
-    def numbers(content: Any) -> dict[str, float]:
-        measured = {score, "precision", "recall"} <= content["metrics"].keys()
-        guidance = content["protocol"].get("guidance", {}) if measured else {}
-        return {key: value for key, value in guidance.items() if type(value) in (int, float)}
-
-    values: dict[str, set[float]] = {}
-    for content in found.values():
-        for key, value in numbers(content).items():
-            values.setdefault(key, set()).add(value)
-    key = max(values, key=lambda key: len(values[key]), default="")
-    curves = curves_over(f"guidance.{key}", found, lambda content: numbers(content).get(key))
-    return ("tradeoff.png", plot_tradeoff(curves, f"guidance.{key}")) if curves else None
-
-
-def curves_over(key: str, found: Jobs, x: Callable[[Any], float | None]) -> dict[str, list[tuple[float, Metrics]]]:
-    """Return curves of sorted points (x, metrics) by name: one for each combination of the keys other than ``key``.
-
-    Metrics are means over seeds. Jobs without the distance by which they are compared are left out. The result is empty
-    if no curve varies x.
-
-    Args:
-        key: the configuration key that x belongs to, such as ``sampler.steps``; it is removed from the jobs' names.
-        found: the contents of each job's ``metrics.json``, by the job's name.
-        x: returns x from a job's contents, or None to leave the job out.
-    """
-    distance = distance_in(found)
-    of_seeds: dict[str, dict[float, list[Metrics]]] = {}
-    for job, content in found.items():
-        if distance in content["metrics"] and (at := x(content)) is not None:
-            name = re.sub(rf"(^|_)({re.escape(key)}|seed)-[^_]*", "", job).strip("_") or content["protocol"]["sampler"]
-            of_seeds.setdefault(name, {}).setdefault(at, []).append(content["metrics"])
-    if all(len(points) == 1 for points in of_seeds.values()):
-        return {}
-    return {name: [(at, _mean(points[at])) for at in sorted(points)] for name, points in of_seeds.items()}
-
-
-def _mean(several: Sequence[Metrics]) -> Metrics:
-    """Return the mean of each metric that all of several jobs have."""
-    shared = [name for name in several[0] if all(name in metrics for metrics in several)]
-    return {name: statistics.fmean(metrics[name] for metrics in several) for name in shared}
-
-
-FIGURES: tuple[Callable[[Jobs], "tuple[str, Figure] | None"], ...] = (distance_by_evaluations, tradeoff)

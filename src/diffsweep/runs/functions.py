@@ -26,7 +26,7 @@ TASKS = {
 }
 SUMMARIES = {  # functions of the folder of a sweep whose jobs have been run
     "train": "diffsweep.runs.comparing:summarise",
-    "evaluate": "diffsweep.runs.evaluation:summarise",
+    "evaluate": "diffsweep.runs.evaluation_figures:summarise",
     "verify": "diffsweep.runs.verification:summarise",
 }
 

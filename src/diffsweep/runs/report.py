@@ -110,6 +110,7 @@ _REMARKS = {
     "latent_std": "standard deviation over the training set, largest mean of a channel {latent_mean:.3g}",
     "cross_entropy": "nats, on held-out data",
     "copy_ratio": "distance to the training set over that of held-out images: about 1 is right, 0 is a copy",
+    "straightness": "of the paths from noise to samples: 0 where one step of Euler's method is exact",
     "images_per_second": "{network_evaluations:g} network evaluations each",
 }
 

@@ -71,6 +71,7 @@ class Schedule(nn.Module, Part, ABC):
             times of samplers that step in log-SNR.
         zero_terminal_snr: whether alpha is exactly 0 at t = 1, so that x_1 is pure noise.
         clean_at_zero: whether sigma is exactly 0 at t = 0; if not, samplers append a step from t = 0 to clean data.
+        straight: whether x_t lies on the line from x_0 to eps, alpha_t = 1 - t and sigma_t = t, as of a flow.
         learned: whether the schedule has parameters that are trained with the model.
     """
 
@@ -79,6 +80,7 @@ class Schedule(nn.Module, Part, ABC):
     t_max: float = 1.0
     zero_terminal_snr: bool = False
     clean_at_zero: bool = True
+    straight: bool = False
     learned: bool = False
 
     def __init__(self) -> None:

@@ -210,6 +210,7 @@ class Flow(ContinuousSchedule):
     """
 
     zero_terminal_snr = True
+    straight = True
 
     def __init__(self, t_min: float = 1e-5) -> None:
         super().__init__()
