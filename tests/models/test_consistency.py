@@ -339,6 +339,7 @@ def test_latent_consistency_learns_from_a_guided_teacher_of_latents(compose, mon
 
 
 REFUSED = [
+    (["model=consistency", "teacher=trained"], "such as model=consistency_distillation trains"),
     (["model=consistency", "objective=hybrid", "prediction.variance=fixed_small"], "not used by model=consistency"),
     (["model=consistency", "time_sampling=stratified"], "leave it out, and see the group discretisation"),
     (["model=consistency", "schedule=cosine"], "has 1281 noise levels in the end, and schedule=cosine has 1001"),
@@ -356,7 +357,7 @@ REFUSED = [
     (["discretisation=grid"], "model=ddpm does not support that"),
     (
         ["model=consistency_distillation", 'teacher.base.train=["model=ddpm","schedule=edm"]'],
-        "use teacher.initial=false, or a teacher with prediction=edm",
+        "use a teacher with prediction=edm",
     ),
     (
         ["model=consistency_distillation", 'teacher.base.train=["model=edm","schedule=ve"]'],

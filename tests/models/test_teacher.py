@@ -127,13 +127,15 @@ REFUSED = [
         ],
         "which has no variance",
     ),
+    (['teacher.base.train=["model=ddpm","conditioning=class"]'], "null condition, which the model that .* describes"),
 ]
 
 
 @pytest.mark.parametrize("case", some(REFUSED, 3, ids=lambda case: " ".join(case[0])))
 def test_a_teacher_that_does_not_fit_is_refused_in_one_line(compose, case):
     """Among others by the rules teacher_has_the_network_of_the_student, teacher_has_a_fixed_variance,
-    guidance_is_not_built_in_already, teacher_and_conditioning_provide_different_parts, the_scale_of_a_student_is_given.
+    guidance_is_not_built_in_already, teacher_and_conditioning_provide_different_parts, the_scale_of_a_student_is_given,
+    guided_teacher_has_a_null_condition.
     """
     words, message = case
     with pytest.raises(UserError, match=message) as refused:

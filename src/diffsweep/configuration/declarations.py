@@ -78,7 +78,7 @@ def having(field: str, name: str, groups: tuple[str, ...]) -> str:
 def providers(name: str) -> str:
     """Return the options, or the setting, that provide a capability, as a user types them; empty if none does."""
     capability = CAPABILITIES[name]
-    return ", or ".join(filter(None, (having("provides", name, capability.givers), capability.choice)))
+    return ", or ".join(dict.fromkeys(filter(None, (having("provides", name, capability.givers), capability.choice))))
 
 
 def requirements() -> list[str]:

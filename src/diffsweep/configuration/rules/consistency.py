@@ -100,7 +100,8 @@ def student_reads_the_network_as_its_teacher(cfg: DictConfig, parts: BuiltParts)
     choice = stage.cfg.choices.prediction
     return (
         f"the student would start from weights of prediction={choice}, which mean another output than prediction="
-        f"{cfg.choices.prediction}; use teacher.initial=false, or a teacher with prediction=edm"
+        f"{cfg.choices.prediction}; use a teacher with prediction=edm, such as model=consistency_distillation trains, "
+        "or teacher.initial=false"
     )
 
 

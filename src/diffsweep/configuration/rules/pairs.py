@@ -4,7 +4,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffsweep.configuration.build import sized
 from diffsweep.configuration.rules.base import BuiltParts, rule
-from diffsweep.configuration.rules.teacher import PATH
+from diffsweep.configuration.rules.teacher import PATH, teacher_has_a_fixed_variance
 from diffsweep.configuration.sizes import instantiated
 from diffsweep.models import Reflow
 
@@ -16,6 +16,8 @@ def student_starts_from_a_teacher_of_its_prediction(cfg: DictConfig, parts: Buil
     if parts.teacher is None or not parts.teacher.initial or stage is None or stage.cfg is None:
         return None
     if "consistency" in parts.model.provides:  # its prediction reads the network of others, which has a rule of its own
+        return None
+    if teacher_has_a_fixed_variance(cfg, parts):  # the reason why predictions differ is that of another rule
         return None
     inherited = "schedule" in (stage.node.get("inherit") or ())  # another rule compares these by their levels
     for group in ("prediction",) if inherited else ("schedule", "prediction"):

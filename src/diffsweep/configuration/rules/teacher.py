@@ -1,7 +1,7 @@
 """Rules on teachers: a student has the network of its teacher, and takes the guidance that it has learned."""
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from diffsweep.configuration.build import sized
 from diffsweep.configuration.rules.base import BuiltParts, rule
@@ -12,6 +12,18 @@ from diffsweep.models.rounds import rounds_of, times_of_rounds
 
 PATH = "teacher.base"
 NETWORK = ("dataset", "conditioning", "backbone", "prediction")  # groups on which the shapes of the weights depend
+
+
+@rule
+def teacher_has_a_fixed_variance(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Return an error message if a teacher has a learned variance, of which a student learns nothing."""
+    stage = parts.stages.get(PATH)
+    if stage is not None and stage.cfg is not None and instantiated(stage.cfg, "prediction").variance_mix is None:
+        return (
+            f"{run_key(PATH, stage.node)}: the teacher has prediction.variance=learned_range, and a student learns "
+            "where a deterministic sampler leads, which has no variance; use a teacher with a fixed one"
+        )
+    return None
 
 
 @rule
@@ -41,15 +53,23 @@ def _settings_of(theirs: DictConfig, ours: DictConfig) -> str:
 
 
 @rule
-def teacher_has_a_fixed_variance(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Return an error message if a teacher has a learned variance, of which a student learns nothing."""
+def guided_teacher_has_a_null_condition(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Return an error message if a teacher is guided that was trained without dropped conditions.
+
+    A teacher that was a student itself and takes the scale as an input needs none.
+    """
     stage = parts.stages.get(PATH)
-    if stage is not None and stage.cfg is not None and instantiated(stage.cfg, "prediction").variance_mix is None:
-        return (
-            f"{run_key(PATH, stage.node)}: the teacher has prediction.variance=learned_range, and a student learns "
-            "where a deterministic sampler leads, which has no variance; use a teacher with a fixed one"
-        )
-    return None
+    if parts.teacher is None or not parts.teacher.scales or stage is None or stage.cfg is None:
+        return None
+    takes_scale = OmegaConf.is_list(OmegaConf.select(stage.cfg, "teacher.scale"))
+    if takes_scale or "null_condition" in instantiated(stage.cfg, "conditioning").provides:
+        return None
+    run = stage.node.get("run")
+    which = f"{run_key(PATH, stage.node)}={run}" if run is not None else f"the model that {PATH}.train describes"
+    return (
+        f"teacher.scale={cfg.teacher.scale} guides the teacher away from the null condition, which {which} has never "
+        "been trained with; use a teacher with conditioning=class conditioning.dropout=0.1, or teacher.scale=null"
+    )
 
 
 @rule
