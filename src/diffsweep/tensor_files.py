@@ -10,6 +10,7 @@ import importlib
 import pickletools
 import re
 import struct
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,7 +92,9 @@ def read_tensors(path: str | Path, shown: str | None = None) -> Any:
         return _read_safetensors(path, name)
     check_hash(path, name)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # of other protocols of pickle, which are refused below
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for damaged files
         objects = _objects_beside_tensors(Path(path), str(error))
         if objects is None:

@@ -10,7 +10,7 @@ from PIL import Image
 
 from diffsweep.datasets import Hub, ImageFolder, Parquet
 from diffsweep.datasets.hub import reachable
-from diffsweep.files import ContentError
+from diffsweep.files import ContentError, DiskFull
 from diffsweep.runs.cli import _print_error
 from diffsweep.shell import one_line
 
@@ -175,6 +175,11 @@ def test_names_are_shown_without_breaking_the_line_or_commanding_the_terminal(fo
 def test_an_error_of_the_system_names_its_file(capsys):
     assert _print_error(PermissionError(13, "Permission denied", "out/x")) == 1
     assert capsys.readouterr().err.startswith("error: out/x: Permission denied; check the path")
+
+
+def test_an_error_of_a_full_disk_keeps_its_own_words(capsys):
+    assert _print_error(DiskFull("a.ckpt cannot be written, the disk is full: it needs 9 bytes")) == 1
+    assert capsys.readouterr().err == "error: a.ckpt cannot be written, the disk is full: it needs 9 bytes\n"
 
 
 @pytest.mark.parametrize("kind", [Parquet, Hub])

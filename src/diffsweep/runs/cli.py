@@ -52,7 +52,7 @@ def main(command: str) -> None:
 def _print_error(error: Exception) -> int:
     """Print the line of an error and return the exit code."""
     text = str(error)
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and error.strerror is not None:  # else its own text names the file and the reason
         text = f"{error.filename}: {error.strerror}; check the path, its permission and the space on its disk"
     print(f"error: {one_line(text)}", file=sys.stderr)
     return 2 if isinstance(error, UserError) else 1
