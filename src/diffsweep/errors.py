@@ -8,6 +8,13 @@ class UserError(Exception):
     """
 
 
+class LeftOut(UserError):  # noqa: N818 - names an outcome
+    """An error of a value that one run cannot take and others can, such as more steps than a student has learned.
+
+    A sweep leaves such a job out and runs the others; alone it is an error as any other.
+    """
+
+
 class Failed(Exception):  # noqa: N818 - names an outcome
     """The error that a requested check, or a job of a sweep, did not pass; the message names it.
 

@@ -13,6 +13,8 @@ from diffsweep.schedules import Schedule
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+TICKS = 10  # the most numbers of evaluations that have a tick each
+
 
 def plot_schedules(schedules: Mapping[str, Schedule], points: int = 501) -> "Figure":
     """Plot alpha_t, sigma_t (up to 1.1) and the finite log-SNRs of noise schedules over t in [0, 1], in three panels.
@@ -126,19 +128,29 @@ def plot_errors(curves: Mapping[str, Mapping[str, tuple[Sequence[float], Sequenc
 def plot_by_evaluations(curves: Mapping[str, Sequence[tuple[float, float]]], label: str) -> "Figure":
     """Plot a metric by network evaluations on logarithmic axes, with one curve for each name.
 
+    The axis has a tick at each measured number of evaluations, if these are at most ten.
+
     Args:
         curves: points (network evaluations, value) by name.
         label: the name of the metric at the vertical axis.
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axis = figure.subplots()
     for name, points in curves.items():
         axis.loglog(*zip(*sorted(points), strict=True), "o-", label=name)
     axis.set(xlabel="network evaluations", ylabel=label)
-    axis.grid(alpha=0.3, which="both")
-    axis.legend()
+    measured = sorted({evaluations for points in curves.values() for evaluations, _ in points})
+    if len(measured) <= TICKS:
+        axis.set_xticks(measured, [f"{evaluations:g}" for evaluations in measured])
+        axis.xaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
     return figure
 
 

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from diffsweep.comparison.endings import endings
+from diffsweep.configuration.resolvers import slug
 from diffsweep.runs import evaluation_figures
 from diffsweep.runs.evaluation import headline
 from diffsweep.runs.evaluation_figures import curves_over, summarise
@@ -173,3 +175,30 @@ def test_a_curve_is_the_mean_over_seeds():
     curves = curves_over("sampler.steps", found, lambda content: content["x"])
     mean = [(2, {"fid": 7.0}), (5, {"fid": 10.0})]
     assert curves == {"sampler-ddim": mean, "sampler-heun": mean}
+
+
+def test_curves_of_runs_are_named_by_models_and_the_ends_of_paths(sweep, drawn):
+    """A directory's characters that a folder's name cannot have do not matter, nor do equal last parts."""
+    jobs, records = {}, []
+    models = {"/a/b_c/last": "ddpm", "/a/d/last": "edm", "outputs/train/e": "edm"}
+    for run in models:
+        for steps in (1, 4):
+            name = f"{slug(f'run={run}')}_sampler.steps-{steps}"
+            records.append({"name": f"{len(records)}_{name}", "overrides": [f"run={run}", f"sampler.steps={steps}"]})
+            jobs[name] = {}, {"fid": 8.0 / steps, "network_evaluations": float(steps)}
+    folder = sweep(jobs)
+    for record in records:
+        model = models[record["overrides"][0].partition("=")[2]]
+        (folder / record["name"] / "evaluation.yaml").write_text(f"choices: {{model: {model}}}\n")
+    (folder / "sweep.json").write_text(json.dumps({"command": "evaluate", "words": [], "jobs": records}))
+    summarise(folder)
+    points, _ = drawn["plot_by_evaluations"]
+    assert list(points) == ["ddpm b_c/last", "edm d/last", "edm train/e"]
+    assert all(curve == [(1, 8.0), (4, 2.0)] for curve in points.values())
+
+
+def test_paths_end_where_they_differ():
+    assert endings(["/a/x", "/b/y", "/a/x"]) == {"/a/x": "x", "/b/y": "y"}
+    assert endings(["/a/x/1", "/a/y/1", "/b/y/1"]) == {"/a/x/1": "a/x/1", "/a/y/1": "a/y/1", "/b/y/1": "b/y/1"}
+    assert endings(["r", "/q/r"]) == {"r": "r", "/q/r": "q/r"}
+    assert endings([]) == {}

@@ -211,6 +211,29 @@ def test_failing_jobs_do_not_stop_the_others_and_are_tried_again(command, fast, 
     assert {lr for lr, step in steps} == {1e30, 0.002}
 
 
+OF_FEW_LEVELS = ("-m", "model=consistency", "discretisation=grid", "discretisation.levels=5")
+
+
+def test_what_one_model_cannot_do_is_left_out_and_the_rest_is_run(command, fast, monkeypatch):
+    """More steps than a consistency model has levels are left out, also when the line is typed again."""
+    monkeypatch.setattr(training, "train", lambda cfg: float(cfg.sampler.steps))
+    line = (*OF_FEW_LEVELS, *fast, *FEW, "sampler.steps=8,4")
+    for _ in range(2):
+        done = command("train", *line)
+        assert done.code == 0, done.err
+        found = [(job["name"], job["state"], job["result"]) for job in manifest()["jobs"]]
+        assert found == [("1_sampler.steps-4", "finished", 4.0)]
+        assert "1 of 2 jobs are left out: 0_sampler.steps-8\n  0_sampler.steps-8: sampler.steps=8 is more" in done.out
+
+
+@pytest.mark.slow
+def test_a_sweep_of_nothing_that_a_model_can_do_is_an_error(command, fast):
+    done = command("train", *OF_FEW_LEVELS, *fast, *FEW, "sampler.steps=8,16")
+    assert done.code == 2
+    assert "sampler.steps=16 is more than the 4 intervals" in done.err
+    assert not Path("outputs/sweeps").exists()
+
+
 @pytest.mark.slow
 def test_jobs_share_a_group_and_are_finished_one_by_one(command, fast, monkeypatch):
     wandb = pytest.importorskip("wandb")

@@ -1,6 +1,7 @@
 """Figures of a comparison: curves with bands, the metric of each variant, speed, and samples from the same noise."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from diffsweep.comparison.endings import endings
 from diffsweep.comparison.records import Record
 from diffsweep.comparison.variants import Comparison, Variant, seconds_per_thousand
 from diffsweep.comparison.verdicts import plain_name
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 PICTURES = ("final.png", "grid.png", "final.gif", "grid.gif")  # of the samples of a run or of an evaluation
 MOST = 12  # variants with a curve or a picture
 CROPPED = 5  # rows and columns of a grid of samples that are shown
+WIDE = 24  # characters in a line of a picture's title
 LOSSES = ("val/loss", "train/loss")
 SPREAD = 4  # the ratio of the largest to the smallest value from which an axis is logarithmic
 
@@ -31,7 +34,7 @@ def summary_figure(comparison: Comparison) -> "Figure":
     """
     from matplotlib.figure import Figure
 
-    shown = comparison.measured[:MOST] or comparison.variants[:MOST]
+    shown = with_short_runs(comparison.measured[:MOST] or comparison.variants[:MOST])
     panels = [panel for panel in (_losses, _metric_curve, _metric_by_variant, _front) if panel(None, comparison, shown)]
     pictures = [(variant, image) for variant in shown if (image := samples_of(variant, common_seed(shown))) is not None]
     width = max(9.0, 5.0 * len(panels))
@@ -53,10 +56,19 @@ def summary_figure(comparison: Comparison) -> "Figure":
             if row * across + place < len(pictures):
                 variant, image = pictures[row * across + place]
                 axis.imshow(image, cmap="gray", interpolation="nearest")
-                axis.set_title(variant.label, fontsize=8, wrap=True)
+                axis.set_title("\n".join(textwrap.wrap(variant.label, WIDE)), fontsize=8)
     if pictures:
         parts[1].suptitle(f"samples from the same noise, seed {common_seed(shown)}", fontsize=9)
     return figure
+
+
+def with_short_runs(shown: Sequence[Variant]) -> list[Variant]:
+    """Return variants whose runs, if they differ in the key ``run``, are called by the ends of their paths."""
+    short = endings(variant.settings["run"] for variant in shown if "run" in variant.settings)
+    return [
+        Variant({key: short[value] if key == "run" else value for key, value in each.settings.items()}, each.records)
+        for each in shown
+    ]
 
 
 def _legend(shown: Sequence[Variant]) -> tuple[list[Any], list[str]]:
@@ -150,6 +162,10 @@ def _metric_by_variant(axis: "Axes | None", comparison: Comparison, shown: Seque
             axis.plot(*zip(*sorted(points), strict=True), color="gray", linewidth=0.8, zorder=0)
             axis.annotate(" ".join(others), max(points), xytext=(6, 0), textcoords="offset points", fontsize=7)
         axis.set(xlabel=key)
+        if spans_decades(places):
+            axis.set_xscale("log")
+            axis.set_xticks(sorted(set(places)), [f"{place:g}" for place in sorted(set(places))])
+            axis.minorticks_off()
     else:
         axis.set_xticks(range(len(shown)), [plain_name(v.settings) for v in shown], rotation=20, ha="right", fontsize=7)
         axis.set_xlim(-0.7, len(shown) - 0.3)

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from diffsweep import shell
 from diffsweep.comparison import summary
+from diffsweep.comparison.endings import endings
+from diffsweep.comparison.records import read, read_manifest
 from diffsweep.comparison.tables import matrix
+from diffsweep.configuration.resolvers import slug
 from diffsweep.files import write_text
 from diffsweep.metric_table import DISTANCES, METRICS, metric
 from diffsweep.plots import plot_by_evaluations, plot_tradeoff
@@ -42,12 +45,38 @@ def summarise(folder: Path) -> None:
     write_text(folder / "results.csv", "\n".join(lines) + "\n")
     print(f"\n{matrix(names, cells)}\n\n  {shell.shown(folder / 'results.csv')}")
     if importlib.util.find_spec("matplotlib") is not None:
+        short = with_short_runs(found, folder)
         for draw_figure in FIGURES:
-            if (named := draw_figure(found)) is not None:
+            if (named := draw_figure(short)) is not None:
                 name, figure = named
                 figure.savefig(folder / name, dpi=120)
                 print(f"  {shell.shown(folder / name)}")
     print(f"\n{summary.summarise(folder)}")
+
+
+def with_short_runs(found: Jobs, folder: Path) -> Jobs:
+    """Return the jobs of a sweep by names in which a run is called by its model and the end of its path.
+
+    The model is left out where it is the same in all. Without a manifest, or a key ``run`` that varies, the names stay.
+
+    Args:
+        found: the contents of each job's ``metrics.json``, by the job's name.
+        folder: the folder of the sweep.
+    """
+    if read_manifest(folder) is None:
+        return found
+    records = {record.name.partition("_")[2]: record for record in read([folder])}
+    runs = {name: record.typed["run"] for name, record in records.items() if name in found and "run" in record.typed}
+    models = {name: str(records[name].settings.get("model", "")) for name in runs}
+    several, short = len(set(models.values())) > 1, endings(runs.values())
+
+    def renamed(name: str) -> str:
+        if name not in runs:
+            return name
+        words = (models[name] if several else "", short[runs[name]])
+        return name.replace(slug(f"run={runs[name]}"), " ".join(filter(None, words)), 1)
+
+    return {renamed(name): content for name, content in found.items()}
 
 
 def distance_in(found: Jobs) -> str:

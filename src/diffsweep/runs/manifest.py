@@ -9,7 +9,7 @@ import json
 import math
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -82,17 +82,26 @@ class Manifest:
         """Whether the folder has a manifest."""
         return (self.folder / MANIFEST).is_file()
 
-    def create(self, command: str, words: Sequence[str], jobs: Sequence[JobRecord]) -> None:
+    def create(
+        self, command: str, words: Sequence[str], jobs: Sequence[JobRecord], left_out: Mapping[int, str] | None = None
+    ) -> None:
         """Write a new manifest, unless another process has just written it.
 
         Args:
             command: such as ``train``.
             words: the overrides of the command line, except those that decide where jobs run.
-            jobs: in the order of their numbers.
+            jobs: in the order of their numbers, without those that are left out.
+            left_out: the name of each job that is left out and the reason, by its number; None for no such job.
         """
+        content = {"command": command, "words": list(words), "jobs": [asdict(job) for job in jobs]}
         with self._lock("manifest"):
             if not self.exists:
-                self._write({"command": command, "words": list(words), "jobs": [asdict(job) for job in jobs]})
+                self._write({**content, "left_out": {str(k): reason for k, reason in (left_out or {}).items()}})
+
+    @property
+    def left_out(self) -> dict[int, str]:
+        """The names of the jobs that are left out, each with the reason, by their numbers in the command line."""
+        return {int(k): reason for k, reason in self._read().get("left_out", {}).items()}
 
     def words(self, command: str, words: Sequence[str]) -> list[str]:
         """Return the words of the command line in the order in which the sweep was first typed, which numbers its jobs.

@@ -7,7 +7,7 @@ states of the jobs are in the sweep's manifest (:mod:`diffsweep.runs.manifest`).
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from diffsweep.comparison.records import FAILED, FINISHED, RUNNING
 from diffsweep.configuration.compose import Composed, compose_job
 from diffsweep.configuration.jobs import jobs, launcher_of, parsed, swept_keys
 from diffsweep.configuration.resolvers import LAUNCHER, SWEEP, SWEPT, sweep_name
-from diffsweep.errors import Failed, Stopped, UserError
+from diffsweep.errors import Failed, LeftOut, Stopped, UserError, line_of
 from diffsweep.runs.functions import start, summary_of
 from diffsweep.runs.launching import launch
 from diffsweep.runs.manifest import UNFINISHED, JobRecord, Manifest
@@ -70,52 +70,74 @@ def prepare(command: str, overrides: Sequence[str]) -> tuple[Manifest, list[Comp
     os.environ[SWEEP], os.environ[SWEPT] = sweep_name(command, overrides), ",".join(swept_keys(overrides))
     words = [override for override in overrides if not override.startswith(LAUNCHER)]
     first = compose_job(command, jobs(words)[0], 0)
-    manifest, states = Manifest(first.sweep_dir), []
+    manifest, states = Manifest(first.sweep_dir), dict[int, str]()
+    numbers: Sequence[int] = range(len(jobs(words)))
     if manifest.exists:
         if (before := manifest.words(command, words)) != words:
             words = before
             first = compose_job(command, jobs(words)[0], 0)
         each = jobs(words)
-        by_name = dict(zip([job.name for job in manifest.jobs], each, strict=True))
+        numbers = [k for k in range(len(each)) if k not in manifest.left_out]
+        by_name = {job.name: each[k] for k, job in zip(numbers, manifest.jobs, strict=True)}
         measured_now = command in MEASURES_CODE
 
         def is_kept(job: JobRecord) -> bool:
             return not worker.first or (not measured_now and is_current(manifest.folder, job, by_name))
 
         manifest.settle(is_kept)
-        states = [job.state for job in manifest.jobs]
+        states = {k: job.state for k, job in zip(numbers, manifest.jobs, strict=True)}
     each = jobs(words)
     left = (lambda state: state != FINISHED) if worker.first else (lambda state: state in UNFINISHED)
-    numbers = [k for k in range(len(each)) if not states or left(states[k])]
-    every = [first if k == 0 else compose_job(command, each[k], k) for k in numbers]
-    _check(every)
+    chosen = {
+        k: first if k == 0 else compose_job(command, each[k], k) for k in numbers if not states or left(states[k])
+    }
+    left_out = _check(chosen)
+    if states and left_out:  # the sweep has begun with these jobs
+        raise UserError(next(iter(left_out.values())))
+    every = [job for k, job in chosen.items() if k not in left_out]
     if not states:
-        manifest.create(command, words, _records(words, every))
+        records = _records(words, {k: job for k, job in chosen.items() if k not in left_out})
+        manifest.create(command, words, records, left_out)
     elif worker.first:
         manifest.try_again()
     worker.report(manifest.folder)
-    if states and worker.first and len(every) < len(each):
+    if states and worker.first and (done := len(states) - len(every)):
         print(
-            f"{len(each) - len(every)} of {len(each)} jobs of {shell.shown(manifest.folder)} have finished before and "
-            "keep their results; delete the folder of a job to run it again"
+            f"{done} of {len(states)} jobs of {shell.shown(manifest.folder)} have finished before and keep their "
+            "results; delete the folder of a job to run it again"
         )
     return manifest, every
 
 
-def _check(every: Sequence[Composed]) -> None:
-    """Raise a UserError if the configuration of a job is wrong, or if jobs have the same folder."""
+def _check(every: Mapping[int, Composed]) -> dict[int, str]:
+    """Check the configurations of jobs, and return the names of those that are left out and why, by their numbers.
+
+    Args:
+        every: the jobs by their numbers.
+
+    Raises:
+        UserError: the configuration of a job is wrong, all jobs would be left out, or jobs have the same folder.
+    """
     from diffsweep.configuration.preflight import preflight  # imports torch, after the words have been read
 
-    for job in every:
-        preflight(job.cfg)
-    if len({job.name for job in every}) < len(every):
-        raise UserError(f"jobs of the sweep have the same folder, {every[0].name}; leave out hydra.sweep.subdir")
+    left_out: dict[int, str] = {}
+    for number, job in every.items():
+        try:
+            preflight(job.cfg)
+        except LeftOut as error:
+            if len(left_out) + 1 == len(every):
+                raise
+            left_out[number] = f"{job.name}: {line_of(error)}"
+    if len({job.name for job in every.values()}) < len(every):
+        name = next(iter(every.values())).name
+        raise UserError(f"jobs of the sweep have the same folder, {name}; leave out hydra.sweep.subdir")
+    return left_out
 
 
-def _records(words: Sequence[str], every: Sequence[Composed]) -> list[JobRecord]:
-    """Return a record of each job of a new sweep, with the overrides that the sweep varies."""
-    varied = [k for k, override in enumerate(parsed(words)) if override.is_sweep_override()]
-    return [JobRecord(job.name, [own[k] for k in varied]) for job, own in zip(every, jobs(words), strict=True)]
+def _records(words: Sequence[str], every: Mapping[int, Composed]) -> list[JobRecord]:
+    """Return a record of each job of a new sweep, by number, with the overrides that the sweep varies."""
+    varied, each = [k for k, override in enumerate(parsed(words)) if override.is_sweep_override()], jobs(words)
+    return [JobRecord(job.name, [each[number][k] for k in varied]) for number, job in every.items()]
 
 
 def is_current(folder: Path, job: JobRecord, overrides: dict[str, list[str]]) -> bool:
@@ -176,6 +198,9 @@ def conclude(manifest: Manifest, command_line: str, summary: Callable[[Path], ob
     """
     summarise(manifest, summary)
     records = manifest.jobs
+    if left_out := list(manifest.left_out.values()):
+        names = ", ".join(reason.partition(":")[0] for reason in left_out)
+        print(f"\n{len(left_out)} of {len(left_out) + len(records)} jobs are left out: {names}\n  {left_out[0]}")
     if running := [job.name for job in records if job.state == RUNNING]:
         print(f"\n{len(running)} of {len(records)} jobs are run by other processes still: {', '.join(running)}")
     if failed := [job for job in records if job.state == FAILED]:

@@ -3,6 +3,6 @@
 A rule reads the classes of parts and what they declare (:mod:`diffsweep.capabilities`), never the names of options.
 """
 
-from diffsweep.configuration.rules.base import NOTES, RULES, BuiltParts, apply, note, rule
+from diffsweep.configuration.rules.base import NOTES, RULES, BuiltParts, apply, limit, note, rule
 
-__all__ = ["NOTES", "RULES", "BuiltParts", "apply", "note", "rule"]
+__all__ = ["NOTES", "RULES", "BuiltParts", "apply", "limit", "note", "rule"]

@@ -17,7 +17,7 @@ from diffsweep.conditioning import Conditioning
 from diffsweep.datasets import ImageData
 from diffsweep.diffusion import ClipNoise, Discretisation, Objective, Prediction, TimeSampling, Weighting
 from diffsweep.discovery import import_all, is_of
-from diffsweep.errors import UserError
+from diffsweep.errors import LeftOut, UserError
 from diffsweep.guidance import Guidance
 from diffsweep.metrics import GenerationMetrics, Likelihood
 from diffsweep.models import LowerStage, Model, Teacher
@@ -94,6 +94,7 @@ class BuiltParts:
 
 Rule = Callable[[DictConfig, BuiltParts], str | None]
 RULES: dict[str, Rule] = {}
+LIMITS: set[str] = set()  # the names of rules of what a trained model can do
 NOTES: dict[str, Rule] = {}  # warnings of what works, but may not be intended
 
 
@@ -106,6 +107,18 @@ def rule(function: Rule) -> Rule:
     """
     RULES[function.__name__] = function
     return function
+
+
+def limit(function: Rule) -> Rule:
+    """Register a function as a rule of what a trained model can do, and return it unchanged.
+
+    Other models can do what it refuses, so a sweep over several runs leaves such a job out and runs the others.
+
+    Args:
+        function: as of :func:`rule`.
+    """
+    LIMITS.add(function.__name__)
+    return rule(function)
 
 
 def note(function: Rule) -> Rule:
@@ -129,13 +142,13 @@ def apply(cfg: DictConfig, parts: BuiltParts) -> None:
         parts: the parts that it describes.
 
     Raises:
-        UserError: in one line, which ends with the rule's name.
+        UserError: in one line, which ends with the rule's name; a LeftOut if the rule is a limit.
     """
     import_all(importlib.import_module("diffsweep.configuration.rules"))
     with torch.no_grad():
         for name, function in _trusted(RULES, cfg):
             if message := function(cfg, parts):
-                raise UserError(f"{message} [rule {name}]")
+                raise (LeftOut if name in LIMITS else UserError)(f"{message} [rule {name}]")
         for name, function in _trusted(NOTES, cfg):
             if message := function(cfg, parts):
                 print(f"warning: {message} [{name}]", file=sys.stderr)

@@ -5,7 +5,7 @@ import math
 import torch
 from omegaconf import DictConfig
 
-from diffsweep.configuration.rules.base import BuiltParts, rule
+from diffsweep.configuration.rules.base import BuiltParts, limit, rule
 from diffsweep.configuration.rules.teacher import PATH
 from diffsweep.configuration.sizes import instantiated
 from diffsweep.models.consistency import distance_refused_because
@@ -66,7 +66,7 @@ def noise_levels_suit_the_schedule(cfg: DictConfig, parts: BuiltParts) -> str | 
     return None
 
 
-@rule
+@limit
 def consistency_samplers_take_the_steps_that_were_trained(cfg: DictConfig, parts: BuiltParts) -> str | None:
     """Return an error message if consistency sampling has more steps than training had intervals."""
     if parts.discretisation is None or "consistency" not in parts.sampler.requires:
@@ -118,4 +118,17 @@ def times_and_losses_of_a_consistency_model_are_its_own(cfg: DictConfig, parts: 
         if cfg.choices[group] != usual:
             chosen = f"{group}={cfg.choices[group]}"
             return f"{chosen} is not used by model={cfg.choices.model}; leave it out, and see {instead}"
+    return None
+
+
+@rule
+def a_teacher_that_gives_weights_alone_is_started_from(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Return an error message if neighbouring samples come from data, and what else the teacher is for is not used."""
+    if parts.discretisation is None or parts.teacher is None or not cfg.model.from_data:
+        return None
+    given = "model.from_data=true takes nothing of the teacher but the weights to start from"
+    if not parts.teacher.initial:
+        return f"{given}, and teacher.initial=false leaves these out; use teacher.initial=true, or model=consistency"
+    if parts.teacher.scales:
+        return f"{given}, so teacher.scale={cfg.teacher.scale} would not be used; use teacher.scale=null"
     return None

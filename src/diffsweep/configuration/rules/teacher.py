@@ -4,7 +4,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from diffsweep.configuration.build import sized
-from diffsweep.configuration.rules.base import BuiltParts, rule
+from diffsweep.configuration.rules.base import BuiltParts, limit, rule
 from diffsweep.configuration.sizes import instantiated
 from diffsweep.configuration.stage_nodes import run_key
 from diffsweep.models.distilled import first_difference
@@ -112,7 +112,7 @@ def the_scale_of_a_student_is_given(cfg: DictConfig, parts: BuiltParts) -> str |
     )
 
 
-@rule
+@limit
 def a_student_takes_the_steps_that_it_has_learned(cfg: DictConfig, parts: BuiltParts) -> str | None:
     """Return an error message if the sampler of a student of few steps takes more of them, or of another solver."""
     known = cfg.model.get("student_steps")
