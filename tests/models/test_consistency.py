@@ -26,6 +26,7 @@ from diffsweep.diffusion import (
     Grid,
     NetworkDenoiser,
     Noise,
+    Shrinking,
     Stream,
     expand_to,
     prior,
@@ -142,7 +143,7 @@ def bare(schedule, discretisation, teacher=None, distance="l2", denoiser=None):
     nn.Module.__init__(model)
     model._trainer, model._fabric, model._target, model.teacher = None, None, {}, teacher
     model.denoiser = Parametric(schedule) if denoiser is None else denoiser
-    model.discretisation, model.c = discretisation, None
+    model.discretisation, model.c, model.from_data = discretisation, None, False
     model.distance = DISTANCES[distance]
     return model
 
@@ -163,6 +164,20 @@ def test_the_exact_consistency_function_is_a_fixed_point(schedule, distance):
     with torch.no_grad():
         model.denoiser.backbone.mean += 0.1
     assert float(model.lesson_losses(x_0, None, noise).losses.mean()) > 1e-5
+
+
+def test_a_teacher_that_only_gives_weights_changes_no_loss():
+    """With from_data the losses are those without a teacher, whose steps lead elsewhere."""
+    schedule, noise = schedules.EDM(), Noise(0, torch.arange(64))
+    teacher = Teacher(lambda: None, Heun(clip="none"))
+    tutor = GaussianDenoiser(schedule, MEAN + 1, COVARIANCE)
+    teacher.__dict__["base"] = SimpleNamespace(device=torch.device("cpu"), denoiser=tutor)
+    x_0 = torch.randn(64, 2, dtype=torch.float64)
+    alone, taught, tuned = (bare(schedule, Shrinking(stages=1, q=16.0), given) for given in (None, teacher, teacher))
+    tuned.from_data = True
+    expected, other, losses = (model.lesson_losses(x_0, None, noise).losses for model in (alone, taught, tuned))
+    torch.testing.assert_close(losses, expected, rtol=0, atol=0)
+    assert float((other - expected).abs().max()) > 0.1
 
 
 def test_a_fine_solver_stays_on_the_trajectory():
@@ -339,7 +354,6 @@ def test_latent_consistency_learns_from_a_guided_teacher_of_latents(compose, mon
 
 
 REFUSED = [
-    (["model=consistency", "teacher=trained"], "such as model=consistency_distillation trains"),
     (["model=consistency", "objective=hybrid", "prediction.variance=fixed_small"], "not used by model=consistency"),
     (["model=consistency", "time_sampling=stratified"], "leave it out, and see the group discretisation"),
     (["model=consistency", "schedule=cosine"], "has 1281 noise levels in the end, and schedule=cosine has 1001"),
@@ -367,6 +381,18 @@ REFUSED = [
         ["model=consistency_distillation", "conditioning=class", "teacher.scale=2", "guidance=classifier_free"],
         "would guide it again|dropout|null",
     ),
+    (["model=consistency", "teacher=trained"], "such as model=consistency_distillation trains"),
+    (["model=consistency_distillation", "model.from_data=true", "teacher.initial=false"], "leaves these out; use"),
+    (
+        [
+            "model=consistency_distillation",
+            "model.from_data=true",
+            "conditioning=class",
+            "teacher.scale=2",
+            'teacher.base.train=["model=edm","conditioning.dropout=0.1"]',
+        ],
+        "so teacher.scale=2 would not be used; use teacher.scale=null",
+    ),
 ]
 
 
@@ -374,7 +400,8 @@ REFUSED = [
 def test_what_does_not_fit_is_refused_in_one_line(compose, case):
     """By the rules distance_of_a_consistency_model_is_given, noise_levels_suit_the_schedule,
     consistency_functions_are_the_identity_at_the_lowest_level, consistency_samplers_take_the_steps_that_were_trained,
-    student_reads_the_network_as_its_teacher and times_and_losses_of_a_consistency_model_are_its_own, among others.
+    student_reads_the_network_as_its_teacher, a_teacher_that_gives_weights_alone_is_started_from and
+    times_and_losses_of_a_consistency_model_are_its_own, among others.
     """
     words, message = case
     with pytest.raises(UserError, match=message) as refused:

@@ -273,10 +273,6 @@ def test_rounds_resume_exactly_within_and_between_them(numbers, tmp_path, config
 
 
 REFUSED = [
-    (
-        ['teacher.base.train=["model=improved_ddpm","prediction.variance=learned_range"]'],
-        "the teacher has prediction.variance=learned_range",
-    ),
     (["model.student_steps=3"], "their ratio is a power of 2"),
     (["sampler.steps=8"], "has learned 4 steps of DDIM .* use sampler.steps=4, or fewer"),
     (["sampler.clip=static"], "would change it; use sampler.clip=none"),
@@ -288,6 +284,10 @@ REFUSED = [
     (
         ['teacher.base.train=["model=progressive_distillation","model.student_steps=16"]'],
         "takes 16 steps, and model.teacher_steps=64; use model.teacher_steps=16",
+    ),
+    (
+        ['teacher.base.train=["model=improved_ddpm","prediction.variance=learned_range"]'],
+        "the teacher has prediction.variance=learned_range",
     ),
 ]
 

@@ -4,9 +4,10 @@ r"""Consistency models: the student's network has one value on each trajectory o
 
 with a distance d of samples. In distillation :math:`x_s` is where one step of a trained teacher leads from
 :math:`x_t = \alpha_t x_0 + \sigma_t \epsilon`. Without a teacher it is :math:`\alpha_s x_0 + \sigma_s \epsilon` of the
-same data and noise, whose mean over the data is the same to first order in t - s. :math:`f^-` is evaluated without a
-gradient, with an average of the student's weights or with these themselves. At the lowest noise level f is the identity
-by its prediction, and its values spread from that level to all times.
+same data and noise, whose mean over the data is the same to first order in t - s; a trained diffusion model can then
+still give the weights to start from (arXiv:2406.14548). :math:`f^-` is evaluated without a gradient, with an average of
+the student's weights or with these themselves. At the lowest noise level f is the identity by its prediction, and its
+values spread from that level to all times.
 """
 
 import math
@@ -79,6 +80,8 @@ class ConsistencyModel(Student):
         parts: the positional arguments of :class:`DiffusionModel`.
         discretisation: the neighbouring times, their weights and mu.
         teacher: the teacher; None to learn from data alone.
+        from_data: whether x_s comes from data and noise although a teacher is given, of which only the weights to start
+            from are used.
         distance: d: ``l2`` or ``l1`` (means over the numbers of a sample), ``pseudo_huber``, or ``perceptual``.
         c: of the pseudo-Huber distance, above 0; None for :math:`0.00054 \sqrt D`, for samples of D numbers.
         perceptual: the perceptual distance of images, for ``distance="perceptual"``.
@@ -97,6 +100,7 @@ class ConsistencyModel(Student):
         *parts: Any,
         discretisation: Discretisation | None,
         teacher: Teacher | None = None,
+        from_data: bool = False,
         distance: Distance = "pseudo_huber",
         c: float | None = None,
         perceptual: Perceptual | None = None,
@@ -107,7 +111,7 @@ class ConsistencyModel(Student):
             raise ValueError("a consistency model needs neighbouring times; use discretisation=grid, or another")
         if refused := distance_refused_because(distance, c, perceptual is not None):
             raise ValueError(refused)
-        self.discretisation, self.c = discretisation, c
+        self.discretisation, self.c, self.from_data = discretisation, c, from_data
         self.perceptual = perceptual
         self.distance: Callable[[Tensor, Tensor, float | None], Tensor] = (
             (lambda x, y, c: perceptual(x, y)) if perceptual is not None else DISTANCES[distance]
@@ -155,7 +159,7 @@ class ConsistencyModel(Student):
             cond: the condition of each sample, without a guidance scale.
             w: the guidance scale of each sample, (B,); None for no guidance.
         """
-        if self.teacher is None:
+        if self.teacher is None or self.from_data:
             return _noised(x_0, eps, step.at_s.alpha, step.at_s.sigma)
         denoiser, taught = self.teacher.denoiser(x_0.device, cond, w)
         return self.teacher.sampler.step_each(denoiser, x_t, step, taught)
