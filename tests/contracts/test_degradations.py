@@ -12,16 +12,21 @@ from PIL import Image
 from torch.nn import functional
 
 from diffsweep.configuration import conf
+from diffsweep.datasets import Shapes
+from diffsweep.datasets.shapes_scene import coverage
 from diffsweep.degradations import (
     Blur,
     Border,
+    BoundingBox,
     Box,
     Downsampling,
+    Edges,
     GaussianNoise,
     Greyscale,
     Jpeg,
     LinearDegradation,
     OneOf,
+    Segmentation,
     Strokes,
 )
 from diffsweep.diffusion import Known, Noise, PixelMask
@@ -63,7 +68,13 @@ def noise_of(indices, seed=0):
 
 def test_the_options_are_of_every_kind():
     kinds = {type(made(option)) for option in OPTIONS}
-    assert kinds == {Blur, Border, Box, Downsampling, GaussianNoise, Greyscale, Jpeg, OneOf, Strokes}
+    of_pictures = {BoundingBox, Edges, Segmentation}
+    assert kinds == {Blur, Border, Box, Downsampling, GaussianNoise, Greyscale, Jpeg, OneOf, Strokes} | of_pictures
+    for option in OPTIONS:
+        if made(option).binary:
+            image = made(option).image(images(8))
+            assert torch.equal(image.square(), torch.ones_like(image))
+            assert made(option).extra_channels == 0
 
 
 @every
@@ -305,6 +316,61 @@ def test_one_of_several_is_drawn_for_each_sample_equally_often():
         torch.testing.assert_close(alone.known(x).y, part.known(x).y)
 
 
+def test_a_segment_is_the_pixels_that_a_shape_covers_and_the_box_is_around_it():
+    """Of shapes whose colour lies apart from the background; k-means in few steps stays near."""
+    samples = Shapes(num_train=1, num_val=200).split("val")
+    x, scene = samples["x"], samples.scene
+    covered = coverage(scene.shape, scene.centre, scene.radius, 16)
+    figure = Segmentation().image(x)[:, 0] > 0
+    sure = (covered > 0.6) | (covered < 0.4)
+    assert (figure == (covered > 0.5))[sure].float().mean() > 0.9995
+    assert (Segmentation(steps=10).image(x)[:, 0] > 0)[covered > 0.6].float().mean() > 0.99
+    box = BoundingBox().image(x)[:, 0] > 0
+    for mask, own in zip(figure, box, strict=True):
+        rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
+        expected = torch.zeros(16, 16, dtype=torch.bool)
+        expected[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1] = True
+        assert torch.equal(own, expected)
+    flat = torch.full((1, 3, 8, 8), 0.2)
+    for degradation in (Segmentation(3), BoundingBox()):
+        assert degradation.image(flat).eq(-1).all()
+
+
+def test_segments_of_plain_colours_are_found_in_any_number():
+    colours = torch.tensor([[-1.0, -1, -1], [1, -1, -1], [-1, 1, -1], [1, 1, 1]])
+    numbers = torch.zeros(1, 12, 12, dtype=torch.long)
+    numbers[:, 2:5, 2:5], numbers[:, 2:5, 7:10], numbers[:, 7:10, 4:8] = 1, 2, 3
+    x = colours[numbers].movedim(-1, 1)
+    for steps in (0, 5):
+        found = Segmentation(4, steps).numbers(x)
+        pairs = set(zip(numbers.flatten().tolist(), found.flatten().tolist(), strict=True))
+        assert len(pairs) == 4  # one number of a segment for each colour
+        assert (0, 0) in pairs
+    grey = Segmentation(4).image(x)[0, 0].unique()
+    torch.testing.assert_close(grey, torch.tensor([-1, -1 / 3, 1 / 3, 1]))
+
+
+def test_edges_of_a_step_are_a_line_beside_it_in_any_direction():
+    at = torch.arange(16.0)
+    for down, right in ((0.0, 1.0), (1.0, 0.0), (1.0, 1.0), (1.0, -1.0)):
+        offset = (down * (at[:, None] - 7.6) + right * (at - 7.4 if right > 0 else at - 7.6)) / math.hypot(down, right)
+        x = (2 * (offset > 0).float() - 1)[None, None].expand(1, 3, 16, 16)
+        edge = Edges(sigma=0.0).image(x)[0, 0] > 0
+        assert edge.any()
+        assert offset[edge].abs().max() < 1.5
+        middle = edge[4:12, 4:12]
+        lines = middle.sum(1) if right else middle.sum(0)
+        assert lines.ge(1).all()
+        assert lines.le(1 if down * right == 0 else 2).all()  # one pixel, or, diagonally, two that touch at a side
+    ramp = (0.02 * at)[None, None, None].expand(1, 1, 16, 16)
+    assert Edges().image(ramp).eq(-1).all()
+    faint = torch.zeros(1, 1, 16, 16)
+    faint[..., 8:] = 0.3  # its gradient of 0.15 is below high
+    assert Edges(0.1, 0.25, 0.0).image(faint).eq(-1).all()
+    faint[..., :3, 8:] = 1.0  # which a part of the edge exceeds
+    assert Edges(0.1, 0.25, 0.0).image(faint)[0, 0, 8:, 6:9].gt(0).any(1).all()
+
+
 def test_a_network_reads_what_only_a_measurement_gives():
     small = images(side=4)
     down = Downsampling(2)
@@ -339,6 +405,10 @@ def test_a_network_reads_what_only_a_measurement_gives():
         (lambda: Jpeg().check(2, 8), "JPEG has 1 or 3 channels, and images have 2"),
         (lambda: Blur(0.0), "degradation.sigma is a number of at least 0.001"),
         (lambda: GaussianNoise(-1), "degradation.level is a number of at least 0"),
+        (lambda: Segmentation(1), "degradation.segments must be at least 2, a figure and its background, not 1"),
+        (lambda: BoundingBox(-1), "degradation.steps must be at least 0, not -1"),
+        (lambda: Edges(0.3, 0.2), "degradation.low=0.3 must be above 0 and at most degradation.high=0.2"),
+        (lambda: Edges(sigma=-1.0), "degradation.sigma must be at least 0 pixels, not -1"),
         (lambda: OneOf({}), "degradation.parts is empty"),
         (lambda: OneOf({"a": Box()}, only="b"), "degradation.only is one of a, or null for all of them, not b"),
         (lambda: OneOf({"a": Greyscale(), "b": Box()}).check(1, 8), "degradation.weights has 3 weights"),

@@ -1,14 +1,16 @@
 """The base class of networks, groups of options that several networks have, and checks of options."""
 
+import copy
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from diffsweep.capabilities import Part
-from diffsweep.layers import Injectable, rotary_channels
+from diffsweep.diffusion import Condition
+from diffsweep.layers import FirstHalf, Injectable, added_by, rotary_channels
 
 
 class Backbone(nn.Module, Part):
@@ -19,7 +21,10 @@ class Backbone(nn.Module, Part):
 
     Attributes:
         requires, supports: names of capabilities; both contain ``clips`` if the network reads clips and not images, and
-            ``supports`` contains ``aspect_ratios`` if x can be of other sizes than a square of ``image_size``.
+            ``supports`` contains ``aspect_ratios`` if x can be of other sizes than a square of ``image_size``, and
+            ``control`` if control networks can be added.
+        controls: the control networks (:class:`~diffsweep.layers.ControlBranch`) whose outputs are added to features of
+            the network; none at first.
         accepts: the parts of a condition that the network reads, with their sizes, such as ``{"num_classes": 10}``.
         Options: the dataclass of the constructor's ``**options``; None if its signature names all of them.
     """
@@ -27,10 +32,36 @@ class Backbone(nn.Module, Part):
     accepts: Mapping[str, int] = MappingProxyType({})
     Options: ClassVar[type[Any] | None] = None
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.controls = nn.ModuleList()
+
     @property
     def side_multiple(self) -> int:
         """What must divide H and W of x: here 1, any size can be given; subclasses of patches override it."""
         return 1
+
+    def copied_half(self, blocks: int | None = None) -> FirstHalf:
+        """Return a copy of the network's first half, with its weights, to be trained as a control network.
+
+        Networks that support ``control`` override it; here a ValueError is raised. The copy's parameters require
+        gradients, also where those of the network do not.
+
+        Args:
+            blocks: the number of blocks that are copied, of a network of equal blocks; None for half of them.
+
+        Raises:
+            ValueError: the network cannot be controlled, or ``blocks`` is not possible.
+        """
+        raise ValueError(f"{type(self).__name__} has no first half that can be copied; use backbone=unet or dit")
+
+    def added(self, x: Tensor, c_noise: Tensor, cond: Condition) -> list[Tensor]:
+        """Return what the control networks add to the features of the first half; an empty list for nothing.
+
+        Args:
+            x, c_noise, cond: the arguments of the network.
+        """
+        return added_by(self.controls, x, c_noise, cond) if len(self.controls) else []
 
     def injectable(self) -> Sequence[Injectable]:
         """Return the parts of blocks, in the order in which they run, whose features can be changed by their names.
@@ -148,6 +179,18 @@ class TransformerOptions:
             ValueError: rotary positions cannot rotate heads of this size, which must be a multiple of 4.
         """
         return rotary_channels(self.channels, self.num_heads) if self.rope else None
+
+
+def copied_without(network: nn.Module, *parts: str) -> nn.Module:
+    """Return a copy of a network without some of its parts and without control networks; its parameters are trained.
+
+    Args:
+        network: the network, which is left as it is.
+        parts: names of its direct submodules that the copy does not have.
+    """
+    left_out = {getattr(network, name) for name in (*parts, "controls")}
+    copied = copy.deepcopy(network, {id(module): None for module in left_out})  # what is left out is not copied
+    return copied.requires_grad_(True)
 
 
 def one_of(key: str, value: str, allowed: Collection[str]) -> None:

@@ -5,6 +5,7 @@ Transformer blocks, conditioned on time and class, map the tokens to tokens; a l
 p x p pixels of its patch.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffsweep.backbones.base import Backbone, TokenSizes, TransformerOptions
+from diffsweep.backbones.base import Backbone, TokenSizes, TransformerOptions, copied_without
 from diffsweep.diffusion import Condition
 from diffsweep.layers import (
     AcrossFrames,
@@ -21,6 +22,7 @@ from diffsweep.layers import (
     ConditionEmbedding,
     ContextEmbedding,
     CrossAttention,
+    FirstHalf,
     Injectable,
     Modulation,
     ModulationTable,
@@ -109,7 +111,7 @@ class DiT(Backbone):
     """
 
     Options = DiTOptions
-    supports = frozenset({"aspect_ratios"})
+    supports = frozenset({"aspect_ratios", "control"})
 
     def __init__(
         self,
@@ -179,32 +181,79 @@ class DiT(Backbone):
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition | None = None) -> Tensor:
         cond = Condition() if cond is None else cond
-        return self._forward_images(x, self._embed(c_noise, cond, x.dtype), cond)
+        tokens = self._embed(c_noise, cond, x.dtype)
+        return self._forward_images(x, tokens, cond, added=self.added(x, c_noise, cond))
 
     def _embed(self, c_noise: Tensor, cond: Condition, dtype: torch.dtype) -> Tensor:
         """Return the embeddings of the time and of the V vectors of the condition, (B, 1 + V, C)."""
         vectors = [self.embed_time(self.sinusoids(c_noise).to(dtype)), *self.embed_condition(cond, len(c_noise))]
         return torch.stack(vectors, dim=1)
 
-    def _forward_images(self, x: Tensor, tokens: Tensor, cond: Condition, clips: Clips | None = None) -> Tensor:
+    def _forward_images(
+        self, x: Tensor, tokens: Tensor, cond: Condition, clips: Clips | None = None, added: Sequence[Tensor] = ()
+    ) -> Tensor:
         """Return the output for images, or for the frames of clips as images, (B, C, H, W).
 
         ``tokens`` are the embeddings of time and condition, (B, 1 + V, C); ``clips`` divides the frames into clips.
+        ``added`` is added to the outputs of the first blocks.
+        """
+        h, emb_out = self._through_blocks(x, tokens, cond, clips, added=added)
+        grid = patch_grid(x.shape[2], x.shape[3], self.options.patch_size)
+        h = h[:, h.shape[1] - grid[0] * grid[1] :]
+        modulation = () if self.modulation_out is None else self.modulation_out(emb_out)
+        h = self.head(modulated(self.norm_out(h), modulation))  # (B, N, p p out_channels)
+        return unpatchify(h, grid, self.options.patch_size)  # (B, out_channels, H, W)
+
+    def _through_blocks(
+        self,
+        x: Tensor,
+        tokens: Tensor,
+        cond: Condition,
+        clips: Clips | None = None,
+        hint: Tensor | None = None,
+        added: Sequence[Tensor] = (),
+        kept: list[Tensor] | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the tokens of the last block, and the input of the modulation of the last norm.
+
+        ``hint`` is added to the tokens of the patches, (B, N, C); the output of each block is appended to ``kept``.
         """
         kind, grid = self.kind, patch_grid(x.shape[2], x.shape[3], self.options.patch_size)
         h = self.embed_patches(with_image(x, cond, self.options.image_channels))
         h = h + sincos_positions(grid, self.options.channels, x.device, x.dtype)  # (B, N, C)
+        h = h if hint is None else h + hint
         if kind.in_sequence:
             h = torch.cat([tokens, h], dim=1)
         extras = h.shape[1] - grid[0] * grid[1]
         emb, emb_out = self._embeddings(tokens.sum(dim=1))
         context, mask = self._context(tokens if kind.in_context else tokens[:, :0], cond)
-        for block, attention in zip(self.blocks, self._attentions(grid, extras, h, clips), strict=True):
+        attentions = self._attentions(grid, extras, h, clips)
+        for number, (block, attention) in enumerate(zip(self.blocks, attentions, strict=True)):
             h = run_block(block, self.checkpointing, h, emb, context, mask, *attention)
-        h = h[:, extras:]
-        modulation = () if self.modulation_out is None else self.modulation_out(emb_out)
-        h = self.head(modulated(self.norm_out(h), modulation))  # (B, N, p p out_channels)
-        return unpatchify(h, grid, self.options.patch_size)  # (B, out_channels, H, W)
+            h = h + added[number] if number < len(added) else h
+            if kept is not None:
+                kept.append(h)
+        return h, emb_out
+
+    def first_half(self, x: Tensor, c_noise: Tensor, cond: Condition, hint: Tensor) -> list[Tensor]:
+        """Return the outputs of all blocks, tokens (B, N', C), of images x (B, C, H, W).
+
+        Args:
+            x, c_noise, cond: the arguments of the network.
+            hint: what is added to the tokens of the patches, as a map (B, C, H / p, W / p).
+        """
+        kept: list[Tensor] = []
+        tokens = self._embed(c_noise, cond, x.dtype)
+        self._through_blocks(x, tokens, cond, hint=hint.flatten(2).transpose(1, 2), kept=kept)
+        return kept
+
+    def copied_half(self, blocks: int | None = None) -> FirstHalf:
+        count, size = (len(self.blocks) + 1) // 2 if blocks is None else blocks, self.options.channels
+        if not 1 <= count <= len(self.blocks):
+            raise ValueError(f"{count} blocks are to be copied, and the network has {len(self.blocks)}")
+        network = copied_without(self, "modulation_out", "norm_out", "head")
+        network.blocks = nn.ModuleList(network.get_submodule("blocks").children())[:count]
+        return FirstHalf(network, [size] * count, size, self.options.patch_size, tokens=True)
 
     def _attentions(self, grid: tuple[int, int], extras: int, h: Tensor, clips: Clips | None) -> list[AttentionLayout]:
         """Return for each block the rotary positions of its tokens, and which tokens of clips attend to each other."""

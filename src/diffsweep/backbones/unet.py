@@ -6,7 +6,7 @@ connections). The embedding of time and condition enters every residual block; s
 cross-attention. With other options the network is that of improved DDPM, ADM or Stable Diffusion.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, get_args
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffsweep.backbones.base import Backbone, TokenSizes, at_least_1, one_of
+from diffsweep.backbones.base import Backbone, TokenSizes, at_least_1, copied_without, one_of
 from diffsweep.backbones.unet_blocks import ResidualStage, SpatialTransformer
 from diffsweep.backbones.unet_options import ATTENTIONS, Resampling, ResolutionOptions
 from diffsweep.diffusion import Condition
@@ -23,10 +23,12 @@ from diffsweep.layers import (
     Clips,
     ConditionEmbedding,
     Downsample,
+    FirstHalf,
     Injectable,
     SinusoidalEmbedding,
     TokenContext,
     injectable_in,
+    with_added,
     with_image,
     zero_init,
 )
@@ -119,7 +121,7 @@ class UNet(Backbone):
     """
 
     Options = UNetOptions
-    supports = frozenset({"aspect_ratios"})
+    supports = frozenset({"aspect_ratios", "control"})
 
     def __init__(self, in_channels: int, out_channels: int, image_size: int, **options: Any) -> None:
         super().__init__()
@@ -142,6 +144,7 @@ class UNet(Backbone):
         self.conv_in = nn.Conv2d(in_channels + parts.image_channels, parts.channels, 3, padding=1)
         self.down, skips = parts.down(levels)
         width = skips[-1]
+        self.widths = [*skips, width]
         self.middle = parts.middle(width, middle_attends)
         self.up = nn.ModuleList()
         for level in reversed(levels):
@@ -161,29 +164,21 @@ class UNet(Backbone):
         return self._factor if self.options.pad_end else 1
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition | None = None) -> Tensor:
-        return self._forward_images(x, c_noise, Condition() if cond is None else cond)
+        cond = Condition() if cond is None else cond
+        return self._forward_images(x, c_noise, cond, added=self.added(x, c_noise, cond))
 
-    def _forward_images(self, x: Tensor, c_noise: Tensor, cond: Condition, clips: Clips | None = None) -> Tensor:
+    def _forward_images(
+        self, x: Tensor, c_noise: Tensor, cond: Condition, clips: Clips | None = None, added: Sequence[Tensor] = ()
+    ) -> Tensor:
         """Return the output for images, or for the frames of clips as images, (B, C, H, W), each with its own time.
 
-        ``clips`` divides the frames into clips for the layers over time; None: x are images.
+        ``clips`` divides the frames into clips for the layers over time; None: x are images. ``added`` is added to the
+        maps of the first half.
         """
-        emb = self.embed_time(self.sinusoids(c_noise).to(x.dtype))  # (B, E)
-        for vector in self.embed_condition(cond, len(x)):
-            emb = emb + vector
-        emb = functional.silu(emb)
-        context = () if self.context is None else self.context(cond.tokens, cond.token_mask, cond.is_null, len(x))
-        skips = [self.conv_in(with_image(x, cond, self.options.image_channels))]  # (B, C, H, W)
-        for module in self.down:
-            if isinstance(module, ResidualStage):
-                skips.append(self._run(module, skips[-1], emb, *context, clips=clips))
-            else:
-                skips.append(self._run(module, skips[-1], emb))
-        h = skips[-1]
+        maps, emb, context = self._first_half(x, c_noise, cond, clips)
+        *skips, h = with_added(maps, added)
         if self.options.skip_scale != 1:
             skips = [self.options.skip_scale * skip for skip in skips]
-        for module in self.middle:
-            h = self._run(module, h, emb, *context, clips=clips)
         for module in self.up:
             if isinstance(module, ResidualStage):
                 h = self._run(module, torch.cat([h, skips.pop()], dim=1), emb, *context, clips=clips)
@@ -191,6 +186,45 @@ class UNet(Backbone):
                 h = self._run(module, h, emb, skips[-1].shape[-2:])
         h = torch.cat([h, *skips], dim=1) if skips else h
         return self.conv_out(functional.silu(self.norm_out(h)))  # (B, out_channels, H, W)
+
+    def _first_half(
+        self, x: Tensor, c_noise: Tensor, cond: Condition, clips: Clips | None = None, hint: Tensor | None = None
+    ) -> tuple[list[Tensor], Tensor, tuple[Tensor | None, ...]]:
+        """Return the maps on the way down and that of the middle, the embedding of time, and the context and its mask.
+
+        ``hint`` is added to the first of the maps, (B, C', H, W).
+        """
+        emb = self.embed_time(self.sinusoids(c_noise).to(x.dtype))  # (B, E)
+        for vector in self.embed_condition(cond, len(x)):
+            emb = emb + vector
+        emb = functional.silu(emb)
+        context = () if self.context is None else self.context(cond.tokens, cond.token_mask, cond.is_null, len(x))
+        first = self.conv_in(with_image(x, cond, self.options.image_channels))
+        maps = [first if hint is None else first + hint]  # (B, C', H, W)
+        for module in self.down:
+            if isinstance(module, ResidualStage):
+                maps.append(self._run(module, maps[-1], emb, *context, clips=clips))
+            else:
+                maps.append(self._run(module, maps[-1], emb))
+        h = maps[-1]
+        for module in self.middle:
+            h = self._run(module, h, emb, *context, clips=clips)
+        return [*maps, h], emb, context
+
+    def first_half(self, x: Tensor, c_noise: Tensor, cond: Condition, hint: Tensor) -> list[Tensor]:
+        """Return the maps on the way down and that of the middle, of images x (B, C, H, W).
+
+        Args:
+            x, c_noise, cond: the arguments of the network.
+            hint: what is added to the map of the first convolution, (B, C', H, W).
+        """
+        return self._first_half(x, c_noise, cond, hint=hint)[0]
+
+    def copied_half(self, blocks: int | None = None) -> FirstHalf:
+        if blocks is not None:
+            raise ValueError(f"a U-Net is copied as far as its middle: leave out the number of blocks, {blocks}")
+        network = copied_without(self, "up", "norm_out", "conv_out")
+        return FirstHalf(network, self.widths, self.widths[0], factor=1, tokens=False)
 
     def stages(self) -> list[ResidualStage]:
         """Return all residual stages in the order in which they run; a stage is a residual block with its attention."""

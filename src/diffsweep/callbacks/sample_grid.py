@@ -45,7 +45,7 @@ class SampleGrid(Callback, Part):
         """Return in words what the samples of a grid are to show: their classes or captions, if any."""
         if not isinstance(pl_module, DiffusionModel) or data is None:
             return ""
-        request = pl_module.conditioning.request(torch.arange(self.num_samples), data.split("val"))
+        request = pl_module.request_for(torch.arange(self.num_samples), data.split("val"))
         if "caption" in request:
             return ": " + "; ".join(map(str, request["caption"]))
         return f": classes {' '.join(map(str, request['label'].tolist()))}" if "label" in request else ""

@@ -8,6 +8,7 @@ guidance has a null condition.
 from diffsweep.conditioning.base import Conditioning
 from diffsweep.conditioning.class_label import ClassLabel
 from diffsweep.conditioning.class_token import ClassToken
+from diffsweep.conditioning.control import ControlImages
 from diffsweep.conditioning.image import ImageConditioning, ImageFeatures
 from diffsweep.conditioning.none import Unconditional
 from diffsweep.conditioning.pretrained_text import CLIPTextEncoder, T5TextEncoder
@@ -21,6 +22,7 @@ __all__ = [
     "ClassLabel",
     "ClassToken",
     "Conditioning",
+    "ControlImages",
     "Encoded",
     "ImageConditioning",
     "ImageFeatures",

@@ -12,13 +12,16 @@ from diffsweep.degradations.jpeg import Jpeg
 from diffsweep.degradations.mask import Border, Box, Mask, Strokes
 from diffsweep.degradations.noise import GaussianNoise
 from diffsweep.degradations.one_of import OneOf
+from diffsweep.degradations.segments import BoundingBox, Edges, Segmentation
 
 __all__ = [
     "Blur",
     "Border",
+    "BoundingBox",
     "Box",
     "Degradation",
     "Downsampling",
+    "Edges",
     "GaussianNoise",
     "Greyscale",
     "Jpeg",
@@ -26,5 +29,6 @@ __all__ = [
     "Mask",
     "OneOf",
     "Range",
+    "Segmentation",
     "Strokes",
 ]

@@ -21,11 +21,13 @@ class Degradation(Part, ABC):
     Attributes:
         extra_channels: the channels of :meth:`image` beside those of x: 1 for the mask of masked images, else 0.
         side_multiple: what must divide the height and the width of x.
+        binary: whether the degraded images have two values alone, -1 and 1, as those of edges.
         random: whether :meth:`image` draws random numbers, so that it requires ``noise``.
     """
 
     extra_channels: int = 0
     side_multiple: int = 1
+    binary: bool = False
     random: bool = False
 
     @abstractmethod

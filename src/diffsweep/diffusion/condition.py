@@ -137,7 +137,10 @@ class Condition:
         token_mask: bool, (B, L): True for tokens that are used, False for padding.
         image: an image of the sample's size that is concatenated to the network's input, (B, C, H, W); for clips one
             for all frames, or one for each, (B, C, F, H, W).
-        control: the input of a control network (ControlNet), of the shapes of ``image``.
+        control: the images that control networks read (ControlNet, arXiv:2302.05543), side by side on the axis of
+            channels, (B, C, H, W), in pixels also where x are latents.
+        control_weight: factors of what control networks add in each row, (B,); None: 1. Given here, it is 0 in the
+            opposite of a condition, which is then without control.
         is_null: bool, (B,): True for rows for which the network takes the null condition instead of the other parts;
             None if no row is null.
         scalars: numbers such as image sizes, (B, S), of which the backbone takes Fourier features.
@@ -157,6 +160,7 @@ class Condition:
     token_mask: Tensor | None = None
     image: Tensor | None = None
     control: Tensor | None = None
+    control_weight: Tensor | None = None
     is_null: Tensor | None = None
     scalars: Tensor | None = None
     independent: Tensor | None = None
@@ -223,10 +227,13 @@ class Condition:
         In both, the parts that are ``kept`` are those of this condition, and so are ``independent`` and ``known``,
         since they are about x itself.
         """
+        without: dict[str, Any] = (
+            {} if self.control_weight is None else {"control_weight": torch.zeros_like(self.control_weight)}
+        )
         if self.negative is None:
-            return self.null()
+            return replace(self.null(), **without)
         names = (*_PARTS_ABOUT_X, *self.kept)
-        of_x: dict[str, Any] = {name: part for name, part in self._parts() if name in names}
+        of_x: dict[str, Any] = {name: part for name, part in self._parts() if name in names} | without
         return replace(self.negative, **of_x, kept=self.kept) if of_x else self.negative
 
     def of_frames(self, frames: int) -> "Condition":

@@ -9,6 +9,7 @@ from diffsweep.layers.across_frames import (
 )
 from diffsweep.layers.attention import Attend, Pointwise, SelfAttention2d, linear_attention
 from diffsweep.layers.conditions import ClassEmbedding, ConditionEmbedding, TokenContext, with_image
+from diffsweep.layers.control import ControlBranch, FirstHalf, added_by, with_added
 from diffsweep.layers.distributed import distributed
 from diffsweep.layers.embeddings import SinusoidalEmbedding
 from diffsweep.layers.injection import (
@@ -71,9 +72,11 @@ __all__ = [
     "Clips",
     "ConditionEmbedding",
     "ContextEmbedding",
+    "ControlBranch",
     "CrossAttention",
     "Downsample",
     "FeaturePlace",
+    "FirstHalf",
     "Injectable",
     "InjectedKind",
     "Modulation",
@@ -94,6 +97,7 @@ __all__ = [
     "TimeEmbedding",
     "TokenContext",
     "Upsample",
+    "added_by",
     "axial_rotation",
     "clips_of",
     "distributed",
@@ -127,6 +131,7 @@ __all__ = [
     "token_norm",
     "unpatchify",
     "weights_hash",
+    "with_added",
     "with_image",
     "zero_init",
 ]

@@ -156,7 +156,7 @@ class CascadeModel(DiffusionModel):
 
         For a request, ``lower`` is the condition under which the lower stage draws the images.
         """
-        own = self.conditioning(batch, noise) or Condition()
+        own = self.conditioned(batch, noise) or Condition()
         if "x" not in batch:
             return replace(own, lower=self.cascade.base.condition_of(batch), kept=KEPT)
         x = batch["x"]

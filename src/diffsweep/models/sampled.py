@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diffsweep import pictures
 from diffsweep.autoencoders import Autoencoder
-from diffsweep.conditioning import Conditioning
+from diffsweep.conditioning import Conditioning, ControlImages
 from diffsweep.datasets import Batch, ImageData, Samples
 from diffsweep.diffusion import Condition, Denoiser, NetworkDenoiser, Noise, Stream, add_noise, prior
 from diffsweep.models.timed import TimedModel
@@ -27,11 +27,13 @@ class SampledModel(TimedModel):
     Attributes:
         denoiser: the denoiser that is trained.
         conditioning: maps a batch of data, or a request, to its :class:`~diffsweep.diffusion.Condition` or to None.
+        control: the images that the network's control networks read; None without such networks.
         autoencoder: maps pixels to the space of x_0 and back; the identity for diffusion in pixels.
         sampler: integrates from noise at t = 1 to samples at t = 0.
         guidance: wraps the denoiser for sampling; called as ``guidance(denoiser, times=...)`` with the sampler's times.
     """
 
+    control: ControlImages | None = None
     denoiser: NetworkDenoiser
     conditioning: Conditioning
     autoencoder: Autoencoder
@@ -75,8 +77,17 @@ class SampledModel(TimedModel):
             The request, a batch without ``x`` that states what each sample is to show (such as its ``label``), and the
             condition that the network takes for it, or None.
         """
-        request = self.conditioning.request(indices, samples)
+        request = self.request_for(indices, samples)
         return request, self.condition_of(request)
+
+    def request_for(self, indices: Tensor, samples: Samples | None) -> Batch:
+        """Return the request of :meth:`request` alone: that of the conditioning, with control images, if any are read.
+
+        Args:
+            indices, samples: see :meth:`request`; without ``samples`` it has no control images.
+        """
+        request = self.conditioning.request(indices, samples)
+        return request if self.control is None else {**request, **self.control.request(indices, samples)}
 
     @torch.no_grad()
     def condition_of(self, batch: Batch) -> Condition | None:
@@ -93,7 +104,16 @@ class SampledModel(TimedModel):
             batch: samples with their annotations, or a request, on the model's device.
             noise: the random numbers of training samples, by which conditions are dropped; None drops none.
         """
-        return self.autoencoder.condition_in_space(self.conditioning(batch, noise))
+        return self.autoencoder.condition_in_space(self.conditioned(batch, noise))
+
+    def conditioned(self, batch: Batch, noise: Noise | None = None) -> Condition | None:
+        """Return the condition of the conditioning for a batch, with control images beside it, if any are read.
+
+        Args:
+            batch, noise: see :meth:`condition`.
+        """
+        cond = self.conditioning(batch, noise)
+        return cond if self.control is None else self.control.condition(cond, batch, noise)
 
     def completed(self, cond: Condition | None, noise: Noise) -> Condition | None:
         """Return the condition with what other models draw for it; here the condition as it is.
@@ -203,7 +223,7 @@ class SampledModel(TimedModel):
             count: the number of samples.
             data: as of :meth:`show`.
         """
-        request = self.conditioning.request(torch.arange(count), None if data is None else data.deferred("val"))
+        request = self.request_for(torch.arange(count), None if data is None else data.deferred("val"))
         return partial(pictures.grid, labels=self.conditioning.described(request))
 
     @torch.no_grad()

@@ -117,7 +117,10 @@ class Loaded:
         if num_samples < 1 or batch_size < 1:
             raise UserError(f"num_samples and batch_size must be at least 1, not {num_samples} and {batch_size}")
         model, indices = self.model, torch.arange(num_samples)
-        request = self._conditioning(conditions).request(indices, build_data_if_found(self.cfg).deferred("val"))
+        samples = build_data_if_found(self.cfg).deferred("val")
+        request = self._conditioning(conditions).request(indices, samples)
+        if model.control is not None:
+            request |= model.control.request(indices, samples)
         drawn = drawn_in_batches(model, num_samples, batch_size, lambda rows: model.start(indices[rows], seed), request)
         return drawn.x
 

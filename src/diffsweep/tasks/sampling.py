@@ -55,7 +55,7 @@ class Job(NamedTuple):
             Values of N rows by name; an empty batch for a model without conditions.
         """
         samples = self.data.deferred("val")
-        request = self.model.conditioning.request(indices, samples)
+        request = self.model.request_for(indices, samples)
         if source == "data":
             request |= {name: part for name, part in samples[indices].items() if name in request}
         return request
@@ -105,7 +105,7 @@ def draw(model: DiffusionModel, num_samples: int, seed: int, batch_size: int, da
         data: the data of the model, for a model that takes what it is to show from held-out samples, such as captions.
     """
     own = torch.cat([torch.arange(0), *share_of(torch.arange(num_samples).split(batch_size))])
-    request = model.conditioning.request(own, None if data is None else data.deferred("val"))
+    request = model.request_for(own, None if data is None else data.deferred("val"))
     return drawn_in_batches(model, len(own), batch_size, lambda rows: model.start(own[rows], seed), request)
 
 
@@ -124,7 +124,7 @@ def joined(drawn: Drawn, num_samples: int, batch_size: int, model: DiffusionMode
     parts = gathered(drawn.x.split(batch_size) if len(drawn.x) else [])
     if not is_first():
         return drawn
-    request = model.conditioning.request(torch.arange(num_samples), data.deferred("val"))
+    request = model.request_for(torch.arange(num_samples), data.deferred("val"))
     return Drawn(torch.cat(parts), drawn.seconds + time.perf_counter() - begin, drawn.evaluations, request)
 
 
