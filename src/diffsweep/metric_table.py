@@ -94,6 +94,8 @@ METRICS = {
     "bounce_violations": Metric("bounce violations", LOWER, "{:.1%}"),
     "caption_accuracy": Metric("caption accuracy", HIGHER, "{:.1%}"),
     "caption_accuracy_held_out": Metric("caption accuracy, held out", HIGHER, "{:.1%}"),
+    "control_iou": Metric("control IoU", HIGHER, "{:.3f}"),
+    "control_error": Metric("control error", LOWER, "{:.2f}"),
     "copy_ratio": Metric("copy ratio", 1.0, "{:.3f}"),
     "accuracy": Metric("accuracy", HIGHER, "{:.2%}"),
     "cross_entropy": Metric("cross-entropy", LOWER, "{:.4f}"),

@@ -38,7 +38,7 @@ class SampleGrid(Callback, Part):
         shown = pl_module.show(self.num_samples, data, self.seed, self.steps)
         path = self.folder / f"step_{trainer.global_step:06d}"
         files = pictures.save_shown(pl_module.drawing(self.num_samples, data), shown, path)
-        caption = f"{len(shown[0])} samples at step {trainer.global_step}{self._requested(pl_module, data)}"
+        caption = f"{len(shown[-1])} samples at step {trainer.global_step}{self._requested(pl_module, data)}"
         log_picture(trainer.loggers, "samples", files[0], trainer.global_step, caption)
 
     def _requested(self, pl_module: Any, data: Any) -> str:

@@ -9,7 +9,8 @@ So training starts from f itself, and yet it learns: :math:`\partial L / \partia
 not zero, only :math:`\partial L / \partial h = W^T \partial L / \partial Z` is, until the first step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -75,8 +76,8 @@ class ControlBranch(nn.Module):
         first: the first of these channels in the condition's ``control``, which holds the images of all branches.
         factor: the side of control images, in pixels, over that of x, which is 1 unless x are latents.
         weight: w, the factor of what is added; with 0 the controlled network is as without the branch, to the bit.
-        interval: the least and the most number for the time, as the network reads it, at which the branch adds
-            anything; None for all times.
+        interval: returns the least and the most number for the time, as the network reads it, at which the branch adds
+            anything; it is called once, at the first use. None for all times.
         guess: whether the features have factors that grow from 0.1 for the first to 1 for the last, evenly in their
             logarithms, so that a control image alone, without a text, gives an image (the guess mode of ControlNet).
     """
@@ -88,7 +89,7 @@ class ControlBranch(nn.Module):
         first: int = 0,
         factor: int = 1,
         weight: float = 1.0,
-        interval: tuple[float, float] | None = None,
+        interval: Callable[[], tuple[float, float]] | None = None,
         guess: bool = False,
     ) -> None:
         super().__init__()
@@ -98,8 +99,13 @@ class ControlBranch(nn.Module):
         self.hint = Hint(channels, half.width, factor * half.factor)
         zero = [nn.Linear(size, size) if half.tokens else nn.Conv2d(size, size, 1) for size in half.widths]
         self.zero = nn.ModuleList(zero_init(each) for each in zero)
-        levels = torch.logspace(torch.tensor(GUESSED).log10().item(), 0, len(zero)).tolist()
-        self.levels = levels if guess else [1.0] * len(zero)
+        last = max(len(zero) - 1, 1)
+        self.levels = [GUESSED ** ((last - i) / last) if guess else 1.0 for i in range(len(zero))]
+
+    @cached_property
+    def limits(self) -> tuple[float, float] | None:
+        """The result of ``interval``; None for all times."""
+        return None if self.interval is None else self.interval()
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Condition) -> list[Tensor]:
         """Return what is added to each feature of the network, like the features; an empty list for nothing.
@@ -127,8 +133,8 @@ class ControlBranch(nn.Module):
         if cond.control is None or self.weight == 0:
             return None
         factor: float | Tensor = self.weight
-        if self.interval is not None:
-            inside = (c_noise >= self.interval[0]) & (c_noise <= self.interval[1])
+        if self.limits is not None:
+            inside = (c_noise >= self.limits[0]) & (c_noise <= self.limits[1])
             if c_noise.device.type == "cpu" and not inside.any():  # a GPU would have to be waited for
                 return None
             factor = factor * inside

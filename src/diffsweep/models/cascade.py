@@ -158,7 +158,7 @@ class CascadeModel(DiffusionModel):
         """
         own = self.conditioned(batch, noise) or Condition()
         if "x" not in batch:
-            return replace(own, lower=self.cascade.base.condition_of(batch), kept=KEPT)
+            return replace(own, lower=self.cascade.base.condition_of(batch), kept=(*own.kept, *KEPT))
         x = batch["x"]
         counted = Noise(0, batch.get("index", torch.arange(len(x), device=x.device))) if noise is None else noise
         return self._with(own, self.cascade.of_data(x, counted, training=noise is not None))
@@ -171,7 +171,9 @@ class CascadeModel(DiffusionModel):
 
     def _with(self, cond: Condition, given: Batch) -> Condition:
         """Return a condition with an image of the lower stage, encoded to the space of this model, and its time."""
-        return replace(cond, image=self.autoencoder.encode(given["image"]), scalars=given["scalars"], kept=KEPT)
+        return replace(
+            cond, image=self.autoencoder.encode(given["image"]), scalars=given["scalars"], kept=(*cond.kept, *KEPT)
+        )
 
 
 def blurred(x: Tensor, width: Tensor) -> Tensor:

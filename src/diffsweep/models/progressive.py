@@ -116,7 +116,7 @@ class ProgressiveDistillation(DistilledModel):
         """Return the solver of the teacher's steps: the given one in the first round, then the student's."""
         return self.sampler if self._former else self.teacher.sampler
 
-    def show(self, count: int, data: ImageData | None, seed: int, steps: int | None) -> tuple[Tensor]:
+    def show(self, count: int, data: ImageData | None, seed: int, steps: int | None) -> tuple[Tensor, ...]:
         return super().show(count, data, seed, steps if self._trainer is None else self.steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -202,8 +202,19 @@ class SampledModel(TimedModel):
         pixels = self.autoencoder.decode(x_0)
         return pixels if cond is None or cond.pasted is None else cond.pasted(pixels)
 
-    def show(self, count: int, data: ImageData | None, seed: int, steps: int | None) -> tuple[Tensor]:
-        """Return the first ``count`` samples of a seed in pixels, a tuple of one tensor, to be shown in training.
+    def agreement(self, x: Tensor, request: Batch) -> dict[str, float]:
+        """Return how well samples agree with the control images that they were drawn for, by name; else nothing.
+
+        See :meth:`~diffsweep.conditioning.ControlImages.agreement`.
+
+        Args:
+            x: samples in pixels, (B, C, H, W).
+            request: what was requested of them.
+        """
+        return {} if self.control is None or "control" not in request else self.control.agreement(x, request["control"])
+
+    def show(self, count: int, data: ImageData | None, seed: int, steps: int | None) -> tuple[Tensor, ...]:
+        """Return the first ``count`` samples of a seed in pixels, to be shown in training, after their control images.
 
         Args:
             count: the number of samples, which have the indices 0 to ``count`` - 1.
@@ -213,18 +224,27 @@ class SampledModel(TimedModel):
         """
         sampler = self.sampler if steps is None else self.sampler.with_steps(steps)
         indices = torch.arange(count)
-        _, cond = self.request(indices, None if data is None else data.deferred("val"))
-        return (self.sample(indices, seed, cond, sampler),)
+        request, cond = self.request(indices, None if data is None else data.deferred("val"))
+        return (*self.control_pictures(request), self.sample(indices, seed, cond, sampler))
+
+    def control_pictures(self, request: Batch) -> list[Tensor]:
+        """Return the control images of a request as pictures, (B, C, H, W) for each control network; none without."""
+        return [] if self.control is None or "control" not in request else self.control.pictures(request["control"])
 
     def drawing(self, count: int, data: ImageData | None) -> Callable[..., Image.Image]:
-        """Return a function that draws the result of :meth:`show` as a grid, each sample below its class or caption.
+        """Return a function that draws the result of :meth:`show`, each sample below its class or caption.
+
+        Samples are in a grid, or in rows below their control images.
 
         Args:
             count: the number of samples.
             data: as of :meth:`show`.
         """
         request = self.request_for(torch.arange(count), None if data is None else data.deferred("val"))
-        return partial(pictures.grid, labels=self.conditioning.described(request))
+        labels, control = self.conditioning.described(request), self.control_pictures(request)
+        if not control:
+            return partial(pictures.grid, labels=labels)
+        return partial(pictures.rows, names=[*["control"] * len(control), "sample"], labels=[labels])
 
     @torch.no_grad()
     def invert(

@@ -98,7 +98,7 @@ def measure_diffusion(cfg: DictConfig, model: DiffusionModel, data: ImageData, f
         return Measured({}, None)
     if metrics is not None and drawn is not None:
         speed = {"images_per_second": len(drawn.x) / drawn.seconds, "network_evaluations": drawn.evaluations}
-        numbers.update(metrics(drawn.x, data, drawn.request, found), **speed)
+        numbers.update(metrics(drawn.x, data, drawn.request, found), **model.agreement(drawn.x, drawn.request), **speed)
         if (real := numbers.get("real_samples", len(drawn.x))) < len(drawn.x):
             print(
                 f"warning: the data have only {real:.0f} real samples to put in the place of {len(drawn.x)} generated "

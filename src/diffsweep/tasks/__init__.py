@@ -1,6 +1,7 @@
 """Tasks of ``sample.py``, which are uses of a trained model; ``conf/task/`` has an option for each."""
 
 from diffsweep.tasks.base import Task
+from diffsweep.tasks.control import Control
 from diffsweep.tasks.counterfactual import Counterfactual
 from diffsweep.tasks.double_rate import DoubleRate
 from diffsweep.tasks.edit import Edit
@@ -15,6 +16,7 @@ from diffsweep.tasks.translate import Translate
 from diffsweep.tasks.upscale import Upscale
 
 __all__ = [
+    "Control",
     "Counterfactual",
     "DoubleRate",
     "Drawn",

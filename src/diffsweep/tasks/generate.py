@@ -11,7 +11,7 @@ from diffsweep.guidance import Guidance
 from diffsweep.samplers import Sampler
 from diffsweep.tasks.base import Task
 from diffsweep.tasks.sampling import Drawn, Job, trajectory
-from diffsweep.tasks.showing import sampling_of, show_grid, show_restored
+from diffsweep.tasks.showing import sampling_of, show_controlled, show_grid, show_restored
 
 
 class Generate(Task):
@@ -20,7 +20,8 @@ class Generate(Task):
     ``grid.png`` shows them below their classes or captions; more than 100 have several pages, ``grid_1.png`` and so on
     (for clips ``grid.gif``, and ``.mp4`` if PyAV is installed). ``trajectory.gif`` shows how the first 16 form from
     t = 1 to 0. ``restored.png``, of a model that restores degraded images, has what it reads, its samples, the original
-    images and the difference in rows.
+    images and the difference in rows. ``controlled.png``, of a model with control networks, has their images and the
+    samples in rows.
 
     Args:
         seeds: the seeds of the samples: one sample of each, the one that ``num_samples=1`` gives for this seed. None:
@@ -58,5 +59,7 @@ class Generate(Task):
         shown = show_grid(job, drawn.x, labels, "grid", f"samples {sampling_of(job.model)}")
         if "clean" in drawn.request:
             show_restored(job, drawn)
+        if "control" in drawn.request:
+            show_controlled(job, drawn)
         trajectory(job.model, job.data, job.folder / "trajectory.gif", seed_of(slice(16)), indices[:16])
         return drawn, f"{len(drawn.x)} samples{shown}"

@@ -130,6 +130,27 @@ def show_restored(job: Job, drawn: Drawn) -> str:
     return show_rows(job, sets, "restored", f"images restored {sampling_of(job.model)}")
 
 
+def show_controlled(job: Job, drawn: Drawn) -> str:
+    """Save ``controlled.png`` with samples below the control images that they were drawn for.
+
+    Args:
+        job: the task's job.
+        drawn: samples of a model with control networks; their request may have ``clean``, the images from which the
+            control images were made, for a last row.
+
+    Returns:
+        A text about the pages: see :func:`show_rows`.
+    """
+    request, words = drawn.request, job.model.conditioning.described(drawn.request)
+    control = job.model.control_pictures(request)
+    names = ["control"] if len(control) == 1 else [f"control {number}" for number in range(1, len(control) + 1)]
+    sets: list[tuple[str, Tensor, Sequence[str]]] = [(*pair, ()) for pair in zip(names, control, strict=True)]
+    sets = [(*sets[0][:2], words), *sets[1:], ("sample", drawn.x, ())]
+    if "clean" in request:
+        sets.append(("original", request["clean"].cpu(), ()))
+    return show_rows(job, sets, "controlled", f"samples {sampling_of(job.model)}")
+
+
 def tracked_pages(pages: Sequence[pictures.Page]) -> Iterable[pictures.Page]:
     """Yield pages, and show the progress of drawing them if they are several."""
     return tracked(pages, "drawing pictures", "page") if len(pages) > 1 else pages
