@@ -79,7 +79,7 @@ def test_agreement_is_one_for_the_images_themselves_and_counts_pixels(samples):
     assert abs(control.agreement(moved, wanted)["control_iou"] - expected) < 1e-6
     flat = torch.zeros(6, 3, 16, 16)
     alone = ControlImages([Segmentation()], 3, 16)
-    assert alone.agreement(flat, alone.of(flat))["control_iou"] == 1  # nothing asked, nothing drawn
+    assert alone.agreement(flat, alone.of(flat))["control_iou"] == 1  # nothing requested, nothing drawn
     assert alone.agreement(flat, alone.of(x))["control_iou"] == 0
 
 

@@ -36,7 +36,12 @@ class Adaptation(Borrowed[Model], ABC):
         train: patterns of the names of those weights of the base that train, such as ``denoiser.backbone.middle.*``.
         whole: whether checkpoints have the frozen weights too, so that the adapted model can be loaded without its
             base.
+
+    Attributes:
+        requires_pixels: whether training needs the images themselves, even if diffusion is in latents.
     """
+
+    requires_pixels = False
 
     def __init__(
         self,
@@ -138,6 +143,16 @@ def has_all_weights(settings: Mapping[str, Any]) -> bool:
     """
     train = settings.get("train")
     return "base" not in settings or bool(settings.get("whole")) or (train is not None and tuple(train) == ALL)
+
+
+def own_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those settings of a group ``adaptation`` that not all of its options have, on which samples may depend.
+
+    Args:
+        settings: the group; empty, or without a base, if nothing is adapted, and none remains.
+    """
+    shared = ("_target_", "base", "run", "weights", "train", "whole")
+    return {name: value for name, value in settings.items() if "base" in settings and name not in shared}
 
 
 def plain_weights(model: Model) -> Mapping[str, Tensor]:

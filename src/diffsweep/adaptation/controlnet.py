@@ -6,6 +6,7 @@ that it reads. Several control networks of one base can be joined in one model.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -17,10 +18,11 @@ from torch import Tensor
 from diffsweep.adaptation.base import Adaptation
 from diffsweep.conditioning import ControlImages
 from diffsweep.degradations import Degradation
-from diffsweep.diffusion import NetworkDenoiser
+from diffsweep.diffusion import Prediction
 from diffsweep.errors import UserError
 from diffsweep.layers import ControlBranch
 from diffsweep.models import DiffusionModel, Model
+from diffsweep.schedules import Schedule
 
 CONTROLS = "denoiser.backbone.controls."  # how the names of a control network's weights begin
 
@@ -46,6 +48,8 @@ class ControlNet(Adaptation):
     Raises:
         ValueError: images that cannot be so degraded, or a setting that is out of its range.
     """
+
+    requires_pixels = True
 
     def __init__(
         self,
@@ -74,7 +78,7 @@ class ControlNet(Adaptation):
         """
         if not isinstance(model, DiffusionModel):
             raise UserError(f"a control network steers samples, and {type(model).__name__} draws none")
-        network = model.denoiser.backbone
+        denoiser, network = model.denoiser, model.denoiser.backbone
         try:
             if "control" not in getattr(network, "supports", ()):
                 raise ValueError(f"{type(network).__name__} cannot be controlled; use a run of backbone=unet or dit")
@@ -87,7 +91,7 @@ class ControlNet(Adaptation):
             self.images.sizes[0],
             factor=model.autoencoder.factor,
             weight=self.weight,
-            interval=None if always else partial(_as_read, model.denoiser, self.interval),
+            interval=None if always else partial(_as_read, denoiser.prediction, denoiser.schedule, self.interval),
             guess=self.guess,
         )
         add_control(model, branch, self.images)
@@ -96,16 +100,18 @@ class ControlNet(Adaptation):
         return {name: weight for name, weight in model.state_dict().items() if not name.startswith(CONTROLS)}
 
     def join(self, model: DiffusionModel, trained: DiffusionModel, weight: float) -> None:
-        """Add the control networks of a trained model to another model of the same base, with a weight.
+        """Add copies of the control networks of a trained model to another model of the same base, with a weight.
 
         Args:
             model: the model that gets them, beside those that it has.
-            trained: the trained model, as this adaptation has changed it; it shares its control networks afterwards.
+            trained: the trained model, as this adaptation has changed it.
             weight: the factor of what they add.
         """
         assert trained.control is not None
-        branches = [module for module in trained.denoiser.backbone.controls if isinstance(module, ControlBranch)]  # type: ignore[union-attr]
+        controls: Any = trained.denoiser.backbone.controls
+        branches = [module for module in controls if isinstance(module, ControlBranch)]
         for branch, degradation in zip(branches, trained.control.degradations, strict=True):
+            branch = copy.deepcopy(branch)
             branch.weight = weight
             images = ControlImages([degradation], self.images.channels, self.images.image_size, trained.control.guess)
             add_control(model, branch.to(model.device), images)
@@ -125,8 +131,7 @@ def add_control(model: DiffusionModel, branch: ControlBranch, images: ControlIma
     model.denoiser.backbone.controls.append(branch)  # type: ignore[union-attr, operator]
 
 
-def _as_read(denoiser: NetworkDenoiser, interval: Sequence[float]) -> tuple[float, float]:
-    """Return two times as the network of a denoiser reads them, the lesser number first."""
-    t = torch.tensor(interval, dtype=torch.float64)
-    least, most = sorted(denoiser.prediction.c_noise(denoiser.schedule, t).tolist())
+def _as_read(prediction: Prediction, schedule: Schedule, interval: Sequence[float]) -> tuple[float, float]:
+    """Return two times as a network reads them, the lesser number first."""
+    least, most = sorted(prediction.c_noise(schedule, torch.tensor(interval, dtype=torch.float64)).tolist())
     return least, most

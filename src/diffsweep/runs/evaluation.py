@@ -10,6 +10,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from diffsweep.adaptation import own_settings
 from diffsweep.configuration.build import build_likelihood, build_metrics
 from diffsweep.configuration.stage_nodes import portable
 from diffsweep.datasets import Batch, ImageData
@@ -170,13 +171,12 @@ def measure_likelihood(
     def encode(batch: Batch) -> tuple[Tensor, Condition | None]:
         return model.autoencoder.encode(batch["x"].to(model.device)), model.condition_of(batch)
 
-    schedule = model.denoiser.schedule
-    total = likelihood.calls(schedule, likelihood.count(samples))
+    total = likelihood.calls(model.denoiser.schedule, likelihood.count(samples))
     with evaluating(model), ProgressMeter("likelihood", total, "call") as progress:
         numbers, terms = likelihood(model.denoiser, samples, encode, model.autoencoder.levels, progress.update)
     if terms is not None:
-        rows = [f"{k},{bits:.8g}" for k, bits in enumerate(terms.tolist())]
-        write_text(folder / f"{TERMS}.csv", "\n".join(["k,bits_per_dim", *rows]) + "\n")
+        rows = ["k,bits_per_dim", *(f"{k},{bits:.8g}" for k, bits in enumerate(terms.tolist()))]
+        write_text(folder / f"{TERMS}.csv", "\n".join(rows) + "\n")
         if importlib.util.find_spec("matplotlib") is not None:
             plot_bound_terms(terms).savefig(folder / f"{TERMS}.png", dpi=120)
     return numbers
@@ -185,12 +185,12 @@ def measure_likelihood(
 def protocol(cfg: DictConfig, metrics: GenerationMetrics, data: ImageData) -> dict[str, Any]:
     """Return the settings, besides the model, that the metrics of samples depend on, by name.
 
-    They are those of the metrics, data, sampler, guidance, conditioning, variance, seed and precision. Numbers of equal
-    protocols can be compared.
+    They are those of the metrics, data, sampler, guidance, conditioning, adaptation, variance, seed and precision.
+    Numbers of equal protocols can be compared.
     """
-    sampler = OmegaConf.to_container(cfg.sampler, resolve=True)
-    assert isinstance(sampler, dict)
+    sampler: Any = OmegaConf.to_container(cfg.sampler, resolve=True)
     settings = {str(key): value for key, value in sampler.items() if key != "_target_"}
+    own = own_settings(portable(OmegaConf.to_container(cfg.adaptation, resolve=True)))
     return {
         **metrics.protocol(),
         "data": data.fingerprint,
@@ -198,6 +198,7 @@ def protocol(cfg: DictConfig, metrics: GenerationMetrics, data: ImageData) -> di
         **settings,
         "guidance": portable(OmegaConf.to_container(cfg.guidance, resolve=True)),
         "conditioning": OmegaConf.to_container(cfg.conditioning, resolve=True),
+        **({"adaptation": own} if own else {}),
         "variance": cfg.prediction.variance,
         "resize": "none",
         "seed": cfg.seed,

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from diffsweep.autoencoders import Autoencoder
 from diffsweep.conditioning import ControlImages
-from diffsweep.datasets import Batch
 from diffsweep.diffusion import Noise
 from diffsweep.errors import UserError
 from diffsweep.guidance import Guidance
@@ -54,7 +53,11 @@ class Control(Task):
             raise UserError("the model has no control network; use a run of adaptation=controlnet")
         control, images = self._control(job, job.model.control)
         indices = torch.arange(len(control))
-        request: Batch = {**job.request(indices, self.sources[0]), "control": control}
+        if self.sources[0] == "data":
+            request = job.request(indices, "data")
+        else:  # held-out images are not read
+            request = job.model.conditioning.request(indices, job.data.deferred("val"))
+        request = {**request, "control": control}
         if images is not None:
             request["clean"] = images
         drawn = job.draw(len(indices), lambda rows: job.model.start(rows, job.seed), request)
@@ -68,7 +71,7 @@ class Control(Task):
         count = len(control.degradations)
         if len(self.sources) not in (1, count):
             raise UserError(
-                f"task.source has {len(self.sources)} sources, and the model has {count} control networks; give one "
+                f"task.source has {len(self.sources)} sources, and the model has {count} control network(s); give one "
                 "for each, or one for all"
             )
         sources = self.sources * count if len(self.sources) == 1 else self.sources
@@ -79,7 +82,7 @@ class Control(Task):
         ]
         if len({len(images) for images in loaded}) > 1:
             counts = " and ".join(str(len(images)) for images in loaded)
-            raise UserError(f"task.source: each control network needs as many images, and there are {counts}")
+            raise UserError(f"task.source: each control network needs as many images as the others, not {counts}")
         noise = Noise(0, torch.arange(len(loaded[0])))
         try:
             parts = [

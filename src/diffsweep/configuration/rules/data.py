@@ -36,8 +36,8 @@ def images_on_the_device_are_stored(cfg: DictConfig, parts: BuiltParts) -> str |
 
 def _latents_are_stored(parts: BuiltParts) -> bool:
     """Return whether training takes latents that are computed once in the place of images."""
-    space = parts.autoencoder
-    return isinstance(space, FirstStage) and space.cache and not parts.conditioning.requires_pixels
+    space, read = parts.autoencoder, (parts.conditioning, parts.adaptation)
+    return isinstance(space, FirstStage) and space.cache and not any(part and part.requires_pixels for part in read)
 
 
 @rule
