@@ -149,7 +149,7 @@ def own_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return those settings of a group ``adaptation`` that not all of its options have, on which samples may depend.
 
     Args:
-        settings: the group; empty, or without a base, if nothing is adapted, and none remains.
+        settings: the group; empty, or without a base, if nothing is adapted; then no setting is left.
     """
     shared = ("_target_", "base", "run", "weights", "train", "whole")
     return {name: value for name, value in settings.items() if "base" in settings and name not in shared}
