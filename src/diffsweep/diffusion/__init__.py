@@ -33,6 +33,15 @@ from diffsweep.diffusion.objective import DSM, SSM, VLB, Hybrid, Objective, Simp
 from diffsweep.diffusion.path import Move, joined, raised
 from diffsweep.diffusion.prediction import EDM, X0, Eps, Flow, Prediction, Score, V
 from diffsweep.diffusion.prediction_of_both import X0Eps
+from diffsweep.diffusion.preference import (
+    DPO,
+    KTO,
+    Compared,
+    Preference,
+    RewardWeighted,
+    Supervised,
+    implicit_accuracy,
+)
 from diffsweep.diffusion.probability_flow import integrate, log_snr_of, velocity
 from diffsweep.diffusion.process import (
     Step,
@@ -73,9 +82,11 @@ from diffsweep.diffusion.weighting import (
 )
 
 __all__ = [
+    "DPO",
     "DSM",
     "EDM",
     "INDEPENDENT",
+    "KTO",
     "P2",
     "SNR",
     "SPACINGS",
@@ -86,6 +97,7 @@ __all__ = [
     "BatchNoise",
     "Bound",
     "ClipNoise",
+    "Compared",
     "Condition",
     "ConsistencyPrediction",
     "Denoised",
@@ -123,8 +135,10 @@ __all__ = [
     "PixelMask",
     "PlainDenoiser",
     "Prediction",
+    "Preference",
     "Product",
     "ProgressiveNoise",
+    "RewardWeighted",
     "Score",
     "Separable",
     "SharedNoise",
@@ -136,6 +150,7 @@ __all__ = [
     "StepNoise",
     "Stratified",
     "Stream",
+    "Supervised",
     "TimeSampling",
     "TruncatedSNR",
     "Uniform",
@@ -150,6 +165,7 @@ __all__ = [
     "expand_to",
     "factor",
     "fresh_noise",
+    "implicit_accuracy",
     "in_numbers",
     "integrate",
     "joined",
