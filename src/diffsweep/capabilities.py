@@ -133,6 +133,33 @@ CAPABILITIES: dict[str, Capability] = {
         settings={"teacher": "teacher.scale=null", "guidance": "guidance=classifier_free"},
     ),
     "built_in_guidance": Capability("a guidance scale that the student has built in", ("teacher",)),
+    "base": Capability(
+        "a trained model to start from, which is its reference",
+        ("adaptation",),
+        choice="train.py from=RUN",
+        settings={"model": "model=ddpm"},
+    ),
+    "preferences": Capability(
+        "a loss of compared samples",
+        ("preference",),
+        users=("model",),
+        choice="preference=dpo",
+        settings={"preference": "preference=none", "model": "model=ddpm"},
+    ),
+    "comparisons": Capability(
+        "compared samples",
+        ("comparisons",),
+        users=("model",),
+        choice="comparisons=scored",
+        settings={"comparisons": "comparisons=none", "model": "model=ddpm"},
+    ),
+    "scores": Capability(
+        "a score of images",
+        ("scorer",),
+        users=("model",),
+        choice="scorer=attribute",
+        settings={"scorer": "scorer=none", "comparisons": "comparisons=parquet"},
+    ),
     "time_pairs": Capability(
         "neighbouring times at which a consistency function is compared with itself",
         ("discretisation",),

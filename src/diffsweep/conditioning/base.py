@@ -141,9 +141,18 @@ class Conditioning(nn.Module, Part, ABC):
             return None
         if "negative" in batch:
             cond = replace(cond, negative=self.condition(batch["negative"]))
+        rows = self.dropped(noise)
+        return cond if rows is None else self.without(cond, rows)
+
+    def dropped(self, noise: Noise | None) -> Tensor | None:
+        """Return the rows of a training batch whose conditions are dropped, bool, (B,); None outside of training.
+
+        Args:
+            noise: the random numbers of the samples; None drops nothing, and the result is None.
+        """
         if self.training and self.dropout > 0 and noise is not None:
-            cond = self.without(cond, noise.uniform(stream=Stream.CONDITION) < self.dropout)
-        return cond
+            return noise.uniform(stream=Stream.CONDITION) < self.dropout
+        return None
 
     def without(self, cond: Condition, rows: Tensor) -> Condition:
         """Return the conditions of a batch with those of some rows replaced by the null condition.

@@ -3,6 +3,7 @@
 from diffsweep.datasets.arrow import Arrow
 from diffsweep.datasets.augmentation import RandomShift
 from diffsweep.datasets.base import ImageData
+from diffsweep.datasets.comparisons import StoredComparisons
 from diffsweep.datasets.decoded_images import DecodedImages
 from diffsweep.datasets.digits import Digits, load_digits
 from diffsweep.datasets.hub import Hub
@@ -35,6 +36,7 @@ __all__ = [
     "Shapes",
     "Split",
     "SpottedShapes",
+    "StoredComparisons",
     "StoredPairs",
     "VideoFolder",
     "WebDataset",

@@ -1,7 +1,7 @@
 """The base class of all datasets: the sizes of the data, their splits, and the loaders of training and validation."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -51,10 +51,13 @@ class ImageData(LightningDataModule, Part):
     Attributes:
         offset: added to the positions of all training samples; not 0 only in a run that was resumed with another number
             of samples in a step.
+        numbers: the names of the numbers that :meth:`read_numbers` reads from images.
 
     Raises:
         ValueError: ``batch_size`` is below 1 or ``num_workers`` below 0, or classes are to be balanced without labels.
     """
+
+    numbers: Sequence[str] = ()
 
     def __init__(
         self,
@@ -136,6 +139,19 @@ class ImageData(LightningDataModule, Part):
             requested, and ``held_out``, whether the requested pair of colour and shape never occurs in training.
         """
         return None
+
+    def read_numbers(self, x: Tensor) -> dict[str, Tensor]:
+        """Return numbers that a program reads from the pixels of images, such as the size of what they show.
+
+        Datasets whose images can be read override it and name the numbers in ``numbers``; here the result is empty.
+
+        Args:
+            x: generated images, (N, C, H, W) in [-1, 1].
+
+        Returns:
+            float64 tensors (N,) on the CPU by name: NaN where nothing is found in the image.
+        """
+        return {}
 
     def unchanged(self, x: Tensor, source: Tensor) -> dict[str, Tensor] | None:
         """Return whether each image still shows what the image that it was made from does; None if the data cannot.

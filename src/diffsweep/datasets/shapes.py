@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from diffsweep.datasets.samples import Batch, Samples
-from diffsweep.datasets.shapes_checker import read
+from diffsweep.datasets.shapes_checker import fit, read, reading_of
 from diffsweep.datasets.shapes_scene import (
     COLOURS,
     LEVELS,
@@ -99,6 +99,7 @@ class Shapes(SyntheticData):
     """
 
     classes: Sequence[str] = tuple(SHAPES)
+    numbers = SCALARS
 
     def __init__(
         self,
@@ -195,6 +196,16 @@ class Shapes(SyntheticData):
         right["colour_and_shape"] = right["colour"] & right["shape"]
         right["held_out"] = both & torch.isin(pair_number(requested.shape, requested.colour), self.held_out)
         return {name: value.to(x.device) for name, value in right.items()}
+
+    def read_numbers(self, x: Tensor) -> dict[str, Tensor]:
+        """Return the numbers of ``scalars`` as they are read from images by least squares: see the base class.
+
+        They are x and y of the shape's centre and its radius, in hundredths of the image's side.
+        """
+        scene = fit(x)
+        numbers = 100 * torch.cat([scene.centre, scene.radius[:, None]], dim=1)
+        numbers = numbers.where(reading_of(scene).found[:, None], torch.nan)
+        return dict(zip(SCALARS, numbers.unbind(1), strict=True))
 
     def unchanged(self, x: Tensor, source: Tensor) -> dict[str, Tensor] | None:
         # Where no shape is found in one of the images, nothing counts as unchanged.

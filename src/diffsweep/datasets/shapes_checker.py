@@ -88,7 +88,11 @@ def read(x: Tensor) -> Reading:
     ``found`` is True if the shape of :func:`fit` explains an energy above :data:`A_SHAPE`, its colour and the
     background are near colours of the palettes, and no second shape explains as much of the residual.
     """
-    found = fit(x)
+    return reading_of(fit(x))
+
+
+def reading_of(found: Fit) -> Reading:
+    """Return the shape, colour, position and size of fitted scenes, as :func:`read` does for their images."""
     off_colour, colour = torch.cdist(found.colour, _COLOURS).min(1)
     off_background, _ = torch.cdist(found.background, _BACKGROUNDS).min(1)
     position = torch.cdist(found.centre, CENTRES).argmin(1)

@@ -72,11 +72,12 @@ class Preference(Part, ABC):
 
     Attributes:
         uses_reference: whether the loss needs the losses of the reference.
-        needs_pairs: whether rows must have a winner and a loser; otherwise single samples with a score do too.
+        requires_pairs: whether rows must have a winner and a loser; otherwise single samples with a score do too.
     """
 
+    provides = frozenset({"preferences"})
     uses_reference = True
-    needs_pairs = False
+    requires_pairs = False
 
     @abstractmethod
     def __call__(self, compared: Compared) -> Tensor:
@@ -108,7 +109,7 @@ class DPO(Preference):
         ValueError: ``beta`` is not above 0.
     """
 
-    needs_pairs = True
+    requires_pairs = True
 
     def __init__(self, beta: float = 1000.0) -> None:
         self.beta = _positive("beta", beta)

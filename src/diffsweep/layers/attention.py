@@ -51,7 +51,8 @@ class Pointwise(nn.Conv2d):
         super().__init__(in_channels, out_channels, 1)
 
     def forward(self, input: Tensor) -> Tensor:
-        return functional.linear(input, self.weight.flatten(1), self.bias)
+        # Strided tokens would be multiplied by another kernel where the weight is frozen: a copy has the same bits.
+        return functional.linear(input.contiguous(), self.weight.flatten(1), self.bias)
 
 
 class SelfAttention2d(nn.Module):
