@@ -47,6 +47,9 @@ class Root:
     cascade: Any = MISSING
     teacher: Any = MISSING
     discretisation: Any = MISSING
+    preference: Any = MISSING
+    comparisons: Any = MISSING
+    scorer: Any = MISSING
     schedule: Any = MISSING
     noise: Any = MISSING
     prediction: Any = MISSING

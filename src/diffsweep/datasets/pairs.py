@@ -45,3 +45,8 @@ class StoredPairs(Samples):
 
     def to(self, device: torch.device) -> Samples:
         return StoredPairs(self.pairs.to(device), self.first, self.end, self.samples)
+
+
+def held_out(count: int) -> int:
+    """Return how many of a number of pairs are held out for validation: a twentieth, at least 1 and at most 1,000."""
+    return min(max(count // 20, 1), 1000)

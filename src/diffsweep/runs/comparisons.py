@@ -12,6 +12,7 @@ from torch import Tensor
 from diffsweep.configuration.build import device_of
 from diffsweep.configuration.stage_nodes import portable, saved_config
 from diffsweep.datasets import ImageData, StoredComparisons, open_latents, write_latents
+from diffsweep.datasets.pairs import held_out
 from diffsweep.errors import UserError
 from diffsweep.files import ContentError, make_once
 from diffsweep.layers import weights_hash
@@ -19,7 +20,6 @@ from diffsweep.metrics import identify
 from diffsweep.models import Model, PreferenceModel
 from diffsweep.models.comparisons import Rows
 from diffsweep.progress import ProgressMeter
-from diffsweep.runs.pairs import held_out
 
 SAMPLES, SCORES = "compared", "scores"
 

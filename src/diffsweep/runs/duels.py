@@ -11,11 +11,12 @@ from torch import Tensor
 from diffsweep import pictures
 from diffsweep.datasets import Batch, ImageData, rows_of
 from diffsweep.diffusion import Condition, Denoised, Noise
-from diffsweep.layers import evaluating
+from diffsweep.layers import evaluating, weights_hash
 from diffsweep.metrics.accuracy import ATTRIBUTES
 from diffsweep.models import DiffusionModel, PreferenceModel
 from diffsweep.progress import ProgressMeter
 
+AT_ONCE = 250  # samples that are drawn at once
 SHOWN = 24  # prompts of which the picture has both samples
 PICTURE = "against_the_reference.png"
 
@@ -33,10 +34,8 @@ class Duels(NamedTuple):
     request: Batch
 
 
-def measure_duels(
-    model: PreferenceModel, data: ImageData, seed: int, batch_size: int, folder: Path
-) -> dict[str, float]:
-    """Return the win rate of a model against its reference and by how much they differ; empty without a scorer.
+def measure_duels(model: PreferenceModel, data: ImageData, seed: int, folder: Path) -> dict[str, float]:
+    """Return the win rate of a model with a scorer against its reference, and by how much they differ.
 
     Both draw one sample for each of ``model.num_duels`` held-out prompts, by the model's sampler and guidance and from
     the same noise. The picture ``against_the_reference.png`` shows the first ones, the reference's above the model's.
@@ -45,7 +44,6 @@ def measure_duels(
         model: the model, in evaluation mode.
         data: the dataset, whose held-out annotations are requested.
         seed: the seed of the noise.
-        batch_size: samples that are drawn at once.
         folder: where the picture is written.
 
     Returns:
@@ -54,9 +52,8 @@ def measure_duels(
         ``colour_gain``, ``shape_gain``, ``position_gain`` and ``size_gain``, the differences of the shares of samples
         that show what is requested.
     """
-    if model.scorer is None:
-        return {}
-    duels = draw_duels(model, data, seed, batch_size)
+    assert model.scorer is not None
+    duels = draw_duels(model, data, seed)
     own, theirs = (model.scorer(x, duels.request, data) for x in (duels.own, duels.theirs))
     numbers = {
         "win_rate": float((own > theirs).double().mean() + (own == theirs).double().mean() / 2),
@@ -70,17 +67,33 @@ def measure_duels(
     return numbers
 
 
-def draw_duels(model: PreferenceModel, data: ImageData, seed: int, batch_size: int) -> Duels:
+def duels_protocol(model: PreferenceModel, data: ImageData, seed: int) -> dict[str, Any]:
+    """Return the settings that the numbers of :func:`measure_duels` depend on beside the model's own, by name.
+
+    Args:
+        model, data, seed: as those of :func:`measure_duels`.
+    """
+    assert model.scorer is not None
+    return {
+        "reference": weights_hash(model.reference),
+        "scorer": {"name": type(model.scorer).__name__, **model.scorer.identity()},
+        "num_duels": model.num_duels,
+        "data": data.fingerprint,
+        "seed": seed,
+    }
+
+
+def draw_duels(model: PreferenceModel, data: ImageData, seed: int) -> Duels:
     """Return samples of a model and of its reference for held-out prompts, with progress.
 
     Args:
-        model, data, seed, batch_size: as those of :func:`measure_duels`.
+        model, data, seed: as those of :func:`measure_duels`.
     """
     index = torch.arange(model.num_duels)
     request = model.conditioning.request(index, data.deferred("val"))
     draws: list[Callable[..., Tensor]] = [partial(_drawn, one, model) for one in (model, model.reference)]
     found: list[list[Tensor]] = [[], []]
-    batches = index.split(batch_size)
+    batches = index.split(AT_ONCE)
     with evaluating(model), ProgressMeter("against the reference", 2 * len(batches) * model.sampler.steps) as progress:
 
         def advance(step: int, t: Tensor, denoised: Denoised, x: Tensor) -> None:

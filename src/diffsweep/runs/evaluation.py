@@ -21,10 +21,11 @@ from diffsweep.layers import evaluating
 from diffsweep.layers.distributed import is_first
 from diffsweep.metric_table import HEADLINES
 from diffsweep.metrics import GenerationMetrics, Likelihood
-from diffsweep.models import DiffusionModel, Model, SelfMeasured
+from diffsweep.models import DiffusionModel, Model, PreferenceModel, SelfMeasured
 from diffsweep.plots import plot_bound_terms
 from diffsweep.progress import ProgressMeter, tracked
 from diffsweep.runs import report
+from diffsweep.runs.duels import duels_protocol, measure_duels
 from diffsweep.tasks.sampling import Drawn, draw, joined
 
 TERMS = "bound_terms"
@@ -74,7 +75,9 @@ def measure_diffusion(cfg: DictConfig, model: DiffusionModel, data: ImageData, f
     """Measure the samples of a diffusion model and the likelihood of data under it.
 
     Either is left out if the configuration has ``metrics=none`` or ``likelihood=none``. Of a flow the straightness is
-    measured with the samples. ``metrics.json`` and the terms of a likelihood bound are written into the folder.
+    measured with the samples. ``metrics.json`` and the terms of a likelihood bound are written into the folder. A
+    model that has learned from preferences is compared with its reference
+    (:func:`~diffsweep.runs.duels.measure_duels`).
 
     Of several processes (ranks) each draws a share of the samples and computes a share of the features, also of those
     of real data; the first one compares them, and measures the likelihood. The others return no numbers.
@@ -115,6 +118,9 @@ def measure_diffusion(cfg: DictConfig, model: DiffusionModel, data: ImageData, f
     if likelihood is not None:
         numbers.update(measure_likelihood(likelihood, model, data, folder))
         protocols["likelihood_protocol"] = {**likelihood.protocol(), "data": data.fingerprint, "levels": data.levels}
+    if isinstance(model, PreferenceModel) and model.scorer is not None:
+        numbers.update(measure_duels(model, data, cfg.seed, folder))
+        protocols["duels_protocol"] = duels_protocol(model, data, cfg.seed)
     if protocols:
         report.write_metrics(folder / "metrics.json", numbers, protocols)
     return Measured(numbers, drawn, few)

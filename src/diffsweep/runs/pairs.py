@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from diffsweep.configuration.build import device_of
 from diffsweep.datasets import ImageData, StoredPairs, open_latents, write_latents
+from diffsweep.datasets.pairs import held_out
 from diffsweep.errors import UserError
 from diffsweep.files import ContentError, make_once
 from diffsweep.layers import weights_hash
@@ -47,11 +48,6 @@ def keep_pairs(cfg: DictConfig, model: Model, data: ImageData) -> None:
     first = end - held_out(end)
     data.replace_samples("train", StoredPairs(pairs, 0, first, samples))
     data.replace_samples("val", StoredPairs(pairs, first, end, samples))
-
-
-def held_out(count: int) -> int:
-    """Return how many of a number of pairs are held out for validation: a twentieth, at least 1 and at most 1,000."""
-    return min(max(count // 20, 1), 1000)
 
 
 def identity(model: Reflow, data: ImageData) -> dict[str, Any]:

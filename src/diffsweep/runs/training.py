@@ -26,6 +26,7 @@ from diffsweep.models import DiffusionModel, Model
 from diffsweep.progress import duration
 from diffsweep.runs import report
 from diffsweep.runs.claiming import alone_in, claim, refuse_busy, refuse_taken
+from diffsweep.runs.comparisons import keep_comparisons
 from diffsweep.runs.cost import cost_of
 from diffsweep.runs.evaluation import Measured, headline, measure
 from diffsweep.runs.latents import keep_latents
@@ -128,6 +129,7 @@ def _train(cfg: DictConfig, directory: Path, data: ImageData, resumption: Resump
         print(f"from {shell.shown(cfg.adaptation.run)}: {model.adaptation.described(model)}", flush=True)
     keep_latents(cfg, model, data)
     keep_pairs(cfg, model, data)
+    keep_comparisons(cfg, model, data)
     last = directory / FOLDER / LAST
     signals = StopSignals(str(last), directory)
     keep = KeepCheckpoints(last.parent)

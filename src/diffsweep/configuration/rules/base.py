@@ -15,12 +15,12 @@ from diffsweep.adaptation import Adaptation
 from diffsweep.autoencoders import AdversarialLoss, Autoencoder, Perceptual
 from diffsweep.conditioning import Conditioning
 from diffsweep.datasets import ImageData
-from diffsweep.diffusion import ClipNoise, Discretisation, Objective, Prediction, TimeSampling, Weighting
+from diffsweep.diffusion import ClipNoise, Discretisation, Objective, Prediction, Preference, TimeSampling, Weighting
 from diffsweep.discovery import import_all, is_of
 from diffsweep.errors import LeftOut, UserError
 from diffsweep.guidance import Guidance
 from diffsweep.metrics import GenerationMetrics, Likelihood
-from diffsweep.models import LowerStage, Model, Teacher
+from diffsweep.models import Comparisons, LowerStage, Model, Scorer, Teacher
 from diffsweep.samplers import Sampler
 from diffsweep.schedules import Schedule
 
@@ -56,6 +56,9 @@ class BuiltParts:
     teacher: Teacher | None
     adaptation: Adaptation | None
     discretisation: Discretisation | None
+    preference: Preference | None
+    comparisons: Comparisons | None
+    scorer: Scorer | None
     guidance: Sequence[Guidance]
     sampler: Sampler
     metrics: GenerationMetrics | None
