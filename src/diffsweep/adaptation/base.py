@@ -42,6 +42,7 @@ class Adaptation(Borrowed[Model], ABC):
     """
 
     requires_pixels = False
+    provides = frozenset({"base"})
 
     def __init__(
         self,

@@ -22,7 +22,7 @@ MOVED_WORDS = {
 # Keys that nothing reads any more, each with its group; they are left out at any depth.
 GONE = (("conditioning", "seed"),)
 # Groups that runs of diffusion models saved before did not have, with the option that they amount to.
-NEW = ("cascade", "teacher", "discretisation", "adaptation")
+NEW = ("cascade", "teacher", "discretisation", "adaptation", "preference", "comparisons", "scorer")
 ADDED = {group: ("none", {"_target_": "diffsweep.autoencoders.nothing"}) for group in NEW}
 
 

@@ -21,6 +21,7 @@ from diffsweep.configuration.saved import saved_of
 PREFIX = "run/"
 INHERITED = ("seed", "space")  # keys of the root that a run passes on, and no others
 OWN = ("paths", "logger")  # groups of the place where a command runs
+ABSENT = {"_target_": "diffsweep.autoencoders.nothing"}  # the content of an option that leaves a part out
 ADAPTATION = ("adaptation", "full")  # the group that starts a run from another, and the option that from= chooses
 
 
@@ -72,7 +73,9 @@ class RunSource(ConfigSource):
         plain = OmegaConf.to_container(saved, resolve=False)
         assert isinstance(plain, dict)
         place, new = str(Path(directory).absolute()), selector == "from"
-        left = (*OWN, *([ADAPTATION[0]] if new else []))
+        # What a base goes without is no choice of its own: a new run's model may choose it, such as preferences.
+        absent = [group for group in groups() if plain.get(group) == ABSENT]
+        left = (*OWN, *([ADAPTATION[0], *absent] if new else []))
         inherited = [group for group in groups() if group in plain["choices"] and group in plain and group not in left]
         if "logger" in plain and not new:  # its choice is no single option if a run has several
             inherited.append("logger")

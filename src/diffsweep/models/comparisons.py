@@ -24,7 +24,7 @@ from diffsweep.samplers import Sampler
 # measured by start from other noise than those that it has learned from.
 COMPARED = 0x0DD5A1D5
 BATCH = 256  # samples that are drawn at once
-MOST_TIES = 20  # prompts that are tried for each pair
+MOST_TIES = 20  # prompts that are tried for each pair, on average
 
 
 class Rows(NamedTuple):
@@ -126,7 +126,7 @@ class ScoredSamples(Comparisons):
         samples = self.annotations(data)
         made, tried, at_once = 0, 0, max(BATCH // self.candidates, 1)
         while made < self.count:
-            if tried > MOST_TIES * (made + at_once):
+            if tried >= 2 * at_once and tried > MOST_TIES * made:
                 raise UserError(
                     f"the scorer gives all samples of a prompt the same score: {made} pairs were found for the first "
                     f"{tried} prompts; use another scorer, or more comparisons.candidates"

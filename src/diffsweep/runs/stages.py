@@ -37,6 +37,8 @@ FINISHED = "stage.json"  # the last file of a stage; with metrics=none it has no
 LIFE = ("paths", "logger", "choices", "sweep", "resume_from", "trust", "verify", "optimized_metric")
 WITHIN = ("degradation",)  # a part of the conditioning, if that uses it
 AFTERWARDS = ("sampler", "guidance", "metrics", "likelihood")  # used after training
+LATER = ("adaptation", "preference", "comparisons", "scorer")  # groups that stages of earlier releases did not have
+NOTHING = "diffsweep.autoencoders.nothing"
 WATCHING = (ProgressBar, SampleGrid, LossByTime)
 TRAINER = (
     *("accelerator", "devices", "default_root_dir", "log_every_n_steps", "enable_model_summary"),
@@ -126,8 +128,9 @@ def identity(stage: DictConfig) -> dict[str, Any]:
     for key in (*LIFE, *AFTERWARDS, *WITHIN):
         content.pop(key, None)
         content["model"].pop(key, None)
-    if "base" not in content.get("adaptation", {}):  # nothing is adapted, as in stages of earlier releases
-        content.pop("adaptation", None)
+    for group in LATER:
+        if content.get(group, {}).get("_target_") == NOTHING:  # as in stages of earlier releases
+            content.pop(group)
     content["callbacks"] = {
         name: callback for name, callback in content["callbacks"].items() if not _watches(callback, stage)
     }
