@@ -143,21 +143,18 @@ CAPABILITIES: dict[str, Capability] = {
         "a loss of compared samples",
         ("preference",),
         users=("model",),
-        choice="preference=dpo",
         settings={"preference": "preference=none", "model": "model=ddpm"},
     ),
     "comparisons": Capability(
         "compared samples",
         ("comparisons",),
         users=("model",),
-        choice="comparisons=scored",
         settings={"comparisons": "comparisons=none", "model": "model=ddpm"},
     ),
     "scores": Capability(
         "a score of images",
         ("scorer",),
         users=("model",),
-        choice="scorer=attribute",
         settings={"scorer": "scorer=none", "comparisons": "comparisons=parquet"},
     ),
     "time_pairs": Capability(

@@ -43,7 +43,7 @@ def text_of(group, option):
 
 
 # options that need downloaded weights; they are tested in test_pretrained_text, test_public and test_i3d
-DOWNLOADED = {"conditioning=text_clip", "conditioning=text_t5", "autoencoder=public"} | {
+DOWNLOADED = {"comparisons=parquet", "conditioning=text_clip", "conditioning=text_t5", "autoencoder=public"} | {
     f"metrics={name}" for name in ("fvd", "inception", "dinov2", "clip")
 }
 # An option with a stage requires another trained run and is tested with it, except first stages, which are replaced by
@@ -51,6 +51,7 @@ DOWNLOADED = {"conditioning=text_clip", "conditioning=text_t5", "autoencoder=pub
 LEARNED = ("autoencoder=kl", "autoencoder=vq")
 # These are for clips, but most rows are of images, which would be refused; see test_video and test_base_and_residual.
 OF_CLIPS = ("noise=shared", "noise=progressive", "backbone=base_and_residual")
+OF_A_BASE = ("comparisons", "preference", "scorer")  # groups of a model that starts from a trained one
 FAMILIES = {  # options that do not start from another of their group: published sizes add no combinations
     name: [
         option
@@ -61,6 +62,7 @@ FAMILIES = {  # options that do not start from another of their group: published
             conf.parents(name, option)
             or STAGE in text_of(name, option)
             or f"{name}={option}" in {*DOWNLOADED, *OF_CLIPS}
+            or (name in OF_A_BASE and option != "none")
         )
     ]
     for name, choices in GROUPS.items()
@@ -101,11 +103,20 @@ SHALLOW = ("backbone.channel_mult=[1,2]", "backbone.attention_factors=[2]")  # d
 CLASSIFIER = "model=noisy_classifier"
 CLIPS = ("dataset=moving_digits", "metrics=moving_digits")
 BASE = 'adaptation.base.train=["model=ddpm"]'
+PREFERRED = ("model=preference", "adaptation=full")
+DIGITS = (*PREFERRED, "scorer=class_probability", BASE)
 COMPANIONS = {  # the other choices that an option requires
     "adaptation=frozen": (BASE, "adaptation.train=[denoiser.backbone.middle.*]"),
     "adaptation=full": (BASE,),
     "cascade=blur": ("model=cascade",),
     "cascade=noise": ("model=cascade",),
+    "comparisons=scored": (*DIGITS, "preference=kto"),
+    "preference=reward_weighted": DIGITS,
+    "preference=supervised": DIGITS,
+    "scorer=attribute": (
+        *(*PREFERRED, "preference=dpo", "dataset=shapes", "metrics=classifier"),
+        'adaptation.base.train=["model=ddpm","dataset=shapes","metrics=none"]',
+    ),
     "guidance=distilled": ("model=guidance_distillation",),
     "lr_scheduler=rounds": ("model=progressive_distillation",),
     "teacher=trained": ("model=guidance_distillation",),

@@ -111,7 +111,7 @@ class DPO(Preference):
 
     requires_pairs = True
 
-    def __init__(self, beta: float = 1000.0) -> None:
+    def __init__(self, beta: float = 2000.0) -> None:
         self.beta = _positive("beta", beta)
 
     def __call__(self, compared: Compared) -> Tensor:
@@ -135,7 +135,7 @@ class KTO(Preference):
         ValueError: an argument is not above 0.
     """
 
-    def __init__(self, beta: float = 1000.0, desirable_weight: float = 1.0, undesirable_weight: float = 1.0) -> None:
+    def __init__(self, beta: float = 2000.0, desirable_weight: float = 1.0, undesirable_weight: float = 1.0) -> None:
         self.beta = _positive("beta", beta)
         self.weights = (
             _positive("desirable_weight", desirable_weight),

@@ -12,7 +12,7 @@ from diffsweep.datasets.byte_images import LEVELS
 from diffsweep.datasets.decoding import PixelForm, Result, results
 from diffsweep.datasets.parquet_files import ParquetFiles
 from diffsweep.files import ContentError
-from diffsweep.models.comparisons import Comparisons, Rows
+from diffsweep.models.comparisons import ComparedRows, Comparisons
 from diffsweep.models.diffusion import DiffusionModel
 from diffsweep.models.scorers import Scorer
 
@@ -98,7 +98,7 @@ class ComparedFiles(Comparisons):
     def identity(self, data: ImageData) -> dict[str, Any]:
         return {"files": self.table.content, "columns": self.columns, "shape": list(data.shape)}
 
-    def rows(self, base: DiffusionModel, data: ImageData, scorer: Scorer | None) -> Iterator[Rows]:
+    def rows(self, base: DiffusionModel, data: ImageData, scorer: Scorer | None) -> Iterator[ComparedRows]:
         form = PixelForm(data.channels, data.image_size)
         every, first = torch.arange(self.count), 0
         columns = [self.columns[key] for key in ("winner_column", "loser_column") if key in self.columns]
@@ -112,7 +112,7 @@ class ComparedFiles(Comparisons):
             score = torch.tensor([1.0, 0.0]).double().expand(len(images), 2)
             if scores is not None:
                 score = torch.tensor(scores[first : first + len(images)], dtype=torch.float64)[:, None]
-            yield Rows(_in_space(base.autoencoder, images, base.device), score, prompt)
+            yield ComparedRows(_in_space(base.autoencoder, images, base.device), score, prompt)
             first += len(images)
 
     @staticmethod

@@ -27,7 +27,7 @@ BATCH = 256  # samples that are drawn at once
 MOST_TIES = 20  # prompts that are tried for each pair, on average
 
 
-class Rows(NamedTuple):
+class ComparedRows(NamedTuple):
     """Rows of compared samples.
 
     Attributes:
@@ -42,7 +42,7 @@ class Rows(NamedTuple):
 
 
 class Comparisons(Part, ABC):
-    """A source of compared samples: subclasses define how many there are, how they are made, and of which prompts.
+    """A source of compared samples: subclasses define their number, how they are made, and of which prompts.
 
     Attributes:
         pairs: whether a row has a winner and a loser; otherwise it has one sample with a score.
@@ -54,7 +54,7 @@ class Comparisons(Part, ABC):
     count: int
 
     @abstractmethod
-    def rows(self, base: DiffusionModel, data: ImageData, scorer: Scorer | None) -> Iterator[Rows]:
+    def rows(self, base: DiffusionModel, data: ImageData, scorer: Scorer | None) -> Iterator[ComparedRows]:
         """Yield ``count`` rows of compared samples, batch by batch; subclasses define it.
 
         Args:
@@ -88,7 +88,7 @@ class ScoredSamples(Comparisons):
         guided: whether samples are guided as those of the base's run are.
 
     Raises:
-        ValueError: there are no two candidates or no pair.
+        ValueError: ``candidates`` or ``num_pairs`` is below 2.
     """
 
     requires = frozenset({"scores"})
@@ -120,7 +120,7 @@ class ScoredSamples(Comparisons):
             "data": data.fingerprint,
         }
 
-    def rows(self, base: DiffusionModel, data: ImageData, scorer: Scorer | None) -> Iterator[Rows]:
+    def rows(self, base: DiffusionModel, data: ImageData, scorer: Scorer | None) -> Iterator[ComparedRows]:
         if scorer is None:
             raise UserError("scorer=none compares nothing; use scorer=attribute or scorer=class_probability")
         samples = self.annotations(data)
@@ -133,7 +133,7 @@ class ScoredSamples(Comparisons):
                 )
             prompt = torch.arange(tried, tried + at_once)
             found = self._compared(base, data, scorer, samples, prompt)
-            rows = Rows(*(part[: self.count - made] for part in found))
+            rows = ComparedRows(*(part[: self.count - made] for part in found))
             made, tried = made + len(rows.prompt), tried + at_once
             if len(rows.prompt):
                 yield rows
@@ -141,7 +141,7 @@ class ScoredSamples(Comparisons):
     @torch.no_grad()
     def _compared(
         self, base: DiffusionModel, data: ImageData, scorer: Scorer, samples: Samples, prompt: Tensor
-    ) -> Rows:
+    ) -> ComparedRows:
         """Return the pairs of some prompts, whose numbers go round and round the training samples."""
         of, number = prompt % len(samples), self.candidates
         annotations = rows_of(samples.annotations(of), torch.arange(len(of)).repeat_interleave(number))
@@ -153,7 +153,7 @@ class ScoredSamples(Comparisons):
         rows = differ[:, 0].nonzero()[:, 0]
         chosen = chosen[rows]
         x_0 = x_0.cpu().view(len(prompt), number, *x_0.shape[1:])
-        return Rows(x_0[rows[:, None], chosen], score[rows[:, None], chosen], of[rows])
+        return ComparedRows(x_0[rows[:, None], chosen], score[rows[:, None], chosen], of[rows])
 
     def _drawn(self, base: DiffusionModel, annotations: Batch, index: Tensor) -> Tensor:
         x, noise = base.start(index, COMPARED, sampler=self.sampler)

@@ -18,7 +18,7 @@ from diffsweep.files import ContentError, make_once
 from diffsweep.layers import weights_hash
 from diffsweep.metrics import identify
 from diffsweep.models import Model, PreferenceModel
-from diffsweep.models.comparisons import Rows
+from diffsweep.models.comparisons import ComparedRows
 from diffsweep.progress import ProgressMeter
 
 SAMPLES, SCORES = "compared", "scores"
@@ -104,7 +104,7 @@ def _write(path: Path, header: dict[str, Any], model: PreferenceModel, data: Ima
     model.to(before)
 
 
-def _rows(model: PreferenceModel, data: ImageData, captions: Any) -> Iterator[Rows]:
+def _rows(model: PreferenceModel, data: ImageData, captions: Any) -> Iterator[ComparedRows]:
     """Yield compared samples, after a check that the model takes the texts that they come with."""
     for rows in model.comparisons.rows(model.reference, data, model.scorer):
         model.condition_of(captions.annotations(rows.prompt))

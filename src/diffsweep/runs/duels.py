@@ -48,7 +48,7 @@ def measure_duels(model: PreferenceModel, data: ImageData, seed: int, folder: Pa
 
     Returns:
         ``win_rate``, the share of prompts whose sample by the model has the larger score (equal ones count half);
-        ``score_gain``, the mean difference of the scores; and, where the dataset compares images with requests,
+        ``score_gain``, the median difference of the scores; and, where the dataset compares images with requests,
         ``colour_gain``, ``shape_gain``, ``position_gain`` and ``size_gain``, the differences of the shares of samples
         that show what is requested.
     """
@@ -57,7 +57,7 @@ def measure_duels(model: PreferenceModel, data: ImageData, seed: int, folder: Pa
     own, theirs = (model.scorer(x, duels.request, data) for x in (duels.own, duels.theirs))
     numbers = {
         "win_rate": float((own > theirs).double().mean() + (own == theirs).double().mean() / 2),
-        "score_gain": float((own - theirs).mean()),
+        "score_gain": float((own - theirs).median()),
     }
     right = [data.aligned(x, duels.request) for x in (duels.own, duels.theirs)]
     if right[0] is not None and right[1] is not None:
