@@ -17,6 +17,7 @@ from diffsweep.files import write_atomically, write_text
 from diffsweep.layers.distributed import is_first, together
 from diffsweep.models import DiffusionModel
 from diffsweep.runs import report
+from diffsweep.runs.duels import fights_duels
 from diffsweep.runs.evaluation import headline, measure
 from diffsweep.runs.stages import resolve_stages
 from diffsweep.runs.tracking import finishing, log_beginning, log_end, log_pictures, places, used_by
@@ -50,7 +51,8 @@ def evaluate(cfg: DictConfig) -> float:
 
 def _evaluate(cfg: DictConfig, folder: Path) -> float:
     data, model = build_data(cfg), load_model(cfg)
-    if isinstance(model, DiffusionModel) and not any("_target_" in cfg[group] for group in ("metrics", "likelihood")):
+    nothing = not any("_target_" in cfg[group] for group in ("metrics", "likelihood"))
+    if isinstance(model, DiffusionModel) and nothing and not fights_duels(model):
         raise UserError(
             "metrics=none and likelihood=none leave nothing to measure; choose metrics=digits or likelihood=bound"
         )

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from diffsweep.datasets import Batch, ImageData, rows_of
 from diffsweep.diffusion import Condition, Denoised, Noise
 from diffsweep.layers import evaluating, weights_hash
 from diffsweep.metrics.accuracy import ATTRIBUTES
-from diffsweep.models import DiffusionModel, PreferenceModel
+from diffsweep.models import DiffusionModel, Model, PreferenceModel
 from diffsweep.progress import ProgressMeter
 
 AT_ONCE = 250  # samples that are drawn at once
@@ -32,6 +32,11 @@ class Duels(NamedTuple):
     own: Tensor
     theirs: Tensor
     request: Batch
+
+
+def fights_duels(model: Model) -> TypeGuard[PreferenceModel]:
+    """Return whether a model is compared with its reference: one that learned from preferences and has a scorer."""
+    return isinstance(model, PreferenceModel) and model.scorer is not None
 
 
 def measure_duels(model: PreferenceModel, data: ImageData, seed: int, folder: Path) -> dict[str, float]:

@@ -19,13 +19,13 @@ from diffsweep.errors import UserError
 from diffsweep.files import write_text
 from diffsweep.layers import evaluating
 from diffsweep.layers.distributed import is_first
-from diffsweep.metric_table import HEADLINES
+from diffsweep.metric_table import HEADLINES, metric
 from diffsweep.metrics import GenerationMetrics, Likelihood
-from diffsweep.models import DiffusionModel, Model, PreferenceModel, SelfMeasured
+from diffsweep.models import DiffusionModel, Model, SelfMeasured
 from diffsweep.plots import plot_bound_terms
 from diffsweep.progress import ProgressMeter, tracked
 from diffsweep.runs import report
-from diffsweep.runs.duels import duels_protocol, measure_duels
+from diffsweep.runs.duels import duels_protocol, fights_duels, measure_duels
 from diffsweep.tasks.sampling import Drawn, draw, joined
 
 TERMS = "bound_terms"
@@ -118,7 +118,7 @@ def measure_diffusion(cfg: DictConfig, model: DiffusionModel, data: ImageData, f
     if likelihood is not None:
         numbers.update(measure_likelihood(likelihood, model, data, folder))
         protocols["likelihood_protocol"] = {**likelihood.protocol(), "data": data.fingerprint, "levels": data.levels}
-    if isinstance(model, PreferenceModel) and model.scorer is not None:
+    if fights_duels(model):
         numbers.update(measure_duels(model, data, cfg.seed, folder))
         protocols["duels_protocol"] = duels_protocol(model, data, cfg.seed)
     if protocols:
@@ -219,11 +219,15 @@ def headline(numbers: Mapping[str, float], name: str | None = None) -> float:
         numbers: those that were measured.
         name: of the number, as ``optimized_metric`` gives it; None for the first of HEADLINES that was measured. These
             are FID (for clips their own distance), bits/dim, a classifier's cross-entropy, the FID of reconstructions
-            and the validation loss.
+            and the validation loss. If none was measured, the result is that of the first number as it is minimised,
+            such as the negative win rate.
 
     Raises:
         UserError: no number of this name was measured.
     """
     if name is not None and name not in numbers:
         raise UserError(f"optimized_metric={name} was not measured; this run has {', '.join(numbers)}")
-    return next(numbers[known] for known in ([name] if name is not None else HEADLINES) if known in numbers)
+    if (known := next((known for known in ([name] if name else HEADLINES) if known in numbers), None)) is not None:
+        return numbers[known]
+    first = next(iter(numbers))
+    return metric(first).shortfall(numbers[first])
