@@ -12,7 +12,8 @@ from diffsweep.configuration.build import build_data, build_model
 from diffsweep.configuration.check import locate
 from diffsweep.configuration.sizes import instantiated
 from diffsweep.diffusion import BatchNoise
-from diffsweep.models import DiffusionModel, Student
+from diffsweep.models import DiffusionModel, PreferenceModel, Student
+from diffsweep.models.borrowed import Borrowed
 from diffsweep.samplers import DDIM
 
 CONF = Path(__file__).parents[2] / "conf/model"
@@ -60,6 +61,9 @@ def make(compose, option, monkeypatch):
         for parameter in model.parameters():
             if parameter.requires_grad and not parameter.any():
                 torch.nn.init.normal_(parameter, std=0.1)
+        if isinstance(model, PreferenceModel):  # its reference has other weights
+            base = build_model(compose("model=ddpm", *small, "seed=5")).eval()
+            model.adaptation = Borrowed(lambda: base)
         return model
 
     return make
@@ -78,7 +82,11 @@ def batch_at(data, option):
 
     def batch_at(positions):
         positions = torch.as_tensor(positions)
-        return {**samples[positions % len(samples)], "position": positions}
+        batch = {**samples[positions % len(samples)], "position": positions}
+        if issubclass(kind(option), PreferenceModel):  # pairs of neighbours
+            pairs = torch.stack([batch["x"], batch["x"].roll(1, 0)], 1)
+            batch |= {"compared": pairs, "score": pairs.mean((2, 3, 4)), "desirable": torch.ones(len(pairs), 2).bool()}
+        return batch
 
     return batch_at
 
@@ -107,7 +115,10 @@ def test_the_loss_of_a_batch_is_the_mean_over_its_positions(make, batch_at):
     model = make("time_sampling=uniform").double().eval()
     if isinstance(model, Student) and model.teacher is not None:
         model.teacher.base.double()
-    double = {**batch_at(range(6)), "x": batch_at(range(6))["x"].double()}
+    if model.adaptation is not None:
+        model.adaptation.base.double()
+    batch = batch_at(range(6))
+    double = {**batch, **{name: batch[name].double() for name in ("x", "compared") if name in batch}}
     whole = model.training_step(double, 0)
     rows = [
         model.training_step({name: part[i : i + 1] for name, part in double.items()}, 7) for i in (3, 1, 0, 5, 2, 4)

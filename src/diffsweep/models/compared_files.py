@@ -121,7 +121,7 @@ class ComparedFiles(Comparisons):
         for result in some:
             if result.image is None:
                 raise ContentError(f"comparisons.path: {result.where} has no readable image ({result.reason})")
-        levels = torch.stack([torch.from_numpy(one.image.pixels) for one in some if one.image is not None])
+        levels = torch.stack([torch.from_numpy(one.image.pixels.copy()) for one in some if one.image is not None])
         return levels.float().mul_(2 / (LEVELS - 1)).sub_(1)
 
     def _refuse_equal(self, images: Tensor, first: int) -> None:

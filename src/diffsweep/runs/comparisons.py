@@ -14,7 +14,7 @@ from diffsweep.configuration.stage_nodes import portable, saved_config
 from diffsweep.datasets import ImageData, StoredComparisons, open_latents, write_latents
 from diffsweep.datasets.pairs import held_out
 from diffsweep.errors import UserError
-from diffsweep.files import ContentError, make_once
+from diffsweep.files import make_once
 from diffsweep.layers import weights_hash
 from diffsweep.metrics import identify
 from diffsweep.models import Model, PreferenceModel
@@ -48,9 +48,7 @@ def keep_comparisons(cfg: DictConfig, model: Model, data: ImageData) -> None:
         make_once(scores_path, partial(_write, scores_path, header, model, data, device_of(cfg)))
         compared = open_latents(folder / f"{SAMPLES}.safetensors", header, SAMPLES)
         numbers = open_latents(scores_path, header, SCORES)
-    except ContentError as error:
-        raise UserError(str(error)) from error
-    except ValueError as error:  # of a scorer or a text encoder, in one line
+    except ValueError as error:  # of a scorer, or of files with other content
         raise UserError(str(error)) from error
     table = (compared, numbers[:, :-1].float(), numbers[:, -1].long(), model.comparisons.annotations(data))
     end = len(compared)
@@ -107,5 +105,8 @@ def _write(path: Path, header: dict[str, Any], model: PreferenceModel, data: Ima
 def _rows(model: PreferenceModel, data: ImageData, captions: Any) -> Iterator[ComparedRows]:
     """Yield compared samples, after a check that the model takes the texts that they come with."""
     for rows in model.comparisons.rows(model.reference, data, model.scorer):
-        model.condition_of(captions.annotations(rows.prompt))
+        try:
+            model.condition_of(captions.annotations(rows.prompt))
+        except ValueError as error:
+            raise UserError(f"comparisons={type(model.comparisons).__name__}: {error}") from error
         yield rows
