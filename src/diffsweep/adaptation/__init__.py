@@ -3,5 +3,17 @@
 from diffsweep.adaptation.base import Adaptation, has_all_weights, own_settings
 from diffsweep.adaptation.controlnet import ControlNet
 from diffsweep.adaptation.fine_tuning import FineTuning
+from diffsweep.adaptation.lora import Lora
+from diffsweep.adaptation.low_rank import Adapter, LowRank, merge
 
-__all__ = ["Adaptation", "ControlNet", "FineTuning", "has_all_weights", "own_settings"]
+__all__ = [
+    "Adaptation",
+    "Adapter",
+    "ControlNet",
+    "FineTuning",
+    "LowRank",
+    "Lora",
+    "has_all_weights",
+    "merge",
+    "own_settings",
+]

@@ -9,6 +9,7 @@ weights are softmax_D(q) softmax_L(k)^T, which can be applied without the L x L 
 """
 
 from collections.abc import Callable
+from typing import Any
 
 from einops import rearrange
 from torch import Tensor, nn
@@ -45,10 +46,17 @@ class Pointwise(nn.Conv2d):
     Args:
         in_channels: C.
         out_channels: C'.
+        args, settings: further arguments of ``nn.Conv2d``, such as ``bias``, as libraries give them that make a layer
+            of the same class (peft does). They must be those of a 1 x 1 convolution.
+
+    Raises:
+        ValueError: they describe another convolution.
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, 1)
+    def __init__(self, in_channels: int, out_channels: int, *args: Any, **settings: Any) -> None:
+        super().__init__(in_channels, out_channels, *(args or (1,)), **settings)
+        if (self.kernel_size, self.stride, self.padding, self.groups) != ((1, 1), (1, 1), (0, 0), 1):
+            raise ValueError("a Pointwise layer is a 1 x 1 convolution of stride 1, without padding and groups")
 
     def forward(self, input: Tensor) -> Tensor:
         # Strided tokens would be multiplied by another kernel where the weight is frozen: a copy has the same bits.
