@@ -95,6 +95,16 @@ class Adaptation(Borrowed[Model], ABC):
         """
         return model.state_dict()
 
+    def merge(self, model: Model) -> None:
+        """Merge what was added to an adapted model into its other weights, in place, where that is possible.
+
+        The model then has the structure and outputs of one without the adaptation, whose weights are :meth:`plain`.
+        Here, where nothing can be merged, it stays as it is.
+
+        Args:
+            model: the adapted model, which does not train any more.
+        """
+
     def identify(self) -> str:
         """Return the hash of the base's weights.
 

@@ -92,6 +92,18 @@ class Lora(Adaptation):
                 state[f"{layer}.weight"] = update.added_to(state[f"{layer}.weight"])
         return state
 
+    def merge(self, model: Model) -> None:
+        """Put in the place of each layer with an update a plain one with the sum as its weight.
+
+        Args:
+            model: the adapted model.
+        """
+        for name, update in self.adapter(model).updates.items():
+            layer = model.get_submodule(name).get_base_layer()  # type: ignore[operator]
+            with torch.no_grad():
+                layer.weight.copy_(update.added_to(layer.weight))
+            model.set_submodule(name, layer)
+
     def adapter(self, model: Model) -> Adapter:
         """Return the updates of an adapted model as an adapter, which can be stored and added to the base.
 

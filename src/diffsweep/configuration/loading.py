@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from diffsweep.adaptation import has_all_weights
 from diffsweep.callbacks import averaged_weights
 from diffsweep.callbacks.checkpoints import FOLDER, LAST, NAMES, Saved, read_weights, taking
+from diffsweep.configuration.adapters import add_adapters
 from diffsweep.configuration.build import build_model, device_of
 from diffsweep.configuration.check import is_of_kind, locate
 from diffsweep.configuration.stage_nodes import saved_config
@@ -27,13 +28,16 @@ def load_model(cfg: DictConfig, averaged: bool = True) -> Model:
 
     Args:
         cfg: the run's configuration, with other choices of sampler and guidance if wanted; ``paths.run_dir`` is the
-            directory that the weights are read from, and ``checkpoint``, if any, which of its checkpoints.
+            directory that the weights are read from, ``checkpoint``, if any, which of its checkpoints, and
+            ``adapters``, if any, what is added to them.
         averaged: whether the weights are their moving average, if the run has one; otherwise those that train.
 
     Raises:
         UserError: the run has no checkpoint, its checkpoint belongs to another network, or is damaged; then the message
-            has what to type to take the newest whole one.
+            has what to type to take the newest whole one. Or an adapter is of another base.
     """
+    if (words := cfg.get("adapters")) and not averaged:
+        raise UserError("adapters are added to averaged weights; leave weights=raw out")
     model = build_model(cfg, start=not has_all_weights(cfg.adaptation))
     path = _checkpoint_of(cfg)
 
@@ -51,7 +55,10 @@ def load_model(cfg: DictConfig, averaged: bool = True) -> Model:
             f"the weights in {path} do not fit this model; leave model, backbone and dataset as the run has them "
             f"({str(error).splitlines()[1].strip()})"
         ) from error
-    return model.to(device_of(cfg)).eval().requires_grad_(False)
+    model = model.to(device_of(cfg)).eval().requires_grad_(False)
+    if words:
+        add_adapters(model, words, list(cfg.trust))
+    return model
 
 
 def _checkpoint_of(cfg: DictConfig) -> Path:

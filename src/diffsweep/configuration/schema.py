@@ -112,12 +112,14 @@ class Evaluate(Root):
 
     Attributes:
         checkpoint: which checkpoint of the run is used: ``last``, ``best`` or ``previous``.
+        adapters: updates of low rank that are added to its weights, each ``PATH`` or ``PATH:WEIGHT``.
         output: a folder for the results; None for a new one in the run.
         num_samples: how many samples are compared with data; None for the number of the metrics.
         optimized_metric: the number by which sweeps and searches compare runs; None for the first headline.
     """
 
     checkpoint: str = "last"
+    adapters: list[str] = field(default_factory=list)
     output: str | None = None
     num_samples: int | None = None
     optimized_metric: str | None = None
@@ -129,6 +131,7 @@ class Sample(Root):
 
     Attributes:
         checkpoint: which checkpoint of the run is used: ``last``, ``best`` or ``previous``.
+        adapters: updates of low rank that are added to its weights, each ``PATH`` or ``PATH:WEIGHT``.
         output: a folder for the results; None for a new one in the run.
         task: the group of what is done with the model, such as ``generate``.
         num_samples: how many samples are drawn.
@@ -138,6 +141,7 @@ class Sample(Root):
     """
 
     checkpoint: str = "last"
+    adapters: list[str] = field(default_factory=list)
     output: str | None = None
     task: Any = MISSING
     num_samples: int = 64
@@ -152,6 +156,7 @@ class Export(Root):
 
     Attributes:
         checkpoint: which checkpoint of the run is used: ``last``, ``best`` or ``previous``.
+        adapters: updates of low rank that are added to its weights, each ``PATH`` or ``PATH:WEIGHT``.
         output: a new folder for the model; None for one in the run.
         format: the format, a name of ``diffsweep.interchange.formats.FORMATS``.
         weights: ``ema`` or ``raw``.
@@ -160,6 +165,7 @@ class Export(Root):
     """
 
     checkpoint: str = "last"
+    adapters: list[str] = field(default_factory=list)
     output: str | None = None
     format: str = "diffusers"
     weights: str = "ema"

@@ -13,8 +13,10 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from diffsweep.adaptation import Adapter, Lora
 from diffsweep.autoencoders import FirstStage
 from diffsweep.errors import UserError
+from diffsweep.interchange import adapter_files
 from diffsweep.interchange.plain import Graph, graphs_of
 from diffsweep.models import DiffusionModel, Model
 
@@ -143,13 +145,38 @@ def torch_export(model: Model, cfg: DictConfig, folder: Path) -> Written:
     return Written("programs of torch.export of any batch size", example, "pytorch", difference)
 
 
+def lora_peft(model: Model, cfg: DictConfig, folder: Path) -> Written:
+    """Write the updates of a run of adaptation=lora as ``adapter_model.safetensors``, with peft's configuration."""
+    package("peft")
+    adapter_files.write_peft(_adapter(model), folder)
+    example = (
+        "import diffsweep\nfrom peft import PeftModel\n\n"
+        f'model = PeftModel.from_pretrained(diffsweep.load("{cfg.adaptation.run}").model, "FOLDER")\n'
+    )
+    return Written("updates of low rank, under peft's names", example, "peft")
+
+
+def lora_kohya(model: Model, cfg: DictConfig, folder: Path) -> Written:
+    """Write the updates of a run of adaptation=lora as ``lora.safetensors``, in the form of kohya's scripts."""
+    package("safetensors.torch")
+    adapter_files.write_kohya(_adapter(model), folder)
+    example = (
+        "import diffsweep\n\n"
+        f'loaded = diffsweep.load("{cfg.adaptation.run}", ["adapters=[FOLDER:1.0]"])\nx = loaded.sample(16)\n'
+    )
+    return Written("updates of low rank, under the names of kohya's scripts", example, "diffsweep")
+
+
 Format = Callable[[Model, DictConfig, Path], Written]
 FORMATS: Mapping[str, Format] = {
     "diffusers": diffusers,
     "safetensors": safetensors,
     "onnx": onnx,
     "torch_export": torch_export,
+    "lora_peft": lora_peft,
+    "lora_kohya": lora_kohya,
 }
+OF_UPDATES = ("lora_peft", "lora_kohya")  # formats of an adaptation's updates alone; others have them merged
 
 
 def plain(node: Any) -> Any:
@@ -161,6 +188,12 @@ def _diffusion(model: Model) -> DiffusionModel:
     if not isinstance(model, DiffusionModel):
         raise UserError(f"{type(model).__name__} draws no samples; format=safetensors has the weights of any model")
     return model
+
+
+def _adapter(model: Model) -> Adapter:
+    if not isinstance(model.adaptation, Lora):
+        raise UserError("the run has no updates of low rank; give the directory of a run of adaptation=lora")
+    return model.adaptation.adapter(model)
 
 
 def _tensors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from diffsweep import shell
 from diffsweep.configuration.loading import load_model
 from diffsweep.errors import UserError
 from diffsweep.interchange.card import write_card
-from diffsweep.interchange.formats import FORMATS
+from diffsweep.interchange.formats import FORMATS, OF_UPDATES
 from diffsweep.interchange.hub import check_name, push
 from diffsweep.runs.stages import resolve_stages
 from diffsweep.runs.training import train
@@ -39,6 +39,8 @@ def export(cfg: DictConfig) -> Path:
         raise UserError(f"{shell.shown(folder)} exists; give a new folder: output=DIR")
     resolve_stages(cfg, train)
     model = load_model(cfg, averaged=WEIGHTS[cfg.weights]).cpu()
+    if model.adaptation is not None and cfg.format not in OF_UPDATES:
+        model.adaptation.merge(model)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as beside:
         new = Path(beside) / folder.name
