@@ -108,6 +108,7 @@ DIGITS = (*PREFERRED, "scorer=class_probability", BASE)
 COMPANIONS = {  # the other choices that an option requires
     "adaptation=frozen": (BASE, "adaptation.train=[denoiser.backbone.middle.*]"),
     "adaptation=full": (BASE,),
+    "adaptation=lora": (BASE, "adaptation.targets=[denoiser.backbone.*.conv_in]"),
     "cascade=blur": ("model=cascade",),
     "cascade=noise": ("model=cascade",),
     "comparisons=scored": (*DIGITS, "preference=kto"),

@@ -24,7 +24,7 @@ def test_the_compared_networks_have_the_same_number_of_parameters():
 
 
 PARTS = [
-    *("sampling", "backbones", "hybrid", "bound", "video", "decoding", "loading", "distillation"),
+    *("sampling", "backbones", "hybrid", "bound", "video", "decoding", "loading", "distillation", "adaptation"),
     pytest.param("streaming", marks=pytest.mark.slow),  # it starts processes
 ]
 
@@ -33,7 +33,11 @@ WORDS = {  # of parts that the default model does not have
     "distillation": (
         *("model=progressive_distillation", "backbone.channels=8", "model.student_steps=2"),
         'teacher.base.train=["model=ddpm","trainer.max_steps=1","metrics=none","callbacks=minimal"]',
-    )
+    ),
+    "adaptation": (
+        *("adaptation=lora", "adaptation.targets=[denoiser.backbone.*.conv_in]", "backbone.channels=8"),
+        'adaptation.base.train=["backbone.channels=8","trainer.max_steps=1","metrics=none","callbacks=minimal"]',
+    ),
 }
 
 
@@ -68,10 +72,19 @@ def test_distillation_is_timed_of_a_student_alone(command):
     assert "model=ddpm is none; use model=progressive_distillation" in done.err
 
 
+def test_adaptation_is_timed_of_an_adapted_model_alone(command):
+    done = command("benchmark", "parts=[adaptation]", *FEW)
+    assert done.code == 2
+    assert "adaptation=none is none; use adaptation=lora adaptation.run=RUN" in done.err
+
+
 def test_an_unknown_part_is_refused_in_one_line(command):
     done = command("benchmark", "parts=[speed]")
     assert done.code == 2
-    assert "a benchmark has backbones, video, decoding, loading, distillation, metrics, inception, sampling" in done.err
+    assert (
+        "a benchmark has backbones, video, adaptation, decoding, loading, distillation, metrics, inception, sampling"
+        in done.err
+    )
 
 
 def test_the_cost_of_a_backbone_is_counted():

@@ -40,11 +40,12 @@ def write_peft(adapter: Adapter, folder: Path) -> None:
     """Write an adapter as peft does, into a folder that ``PeftModel.from_pretrained`` loads with the base's model."""
     from peft import LoraConfig
 
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for name, update in adapter.updates.items():
         tensors |= {f"{PREFIX}{name}.lora_A.weight": update.down, f"{PREFIX}{name}.lora_B.weight": update.up}
     first, *_ = adapter.updates.values()
-    config = LoraConfig(r=first.rank, lora_alpha=first.alpha, target_modules=list(adapter.updates), inference_mode=True)
+    alpha: Any = first.alpha  # peft takes fractions too, and its annotation does not
+    config = LoraConfig(r=first.rank, lora_alpha=alpha, target_modules=list(adapter.updates), inference_mode=True)
     config.save_pretrained(str(folder))
     _save(tensors, folder / PEFT, {}, adapter.base)
 
@@ -55,7 +56,8 @@ def write_kohya(adapter: Adapter, folder: Path) -> None:
     Raises:
         UserError: a layer is in no part of the model for which the form has names.
     """
-    tensors, first = {}, next(iter(adapter.updates.values()))
+    tensors: dict[str, Tensor] = {}
+    first, *_ = adapter.updates.values()
     for name, update in adapter.updates.items():
         if (flat := _flat(name)) is None:
             raise UserError(
@@ -75,13 +77,15 @@ def read_adapter(path: Path, layers: Iterable[str]) -> Adapter:
         layers: the names of the layers of the model to which the adapter is to be added.
 
     Raises:
-        UserError: there is no such file, or it is damaged, has other entries, or is of a model with other layers.
+        UserError: the file does not exist, or it is damaged, has other entries, or is of a model with other layers.
     """
     file = _file_in(path)
     tensors, metadata = read_tensors(file), _metadata(file)
     config = _config(file.parent / CONFIG) if any(name.endswith(".lora_A.weight") for name in tensors) else {}
-    known = {name: name for name in layers}
-    known |= {name.removeprefix(NETWORK): name for name in layers} | {_flat(name): name for name in known.values()}
+    layers = list(layers)
+    known: dict[str | None, str] = {name.removeprefix(NETWORK): name for name in layers}
+    known |= {_flat(name): name for name in layers}
+    known |= {name: name for name in layers}
     parts: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         stem, part = next(
@@ -125,7 +129,7 @@ def _config(file: Path) -> dict[str, Any]:
     """Return peft's configuration of an adapter, which has its alpha.
 
     Raises:
-        UserError: there is none, or it describes something else than plain LoRA.
+        UserError: it does not exist, or describes something else than plain LoRA.
     """
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
