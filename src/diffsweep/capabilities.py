@@ -178,5 +178,12 @@ CAPABILITIES: dict[str, Capability] = {
         ("model", "stages"),
         choice="model=ldm",
     ),
+    "control": Capability(
+        "a control network beside it",
+        ("adaptation",),
+        users=("backbone",),
+        choice="adaptation=controlnet",
+        settings={"adaptation": "adaptation=lora"},
+    ),
     "other_data": Capability("data that a model was not trained on", ("dataset",)),
 }

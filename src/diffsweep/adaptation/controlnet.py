@@ -49,6 +49,7 @@ class ControlNet(Adaptation):
         ValueError: images that cannot be so degraded, or a setting that is out of its range.
     """
 
+    provides = frozenset({"base", "control"})
     requires_pixels = True
 
     def __init__(
