@@ -9,7 +9,7 @@ from options import names
 from slower import some
 
 from diffsweep.configuration.build import build
-from diffsweep.diffusion import Eps, SharedNoise, V
+from diffsweep.diffusion import ConsistencyPrediction, Eps, SharedNoise, V
 from diffsweep.guidance import ClassifierFreeGuidance, Reconstruction, unguided
 from diffsweep.proofs import Check, Subject, base
 from diffsweep.proofs.base import MANY
@@ -62,6 +62,12 @@ def test_every_schedule_passes(compose, option):
     subject = Subject(build(cfg, "schedule"), V(), DDIM())
     with torch.no_grad():
         assert not failed([check for proof in (round_trips, bound, likelihood) for check in proof(subject)])
+
+
+def test_a_consistency_function_is_converted_at_all_levels_above_the_lowest():
+    """At that level every output of the network gives x; a lower sigma_min leaves none out."""
+    for lowest in (0.002, 0.001):
+        assert not failed(round_trips(Subject(EDM(), ConsistencyPrediction(sigma_min=lowest), DDIM())))
 
 
 def trailing(make, steps, **settings):
