@@ -2,10 +2,12 @@
 
 import itertools
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from composing import composed
+from omegaconf import OmegaConf
 from slower import some
 from torch import nn
 
@@ -15,6 +17,7 @@ from diffsweep.callbacks.checkpoints import read_checkpoint
 from diffsweep.conditioning import Unconditional
 from diffsweep.configuration.loading import load_sampled
 from diffsweep.configuration.preflight import preflight
+from diffsweep.configuration.rules.teacher import a_student_steps_between_times_that_it_has_learned
 from diffsweep.configuration.stage_nodes import saved_config
 from diffsweep.diffusion import (
     EDM,
@@ -299,6 +302,18 @@ def test_steps_that_do_not_fit_are_refused_in_one_line(compose, case):
     with pytest.raises(UserError, match=message) as refused:
         preflight(compose("model=progressive_distillation", *words))
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("start", "steps", "learned"), [(1.0, 4, True), (0.75, 3, True), (0.25, 1, True), (1.0, 2, False), (0.6, 4, False)]
+)
+def test_steps_between_other_times_than_a_student_has_learned_are_noted(start, steps, learned):
+    cfg = OmegaConf.create({"model": {"student_steps": 4}})
+    parts = SimpleNamespace(sampler=DDIM(steps=steps, start=start), schedule=schedules.Cosine(1000))
+    noted = a_student_steps_between_times_that_it_has_learned(cfg, parts)
+    assert (noted is None) == learned
+    assert learned or "between t = 1, 0.75, 0.5, 0.25, 0 alone" in noted
+    assert a_student_steps_between_times_that_it_has_learned(OmegaConf.create({"model": {}}), parts) is None
 
 
 @pytest.mark.parametrize("schedule", [schedules.VE(), schedules.CosineContinuous()], ids=named)

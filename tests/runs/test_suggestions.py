@@ -211,6 +211,11 @@ def test_a_sweep_names_an_old_key_once(command):
     assert (done.out, done.err.count("NOTE")) == ("0.9\n---\n1\n", 1)
 
 
+def test_a_run_is_no_near_miss_of_a_key_where_none_is_used():
+    with pytest.raises(UserError, match=r"run: src/verify.py takes no run; type the settings .* model=edm"):
+        compose("verify", ["run=outputs/train/one"])
+
+
 def test_old_keys_are_read_in_saved_runs(finished, tmp_path):
     saved = OmegaConf.load(finished / "config.yaml")
     saved.sampler = {"_target_": "diffsweep.samplers.Heun", "s_noise": 1.003}

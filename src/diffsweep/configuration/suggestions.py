@@ -78,6 +78,10 @@ def no_such_key(key: str, command: str, overrides: Sequence[str] = ()) -> UserEr
         command: the command, such as ``train``.
         overrides: of the command line, which choose options.
     """
+    if key in SELECTORS:
+        return UserError(
+            f"{key}: src/{command}.py takes no run; type the settings that it is to use, such as model=edm"
+        )
     group, _, name = key.partition(".")
     choices = chosen(command, overrides)
     with_it = [option for option in options(group) if name and name in settings(group, option)]

@@ -1,16 +1,19 @@
 """Rules on teachers: a student has the network of its teacher, and takes the guidance that it has learned."""
 
+from dataclasses import replace
+
 import torch
 from omegaconf import DictConfig, OmegaConf
 
 from diffsweep.configuration.build import sized
-from diffsweep.configuration.rules.base import BuiltParts, limit, rule
+from diffsweep.configuration.rules.base import BuiltParts, limit, note, rule
 from diffsweep.configuration.sizes import instantiated
 from diffsweep.configuration.stage_nodes import run_key
 from diffsweep.models.distilled import first_difference
 from diffsweep.models.rounds import rounds_of, times_of_rounds
 
 PATH = "teacher.base"
+FEW = 5  # times that a message names
 NETWORK = ("dataset", "conditioning", "backbone", "prediction")  # groups on which the shapes of the weights depend
 
 
@@ -129,6 +132,26 @@ def a_student_takes_the_steps_that_it_has_learned(cfg: DictConfig, parts: BuiltP
             f"{parts.sampler.clip} would change it; use sampler.clip=none"
         )
     return None
+
+
+@note
+def a_student_steps_between_times_that_it_has_learned(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Return a warning if the sampler of a student of few steps takes others than those between its own times."""
+    known = cfg.model.get("student_steps")
+    if known is None:
+        return None
+    learned = replace(parts.sampler, steps=known, start=1.0, stop=0.0).times(parts.schedule)
+    own = parts.sampler.times(parts.schedule)
+    begins = [k for k in range(len(learned) - len(own) + 1) if torch.allclose(learned[k : k + len(own)], own, rtol=0)]
+    if begins:
+        return None
+    times = ", ".join(f"{float(time):.4g}" for time in learned[:FEW]) + (", ..." if len(learned) > FEW else "")
+    least = f"sampler.start={float(learned[-2]):.4g} sampler.steps=1"
+    return (
+        f"the student has learned the steps between t = {times} alone, and sampler.steps={parts.sampler.steps} from "
+        f"sampler.start={parts.sampler.start:g} takes others; use sampler.steps={known} from 1, or from one of these "
+        f"times the steps below it, such as {least}"
+    )
 
 
 @rule
