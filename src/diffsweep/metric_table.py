@@ -96,6 +96,8 @@ METRICS = {
     "caption_accuracy_held_out": Metric("caption accuracy, held out", HIGHER, "{:.1%}"),
     "control_iou": Metric("control IoU", HIGHER, "{:.3f}"),
     "control_error": Metric("control error", LOWER, "{:.2f}"),
+    "control_2_iou": Metric("control 2 IoU", HIGHER, "{:.3f}"),
+    "control_2_error": Metric("control 2 error", LOWER, "{:.2f}"),
     "win_rate": Metric("win rate against the reference", HIGHER, "{:.1%}"),
     "score_gain": Metric("score above the reference", HIGHER, "{:+.3g}"),
     "copy_ratio": Metric("copy ratio", 1.0, "{:.3f}"),

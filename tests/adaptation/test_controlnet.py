@@ -21,6 +21,7 @@ from diffsweep.metrics.restoration import BIN
 from diffsweep.pictures import load_npz, to_uint8
 from diffsweep.runs.commands import sample
 from diffsweep.runs.training import train
+from diffsweep.samplers import DDIM
 
 SMALL = ("backbone.channels=8", "sampler=ddim", "sampler.steps=3", "metrics=none", "logger=csv")
 LATENTS = ("model=ldm", "autoencoder.network.channels=8", "autoencoder.cache=false", "conditioning=class")
@@ -191,3 +192,31 @@ def test_a_run_is_trained_loaded_and_sampled_for_given_images(finished, tmp_path
     ):
         with pytest.raises(UserError, match=match):
             run("wrong", f"task.source={source}", "task.degraded=true")
+
+
+@pytest.mark.slow
+def test_control_runs_are_joined_on_their_base_and_none_of_another_base(finished, tmp_path):
+    """run=BASE adapters=[A:0.3,B] draws as the joined networks do, and A alone as the run of A with its weight."""
+    for name, degradation in (("a", "segmentation"), ("b", "edges")):
+        train(controlled_run(finished, tmp_path / name, f"degradation={degradation}", "optimizer.lr=0.1"))
+
+    def loaded(run, *overrides):
+        return load_model(compose("sample", [f"run={run}", f"output={tmp_path / 'out'}", *overrides]))
+
+    def samples(model):
+        model.sampler = DDIM(steps=2)
+        return drawn(model, data)
+
+    a, b = tmp_path / "a", tmp_path / "b"
+    data = build_data(load_config(finished))
+    plain, alone = samples(loaded(finished)), samples(loaded(a, "adaptation.weight=0.3"))
+    assert not torch.equal(plain, alone)
+    torch.testing.assert_close(samples(loaded(finished, f"adapters=[{a}:0.3]")), alone)
+    torch.testing.assert_close(samples(loaded(finished, f"adapters=[{a}:0,{b}:0]")), plain, rtol=0, atol=0)
+    both = loaded(finished, f"adapters=[{a}:0.3,{b}]")
+    assert [branch.weight for branch in both.denoiser.backbone.controls] == [0.3, 1.0]
+    torch.testing.assert_close(samples(both), samples(loaded(a, "adaptation.weight=0.3", f"adapters=[{b}]")))
+    places = (f"hydra.run.dir={tmp_path / 'other'}", f"paths.output_dir={tmp_path}", "logger=csv", "metrics=none")
+    train(compose("train", [*places, "trainer.max_steps=1"]))
+    with pytest.raises(UserError, match="is of another base, of weights"):
+        loaded(tmp_path / "other", f"adapters=[{a}]")

@@ -100,14 +100,20 @@ class ControlNet(Adaptation):
     def plain(self, model: Model) -> Mapping[str, Tensor]:
         return {name: weight for name, weight in model.state_dict().items() if not name.startswith(CONTROLS)}
 
-    def join(self, model: DiffusionModel, trained: DiffusionModel, weight: float) -> None:
+    def join(self, model: Model, trained: Model, weight: float) -> None:
         """Add copies of the control networks of a trained model to another model of the same base, with a weight.
 
         Args:
             model: the model that gets them, beside those that it has.
             trained: the trained model, as this adaptation has changed it.
             weight: the factor of what they add.
+
+        Raises:
+            UserError: the model draws no samples.
         """
+        if not isinstance(model, DiffusionModel):
+            raise UserError(f"a control network steers samples, and {type(model).__name__} draws none")
+        assert isinstance(trained, DiffusionModel)
         assert trained.control is not None
         controls: Any = trained.denoiser.backbone.controls
         branches = [module for module in controls if isinstance(module, ControlBranch)]

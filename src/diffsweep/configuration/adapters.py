@@ -1,14 +1,17 @@
-"""Add adapters, updates of low rank of other runs or programs, to the weights of a loaded model."""
+"""Add adapters to a loaded model: updates of low rank of its weights, and control networks, of other runs or programs.
+
+Updates of low rank are added to the weights, which then are plain ones again; control networks stay beside the network.
+"""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from diffsweep import shell
-from diffsweep.adaptation import Adapter, Lora, LowRank, merge
+from diffsweep.adaptation import Adaptation, Adapter, ControlNet, Lora, LowRank, merge
 from diffsweep.adaptation.lora import BASE, adaptable
 from diffsweep.adaptation.low_rank import misfit
 from diffsweep.callbacks import averaged_weights
@@ -19,38 +22,62 @@ from diffsweep.configuration.sizes import instantiated
 from diffsweep.errors import UserError
 from diffsweep.interchange.adapter_files import read_adapter
 from diffsweep.layers import weights_hash
+from diffsweep.models import Model
 
 DOWN, UP = ".lora_A.default.weight", ".lora_B.default.weight"
 
 
-def add_adapters(model: nn.Module, words: Sequence[str], trust: Sequence[str] = ()) -> None:
-    """Add adapters to the weights of a model, in place, each times its weight.
+def add_adapters(model: Model, words: Sequence[str], load: Callable[..., Model], trust: Sequence[str] = ()) -> None:
+    """Add adapters to a model, in place, each times its weight.
 
     Args:
-        model: a trained model, their base.
-        words: each ``PATH`` or ``PATH:WEIGHT``, where the path is that of a run of ``adaptation=lora``, of a file of
-            safetensors or of an exported folder, and the weight is 1 by default.
+        model: a trained model, their base, or one with a control network beside that base.
+        words: each ``PATH`` or ``PATH:WEIGHT``, where the path is that of a run of ``adaptation=lora`` or of
+            ``controlnet``, of a file of safetensors or of an exported folder, and the weight is 1 by default.
+        load: returns the model of a run, as :func:`~diffsweep.configuration.loading.trained` does.
         trust: packages besides diffsweep whose classes the runs may name.
 
     Raises:
         UserError: a path has no adapter, or the adapter is of another base, or a weight is no number.
     """
-    own, pairs = weights_hash(model), []
+    base = model.adaptation.weights if isinstance(model.adaptation, ControlNet) else weights_hash(model)
+    pairs, controls = [], list[tuple[Model, float]]()
     for word in words:
         path, weight = parsed(word)
         shown = f"adapters: {shell.shown(path)}"
+        if _is_run_of(path, ControlNet, trust):
+            control = load(str(path), trust=list(trust))
+            _check_base(shown, control.adaptation.weights, base)
+            print(f"{shown} is a control network, times {weight:g}", flush=True)
+            controls.append((control, weight))
+            continue
         adapter = _of_run(path, model, trust) if (path / CONFIG).is_file() else read_adapter(path, adaptable(model))
-        if adapter.base is not None and adapter.base != own:
-            raise UserError(
-                f"{shown} is of another base, of weights {adapter.base[:12]}, than this run, of {own[:12]}; give the "
-                "run that it was trained from"
-            )
+        _check_base(shown, adapter.base, base)
         if (reason := misfit(adapter, model)) is not None:
             raise UserError(f"{shown} is of another base: {reason}")
         known = "" if adapter.base else ", of a base that its file does not name"
         print(f"{shown} changes {len(adapter.updates)} layers, times {weight:g}{known}", flush=True)
         pairs.append((adapter, weight))
     merge(model, pairs)
+    for control, weight in controls:
+        control.adaptation.join(model, control, weight)
+
+
+def _check_base(shown: str, theirs: str | None, ours: str | None) -> None:
+    """Raise a UserError if an adapter is of a base with other weights; their hashes are None if they are not known."""
+    if theirs is not None and ours is not None and theirs != ours:
+        raise UserError(
+            f"{shown} is of another base, of weights {theirs[:12]}, than this run, of {ours[:12]}; give the run that "
+            "it was trained from"
+        )
+
+
+def _is_run_of(path: Path, kind: type[Adaptation], trust: Sequence[str]) -> bool:
+    """Return whether a path is the directory of a run of an adaptation of some kind."""
+    if not (path / CONFIG).is_file():
+        return False
+    target = load_config(path).get("adaptation", {}).get("_target_")
+    return target is not None and is_of_kind(locate(target, trust), kind)
 
 
 def parsed(word: str) -> tuple[Path, float]:
@@ -75,11 +102,11 @@ def _of_run(path: Path, model: nn.Module, trust: Sequence[str]) -> Adapter:
     Raises:
         UserError: the run is of another adaptation, has no checkpoint, or has trained other weights too.
     """
-    cfg = load_config(path)
-    target = cfg.get("adaptation", {}).get("_target_")
-    if target is None or not is_of_kind(locate(target, trust), Lora):
-        raise UserError(f"adapters: {shell.shown(path)} is no run of adaptation=lora, but has the weights of a model")
-    adaptation: Lora = instantiated(cfg, "adaptation")
+    if not _is_run_of(path, Lora, trust):
+        raise UserError(
+            f"adapters: {shell.shown(path)} is no run of adaptation=lora or controlnet, but has the weights of a model"
+        )
+    adaptation: Lora = instantiated(load_config(path), "adaptation")
     file = path / FOLDER / LAST
     weights = averaged_weights(read_weights(file, lambda other: taking(file, other)))
     base = model.state_dict()

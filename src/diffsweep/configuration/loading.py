@@ -57,7 +57,7 @@ def load_model(cfg: DictConfig, averaged: bool = True) -> Model:
         ) from error
     model = model.to(device_of(cfg)).eval().requires_grad_(False)
     if words:
-        add_adapters(model, words, list(cfg.trust))
+        add_adapters(model, words, trained, list(cfg.trust))
     return model
 
 

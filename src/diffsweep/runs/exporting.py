@@ -39,6 +39,8 @@ def export(cfg: DictConfig) -> Path:
         raise UserError(f"{shell.shown(folder)} exists; give a new folder: output=DIR")
     resolve_stages(cfg, train)
     model = load_model(cfg, averaged=WEIGHTS[cfg.weights]).cpu()
+    if getattr(model, "control", None) is not None:
+        raise UserError("no format has a place for control networks; export the run that this one was adapted from")
     if model.adaptation is not None and cfg.format not in OF_UPDATES:
         model.adaptation.merge(model)
     folder.parent.mkdir(parents=True, exist_ok=True)
