@@ -106,6 +106,7 @@ BASE = 'adaptation.base.train=["model=ddpm"]'
 PREFERRED = ("model=preference", "adaptation=full")
 DIGITS = (*PREFERRED, "scorer=class_probability", BASE)
 COMPANIONS = {  # the other choices that an option requires
+    "adaptation=controlnet": (BASE,),
     "adaptation=frozen": (BASE, "adaptation.train=[denoiser.backbone.middle.*]"),
     "adaptation=full": (BASE,),
     "adaptation=lora": (BASE, "adaptation.targets=[denoiser.backbone.*.conv_in]"),
