@@ -51,7 +51,7 @@ def adapted(base, degradation=None, size=8, **settings):
     """Return a copy of a model with a control network."""
     model = copy.deepcopy(base).requires_grad_(True)
     ControlNet(degradation or Segmentation(), 1, size, base=lambda: base, train=(), **settings)(model)
-    return model
+    return model.eval()
 
 
 def filled(model):

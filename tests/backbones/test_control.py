@@ -31,14 +31,14 @@ def made(name):
     for parameter in network.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.2)
-    return network.requires_grad_(False)
+    return network.requires_grad_(False).eval()
 
 
 def controlled(network, **settings):
     """Return a copy of a network with a control network."""
     network = copy.deepcopy(network)
     network.controls.append(ControlBranch(network.copied_half(), channels=1, **settings))
-    return network
+    return network.eval()
 
 
 def trained(branch):
@@ -139,6 +139,7 @@ def test_times_rows_and_several_control_networks():
     torch.testing.assert_close(part(x, c_noise, cond)[1], steered[1])
     torch.testing.assert_close(part(x, c_noise, cond)[[0, 2]], base[[0, 2]])
     assert torch.equal(part(x, torch.full((3,), 50.0), cond), network(x, torch.full((3,), 50.0), cond))
+    assert torch.equal(part.train()(x, c_noise, cond), steered)  # training is at all times
     rows = full(x, c_noise, replace(cond, control_weight=torch.tensor([1.0, 0.0, 1.0])))
     torch.testing.assert_close(rows[[0, 2]], steered[[0, 2]])
     torch.testing.assert_close(rows[1], base[1])

@@ -70,6 +70,8 @@ class Hint(nn.Sequential):
 class ControlBranch(nn.Module):
     """A control network: a trained copy of a network's first half that reads a control image.
 
+    In training mode ``weight`` is 1, at all times, and without ``guess``.
+
     Args:
         half: the copy of the first half.
         channels: channels of its control image.
@@ -123,17 +125,18 @@ class ControlBranch(nn.Module):
             return []
         control = self._image(x, cond)
         features = self.copy.first_half(x, c_noise, cond, self.hint(control.to(x.dtype)))  # type: ignore[operator]
+        levels = [1.0] * len(self.levels) if self.training else self.levels
         return [
             _scaled(zero(feature), factor, level)
-            for zero, feature, level in zip(self.zero, features, self.levels, strict=True)
+            for zero, feature, level in zip(self.zero, features, levels, strict=True)
         ]
 
     def _factor(self, c_noise: Tensor, cond: Condition) -> float | Tensor | None:
         """Return w for all rows, or for each, (B,); None if nothing is added in any row."""
-        if cond.control is None or self.weight == 0:
+        factor: float | Tensor = 1.0 if self.training else self.weight
+        if cond.control is None or factor == 0:
             return None
-        factor: float | Tensor = self.weight
-        if self.limits is not None:
+        if self.limits is not None and not self.training:
             inside = (c_noise >= self.limits[0]) & (c_noise <= self.limits[1])
             if c_noise.device.type == "cpu" and not inside.any():  # a GPU would have to be waited for
                 return None
