@@ -103,20 +103,17 @@ SHALLOW = ("backbone.channel_mult=[1,2]", "backbone.attention_factors=[2]")  # d
 CLASSIFIER = "model=noisy_classifier"
 CLIPS = ("dataset=moving_digits", "metrics=moving_digits")
 BASE = 'adaptation.base.train=["model=ddpm"]'
-PREFERRED = ("model=preference", "adaptation=full")
-DIGITS = (*PREFERRED, "scorer=class_probability", BASE)
+LEARNS = ("model=preference", "scorer=class_probability")
 COMPANIONS = {  # the other choices that an option requires
     "adaptation=controlnet": (BASE,),
-    "adaptation=frozen": (BASE, "adaptation.train=[denoiser.backbone.middle.*]"),
-    "adaptation=full": (BASE,),
+    "adaptation=frozen": (BASE, *LEARNS, "preference=reward_weighted", "adaptation.train=[denoiser.backbone.middle.*]"),
+    "adaptation=full": (BASE, *LEARNS, "preference=supervised"),
     "adaptation=lora": (BASE, "adaptation.targets=[denoiser.backbone.*.conv_in]"),
     "cascade=blur": ("model=cascade",),
     "cascade=noise": ("model=cascade",),
-    "comparisons=scored": (*DIGITS, "preference=kto"),
-    "preference=reward_weighted": DIGITS,
-    "preference=supervised": DIGITS,
+    "comparisons=scored": (BASE, *LEARNS, "preference=kto", "adaptation=full"),
     "scorer=attribute": (
-        *(*PREFERRED, "preference=dpo", "dataset=shapes", "metrics=classifier"),
+        *("model=preference", "adaptation=full", "preference=dpo", "dataset=shapes", "metrics=classifier"),
         'adaptation.base.train=["model=ddpm","dataset=shapes","metrics=none"]',
     ),
     "guidance=distilled": ("model=guidance_distillation",),
