@@ -118,7 +118,7 @@ class PreferenceModel(DiffusionModel):
         if reference:
             with torch.no_grad():
                 theirs = losses(self.reference.denoiser, self.reference_condition(batch, noise))
-        return AtOneTime(Compared(own, theirs, batch["score"].to(own), batch["desirable"]), t, weight)
+        return AtOneTime(Compared(own, theirs, batch["score"].to(own), batch["desirable"].to(own.device)), t, weight)
 
     def reference_condition(self, batch: Batch, noise: Noise) -> Condition | None:
         """Return the condition of a batch that the reference takes, dropped in the same rows as the model's own.

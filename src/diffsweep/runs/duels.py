@@ -35,8 +35,17 @@ class Duels(NamedTuple):
 
 
 def fights_duels(model: Model) -> TypeGuard[PreferenceModel]:
-    """Return whether a model is compared with its reference: one that learned from preferences and has a scorer."""
-    return isinstance(model, PreferenceModel) and model.scorer is not None
+    """Return whether a model is compared with its reference: one that learned from preferences and has a scorer.
+
+    If the run of the reference is no longer where it was, the result is False, and a warning is printed.
+    """
+    if not isinstance(model, PreferenceModel) or model.scorer is None:
+        return False
+    run = getattr(model.adaptation, "run", None)
+    if run is not None and not Path(run).is_dir():
+        print(f"warning: no win rate, since {run}, the run of the reference, is gone; adaptation.run=DIR gives it")
+        return False
+    return True
 
 
 def measure_duels(model: PreferenceModel, data: ImageData, seed: int, folder: Path) -> dict[str, float]:
