@@ -96,6 +96,17 @@ def test_two_adapters_add_up_with_their_weights(runs, base, added):
     assert "denoiser.backbone.conv_in.weight" in changed
 
 
+def test_adapters_are_added_to_a_run_with_another_adapter_of_the_same_base(runs, run_of_a, files, added):
+    """A and B / 2 are the same weights, whether A was trained in the model or is added; A - A is 0."""
+    expected = added(str(runs[0]), f"{runs[1]}:0.5").state_dict()
+    model = copy.deepcopy(run_of_a)
+    add_adapters(model, [f"{runs[1]}:0.5", f"{files / 'lora_kohya'}:1", f"{files / 'lora_peft'}:-1"])
+    plain = model.adaptation.plain(model)
+    assert plain.keys() == expected.keys()
+    for name, weight in plain.items():
+        torch.testing.assert_close(weight, expected[name], rtol=0, atol=1e-6)
+
+
 def test_a_merged_run_is_a_plain_model_of_the_same_weights(run_of_a):
     merged = copy.deepcopy(run_of_a)
     plain = run_of_a.adaptation.plain(run_of_a)

@@ -119,8 +119,10 @@ class Lora(Adaptation):
 
 
 def adaptable(model: nn.Module) -> list[str]:
-    """Return the names of the layers of a model that can get an update of low rank."""
-    return [name for name, layer in model.named_modules() if type(layer) in KINDS and getattr(layer, "groups", 1) == 1]
+    """Return the names of the layers of a model that can get an update of low rank, or another one if they have one."""
+    modules = [(name, layer) for name, layer in model.named_modules() if ".lora_" not in name]
+    kinds = [name for name, layer in modules if type(layer) in KINDS and getattr(layer, "groups", 1) == 1]
+    return [name.removesuffix(BASE.rstrip(".")) for name in kinds]
 
 
 def inject(model: nn.Module, names: Sequence[str], rank: int, alpha: float, dropout: float = 0.0) -> None:

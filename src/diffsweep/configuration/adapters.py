@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from diffsweep import shell
 from diffsweep.adaptation import Adaptation, Adapter, ControlNet, Lora, LowRank, merge
@@ -31,7 +30,8 @@ def add_adapters(model: Model, words: Sequence[str], load: Callable[..., Model],
     """Add adapters to a model, in place, each times its weight.
 
     Args:
-        model: a trained model, their base, or one with a control network beside that base.
+        model: a trained model: their base, or one that was adapted from it and has all of its weights frozen, such as
+            by another adapter or a control network.
         words: each ``PATH`` or ``PATH:WEIGHT``, where the path is that of a run of ``adaptation=lora`` or of
             ``controlnet``, of a file of safetensors or of an exported folder, and the weight is 1 by default.
         load: returns the model of a run, as :func:`~diffsweep.configuration.loading.trained` does.
@@ -40,19 +40,20 @@ def add_adapters(model: Model, words: Sequence[str], load: Callable[..., Model],
     Raises:
         UserError: a path has no adapter, or the adapter is of another base, or a weight is no number.
     """
-    base = model.adaptation.weights if isinstance(model.adaptation, ControlNet) else weights_hash(model)
-    pairs, controls = [], list[tuple[Model, float]]()
+    bases, pairs, controls = {weights_hash(model)}, [], list[tuple[Model, float]]()
+    if model.adaptation is not None and not model.adaptation.train:
+        bases.add(model.adaptation.weights)
     for word in words:
         path, weight = parsed(word)
         shown = f"adapters: {shell.shown(path)}"
         if _is_run_of(path, ControlNet, trust):
             control = load(str(path), trust=list(trust))
-            _check_base(shown, control.adaptation.weights, base)
+            _check_base(shown, control.adaptation.weights, bases)
             print(f"{shown} is a control network, times {weight:g}", flush=True)
             controls.append((control, weight))
             continue
         adapter = _of_run(path, model, trust) if (path / CONFIG).is_file() else read_adapter(path, adaptable(model))
-        _check_base(shown, adapter.base, base)
+        _check_base(shown, adapter.base, bases)
         if (reason := misfit(adapter, model)) is not None:
             raise UserError(f"{shown} is of another base: {reason}")
         known = "" if adapter.base else ", of a base that its file does not name"
@@ -63,12 +64,12 @@ def add_adapters(model: Model, words: Sequence[str], load: Callable[..., Model],
         control.adaptation.join(model, control, weight)
 
 
-def _check_base(shown: str, theirs: str | None, ours: str | None) -> None:
-    """Raise a UserError if an adapter is of a base with other weights; their hashes are None if they are not known."""
-    if theirs is not None and ours is not None and theirs != ours:
+def _check_base(shown: str, theirs: str | None, ours: set[str]) -> None:
+    """Raise a UserError if an adapter is of a base with other weights; its hash is None if it is not known."""
+    if theirs is not None and theirs not in ours:
         raise UserError(
-            f"{shown} is of another base, of weights {theirs[:12]}, than this run, of {ours[:12]}; give the run that "
-            "it was trained from"
+            f"{shown} is of another base, of weights {theirs[:12]}, than this run, of {min(ours)[:12]}; give the run "
+            "that it was trained from"
         )
 
 
@@ -96,7 +97,7 @@ def parsed(word: str) -> tuple[Path, float]:
     return Path(path if colon else word), weight
 
 
-def _of_run(path: Path, model: nn.Module, trust: Sequence[str]) -> Adapter:
+def _of_run(path: Path, model: Model, trust: Sequence[str]) -> Adapter:
     """Return the averaged updates of a run of ``adaptation=lora``.
 
     Raises:
@@ -109,7 +110,7 @@ def _of_run(path: Path, model: nn.Module, trust: Sequence[str]) -> Adapter:
     adaptation: Lora = instantiated(load_config(path), "adaptation")
     file = path / FOLDER / LAST
     weights = averaged_weights(read_weights(file, lambda other: taking(file, other)))
-    base = model.state_dict()
+    base = {name.replace(BASE, "."): weight for name, weight in model.state_dict().items()}
     for name, weight in weights.items():
         plain = name.replace(BASE, ".")
         if not name.endswith((DOWN, UP)) and not (plain in base and torch.equal(base[plain].cpu(), weight)):
