@@ -263,6 +263,7 @@ def test_runs_that_are_no_adapters_and_weights_that_are_no_numbers_are_refused(f
         export(compose("export", [*words, "format=lora_peft"]))
 
 
+@pytest.mark.slow
 def test_a_run_of_lora_is_exported_merged_to_other_formats(runs, added, tmp_path):
     export(compose("export", [f"run={runs[0]}", "format=safetensors", f"output={tmp_path / 'm'}"]))
     state, expected = load_file(tmp_path / "m" / "model.safetensors"), added(str(runs[0])).state_dict()

@@ -24,7 +24,8 @@ def test_the_compared_networks_have_the_same_number_of_parameters():
 
 
 PARTS = [
-    *("sampling", "backbones", "hybrid", "bound", "video", "decoding", "loading", "distillation", "adaptation"),
+    *("sampling", "backbones", "hybrid", "bound", "video", "decoding", "loading", "distillation"),
+    pytest.param("adaptation", marks=pytest.mark.slow),
     pytest.param("streaming", marks=pytest.mark.slow),  # it starts processes
 ]
 

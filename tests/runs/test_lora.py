@@ -62,6 +62,7 @@ def test_only_the_updates_train_and_are_in_the_checkpoint(adapted, finished):
     assert not torch.equal(noised(model), noised(base))
 
 
+@pytest.mark.slow
 def test_a_run_with_lora_resumes_exactly(start, resume, adapted, tmp_path):
     train(start(tmp_path / "half", "adaptation.dropout=0.1", "trainer.max_steps=1"))
     train(resume(tmp_path / "half", "trainer.max_steps=2"))
