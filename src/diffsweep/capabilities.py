@@ -100,6 +100,12 @@ CAPABILITIES: dict[str, Capability] = {
     ),
     "condition": Capability("a condition to guide towards", ("conditioning",), choice="model=classifier_free"),
     "num_classes": Capability("class labels", ("conditioning",), choice="conditioning=class"),
+    "new_words": Capability(
+        "a text encoder that takes new words",
+        ("conditioning",),
+        choice="conditioning=text",
+        settings={"concept": "concept=none"},
+    ),
     "vector_dim": Capability("a feature vector", ("conditioning",)),
     "num_scalars": Capability("scalars", ("conditioning",)),
     "context_dim": Capability("a sequence of tokens", ("conditioning",)),

@@ -42,16 +42,18 @@ def text_of(group, option):
     return (CONF / group / f"{option}.yaml").read_text()
 
 
-# options that need downloaded weights; they are tested in test_pretrained_text, test_public and test_i3d
-DOWNLOADED = {"comparisons=parquet", "conditioning=text_clip", "conditioning=text_t5", "autoencoder=public"} | {
-    f"metrics={name}" for name in ("fvd", "inception", "dinov2", "clip")
+# options that need files; they are tested in test_concepts, test_pretrained_text, test_public and test_i3d
+DOWNLOADED = {
+    *("comparisons=parquet", "concept=dreambooth", "concept=textual_inversion", "autoencoder=public"),
+    *("conditioning=text_clip", "conditioning=text_t5"),
+    *(f"metrics={name}" for name in ("fvd", "inception", "dinov2", "clip")),
 }
 # An option with a stage requires another trained run and is tested with it, except first stages, which are replaced by
 # untrained ones.
 LEARNED = ("autoencoder=kl", "autoencoder=vq")
 # These are for clips, but most rows are of images, which would be refused; see test_video and test_base_and_residual.
 OF_CLIPS = ("noise=shared", "noise=progressive", "backbone=base_and_residual")
-OF_A_BASE = ("comparisons", "preference", "scorer")  # groups of a model that starts from a trained one
+OF_A_BASE = ("comparisons", "concept", "preference", "scorer")  # groups of a model that starts from a trained one
 FAMILIES = {  # options that do not start from another of their group: published sizes add no combinations
     name: [
         option

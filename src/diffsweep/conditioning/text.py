@@ -78,6 +78,11 @@ class TextConditioning(Conditioning):
         if negative is not None:
             self._check("negative", negative, "null for the null condition")
 
+    @property
+    def provides(self) -> frozenset[str]:  # type: ignore[override]
+        """The capabilities of a conditioning with these sizes, and ``new_words`` if the encoder takes some."""
+        return super().provides | ({"new_words"} if self.encoder.takes_new_words else set())
+
     def _check(self, key: str, text: str, otherwise: str) -> None:
         if not text.strip():
             raise ValueError(f"conditioning.{key} has an empty text; write one, or use {otherwise}")

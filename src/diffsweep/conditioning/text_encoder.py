@@ -34,7 +34,10 @@ class TextEncoder(nn.Module, ABC):
     Attributes:
         width: D, the channels of a token.
         max_length: L, the number of tokens that every text is padded to.
+        takes_new_words: whether words can be added to a trained encoder.
     """
+
+    takes_new_words = False
 
     width: int
     max_length: int

@@ -1,7 +1,9 @@
 r"""A small text encoder that is trained jointly with the diffusion network, over a vocabulary of its own.
 
 The token of word :math:`w_i` at position i starts as :math:`h_i = E[w_i] + P_i`, the sum of learned embeddings of the
-word and of the position; transformer blocks then let the words of a text attend to one another.
+word and of the position; transformer blocks then let the words of a text attend to one another. New words can be added
+to a trained encoder: their vectors are :math:`E[w] = E[w_0] + \delta_w`, with a known word :math:`w_0` (or without one)
+and learned :math:`\delta_w` (textual inversion, arXiv:2208.01618).
 """
 
 import difflib
@@ -9,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch.nn.functional import embedding, pad
 
 from diffsweep.conditioning.text_encoder import Encoded, TextCache, TextEncoder, masked_mean
 from diffsweep.layers import CrossAttention, mlp, send, token_norm
@@ -51,11 +53,17 @@ class WordEncoder(TextEncoder):
         depth: the number of blocks.
         num_heads: the number of attention heads, which divides D.
         max_length: L, the most words that a text may have.
+        new_words: words that are added to the vocabulary of a trained encoder, with weights of their own.
+        vectors: the number of vectors, each a token, of a new word.
+        initial: the known word w_0 as whose vector a new word begins; further vectors of it begin at random beside it.
+            None: all begin at random.
 
     Raises:
         ValueError: in the constructor and in ``check``, for a setting or prompt that is not possible; in ``forward``,
             for a caption with a word that the vocabulary lacks, or with more than L words.
     """
+
+    takes_new_words = True
 
     def __init__(
         self,
@@ -64,6 +72,9 @@ class WordEncoder(TextEncoder):
         depth: int = 2,
         num_heads: int = 4,
         max_length: int = 16,
+        new_words: Sequence[str] | None = None,
+        vectors: int = 1,
+        initial: str | None = None,
     ) -> None:
         super().__init__()
         if not vocabulary:
@@ -83,8 +94,20 @@ class WordEncoder(TextEncoder):
                 raise ValueError(f"conditioning.encoder.{key} must be at least 1, not {value}")
         self.width, self.max_length = width, max_length
         words = dict.fromkeys(entry.lower() for entry in vocabulary)
-        self.id_of = {word: index for index, word in enumerate(words, start=1)}  # 0 is padding
-        self.embed_words = nn.Embedding(len(self.id_of) + 1, width, padding_idx=0)
+        known = {word: index for index, word in enumerate(words, start=1)}  # 0 is padding
+        new = [word.lower() for word in new_words or ()]
+        if twice := [word for word in new if word in known]:
+            raise ValueError(f"concept.words: {twice[0]!r} is a word of this model already; use one that it lacks")
+        if vectors < 1:
+            raise ValueError(f"concept.vectors must be at least 1, not {vectors}")
+        if initial is not None and initial not in known:
+            near = difflib.get_close_matches(initial, known, n=1, cutoff=0)[0]
+            raise ValueError(f"concept.initial={initial} is no word of this model; did you mean {near}?")
+        first, self.initial = len(known) + 1, None if initial is None else known[initial]
+        self.ids_of = {word: [index] for word, index in known.items()}
+        self.ids_of |= {w: list(range(first + i * vectors, first + (i + 1) * vectors)) for i, w in enumerate(new)}
+        self.embed_words = nn.Embedding(len(known) + 1, width, padding_idx=0)
+        self.new_words = nn.Parameter(torch.empty(len(new) * vectors, width)) if new else None
         self.positions = nn.Parameter(torch.empty(max_length, width))
         self.blocks = nn.ModuleList(MaskedBlock(width, num_heads) for _ in range(depth))
         self.norm_out = token_norm(width)
@@ -92,6 +115,10 @@ class WordEncoder(TextEncoder):
         with torch.no_grad():  # CLIP's initialisation (arXiv:2103.00020)
             self.embed_words.weight[1:].normal_(std=0.02)
             self.positions.normal_(std=0.01)
+            if self.new_words is not None:
+                self.new_words.normal_(std=0.02)
+                if initial is not None:
+                    self.new_words[::vectors] = 0
 
     def ids(self, text: str) -> list[int]:
         """Return the ids of the words of a text, from 1 to the size of the vocabulary; an empty list for an empty text.
@@ -108,11 +135,22 @@ class WordEncoder(TextEncoder):
                 f"shorten it, or use conditioning.encoder.max_length={len(words)}"
             )
         for word in words:
-            if word not in self.id_of:
-                near = difflib.get_close_matches(word, self.id_of, n=1, cutoff=0.5)
-                known = f"did you mean {near[0]}?" if near else f"words are {', '.join(self.id_of)}"
+            if word not in self.ids_of:
+                near = difflib.get_close_matches(word, self.ids_of, n=1, cutoff=0.5)
+                known = f"did you mean {near[0]}?" if near else f"words are {', '.join(self.ids_of)}"
                 raise ValueError(f"{text!r}: the vocabulary has no word {word!r}; {known}")
-        return [self.id_of[word] for word in words]
+        ids = [number for word in words for number in self.ids_of[word]]
+        if len(ids) > self.max_length:
+            raise ValueError(f"{text!r} has {len(ids)} vectors, and the encoder takes {self.max_length}; shorten it")
+        return ids
+
+    def _embedded(self, ids: Tensor) -> Tensor:
+        """Return the vectors of words, (B, l, D), by their ids, (B, l)."""
+        if self.new_words is None:
+            return self.embed_words(ids)
+        known = self.embed_words.weight
+        new = self.new_words if self.initial is None else known[self.initial].detach() + self.new_words
+        return embedding(ids, torch.cat([known, new]), padding_idx=0)
 
     def check(self, text: str) -> None:
         self.ids(text)
@@ -131,7 +169,7 @@ class WordEncoder(TextEncoder):
         mask = ids > 0
         # A softmax over nothing is NaN, so an empty text attends to its first padding.
         attended = (mask | (torch.arange(longest, device=ids.device) == 0))[:, None, None]  # (B, 1, 1, l)
-        h = self.embed_words(ids) + self.positions[:longest]  # (B, l, D)
+        h = self._embedded(ids) + self.positions[:longest]  # (B, l, D)
         for block in self.blocks:
             h = block(h, attended)
         tokens, rest = self.norm_out(h) * mask[..., None], self.max_length - longest  # (B, l, D)

@@ -152,6 +152,11 @@ def finish(command: str, cfg: DictConfig, hydra: Any, run_dir: str) -> DictConfi
     if len(given) > 1:
         both = " and ".join(f"{name}={choices[name]}" for name in given)
         raise UserError(f"{both} choose two runs; give one of them")
+    if given == ["from"] and "base" not in cfg.adaptation:
+        raise UserError(
+            f"from={choices['from']} starts from a trained model, and adaptation={choices['adaptation']} starts from "
+            "random weights; leave one of the two out"
+        )
     selected, new = choices[given[0]] if given else None, not set(given) & set(GOING_ON)
     if selected is not None:  # the run's own choices, for the groups that come from it
         saved = load_config(selected).choices

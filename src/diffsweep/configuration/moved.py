@@ -22,7 +22,7 @@ MOVED_WORDS = {
 # Keys that nothing reads any more, each with its group; they are left out at any depth.
 GONE = (("conditioning", "seed"),)
 # Groups that runs of diffusion models saved before did not have, with the option that they amount to.
-NEW = ("cascade", "teacher", "discretisation", "adaptation", "preference", "comparisons", "scorer")
+NEW = ("cascade", "teacher", "discretisation", "adaptation", "concept", "preference", "comparisons", "scorer")
 ADDED = {group: ("none", {"_target_": "diffsweep.autoencoders.nothing"}) for group in NEW}
 
 
@@ -43,7 +43,18 @@ def in_new_names(content: dict[Any, Any]) -> Any:
         node = content.get(group)
         if isinstance(node, dict) and key in node:
             content[group] = {now: node[key]} | {name: value for name, value in node.items() if name != key}
-    return renamed(content)
+    return renamed(_with_concept(content))
+
+
+def _with_concept(content: dict[Any, Any]) -> dict[Any, Any]:
+    """Return the configuration of a run whose text encoder can be given new words by the group ``concept``."""
+    node: Any = content.get("conditioning")
+    encoder = node.get("encoder") if isinstance(node, dict) else None
+    if not isinstance(encoder, dict) or encoder.get("_target_") != "diffsweep.conditioning.WordEncoder":
+        return content
+    names = {"new_words": "words,null", "vectors": "vectors,1", "initial": "initial,null"}
+    added = {name: f"${{oc.select:concept.{key}}}" for name, key in names.items()}
+    return {**content, "conditioning": {**node, "encoder": {**added, **encoder}}}
 
 
 def _with_degradation(content: dict[Any, Any]) -> dict[Any, Any]:

@@ -65,6 +65,7 @@ class Root:
     likelihood: Any = MISSING
     callbacks: Any = MISSING
     adaptation: Any = MISSING
+    concept: Any = MISSING
     model: Any = MISSING
     choices: dict[str, Any] = field(default_factory=dict)  # the option chosen in each group; filled in
     sweep: str | None = None  # the sweep that the run belongs to; filled in

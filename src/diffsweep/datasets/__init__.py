@@ -4,6 +4,7 @@ from diffsweep.datasets.arrow import Arrow
 from diffsweep.datasets.augmentation import RandomShift
 from diffsweep.datasets.base import ImageData
 from diffsweep.datasets.comparisons import StoredComparisons
+from diffsweep.datasets.concept import Concept, ConceptSamples
 from diffsweep.datasets.decoded_images import DecodedImages
 from diffsweep.datasets.digits import Digits, load_digits
 from diffsweep.datasets.hub import Hub
@@ -21,6 +22,8 @@ from diffsweep.datasets.webdataset import WebDataset
 __all__ = [
     "Arrow",
     "Batch",
+    "Concept",
+    "ConceptSamples",
     "DecodedImages",
     "Digits",
     "Hub",

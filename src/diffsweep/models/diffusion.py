@@ -99,7 +99,7 @@ class DiffusionModel(SampledModel):
         cond, eps = self.condition(batch, noise), noise.like(x_0, Stream.EPS)
         losses = self.objective(self.denoiser, x_0, cond, t, eps, noise)
         self.update_time_sampling(self.denoiser.schedule, t, losses)
-        return Losses(losses, t, weight)
+        return Losses(losses, t, weight * batch["loss_weight"] if "loss_weight" in batch else weight)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Log the loss on held-out samples, ``val/loss``, and mean squared errors of the estimates of x0 and of eps.

@@ -60,7 +60,7 @@ def identity(model: Reflow, data: ImageData) -> dict[str, Any]:
     teacher = model.teacher
     return {
         "teacher": weights_hash(teacher.base),
-        "sampler": {"name": type(teacher.sampler).__name__, **_plain(asdict(teacher.sampler))},
+        "sampler": {"name": type(teacher.sampler).__name__, **plain(asdict(teacher.sampler))},
         "guidance": teacher.scales,
         "seed": PAIRED,
         "pairs": model.num_pairs,
@@ -69,7 +69,8 @@ def identity(model: Reflow, data: ImageData) -> dict[str, Any]:
     }
 
 
-def _plain(settings: dict[str, Any]) -> dict[str, Any]:
+def plain(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a part with all values but numbers as texts."""
     return {name: value if isinstance(value, int | float | None) else str(value) for name, value in settings.items()}
 
 

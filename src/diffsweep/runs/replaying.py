@@ -19,9 +19,7 @@ from diffsweep.configuration.build import build_data, build_model, device_of
 from diffsweep.errors import UserError
 from diffsweep.models import Model
 from diffsweep.models.timed import TimedModel
-from diffsweep.runs.comparisons import keep_comparisons
-from diffsweep.runs.latents import keep_latents
-from diffsweep.runs.pairs import keep_pairs
+from diffsweep.runs.training_samples import keep_samples
 
 MOST = 8  # samples and weights that are printed
 
@@ -46,9 +44,7 @@ def replay(cfg: DictConfig) -> float:
         )
     content = read_checkpoint(path)
     data, model = build_data(cfg), build_model(cfg)
-    keep_latents(cfg, model, data)
-    keep_pairs(cfg, model, data)
-    keep_comparisons(cfg, model, data)
+    keep_samples(cfg, model, data)
     model.load_state_dict(model.with_given(content["state_dict"]))
     model.to(device_of(cfg)).train()
     stream = data.training_stream()

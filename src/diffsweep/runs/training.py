@@ -26,13 +26,10 @@ from diffsweep.models import DiffusionModel, Model
 from diffsweep.progress import duration
 from diffsweep.runs import report
 from diffsweep.runs.claiming import alone_in, claim, refuse_busy, refuse_taken
-from diffsweep.runs.comparisons import keep_comparisons
 from diffsweep.runs.cost import cost_of
 from diffsweep.runs.evaluation import Measured, headline, measure
-from diffsweep.runs.latents import keep_latents
 from diffsweep.runs.machine import check_machine
 from diffsweep.runs.memory import MemoryOfSteps, ShortOfMemory, halve, release, why_not_halved
-from diffsweep.runs.pairs import keep_pairs
 from diffsweep.runs.ranks import errors_of_ranks
 from diffsweep.runs.recovery import recover
 from diffsweep.runs.replaying import replay
@@ -40,6 +37,7 @@ from diffsweep.runs.resuming import GoOn, Resumption
 from diffsweep.runs.stages import is_rank_zero, resolve_stages
 from diffsweep.runs.stopping import StopSignals, forget
 from diffsweep.runs.tracking import finishing, log_beginning, log_checkpoints, log_end, loggers, places
+from diffsweep.runs.training_samples import keep_samples
 from diffsweep.runs.verification import CERTIFICATE, certify, refuse
 from diffsweep.tasks.sampling import trajectory
 from diffsweep.tasks.showing import show_first
@@ -127,9 +125,7 @@ def _train(cfg: DictConfig, directory: Path, data: ImageData, resumption: Resump
     model = build_model(cfg)
     if model.adaptation is not None and is_rank_zero():
         print(f"from {shell.shown(cfg.adaptation.run)}: {model.adaptation.described(model)}", flush=True)
-    keep_latents(cfg, model, data)
-    keep_pairs(cfg, model, data)
-    keep_comparisons(cfg, model, data)
+    keep_samples(cfg, model, data)
     last = directory / FOLDER / LAST
     signals = StopSignals(str(last), directory)
     keep = KeepCheckpoints(last.parent)

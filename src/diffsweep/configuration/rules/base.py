@@ -14,7 +14,7 @@ from torch import nn
 from diffsweep.adaptation import Adaptation
 from diffsweep.autoencoders import AdversarialLoss, Autoencoder, Perceptual
 from diffsweep.conditioning import Conditioning
-from diffsweep.datasets import ImageData
+from diffsweep.datasets import Concept, ImageData
 from diffsweep.diffusion import ClipNoise, Discretisation, Objective, Prediction, Preference, TimeSampling, Weighting
 from diffsweep.discovery import import_all, is_of
 from diffsweep.errors import LeftOut, UserError
@@ -55,6 +55,7 @@ class BuiltParts:
     cascade: LowerStage | None
     teacher: Teacher | None
     adaptation: Adaptation | None
+    concept: Concept | None
     discretisation: Discretisation | None
     preference: Preference | None
     comparisons: Comparisons | None
