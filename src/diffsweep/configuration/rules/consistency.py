@@ -124,7 +124,8 @@ def times_and_losses_of_a_consistency_model_are_its_own(cfg: DictConfig, parts: 
 @rule
 def a_teacher_that_gives_weights_alone_is_started_from(cfg: DictConfig, parts: BuiltParts) -> str | None:
     """Return an error message if neighbouring samples come from data, and what else the teacher is for is not used."""
-    if parts.discretisation is None or parts.teacher is None or not cfg.model.from_data:
+    from_data = cfg.model.get("from_data", False)  # older runs do not have the key
+    if parts.discretisation is None or parts.teacher is None or not from_data:
         return None
     given = "model.from_data=true takes nothing of the teacher but the weights to start from"
     if not parts.teacher.initial:
