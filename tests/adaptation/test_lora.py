@@ -1,5 +1,7 @@
 """LoRA of layers and networks: the formula in float64, every projection of attention, and merging."""
 
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -124,6 +126,13 @@ def test_settings_without_a_meaning_are_refused(settings):
     ((key, value),) = settings.items()
     with pytest.raises(ValueError, match=rf"adaptation.{key} must be .*not {value}"):
         Lora(lambda: None, **settings)
+
+
+@pytest.mark.faults
+def test_without_peft_the_message_has_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(UserError, match=r"adaptation=lora needs the package peft: pip install 'diffsweep\[adapt\]'"):
+        inject(nn.Sequential(nn.Linear(6, 5)), ["0"], RANK, ALPHA)
 
 
 @pytest.mark.faults

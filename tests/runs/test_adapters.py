@@ -256,6 +256,10 @@ def test_runs_that_are_no_adapters_and_weights_that_are_no_numbers_are_refused(f
         added(str(finished_text))
     with pytest.raises(UserError, match=r"adapters: the weight of a is nan; give a number, such as a:0.7"):
         added("a:nan")
+    with pytest.raises(UserError, match=r"adapters: \S+gone does not exist; give a run of adaptation=lora, or a file"):
+        added(str(tmp_path / "gone"))
+    with pytest.raises(UserError, match=r"^adapters is a list: write adapters=\[...\]"):
+        compose("sample", [f"run={finished_text}", f"adapters={runs[0]}"])
     words = [f"run={finished_text}", f"output={tmp_path / 'x'}", f"adapters=[{runs[0]}]"]
     with pytest.raises(UserError, match="leave weights=raw out"):
         export(compose("export", [*words, "weights=raw"]))
@@ -269,3 +273,32 @@ def test_a_run_of_lora_is_exported_merged_to_other_formats(runs, added, tmp_path
     state, expected = load_file(tmp_path / "m" / "model.safetensors"), added(str(runs[0])).state_dict()
     assert state.keys() == expected.keys()
     assert all(torch.equal(weight, expected[name]) for name, weight in state.items())
+
+
+@pytest.mark.slow
+def test_a_run_with_all_weights_needs_no_base_and_is_an_adapter_too(finished_text, base, added, tmp_path):
+    places = (f"hydra.run.dir={tmp_path / 'whole'}", f"paths.output_dir={tmp_path}", "logger=csv", "metrics=none")
+    words = ("adaptation=lora", f"adaptation.targets=[{TEXT_ENCODER}]", "adaptation.whole=true", "trainer.max_steps=1")
+    train(compose("train", [f"from={finished_text}", *places, *words, "optimizer.lr=0.05"]))
+    cfg = load_config(tmp_path / "whole")
+    cfg.adaptation.run = str(tmp_path / "gone")
+    model = load_model(cfg)
+    plain, sum_of_both = model.adaptation.plain(model), added(str(tmp_path / "whole")).state_dict()
+    assert not all(torch.equal(weight, plain[name]) for name, weight in base.state_dict().items())
+    assert all(torch.equal(weight, plain[name]) for name, weight in sum_of_both.items())
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_a_run_that_has_trained_more_than_updates_is_no_adapter(finished_text, added, tmp_path):
+    places = (f"hydra.run.dir={tmp_path / 'more'}", f"paths.output_dir={tmp_path}", "logger=csv", "metrics=none")
+    words = (
+        "adaptation=lora",
+        f"adaptation.targets=[{TEXT_ENCODER}]",
+        "adaptation.train=[denoiser.backbone.conv_in.*]",
+    )
+    train(compose("train", [f"from={finished_text}", *places, *words, "trainer.max_steps=1", "optimizer.lr=0.05"]))
+    with pytest.raises(
+        UserError, match=r"has trained denoiser.backbone.conv_in.\w+ too, so it is more than an adapter"
+    ):
+        added(str(tmp_path / "more"))

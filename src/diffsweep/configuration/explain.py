@@ -69,6 +69,8 @@ def explain(error: Exception, command: str, overrides: Sequence[str] = ()) -> Us
         key = match[1]
         if converted := re.search(r"Value '(.*?)'.* could not be converted to (\w+)", text):
             return UserError(f"{key}={converted[1]}: not of type {_spoken(converted[2])}")
+        if "is not a ListConfig" in text:
+            return UserError(f"{key} is a list: write {key}=[...], in quotation marks if it has spaces")
         if "not in" in text:
             return no_such_key(key, command, overrides)
     if isinstance(error, ConfigCompositionException):

@@ -113,9 +113,7 @@ def _file_in(path: Path) -> Path:
     for name in (PEFT, KOHYA):
         if (path / name).is_file():
             return path / name
-    raise UserError(
-        f"{path} has no adapter: give a run of adaptation=lora, a file of safetensors, or an exported folder"
-    )
+    raise UserError(f"{path} has no adapter: give a run of adaptation=lora, or a file or folder of its export")
 
 
 def _metadata(file: Path) -> Mapping[str, str]:

@@ -42,8 +42,12 @@ class Written:
     difference: float | None = None
 
 
-def package(name: str) -> ModuleType:
+def package(name: str, extra: str = "export") -> ModuleType:
     """Return an imported package that an export needs.
+
+    Args:
+        name: the name of the package.
+        extra: the extra of diffsweep that has it.
 
     Raises:
         UserError: the package is not installed; the message has what to type.
@@ -52,7 +56,7 @@ def package(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         missing = (error.name or name).partition(".")[0]
-        raise UserError(f"the export needs the package {missing}: pip install 'diffsweep[export]'") from error
+        raise UserError(f"the export needs the package {missing}: pip install 'diffsweep[{extra}]'") from error
 
 
 def diffusers(model: Model, cfg: DictConfig, folder: Path) -> Written:
@@ -147,7 +151,7 @@ def torch_export(model: Model, cfg: DictConfig, folder: Path) -> Written:
 
 def lora_peft(model: Model, cfg: DictConfig, folder: Path) -> Written:
     """Write the updates of a run of adaptation=lora as ``adapter_model.safetensors``, with peft's configuration."""
-    package("peft")
+    package("peft", "adapt")
     adapter_files.write_peft(_adapter(model), folder)
     example = (
         "import diffsweep\nfrom peft import PeftModel\n\n"
@@ -158,7 +162,7 @@ def lora_peft(model: Model, cfg: DictConfig, folder: Path) -> Written:
 
 def lora_kohya(model: Model, cfg: DictConfig, folder: Path) -> Written:
     """Write the updates of a run of adaptation=lora as ``lora.safetensors``, in the form of kohya's scripts."""
-    package("safetensors.torch")
+    package("safetensors.torch", "adapt")
     adapter_files.write_kohya(_adapter(model), folder)
     example = (
         "import diffsweep\n\n"
