@@ -12,7 +12,7 @@ from diffsweep.adaptation.lora import inject
 from diffsweep.callbacks import averaged_weights
 from diffsweep.configuration.adapters import add_adapters, parsed
 from diffsweep.configuration.compose import compose
-from diffsweep.configuration.loading import load_model
+from diffsweep.configuration.loading import load_model, trained
 from diffsweep.configuration.saved import load_config
 from diffsweep.errors import UserError
 from diffsweep.interchange.adapter_files import HASH, read_adapter
@@ -54,7 +54,7 @@ def added(base):
 
     def added(*words):
         model = copy.deepcopy(base)
-        add_adapters(model, words)
+        add_adapters(model, words, trained)
         return model
 
     return added
@@ -100,7 +100,7 @@ def test_adapters_are_added_to_a_run_with_another_adapter_of_the_same_base(runs,
     """A and B / 2 are the same weights, whether A was trained in the model or is added; A - A is 0."""
     expected = added(str(runs[0]), f"{runs[1]}:0.5").state_dict()
     model = copy.deepcopy(run_of_a)
-    add_adapters(model, [f"{runs[1]}:0.5", f"{files / 'lora_kohya'}:1", f"{files / 'lora_peft'}:-1"])
+    add_adapters(model, [f"{runs[1]}:0.5", f"{files / 'lora_kohya'}:1", f"{files / 'lora_peft'}:-1"], trained)
     plain = model.adaptation.plain(model)
     assert plain.keys() == expected.keys()
     for name, weight in plain.items():
@@ -252,11 +252,11 @@ def test_a_file_that_is_no_adapter_is_one_line(run_of_a, files, tmp_path, change
 
 @pytest.mark.faults
 def test_runs_that_are_no_adapters_and_weights_that_are_no_numbers_are_refused(finished_text, runs, added, tmp_path):
-    with pytest.raises(UserError, match="is no run of adaptation=lora"):
+    with pytest.raises(UserError, match="is no run of adaptation=lora or controlnet"):
         added(str(finished_text))
     with pytest.raises(UserError, match=r"adapters: the weight of a is nan; give a number, such as a:0.7"):
         added("a:nan")
-    with pytest.raises(UserError, match=r"adapters: \S+gone does not exist; give a run of adaptation=lora, or a file"):
+    with pytest.raises(UserError, match=r"adapters: \S+gone does not exist; give a run of adaptation=lora or"):
         added(str(tmp_path / "gone"))
     with pytest.raises(UserError, match=r"^adapters is a list: write adapters=\[...\]"):
         compose("sample", [f"run={finished_text}", f"adapters={runs[0]}"])

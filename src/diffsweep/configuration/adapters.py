@@ -47,7 +47,7 @@ def add_adapters(model: Model, words: Sequence[str], load: Callable[..., Model],
         path, weight = parsed(word)
         shown = f"adapters: {shell.shown(path)}"
         if not path.exists():
-            raise UserError(f"{shown} does not exist; give a run of adaptation=lora, or a file or folder of its export")
+            raise UserError(f"{shown} does not exist; give a run of adaptation=lora or controlnet, or an export")
         if _is_run_of(path, ControlNet, trust):
             control = load(str(path), trust=list(trust))
             _check_base(shown, control.adaptation.weights, bases)
