@@ -276,7 +276,7 @@ def test_a_run_of_lora_is_exported_merged_to_other_formats(runs, added, tmp_path
 
 
 @pytest.mark.slow
-def test_a_run_with_all_weights_needs_no_base_and_is_an_adapter_too(finished_text, base, added, tmp_path):
+def test_a_run_with_all_weights_is_loaded_without_its_base_and_is_an_adapter_too(finished_text, base, added, tmp_path):
     places = (f"hydra.run.dir={tmp_path / 'whole'}", f"paths.output_dir={tmp_path}", "logger=csv", "metrics=none")
     words = ("adaptation=lora", f"adaptation.targets=[{TEXT_ENCODER}]", "adaptation.whole=true", "trainer.max_steps=1")
     train(compose("train", [f"from={finished_text}", *places, *words, "optimizer.lr=0.05"]))
