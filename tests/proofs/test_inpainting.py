@@ -8,7 +8,7 @@ import torch
 
 from diffsweep.diffusion import V
 from diffsweep.guidance import Reconstruction, RePaint, Replacement, unguided
-from diffsweep.plots import plot_passages
+from diffsweep.proof_plots import plot_passages
 from diffsweep.proofs import Subject, base, inpainting
 from diffsweep.proofs.data import exact_mixture
 from diffsweep.proofs.inpainting import BETWEEN, inpainted, true_samples

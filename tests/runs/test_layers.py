@@ -24,6 +24,7 @@ RANKS = {
     "words": 0,
     "schedules": 1,
     "plots": 2,
+    "proof_plots": 2,
     "diffusion": 2,
     "layers": 2,
     "degradations": 3,

@@ -1,7 +1,6 @@
 r"""Pairs of neighbouring times s < t, at which training compares a consistency function with itself.
 
-A consistency function has one value on the whole of a trajectory of the sampling ODE, :math:`f(x_t, t) = f(x_s, s)`.
-Training compares it at the ends of short intervals, which become shorter in the course of the training:
+A consistency function has one value along a trajectory of the ODE, and training compares it at the ends of intervals:
 
 ==================  ==================================================================================
 class               intervals, k of K steps into the training

@@ -17,8 +17,8 @@ from diffsweep.configuration.build import build
 from diffsweep.discovery import import_all
 from diffsweep.errors import Failed
 from diffsweep.files import write_text
-from diffsweep.plots import plot_convergence, plot_errors, plot_passages
 from diffsweep.progress import ProgressMeter
+from diffsweep.proof_plots import plot_convergence, plot_errors, plot_passages
 from diffsweep.proofs import Check, Curve, Subject
 from diffsweep.proofs.base import proofs_of
 from diffsweep.runs import report
