@@ -24,6 +24,8 @@ def test_grids_show_the_samples_of_the_average(toy, fit, tmp_path):
     module.sampler = DDIM(steps=50)
     module.sample = sample.__get__(module)
     module.request = lambda indices, samples: ({}, "condition")
+    module.request_for = lambda indices, samples: {"label": indices % 3}
+    module.control_pictures = lambda request: []
     module.show, module.drawing = DiffusionModel.show.__get__(module), DiffusionModel.drawing.__get__(module)
     module.conditioning = ClassLabel(num_classes=3, class_names=["cat", "dog", "ship"])
     ema = EMA(decay=0.5, warmup=False)

@@ -13,7 +13,7 @@ from diffsweep.configuration.compose import compose
 from diffsweep.configuration.loading import load_model
 from diffsweep.datasets import load_digits
 
-OTHERS = {"counterfactual", "prompt_swap", "prompt_to_prompt", "restore", "translate"}  # of models of other tests
+OTHERS = {"control", "counterfactual", "prompt_swap", "prompt_to_prompt", "restore", "translate"}  # of other models
 OPTIONS = sorted({path.stem for path in (Path(__file__).parents[2] / "conf/task").glob("*.yaml")} - OTHERS)
 SETTINGS = {
     "edit": ["sampler.start=0.5"],
@@ -253,7 +253,7 @@ BAD = [
     (["task=extend"], "use a run of model=video"),
     (
         ["task=paint"],
-        "did you mean inpaint? task has counterfactual, double_rate, edit, extend, generate, inpaint, ",
+        "did you mean inpaint? task has control, counterfactual, double_rate, edit, extend, generate, inpaint, ",
     ),
     (["task.frames=4"], "task.frames"),
     (["num_samples=0"], "at least 1"),
