@@ -103,6 +103,16 @@ def test_a_model_of_random_weights_learns_no_concept(configure, crosses, tmp_pat
         preflight(cfg)
 
 
+@pytest.mark.faults
+def test_an_image_that_cannot_be_read_is_named_by_its_key(learn, crosses, tmp_path):
+    (crosses / "9.png").write_bytes(b"no image")
+    try:
+        with pytest.raises(UserError, match=r"^concept.images: \S+9.png is no readable image"):
+            train(learn(tmp_path / "run", "concept=dreambooth"))
+    finally:
+        (crosses / "9.png").unlink()
+
+
 def test_forgetting_is_warned_of(learn, tmp_path, capsys):
     preflight(learn(tmp_path / "run", "concept=textual_inversion"))
     assert "word_vectors_alone_are_learned_with_a_frozen_base" in capsys.readouterr().err

@@ -73,12 +73,17 @@ def identity(cfg: DictConfig, model: PreferenceModel, data: ImageData) -> dict[s
     }
     if "scores" not in comparisons.requires:
         return source | {"space": weights_hash(model.autoencoder)}
-    guidance = saved_config(Path(cfg.adaptation.run), tuple(cfg.trust)).guidance
     return source | {
         "base": weights_hash(model.reference),
-        "guidance": portable(OmegaConf.to_container(guidance, resolve=True)),
+        "guidance": guidance_of_base(cfg),
         "scorer": {} if model.scorer is None else {"name": type(model.scorer).__name__, **model.scorer.identity()},
     }
+
+
+def guidance_of_base(cfg: DictConfig) -> Any:
+    """Return the settings of the guidance with which the base of a run draws samples, without directories."""
+    guidance = saved_config(Path(cfg.adaptation.run), tuple(cfg.trust)).guidance
+    return portable(OmegaConf.to_container(guidance, resolve=True))
 
 
 def _write(path: Path, header: dict[str, Any], model: PreferenceModel, data: ImageData, device: torch.device) -> None:

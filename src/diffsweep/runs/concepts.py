@@ -17,6 +17,7 @@ from diffsweep.layers import weights_hash
 from diffsweep.metrics import identify
 from diffsweep.models import DiffusionModel, Model
 from diffsweep.progress import tracked
+from diffsweep.runs.comparisons import guidance_of_base
 from diffsweep.runs.pairs import plain
 from diffsweep.samplers import Sampler
 from diffsweep.tasks.sources import load_images
@@ -49,11 +50,11 @@ def keep_concept(cfg: DictConfig, model: Model, data: ImageData) -> None:
             model.conditioning.requested([caption])
         except ValueError as error:
             raise UserError(f"the caption of {file}: {error}") from error
-    x = load_images(str(concept.images), data, len(captions))
+    x = load_images(str(concept.images), data, len(captions), key="concept.images")
     prompts = prior_prompts(concept, data.deferred("train"))
     prior = x[:0]
     if concept.num_prior:
-        header = identity(concept, base, sampler, prompts)
+        header = identity(concept, base, sampler, prompts) | {"guidance": guidance_of_base(cfg)}
         path = Path(cfg.paths.cache_dir) / f"prior-{identify(header)}" / "images.safetensors"
         make_once(path, partial(_write, path, header, base, sampler, prompts, device_of(cfg)))
         try:
@@ -85,7 +86,7 @@ def identity(concept: Concept, base: DiffusionModel, sampler: Sampler, prompts: 
 
     Args:
         concept: the settings of the concept.
-        base: the base that draws them, with its guidance.
+        base: the base that draws them; its guidance is added by the caller.
         sampler: the sampler that it draws them with.
         prompts: their texts.
     """

@@ -54,7 +54,7 @@ def clips_missing_because(source: str) -> str | None:
     return None
 
 
-def load_images(source: str, data: ImageData, count: int, side: int | None = None) -> Tensor:
+def load_images(source: str, data: ImageData, count: int, side: int | None = None, key: str = "task.source") -> Tensor:
     """Return the first images of a source, at most ``count``, as the model takes them: (N, C, H, W) in [-1, 1].
 
     Args:
@@ -64,6 +64,7 @@ def load_images(source: str, data: ImageData, count: int, side: int | None = Non
             three equal channels, and colour files whose channels are equal become grey.
         count: the largest number of images.
         side: the side that images from files get; None for that of the data, which images of ``data`` always have.
+        key: the key that names the source, for messages.
 
     Raises:
         UserError: the .npz file has images of another shape than the data, an image cannot be read, or it is coloured
@@ -81,7 +82,7 @@ def load_images(source: str, data: ImageData, count: int, side: int | None = Non
             )
         return images
     paths = [path] if path.is_file() else _images_in(path)
-    return torch.stack([_load_image(each, data.channels, side) for each in paths[:count]])
+    return torch.stack([_load_image(each, data.channels, side, key) for each in paths[:count]])
 
 
 def load_clips(source: str, data: ImageData, count: int, factor: int = 1) -> Tensor:
@@ -125,17 +126,15 @@ def load_clips(source: str, data: ImageData, count: int, factor: int = 1) -> Ten
     return torch.stack(read)
 
 
-def _load_image(path: Path, channels: int, image_size: int) -> Tensor:
+def _load_image(path: Path, channels: int, image_size: int, key: str) -> Tensor:
     """Return an image file as every dataset of files reads it, (C, H, W) in [-1, 1], but refuse to drop its colours."""
     try:
         image = read_image(read_bytes(path))
     except (OSError, UnreadableImageError) as error:
-        raise UserError(
-            f"task.source: {path} is no readable image: {getattr(error, 'strerror', None) or error}"
-        ) from error
+        raise UserError(f"{key}: {path} is no readable image: {getattr(error, 'strerror', None) or error}") from error
     if channels == 1 and _is_coloured(image):
         raise UserError(
-            f"task.source: {path} is coloured, and the model's images are grey, so its colours would be lost; give a "
+            f"{key}: {path} is coloured, and the model's images are grey, so its colours would be lost; give a "
             "grey copy, such as Pillow's image.convert('L') makes"
         )
     pixels = fitted(image, channels, image_size).pixels
