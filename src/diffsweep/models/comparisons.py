@@ -6,7 +6,6 @@ smallest score the loser l.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +18,7 @@ from diffsweep.layers import evaluating
 from diffsweep.models.diffusion import DiffusionModel
 from diffsweep.models.scorers import Scorer
 from diffsweep.samplers import Sampler
+from diffsweep.samplers.settings import settings_of
 
 # The seed of the noise of compared samples. It is far from the small seeds that users type: samples that a model is
 # measured by start from other noise than those that it has learned from.
@@ -107,12 +107,8 @@ class ScoredSamples(Comparisons):
         return data.split("train")
 
     def identity(self, data: ImageData) -> dict[str, Any]:
-        settings = {
-            name: value if isinstance(value, int | float | None) else str(value)
-            for name, value in asdict(self.sampler).items()
-        }
         return {
-            "sampler": {"name": type(self.sampler).__name__, **settings},
+            "sampler": settings_of(self.sampler),
             "seed": COMPARED,
             "pairs": self.count,
             "candidates": self.candidates,

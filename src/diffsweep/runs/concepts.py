@@ -1,6 +1,5 @@
 """The training samples of a new concept: a few images with a new word, and images that the base draws once."""
 
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,8 @@ from diffsweep.metrics import identify
 from diffsweep.models import DiffusionModel, Model
 from diffsweep.progress import tracked
 from diffsweep.runs.comparisons import guidance_of_base
-from diffsweep.runs.pairs import plain
 from diffsweep.samplers import Sampler
+from diffsweep.samplers.settings import settings_of
 from diffsweep.tasks.sources import load_images
 
 NAME, BATCH = "images", 256
@@ -92,7 +91,7 @@ def identity(concept: Concept, base: DiffusionModel, sampler: Sampler, prompts: 
     """
     return {
         "base": weights_hash(base),
-        "sampler": {"name": type(sampler).__name__, **plain(asdict(sampler))},
+        "sampler": settings_of(sampler),
         "seed": SEED,
         "prompts": identify({"prompts": prompts}),
         "count": concept.num_prior,

@@ -1,6 +1,5 @@
 """Pairs of a teacher, noise and the samples that its trajectories lead to, drawn once and kept in a file."""
 
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from diffsweep.metrics import identify
 from diffsweep.models import Model, Reflow
 from diffsweep.models.reflow import PAIRED
 from diffsweep.progress import tracked
+from diffsweep.samplers.settings import settings_of
 
 NAME, BATCH = "pairs", 256
 
@@ -60,18 +60,13 @@ def identity(model: Reflow, data: ImageData) -> dict[str, Any]:
     teacher = model.teacher
     return {
         "teacher": weights_hash(teacher.base),
-        "sampler": {"name": type(teacher.sampler).__name__, **plain(asdict(teacher.sampler))},
+        "sampler": settings_of(teacher.sampler),
         "guidance": teacher.scales,
         "seed": PAIRED,
         "pairs": model.num_pairs,
         "data": data.fingerprint,
         "size": list(model.autoencoder.shape),
     }
-
-
-def plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of a part with all values but numbers as texts."""
-    return {name: value if isinstance(value, int | float | None) else str(value) for name, value in settings.items()}
 
 
 def _write(path: Path, header: dict[str, Any], model: Reflow, data: ImageData, device: torch.device) -> None:
