@@ -1,8 +1,9 @@
 """Plots by matplotlib (``pip install diffsweep[plots]``), which is imported when a plot is drawn."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -226,4 +227,31 @@ def plot_classes(counts: Mapping[str, Mapping[str, int]], title: str = "") -> "F
     axis.grid(alpha=0.3, axis="y" if many else "x")
     axis.margins(x=0.08)
     figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
+    return figure
+
+
+def plot_ratios(results: Mapping[str, Mapping[str, Any]]) -> "Figure":
+    """Plot ratios as horizontal bars, each with the interval of 90 % of its repeats, and a line at 1.
+
+    Args:
+        results: for each label ``ratio``, ``low`` and ``high``.
+    """
+    from matplotlib.figure import Figure
+
+    labels, ratios = list(results), [result["ratio"] for result in results.values()]
+    errors = [[ratio - results[label]["low"] for label, ratio in zip(labels, ratios, strict=True)]]
+    errors.append([results[label]["high"] - ratio for label, ratio in zip(labels, ratios, strict=True)])
+    figure = Figure(figsize=(10, 1.1 + 0.42 * len(labels)), layout="constrained")
+    axis = figure.subplots()
+    axis.barh(range(len(labels)), ratios, 0.6, xerr=errors, color="C0", ecolor="0.4", capsize=2)
+    axis.set_yticks(range(len(labels)), [textwrap.fill(label, 60) for label in labels], fontsize=7)
+    for place, (ratio, above) in enumerate(zip(ratios, errors[1], strict=True)):
+        axis.annotate(
+            f"{ratio:.3g}", (ratio + above, place), (4, 0), textcoords="offset points", va="center", fontsize=8
+        )
+    axis.axvline(1, color="0.4", linestyle="--", linewidth=1)
+    axis.invert_yaxis()
+    axis.margins(x=0.12)
+    axis.set_xlabel("ratio, ours over what it is compared with")
+    axis.grid(alpha=0.3, axis="x")
     return figure

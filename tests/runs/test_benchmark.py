@@ -5,10 +5,16 @@ import json
 import pytest
 import torch
 
+from diffsweep import benchmarks
 from diffsweep.benchmarks import peers
 from diffsweep.benchmarks.backbones import memory_of
+from diffsweep.benchmarks.base import PARTS as PARTS_BY_NAME
+from diffsweep.configuration import conf
 from diffsweep.configuration.build import build_model
 from diffsweep.configuration.compose import compose as fresh_compose
+from diffsweep.configuration.preflight import preflight
+from diffsweep.discovery import import_all
+from diffsweep.runs.benchmarking import benchmark
 from diffsweep.runs.cost import cost_of
 
 FEW = ("repeats=3", "train_steps=1", "sample_batch=2", "trainer=cpu", "dataset.batch_size=2")
@@ -25,6 +31,7 @@ def test_the_compared_networks_have_the_same_number_of_parameters():
 
 PARTS = [
     *("sampling", "backbones", "hybrid", "bound", "video", "decoding", "loading", "distillation"),
+    *("scripts", "pipelines", "split", "utilisation"),
     pytest.param("adaptation", marks=pytest.mark.slow),
     pytest.param("streaming", marks=pytest.mark.slow),  # it starts processes
 ]
@@ -52,6 +59,39 @@ def test_every_part_gives_ratios(command, tmp_path, part):
     for label, result in results.items():
         assert label in done.out
         assert 0 < result["low"] <= result["ratio"] <= result["high"]
+    assert (tmp_path / "out" / "benchmark.png").stat().st_size > 0
+
+
+def test_the_parts_of_a_step_add_up_to_it(command, tmp_path):
+    done = command("benchmark", "parts=[split]", *FEW, f"output={tmp_path}")
+    assert done.code == 0, done.err
+    results = json.loads((tmp_path / "benchmark.json").read_text())["results"]
+    assert sum(result["ratio"] for result in results.values()) == pytest.approx(1)
+    assert len({result["bare"] for result in results.values()}) == 1
+    assert max(results, key=lambda label: results[label]["ratio"]).startswith(("forward", "backward"))
+
+
+def test_a_suite_measures_its_cases_under_typed_words(tmp_path):
+    """Typed words hold for all cases; the options of a case are its own."""
+    cfg = fresh_compose("benchmark", ["suite=peers", "sampler.steps=2", *FEW, f"output={tmp_path}"])
+    cfg.cases = {"small": ["parts=[sampling]"], "wide": ["parts=[sampling]", "sampler=heun"]}
+    benchmark(cfg)
+    found = json.loads((tmp_path / "benchmark.json").read_text())
+    labels = ["small: ddim step, against its network calls", "wide: heun step, against its network calls"]
+    assert list(found["results"]) == labels
+    assert found["settings"]["repeats"] == 3
+
+
+@pytest.mark.parametrize("suite", conf.options("suite"))
+def test_every_suite_names_parts_that_exist(suite):
+    """A case with an unknown option or part would fail after the cases before it have taken their time."""
+    cfg = fresh_compose("benchmark", [f"suite={suite}"])
+    assert cfg.parts or cfg.cases
+    import_all(benchmarks)
+    for words in [[f"parts=[{','.join(cfg.parts)}]"], *cfg.cases.values()]:
+        case = fresh_compose("benchmark", list(words))
+        preflight(case)
+        assert set(case.parts) <= set(PARTS_BY_NAME)
 
 
 def test_the_cost_of_a_network_of_clips_is_that_of_a_clip():
@@ -82,10 +122,7 @@ def test_adaptation_is_timed_of_an_adapted_model_alone(command):
 def test_an_unknown_part_is_refused_in_one_line(command):
     done = command("benchmark", "parts=[speed]")
     assert done.code == 2
-    assert (
-        "a benchmark has backbones, video, adaptation, decoding, loading, distillation, metrics, inception, sampling"
-        in done.err
-    )
+    assert "parts has speed; a benchmark has backbones, video, " in done.err
 
 
 def test_the_cost_of_a_backbone_is_counted():

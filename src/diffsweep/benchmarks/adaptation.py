@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from diffsweep.benchmarks.backbones import memory_of
-from diffsweep.benchmarks.base import MEMORY, Bench, Results, compare, part, synchronize
+from diffsweep.benchmarks.base import BYTES, Bench, Results, compare, part, single, synchronize
 from diffsweep.callbacks import EMA
 from diffsweep.configuration.build import build_data, build_diffusion, device_of
 from diffsweep.errors import UserError
@@ -59,13 +59,11 @@ def adaptation(bench: Bench) -> Results:
         tuple(each.seconds(cfg.train_steps) for each in parts)
         for _ in tracked(range(cfg.repeats), "adaptation", "repeat")
     ]
-    ours, bare = (each.memory() for each in parts)
-    ratio = ours / bare
-    memory = {"ratio": ratio, "low": ratio, "high": ratio, "ours": ours, "bare": bare}
+    memory = single(parts[0].memory(), parts[1].memory(), BYTES)
     what = f"adaptation={cfg.choices.adaptation}, against one of all weights"
     numbers = " and ".join(f"{sum(weight.numel() for weight in each.weights):,}" for each in parts)
     times = compare([one for one, _ in pairs], [two for _, two in pairs])
-    return {f"training step of {what} ({numbers} train)": times, f"{MEMORY} of a step of {what}": memory}
+    return {f"training step of {what} ({numbers} train)": times, f"memory of a step of {what}": memory}
 
 
 class _Part:

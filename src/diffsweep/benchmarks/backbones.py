@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from diffsweep.benchmarks import peers
-from diffsweep.benchmarks.base import MEMORY, Bench, Results, compare, part, synchronize
+from diffsweep.benchmarks.base import BYTES, Bench, Results, compare, part, single, synchronize
 from diffsweep.configuration.build import build, device_of
 from diffsweep.configuration.compose import compose
 from diffsweep.progress import tracked
@@ -69,9 +69,9 @@ def video(bench: Bench) -> Results:
         step(network)
     pairs = [(step(networks[0]), step(networks[1])) for _ in tracked(range(cfg.repeats), "video", "repeat")]
     least, most = (memory_of(network, x, c_noise) for network in networks)
-    what, ratio = f"factorised attention, against full ({' x '.join(str(size) for size in shape)})", least / most
-    memory = {"ratio": ratio, "low": ratio, "high": ratio, "ours": least, "bare": most}
-    return {f"step with {what}": compare([a for a, _ in pairs], [b for _, b in pairs]), f"{MEMORY} of {what}": memory}
+    memory = single(least, most, BYTES)
+    what = f"factorised attention, against full ({' x '.join(str(size) for size in shape)})"
+    return {f"step with {what}": compare([a for a, _ in pairs], [b for _, b in pairs]), f"memory of {what}": memory}
 
 
 def memory_of(network: nn.Module, *inputs: Tensor) -> int:

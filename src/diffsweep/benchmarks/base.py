@@ -7,7 +7,7 @@ the medians.
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from lightning import Callback, Trainer
@@ -18,8 +18,28 @@ from diffsweep.datasets import ImageData
 from diffsweep.models import DiffusionModel
 from diffsweep.progress import tracked
 
-MEMORY = "memory"  # labels of results in bytes begin with it; all others are in seconds
-Results = dict[str, dict[str, float]]  # by label, the numbers of compare: a ratio, its spread, the medians of both
+SECONDS, BYTES, FLOPS = "s", "bytes", "FLOP/s"
+
+
+class Ratio(TypedDict):
+    """A measured ratio, ours over what it is compared with.
+
+    Attributes:
+        ratio: the median of the ratios of all repeats.
+        low, high: numbers between which about 90 % of the ratios lie.
+        ours, bare: the medians of both sides.
+        unit: that of ``ours`` and ``bare``: :data:`SECONDS`, :data:`BYTES` or :data:`FLOPS`.
+    """
+
+    ratio: float
+    low: float
+    high: float
+    ours: float
+    bare: float
+    unit: str
+
+
+Results = dict[str, Ratio]  # by label
 
 
 class Bench(NamedTuple):
@@ -33,11 +53,14 @@ class Bench(NamedTuple):
         fresh: a function of a configuration that returns a new model and its data, as a training run would have them;
             images are encoded to latents beforehand if the run would do so.
         trainer: a function of a configuration and callbacks that returns the Lightning Trainer of such a run.
+        gmac: a function of a configuration that returns the multiply-adds of its network for one image or clip, in
+            thousands of millions.
     """
 
     cfg: DictConfig
     fresh: Callable[[DictConfig], tuple[DiffusionModel, ImageData]]
     trainer: Callable[[DictConfig, list[Callback]], Trainer]
+    gmac: Callable[[DictConfig], float]
 
 
 BenchmarkPart = Callable[[Bench], Results]
@@ -47,14 +70,14 @@ PARTS: dict[str, BenchmarkPart] = {}
 def part(function: BenchmarkPart) -> BenchmarkPart:
     """Register a function as a part of ``benchmark.py``, which ``parts=[NAME]`` chooses by the function's name.
 
-    The function takes a :class:`Bench` and returns results by label: for each label numbers as :func:`compare` returns
-    them, in seconds, or in bytes if the label begins with ``memory``. It is returned unchanged.
+    The function takes a :class:`Bench` and returns results by label, as :func:`compare` and :func:`single` make them.
+    It is returned unchanged.
     """
     PARTS[function.__name__] = function
     return function
 
 
-def compare(ours: list[float], bare: list[float]) -> dict[str, float]:
+def compare(ours: list[float], bare: list[float]) -> Ratio:
     """Return the median and the spread of the ratios of paired times, ours over bare, and the median of each side.
 
     Args:
@@ -73,7 +96,19 @@ def compare(ours: list[float], bare: list[float]) -> dict[str, float]:
         "high": ratios[-1 - cut],
         "ours": statistics.median(ours),
         "bare": statistics.median(bare),
+        "unit": SECONDS,
     }
+
+
+def single(ours: float, bare: float, unit: str) -> Ratio:
+    """Return the result of one measurement of each side, whose ratio has no spread.
+
+    Args:
+        ours, bare: the two numbers, in the unit.
+        unit: :data:`SECONDS`, :data:`BYTES` or :data:`FLOPS`.
+    """
+    ratio = ours / bare
+    return {"ratio": ratio, "low": ratio, "high": ratio, "ours": ours, "bare": bare, "unit": unit}
 
 
 def synchronize() -> None:
@@ -127,9 +162,7 @@ def seconds_between(begin: Any, end: Any) -> float:
     return end - begin if isinstance(begin, float) else begin.elapsed_time(end) / 1000
 
 
-def compare_with_calls(
-    run: Callable[[], Any], network: nn.Module, steps: int, repeats: int, name: str
-) -> dict[str, float]:
+def compare_with_calls(run: Callable[[], Any], network: nn.Module, steps: int, repeats: int, name: str) -> Ratio:
     """Return the ratio of the time of a loop of network calls to that of the calls alone, as :func:`compare` does.
 
     Both times are of the same run of the loop: on a shared machine two loops that are timed one after the other differ

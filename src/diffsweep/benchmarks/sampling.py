@@ -5,7 +5,7 @@ import time
 import torch
 from omegaconf import DictConfig
 
-from diffsweep.benchmarks.base import Bench, Results, compare, compare_with_calls, part, synchronize
+from diffsweep.benchmarks.base import Bench, Ratio, Results, compare, compare_with_calls, part, synchronize
 from diffsweep.configuration.build import build, build_data, build_diffusion, device_of
 from diffsweep.configuration.compose import compose
 from diffsweep.configuration.conf import options
@@ -18,7 +18,7 @@ from diffsweep.samplers import Sampler
 
 
 @torch.no_grad()
-def sampling_ratio(cfg: DictConfig, model: DiffusionModel, sampler: Sampler, name: str) -> dict[str, float]:
+def sampling_ratio(cfg: DictConfig, model: DiffusionModel, sampler: Sampler, name: str) -> Ratio:
     """Return the ratio of the time of a sampler's step to that of its network calls, as :func:`compare` does.
 
     The model is sampled without guidance and without a condition, ``cfg.repeats`` times after a warm-up.

@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from diffsweep.benchmarks.base import Bench, Results, compare, part
+from diffsweep.benchmarks.base import Bench, Ratio, Results, compare, part
 from diffsweep.benchmarks.data import COUNT, SIDE, by_pillow, photographs
 from diffsweep.datasets import ImageFolder, Parquet
 from diffsweep.datasets.loader import BatchLoader
@@ -67,7 +67,7 @@ def streaming(bench: Bench) -> Results:
     return found
 
 
-def _by_workers(data: StreamableImages, repeats: int) -> dict[str, float]:
+def _by_workers(data: StreamableImages, repeats: int) -> Ratio:
     """Return the ratio of the time for an image of two workers to that of one, which are timed in turn."""
     loaders = [BatchLoader(data.training_stream(), Positions(BATCH, 0), workers) for workers in (2, 1)]
     batches: list[Iterator[Batch]] = [iter(loader) for loader in loaders]

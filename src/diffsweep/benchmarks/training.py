@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,31 +16,34 @@ from diffsweep.diffusion.process import expand_to
 from diffsweep.models import DiffusionModel
 from diffsweep.progress import ProgressMeter, tracked
 
+Loop = Callable[[int], None]  # runs a given number of training steps
+
 
 class Interleave(Callback):
-    """A callback of Lightning that times blocks of its training steps and, in turn with them, blocks of a bare loop.
+    """A callback of Lightning that times blocks of its training steps and, in turn with them, blocks of other loops.
 
     A block of Lightning's runs from the start of one step to the start of another, so it includes loading of data,
     hooks and logging.
 
     Args:
-        bare: a function that is called with the model when training starts, and returns the bare loop: a function that
-            runs a given number of steps.
+        others: a function that is called with the model when training starts, and returns the other loops by name.
         steps: the number of steps of a block.
-        bar: a progress bar, whose ``update()`` is called after each pair of blocks.
+        bar: a progress bar, whose ``update()`` is called after each round of blocks.
 
     Attributes:
-        ours_seconds, bare_seconds: the seconds of a step, one number for each pair of blocks.
+        ours: the seconds of a step of Lightning's loop, one number for each round.
+        seconds: those of the other loops, by name.
     """
 
-    def __init__(self, bare: Callable[[Any], Callable[[int], None]], steps: int, bar: Any) -> None:
-        self.make_bare, self.steps, self.bar = bare, steps, bar
-        self.ours_seconds: list[float] = []
-        self.bare_seconds: list[float] = []
+    def __init__(self, others: Callable[[Any], Mapping[str, Loop]], steps: int, bar: Any) -> None:
+        self.make_others, self.steps, self.bar = others, steps, bar
+        self.ours: list[float] = []
+        self.seconds: dict[str, list[float]] = {}
         self._begin: float | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.bare = self.make_bare(pl_module)
+        self.others = self.make_others(pl_module)
+        self.seconds = {name: [] for name in self.others}
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if batch_idx % self.steps:
@@ -48,16 +51,17 @@ class Interleave(Callback):
         synchronize()
         now = time.perf_counter()
         if self._begin is not None:
-            self.ours_seconds.append((now - self._begin) / self.steps)
-            begin = time.perf_counter()
-            self.bare(self.steps)
-            synchronize()
-            self.bare_seconds.append((time.perf_counter() - begin) / self.steps)
+            self.ours.append((now - self._begin) / self.steps)
+            for name, loop in self.others.items():
+                begin = time.perf_counter()
+                loop(self.steps)
+                synchronize()
+                self.seconds[name].append((time.perf_counter() - begin) / self.steps)
             self.bar.update()
         self._begin = time.perf_counter()
 
 
-def bare_loop(model: DiffusionModel, data: ImageData, clip: float | None) -> Callable[[int], None]:
+def bare_loop(model: DiffusionModel, data: ImageData, clip: float | None) -> Loop:
     """Return a bare PyTorch training loop, as in a script for a paper: a function that runs a given number of steps.
 
     The loop trains a copy of the model's network with the mean square loss of eps (L_simple), the model's optimizer,
@@ -104,6 +108,19 @@ def training(bench: Bench) -> Results:
     the first two blocks are left out. diffsweep's loop, of Lightning, also averages weights, draws noise by the
     position of each sample, and logs.
     """
+    clip = bench.cfg.trainer.gradient_clip_val
+    return beside(bench, lambda model, data: {"a bare loop": bare_loop(model, data, clip)})
+
+
+def beside(bench: Bench, others: Callable[[DiffusionModel, ImageData], Mapping[str, Loop]]) -> Results:
+    """Return, by label, the ratio of the time of a step of diffsweep's training loop to that of a step of other loops.
+
+    All loops run in blocks of ``train_steps`` steps, in turn; the first two rounds are left out.
+
+    Args:
+        bench: what the part of the benchmark was given.
+        others: a function of the model, on its device, and its data that returns the other loops by name.
+    """
     cfg = bench.cfg
     model, data = bench.fresh(cfg)
     settings = cfg.copy()
@@ -111,13 +128,13 @@ def training(bench: Bench) -> Results:
     settings.trainer.max_steps = (cfg.repeats + warm_up) * cfg.train_steps + 1
     settings.trainer.limit_val_batches = 0
     callbacks = [callback for name, callback in build(cfg, "callbacks").items() if name != "progress"]
-    with ProgressMeter("training loops", cfg.repeats + warm_up, "block") as progress:
-        clip = cfg.trainer.gradient_clip_val
-        interleave = Interleave(lambda module: bare_loop(module, data, clip), cfg.train_steps, progress)
-        trainer = bench.trainer(settings, [interleave, *callbacks])
-        trainer.fit(model, data)
-    ratio = compare(interleave.ours_seconds[warm_up:], interleave.bare_seconds[warm_up:])
-    return {"training step, against a bare loop": ratio}
+    with ProgressMeter("training loops", cfg.repeats + warm_up, "round") as progress:
+        interleave = Interleave(lambda module: others(module, data), cfg.train_steps, progress)
+        bench.trainer(settings, [interleave, *callbacks]).fit(model, data)
+    return {
+        f"training step, against {name}": compare(interleave.ours[warm_up:], seconds[warm_up:])
+        for name, seconds in interleave.seconds.items()
+    }
 
 
 @part

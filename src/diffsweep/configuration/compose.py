@@ -180,6 +180,8 @@ def finish(command: str, cfg: DictConfig, hydra: Any, run_dir: str) -> DictConfi
             {kind: saved[kind] for kind in ("experiment", "debug") if not choices.get(kind) and kind in saved}
         )
     cfg.choices = {group: option for group, option in choices.items() if group not in SELECTORS}
+    if "words" in cfg:
+        cfg.words = typed
     if "model" in cfg:  # of a command that builds something, and may be a job of a sweep
         cfg.sweep = os.environ.get(SWEEP)
     return cfg

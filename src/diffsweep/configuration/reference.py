@@ -55,7 +55,7 @@ def _contents() -> Iterator[str]:
 
 
 def _group_rows() -> Iterator[tuple[str, ...]]:
-    chosen = defaults("train") | defaults("sample")
+    chosen = defaults("benchmark") | defaults("train") | defaults("sample")
     for group, (decides, begin) in about().items():
         yield f"[`{group}`](#{group})", _text(decides), f"`{chosen[group]}`" if chosen[group] else "none", f"`{begin}`"
 
@@ -89,7 +89,7 @@ def _resumed() -> Iterator[str]:
 def _group(group: str) -> Iterator[str]:
     """Yield the section of a group."""
     decides, begin = about()[group]
-    default = (defaults("train") | defaults("sample"))[group]
+    default = (defaults("benchmark") | defaults("train") | defaults("sample"))[group]
     yield f"## {group}\n\n{_text(decides)}\n"
     chosen = f"The default is `{default}`" if default else "By default none is chosen"
     yield f"{chosen}; begin with {_linked(group, begin)}.\n"

@@ -180,14 +180,20 @@ class Benchmark(Root):
 
     Attributes:
         output: a folder for the results; None for a new one.
+        suite: the group of sets of benchmarks, such as ``peers``.
         parts: the names of the benchmarks to run, such as ``training``.
+        cases: by name, the options of several measurements, each with its own parts; empty for one of ``parts``.
+        words: the overrides that were typed, which hold for all cases; filled in.
         repeats: pairs of measurements of each ratio.
         train_steps: training steps of one repeat.
         sample_batch: samples that are drawn at once.
     """
 
     output: str | None = None
+    suite: Any = None
     parts: list[str] = field(default_factory=list)
+    cases: dict[str, list[str]] = field(default_factory=dict)
+    words: list[str] = field(default_factory=list)
     repeats: int = 15
     train_steps: int = 12
     sample_batch: int = 128

@@ -1,68 +1,119 @@
-"""The command ``benchmark.py``: the cost of diffsweep over bare PyTorch, as ratios that one process measures."""
+"""The command ``benchmark.py``: the cost of diffsweep over bare PyTorch and its peers, as ratios of one process."""
 
+import importlib.util
 import json
+import platform
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from lightning import Callback, Trainer
 from omegaconf import DictConfig
 
 from diffsweep import benchmarks, shell
-from diffsweep.benchmarks.base import MEMORY, PARTS, Bench
+from diffsweep.benchmarks.base import BYTES, FLOPS, PARTS, SECONDS, Bench, BenchmarkPart, Ratio, Results
 from diffsweep.configuration.build import build_data, build_diffusion
+from diffsweep.configuration.compose import compose
+from diffsweep.configuration.preflight import preflight
 from diffsweep.datasets import ImageData
 from diffsweep.discovery import import_all, is_of
 from diffsweep.errors import UserError
 from diffsweep.files import write_text
 from diffsweep.models import DiffusionModel
+from diffsweep.plots import plot_ratios
 from diffsweep.runs import report
+from diffsweep.runs.cost import network_cost
 from diffsweep.runs.latents import keep_latents
 from diffsweep.runs.stages import resolve_stages
 from diffsweep.runs.tracking import loggers
 from diffsweep.runs.training import make_trainer, train
 
+ABOVE = ("suite", "cases", "parts", "output")  # words that choose the cases, and are not of each of them
+SCALES = {SECONDS: (1e-3, "ms", ".2f"), BYTES: (2**20, "MiB", ".1f"), FLOPS: (1e9, "GFLOP/s", ".4g")}
+
 
 def benchmark(cfg: DictConfig) -> float:
-    """Run ``benchmark.py``: print and write the cost of diffsweep over bare PyTorch, and return the first ratio.
+    """Run ``benchmark.py``: print and write what diffsweep costs beside other code, and return the first ratio.
 
-    Each ratio is a time (or memory) of diffsweep over that of the same work in bare PyTorch, such as the network calls
-    alone. They are written to ``benchmark.json`` in the run's directory.
+    Each ratio is a time (or memory) of diffsweep over that of the same work in bare PyTorch or in another package. They
+    are written to ``benchmark.json`` in the run's directory after each part, and drawn in ``benchmark.png``.
 
     Args:
-        cfg: a checked configuration of ``benchmark``; ``parts`` names what is measured.
+        cfg: a checked configuration of ``benchmark``; ``parts`` names what is measured, or without them ``cases`` the
+            parts and options of several measurements.
 
     Raises:
         UserError: ``repeats`` is below 3, ``train_steps`` is below 1, or ``parts`` is empty or has an unknown name.
     """
+    import_all(benchmarks)
+    if not cfg.parts and not cfg.cases:
+        raise UserError(f"parts is empty; a benchmark has {', '.join(PARTS)}")
+    folder = Path(cfg.paths.run_dir)
+    cases = {"": cfg} if cfg.parts else {name: _case(cfg, words) for name, words in cfg.cases.items()}
+    chosen = {name: _parts_of(case) for name, case in cases.items()}  # all are checked before any is run
+    results: Results = {}
+    for name, case in cases.items():
+        resolve_stages(case, train)
+        bench = Bench(case, _fresh, _trainer, lambda settings: network_cost(settings).gmac)
+        for part in chosen[name]:
+            results |= {f"{name}: {label}" if name else label: result for label, result in part(bench).items()}
+            write_text(
+                folder / "benchmark.json", json.dumps({"settings": _settings(cfg), "results": results}, indent=2)
+            )
+    rows = [(label, f"{result['ratio']:.3f}", _remark(result)) for label, result in results.items()]
+    print(f"\n{report.table(rows)}\n\n  {shell.shown(folder / 'benchmark.json')}")
+    if importlib.util.find_spec("matplotlib") is not None:
+        plot_ratios(results).savefig(folder / "benchmark.png", dpi=120)
+        print(f"  {shell.shown(folder / 'benchmark.png')}")
+    return next(iter(results.values()))["ratio"]
+
+
+def _case(cfg: DictConfig, words: Sequence[str]) -> DictConfig:
+    """Return the configuration of a case of a suite: its own options, and after them those that were typed."""
+    typed = [word for word in cfg.words if word.partition("=")[0] not in ABOVE]
+    case = compose("benchmark", [*words, *typed])
+    case.paths.run_dir = cfg.paths.run_dir
+    preflight(case)
+    return case
+
+
+def _parts_of(cfg: DictConfig) -> list[BenchmarkPart]:
     if cfg.repeats < 3 or cfg.train_steps < 1:
         raise UserError(
             f"repeats must be at least 3 and train_steps at least 1, not {cfg.repeats} and {cfg.train_steps}"
         )
-    import_all(benchmarks)
     parts = {name: part for name, part in PARTS.items() if is_of(part, cfg.trust)}
-    if not cfg.parts:
-        raise UserError(f"parts is empty; a benchmark has {', '.join(parts)}")
     if unknown := sorted(set(cfg.parts) - set(parts)):
         raise UserError(f"parts has {', '.join(unknown)}; a benchmark has {', '.join(parts)}")
-    resolve_stages(cfg, train)
-    folder = Path(cfg.paths.run_dir)
-    bench = Bench(cfg, _fresh, lambda settings, callbacks: make_trainer(settings, callbacks, loggers(cfg)))
-    results = {label: result for name in cfg.parts for label, result in parts[name](bench).items()}
-    settings = {"threads": torch.get_num_threads(), "torch": torch.__version__, "batch_size": cfg.dataset.batch_size}
-    settings |= {"device": "cuda" if torch.cuda.is_available() else "cpu", "repeats": cfg.repeats}
-    write_text(folder / "benchmark.json", json.dumps({"settings": settings, "results": results}, indent=2) + "\n")
-    rows = [
-        (
-            label,
-            f"{result['ratio']:.3f}",
-            f"{result['ours'] / 2**20:.1f} MiB against {result['bare'] / 2**20:.1f} MiB"
-            if label.startswith(MEMORY)
-            else f"90 % of repeats {result['low']:.3f} to {result['high']:.3f}; "
-            f"{1000 * result['ours']:.2f} ms against {1000 * result['bare']:.2f} ms",
-        )
-        for label, result in results.items()
-    ]
-    print(f"\n{report.table(rows)}\n\n  {shell.shown(folder / 'benchmark.json')}")
-    return next(iter(results.values()))["ratio"]
+    return [parts[name] for name in cfg.parts]
+
+
+def _settings(cfg: DictConfig) -> dict[str, Any]:
+    """Return what the numbers depend on: the machine, the versions and the settings."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "device": "cpu" if gpu is None else "cuda",
+        "machine": gpu or f"{platform.machine()}, {torch.get_num_threads()} threads",
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "batch_size": cfg.dataset.batch_size,
+        "precision": cfg.trainer.precision,
+        "repeats": cfg.repeats,
+    }
+
+
+def _remark(result: Ratio) -> str:
+    scale, unit, digits = SCALES[result["unit"]]
+    values = " against ".join(f"{side / scale:{digits}} {unit}" for side in (result["ours"], result["bare"]))
+    if result["low"] == result["high"]:
+        return values
+    return f"90 % of repeats {result['low']:.3f} to {result['high']:.3f}; {values}"
+
+
+def _trainer(cfg: DictConfig, callbacks: list[Callback]) -> Trainer:
+    return make_trainer(cfg, callbacks, loggers(cfg))
 
 
 def _fresh(cfg: DictConfig) -> tuple[DiffusionModel, ImageData]:

@@ -1,0 +1,143 @@
+"""Where the time of a training step goes, and how much of the device's arithmetic it uses."""
+
+import time
+from collections import defaultdict
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.profilers import Profiler
+
+from diffsweep.benchmarks.base import FLOPS, SECONDS, Bench, Results, part, single, synchronize
+from diffsweep.configuration.build import build, device_of
+
+# Of the actions that Lightning's profiler sees within a training step: the parts that they belong to, by a piece of
+# the action's name. An action counts less those within it.
+PARTS_OF_A_STEP = {
+    "data": ("train_dataloader_next", "batch_to_device", "transfer_batch"),
+    "forward": ("training_step",),
+    "backward": ("backward", "zero_grad"),
+    "optimizer": ("optimizer_step", "clip_gradients", "configure_gradient_clipping"),
+    "averages of the weights": ("EMA",),
+}
+REST = "callbacks, logging and the loop itself"
+SIZE, SMALL = 8192, 1024  # sides of the matrices whose product gives the peak, on a GPU and on a CPU
+TIMES = 10  # how often they are multiplied
+
+
+class _Exclusive(Profiler):
+    """A profiler of Lightning's that counts the seconds of each part of a step, without those of parts within it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._open: list[str] = []  # the parts of the actions that have begun, the innermost last
+        self._since = 0.0
+
+    def start(self, action_name: str) -> None:
+        self._charge()
+        outer = self._open[-1] if self._open else REST
+        named = (name for name, pieces in PARTS_OF_A_STEP.items() if any(piece in action_name for piece in pieces))
+        self._open.append(next(named, outer))
+
+    def stop(self, action_name: str) -> None:
+        self._charge()
+        if self._open:
+            self._open.pop()
+
+    def _charge(self) -> None:
+        synchronize()
+        now = time.perf_counter()
+        if self._open:
+            self.seconds[self._open[-1]] += now - self._since
+        self._since = now
+
+    def summary(self) -> str:
+        return ""
+
+
+class _Step(Callback):
+    """A callback that empties a profiler after the first steps, and measures the time of those that follow."""
+
+    def __init__(self, profiler: _Exclusive, warm_up: int) -> None:
+        self.profiler, self.warm_up = profiler, warm_up
+        self.begin = self.end = 0.0
+        self.seconds: dict[str, float] = {}  # of the parts, up to ``end``
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        synchronize()
+        self.end = time.perf_counter()
+        if batch_idx == self.warm_up:
+            self.profiler.seconds.clear()
+            self.begin = self.end
+        self.seconds = dict(self.profiler.seconds)
+
+
+@part
+def split(bench: Bench) -> Results:
+    """Return, by label, the share of each part of a training step: data, forward, backward, optimizer, average, rest.
+
+    This is the part ``split`` of ``benchmark.py``. ``ours`` are the seconds of the part in a step, ``bare`` those of
+    the whole step, and the shares add up to 1. On a GPU the parts wait for each other, so that a step is slower here.
+    """
+    cfg = bench.cfg
+    model, data = bench.fresh(cfg)
+    steps, warm_up = cfg.repeats * cfg.train_steps, 10
+    settings = cfg.copy()
+    settings.trainer.max_steps = steps + warm_up + 1
+    settings.trainer.limit_val_batches = 0
+    profiler = _Exclusive()
+    clock = _Step(profiler, warm_up)
+    callbacks = [callback for name, callback in build(cfg, "callbacks").items() if name != "progress"]
+    trainer = bench.trainer(settings, [clock, *callbacks])
+    trainer.profiler = profiler  # type: ignore[attr-defined]
+    trainer.fit(model, data)
+    seconds = (clock.end - clock.begin) / steps
+    inside = {name: clock.seconds.get(name, 0.0) / steps for name in PARTS_OF_A_STEP}
+    inside[REST] = seconds - sum(inside.values())
+    return {f"{name}, of a training step": single(spent, seconds, SECONDS) for name, spent in inside.items()}
+
+
+@part
+def utilisation(bench: Bench) -> Results:
+    """Return the floating-point operations of training a second, as a share of the device's peak.
+
+    This is the part ``utilisation`` of ``benchmark.py``. The operations are those of the network alone, three times
+    those of its forward pass, by torch's counter with attention as plain products; the peak is what the product of two
+    large matrices in the same precision reaches on the device (model FLOP utilisation, arXiv:2204.02311).
+    """
+    cfg = bench.cfg
+    model, data = bench.fresh(cfg)
+    settings = cfg.copy()
+    settings.trainer.max_steps = (cfg.repeats + 1) * cfg.train_steps + 1
+    settings.trainer.limit_val_batches = 0
+    clock = _Step(_Exclusive(), cfg.train_steps)
+    callbacks = [callback for name, callback in build(cfg, "callbacks").items() if name != "progress"]
+    bench.trainer(settings, [clock, *callbacks]).fit(model, data)
+    seconds = (clock.end - clock.begin) / (cfg.repeats * cfg.train_steps)
+    operations = 3 * 2e9 * bench.gmac(cfg)  # of training on one image: forward, and twice as many backward
+    batch = cfg.dataset.batch_size * cfg.trainer.accumulate_grad_batches
+    achieved, peak = operations * batch / seconds, peak_of(device_of(cfg), cfg.trainer.precision)
+    name = f"{cfg.choices.backbone}, {operations / 1e9:.3g} GFLOP an image, {batch / seconds:.4g} images/s"
+    return {f"FLOP utilisation of training ({name})": single(achieved, peak, FLOPS)}
+
+
+def peak_of(device: torch.device, precision: str) -> float:
+    """Return the floating-point operations a second of the product of two large square matrices on a device.
+
+    Args:
+        device: where it is measured.
+        precision: of Lightning: with ``bf16-mixed`` or ``16-mixed`` the matrices have 16 bits, else 32.
+    """
+    dtype = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision, torch.float32)
+    size = SIZE if device.type == "cuda" else SMALL
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    times = []
+    for _ in range(5):
+        synchronize()
+        begin = time.perf_counter()
+        for _ in range(TIMES):
+            a @ b
+        synchronize()
+        times.append((time.perf_counter() - begin) / TIMES)
+    return 2 * size**3 / min(times[1:])
