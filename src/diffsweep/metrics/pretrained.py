@@ -10,90 +10,41 @@ mean of
 with CLIP's projected features f of images and g of texts.
 """
 
-import hashlib
-import importlib
-import json
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from diffsweep.metrics.resizing import RESIZES, check_resize, to_levels
+from diffsweep.metrics.pretrained_network import PretrainedNetwork, content_of, quietly, transformers
+from diffsweep.metrics.resizing import check_resize
 
-BLOCK = 1 << 20
-CONFIG, PROCESSING = "config.json", "preprocessor_config.json"
 CAPTIONS = 256  # that are encoded in one call
 
 
-class PretrainedFeatures(nn.Module):
-    """A base class of extractors of features by a pretrained network, from a local folder: nothing is downloaded.
+class PretrainedFeatures(PretrainedNetwork):
+    """A base class of extractors of features by a pretrained network; subclasses define :meth:`encode`.
 
-    Images are rounded to 256 levels, as saving them would, resized to a square without cropping, and normalised by the
-    mean and the deviation of ``preprocessor_config.json`` in the folder; grey images are repeated in three channels.
-    The networks have no classes, so no IS is measured. Subclasses define the attributes and :meth:`encode`.
+    The networks have no classes, so no IS is measured.
 
     Args:
-        path: the folder, with ``config.json``, weights and ``preprocessor_config.json``.
-        image_size: the side of the images that the network gets.
-        resize: ``clean`` (antialiased bicubic, as the papers) or ``legacy``; see :mod:`diffsweep.metrics.resizing`.
-        accelerator: ``cpu`` runs the network on the CPU, anything else on the GPU if one is available.
+        path, image_size, resize, accelerator: see :class:`~diffsweep.metrics.pretrained_network.PretrainedNetwork`.
 
     Attributes:
         distance: the name of the Frechet distance of the features in ``metrics.json``.
-        model_class: the class of transformers that holds the network.
-        model_types: the values of ``model_type`` in ``config.json`` that are accepted.
-
-    Raises:
-        ValueError: the package transformers is missing, the folder has no such network, or ``image_size`` does not fit.
     """
 
+    key = "metrics.features.path"
     distance: str
-    model_class: str
-    model_types: tuple[str, ...]
 
     def __init__(
         self, path: str | None, image_size: int = 224, resize: str = "clean", accelerator: str = "auto"
     ) -> None:
-        super().__init__()
-        key, found = f"metrics.features.path={path}", self.processing(path)
-        folder = Path(str(path))
-        self.folder, self.image_size, self.resize = folder, image_size, check_resize(resize)
-        self.device = torch.device("cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu")
-        try:
-            with quietly(), torch.random.fork_rng(devices=[]):
-                load = getattr(_transformers(), self.model_class).from_pretrained
-                self.model = load(str(folder), local_files_only=True).to(self.device).eval().requires_grad_(False)
-        except (OSError, ValueError, RuntimeError) as error:
-            why = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(f"{key} cannot be read ({why})") from error
-        mean, std = (torch.tensor(found[name], device=self.device) for name in ("image_mean", "image_std"))
-        self.mean, self.std = mean[:, None, None], std[:, None, None]
+        super().__init__(path, image_size, resize, accelerator)
         self.name = f"{self.model_types[0]} {self.model.config.name_or_path.rstrip('/').rpartition('/')[2]}"
-        self.weights_hash = f"{content_of(folder)} {image_size} {resize}"
+        self.weights_hash = f"{content_of(self.folder)} {image_size} {resize}"
         self.settings = {"resize_of_features": resize, "image_size_of_features": image_size}
-
-    @classmethod
-    def processing(cls, path: str | None) -> dict[str, Any]:
-        """Return the content of ``preprocessor_config.json`` in a folder of a network of this kind.
-
-        Raises:
-            ValueError: the folder is none of such a network, or lacks the mean or the deviation of images.
-        """
-        key = f"metrics.features.path={path}"
-        if path is None or not (Path(path) / CONFIG).is_file():
-            raise ValueError(f"{key}: give a folder of a {cls.model_types[0]} model with {CONFIG} and weights")
-        kind = _json(Path(path) / CONFIG).get("model_type")
-        if kind not in cls.model_types:
-            raise ValueError(f"{key} is a {kind} model, and these features are of {' or '.join(cls.model_types)}")
-        found = _json(Path(path) / PROCESSING)
-        if "image_mean" not in found or "image_std" not in found:
-            raise ValueError(f"{key}: the folder has no {PROCESSING} with image_mean and image_std")
-        return found
 
     @property
     @abstractmethod
@@ -103,11 +54,6 @@ class PretrainedFeatures(nn.Module):
     @abstractmethod
     def encode(self, x: Tensor) -> Tensor:
         """Return the features (N, D) of normalised images (N, 3, S, S); subclasses define it."""
-
-    def prepare(self, x: Tensor) -> Tensor:
-        """Return images (N, C, H, W) in [-1, 1] as the network takes them, normalised (N, 3, S, S)."""
-        levels = RESIZES[self.resize](to_levels(x.to(self.device)), self.image_size)
-        return (levels / 255 - self.mean) / self.std
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return features (N, D) and no logits, (N, 0), of images (N, C, H, W) in [-1, 1], on the CPU."""
@@ -158,7 +104,7 @@ class CLIPFeatures(PretrainedFeatures):
             captions: N texts.
         """
         with quietly():
-            tokenizer = _transformers().AutoTokenizer.from_pretrained(str(self.folder), local_files_only=True)
+            tokenizer = transformers().AutoTokenizer.from_pretrained(str(self.folder), local_files_only=True)
         length = self.model.config.text_config.max_position_embeddings
         similar = []
         for first in range(0, len(captions), CAPTIONS):
@@ -206,46 +152,3 @@ class CLIPFolder(FeaturesFolder):
     """A loader of :class:`CLIPFeatures` from a folder of the transformers library."""
 
     kind = CLIPFeatures
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Silence the library's warnings, such as of weights that are not needed, within a context."""
-    logging = _transformers().utils.logging
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-        logging.enable_progress_bar()
-
-
-def content_of(folder: Path) -> str:
-    """Return a SHA-256 of the names and contents of the files of a folder, in hexadecimal."""
-    content = hashlib.sha256()
-    for path in sorted(path for path in folder.iterdir() if path.is_file()):
-        content.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-        with path.open("rb") as file:
-            while block := file.read(BLOCK):
-                content.update(block)
-    return content.hexdigest()
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """Return the content of a JSON file; empty if it does not exist or holds no mapping."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _transformers() -> Any:
-    try:
-        return importlib.import_module("transformers")
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            "features of DINOv2 and CLIP need the package transformers: pip install diffsweep[text]"
-        ) from error
