@@ -161,6 +161,29 @@ class SampledModel(TimedModel):
             return prior(schedule, x, t), noise
         return add_noise(schedule, self.autoencoder.encode(source.to(x)), t, x), noise
 
+    @torch.no_grad()
+    def start_inverted(
+        self, indices: Tensor, seed: int | Tensor, source: Tensor, cond: Condition | None = None
+    ) -> tuple[Tensor, Noise]:
+        r"""Return the state from which the sampler starts by stochastic inversion, and the noise for its steps.
+
+        With :math:`x_t = \alpha_t x_0 + \sigma_t \epsilon` at t = ``sampler.start`` and the noise
+        :math:`\hat{\epsilon}(x_t)` that the denoiser predicts in it without guidance, the state is
+        :math:`\alpha_t x_0 + \sigma_t \hat{\epsilon}(x_t)` (InST, arXiv:2211.13203). For Gaussian data the samples are
+        nearer to x_0 than those from x_t.
+
+        Args:
+            indices, seed: see :meth:`start`.
+            source: images x_0 (B, C, H, W), encoded to the space.
+            cond: the condition of each sample.
+        """
+        noise, schedule = self.noise_of(indices, seed), self.denoiser.schedule
+        x_0 = self.autoencoder.encode(source.to(self.device, self.float_type))
+        t = torch.tensor(self.sampler.start, dtype=torch.float64)
+        eps = noise.normal(*x_0.shape[1:], stream=Stream.PRIOR, dtype=self.float_type)
+        predicted = self.denoiser(add_noise(schedule, x_0, t, eps), t, self.completed(cond, noise)).eps
+        return add_noise(schedule, x_0, t, predicted), noise
+
     @property
     def denoisers(self) -> tuple[Denoiser, ...]:
         """The denoisers that drawing a sample evaluates: the model's own, after those of stages below it, if any."""

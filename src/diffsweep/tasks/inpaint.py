@@ -66,7 +66,7 @@ class Inpaint(MaskedTask):
         images = load_images(self.source, job.data, job.num_samples)
         part = MaskedImages(images, self.masks.known(images))
         request = self.request(job, part, self.source)
-        drawn = self.draw(job, part, request, noised=False)
+        drawn = self.draw(job, part, request)
         shown = self.show(job, part, drawn, "inpainting", f"images inpainted {sampling_of(job.model)}", ())
         animate(job.model, *self.start(job, part, request, 8), job.folder / "trajectory.gif", frames=FRAMES)
         hidden = 1 - float(part.known.double().mean())

@@ -13,7 +13,7 @@ from diffsweep.datasets import Batch, rows_of
 from diffsweep.degradations import Degradation
 from diffsweep.diffusion import Condition, Known, Noise, Pasted, PixelMask
 from diffsweep.guidance import Guidance
-from diffsweep.models import ModelParts
+from diffsweep.models import DiffusionModel, ModelParts
 from diffsweep.samplers import Callback, Sampler
 from diffsweep.tasks.base import FromImages
 from diffsweep.tasks.masks import Masks, known_in, mask_of, not_guided_because
@@ -91,36 +91,49 @@ class MaskedTask(FromImages):
         assert mask is not None
         return conditioning.given(mask.picture(Known(PixelMask(part.known), part.images)), None, indices)
 
-    def draw(self, job: Job, part: MaskedImages, request: Batch, noised: bool) -> Drawn:
+    def begun(
+        self, model: DiffusionModel, rows: Tensor, seed: int, images: Tensor, cond: Condition | None
+    ) -> tuple[Tensor, Noise]:
+        """Return the states from which some samples start, and the noise of their steps; by default from noise alone.
+
+        Args:
+            model: the model.
+            rows: the numbers of the samples, int64 (B,).
+            seed: the seed of their noise.
+            images: the images x_0 of these samples, (B, C, H, W), from which a subclass can start.
+            cond: the condition of each sample.
+        """
+        return model.start(rows, seed)
+
+    def draw(self, job: Job, part: MaskedImages, request: Batch) -> Drawn:
         """Return the samples, drawn in batches given the known pixels, which are pasted in at the end.
 
         Args:
             job: the job of the task.
             part: the images and their known pixels.
             request: see :meth:`request`.
-            noised: whether sampling starts from the images at t = ``sampler.start``, instead of from noise alone.
         """
         model = job.model
 
         def make(rows: Tensor, cond: Condition | None, callback: Callback) -> Tensor:
-            start, given = self._begun(job, part, rows, cond, noised)
+            start, given = self._begun(job, part, rows, cond)
             return model.sample_from(*start, given, callback=callback)
 
         steps = steps_taken(model, measured=True)
         return drawn_by_trajectories(model, len(part.images), job.batch_size, make, request, steps)
 
     def start(self, job: Job, part: MaskedImages, request: Batch, count: int) -> tuple[tuple[Tensor, Noise], Condition]:
-        """Return the states and the noise from which the first samples start from noise alone, and their condition."""
+        """Return the states and the noise from which the first samples start, and their condition."""
         rows = torch.arange(min(count, len(part.images)))
-        return self._begun(job, part, rows, job.model.condition_of(rows_of(request, rows)), noised=False)
+        return self._begun(job, part, rows, job.model.condition_of(rows_of(request, rows)))
 
     def _begun(
-        self, job: Job, part: MaskedImages, rows: Tensor, cond: Condition | None, noised: bool
+        self, job: Job, part: MaskedImages, rows: Tensor, cond: Condition | None
     ) -> tuple[tuple[Tensor, Noise], Condition]:
         """Return the states and the noise from which some samples start, and their condition with the known pixels."""
         model = job.model
         images, known = (each[rows].to(model.device) for each in part)
-        x, noise = model.start(rows, job.seed, source=images if noised else None)
+        x, noise = self.begun(model, rows, job.seed, images, cond)
         pasted = Pasted(Known(PixelMask(known), images.to(x)), self.seam)
         of_x = known_in(model.autoencoder, images.to(x), known)
         return (x, noise), replace(Condition() if cond is None else cond, known=of_x, pasted=pasted)
