@@ -44,7 +44,8 @@ def text_of(group, option):
 
 # options that need files; they are tested in test_concepts, test_pretrained_text, test_public and test_i3d
 DOWNLOADED = {
-    *("comparisons=parquet", "concept=dreambooth", "concept=textual_inversion", "autoencoder=public"),
+    *("comparisons=parquet", "autoencoder=public"),
+    *(f"concept={name}" for name in ("dreambooth", "inst", "inst_clip", "textual_inversion")),
     *("conditioning=text_clip", "conditioning=text_t5"),
     *(f"metrics={name}" for name in ("fvd", "inception", "dinov2", "clip")),
 }

@@ -69,6 +69,8 @@ def test_captions_are_those_beside_the_images_or_the_prompt(tmp_path):
     assert [file.name for file in concept.files] == ["a.PNG", "b.png"]
     assert [concept.caption_of(file) for file in concept.files] == ["a red sks", "a small sks"]
     assert Concept(images=str(tmp_path / "nowhere")).files == []
+    one = Concept(images=str(tmp_path / "a.PNG"))
+    assert [one.caption_of(file) for file in one.files] == ["a red sks"]
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,17 @@ from diffsweep.conditioning.class_label import ClassLabel
 from diffsweep.conditioning.class_token import ClassToken
 from diffsweep.conditioning.control import ControlImages
 from diffsweep.conditioning.image import ImageConditioning, ImageFeatures
+from diffsweep.conditioning.image_encoder import CLIPImageEncoder, ImageEncoder, Patches
 from diffsweep.conditioning.none import Unconditional
 from diffsweep.conditioning.pretrained_text import CLIPTextEncoder, T5TextEncoder
 from diffsweep.conditioning.scalars import Joint, Scalars
+from diffsweep.conditioning.style_attention import StyleAttention
 from diffsweep.conditioning.text import TextConditioning
 from diffsweep.conditioning.text_encoder import Encoded, TextEncoder
 from diffsweep.conditioning.word_encoder import WordEncoder
 
 __all__ = [
+    "CLIPImageEncoder",
     "CLIPTextEncoder",
     "ClassLabel",
     "ClassToken",
@@ -25,9 +28,12 @@ __all__ = [
     "ControlImages",
     "Encoded",
     "ImageConditioning",
+    "ImageEncoder",
     "ImageFeatures",
     "Joint",
+    "Patches",
     "Scalars",
+    "StyleAttention",
     "T5TextEncoder",
     "TextConditioning",
     "TextEncoder",

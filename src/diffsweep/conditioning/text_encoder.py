@@ -60,6 +60,13 @@ class TextEncoder(nn.Module, ABC):
         """Return the ids of the tokens that stand for some words within a text, without special ones."""
         return self.ids(words)
 
+    def look_at(self, images: Tensor) -> None:
+        """Take from images (N, C, H, W) in [-1, 1] what new words need of them; by default nothing.
+
+        It is called before a training that learns new words from these images.
+        """
+        return None
+
     @abstractmethod
     def forward(self, texts: Sequence[str]) -> Encoded:
         """Return the encoding of each text, which does not depend on the others; an empty text may have no tokens.

@@ -3,7 +3,8 @@ r"""A small text encoder that is trained jointly with the diffusion network, ove
 The token of word :math:`w_i` at position i starts as :math:`h_i = E[w_i] + P_i`, the sum of learned embeddings of the
 word and of the position; transformer blocks then let the words of a text attend to one another. New words can be added
 to a trained encoder: their vectors are :math:`E[w] = E[w_0] + \delta_w`, with a known word :math:`w_0` (or without one)
-and learned :math:`\delta_w` (textual inversion, arXiv:2208.01618).
+and learned :math:`\delta_w` (textual inversion, arXiv:2208.01618); or they follow from these by attention to an image
+(:mod:`diffsweep.conditioning.style_attention`), and :math:`\delta_w` is not learned.
 """
 
 import difflib
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, pad
 
+from diffsweep.conditioning.style_attention import StyleAttention
 from diffsweep.conditioning.text_encoder import Encoded, TextCache, TextEncoder, masked_mean
 from diffsweep.layers import CrossAttention, mlp, send, token_norm
 from diffsweep.words import WORD, words_of
@@ -57,6 +59,7 @@ class WordEncoder(TextEncoder):
         vectors: the number of vectors, each a token, of a new word.
         initial: the known word w_0 as whose vector a new word begins; further vectors of it begin at random beside it.
             None: all begin at random.
+        attention: the attention to an image of which the vectors of new words are made; None: they are weights.
 
     Raises:
         ValueError: in the constructor and in ``check``, for a setting or prompt that is not possible; in ``forward``,
@@ -64,6 +67,7 @@ class WordEncoder(TextEncoder):
     """
 
     takes_new_words = True
+    new_words: Tensor | None
 
     def __init__(
         self,
@@ -75,6 +79,7 @@ class WordEncoder(TextEncoder):
         new_words: Sequence[str] | None = None,
         vectors: int = 1,
         initial: str | None = None,
+        attention: StyleAttention | None = None,
     ) -> None:
         super().__init__()
         if not vocabulary:
@@ -107,7 +112,12 @@ class WordEncoder(TextEncoder):
         self.ids_of = {word: [index] for word, index in known.items()}
         self.ids_of |= {w: list(range(first + i * vectors, first + (i + 1) * vectors)) for i, w in enumerate(new)}
         self.embed_words = nn.Embedding(len(known) + 1, width, padding_idx=0)
-        self.new_words = nn.Parameter(torch.empty(len(new) * vectors, width)) if new else None
+        self.attention = attention
+        start = torch.empty(len(new) * vectors, width) if new else None
+        if attention is None:
+            self.new_words = None if start is None else nn.Parameter(start)
+        else:
+            self.register_buffer("new_words", start)
         self.positions = nn.Parameter(torch.empty(max_length, width))
         self.blocks = nn.ModuleList(MaskedBlock(width, num_heads) for _ in range(depth))
         self.norm_out = token_norm(width)
@@ -150,7 +160,12 @@ class WordEncoder(TextEncoder):
             return self.embed_words(ids)
         known = self.embed_words.weight
         new = self.new_words if self.initial is None else known[self.initial].detach() + self.new_words
+        new = new if self.attention is None else self.attention(new)
         return embedding(ids, torch.cat([known, new]), padding_idx=0)
+
+    def look_at(self, images: Tensor) -> None:
+        if self.attention is not None:
+            self.attention.look_at(images[0])
 
     def check(self, text: str) -> None:
         self.ids(text)

@@ -52,7 +52,12 @@ def _with_concept(content: dict[Any, Any]) -> dict[Any, Any]:
     encoder = node.get("encoder") if isinstance(node, dict) else None
     if not isinstance(encoder, dict) or encoder.get("_target_") != "diffsweep.conditioning.WordEncoder":
         return content
-    names = {"new_words": "words,null", "vectors": "vectors,1", "initial": "initial,null"}
+    names = {
+        "new_words": "words,null",
+        "vectors": "vectors,1",
+        "initial": "initial,null",
+        "attention": "attention,null",
+    }
     added = {name: f"${{oc.select:concept.{key}}}" for name, key in names.items()}
     return {**content, "conditioning": {**node, "encoder": {**added, **encoder}}}
 

@@ -4,7 +4,7 @@ from diffsweep.datasets.arrow import Arrow
 from diffsweep.datasets.augmentation import RandomShift
 from diffsweep.datasets.base import ImageData
 from diffsweep.datasets.comparisons import StoredComparisons
-from diffsweep.datasets.concept import Concept, ConceptSamples
+from diffsweep.datasets.concept import Concept, ConceptSamples, Style
 from diffsweep.datasets.decoded_images import DecodedImages
 from diffsweep.datasets.digits import Digits, load_digits
 from diffsweep.datasets.hub import Hub
@@ -41,6 +41,7 @@ __all__ = [
     "SpottedShapes",
     "StoredComparisons",
     "StoredPairs",
+    "Style",
     "VideoFolder",
     "WebDataset",
     "load_digits",

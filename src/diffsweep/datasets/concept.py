@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffsweep.capabilities import Part
+from diffsweep.datasets.image_file import load_image
 from diffsweep.datasets.images import SUFFIXES
 from diffsweep.datasets.samples import Batch, Samples, rows_on
 from diffsweep.words import WORD
@@ -29,7 +30,7 @@ class Concept(Part):
     """The settings of a new concept: its images, its words, and the images that keep what the model knows.
 
     Args:
-        images: a folder of images; None is refused by a rule.
+        images: a folder of images, or one image; None is refused by a rule.
         words: the new words.
         initial: a known word, as whose vector the new ones begin; None: small random vectors.
         vectors: the number of vectors of each new word.
@@ -38,11 +39,15 @@ class Concept(Part):
         prior_prompts: their texts, in turn; None: captions of the training data.
         prior_weight: lambda, the weight of their loss.
 
+    Attributes:
+        most: the largest number of images; None for any.
+
     Raises:
         ValueError: a number is out of its range, ``prompt`` lacks ``{words}``, or a word is no word.
     """
 
     requires = frozenset({"new_words"})
+    most: int | None = None
 
     def __init__(
         self,
@@ -75,13 +80,48 @@ class Concept(Part):
     def files(self) -> list[Path]:
         """The image files of the concept, in alphabetical order."""
         if self.images is None or not self.images.is_dir():
-            return []
+            return [self.images] if self.images is not None and self.images.is_file() else []
         return sorted(path for path in self.images.iterdir() if path.suffix.lower() in SUFFIXES)
 
     def caption_of(self, file: Path) -> str:
         """Return the caption of an image file: the text of the file beside it, else :attr:`prompt`."""
         text = file.with_suffix(".txt")
         return text.read_text(encoding="utf-8").strip() if text.is_file() else self.prompt
+
+    def read(self, channels: int, image_size: int) -> Tensor:
+        """Return the images of :attr:`files`, (N, C, H, W) in [-1, 1].
+
+        Args:
+            channels: C.
+            image_size: H and W.
+
+        Raises:
+            UserError: an image cannot be read, or it is coloured and C is 1.
+        """
+        return torch.stack([load_image(file, channels, image_size, "concept.images") for file in self.files])
+
+    def check(self) -> None:
+        """Raise a ValueError unless what the concept is learned by can be used; here nothing is needed."""
+        return None
+
+
+class Style(Concept):
+    """The settings of the style of one image, to which the new words attend (InST, arXiv:2211.13203).
+
+    Args:
+        attention: a :class:`~diffsweep.conditioning.StyleAttention`; the text encoder of the model has its own.
+        settings: those of :class:`Concept`.
+    """
+
+    most = 1
+
+    def __init__(self, attention: nn.Module, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.encoder: Any = attention.encoder
+
+    def check(self) -> None:
+        """Raise a ValueError unless the encoder of the image can be used."""
+        self.encoder.check()
 
 
 class ConceptSamples(Samples):

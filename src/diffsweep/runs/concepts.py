@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
+from diffsweep.conditioning import TextConditioning
 from diffsweep.configuration.build import build, device_of
 from diffsweep.datasets import Concept, ConceptSamples, ImageData, Samples, open_latents, write_latents
 from diffsweep.datasets.concept import SEED
@@ -19,7 +20,6 @@ from diffsweep.progress import tracked
 from diffsweep.runs.comparisons import guidance_of_base
 from diffsweep.samplers import Sampler
 from diffsweep.samplers.settings import settings_of
-from diffsweep.tasks.sources import load_images
 
 NAME, BATCH = "images", 256
 
@@ -36,20 +36,16 @@ def keep_concept(cfg: DictConfig, model: Model, data: ImageData) -> None:
         data: the dataset, whose training samples are replaced.
 
     Raises:
-        UserError: an image cannot be read, a caption has an unknown word, or the file has other content than its name
-            promises.
+        UserError: an image cannot be read, or the file of the base's images has other content than its name promises.
     """
     concept: Concept | None = build(cfg, "concept")
     if concept is None or not isinstance(model, DiffusionModel):
         return
     base, sampler = model.adaptation.base, model.sampler
     captions = [concept.caption_of(file) for file in concept.files]
-    for file, caption in zip(concept.files, captions, strict=True):
-        try:
-            model.conditioning.requested([caption])
-        except ValueError as error:
-            raise UserError(f"the caption of {file}: {error}") from error
-    x = load_images(str(concept.images), data, len(captions), key="concept.images")
+    x = concept.read(data.channels, data.image_size)
+    assert isinstance(model.conditioning, TextConditioning)  # as a rule requires
+    model.conditioning.encoder.look_at(x)
     prompts = prior_prompts(concept, data.deferred("train"))
     prior = x[:0]
     if concept.num_prior:

@@ -2,7 +2,6 @@
 
 import importlib.util
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -10,12 +9,10 @@ from torch import Tensor
 
 from diffsweep import pictures
 from diffsweep.datasets import ImageData
-from diffsweep.datasets.images import SUFFIXES, UnreadableImageError, fitted, read_image
+from diffsweep.datasets.image_file import load_image
+from diffsweep.datasets.images import SUFFIXES
 from diffsweep.datasets.video_files import UnusableError, find, frames
 from diffsweep.errors import UserError
-from diffsweep.files import read_bytes
-
-ROUNDING = 8  # levels of 256 by which the channels of a grey image may differ, after lossy compression
 
 
 def images_missing_because(source: str) -> str | None:
@@ -54,7 +51,7 @@ def clips_missing_because(source: str) -> str | None:
     return None
 
 
-def load_images(source: str, data: ImageData, count: int, side: int | None = None, key: str = "task.source") -> Tensor:
+def load_images(source: str, data: ImageData, count: int, side: int | None = None) -> Tensor:
     """Return the first images of a source, at most ``count``, as the model takes them: (N, C, H, W) in [-1, 1].
 
     Args:
@@ -64,7 +61,6 @@ def load_images(source: str, data: ImageData, count: int, side: int | None = Non
             three equal channels, and colour files whose channels are equal become grey.
         count: the largest number of images.
         side: the side that images from files get; None for that of the data, which images of ``data`` always have.
-        key: the key that names the source, for messages.
 
     Raises:
         UserError: the .npz file has images of another shape than the data, an image cannot be read, or it is coloured
@@ -82,7 +78,7 @@ def load_images(source: str, data: ImageData, count: int, side: int | None = Non
             )
         return images
     paths = [path] if path.is_file() else _images_in(path)
-    return torch.stack([_load_image(each, data.channels, side, key) for each in paths[:count]])
+    return torch.stack([load_image(each, data.channels, side, "task.source") for each in paths[:count]])
 
 
 def load_clips(source: str, data: ImageData, count: int, factor: int = 1) -> Tensor:
@@ -124,29 +120,6 @@ def load_clips(source: str, data: ImageData, count: int, factor: int = 1) -> Ten
             f"{lengths[shortest]}, {videos[longest].name} has {lengths[longest]}; cut them, or give one of them"
         )
     return torch.stack(read)
-
-
-def _load_image(path: Path, channels: int, image_size: int, key: str) -> Tensor:
-    """Return an image file as every dataset of files reads it, (C, H, W) in [-1, 1], but refuse to drop its colours."""
-    try:
-        image = read_image(read_bytes(path))
-    except (OSError, UnreadableImageError) as error:
-        raise UserError(f"{key}: {path} is no readable image: {getattr(error, 'strerror', None) or error}") from error
-    if channels == 1 and _is_coloured(image):
-        raise UserError(
-            f"{key}: {path} is coloured, and the model's images are grey, so its colours would be lost; give a "
-            "grey copy, such as Pillow's image.convert('L') makes"
-        )
-    pixels = fitted(image, channels, image_size).pixels
-    return torch.from_numpy(pixels.copy()).float() / 127.5 - 1
-
-
-def _is_coloured(image: Any) -> bool:
-    """Return whether a Pillow image has pixels whose channels differ by more than a lossy file's rounding."""
-    if image.mode != "RGB":
-        return False
-    pixels = np.asarray(image).astype(np.int16)
-    return bool((pixels.max(-1) - pixels.min(-1)).max() > ROUNDING)
 
 
 def _load_video(video: Path, channels: int, image_size: int) -> Tensor:
