@@ -112,6 +112,42 @@ def write_atomically(path: str | Path, write: Callable[[IO[bytes]], object]) -> 
     return digest.hexdigest()
 
 
+def write_end(path: Path, begin: int, content: bytes, sync: bool = False) -> None:
+    """Replace what a file has from a position on, without writing the rest of it anew.
+
+    The old end is cut before the new one is written, so that a kill leaves a beginning of the new one in its place. If
+    the disk is full, the old end is put back.
+
+    Args:
+        path: the file, which exists.
+        begin: the position, in bytes from the start of the file.
+        content: what follows from there on.
+        sync: whether the file is on the disk when the function returns.
+
+    Raises:
+        DiskFull: the new end does not fit on the disk.
+    """
+    with os.fdopen(os.open(path, os.O_RDWR), "r+b", 0) as file:
+        file.seek(begin)
+        old = file.read()
+        try:
+            _put(file, begin, content)
+        except OSError as error:
+            _put(file, begin, old)
+            if error.errno in FULL:
+                raise _disk_full(path, FULL[error.errno], lambda: begin + len(content)) from None
+            raise
+        if sync:
+            os.fsync(file.fileno())
+
+
+def _put(file: IO[bytes], begin: int, content: bytes) -> None:
+    file.truncate(begin)
+    file.seek(begin)
+    while content:
+        content = content[file.write(content) :]
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete the temporary files of :func:`whole_file` that a killed process has left in a folder.
 

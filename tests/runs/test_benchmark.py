@@ -31,13 +31,14 @@ def test_the_compared_networks_have_the_same_number_of_parameters():
 
 PARTS = [
     *("sampling", "backbones", "hybrid", "bound", "video", "decoding", "loading", "distillation"),
-    *("scripts", "pipelines", "split", "utilisation"),
+    *("scripts", "pipelines", "split", "utilisation", "logging"),
     pytest.param("adaptation", marks=pytest.mark.slow),
     pytest.param("streaming", marks=pytest.mark.slow),  # it starts processes
 ]
 
 
 WORDS = {  # of parts that the default model does not have
+    "logging": ("logged_steps=300",),
     "distillation": (
         *("model=progressive_distillation", "backbone.channels=8", "model.student_steps=2"),
         'teacher.base.train=["model=ddpm","trainer.max_steps=1","metrics=none","callbacks=minimal"]',
@@ -117,6 +118,12 @@ def test_adaptation_is_timed_of_an_adapted_model_alone(command):
     done = command("benchmark", "parts=[adaptation]", *FEW)
     assert done.code == 2
     assert "adaptation=none is none; use adaptation=lora adaptation.run=RUN" in done.err
+
+
+def test_too_few_steps_are_refused_by_name(command):
+    done = command("benchmark", "parts=[logging]", "repeats=3", "logged_steps=29")
+    assert done.code == 2
+    assert "logged_steps must be at least 30, not 29" in done.err
 
 
 def test_an_unknown_part_is_refused_in_one_line(command):

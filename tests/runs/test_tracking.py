@@ -1,42 +1,12 @@
 """The loggers of a run write metrics.csv and W&B runs."""
 
 import pytest
-import torch
 
 from diffsweep.errors import Stopped
 from diffsweep.models import DiffusionModel
 from diffsweep.runs import report
 from diffsweep.runs.description import run_id
-from diffsweep.runs.metrics_file import MetricsFile
 from diffsweep.runs.training import train
-
-
-def logged(path, *rows):
-    file = MetricsFile(path)
-    for step, metrics in rows:
-        file.log_metrics(metrics, step)
-    file.save()
-    return path.read_text()
-
-
-def test_one_row_a_step_and_one_column_a_metric(tmp_path):
-    rows = ((2, {"b": 0.5, "epoch": 0}), (4, {"b": 1 / 3}), (4, {"a": torch.tensor(2.0)}))
-    assert logged(tmp_path / "metrics.csv", *rows) == "step,a,b\n2,,0.5\n4,2,0.33333333\n"
-
-
-def test_a_resumed_run_replaces_the_rows_after_its_first_step(tmp_path):
-    path = tmp_path / "metrics.csv"
-    logged(path, (1, {"a": 1}), (2, {"a": 2}), (3, {"a": 3}), (4, {"a": 4}))
-    assert logged(path, (3, {"a": 30})) == "step,a\n1,1\n2,2\n3,30\n"
-    assert logged(path, (5, {"b": 50})) == "step,a,b\n1,1,\n2,2,\n3,30,\n5,,50\n"
-
-
-def test_a_run_that_logs_nothing_leaves_the_file(tmp_path):
-    path = tmp_path / "metrics.csv"
-    before = logged(path, (1, {"a": 1}))
-    file = MetricsFile(path)
-    file.finalize("success")
-    assert path.read_text() == before
 
 
 def test_ids_are_the_last_two_names(tmp_path):

@@ -6,11 +6,12 @@ the medians.
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypedDict
 
 import torch
 from lightning import Callback, Trainer
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
 from torch import nn
 
@@ -55,12 +56,14 @@ class Bench(NamedTuple):
         trainer: a function of a configuration and callbacks that returns the Lightning Trainer of such a run.
         gmac: a function of a configuration that returns the multiply-adds of its network for one image or clip, in
             thousands of millions.
+        loggers: a function of a configuration that returns the loggers of such a run.
     """
 
     cfg: DictConfig
     fresh: Callable[[DictConfig], tuple[DiffusionModel, ImageData]]
     trainer: Callable[[DictConfig, list[Callback]], Trainer]
     gmac: Callable[[DictConfig], float]
+    loggers: Callable[[DictConfig], Sequence[Logger]]
 
 
 BenchmarkPart = Callable[[Bench], Results]

@@ -187,6 +187,7 @@ class Benchmark(Root):
         repeats: pairs of measurements of each ratio.
         train_steps: training steps of one repeat.
         sample_batch: samples that are drawn at once.
+        logged_steps: steps that are logged.
     """
 
     output: str | None = None
@@ -197,6 +198,7 @@ class Benchmark(Root):
     repeats: int = 15
     train_steps: int = 12
     sample_batch: int = 128
+    logged_steps: int = 20_000
 
 
 @dataclass

@@ -44,7 +44,8 @@ def benchmark(cfg: DictConfig) -> float:
             parts and options of several measurements.
 
     Raises:
-        UserError: ``repeats`` is below 3, ``train_steps`` is below 1, or ``parts`` is empty or has an unknown name.
+        UserError: ``repeats``, ``train_steps`` or ``logged_steps`` is too small, or ``parts`` is empty or has an
+            unknown name.
     """
     import_all(benchmarks)
     if not cfg.parts and not cfg.cases:
@@ -55,7 +56,7 @@ def benchmark(cfg: DictConfig) -> float:
     results: Results = {}
     for name, case in cases.items():
         resolve_stages(case, train)
-        bench = Bench(case, _fresh, _trainer, lambda settings: network_cost(settings).gmac)
+        bench = Bench(case, _fresh, _trainer, lambda settings: network_cost(settings).gmac, loggers)
         for part in chosen[name]:
             results |= {f"{name}: {label}" if name else label: result for label, result in part(bench).items()}
             write_text(
@@ -79,10 +80,9 @@ def _case(cfg: DictConfig, words: Sequence[str]) -> DictConfig:
 
 
 def _parts_of(cfg: DictConfig) -> list[BenchmarkPart]:
-    if cfg.repeats < 3 or cfg.train_steps < 1:
-        raise UserError(
-            f"repeats must be at least 3 and train_steps at least 1, not {cfg.repeats} and {cfg.train_steps}"
-        )
+    for key, least in {"repeats": 3, "train_steps": 1, "logged_steps": 10 * cfg.repeats}.items():
+        if cfg[key] < least:
+            raise UserError(f"{key} must be at least {least}, not {cfg[key]}")
     parts = {name: part for name, part in PARTS.items() if is_of(part, cfg.trust)}
     if unknown := sorted(set(cfg.parts) - set(parts)):
         raise UserError(f"parts has {', '.join(unknown)}; a benchmark has {', '.join(parts)}")

@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 from diffsweep.callbacks.checkpoints import FOLDER, restore_last
+from diffsweep.comparison.history import last_step
 from diffsweep.files import remove_leftovers
-from diffsweep.runs.metrics_file import read_history
 
 
 def recover(directory: Path, resuming: bool) -> None:
@@ -22,7 +22,5 @@ def recover(directory: Path, resuming: bool) -> None:
     """
     for folder in (directory, directory / FOLDER, directory / "samples"):
         remove_leftovers(folder)
-    if resuming:
-        reached = max(read_history(directory / "metrics.csv"), default=None)
-        if message := restore_last(directory / FOLDER, reached):
-            print(f"warning: {message}", file=sys.stderr, flush=True)
+    if resuming and (message := restore_last(directory / FOLDER, last_step(directory / "metrics.csv"))):
+        print(f"warning: {message}", file=sys.stderr, flush=True)

@@ -10,7 +10,7 @@ import os
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +21,11 @@ from torch import Tensor
 
 from diffsweep import pictures
 from diffsweep.callbacks import RunLogger
+from diffsweep.comparison.history import rows
 from diffsweep.datasets import Batch
 from diffsweep.files import write_text
 from diffsweep.metric_table import metric
 from diffsweep.runs.description import LONGEST_ID, Description
-from diffsweep.runs.metrics_file import read_history
 from diffsweep.shell import one_line, shown
 
 if TYPE_CHECKING:
@@ -69,13 +69,13 @@ class WandbRun(WandbLogger, RunLogger):
     Args:
         run: the W&B run.
         artifacts: whether checkpoints are recorded.
-        earlier: metrics that the run has logged before it was resumed, from which the best values start.
+        earlier: the metrics of each log of the run before it was resumed, from which the best values start.
 
     Attributes:
         failed: whether W&B has raised an error, after which nothing is logged.
     """
 
-    def __init__(self, run: "Run", artifacts: bool = False, earlier: Sequence[Mapping[str, float]] = ()) -> None:
+    def __init__(self, run: "Run", artifacts: bool = False, earlier: Iterable[Mapping[str, float]] = ()) -> None:
         super().__init__(experiment=run)
         self.failed = False
         self._run, self._artifacts = run, artifacts
@@ -174,8 +174,8 @@ def start_wandb(cfg: DictConfig, description: Description) -> WandbRun | None:
             return None
         sync = f"wandb sync {shown(place)}/offline-run-*"
         _warn(f"W&B cannot be reached ({reason}); this run is recorded offline, upload it later: {sync}")
-    rows = read_history(directory / "metrics.csv").values()
-    earlier = [{name: float(value) for name, value in row.items()} for row in rows]
+    logged = rows(directory / "metrics.csv")
+    earlier = ({name: float(value) for name, value in values.items()} for _, values in logged)
     return WandbRun(run, cfg.logger.artifacts, earlier)
 
 
