@@ -118,6 +118,7 @@ METRICS = {
     "bits_per_dim": Metric("bits/dim", LOWER, "{:.3f}"),
     "bits_per_dim_ode": Metric("bits/dim (ODE)", LOWER, "{:.3f}"),
     "straightness": Metric("straightness", LOWER, "{:.3f}"),
+    "ema_error": Metric("error of the EMA profile", NEITHER, "{:.2%}"),
     "network_evaluations": Metric("network evaluations", NEITHER, "{:g}"),
     "images_per_second": Metric("samples/s", HIGHER, "{:.4g}"),
     "train/loss": Metric("training loss", LOWER, "{:.4f}"),

@@ -1,10 +1,11 @@
-"""Lightning callbacks: weight average, pictures, losses by time, progress, checkpoints, a stop when the loss is NaN."""
+"""Lightning callbacks: weight averages, pictures, losses by time, progress, checkpoints, a stop at NaN."""
 
 from diffsweep.callbacks.ema import EMA, averaged_weights
 from diffsweep.callbacks.finite import LossIsNaN, StopOnNaN
 from diffsweep.callbacks.loss_by_time import LossByTime
 from diffsweep.callbacks.meter import STEPS_PER_SECOND, TrainingMeter
 from diffsweep.callbacks.overflow import GradientsOverflow, StopOnOverflow
+from diffsweep.callbacks.power_averages import PowerAverages
 from diffsweep.callbacks.progress import TrainingProgress
 from diffsweep.callbacks.rounds import BeginRounds
 from diffsweep.callbacks.run_logger import RunLogger, log_picture
@@ -17,6 +18,7 @@ __all__ = [
     "GradientsOverflow",
     "LossByTime",
     "LossIsNaN",
+    "PowerAverages",
     "RunLogger",
     "SampleGrid",
     "StopOnNaN",

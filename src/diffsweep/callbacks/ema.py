@@ -55,7 +55,7 @@ class EMA(Callback):
         return min(self.decay, (1 + n) / (10 + n)) if self.warmup else self.decay
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        current = _trainable(pl_module)
+        current = trainable(pl_module)
         self._tracked = list(current.values())  # the modules are not searched again in each step
         if not self.average:
             self.average = {name: weight.detach().clone() for name, weight in current.items()}
@@ -105,12 +105,12 @@ class EMA(Callback):
             self._swap(pl_module)
 
     def _swap(self, pl_module: LightningModule) -> None:
-        for name, weight in _trainable(pl_module).items():
+        for name, weight in trainable(pl_module).items():
             weight.data, self.average[name] = self.average[name], weight.data
         self._swapped = not self._swapped
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        weights = _trainable(pl_module)
+        weights = trainable(pl_module)
         swapped = {name: weight.detach() for name, weight in weights.items()}
         if self._swapped:
             checkpoint["state_dict"] = {**checkpoint["state_dict"], **self.average}
@@ -137,5 +137,6 @@ def averaged_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
     return {**checkpoint["state_dict"], **checkpoint.get(KEY, {"weights": {}})["weights"]}
 
 
-def _trainable(pl_module: LightningModule) -> dict[str, Tensor]:
+def trainable(pl_module: LightningModule) -> dict[str, Tensor]:
+    """Return the weights of a module that train, by name; these are averaged."""
     return {name: weight for name, weight in pl_module.named_parameters() if weight.requires_grad}

@@ -13,12 +13,14 @@ from omegaconf import DictConfig
 from diffsweep.adaptation import has_all_weights
 from diffsweep.callbacks import averaged_weights
 from diffsweep.callbacks.checkpoints import FOLDER, LAST, NAMES, Saved, read_weights, taking
+from diffsweep.callbacks.power_averages import Reconstruction, reconstruction
 from diffsweep.configuration.adapters import add_adapters
 from diffsweep.configuration.build import build_model, device_of
 from diffsweep.configuration.check import is_of_kind, locate
 from diffsweep.configuration.stage_nodes import saved_config
 from diffsweep.errors import UserError
 from diffsweep.models import DiffusionModel, Model
+from diffsweep.tensor_files import saved_step
 
 
 def load_model(cfg: DictConfig, averaged: bool = True) -> Model:
@@ -28,7 +30,8 @@ def load_model(cfg: DictConfig, averaged: bool = True) -> Model:
 
     Args:
         cfg: the run's configuration, with other choices of sampler and guidance if wanted; ``paths.run_dir`` is the
-            directory that the weights are read from, ``checkpoint``, if any, which of its checkpoints, and
+            directory that the weights are read from, ``checkpoint``, if any, which of its checkpoints, ``ema``, if any,
+            the width of the average that is made of the run's snapshots in place of its moving average, and
             ``adapters``, if any, what is added to them.
         averaged: whether the weights are their moving average, if the run has one; otherwise those that train.
 
@@ -48,6 +51,8 @@ def load_model(cfg: DictConfig, averaged: bool = True) -> Model:
 
     checkpoint = read_weights(path, fix)
     weights = averaged_weights(checkpoint) if averaged else checkpoint["state_dict"]
+    if averaged and (made := reconstruction_of(cfg)) is not None:
+        weights |= made.weights()
     try:
         model.load_state_dict(model.with_given(weights))
     except RuntimeError as error:
@@ -67,6 +72,24 @@ def _checkpoint_of(cfg: DictConfig) -> Path:
     if name not in NAMES:
         raise UserError(f"checkpoint={name}: it is one of {', '.join(NAMES)}")
     return Path(cfg.paths.run_dir) / FOLDER / NAMES[name]
+
+
+def reconstruction_of(cfg: DictConfig) -> Reconstruction | None:
+    """Return how the average that ``ema`` requests is made of a run's snapshots; None without the key.
+
+    Snapshots after the step of the checkpoint are not used.
+
+    Args:
+        cfg: the configuration of a command.
+
+    Raises:
+        UserError: ``ema`` is no width, or the run has kept no snapshots.
+    """
+    if (width := cfg.get("ema")) is None:
+        return None
+    path = _checkpoint_of(cfg)
+    step = saved_step(path) if path.is_file() else None
+    return reconstruction(Path(cfg.paths.run_dir), width, step)
 
 
 def load_sampled(cfg: DictConfig) -> DiffusionModel:

@@ -113,6 +113,7 @@ class Evaluate(Root):
 
     Attributes:
         checkpoint: which checkpoint of the run is used: ``last``, ``best`` or ``previous``.
+        ema: the relative width of an average that is made of the run's snapshots; None for its moving average.
         adapters: updates of low rank that are added to its weights, each ``PATH`` or ``PATH:WEIGHT``.
         output: a folder for the results; None for a new one in the run.
         num_samples: how many samples are compared with data; None for the number of the metrics.
@@ -120,6 +121,7 @@ class Evaluate(Root):
     """
 
     checkpoint: str = "last"
+    ema: float | None = None
     adapters: list[str] = field(default_factory=list)
     output: str | None = None
     num_samples: int | None = None
@@ -132,6 +134,7 @@ class Sample(Root):
 
     Attributes:
         checkpoint: which checkpoint of the run is used: ``last``, ``best`` or ``previous``.
+        ema: the relative width of an average that is made of the run's snapshots; None for its moving average.
         adapters: updates of low rank that are added to its weights, each ``PATH`` or ``PATH:WEIGHT``.
         output: a folder for the results; None for a new one in the run.
         task: the group of what is done with the model, such as ``generate``.
@@ -142,6 +145,7 @@ class Sample(Root):
     """
 
     checkpoint: str = "last"
+    ema: float | None = None
     adapters: list[str] = field(default_factory=list)
     output: str | None = None
     task: Any = MISSING

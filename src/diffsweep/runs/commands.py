@@ -11,7 +11,7 @@ from torch import Tensor
 from diffsweep import pictures, shell
 from diffsweep.comparison.records import EVALUATION
 from diffsweep.configuration.build import build, build_data, build_data_if_found, build_metrics
-from diffsweep.configuration.loading import load_model, load_sampled
+from diffsweep.configuration.loading import load_model, load_sampled, reconstruction_of
 from diffsweep.errors import UserError
 from diffsweep.files import write_atomically, write_text
 from diffsweep.layers.distributed import is_first, together
@@ -56,6 +56,7 @@ def _evaluate(cfg: DictConfig, folder: Path) -> float:
         raise UserError(
             "metrics=none and likelihood=none leave nothing to measure; choose metrics=digits or likelihood=bound"
         )
+    _print_average(cfg)
     track = used_by(cfg, "evaluate") if is_first() else []
     log_beginning(track, cfg, data)
     numbers, drawn, few = measure(cfg, model, data, folder)
@@ -101,6 +102,7 @@ def sample(cfg: DictConfig) -> Path:
 
 def _sample(cfg: DictConfig, folder: Path) -> Path:
     task, data, model = build(cfg, "task"), build_data_if_found(cfg), load_sampled(cfg)
+    _print_average(cfg)
     if cfg.num_frames is not None:
         try:
             model.autoencoder.lengthen(cfg.num_frames)
@@ -132,6 +134,12 @@ def _sample(cfg: DictConfig, folder: Path) -> Path:
     )
     _print_places(cfg, folder, (".npz", ".tsv", *pictures.SHOWN))
     return folder
+
+
+def _print_average(cfg: DictConfig) -> None:
+    """Print how the average that ``ema`` requests was made, with its error; nothing without the key."""
+    if is_first() and (made := reconstruction_of(cfg)) is not None:
+        print(made, flush=True)
 
 
 def _print_places(cfg: DictConfig, folder: Path, suffixes: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from diffsweep.adaptation import own_settings
 from diffsweep.configuration.build import build_likelihood, build_metrics
+from diffsweep.configuration.loading import reconstruction_of
 from diffsweep.configuration.stage_nodes import portable
 from diffsweep.datasets import Batch, ImageData
 from diffsweep.diffusion import Condition, Stream, straightness
@@ -64,7 +65,7 @@ def measure(cfg: DictConfig, model: Model, data: ImageData, folder: Path) -> Mea
         return measure_diffusion(cfg, model, data, folder)
     assert isinstance(model, SelfMeasured)  # a model draws samples, or has measurements of its own
     metrics = build_metrics(cfg)
-    numbers = model.measure(data, folder, metrics)
+    numbers = {**model.measure(data, folder, metrics), **_of_average(cfg)}
     own = {"model": cfg.choices.model, "data": data.fingerprint, "seed": cfg.seed}
     protocols = {"protocol": {**own, **(metrics.protocol() if metrics is not None else {})}}
     report.write_metrics(folder / "metrics.json", numbers, protocols)
@@ -121,9 +122,16 @@ def measure_diffusion(cfg: DictConfig, model: DiffusionModel, data: ImageData, f
     if fights_duels(model):
         numbers.update(measure_duels(model, data, cfg.seed, folder))
         protocols["duels_protocol"] = duels_protocol(model, data, cfg.seed)
+    numbers |= _of_average(cfg)
     if protocols:
         report.write_metrics(folder / "metrics.json", numbers, protocols)
     return Measured(numbers, drawn, few)
+
+
+def _of_average(cfg: DictConfig) -> dict[str, float]:
+    """Return the relative error of the profile of an average that ``ema`` requests; nothing without the key."""
+    made = reconstruction_of(cfg)
+    return {} if made is None else {"ema_error": made.error}
 
 
 def measure_straightness(

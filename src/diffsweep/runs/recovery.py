@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from diffsweep.callbacks.checkpoints import FOLDER, restore_last
+from diffsweep.callbacks.power_averages import FOLDER as SNAPSHOTS
 from diffsweep.comparison.history import last_step
 from diffsweep.files import remove_leftovers
 
@@ -20,7 +21,7 @@ def recover(directory: Path, resuming: bool) -> None:
     Raises:
         UserError: ``last.ckpt`` is damaged, and no other checkpoint is whole.
     """
-    for folder in (directory, directory / FOLDER, directory / "samples"):
+    for folder in (directory, directory / FOLDER, directory / SNAPSHOTS, directory / "samples"):
         remove_leftovers(folder)
     if resuming and (message := restore_last(directory / FOLDER, last_step(directory / "metrics.csv"))):
         print(f"warning: {message}", file=sys.stderr, flush=True)

@@ -111,6 +111,7 @@ _REMARKS = {
     "cross_entropy": "nats, on held-out data",
     "copy_ratio": "distance to the training set over that of held-out images: about 1 is right, 0 is a copy",
     "straightness": "of the paths from noise to samples: 0 where one step of Euler's method is exact",
+    "ema_error": "relative, of the average that was made of snapshots",
     "images_per_second": "{network_evaluations:g} network evaluations each",
 }
 

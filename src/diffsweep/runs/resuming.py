@@ -13,9 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from diffsweep import shell
-from diffsweep.callbacks import EMA
+from diffsweep.callbacks import EMA, PowerAverages
 from diffsweep.callbacks.checkpoints import FOLDER, LAST, read_checkpoint
 from diffsweep.callbacks.ema import KEY as AVERAGE
+from diffsweep.callbacks.power_averages import KEY as AVERAGES
 from diffsweep.configuration.resuming import OF_THE_SAME_DATA, changes, refuse
 from diffsweep.configuration.saved import load_config
 from diffsweep.datasets import ImageData
@@ -51,6 +52,7 @@ class Resumption:
         self.changes = changes(self.saved, cfg)
         self.data: str | None = checkpoint.get(DATA)
         self._shapes = _shapes(checkpoint["state_dict"])
+        self._has_averages = AVERAGES in checkpoint
         self._averaged = _shapes(checkpoint[AVERAGE]["weights"]) if AVERAGE in checkpoint else None
         self._groups = [
             [len(group["params"]) for group in state["param_groups"]] for state in checkpoint["optimizer_states"]
@@ -74,6 +76,12 @@ class Resumption:
         if averages != (self._averaged is not None):
             has, does = ("no", "averages") if averages else ("an", "does not average")
             raise UserError(f"{place} has {has} average of the weights, and this training {does} them (callbacks.ema)")
+        if self._has_averages != any(isinstance(callback, PowerAverages) for callback in callbacks):
+            has, does = ("", "does not keep") if self._has_averages else ("no ", "keeps")
+            raise UserError(
+                f"{place} has {has}averages of several widths, and this training {does} them (callbacks.averages); "
+                "they begin with a training and end with it"
+            )
         if self._averaged is not None:
             trained = {name: tuple(weight.shape) for name, weight in model.named_parameters() if weight.requires_grad}
             _same_shapes(self._averaged, trained, f"the average in {place}")

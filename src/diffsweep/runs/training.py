@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from diffsweep import pictures, shell
 from diffsweep.callbacks import EMA, BeginRounds, RunLogger, StopOnNaN, TrainingMeter, log_picture
 from diffsweep.callbacks.checkpoints import FOLDER, LAST, AtomicCheckpoints, KeepCheckpoints
+from diffsweep.callbacks.power_averages import FOLDER as SNAPSHOTS
 from diffsweep.configuration.build import build, build_data, build_model
 from diffsweep.configuration.saved import CONFIG
 from diffsweep.datasets import ImageData
@@ -252,7 +253,7 @@ def _print_summary(
         "pictures": [*shown, directory / "samples"],
         "numbers": [directory / "metrics.json", directory / "metrics.csv"],
         "proofs": [directory / CERTIFICATE],
-        "weights": [directory / FOLDER / LAST],
+        "weights": [directory / FOLDER / LAST, directory / SNAPSHOTS],
     }
     print(f"\n{report.table(rows)}\n")
     for name, paths in files.items():
