@@ -121,7 +121,7 @@ def write_end(path: Path, begin: int, content: bytes, sync: bool = False) -> Non
     Args:
         path: the file, which exists.
         begin: the position, in bytes from the start of the file.
-        content: what follows from there on.
+        content: what the file has from that position on.
         sync: whether the file is on the disk when the function returns.
 
     Raises:

@@ -78,7 +78,7 @@ def test_the_error_is_that_of_the_sum_of_profiles_and_no_factors_have_a_smaller_
     np.testing.assert_allclose(factors, best, rtol=0.01, atol=1e-3)
 
 
-def random_walk(steps, size=50):
+def brownian_motion(steps, size=50):
     generator = torch.Generator().manual_seed(0)
     return torch.randn(steps, size, generator=generator, dtype=torch.float64).cumsum(0) / math.sqrt(steps) + 1
 
@@ -96,7 +96,7 @@ def averaged(weights, width):
 @pytest.mark.parametrize(("width", "most"), [(0.03, 0.02), (0.05, 1e-12), (0.07, 1e-3), (0.1, 1e-12), (0.15, 2e-3)])
 def test_a_reconstruction_is_the_average_that_was_tracked(width, most):
     """The real error, relative to the spread of the weights, of 32 snapshots; within the bound by Cauchy-Schwarz."""
-    weights = random_walk(1600)
+    weights = brownian_motion(1600)
     tracked = {each: averaged(weights, each) for each in (0.05, 0.1, width)}
     kept = [Profile(step, each) for step in range(50, 1601, 50) for each in (0.05, 0.1)]
     wanted = Profile(1600, width)

@@ -185,7 +185,7 @@ def snapshots(folder: Path) -> list[Snapshot]:
     return sorted(every, key=lambda snapshot: snapshot.profile)
 
 
-class Reconstruction(NamedTuple):
+class SumOfSnapshots(NamedTuple):
     """An average of another width, as a sum of snapshots.
 
     Attributes:
@@ -222,7 +222,7 @@ class Reconstruction(NamedTuple):
         return {name: weight.float() for name, weight in total.items()}
 
 
-def reconstruction(directory: Path, width: float, step: int | None = None) -> Reconstruction:
+def reconstruction(directory: Path, width: float, step: int | None = None) -> SumOfSnapshots:
     """Return how the average of a relative width is made of the snapshots of a run, without reading their weights.
 
     Args:
@@ -246,7 +246,7 @@ def reconstruction(directory: Path, width: float, step: int | None = None) -> Re
         )
     wanted = Profile(kept[-1].profile.step, width)
     factors, error = least_squares([one.profile for one in kept], wanted)
-    return Reconstruction(wanted, kept, factors.tolist(), error)
+    return SumOfSnapshots(wanted, kept, factors.tolist(), error)
 
 
 def _move(average: dict[str, Tensor], weights: Sequence[Tensor], share: float) -> None:

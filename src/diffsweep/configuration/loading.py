@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from diffsweep.adaptation import has_all_weights
 from diffsweep.callbacks import averaged_weights
 from diffsweep.callbacks.checkpoints import FOLDER, LAST, NAMES, Saved, read_weights, taking
-from diffsweep.callbacks.power_averages import Reconstruction, reconstruction
+from diffsweep.callbacks.power_averages import SumOfSnapshots, reconstruction
 from diffsweep.configuration.adapters import add_adapters
 from diffsweep.configuration.build import build_model, device_of
 from diffsweep.configuration.check import is_of_kind, locate
@@ -74,7 +74,7 @@ def _checkpoint_of(cfg: DictConfig) -> Path:
     return Path(cfg.paths.run_dir) / FOLDER / NAMES[name]
 
 
-def reconstruction_of(cfg: DictConfig) -> Reconstruction | None:
+def reconstruction_of(cfg: DictConfig) -> SumOfSnapshots | None:
     """Return how the average that ``ema`` requests is made of a run's snapshots; None without the key.
 
     Snapshots after the step of the checkpoint are not used.

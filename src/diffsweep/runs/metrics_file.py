@@ -18,7 +18,7 @@ from diffsweep.files import whole_file, write_end
 OMITTED = ("epoch", STEPS_PER_SECOND)
 SYNC = 10  # seconds after which the rows so far must be on the disk, whatever the machine does
 
-Row = tuple[int, dict[str, str]]  # a step, and the values of some columns as text
+LoggedRow = tuple[int, dict[str, str]]  # a step, and the values of some columns as text
 
 
 class MetricsFile(RunLogger):
@@ -41,7 +41,7 @@ class MetricsFile(RunLogger):
         super().__init__()
         self.path = Path(path)
         self._columns: list[str] | None = None  # beside the step; None before the first log
-        self._row: Row = (0, {})  # the last one
+        self._row: LoggedRow = (0, {})  # the last one
         self._begin = self._end = 0  # of the last row, in bytes from the start of the file
         self._synced = time.monotonic()
 
@@ -78,7 +78,7 @@ class MetricsFile(RunLogger):
         except OSError:
             return -1
 
-    def _write_last(self, row: Row) -> None:
+    def _write_last(self, row: LoggedRow) -> None:
         """Write a row at the place of the last one, which is cut first: a kill leaves no mixture of both."""
         line, now = self._line(row), time.monotonic()
         due = now - self._synced > SYNC
@@ -86,7 +86,7 @@ class MetricsFile(RunLogger):
         self._synced = now if due else self._synced
         self._row, self._end = row, self._begin + len(line)
 
-    def _write_anew(self, row: Row, after: float = math.inf) -> None:
+    def _write_anew(self, row: LoggedRow, after: float = math.inf) -> None:
         """Write the whole file with the values of a row added, in sorted columns, without rows after a step."""
         used = {name for step, values in rows(self.path) if step <= after for name in values}
         self._columns = sorted(used | row[1].keys())
@@ -97,7 +97,7 @@ class MetricsFile(RunLogger):
                 file.write(self._line(last))
             self._end = file.tell()
 
-    def _line(self, row: Row) -> bytes:
+    def _line(self, row: LoggedRow) -> bytes:
         return _csv([str(row[0]), *(row[1].get(name, "") for name in self._columns or ())])
 
     @rank_zero_only
@@ -105,7 +105,7 @@ class MetricsFile(RunLogger):
         """Write nothing: each row is in the file when it is logged."""
 
 
-def _merged(before: Iterable[Row], row: Row) -> Iterator[Row]:
+def _merged(before: Iterable[LoggedRow], row: LoggedRow) -> Iterator[LoggedRow]:
     """Yield rows in the order of steps, with another one at its place or its values in the row of its step."""
     step, values = row
     placed = False
