@@ -245,8 +245,8 @@ def reconstruction(directory: Path, width: float, step: int | None = None) -> Su
             f"none{until}; train with {TURNED_ON}"
         )
     wanted = Profile(kept[-1].profile.step, width)
-    factors, error = least_squares([one.profile for one in kept], wanted)
-    return SumOfSnapshots(wanted, kept, factors.tolist(), error)
+    factors, left = least_squares([one.profile for one in kept], wanted)
+    return SumOfSnapshots(wanted, kept, factors.tolist(), left)
 
 
 def _move(average: dict[str, Tensor], weights: Sequence[Tensor], share: float) -> None:
