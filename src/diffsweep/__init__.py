@@ -3,6 +3,7 @@
 From Python, under the same checks as on the command line::
 
     cfg = diffsweep.compose("train", ["schedule=linear", "trainer.max_steps=500"])
+    hours = diffsweep.plan(cfg).seconds / 3600  # predicted by a few steps
     run, metric = diffsweep.train(cfg)
     x = diffsweep.load(run).sample(16, seed=0)  # (16, C, H, W) in [-1, 1]
 """
@@ -11,7 +12,7 @@ import importlib
 from typing import Any
 
 __version__ = "0.2.0"
-__all__ = ["compose", "load", "train"]
+__all__ = ["compose", "load", "plan", "train"]
 
 
 def __getattr__(name: str) -> Any:

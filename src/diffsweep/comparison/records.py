@@ -38,7 +38,7 @@ PROTOCOLS = {"protocol": "", "likelihood_protocol": "bits_per_dim", "straightnes
 # Top keys of a configuration that do not change what a run computes, or that follow from others.
 NO_SETTINGS = (
     *("paths", "logger", "choices", "versions", "git", "sweep", "resume_from", "trust", "hydra", "space", "condition"),
-    *("verify", "output", "callbacks", "halve_batch"),
+    *("verify", "output", "callbacks", "halve_batch", "plan"),
 )
 DEEPEST = 4  # folders below the given one in which runs are looked for
 OF_A_RUN = ("checkpoints", "samples", "wandb", "evaluate", "sample")  # folders in a run that hold no runs to compare

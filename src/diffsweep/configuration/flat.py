@@ -28,6 +28,7 @@ AROUND = (
     "verify",
     "batch_size",
     "halve_batch",
+    "plan",
 )  # that names leave out
 SETTINGS_OF_TRAINER = ("max_steps", "precision", "gradient_clip_val", "accumulate_grad_batches")  # of its results
 

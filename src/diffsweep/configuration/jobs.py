@@ -12,6 +12,7 @@ from diffsweep.errors import UserError
 
 SWITCHES = ("-m", "--multirun")
 LAUNCHER, SWEEPER = "hydra/launcher", "hydra/sweeper"
+PLAN = "plan"  # the key by which costs are predicted and nothing is started
 OPTUNA = "optuna"  # the sweeper that diffsweep has itself
 EXPERIMENT = "experiment"  # the group whose options may be sweeps
 ELSEWHERE = ("hydra.launcher", "hydra.sweeper")  # keys of the launcher and the sweeper, which no job has
@@ -129,6 +130,18 @@ def check_is_no_sweep(overrides: Sequence[str]) -> None:
                 f"experiment={name} is a sweep over {', '.join(missing)}; add -m to run it, or give each of them one "
                 "value for a single job"
             )
+
+
+def is_planned(overrides: Sequence[str]) -> bool:
+    """Return whether a command line predicts what it would cost in place of starting it.
+
+    Raises:
+        UserError: ``plan`` has several values.
+    """
+    typed = [override for override in parsed(overrides) if override.key_or_group == PLAN]
+    if any(override.is_sweep_override() for override in typed):
+        raise UserError("plan has one value for all jobs of a sweep: true, false or FILE.json")
+    return bool(typed) and typed[-1].value() is not False
 
 
 def _experiments(overrides: Sequence[Override]) -> list[str]:

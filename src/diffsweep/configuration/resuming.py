@@ -100,7 +100,7 @@ TABLE = (
         "in the pictures and measurements from then on; training does not depend on it",
     ),
     KeyRule(
-        ("metrics", "metrics.*", "likelihood", "likelihood.*", "optimized_metric", "verify", "replay"),
+        ("metrics", "metrics.*", "likelihood", "likelihood.*", "optimized_metric", "verify", "replay", "plan"),
         OnResume.TAKEN,
         "in the measurement at the end",
     ),

@@ -79,6 +79,7 @@ class Train(Root):
         resume_from: the directory of a run that training goes on with; None to begin anew.
         replay: whether the training batch that failed is computed again, in place of a training.
         halve_batch: whether a training step without memory is tried again with batches of half the size.
+        plan: whether the costs of the run are predicted in its place; a name of a file gets them too.
         verify: whether the checks of ``verify.py`` run first.
         optimized_metric: the number by which sweeps and searches compare runs; None for the first headline.
     """
@@ -86,6 +87,7 @@ class Train(Root):
     resume_from: str | None = None  # filled in by resume=
     replay: bool = False
     halve_batch: bool = True
+    plan: bool | str = False
     verify: bool = False
     optimized_metric: str | None = None
 

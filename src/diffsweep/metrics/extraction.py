@@ -167,7 +167,7 @@ class Extraction(Generic[E]):
         rows = share_of(torch.arange(len(samples)).split(self.batch_size))
         parts = gathered(self._of_each((samples[index]["x"] for index in rows), len(rows)))
         if is_first():
-            self._write(path, Features.joined(parts))
+            self.keep(data, split, Features.joined(parts))
 
     def real(self, data: ImageData, split: Split) -> Features:
         """Return the features of all samples of a split of real data.
@@ -181,17 +181,22 @@ class Extraction(Generic[E]):
                 return Features(**read_tensors(path))
         samples = data.split(split)
         found = self.extract_batches(self.batches(samples), math.ceil(len(samples) / self.batch_size))
-        self._write(path, found)
+        self.keep(data, split, found)
         return found
+
+    def is_kept(self, data: ImageData, split: Split) -> bool:
+        """Return whether the features of a split of real data are in the cache."""
+        return self._path(data, split).exists()
+
+    def keep(self, data: ImageData, split: Split, found: Features) -> None:
+        """Write the features of a split of real data into the cache, from which :meth:`real` reads them."""
+        content = {name: part for name, part in found._asdict().items() if part is not None}
+        write_tensors(self._path(data, split), content)
 
     def _path(self, data: ImageData, split: Split) -> Path:
         """Return the file of the features of a split, which may not exist."""
         key = {"data": data.fingerprint, "split": split, "features": self.features.weights_hash}
         return self.cache_dir / f"features-{identify(key)}.pt"
-
-    def _write(self, path: Path, found: Features) -> None:
-        content = {name: part for name, part in found._asdict().items() if part is not None}
-        write_tensors(path, content)
 
     def batches(self, samples: Samples) -> Iterator[Tensor]:
         """Yield the images or clips of samples in order, in batches of ``batch_size``, so that few are in memory."""

@@ -183,12 +183,14 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
             data, request: as those of :meth:`__call__`.
         """
         fake = self.extract_shared(samples)
-        splits: list[Split] = ["val"] if "label" in (request or {}) or self.reference == "train" else []
-        if self.reference in REFERENCES:
-            splits.append(reference_split(self.reference))
-        for split in splits:
+        for split in self.splits(request):
             self.share_real(data, split)
         return [fake]
+
+    def splits(self, request: Batch | None = None) -> list[Split]:
+        """Return the splits of real data whose features are compared with those of samples for a request."""
+        splits: list[Split] = ["val"] if "label" in (request or {}) or self.reference == "train" else []
+        return [*splits, reference_split(self.reference)] if self.reference in REFERENCES else splits
 
     def __call__(
         self,

@@ -1,4 +1,4 @@
-"""The functions of ``import diffsweep``: ``compose``, ``train`` and ``load``, with the checks of the command line."""
+"""The functions of ``import diffsweep``: ``compose``, ``train``, ``plan``, ``load``, with the command line's checks."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +17,8 @@ from diffsweep.configuration.preflight import preflight
 from diffsweep.errors import UserError
 from diffsweep.models import DiffusionModel, Model
 from diffsweep.runs import training
+from diffsweep.runs.planning import command
+from diffsweep.runs.planning.plans import Plan
 from diffsweep.runs.stages import resolve_stages
 from diffsweep.tasks.sampling import drawn_in_batches
 
@@ -61,8 +63,25 @@ def train(cfg: DictConfig) -> Trained:
         UserError: an option or value is wrong, parts are incompatible, or the directory has a run already.
     """
     preflight(cfg)
+    if cfg.plan:
+        raise UserError(f"plan={cfg.plan} trains nothing; diffsweep.plan(cfg) returns the prediction")
     metric = training.train(cfg)
     return Trained(Path(cfg.paths.run_dir), metric)
+
+
+def plan(cfg: DictConfig) -> Plan:
+    """Return what a training will cost, from a few steps of it: parameters, memory, time and disk; nothing is kept.
+
+    ``plan(cfg).numbers()`` has all of it as plain values, ``plan(cfg).seconds`` the predicted time.
+
+    Args:
+        cfg: a configuration of ``train``, from :func:`compose`.
+
+    Raises:
+        UserError: an option or value is wrong, or the machine lacks what the training requires.
+    """
+    preflight(cfg)
+    return command.plan(cfg)
 
 
 def load(run: str | Path, overrides: Sequence[str] = ()) -> "Loaded":

@@ -81,7 +81,14 @@ def _print_help(command: str) -> None:
 def _run(command: str) -> None:
     from diffsweep.configuration.arguments import read_arguments
     from diffsweep.configuration.compose import compose_job, form_of, register
-    from diffsweep.configuration.jobs import OPTUNA, check_is_no_sweep, jobs, sweeper_of, with_sweep_of_experiment
+    from diffsweep.configuration.jobs import (
+        OPTUNA,
+        check_is_no_sweep,
+        is_planned,
+        jobs,
+        sweeper_of,
+        with_sweep_of_experiment,
+    )
     from diffsweep.configuration.moved import with_new_names
 
     register()
@@ -95,6 +102,10 @@ def _run(command: str) -> None:
         _show(command, jobs(overrides) if sweeping else [overrides], switches)
     elif switches.keys() - {"--multirun"} or (sweeping and sweeper_of(overrides) not in (None, OPTUNA)):  # --info
         _by_hydra(command, overrides)
+    elif sweeping and is_planned(overrides):
+        from diffsweep.runs.planning.command import plan_sweep
+
+        plan_sweep(command, overrides)
     elif sweeping and sweeper_of(overrides) == OPTUNA:
         from diffsweep.runs.search import run_search
 

@@ -24,6 +24,7 @@ TASKS = {
     "dashboard": "diffsweep.runs.dashboard:dashboard",
     "doctor": "diffsweep.runs.doctor:doctor",
 }
+PLANNER = "diffsweep.runs.planning.command:plan_job"  # of a job with plan=true
 SUMMARIES = {  # functions of the folder of a sweep whose jobs have been run
     "train": "diffsweep.runs.comparing:summarise",
     "evaluate": "diffsweep.runs.evaluation_figures:summarise",
@@ -52,10 +53,12 @@ def finish_and_start(command: str, cfg: "DictConfig") -> Any:
 
 
 def start(job: "Composed") -> Any:
-    """Run a job in this process and return its result."""
+    """Run a job in this process, or predict what it costs if its configuration requests that, and return its result."""
     from hydra.core.hydra_config import HydraConfig
 
     HydraConfig.instance().set_config(job.hydra)  # where Lightning finds the folder for further processes
+    if job.cfg.get("plan"):
+        return _imported(PLANNER)(job)
     return task_of(job.command)(job.cfg)
 
 

@@ -17,6 +17,7 @@ from diffsweep.models import Model
 from diffsweep.progress import tracked
 
 SPLITS: tuple[Split, ...] = ("train", "val")
+BATCH = 256
 
 
 def keep_latents(cfg: DictConfig, model: Model, data: ImageData) -> None:
@@ -35,22 +36,38 @@ def keep_latents(cfg: DictConfig, model: Model, data: ImageData) -> None:
         UserError: the folder ``autoencoder.cache_dir`` has no latents, or those of another autoencoder or of other
             data.
     """
-    space = getattr(model, "autoencoder", None)
-    if not isinstance(space, FirstStage) or not space.cache or model.requires_pixels:
+    if (space := kept_space(model)) is None:
         return
     header = identity(space, data)
-    folder = Path(space.cache_dir or Path(cfg.paths.cache_dir) / f"latents-{identify(header)}")
-    for split in SPLITS:
-        samples, path = data.loader_samples(split), folder / f"{split}.safetensors"
+    for split, path in latent_files(cfg, space, data).items():
+        samples = data.loader_samples(split)
         of_split = {**header, "split": split, "rows": len(samples)}
         if space.cache_dir is None:
             make_once(path, partial(_write, path, of_split, space, samples, device_of(cfg)))
         try:
             data.replace_samples(split, Latents(open_latents(path, of_split), samples))
         except ContentError as error:
-            key = "" if space.cache_dir is None else f"autoencoder.cache_dir={folder}: "
+            key = "" if space.cache_dir is None else f"autoencoder.cache_dir={path.parent}: "
             raise UserError(f"{key}{error}") from error
     space.release()
+
+
+def kept_space(model: Model) -> FirstStage | None:
+    """Return the latent space of a model that trains on latents from a file; None if it trains on the data."""
+    space = getattr(model, "autoencoder", None)
+    return space if isinstance(space, FirstStage) and space.cache and not model.requires_pixels else None
+
+
+def latent_files(cfg: DictConfig, space: FirstStage, data: ImageData) -> dict[Split, Path]:
+    """Return the file of the latents of each split, which may not exist yet.
+
+    Args:
+        cfg: the run's configuration.
+        space: the latent space.
+        data: the dataset that is encoded.
+    """
+    folder = Path(space.cache_dir or Path(cfg.paths.cache_dir) / f"latents-{identify(identity(space, data))}")
+    return {split: folder / f"{split}.safetensors" for split in SPLITS}
 
 
 def identity(space: FirstStage, data: ImageData) -> dict[str, Any]:
@@ -70,7 +87,7 @@ def identity(space: FirstStage, data: ImageData) -> dict[str, Any]:
 
 
 def _write(path: Path, header: dict[str, Any], space: FirstStage, samples: Samples, device: torch.device) -> None:
-    batches = torch.arange(len(samples)).split(256)
+    batches = torch.arange(len(samples)).split(BATCH)
     tracked_batches = tracked(batches, f"latents of {header['split']}", "batch")
     encoded = (space.posterior(samples[index]["x"].to(device)) for index in tracked_batches)
     write_latents(path, header, encoded, len(samples))

@@ -34,7 +34,7 @@ from diffsweep.metrics import identify
 FINISHED = "stage.json"  # the last file of a stage; with metrics=none it has no metrics.json
 
 # The weights of a stage do not depend on these parts of its configuration.
-LIFE = ("paths", "logger", "choices", "sweep", "resume_from", "trust", "verify", "optimized_metric")
+LIFE = ("paths", "logger", "choices", "sweep", "resume_from", "trust", "verify", "optimized_metric", "plan")
 WITHIN = ("degradation",)  # a part of the conditioning, if that uses it
 AFTERWARDS = ("sampler", "guidance", "metrics", "likelihood")  # used after training
 LATER = ("adaptation", "preference", "comparisons", "scorer")  # groups that stages of earlier releases did not have
@@ -72,8 +72,7 @@ def resolve_stages(cfg: DictConfig, train: Callable[[DictConfig], float]) -> Non
 
 def _found_or_trained(path: str, stage: DictConfig, train: Callable[[DictConfig], float]) -> Path:
     """Return the directory of a trained stage, which one process trains if necessary while others wait."""
-    name = f"{stage.choices.model}_{identify(identity(stage))}"
-    directory = Path(stage.paths.output_dir) / "stages" / name
+    directory = directory_of(stage)
     stage.paths.run_dir = str(directory.absolute())
     finished, shown = directory / FINISHED, shell.shown(directory.absolute())
     if not is_rank_zero():
@@ -81,7 +80,8 @@ def _found_or_trained(path: str, stage: DictConfig, train: Callable[[DictConfig]
             time.sleep(0.5)
         return directory
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with alone(directory.parent / f".{name}.lock", f"{path} waits for {shown}, which another run is training"):
+    lock = directory.parent / f".{directory.name}.lock"
+    with alone(lock, f"{path} waits for {shown}, which another run is training"):
         if finished.is_file():
             print(f"{path}: {shown} was trained before, {_in_words(json.loads(finished.read_text()))}", flush=True)
             return directory
@@ -100,6 +100,20 @@ def _found_or_trained(path: str, stage: DictConfig, train: Callable[[DictConfig]
         write_text(finished, json.dumps(headline) + "\n")
         print(f"\n{path}: {shown} is trained, {_in_words(headline)}\n", flush=True)
     return directory
+
+
+def directory_of(stage: DictConfig) -> Path:
+    """Return the directory in which a stage is trained, and found by later runs, named by its :func:`identity`.
+
+    Args:
+        stage: the configuration of the stage's own training run.
+    """
+    return Path(stage.paths.output_dir) / "stages" / f"{stage.choices.model}_{identify(identity(stage))}"
+
+
+def is_finished(directory: Path) -> bool:
+    """Return whether the stage of a directory has been trained."""
+    return (directory / FINISHED).is_file()
 
 
 def _headline(directory: Path, result: float) -> dict[str, float]:

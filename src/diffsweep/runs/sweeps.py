@@ -91,7 +91,7 @@ def prepare(command: str, overrides: Sequence[str]) -> tuple[Manifest, list[Comp
     chosen = {
         k: first if k == 0 else compose_job(command, each[k], k) for k in numbers if not states or left(states[k])
     }
-    left_out = _check(chosen)
+    left_out = checked(chosen)
     if states and left_out:  # the sweep has begun with these jobs
         raise UserError(next(iter(left_out.values())))
     every = [job for k, job in chosen.items() if k not in left_out]
@@ -109,7 +109,7 @@ def prepare(command: str, overrides: Sequence[str]) -> tuple[Manifest, list[Comp
     return manifest, every
 
 
-def _check(every: Mapping[int, Composed]) -> dict[int, str]:
+def checked(every: Mapping[int, Composed]) -> dict[int, str]:
     """Check the configurations of jobs, and return the names of those that are left out and why, by their numbers.
 
     Args:

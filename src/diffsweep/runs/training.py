@@ -130,12 +130,8 @@ def _train(cfg: DictConfig, directory: Path, data: ImageData, resumption: Resump
     last = directory / FOLDER / LAST
     signals = StopSignals(str(last), directory)
     keep = KeepCheckpoints(last.parent)
-    built: list[Callback] = list(build(cfg, "callbacks").values())
-    guards = [callback for callback in built if isinstance(callback, StopOnNaN)] or [StopOnNaN(str(directory))]
-    others = [callback for callback in built if callback not in guards]
-    callbacks: list[Callback] = [*guards, TrainingMeter(), *others, signals, keep]
     memory = MemoryOfSteps(cfg)
-    callbacks += [memory, GoOn(data, resumption, partial(claim, cfg)), BeginRounds()]
+    callbacks = [*callbacks_of(cfg), signals, keep, memory, GoOn(data, resumption, partial(claim, cfg)), BeginRounds()]
     if resumption is not None:
         resumption.check(model, data, callbacks)
         if is_rank_zero():
@@ -198,6 +194,13 @@ def _print_where_it_stopped(cfg: DictConfig, trainer: Trainer, directory: Path) 
             print(f"  resume with: {shell.command('train.py resume', directory)}")
     elif cfg.sweep is None:
         print(f"\nstopped before anything was saved; {shell.shown(directory)} can be deleted")
+
+
+def callbacks_of(cfg: DictConfig) -> list[Callback]:
+    """Return the callbacks of a training that its configuration chooses, after a guard against NaN, which all have."""
+    built: list[Callback] = list(build(cfg, "callbacks").values())
+    guards = [callback for callback in built if isinstance(callback, StopOnNaN)] or [StopOnNaN(cfg.paths.run_dir)]
+    return [*guards, TrainingMeter(), *(callback for callback in built if callback not in guards)]
 
 
 def make_trainer(cfg: DictConfig, callbacks: list[Callback], track: Sequence[Logger]) -> Trainer:

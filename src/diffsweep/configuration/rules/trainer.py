@@ -55,6 +55,22 @@ def max_steps_is_positive(cfg: DictConfig, parts: BuiltParts) -> str | None:
 
 
 @rule
+def a_plan_is_of_a_new_run(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Return an error message if the costs of a run that goes on are to be predicted, or the name of their file is odd.
+
+    Of a run that goes on a part is done already, and its progress shows the time that is left.
+    """
+    if (plan := cfg.get("plan", False)) is False:
+        return None
+    if cfg.resume_from is not None or cfg.replay:
+        begun = "resume" if cfg.resume_from is not None else "debug=replay"
+        return f"plan={plan} predicts the costs of a new run: leave {begun} out; a run that goes on shows its time left"
+    if isinstance(plan, str) and not plan.endswith(".json"):
+        return f"plan={plan}: it is true, false or a file FILE.json for the numbers"
+    return None
+
+
+@rule
 def logger_mode_is_known(cfg: DictConfig, parts: BuiltParts) -> str | None:
     """Return an error message unless ``logger.mode`` is ``online``, ``offline`` or ``disabled``."""
     return None if cfg.logger.mode in MODES else f"logger.mode is one of {', '.join(MODES)}, not {cfg.logger.mode}"

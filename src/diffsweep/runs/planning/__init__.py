@@ -1,0 +1,1 @@
+"""Plans: what a training will cost, before it starts."""

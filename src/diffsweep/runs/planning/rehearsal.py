@@ -1,0 +1,192 @@
+"""A rehearsal: the training loop of a run for a few steps, in a folder that is deleted, timed and measured.
+
+The loop is that of the training, with its data, callbacks, precision and checkpoints. A quarter of a batch and a half
+come first, so that a batch that the device cannot hold is refused before it is tried. Then whole steps are timed, one
+validation with its pictures, and the files that it writes.
+"""
+
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning.pytorch.callbacks import ProgressBar
+from omegaconf import DictConfig, OmegaConf
+
+from diffsweep.callbacks import BeginRounds
+from diffsweep.callbacks.checkpoints import FOLDER, LAST, KeepCheckpoints
+from diffsweep.configuration.build import build_data, build_model, device_of
+from diffsweep.datasets import ImageData
+from diffsweep.runs.claiming import claim
+from diffsweep.runs.cost import Cost, network_cost
+from diffsweep.runs.metrics_file import MetricsFile
+from diffsweep.runs.planning.ahead import Ahead, fewer, made_ahead
+from diffsweep.runs.planning.evaluation import seconds_of_evaluation
+from diffsweep.runs.planning.memory import Footprint, Peak, line_through
+from diffsweep.runs.planning.steps import MOST, WARM_UP, Marks, Steps, TooLarge
+from diffsweep.runs.resuming import GoOn
+from diffsweep.runs.training import callbacks_of, make_trainer
+
+SECONDS = 8.0  # of timed steps, if these are enough
+VAL_BATCHES = 3  # batches of the timed validation
+STATISTICS, IMAGES_OF_STATISTICS = "model.statistics", 1024  # of an autoencoder's latents, in the timed validation
+SCRATCH = "scratch"
+
+
+@dataclass(frozen=True)
+class Rehearsed:
+    """What the parts of a training cost, as a rehearsal has measured it. Times are in seconds, sizes in bytes.
+
+    Attributes:
+        directory: the folder of the rehearsed run, which has a checkpoint of the untrained model.
+        cost: the parameters and multiply-adds of the network.
+        parameters, trained: those of the whole model, and those of them that the optimizer changes.
+        num_train: the samples of an epoch.
+        step: of an optimizer step, with all its batches.
+        validation: of a validation on all held-out batches.
+        picture: of the pictures that a validation makes.
+        saving: of the checkpoints and tables that a validation writes.
+        ends: of building the model and its data, and of what the loop does before its first step and after the last.
+        evaluation: of the measurement at the end, by part.
+        ahead: what is computed of the data before training.
+        memory: the memory of the training.
+        checkpoint, pictures: of a checkpoint, and of the pictures of a validation.
+    """
+
+    directory: Path
+    cost: Cost
+    parameters: int
+    trained: int
+    num_train: int
+    step: float
+    validation: float
+    picture: float
+    saving: float
+    ends: float
+    evaluation: dict[str, float]
+    ahead: Ahead
+    memory: Footprint
+    checkpoint: int
+    pictures: int
+
+
+def rehearse(cfg: DictConfig, directory: Path, process: int | None = None, seconds: float | None = None) -> Rehearsed:
+    """Run a few steps of a training and of its measurement in a folder, and return what its parts cost.
+
+    Args:
+        cfg: a checked configuration of ``train``, whose stages have runs.
+        directory: the folder, which gets the configuration and a checkpoint as a run has them.
+        process: the bytes that the process takes without a model, on a CPU; None for those that it takes now.
+        seconds: how long steps are timed; None for SECONDS.
+
+    Raises:
+        TooLarge: the device has too little memory for the batch.
+    """
+    settings = _settings(cfg, directory)
+    share = fewer(settings)
+    peak, times = Peak(device_of(cfg)), dict[tuple[str, str], list[float]]()
+    before = peak.release()
+    shift = (before if process is None else process) - before  # of a process that has measured other runs
+    begin = time.perf_counter()
+    data, model = build_data(settings), build_model(settings)
+    data.split("train")
+    begun = time.perf_counter()
+    ahead = made_ahead(settings, model, data, share, directory / SCRATCH)
+    claim(settings)
+    steps = Steps(peak, before, SECONDS if seconds is None else seconds)
+    callbacks = [
+        Marks(times, "first"),
+        *(callback for callback in callbacks_of(settings) if not isinstance(callback, ProgressBar)),
+        *(KeepCheckpoints(directory / FOLDER), GoOn(data), BeginRounds()),
+        *(steps, Marks(times, "last")),
+    ]
+    trainer = make_trainer(_of_a_few_steps(settings), callbacks, [MetricsFile(directory / "metrics.csv")])
+    fitting = time.perf_counter()
+    try:
+        trainer.fit(model, data)
+        fitted = time.perf_counter()
+        model.to(peak.device)
+        validation, of_it = _validation(cfg, times, data)
+        evaluation = seconds_of_evaluation(settings, model, data, directory / SCRATCH, validation)
+    except torch.OutOfMemoryError as error:
+        raise TooLarge from error
+    (rows, _, half), (batch, activations, whole) = steps.points
+    slope = max(line_through((rows, half), (batch, whole)), line_through((0, 0), (batch, activations)))
+    memory = Footprint(
+        peak.device.type,
+        steps.known,
+        0 if peak.device.type == "cuda" else before + shift,
+        batch,
+        activations,
+        slope if rows < batch else 0.0,
+        whole + shift,
+        peak.highest() + shift,
+        steps.capacity,
+    )
+    return Rehearsed(
+        directory,
+        network_cost(settings),
+        sum(parameter.numel() for parameter in model.parameters()),
+        sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        round(len(data.loader_samples("train")) / ahead.share),
+        steps.step,
+        validation,
+        of_it["validation_epoch_end"],
+        of_it["validation_end"],
+        begun - begin + fitted - fitting - steps.loop - of_it["all"],
+        evaluation,
+        ahead,
+        memory,
+        (directory / FOLDER / LAST).stat().st_size,
+        sum(path.stat().st_size for path in directory.glob("samples/*")),
+    )
+
+
+def _settings(cfg: DictConfig, directory: Path) -> DictConfig:
+    """Return the configuration of a rehearsal: on one device, in a folder, with the dearest steps from the first on."""
+    settings = cfg.copy()
+    settings.paths.run_dir = str(directory)
+    devices = cfg.trainer.devices
+    settings.trainer.devices = [devices[0]] if OmegaConf.is_list(devices) else 1
+    for key in ("num_nodes", "strategy"):
+        if key in settings.trainer:
+            settings.trainer.pop(key)
+    if OmegaConf.select(settings, "discriminator.start"):
+        settings.discriminator.start = 0
+    if OmegaConf.select(settings, STATISTICS):
+        settings.model.statistics = min(settings.model.statistics, IMAGES_OF_STATISTICS)
+    return settings
+
+
+def _of_a_few_steps(settings: DictConfig) -> DictConfig:
+    """Return a configuration whose Trainer takes a few steps and then validates on a few batches."""
+    few = settings.copy()
+    few.trainer.max_steps = few.trainer.val_check_interval = WARM_UP + MOST
+    few.trainer.log_every_n_steps = min(few.trainer.log_every_n_steps, MOST)
+    if isinstance(few.trainer.limit_val_batches, float) or few.trainer.limit_val_batches > VAL_BATCHES:
+        few.trainer.limit_val_batches = VAL_BATCHES
+    return few
+
+
+def _validation(
+    cfg: DictConfig, times: dict[tuple[str, str], list[float]], data: ImageData
+) -> tuple[float, dict[str, float]]:
+    """Return the seconds of a validation on all its batches, and of the parts of the timed one after the batches.
+
+    These are its pictures (``validation_epoch_end``), what it saves (``validation_end``), and ``all`` of it.
+    """
+    (begin,) = times["validation_start", "first"]
+    ends = times.get(("validation_batch_end", "first"), [])
+    each = [end - start for start, end in zip([begin, *ends], ends, strict=False)]
+    limit, batches = cfg.trainer.limit_val_batches, math.ceil(len(data.loader_samples("val")) / 256)
+    batches = int(limit * batches) if isinstance(limit, float) else min(limit, batches)
+    more = each[1:] or each
+    of_batches = sum(each) + (batches - len(each)) * sum(more) / max(1, len(more))
+    parts = {
+        hook: times[hook, "last"][0] - times[hook, "first"][0] for hook in ("validation_epoch_end", "validation_end")
+    }
+    images = min(OmegaConf.select(cfg, STATISTICS) or 1, len(data.split("train")))
+    of_model = times["validation_end", "first"][0] - times["validation_epoch_end", "last"][0]
+    of_model *= max(1, images / IMAGES_OF_STATISTICS)
+    return of_batches + of_model, parts | {"all": times["validation_end", "last"][0] - begin}

@@ -1,0 +1,133 @@
+"""The tables in which plans are printed."""
+
+from collections.abc import Sequence
+
+from diffsweep.progress import duration
+from diffsweep.runs.planning.plans import (
+    AHEAD,
+    CHECKPOINTS,
+    PICTURES,
+    SAVING,
+    TRAINING,
+    VALIDATION,
+    Plan,
+    disk_of_all,
+    seconds_of_all,
+    stages_of_all,
+)
+from diffsweep.runs.report import table
+
+UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
+FLOPS = ((1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"))
+Row = tuple[str, str, str]
+
+
+def in_units(value: float, units: Sequence[tuple[float, str]] = UNITS, last: str = "bytes") -> str:
+    """Return a number with three digits and the largest unit below it: ``1.23 GB``."""
+    for size, unit in units:
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.0f} {last}"
+
+
+def shown(plan: Plan) -> str:
+    """Return the tables of a plan: the network, steps, memory, time and disk, and what fits."""
+    rows = [*_network(plan), *_memory(plan), *_time(plan), *_disk(plan)]
+    stages = [f"\nfirst, kept for later runs: {name}\n{shown(each)}" for name, each in plan.stages.items()]
+    return "\n".join([f"plan of {plan.name}", table(rows), *stages])
+
+
+def _network(plan: Plan) -> list[Row]:
+    cost, measured = plan.rehearsed.cost, plan.rehearsed
+    accumulated = f" in {plan.accumulated} batches" if plan.accumulated > 1 else ""
+    frozen = f"of {measured.parameters:,}" if measured.trained < measured.parameters else ""
+    return [
+        ("network", f"{cost.parameters:,}", f"parameters of {cost.network}"),
+        ("trained", f"{measured.trained:,}", frozen),
+        ("forward pass", in_units(2e9 * cost.gmac, FLOPS, "FLOP"), cost.sample),
+        ("step", in_units(plan.flops, FLOPS, "FLOP"), f"{plan.samples:,} samples{accumulated}"),
+        ("steps", f"{plan.steps:,}", f"{plan.images:,} samples, {plan.epochs:.3g} epochs"),
+    ]
+
+
+def _memory(plan: Plan) -> list[Row]:
+    memory = plan.memory
+    of_all = "" if memory.capacity is None else f"of {in_units(memory.capacity)} on the device"
+    rows = [("memory", in_units(memory.peak), f"at most, {of_all}" if of_all else "at most")]
+    parts = {
+        **({"process": memory.process} if memory.process else {}),
+        **memory.known._asdict(),
+        "activations": memory.activations,
+        "working": memory.working,
+    }
+    remarks = {
+        "process": "without a model",
+        "average": "of the weights",
+        "activations": f"kept for the backward pass of {memory.batch} samples",
+        "working": "gradients of activations, and what libraries take",
+    }
+    rows += [(f"  {name}", in_units(size), remarks.get(name, "")) for name, size in parts.items() if size]
+    return rows + _batches(plan)
+
+
+def _batches(plan: Plan) -> list[Row]:
+    """Return rows with the largest batch that fits, and where the wanted one does not, with what fits in its place."""
+    rows, largest = [], plan.memory.largest_batch
+    if plan.changes or plan.memory.fits is False:
+        rows.append(("  too large", f"{plan.batch}", "this batch does not fit into the memory of the device"))
+    rows += [("  fits", in_units(change.peak), f"with {change.words}") for change in plan.changes]
+    if largest:
+        rows.append(("  batch", f"{largest:,}", "the largest power of two that fits, dataset.batch_size"))
+    return rows
+
+
+def _time(plan: Plan) -> list[Row]:
+    measured = plan.rehearsed
+    remarks = {
+        TRAINING: f"{measured.step:.3g} s a step",
+        VALIDATION: f"{plan.validations} of {measured.validation:.3g} s",
+        PICTURES: f"{plan.validations} of {measured.picture:.3g} s",
+        SAVING: f"{plan.validations} times, and tables",
+        AHEAD: "computed once, and kept",
+    }
+    below = [(f"  {name}", duration(each.own_seconds), each.name) for name, each in stages_of_all([plan]).items()]
+    rows = [(f"  {name}", duration(seconds), remarks.get(name, "")) for name, seconds in plan.parts.items()]
+    named = [row for row in rows if row[1] != "0 s"]
+    return [("time", duration(plan.seconds), f"{plan.seconds / 3600:.3g} hours"), *named, *below]
+
+
+def _disk(plan: Plan) -> list[Row]:
+    remarks = {"checkpoints": f"{CHECKPOINTS} of {in_units(plan.rehearsed.checkpoint)}, the last of them until the end"}
+    rows = [(f"  {name}", in_units(size), remarks.get(name, "")) for name, size in plan.own_disk.items()]
+    stages = [(f"  {name}", in_units(sum(each.own_disk.values())), "") for name, each in stages_of_all([plan]).items()]
+    return [("disk", in_units(plan.disk), "at most"), *rows, *stages]
+
+
+def shown_sweep(names: Sequence[str], plans: Sequence[Plan]) -> str:
+    """Return the tables of a sweep: a row for each job and each stage, and the whole.
+
+    Args:
+        names: of the jobs.
+        plans: those of the jobs.
+    """
+    stages = stages_of_all(plans)
+    most = [*plans, *stages.values()]
+    rows = [("job", "time", "memory and disk")]
+    rows += [_row(name, plan) for name, plan in zip(names, plans, strict=True)]
+    rows += [_row(f"stage {name}", plan) for name, plan in stages.items()]
+    total = seconds_of_all(plans)
+    rows.append(
+        (
+            "all",
+            duration(total),
+            f"{in_units(max(plan.memory.peak for plan in most))}, {in_units(disk_of_all(plans))}; "
+            f"{total / 3600:.3g} hours of one device",
+        )
+    )
+    return table(rows)
+
+
+def _row(name: str, plan: Plan) -> Row:
+    fits = "" if plan.memory.fits is not False and not plan.changes else "; does not fit"
+    disk = in_units(sum(plan.own_disk.values()))
+    return name, duration(plan.own_seconds), f"{in_units(plan.memory.peak)}, {disk}{fits}"
