@@ -1,6 +1,7 @@
 """The option ``plan=true`` of ``train.py``: print what a run, or a sweep, will cost, and start nothing."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +11,8 @@ from omegaconf import DictConfig
 
 from diffsweep import shell
 from diffsweep.configuration.compose import Composed, compose_job
-from diffsweep.configuration.jobs import OPTUNA, PLAN, jobs, sweeper_of
-from diffsweep.configuration.resolvers import LAUNCHER
+from diffsweep.configuration.jobs import OPTUNA, PLAN, jobs, sweeper_of, swept_keys
+from diffsweep.configuration.resolvers import LAUNCHER, SWEEP, SWEPT, sweep_name
 from diffsweep.errors import UserError
 from diffsweep.files import write_text
 from diffsweep.runs.planning.planner import Planner
@@ -65,8 +66,8 @@ def plan_sweep(command: str, overrides: Sequence[str]) -> float:
             "without -m"
         )
     words = [override for override in overrides if not override.startswith(LAUNCHER)]
-    each = jobs(words)
-    every = {number: compose_job(command, own, number) for number, own in enumerate(each)}
+    os.environ[SWEEP], os.environ[SWEPT] = sweep_name(command, _own(overrides)), ",".join(swept_keys(words))
+    every = {number: compose_job(command, own, number) for number, own in enumerate(jobs(words))}
     file, left_out = _file(every[0].cfg.plan), checked(every)
     chosen = [job for number, job in every.items() if number not in left_out]
     with Planner(report=_report) as planner:
