@@ -18,7 +18,7 @@ from diffsweep.models import DiffusionModel
 from diffsweep.runs.cost import Cost
 from diffsweep.runs.planning import planner, rehearsal
 from diffsweep.runs.planning.ahead import Ahead
-from diffsweep.runs.planning.memory import Footprint, Known, SavedForBackward, known_bytes
+from diffsweep.runs.planning.memory import Footprint, KeptBytes, SavedForBackward, known_bytes
 from diffsweep.runs.planning.planner import Planner, cost_key
 from diffsweep.runs.planning.plans import made
 from diffsweep.runs.planning.rehearsal import Rehearsed
@@ -29,11 +29,11 @@ MB = 10**6
 
 
 def memory(step=300 * MB, peak=300 * MB, capacity=1100 * MB, per_sample=1.5 * MB, batch=100):
-    return Footprint("cpu", Known(10, 10, 20, 10), 100 * MB, batch, 50 * MB, per_sample, step, peak, capacity)
+    return Footprint("cpu", KeptBytes(10, 10, 20, 10), 100 * MB, batch, 50 * MB, per_sample, step, peak, capacity)
 
 
 def costs(directory=Path("nowhere"), step=2.0):
-    """What the parts of a run cost, in round numbers: 5 s of a validation, 1 s of pictures, 30 s of measurement."""
+    """Return what the parts of a run cost: 5 s of a validation, 1 s of pictures, 30 s of measurement, ..."""
     cost = Cost("unet", 10, 0.5, "an image")
     return Rehearsed(
         directory, cost, 10, 10, 1000, step, 5.0, 1.0, 0.5, 3.0, {"sampling": 30.0}, Ahead(), memory(), 30, 5

@@ -18,7 +18,7 @@ from diffsweep.errors import UserError
 from diffsweep.models import DiffusionModel, Model
 from diffsweep.runs import training
 from diffsweep.runs.planning import command
-from diffsweep.runs.planning.plans import Plan
+from diffsweep.runs.planning.plans import RunPlan
 from diffsweep.runs.stages import resolve_stages
 from diffsweep.tasks.sampling import drawn_in_batches
 
@@ -63,13 +63,11 @@ def train(cfg: DictConfig) -> Trained:
         UserError: an option or value is wrong, parts are incompatible, or the directory has a run already.
     """
     preflight(cfg)
-    if cfg.plan:
-        raise UserError(f"plan={cfg.plan} trains nothing; diffsweep.plan(cfg) returns the prediction")
     metric = training.train(cfg)
     return Trained(Path(cfg.paths.run_dir), metric)
 
 
-def plan(cfg: DictConfig) -> Plan:
+def plan(cfg: DictConfig) -> RunPlan:
     """Return what a training will cost, from a few steps of it: parameters, memory, time and disk; nothing is kept.
 
     ``plan(cfg).numbers()`` has all of it as plain values, ``plan(cfg).seconds`` the predicted time.

@@ -22,7 +22,7 @@ from diffsweep.configuration.build import build, build_data, build_model
 from diffsweep.configuration.saved import CONFIG
 from diffsweep.datasets import ImageData
 from diffsweep.datasets.loader import errors_of_workers
-from diffsweep.errors import Stopped
+from diffsweep.errors import Stopped, UserError
 from diffsweep.models import DiffusionModel, Model
 from diffsweep.progress import duration
 from diffsweep.runs import report
@@ -60,6 +60,11 @@ def train(cfg: DictConfig) -> float:
         Stopped: the process received Ctrl-C, SIGTERM or SIGUSR1.
     """
     directory = Path(cfg.paths.run_dir)
+    if cfg.get("plan"):
+        raise UserError(
+            f"plan={cfg.plan} trains nothing: from Python diffsweep.plan(cfg) returns the prediction, and sweepers of "
+            "Hydra's start their jobs: leave hydra/sweeper out"
+        )
     if cfg.replay:
         return replay(cfg)
     if is_rank_zero():

@@ -16,12 +16,12 @@ from diffsweep.configuration.resolvers import LAUNCHER, SWEEP, SWEPT, sweep_name
 from diffsweep.errors import UserError
 from diffsweep.files import write_text
 from diffsweep.runs.planning.planner import Planner
-from diffsweep.runs.planning.plans import Plan, disk_of_all, seconds_of_all, stages_of_all
+from diffsweep.runs.planning.plans import RunPlan, disk_of_all, seconds_of_all, stages_of_all
 from diffsweep.runs.planning.report import shown, shown_sweep
 from diffsweep.runs.sweeps import checked
 
 
-def plan(cfg: DictConfig) -> Plan:
+def plan(cfg: DictConfig) -> RunPlan:
     """Return the plan of a training, from a few steps of it; nothing is left on the disk.
 
     Args:
@@ -103,7 +103,7 @@ def _own(words: Sequence[str]) -> list[str]:
     return [word for word in words if word.partition("=")[0] != PLAN]
 
 
-def _that_fits(made: Plan) -> list[str]:
+def _that_fits(made: RunPlan) -> list[str]:
     return made.changes[0].words.split() if made.changes else []
 
 

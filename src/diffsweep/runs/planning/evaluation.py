@@ -229,8 +229,8 @@ def _of_trajectories(model: DiffusionModel, data: ImageData, scratch: Path) -> f
     labels = model.conditioning.described(model.request_for(torch.arange(SHOWN), data.deferred("val")))
 
     def frame() -> None:
-        both = pictures.beside(*(pictures.grid(x, labels=labels, title="x") for _ in range(2)))
-        pictures.save_gif([both], scratch / "trajectory.gif")
+        left, right = (pictures.grid(x, labels=labels, title="x") for _ in range(2))
+        pictures.save_gif([pictures.beside(left, right)], scratch / "trajectory.gif")
 
     frames = min(FRAMES, drawn.steps)
     return drawn.seconds + frames * (2 * drawn.after + seconds_of(frame))

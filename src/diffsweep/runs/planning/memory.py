@@ -31,7 +31,7 @@ AVAILABLE = Path("/proc/meminfo")
 LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))  # of containers
 
 
-class Known(NamedTuple):
+class KeptBytes(NamedTuple):
     """The bytes of what a training keeps on its device between steps.
 
     Attributes:
@@ -55,7 +55,7 @@ def bytes_of(tensors: Iterable[Any]) -> int:
 
 def known_bytes(
     model: nn.Module, optimizers: Iterable[torch.optim.Optimizer], averages: Iterable[Mapping[str, Tensor]]
-) -> Known:
+) -> KeptBytes:
     """Return the bytes of what a training keeps on its device between steps.
 
     Args:
@@ -64,7 +64,7 @@ def known_bytes(
         averages: the averaged weights by name, of each average that is kept.
     """
     states = (value for optimizer in optimizers for state in optimizer.state.values() for value in state.values())
-    return Known(
+    return KeptBytes(
         bytes_of([*model.parameters(), *model.buffers()]),
         bytes_of(weight for weight in model.parameters() if weight.requires_grad),
         bytes_of(states),
@@ -114,6 +114,8 @@ class Peak:
 
     def __init__(self, device: torch.device) -> None:
         self.device, self._before = device, 0
+        if device.type == "cuda":
+            torch.cuda.init()  # before it is initialised it has no statistics
 
     def now(self) -> int:
         """Return the bytes that are used now."""
@@ -205,7 +207,7 @@ class Footprint:
     """
 
     device: str
-    known: Known
+    known: KeptBytes
     process: int
     batch: int
     activations: int

@@ -16,7 +16,7 @@ from diffsweep.errors import UserError
 from diffsweep.runs.machine import check_machine
 from diffsweep.runs.memory import halve, release, why_not_halved
 from diffsweep.runs.planning.memory import Peak
-from diffsweep.runs.planning.plans import Change, Plan, made, name_of
+from diffsweep.runs.planning.plans import Alternative, RunPlan, made, name_of
 from diffsweep.runs.planning.rehearsal import Rehearsed, rehearse
 from diffsweep.runs.planning.steps import TooLarge
 from diffsweep.runs.stages import directory_of, is_finished
@@ -36,8 +36,8 @@ class Planner:
 
     def __init__(self, seconds: float | None = None, report: Callable[[str], object] = lambda line: None) -> None:
         self.seconds, self.report = seconds, report
-        self._rehearsed: dict[str, tuple[Rehearsed, tuple[Change, ...]]] = {}
-        self._stages: dict[str, tuple[Plan, Path]] = {}
+        self._rehearsed: dict[str, tuple[Rehearsed, tuple[Alternative, ...]]] = {}
+        self._stages: dict[str, tuple[RunPlan, Path]] = {}
         self._process: int | None = None
 
     def __enter__(self) -> "Planner":
@@ -47,7 +47,7 @@ class Planner:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def plan(self, cfg: DictConfig) -> Plan:
+    def plan(self, cfg: DictConfig) -> RunPlan:
         """Return the plan of a training.
 
         Args:
@@ -67,7 +67,7 @@ class Planner:
             self._rehearsed[key] = self._measured(cfg)
         return made(cfg, *self._rehearsed[key], stages)
 
-    def _with_stages(self, cfg: DictConfig) -> dict[str, Plan]:
+    def _with_stages(self, cfg: DictConfig) -> dict[str, RunPlan]:
         """Give a configuration the runs of its stages, rehearsed ones where none is trained, whose plans it returns."""
         planned = {}
         for path, node in stage_nodes(cfg):
@@ -88,10 +88,10 @@ class Planner:
                 OmegaConf.update(cfg, key, str(run), force_add=True)
         return planned
 
-    def _measured(self, cfg: DictConfig) -> tuple[Rehearsed, tuple[Change, ...]]:
+    def _measured(self, cfg: DictConfig) -> tuple[Rehearsed, tuple[Alternative, ...]]:
         """Rehearse a run, with smaller batches where its own do not fit, and return what fits then."""
         self.report(f"plan: a few steps of {name_of(cfg)}")
-        changes: list[Change] = []
+        changes: list[Alternative] = []
         measured = self._tried(cfg)
         too_large = measured is None or measured.memory.fits is False
         if too_large and OmegaConf.select(cfg, CHECKPOINTING) is False:
@@ -99,14 +99,14 @@ class Planner:
             OmegaConf.update(again, CHECKPOINTING, True)
             other = self._tried(again)
             if other is not None and other.memory.fits is not False:
-                changes.append(Change(f"{CHECKPOINTING}=true", other.memory.peak))
+                changes.append(Alternative(f"{CHECKPOINTING}=true", other.memory.peak))
         halved = cfg.copy()
         while (measured is None or measured.memory.fits is False) and halved.dataset.batch_size > 1:
             same = why_not_halved(halved) in (None, OFF)  # else the steps would have other samples or another loss
             words = halve(halved)
             measured = self._tried(halved) or measured
             if measured is not None and measured.memory.fits is not False and same:
-                changes.append(Change(words, measured.memory.peak))
+                changes.append(Alternative(words, measured.memory.peak))
         if measured is None:
             raise UserError(
                 f"{name_of(cfg)} does not fit into the memory of the device even with dataset.batch_size=1; "

@@ -21,7 +21,7 @@ TRAINING, VALIDATION, PICTURES, SAVING = "training", "validations", "pictures", 
 EVALUATION, ENDS, AHEAD = "measurement", "start and end", "data ahead"
 
 
-class Change(NamedTuple):
+class Alternative(NamedTuple):
     """Settings with which a run that is too large fits into the memory of the device.
 
     Attributes:
@@ -34,7 +34,7 @@ class Change(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """What a training will cost. Times are in seconds, sizes in bytes.
 
     Attributes:
@@ -57,8 +57,8 @@ class Plan:
     samples: int
     validations: int
     parts: dict[str, float]
-    stages: "dict[str, Plan]" = field(default_factory=dict)
-    changes: tuple[Change, ...] = ()
+    stages: "dict[str, RunPlan]" = field(default_factory=dict)
+    changes: tuple[Alternative, ...] = ()
 
     @property
     def images(self) -> int:
@@ -135,25 +135,25 @@ class Plan:
         }
 
 
-def stages_of_all(plans: Iterable[Plan]) -> dict[str, Plan]:
+def stages_of_all(plans: Iterable[RunPlan]) -> dict[str, RunPlan]:
     """Return the stages of plans, and the stages of these, each once, by the names of their directories."""
-    found: dict[str, Plan] = {}
+    found: dict[str, RunPlan] = {}
     for plan in plans:
         found |= stages_of_all(plan.stages.values()) | plan.stages
     return found
 
 
-def seconds_of_all(plans: Sequence[Plan]) -> float:
+def seconds_of_all(plans: Sequence[RunPlan]) -> float:
     """Return the predicted seconds of runs one after the other, with each stage once."""
     return sum(plan.own_seconds for plan in [*plans, *stages_of_all(plans).values()])
 
 
-def disk_of_all(plans: Sequence[Plan]) -> int:
+def disk_of_all(plans: Sequence[RunPlan]) -> int:
     """Return the bytes of the files of runs, with each stage once."""
     return sum(sum(plan.own_disk.values()) for plan in [*plans, *stages_of_all(plans).values()])
 
 
-def made(cfg: DictConfig, measured: Rehearsed, changes: tuple[Change, ...], stages: dict[str, Plan]) -> Plan:
+def made(cfg: DictConfig, measured: Rehearsed, changes: tuple[Alternative, ...], stages: dict[str, RunPlan]) -> RunPlan:
     """Return the plan of a run from the costs of its parts.
 
     Args:
@@ -173,7 +173,7 @@ def made(cfg: DictConfig, measured: Rehearsed, changes: tuple[Change, ...], stag
         **{f"{EVALUATION}: {name}": seconds for name, seconds in measured.evaluation.items()},
         AHEAD: measured.ahead.seconds,
     }
-    return Plan(
+    return RunPlan(
         name_of(cfg),
         measured,
         steps,

@@ -164,7 +164,8 @@ def _of_a_few_steps(settings: DictConfig) -> DictConfig:
     few = settings.copy()
     few.trainer.max_steps = few.trainer.val_check_interval = WARM_UP + MOST
     few.trainer.log_every_n_steps = min(few.trainer.log_every_n_steps, MOST)
-    if isinstance(few.trainer.limit_val_batches, float) or few.trainer.limit_val_batches > VAL_BATCHES:
+    limit = few.trainer.limit_val_batches
+    if limit and (isinstance(limit, float) or limit > VAL_BATCHES):
         few.trainer.limit_val_batches = VAL_BATCHES
     return few
 
@@ -176,6 +177,8 @@ def _validation(
 
     These are its pictures (``validation_epoch_end``), what it saves (``validation_end``), and ``all`` of it.
     """
+    if ("validation_start", "first") not in times:  # trainer.limit_val_batches=0
+        return 0.0, {"validation_epoch_end": 0.0, "validation_end": 0.0, "all": 0.0}
     (begin,) = times["validation_start", "first"]
     ends = times.get(("validation_batch_end", "first"), [])
     each = [end - start for start, end in zip([begin, *ends], ends, strict=False)]

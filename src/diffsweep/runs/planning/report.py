@@ -10,7 +10,7 @@ from diffsweep.runs.planning.plans import (
     SAVING,
     TRAINING,
     VALIDATION,
-    Plan,
+    RunPlan,
     disk_of_all,
     seconds_of_all,
     stages_of_all,
@@ -18,7 +18,7 @@ from diffsweep.runs.planning.plans import (
 from diffsweep.runs.report import table
 
 UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
-FLOPS = ((1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"))
+FLOPS = ((1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"), (1e3, "kFLOP"))
 Row = tuple[str, str, str]
 
 
@@ -30,14 +30,14 @@ def in_units(value: float, units: Sequence[tuple[float, str]] = UNITS, last: str
     return f"{value:.0f} {last}"
 
 
-def shown(plan: Plan) -> str:
+def shown(plan: RunPlan) -> str:
     """Return the tables of a plan: the network, steps, memory, time and disk, and what fits."""
     rows = [*_network(plan), *_memory(plan), *_time(plan), *_disk(plan)]
     stages = [f"\nfirst, kept for later runs: {name}\n{shown(each)}" for name, each in plan.stages.items()]
     return "\n".join([f"plan of {plan.name}", table(rows), *stages])
 
 
-def _network(plan: Plan) -> list[Row]:
+def _network(plan: RunPlan) -> list[Row]:
     cost, measured = plan.rehearsed.cost, plan.rehearsed
     accumulated = f" in {plan.accumulated} batches" if plan.accumulated > 1 else ""
     frozen = f"of {measured.parameters:,}" if measured.trained < measured.parameters else ""
@@ -50,7 +50,7 @@ def _network(plan: Plan) -> list[Row]:
     ]
 
 
-def _memory(plan: Plan) -> list[Row]:
+def _memory(plan: RunPlan) -> list[Row]:
     memory = plan.memory
     of_all = "" if memory.capacity is None else f"of {in_units(memory.capacity)} on the device"
     rows = [("memory", in_units(memory.peak), f"at most, {of_all}" if of_all else "at most")]
@@ -70,7 +70,7 @@ def _memory(plan: Plan) -> list[Row]:
     return rows + _batches(plan)
 
 
-def _batches(plan: Plan) -> list[Row]:
+def _batches(plan: RunPlan) -> list[Row]:
     """Return rows with the largest batch that fits, and where the wanted one does not, with what fits in its place."""
     rows, largest = [], plan.memory.largest_batch
     if plan.changes or plan.memory.fits is False:
@@ -81,7 +81,7 @@ def _batches(plan: Plan) -> list[Row]:
     return rows
 
 
-def _time(plan: Plan) -> list[Row]:
+def _time(plan: RunPlan) -> list[Row]:
     measured = plan.rehearsed
     remarks = {
         TRAINING: f"{measured.step:.3g} s a step",
@@ -96,14 +96,14 @@ def _time(plan: Plan) -> list[Row]:
     return [("time", duration(plan.seconds), f"{plan.seconds / 3600:.3g} hours"), *named, *below]
 
 
-def _disk(plan: Plan) -> list[Row]:
+def _disk(plan: RunPlan) -> list[Row]:
     remarks = {"checkpoints": f"{CHECKPOINTS} of {in_units(plan.rehearsed.checkpoint)}, the last of them until the end"}
     rows = [(f"  {name}", in_units(size), remarks.get(name, "")) for name, size in plan.own_disk.items()]
     stages = [(f"  {name}", in_units(sum(each.own_disk.values())), "") for name, each in stages_of_all([plan]).items()]
     return [("disk", in_units(plan.disk), "at most"), *rows, *stages]
 
 
-def shown_sweep(names: Sequence[str], plans: Sequence[Plan]) -> str:
+def shown_sweep(names: Sequence[str], plans: Sequence[RunPlan]) -> str:
     """Return the tables of a sweep: a row for each job and each stage, and the whole.
 
     Args:
@@ -127,7 +127,7 @@ def shown_sweep(names: Sequence[str], plans: Sequence[Plan]) -> str:
     return table(rows)
 
 
-def _row(name: str, plan: Plan) -> Row:
+def _row(name: str, plan: RunPlan) -> Row:
     fits = "" if plan.memory.fits is not False and not plan.changes else "; does not fit"
     disk = in_units(sum(plan.own_disk.values()))
     return name, duration(plan.own_seconds), f"{in_units(plan.memory.peak)}, {disk}{fits}"

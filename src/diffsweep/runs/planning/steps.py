@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffsweep.benchmarks.base import synchronize
 from diffsweep.callbacks import EMA
-from diffsweep.runs.planning.memory import Known, Peak, SavedForBackward, capacity_of, known_bytes
+from diffsweep.runs.planning.memory import KeptBytes, Peak, SavedForBackward, capacity_of, known_bytes
 
 WARM_UP = 4  # steps that are not timed: with a quarter of a batch, a half, and twice with a whole one
 LEAST, MOST = 3, 200  # timed steps
@@ -72,9 +72,10 @@ class Steps(Callback):
         self.peak, self.process, self.seconds = peak, process, seconds
         self.points: list[tuple[int, int, int]] = []
         self.step, self.loop = math.nan, 0.0
-        self.known = Known(0, 0, 0, 0)
+        self.known = KeptBytes(0, 0, 0, 0)
         self.capacity: int | None = None
-        self._saved: SavedForBackward | None = None
+        self._saved: SavedForBackward | None = None  # while a forward pass is counted
+        self._counted: int | None = None  # bytes of the forward pass of this batch
         self._begin = self._window = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -105,17 +106,24 @@ class Steps(Callback):
             raise TooLarge
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        self._end_count()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._end_count()  # else later forward passes would be counted too
+
+    def _end_count(self) -> None:
         if self._saved is not None:
             self._saved.__exit__(None, None, None)
+            self._counted, self._saved = self._saved.bytes, None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self._saved is not None:
+        if self._counted is not None:
             averages = [callback.average for callback in trainer.callbacks if isinstance(callback, EMA)]  # type: ignore[attr-defined]
             self.known = known_bytes(pl_module, trainer.optimizers, averages)
-            self.points.append((len(batch["position"]), self._saved.bytes, self.peak.most()))
-            self._saved = None
+            self.points.append((len(batch["position"]), self._counted, self.peak.most()))
+            self._counted = None
         timed = trainer.global_step - WARM_UP
         if (batch_idx + 1) % trainer.accumulate_grad_batches == 0 and timed >= LEAST:
             elapsed = time.perf_counter() - self._window
