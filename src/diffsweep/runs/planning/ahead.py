@@ -13,7 +13,7 @@ from diffsweep.configuration.build import device_of
 from diffsweep.datasets import ImageData, Latents
 from diffsweep.datasets.latents import BYTES
 from diffsweep.models import Model
-from diffsweep.runs.latents import BATCH, kept_space, latent_files
+from diffsweep.runs.latents import BATCH, SPLITS, kept_space, latent_files
 from diffsweep.runs.training_samples import keep_samples
 
 COUNTS = ("model.num_pairs", "comparisons.num_pairs", "concept.num_prior")  # of samples that are drawn once
@@ -89,9 +89,10 @@ def _encoded(cfg: DictConfig, space: FirstStage, data: ImageData) -> Ahead:
     begin = time.perf_counter()
     posterior = space.posterior(samples[index]["x"].to(device)).cpu()
     seconds, rows = (time.perf_counter() - begin) / len(index), 0
-    for split in ("train", "val"):
-        whole = data.loader_samples(split)  # type: ignore[arg-type]
-        data.replace_samples(split, Latents(posterior[:1].expand(len(whole), *posterior.shape[1:]), whole))  # type: ignore[arg-type]
+    for split in SPLITS:
+        whole = data.loader_samples(split)
+        alike = posterior[:1].expand(len(whole), *posterior.shape[1:])
+        data.replace_samples(split, Latents(alike, whole))
         rows += len(whole)
     space.release()
     return Ahead(seconds * rows, rows * posterior[0].numel() * BYTES["float32"])

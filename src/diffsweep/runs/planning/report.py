@@ -19,7 +19,7 @@ from diffsweep.runs.report import table
 
 UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 FLOPS = ((1e15, "PFLOP"), (1e12, "TFLOP"), (1e9, "GFLOP"), (1e6, "MFLOP"), (1e3, "kFLOP"))
-Row = tuple[str, str, str]
+ReportRow = tuple[str, str, str]
 
 
 def in_units(value: float, units: Sequence[tuple[float, str]] = UNITS, last: str = "bytes") -> str:
@@ -37,7 +37,7 @@ def shown(plan: RunPlan) -> str:
     return "\n".join([f"plan of {plan.name}", table(rows), *stages])
 
 
-def _network(plan: RunPlan) -> list[Row]:
+def _network(plan: RunPlan) -> list[ReportRow]:
     cost, measured = plan.rehearsed.cost, plan.rehearsed
     accumulated = f" in {plan.accumulated} batches" if plan.accumulated > 1 else ""
     frozen = f"of {measured.parameters:,}" if measured.trained < measured.parameters else ""
@@ -50,7 +50,7 @@ def _network(plan: RunPlan) -> list[Row]:
     ]
 
 
-def _memory(plan: RunPlan) -> list[Row]:
+def _memory(plan: RunPlan) -> list[ReportRow]:
     memory = plan.memory
     of_all = "" if memory.capacity is None else f"of {in_units(memory.capacity)} on the device"
     rows = [("memory", in_units(memory.peak), f"at most, {of_all}" if of_all else "at most")]
@@ -70,7 +70,7 @@ def _memory(plan: RunPlan) -> list[Row]:
     return rows + _batches(plan)
 
 
-def _batches(plan: RunPlan) -> list[Row]:
+def _batches(plan: RunPlan) -> list[ReportRow]:
     """Return rows with the largest batch that fits, and where the wanted one does not, with what fits in its place."""
     rows, largest = [], plan.memory.largest_batch
     if plan.changes or plan.memory.fits is False:
@@ -81,7 +81,7 @@ def _batches(plan: RunPlan) -> list[Row]:
     return rows
 
 
-def _time(plan: RunPlan) -> list[Row]:
+def _time(plan: RunPlan) -> list[ReportRow]:
     measured = plan.rehearsed
     remarks = {
         TRAINING: f"{measured.step:.3g} s a step",
@@ -96,7 +96,7 @@ def _time(plan: RunPlan) -> list[Row]:
     return [("time", duration(plan.seconds), f"{plan.seconds / 3600:.3g} hours"), *named, *below]
 
 
-def _disk(plan: RunPlan) -> list[Row]:
+def _disk(plan: RunPlan) -> list[ReportRow]:
     remarks = {"checkpoints": f"{CHECKPOINTS} of {in_units(plan.rehearsed.checkpoint)}, the last of them until the end"}
     rows = [(f"  {name}", in_units(size), remarks.get(name, "")) for name, size in plan.own_disk.items()]
     stages = [(f"  {name}", in_units(sum(each.own_disk.values())), "") for name, each in stages_of_all([plan]).items()]
@@ -127,7 +127,7 @@ def shown_sweep(names: Sequence[str], plans: Sequence[RunPlan]) -> str:
     return table(rows)
 
 
-def _row(name: str, plan: RunPlan) -> Row:
+def _row(name: str, plan: RunPlan) -> ReportRow:
     fits = "" if plan.memory.fits is not False and not plan.changes else "; does not fit"
     disk = in_units(sum(plan.own_disk.values()))
     return name, duration(plan.own_seconds), f"{in_units(plan.memory.peak)}, {disk}{fits}"

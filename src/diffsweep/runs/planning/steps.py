@@ -120,7 +120,8 @@ class Steps(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self._counted is not None:
-            averages = [callback.average for callback in trainer.callbacks if isinstance(callback, EMA)]  # type: ignore[attr-defined]
+            callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+            averages = [callback.average for callback in callbacks if isinstance(callback, EMA)]
             self.known = known_bytes(pl_module, trainer.optimizers, averages)
             self.points.append((len(batch["position"]), self._counted, self.peak.most()))
             self._counted = None
