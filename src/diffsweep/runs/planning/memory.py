@@ -130,7 +130,7 @@ class Peak:
         return _status("VmHWM") or round(peak_memory() * GIB)
 
     def highest(self) -> int:
-        """Return the most bytes that were used since the last :meth:`release`, before a restart too."""
+        """Return the most bytes that were used since the last :meth:`begin`, before a restart too."""
         return max(self._before, self.most())
 
     def restart(self) -> None:
@@ -142,17 +142,24 @@ class Peak:
             with contextlib.suppress(OSError):  # not on other systems than Linux
                 CLEAR.write_text("5")
 
-    def release(self) -> int:
-        """Give memory that is allocated but not used back to the device, begin anew, and return what is used now."""
+    def begin(self) -> int:
+        """Begin to count the most memory anew, without what was counted before, and return what is used now."""
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-        else:
-            with contextlib.suppress(OSError, AttributeError, TypeError):  # of the C library glibc alone
-                ctypes.CDLL(None).malloc_trim(0)
         self.restart()
         self._before = 0
         return self.now()
+
+    def release(self) -> int:
+        """Give memory that is allocated but not used back to the machine too, :meth:`begin`, and return what is used.
+
+        Allocators of a CPU keep what was used once, so a training that follows another in a process takes more.
+        """
+        gc.collect()
+        with contextlib.suppress(OSError, AttributeError, TypeError):  # of the C library glibc alone
+            ctypes.CDLL(None).malloc_trim(0)
+        return self.begin()
 
 
 def _status(name: str) -> int | None:

@@ -38,7 +38,8 @@ class Planner:
         self.seconds, self.report = seconds, report
         self._rehearsed: dict[str, tuple[Rehearsed, tuple[Alternative, ...]]] = {}
         self._stages: dict[str, tuple[RunPlan, Path]] = {}
-        self._process: int | None = None
+        self._process: int | None = None  # the bytes that this process took before its first rehearsal
+        self._shift = 0  # those beside what it takes now
 
     def __enter__(self) -> "Planner":
         self._folder = Path(tempfile.mkdtemp(prefix="plan-"))
@@ -57,9 +58,14 @@ class Planner:
             UserError: the machine lacks what the training requires, a stage is missing, or not even one sample fits
                 into the memory of the device.
         """
+        now = Peak(device_of(cfg)).release()
+        self._process = now if self._process is None else self._process
+        self._shift = self._process - now
+        return self._plan(cfg)
+
+    def _plan(self, cfg: DictConfig) -> RunPlan:
+        """Return the plan of a run after its stages, which are trained in the same process."""
         check_machine(cfg)
-        if self._process is None:
-            self._process = Peak(device_of(cfg)).release()
         cfg = cfg.copy()
         stages = self._with_stages(cfg)
         key = cost_key(cfg)
@@ -82,7 +88,7 @@ class Planner:
                 run = directory.absolute()
                 if not is_finished(directory):
                     if directory.name not in self._stages:
-                        plan = self.plan(stage)
+                        plan = self._plan(stage)
                         self._stages[directory.name] = plan, plan.rehearsed.directory
                     planned[directory.name], run = self._stages[directory.name]
                 OmegaConf.update(cfg, key, str(run), force_add=True)
@@ -117,7 +123,7 @@ class Planner:
     def _tried(self, cfg: DictConfig) -> Rehearsed | None:
         """Return what a rehearsal measures; None if the device has too little memory for the batch."""
         try:
-            return rehearse(cfg, Path(tempfile.mkdtemp(dir=self._folder)), self._process, self.seconds)
+            return rehearse(cfg, Path(tempfile.mkdtemp(dir=self._folder)), self._shift, self.seconds)
         except TooLarge:
             pass
         release()

@@ -71,13 +71,14 @@ class Rehearsed:
     pictures: int
 
 
-def rehearse(cfg: DictConfig, directory: Path, process: int | None = None, seconds: float | None = None) -> Rehearsed:
+def rehearse(cfg: DictConfig, directory: Path, shift: int = 0, seconds: float | None = None) -> Rehearsed:
     """Run a few steps of a training and of its measurement in a folder, and return what its parts cost.
 
     Args:
         cfg: a checked configuration of ``train``, whose stages have runs.
         directory: the folder, which gets the configuration and a checkpoint as a run has them.
-        process: the bytes that the process takes without a model, on a CPU; None for those that it takes now.
+        shift: the bytes that a process of this run alone takes beside those of this process, which may have measured
+            other runs; at most 0.
         seconds: how long steps are timed; None for SECONDS.
 
     Raises:
@@ -86,8 +87,8 @@ def rehearse(cfg: DictConfig, directory: Path, process: int | None = None, secon
     settings = _settings(cfg, directory)
     share = fewer(settings)
     peak, times = Peak(device_of(cfg)), dict[tuple[str, str], list[float]]()
-    before = peak.release()
-    shift = (before if process is None else process) - before  # of a process that has measured other runs
+    before = peak.begin()
+    shift = 0 if peak.device.type == "cuda" else shift
     begin = time.perf_counter()
     data, model = build_data(settings), build_model(settings)
     data.split("train")

@@ -61,7 +61,7 @@ def _memory(plan: RunPlan) -> list[ReportRow]:
         "working": memory.working,
     }
     remarks = {
-        "process": "without a model",
+        "process": "without the model, after any stages",
         "average": "of the weights",
         "activations": f"kept for the backward pass of {memory.batch} samples",
         "working": "gradients of activations, and what libraries take",
