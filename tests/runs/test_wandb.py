@@ -147,14 +147,11 @@ def test_the_best_values_go_on_from_those_before():
         def __init__(self):
             self.summary = {}
 
-        def define_metric(self, *_, **__):
-            pass
-
         def log(self, *_, **__):
             pass
 
     run = Run()
-    logger = WandbRun(run, earlier=[{"val/loss": 0.5, "eval/is": 3.0}])
+    logger = WandbRun(lambda: run, earlier=[{"val/loss": 0.5, "eval/is": 3.0}])
     for loss, score in ((0.75, 2.0), (float("nan"), 4.0), (0.25, 3.5), (0.5, 1.0)):
         logger.log_metrics({"val/loss": loss, "eval/is": score, "eval/copy_ratio": score}, 1)
     assert run.summary == {
@@ -162,6 +159,27 @@ def test_the_best_values_go_on_from_those_before():
         "best/eval/is": 4.0,
         "best/eval/copy_ratio": 1.0,
     }  # of which 1 is best
+
+
+def test_a_run_starts_when_something_is_logged_and_keeps_the_facts_from_before():
+    class Run(dict):
+        starts = 0
+
+        def __init__(self):
+            Run.starts += 1
+            self.summary, self.log = {}, lambda metrics: self.update(metrics)
+
+    logger = WandbRun(Run)
+    logger.log_facts({"gmac": 0.015})
+    logger.save()
+    logger.finalize("failed")
+    assert not hasattr(logger, "experiment")  # for which Lightning looks before the first step
+    assert Run.starts == 0
+    logger.log_metrics({"train/loss": 1.0}, 50)
+    logger.log_facts({"parameters": 7})
+    assert logger.experiment == {"train/loss": 1.0, "trainer/global_step": 50}
+    assert logger.experiment.summary == {"gmac": 0.015, "best/train/loss": 1.0, "parameters": 7}
+    assert Run.starts == 1
 
 
 @pytest.mark.slow

@@ -58,10 +58,7 @@ def test_a_run_goes_on_if_wandb_cannot_start_at_all(tmp_path, configure, monkeyp
 class Full:
     """A run of W&B on a full disk."""
 
-    id, name, step, calls = "a", "a", 0, 0
-
-    def define_metric(self, *_, **__):
-        pass
+    id, name, step, calls, summary = "a", "a", 0, 0, {}
 
     def log(self, *_, **__):
         Full.calls += 1
@@ -70,7 +67,7 @@ class Full:
 
 def test_the_first_error_of_a_run_is_a_warning_and_the_others_are_silent(capsys):
     Full.calls = 0
-    logger = WandbRun(Full())
+    logger = WandbRun(Full)
     for step in range(3):
         logger.log_metrics({"train/loss": 1.0}, step)
     logger.log_facts({"gmac": 1.0})
@@ -90,7 +87,9 @@ def test_runs_of_the_same_directory_name_are_never_merged(tmp_path, monkeypatch)
     assert first.startswith("train-a-")
     assert (wandb_id(here, True), wandb_id(other, True)) == (first, second)
     assert wandb_id(here, False) not in (first, second)  # the directory was deleted, and is that of a new run
-    assert wandb_id(described(tmp_path / "old"), True) == "train-a"  # of a release before ids were kept
+    (tmp_path / "old" / "wandb").mkdir(parents=True)  # of a release before ids were kept
+    assert wandb_id(described(tmp_path / "old"), True) == "train-a"
+    assert wandb_id(described(tmp_path / "c"), True).startswith("train-a-")  # it was stopped before W&B had started
     assert len(wandb_id(described(tmp_path / "long", "b" * LONGEST_ID), False)) == LONGEST_ID
     monkeypatch.setenv("WANDB_SWEEP_ID", "xyz")
     assert wandb_id(described(tmp_path / "agent"), False) == "train-a"

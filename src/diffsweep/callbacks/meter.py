@@ -20,7 +20,7 @@ class TrainingMeter(Callback):
     Logged are ``train/lr``, the learning rate of the step (of the first group of parameters); ``train/grad_norm``, the
     norm :math:`\lVert g \rVert_2` of the gradient of all parameters before it is clipped; ``train/ema_decay``, the
     decay of the averaged weights, if any are kept; and ``train/steps_per_second``, since the last log, without
-    validation.
+    validation and the time that loggers take.
     Nothing is computed at other steps, and the device is waited for by the loggers alone.
     """
 
@@ -28,7 +28,7 @@ class TrainingMeter(Callback):
         super().__init__()
         self._of_step: dict[str, float | Tensor] = {}  # of the optimizer step that is logged next
         self._step = 0
-        self._steps, self._seconds = 0, 0.0  # since the last log, without validation
+        self._steps, self._seconds = 0, 0.0  # since the last log, without pauses
         self._since: float | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -40,6 +40,10 @@ class TrainingMeter(Callback):
             gradients = [weight.grad for weight in pl_module.parameters() if weight.grad is not None]
             norm = torch.nn.utils.get_total_norm(gradients)
             self._of_step = {"train/lr": optimizer.param_groups[0]["lr"], "train/grad_norm": norm}
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._since is None:  # after loggers, such as one that starts W&B
+            self._since = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -56,7 +60,7 @@ class TrainingMeter(Callback):
                 numbers["train/ema_decay"] = callback.decay_at(self._step)
         self._pause()
         numbers[STEPS_PER_SECOND] = self._steps / max(self._seconds, 1e-9)
-        self._of_step, self._steps, self._seconds, self._since = {}, 0, 0.0, time.perf_counter()
+        self._of_step, self._steps, self._seconds = {}, 0, 0.0
         pl_module.log_dict(numbers)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,7 +1,10 @@
 """The 1,797 handwritten digits of scikit-learn, 8x8 pixels with 17 grey levels, as a dataset that needs no download."""
 
+import functools
 from collections.abc import Sequence
+from importlib import metadata
 
+import numpy as np
 import torch
 
 from diffsweep.datasets.base import Balance, ImageData
@@ -18,13 +21,28 @@ def load_digits(split: Split) -> dict[str, torch.Tensor]:
     ``train`` has 1,500 and ``val`` 297 digits, split by a fixed permutation so that every run holds out the same ones;
     ``all`` has both.
     """
-    from sklearn.datasets import load_digits as sklearn_digits
-
-    digits = sklearn_digits()
-    order = torch.randperm(len(digits.target), generator=torch.Generator().manual_seed(0))
+    table = torch.from_numpy(_table())
+    order = torch.randperm(len(table), generator=torch.Generator().manual_seed(0))
     rows = {"train": order[:NUM_TRAIN], "val": order[NUM_TRAIN:], "all": order}[split]
-    x = torch.from_numpy(digits.images).float()[:, None] / 8 - 1
-    return {"x": x[rows], "label": torch.from_numpy(digits.target).long()[rows]}
+    x = table[:, :-1].float().reshape(-1, 1, 8, 8) / 8 - 1
+    return {"x": x[rows], "label": table[:, -1].long()[rows]}
+
+
+@functools.cache
+def _table() -> np.ndarray:
+    """Return the digits as scikit-learn's file has them (N, 65): 64 grey values from 0 to 16 by rows, and the label.
+
+    The file is read without an import of scikit-learn, which takes a second; where it is not in its place, by
+    scikit-learn.
+    """
+    file = metadata.distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
+    try:
+        return np.loadtxt(str(file), delimiter=",")
+    except FileNotFoundError:
+        from sklearn.datasets import load_digits as sklearn_digits
+
+        digits = sklearn_digits()
+        return np.column_stack([digits.data, digits.target])
 
 
 class Digits(ImageData):

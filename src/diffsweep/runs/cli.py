@@ -31,7 +31,7 @@ def main(command: str) -> None:
     if is_needed(sys.argv[1:]):
         sys.exit(supervise([sys.executable, *sys.orig_argv[1:]]))
     worker.begin()
-    # Imports and configurations live on, and collecting garbage among them costs each start a second or two.
+    # Imports and configurations live on, and collecting garbage among them often costs each start a second or two.
     gc.set_threshold(50_000)
     wants_trace = os.environ.get(FULL_ERROR) == "1"
     sys.argv[1:] = reordered(sys.argv[1:])
@@ -118,12 +118,28 @@ def _run(command: str) -> None:
         check_is_no_sweep(overrides)
         job = compose_job(command, overrides)
         # Of several processes the first one checks; and some commands build nothing.
-        if os.environ.get("LOCAL_RANK", "0") == "0" and "model" in job.cfg:
-            # imports torch, after the words have been read
+        checks = os.environ.get("LOCAL_RANK", "0") == "0" and "model" in job.cfg
+        _import_for(job.command, checks)  # torch too, after the words have been read
+        if checks:
             from diffsweep.configuration.preflight import preflight
 
             preflight(job.cfg)
         functions.start(job)
+
+
+def _import_for(command: str, checks: bool) -> None:
+    """Import the modules that run a job of a command, and those that check its configuration.
+
+    What they define lives on. Garbage is not looked for among it, now or later, which would take half a second.
+    """
+    gc.disable()
+    try:
+        if checks:
+            import diffsweep.configuration.preflight  # noqa: F401
+        functions.task_of(command)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _show(command: str, jobs: Sequence[Sequence[str]], switches: Mapping[str, str]) -> None:

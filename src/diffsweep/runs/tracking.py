@@ -1,5 +1,6 @@
 """The loggers of a run: ``metrics.csv`` always, and W&B and TensorBoard as the group ``logger`` chooses."""
 
+import functools
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,11 +17,11 @@ from diffsweep.runs.cost import network_cost, peak_memory
 from diffsweep.runs.description import describe
 from diffsweep.runs.metrics_file import MetricsFile
 from diffsweep.runs.tensorboard_run import FOLDER, TensorBoardRun
-from diffsweep.runs.wandb_run import finish_wandb, start_wandb
+from diffsweep.runs.wandb_run import finish_wandb, wandb_logger
 
 
 def loggers(cfg: DictConfig) -> list[RunLogger]:
-    """Start and return the loggers of a training run: :class:`MetricsFile`, and those that ``logger`` chooses.
+    """Return the loggers of a training run: :class:`MetricsFile`, and those that ``logger`` chooses.
 
     W&B is left out if ``logger.mode`` is ``disabled``.
 
@@ -31,7 +32,9 @@ def loggers(cfg: DictConfig) -> list[RunLogger]:
 
 
 def used_by(cfg: DictConfig, job_type: str) -> list[RunLogger]:
-    """Start and return the loggers that the group ``logger`` chooses: W&B, TensorBoard, both or none.
+    """Return the loggers that the group ``logger`` chooses: W&B, TensorBoard, both or none.
+
+    W&B starts when something is first logged.
 
     Args:
         cfg: the configuration of a command.
@@ -39,12 +42,13 @@ def used_by(cfg: DictConfig, job_type: str) -> list[RunLogger]:
     """
     if cfg.logger.mode == "disabled" and not cfg.logger.tensorboard:
         return []
-    description, found = describe(cfg, job_type), list[RunLogger]()
+    kept, found = cfg.copy(), list[RunLogger]()  # W&B shows the configuration as it is now
+    described = functools.cache(lambda: describe(kept, job_type))
     if cfg.logger.mode != "disabled":
-        run = start_wandb(cfg, description)
-        found += [] if run is None else [run]
+        directory = Path(cfg.paths.run_dir if job_type == "train" else cfg.output)
+        found.append(wandb_logger(kept, directory, described))
     if cfg.logger.tensorboard:
-        found.append(TensorBoardRun(description))
+        found.append(TensorBoardRun(described()))
     return found
 
 

@@ -1,7 +1,8 @@
 """The logger of Weights & Biases (W&B), whose faults never end a training.
 
-Without network or key a run is recorded offline, to be uploaded later. After any other fault of W&B the logger stays
-silent. Either prints one warning, and ``metrics.csv`` and the other files of the run are complete.
+W&B is imported, and its run starts, when something is first logged: that takes seconds, which the first optimizer step
+need not wait for. Without network or key a run is recorded offline, to be uploaded later. After any other fault of W&B
+the logger stays silent. Either prints one warning, and ``metrics.csv`` and the other files of the run are complete.
 """
 
 import functools
@@ -33,7 +34,12 @@ if TYPE_CHECKING:
 
 SAMPLES = 64  # rows of the table of samples at most
 ID = "run_id"  # the file in the folder wandb of a run with its W&B id
+STOPPED = 128  # and above: exit codes of processes that a signal has ended
 WAITS = {"init_timeout": 30, "login_timeout": 60, "finish_timeout": 300}  # seconds, of the settings of W&B
+
+
+class NotStartedError(Exception):
+    """W&B records nothing of a run, as a warning has stated."""
 
 
 def _warn(what: str) -> None:
@@ -53,6 +59,8 @@ def _tolerant(method: Callable[..., None]) -> Callable[..., None]:
             return
         try:
             method(self, *arguments, **keywords)
+        except NotStartedError:
+            self.failed = True
         except Exception as error:  # W&B raises errors of the network, the disk and its own process
             self.failed = True
             _warn(f"W&B records no more of this run ({_reason(error)}); training goes on, and metrics.csv is complete")
@@ -67,7 +75,8 @@ class WandbRun(WandbLogger, RunLogger):
     metrics defines it, under ``best/`` and the name (``best/val/loss``).
 
     Args:
-        run: the W&B run.
+        start: a function that starts the W&B run and returns it, or raises :class:`NotStartedError`. It is called when
+            metrics, pictures or checkpoints are first logged; facts that come before are kept until then.
         artifacts: whether checkpoints are recorded.
         earlier: the metrics of each log of the run before it was resumed, from which the best values start.
 
@@ -75,17 +84,39 @@ class WandbRun(WandbLogger, RunLogger):
         failed: whether W&B has raised an error, after which nothing is logged.
     """
 
-    def __init__(self, run: "Run", artifacts: bool = False, earlier: Iterable[Mapping[str, float]] = ()) -> None:
-        super().__init__(experiment=run)
+    def __init__(
+        self, start: Callable[[], "Run"], artifacts: bool = False, earlier: Iterable[Mapping[str, float]] = ()
+    ) -> None:
+        super().__init__()
         self.failed = False
-        self._run, self._artifacts = run, artifacts
+        self._start, self._artifacts = start, artifacts
+        self._facts: dict[str, float | str] = {}
         self._best: dict[str, float] = {}
         for metrics in earlier:
             self._improved(metrics)
 
+    @property
+    def experiment(self) -> "Run":
+        """The W&B run; an AttributeError before it has started, since Lightning looks for it before the first step."""
+        if self._experiment is None:
+            raise AttributeError("the W&B run starts when something is logged")
+        return self._experiment  # type: ignore[return-value]
+
+    @_tolerant
+    def begin(self) -> None:
+        """Start the W&B run, if it has not started."""
+        self._begun()
+
+    def _begun(self) -> "Run":
+        if self._experiment is None:
+            self._experiment = self._start()
+            self._experiment.summary.update(self._facts)
+        return self.experiment
+
     @rank_zero_only
     @_tolerant
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        self._begun()
         super().log_metrics(metrics, step)
         if improved := self._improved(metrics):
             self.log_facts({f"best/{name}": value for name, value in improved.items()})
@@ -103,7 +134,10 @@ class WandbRun(WandbLogger, RunLogger):
 
     @_tolerant
     def log_facts(self, facts: Mapping[str, float | str]) -> None:
-        self._run.summary.update(dict(facts))
+        if self._experiment is None:
+            self._facts.update(facts)
+        else:
+            self._experiment.summary.update(dict(facts))
 
     @_tolerant
     def log_picture(self, name: str, path: Path, step: int, caption: str) -> None:
@@ -141,27 +175,42 @@ class WandbRun(WandbLogger, RunLogger):
         if self._artifacts:
             import wandb
 
-            artifact = wandb.Artifact(self._run.id, type="model", metadata={"name": self._run.name})
+            run = self._begun()
+            artifact = wandb.Artifact(run.id, type="model", metadata={"name": run.name})
             for file in files:
                 artifact.add_file(str(file))
-            self._run.log_artifact(artifact)
+            run.log_artifact(artifact)
 
 
-def start_wandb(cfg: DictConfig, description: Description) -> WandbRun | None:
-    """Start a W&B run and return its logger; a run that is resumed goes on in its W&B run, which has the same id.
+_waiting: list[WandbRun] = []  # loggers of this process whose W&B run may not have been started yet
 
-    A run without network or key is recorded offline. If W&B cannot start at all, the result is None. Both print one
-    warning.
+
+def wandb_logger(cfg: DictConfig, directory: Path, described: Callable[[], Description]) -> WandbRun:
+    """Return the logger of a W&B run, which starts when something is logged, or at the latest when the command ends.
 
     Args:
         cfg: the configuration of the command.
-        description: the name, group, tags and configuration that W&B shows.
+        directory: the folder of its files.
+        described: a function that returns the name, group, tags and configuration that W&B shows.
     """
-    directory = description.directory
-    place = directory / "wandb"
+    logged = rows(directory / "metrics.csv")
+    earlier = ({name: float(value) for name, value in values.items()} for _, values in logged)
+    logger = WandbRun(lambda: _start_or_go_offline(cfg, described()), cfg.logger.artifacts, earlier)
+    _waiting.append(logger)
+    return logger
+
+
+def _start_or_go_offline(cfg: DictConfig, description: Description) -> "Run":
+    """Start and return a W&B run, or go on with that of a resumed run, which has the same id.
+
+    A run without network or key is recorded offline, after one warning.
+
+    Raises:
+        NotStartedError: W&B cannot start at all; one warning is printed.
+    """
     try:
         identity = wandb_id(description, cfg.get("resume_from") is not None)
-        run = _start(cfg, description, identity, cfg.logger.mode)
+        return _start(cfg, description, identity, cfg.logger.mode)
     except Exception as error:  # of the network, the account, the disk, or W&B's own process
         reason = _reason(error)
         try:
@@ -171,12 +220,10 @@ def start_wandb(cfg: DictConfig, description: Description) -> WandbRun | None:
             run = _start(cfg, description, identity, "offline")
         except Exception as second:
             _warn(f"W&B records nothing of this run ({_reason(second)}); metrics.csv has its metrics")
-            return None
-        sync = f"wandb sync {shown(place)}/offline-run-*"
+            raise NotStartedError from second
+        sync = f"wandb sync {shown(description.directory / 'wandb')}/offline-run-*"
         _warn(f"W&B cannot be reached ({reason}); this run is recorded offline, upload it later: {sync}")
-    logged = rows(directory / "metrics.csv")
-    earlier = ({name: float(value) for name, value in values.items()} for _, values in logged)
-    return WandbRun(run, cfg.logger.artifacts, earlier)
+        return run
 
 
 def wandb_id(description: Description, resumed: bool) -> str:
@@ -193,7 +240,8 @@ def wandb_id(description: Description, resumed: bool) -> str:
     kept = description.directory / "wandb" / ID
     if resumed and kept.is_file():
         return kept.read_text(encoding="utf-8").strip()
-    if resumed or os.environ.get("WANDB_SWEEP_ID"):
+    of_an_earlier_release = resumed and kept.parent.is_dir()  # which kept no ids
+    if of_an_earlier_release or os.environ.get("WANDB_SWEEP_ID"):
         return description.id
     digits = uuid.uuid4().hex[:8]
     identity = f"{description.id[: LONGEST_ID - len(digits) - 1]}-{digits}"
@@ -234,7 +282,16 @@ def _start(cfg: DictConfig, description: Description, identity: str, mode: str) 
 
 
 def finish_wandb(exit_code: int) -> None:
-    """End the W&B run of this process, if any; an exit code other than 0 marks it as failed."""
+    """End the W&B run of this process, if any; an exit code other than 0 marks it as failed.
+
+    A run that has logged nothing yet is started first, so that W&B shows failed ones too; but not where a signal ends
+    the process, which has no time for it.
+    """
+    waiting = list(_waiting)
+    _waiting.clear()
+    if exit_code < STOPPED:
+        for logger in waiting:
+            logger.begin()
     if "wandb" in sys.modules:
         import wandb
 
