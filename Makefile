@@ -13,6 +13,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --no-compile torch==2.13.0 # of the build for this machine, CPU or CUDA
 	$(BIN)/python -m pip install --quiet --no-compile --require-hashes --no-deps --requirement constraints.txt
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -c "import diffsweep.runs.training, sklearn, wandb" # keeps their bytecode
 	touch $@
 
 train: install

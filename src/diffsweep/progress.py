@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from types import TracebackType
 from typing import Any, TextIO, TypeVar
 
-from tqdm import tqdm
-
 T = TypeVar("T")
 EVERY = 30.0  # seconds between the lines
 
@@ -56,6 +54,8 @@ class ProgressMeter:
         self._begin = self._shown_at = self._clock()
         self._bar: Any = None
         if self.on_terminal and not self.disabled:
+            from tqdm import tqdm  # here: tab completion should not wait for it
+
             self._bar = tqdm(
                 total=total, initial=initial, desc=name, unit=f" {unit}", dynamic_ncols=True, file=self._file
             )

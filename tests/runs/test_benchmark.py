@@ -34,6 +34,7 @@ PARTS = [
     *("scripts", "pipelines", "split", "utilisation", "logging"),
     pytest.param("adaptation", marks=pytest.mark.slow),
     pytest.param("streaming", marks=pytest.mark.slow),  # it starts processes
+    pytest.param("startup", marks=pytest.mark.slow),
 ]
 
 

@@ -47,6 +47,7 @@ RANKS = {
     "runs": 7,
 }
 PURE = ("schedules", "diffusion", "layers", "samplers", "guidance", "backbones")
+UNUSED = ("sklearn", "pandas", "wandb", "datasets", "diffusers", "peft", "tensorboard")  # before the first step
 HEAVY = ("torch", "lightning", "wandb", "matplotlib", "sklearn", "datasets", "torchmetrics", "numpy", "PIL", "scipy")
 FILES = sorted(ROOT.rglob("*.py"))
 
@@ -135,7 +136,12 @@ def test_command_scripts_import_runs_alone():
         assert {name for name in imports(path) if not name.startswith("diffsweep.runs")} == set(), path
 
 
-LOADED = "import runpy, sys, atexit; atexit.register(lambda: print('LOADED', *sys.modules)); sys.argv = sys.argv[1:]; "
+LOADED = """
+import runpy, sys, atexit
+atexit.register(lambda: print('LOADED', *sys.modules))
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name='__main__')
+"""
 
 
 def loaded(process_result):
@@ -147,10 +153,10 @@ def loaded(process_result):
 def modules_of(environment, tmp_path_factory):
     """``done, modules = modules_of("train", *arguments)`` runs a command and returns the packages it has imported."""
 
-    def modules_of(name, *arguments):
+    def modules_of(name, *arguments, program=LOADED):
         script = str(SRC / f"{name}.py")
         done = subprocess.run(
-            [sys.executable, "-c", LOADED + "runpy.run_path(sys.argv[0], run_name='__main__')", script, *arguments],
+            [sys.executable, "-c", program, script, *arguments],
             env={**environment, "PYTHONPATH": str(SRC)},
             cwd=tmp_path_factory.mktemp("here"),
             capture_output=True,
@@ -190,3 +196,50 @@ def test_a_configuration_is_shown_without_lightning(modules_of):
 def test_tab_completion_imports_nothing_heavy(modules_of):
     done, modules = modules_of("train", "-sc", "query=bash")
     assert modules & set(HEAVY) == set(), done
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h", "schedule"]])
+def test_help_does_not_import_hydra(modules_of, words):
+    _, modules = modules_of("train", *words)
+    assert modules & {"hydra", "tqdm"} == set()
+
+
+COUNTED = """
+import os, runpy, sys
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from torch.nn.modules.module import register_module_forward_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+compositions, compose = [], ConfigLoaderImpl.load_configuration
+def counted(*arguments, **keywords):
+    compositions.append(0)
+    return compose(*arguments, **keywords)
+def end(*_):
+    print("COMPOSED", len(compositions))
+    print("LOADED", *sys.modules, flush=True)
+    os._exit(0)
+def called(module, _):
+    from diffsweep.backbones.base import Backbone
+    if "/train.py" not in sys.argv[0] and isinstance(module, Backbone) and not next(module.parameters()).is_meta:
+        end()
+
+ConfigLoaderImpl.load_configuration = counted
+register_optimizer_step_post_hook(end)
+register_module_forward_pre_hook(called)
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    "name", ["train", pytest.param("evaluate", marks=pytest.mark.slow), pytest.param("sample", marks=pytest.mark.slow)]
+)
+def test_until_its_first_step_a_command_composes_once_and_imports_nothing_that_it_does_not_use(
+    name, modules_of, request
+):
+    words = [] if name == "train" else [f"run={request.getfixturevalue('finished')}", "logger=wandb"]
+    words += ["metrics=digits"] * (name == "evaluate")
+    done, modules = modules_of(name, *words, program=COUNTED)
+    assert "COMPOSED 1\n" in done.stdout, done.stderr
+    assert {"torch", "lightning"} <= modules
+    assert modules & set(UNUSED) == set()

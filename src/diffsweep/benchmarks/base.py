@@ -7,12 +7,13 @@ the medians.
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple
 
 import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
+from typing_extensions import NotRequired, TypedDict
 from torch import nn
 
 from diffsweep.datasets import ImageData
@@ -30,6 +31,7 @@ class Ratio(TypedDict):
         low, high: numbers between which about 90 % of the ratios lie.
         ours, bare: the medians of both sides.
         unit: that of ``ours`` and ``bare``: :data:`SECONDS`, :data:`BYTES` or :data:`FLOPS`.
+        phases: what ``ours`` is made of, if it has phases: the seconds of each, and those of the processor.
     """
 
     ratio: float
@@ -38,6 +40,7 @@ class Ratio(TypedDict):
     ours: float
     bare: float
     unit: str
+    phases: NotRequired[dict[str, tuple[float, float]]]
 
 
 Results = dict[str, Ratio]  # by label

@@ -31,14 +31,21 @@ from diffsweep.errors import UserError
 
 
 @functools.cache  # Hydra keeps what it is given: once is enough
-def register() -> None:
-    """Register the schemas of the commands and the source of finished runs with Hydra, which it needs to compose.
+def register(command: str) -> None:
+    """Register the schema of a command and the source of finished runs with Hydra, which it needs to compose.
 
-    A schema has the names, types and defaults of the root keys of a command's configuration. The source
+    The schema has the names, types and defaults of the root keys of the command's configuration. The source
     (:class:`~diffsweep.configuration.run_source.RunSource`) serves the saved configuration of a run for ``run=DIR``.
+
+    Args:
+        command: such as ``train``; a name of ``SCHEMAS``.
     """
-    for name, schema in SCHEMAS.items():
-        ConfigStore.instance().store(name=f"{name}_schema", node=schema)
+    _register_plugins()
+    ConfigStore.instance().store(name=f"{command}_schema", node=SCHEMAS[command])
+
+
+@functools.cache
+def _register_plugins() -> None:
     for plugin in (RunSource, RunSearchPath):
         Plugins.instance().register(plugin)
     # after Hydra has found its plugins, one of which has the same name and is not usable with Optuna's today
@@ -107,7 +114,7 @@ def compose_job(command: str, overrides: Sequence[str] = (), number: int | None 
     Raises:
         UserError: an option, key or value is wrong, as in :func:`compose`.
     """
-    register()
+    register(command)
     overrides = with_new_names(overrides)
     if number is not None and issubclass(SCHEMAS[command], Bare):
         raise UserError(f"{command.partition('_')[0]}.py runs once, and makes no sweep: leave out -m")

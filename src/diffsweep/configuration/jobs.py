@@ -10,7 +10,6 @@ from diffsweep.configuration.conf import content, options
 from diffsweep.configuration.explain import explained
 from diffsweep.errors import UserError
 
-SWITCHES = ("-m", "--multirun")
 LAUNCHER, SWEEPER = "hydra/launcher", "hydra/sweeper"
 PLAN = "plan"  # the key by which costs are predicted and nothing is started
 OPTUNA = "optuna"  # the sweeper that diffsweep has itself

@@ -5,9 +5,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import hydra
-from hydra.core.config_store import ConfigStore
-
 from diffsweep.configuration import texts
 from diffsweep.configuration.comments import text_of
 from diffsweep.configuration.conf import (
@@ -49,6 +46,9 @@ def no_such_hydra_option(group: str, option: str) -> UserError:
 
     The message names the options that are installed, and the packages to install for others.
     """
+    import hydra  # here: help should not wait for it
+    from hydra.core.config_store import ConfigStore
+
     folder = Path(hydra.__file__).parent / "conf" / group
     stored = ConfigStore.instance().list(group) if group in PLUGINS else []
     installed = sorted({Path(name).stem for name in (*stored, *(path.name for path in folder.glob("*.yaml")))})

@@ -186,6 +186,7 @@ def presets(group: str, option: str) -> list[str]:
     return sorted(found, key=size)
 
 
+@functools.cache
 def is_preset(group: str, option: str) -> bool:
     """Return whether an option is a preset: it starts from another of its group and only changes settings."""
     text = text_of(CONF / group / f"{option}.yaml")
@@ -193,6 +194,7 @@ def is_preset(group: str, option: str) -> bool:
     return bool(parents(group, option)) and not text.is_global and not builds
 
 
+@functools.cache
 def family_of(group: str, option: str) -> str:
     """Return the option that a preset starts from in the end; an option that is no preset is returned itself."""
     return family_of(group, parents(group, option)[0]) if is_preset(group, option) else option

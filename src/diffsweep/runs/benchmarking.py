@@ -107,9 +107,10 @@ def _settings(cfg: DictConfig) -> dict[str, Any]:
 def _remark(result: Ratio) -> str:
     scale, unit, digits = SCALES[result["unit"]]
     values = " against ".join(f"{side / scale:{digits}} {unit}" for side in (result["ours"], result["bare"]))
-    if result["low"] == result["high"]:
-        return values
-    return f"90 % of repeats {result['low']:.3f} to {result['high']:.3f}; {values}"
+    if result["low"] < result["high"]:
+        values = f"90 % of repeats {result['low']:.3f} to {result['high']:.3f}; {values}"
+    phases = [f"{name} {1000 * seconds:.0f} ms" for name, (seconds, _) in result.get("phases", {}).items()]
+    return "; ".join([values, *([", ".join(phases)] if phases else [])])
 
 
 def _trainer(cfg: DictConfig, callbacks: list[Callback]) -> Trainer:

@@ -16,6 +16,8 @@ from diffsweep.shell import one_line
 
 FULL_ERROR = "HYDRA_FULL_ERROR"
 HELP = {"-h", "--help"}
+SWITCHES = ("-m", "--multirun")
+YOUNG = 50_000  # objects among which garbage is looked for first; Python has 700
 
 
 def main(command: str) -> None:
@@ -32,7 +34,7 @@ def main(command: str) -> None:
         sys.exit(supervise([sys.executable, *sys.orig_argv[1:]]))
     worker.begin()
     # Imports and configurations live on, and collecting garbage among them often costs each start a second or two.
-    gc.set_threshold(50_000)
+    gc.set_threshold(YOUNG)
     wants_trace = os.environ.get(FULL_ERROR) == "1"
     sys.argv[1:] = reordered(sys.argv[1:])
     try:
@@ -60,8 +62,6 @@ def _print_error(error: Exception) -> int:
 
 def reordered(arguments: Sequence[str]) -> list[str]:
     """Return command-line arguments with ``-m`` (``--multirun``) first, since argparse refuses it after overrides."""
-    from diffsweep.configuration.jobs import SWITCHES
-
     return sorted(arguments, key=lambda argument: argument not in SWITCHES)
 
 
@@ -91,9 +91,9 @@ def _run(command: str) -> None:
     )
     from diffsweep.configuration.moved import with_new_names
 
-    register()
     sys.argv[1:] = with_new_names(sys.argv[1:])
     command = form_of(command, sys.argv[1:])
+    register(command)
     overrides, switches = read_arguments(sys.argv[1:], command)
     sweeping = "--multirun" in switches
     if sweeping:
@@ -119,7 +119,7 @@ def _run(command: str) -> None:
         job = compose_job(command, overrides)
         # Of several processes the first one checks; and some commands build nothing.
         checks = os.environ.get("LOCAL_RANK", "0") == "0" and "model" in job.cfg
-        _import_for(job.command, checks)  # torch too, after the words have been read
+        import_for(job.command, checks)  # torch too, after the words have been read
         if checks:
             from diffsweep.configuration.preflight import preflight
 
@@ -127,10 +127,12 @@ def _run(command: str) -> None:
         functions.start(job)
 
 
-def _import_for(command: str, checks: bool) -> None:
-    """Import the modules that run a job of a command, and those that check its configuration.
+def import_for(command: str, checks: bool) -> None:
+    """Import the modules that run a job of a command, without looking for garbage among what lives on.
 
-    What they define lives on. Garbage is not looked for among it, now or later, which would take half a second.
+    Args:
+        command: such as ``train``.
+        checks: whether the modules that check its configuration are imported too.
     """
     gc.disable()
     try:

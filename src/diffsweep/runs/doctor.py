@@ -1,5 +1,6 @@
 """The command ``doctor.py``: what this machine has for runs, and what would fail."""
 
+import importlib.util
 import netrc
 import os
 import platform
@@ -65,6 +66,7 @@ def findings(outputs: Path, cache: Path, min_free: float) -> Iterator[Finding]:
         min_free: the bytes that must be free in ``outputs``.
     """
     yield _python()
+    yield from _bytecode()
     versions = {str(canonicalize_name(each.name)): each.version for each in metadata.distributions()}
     yield from _packages(versions)
     yield from _advisories(versions)
@@ -80,6 +82,16 @@ def _python() -> Finding:
         least = ".".join(map(str, OLDEST_SUPPORTED))
         return Finding(WARNING, "Python", f"{platform.python_version()} gets no security fixes any more; use {least}")
     return Finding(OK, "Python", platform.python_version())
+
+
+def _bytecode() -> Iterator[Finding]:
+    """Yield a warning if Python compiles all modules anew whenever a command starts."""
+    torch = importlib.util.find_spec("torch")
+    if torch is None or torch.origin is None or not sys.dont_write_bytecode:
+        return
+    if not Path(importlib.util.cache_from_source(torch.origin)).is_file():
+        text = "is not kept, so that each command starts seconds later: unset PYTHONDONTWRITEBYTECODE, or python -m "
+        yield Finding(WARNING, "bytecode", f"{text}compileall -q {shell.shown(Path(torch.origin).parents[1])}")
 
 
 def _packages(versions: Mapping[str, str]) -> Iterator[Finding]:
