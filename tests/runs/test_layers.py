@@ -153,11 +153,11 @@ def loaded(process_result):
 def modules_of(environment, tmp_path_factory):
     """``done, modules = modules_of("train", *arguments)`` runs a command and returns the packages it has imported."""
 
-    def modules_of(name, *arguments, program=LOADED):
+    def modules_of(name, *arguments, program=LOADED, **variables):
         script = str(SRC / f"{name}.py")
         done = subprocess.run(
             [sys.executable, "-c", program, script, *arguments],
-            env={**environment, "PYTHONPATH": str(SRC)},
+            env={**environment, "PYTHONPATH": str(SRC), **variables},
             cwd=tmp_path_factory.mktemp("here"),
             capture_output=True,
             text=True,
@@ -194,8 +194,10 @@ def test_a_configuration_is_shown_without_lightning(modules_of):
 
 
 def test_tab_completion_imports_nothing_heavy(modules_of):
-    done, modules = modules_of("train", "-sc", "query=bash")
-    assert modules & set(HEAVY) == set(), done
+    typed = {"COMP_LINE": "python src/train.py sched", "COMP_POINT": "25"}  # as the shell gives it
+    done, modules = modules_of("train", "-sc", "query=bash", **typed)
+    assert "schedule=" in done.stdout.split(), done.stderr
+    assert modules & set(HEAVY) == set()
 
 
 @pytest.mark.parametrize("words", [["--help"], ["-h", "schedule"]])

@@ -1,4 +1,4 @@
-"""Benchmark of how long commands take to start, in processes of their own, beside the imports that they cannot avoid."""
+"""Benchmark of how long commands take to start, in processes of their own, beside imports that they cannot avoid."""
 
 import json
 import os
@@ -18,6 +18,7 @@ from diffsweep.progress import tracked
 
 SRC = Path(diffsweep.__file__).parents[1]
 STARTED = "diffsweep.runs.startup"  # starts a command and prints its phases
+TYPED = {"COMP_LINE": "python src/train.py sched", "COMP_POINT": "25"}  # what the shell passes to tab completion
 LIBRARIES = "import torch, lightning.pytorch"  # that every model is made of
 ONLY_TRAINED = ("trainer.max_steps=1", "metrics=none", "likelihood=none", "callbacks=minimal", "logger=csv")
 
@@ -82,7 +83,7 @@ def _run(arguments: Sequence[str]) -> str:
     """
     paths = os.pathsep.join(filter(None, [str(SRC), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
-        [sys.executable, *arguments], env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True
+        [sys.executable, *arguments], env={**os.environ, **TYPED, "PYTHONPATH": paths}, capture_output=True, text=True
     )
     if done.returncode:
         raise Failed(f"a process that is timed has failed: {' '.join(done.stderr.split()[-40:])}")
