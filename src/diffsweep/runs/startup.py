@@ -32,7 +32,7 @@ def main() -> None:
 
     def finish() -> None:
         print(json.dumps(phases), flush=True)
-        os._exit(0)  # there is nothing to keep
+        os._exit(0)  # nothing is kept
 
     end_of("interpreter")
     from diffsweep.configuration.compose import compose_job
