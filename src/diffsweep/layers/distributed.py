@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 Shared = TypeVar("Shared")
 
@@ -94,6 +95,24 @@ def largest(number: int) -> int:
     found = torch.tensor([number])
     torch.distributed.all_reduce(found, torch.distributed.ReduceOp.MAX, group=_group())
     return int(found)
+
+
+def summed(part: Tensor) -> Tensor:
+    """Return the sum of a tensor over all processes, which must all call it; a process that is alone has its own.
+
+    Args:
+        part: this process's part of the sum, on the device of training; it is not changed.
+    """
+    if not distributed():
+        return part
+    total = part.clone()
+    torch.distributed.all_reduce(total)
+    return total
+
+
+def only_first(total: Tensor) -> Tensor:
+    """Return a tensor on the first process, and zeros on the others: parts whose sum over the processes it is."""
+    return total if is_first() else torch.zeros_like(total)
 
 
 @functools.cache

@@ -177,7 +177,7 @@ class AutoencoderModel(Model, SelfMeasured):
 
     def on_validation_epoch_end(self) -> None:
         self.autoencoder.standardise(*self.latent_statistics(self.trainer.datamodule)[:2])  # type: ignore[attr-defined]
-        self.log("step", float(self.global_step))
+        super().on_validation_epoch_end()
 
     @torch.no_grad()
     def latent_statistics(self, data: ImageData) -> tuple[Tensor, Tensor, Tensor]:

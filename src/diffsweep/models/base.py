@@ -13,6 +13,7 @@ from torch import Tensor
 from diffsweep.capabilities import Part
 from diffsweep.datasets import ImageData
 from diffsweep.diffusion import INDEPENDENT, BatchNoise, ClipNoise
+from diffsweep.layers.distributed import summed
 from diffsweep.metrics import GenerationMetrics
 
 
@@ -59,6 +60,7 @@ class Model(LightningModule, Part):
         super().__init__()
         self.make_optimizer, self.make_lr_scheduler, self.seed = optimizer, lr_scheduler, seed
         self.batch_noise = BatchNoise(seed, noise)
+        self._held_out: dict[str, Tensor] = {}  # sums and numbers of what this validation has logged
 
     def trained_parameters(self) -> list[torch.nn.Parameter]:
         """Return the parameters that the optimizer changes: those that require a gradient."""
@@ -196,15 +198,30 @@ class Model(LightningModule, Part):
             self.log("step", float(self.global_step))  # the steps taken; Lightning's count is one behind here
 
     def log_mean(self, name: str, values: Tensor) -> None:
-        """Log the mean over a whole validation of one number for each held-out sample.
+        """Log the mean over a whole validation, on all devices, of one number for each held-out sample.
 
-        It is called with each batch.
+        It is called with each batch, and the means are logged at the end of the validation. They are means of sums over
+        all processes: those that Lightning reduces round the number of samples of a process down to a whole one.
 
         Args:
             name: the name in the log.
             values: the numbers of a batch, (B,).
         """
-        self.log(name, values.mean(), batch_size=len(values), on_epoch=True, sync_dist=True)
+        part = torch.stack([values.detach().sum(), values.new_full((), len(values))])
+        self._held_out[name] = self._held_out[name] + part if name in self._held_out else part
+
+    def on_validation_epoch_start(self) -> None:
+        self._held_out = {}
+
+    def on_validation_epoch_end(self) -> None:
+        if self._held_out:
+            totals = summed(torch.stack(list(self._held_out.values())))
+            self._log_validated(dict(zip(self._held_out, totals[:, 0] / totals[:, 1], strict=True)))
+        self.log("step", float(self.global_step))
+
+    def _log_validated(self, numbers: dict[str, Tensor]) -> None:
+        """Log numbers of a validation that are the same in all processes."""
+        self.log_dict(numbers, sync_dist=True)  # Lightning warns without it
 
     @property
     def float_type(self) -> torch.dtype:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from diffsweep.datasets import Batch
 from diffsweep.diffusion import Compared, Condition, Denoiser, Noise, Preference, Stream, implicit_accuracy
+from diffsweep.layers.distributed import only_first, summed
 from diffsweep.models.borrowed import Borrowed
 from diffsweep.models.comparisons import Comparisons
 from diffsweep.models.diffusion import DiffusionModel
@@ -163,13 +164,13 @@ class PreferenceModel(DiffusionModel):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["preferred"] = self._preferred
+        checkpoint["preferred"] = summed(self._preferred)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        self._preferred = checkpoint["preferred"]
+        self._preferred = only_first(checkpoint["preferred"])
 
     def training_metrics(self) -> dict[str, Tensor]:
-        total, count = self._preferred
+        total, count = summed(self._preferred)
         accuracy = {"train/implicit_accuracy": total / count} if float(count) else {}
         return {**super().training_metrics(), **accuracy}

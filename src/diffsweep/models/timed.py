@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from diffsweep.diffusion import TimeSampling, sums_by_quarter
-from diffsweep.layers import distributed
+from diffsweep.layers.distributed import distributed, only_first, summed
 from diffsweep.models.base import Model
 from diffsweep.schedules import Schedule
 
@@ -95,11 +95,11 @@ class TimedModel(Model):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint["loss_sums"] = self._sums
+        checkpoint["loss_sums"] = summed(self._sums)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
-        self._sums = checkpoint["loss_sums"]
+        self._sums = only_first(checkpoint["loss_sums"])
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         # A new interval begins. Not where the last one is logged, since a checkpoint may come between.
@@ -108,12 +108,12 @@ class TimedModel(Model):
         super().on_train_batch_start(batch, batch_idx)
 
     def training_metrics(self) -> dict[str, Tensor]:
-        return self._means("train/loss", self._sums)
+        return self._means("train/loss", summed(self._sums))
 
     def log_validation(self, losses: Tensor, t: Tensor, **more: Tensor) -> None:
         """Log the mean loss of held-out samples, ``val/loss``, and that by quarter of t, ``val/loss_q1`` to ``_q4``.
 
-        The means are over all batches of a validation; those by quarter are logged at its end.
+        The means are over all batches of a validation, on all devices, and are logged at its end.
 
         Args:
             losses: the losses of a batch, (B,).
@@ -127,14 +127,15 @@ class TimedModel(Model):
             self._val_sums[name] = self._val_sums[name] + sums if name in self._val_sums else sums
 
     def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
         self._val_sums, self.validated = {}, []
 
     def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
         for name, sums in self._val_sums.items():
-            quarters = self._means(f"val/{name}", sums)
+            quarters = self._means(f"val/{name}", summed(sums))
             quarters.pop(f"val/{name}")  # logged as a mean over samples
-            self.log_dict(quarters, sync_dist=True)
-        self.log("step", float(self.global_step))
+            self._log_validated(quarters)
 
     def _means(self, name: str, sums: Tensor) -> dict[str, Tensor]:
         """Return the mean over all times and that by quarter of t, from sums and counts (2, 4)."""
