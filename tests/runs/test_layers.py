@@ -18,6 +18,7 @@ RANKS = {
     "files": 0,
     "metric_table": 0,
     "pictures": 0,
+    "processes": 0,
     "progress": 0,
     "shell": 0,
     "tensor_files": 0,

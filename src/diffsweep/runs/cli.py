@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from diffsweep.errors import UserError
+from diffsweep.processes import starts_first
 from diffsweep.runs import functions
 from diffsweep.runs.manifest import is_expected
 from diffsweep.runs.supervising import is_needed, supervise, worker
@@ -90,6 +91,7 @@ def _run(command: str) -> None:
         with_sweep_of_experiment,
     )
     from diffsweep.configuration.moved import with_new_names
+    from diffsweep.runs.job_processes import refuse_own_folders
 
     sys.argv[1:] = with_new_names(sys.argv[1:])
     command = form_of(command, sys.argv[1:])
@@ -117,8 +119,9 @@ def _run(command: str) -> None:
     else:
         check_is_no_sweep(overrides)
         job = compose_job(command, overrides)
+        refuse_own_folders(job)
         # Of several processes the first one checks; and some commands build nothing.
-        checks = os.environ.get("LOCAL_RANK", "0") == "0" and "model" in job.cfg
+        checks = starts_first() and "model" in job.cfg
         import_for(job.command, checks)  # torch too, after the words have been read
         if checks:
             from diffsweep.configuration.preflight import preflight

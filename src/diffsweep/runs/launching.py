@@ -15,7 +15,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from hydra.experimental.callback import Callback
+from hydra.experimental.callback import Callback as HydraCallback
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig
 
@@ -27,6 +27,7 @@ from diffsweep.configuration.explain import explained
 from diffsweep.configuration.jobs import launcher_of
 from diffsweep.errors import Failed, Stopped
 from diffsweep.runs.functions import finish_and_start
+from diffsweep.runs.job_processes import give_processes, number_tasks, run_or_follow
 from diffsweep.runs.manifest import UNFINISHED, Manifest
 from diffsweep.runs.signals import CODES, handling, stop
 
@@ -54,7 +55,8 @@ def launch(manifest: Manifest, command: str, overrides: Sequence[str], every: Se
         hydra = GlobalHydra.instance().hydra
         assert hydra is not None
         cfg = hydra.compose_config(command, list(overrides), RunMode.MULTIRUN)
-        callbacks: Any = Callback()  # its methods are those of the list of callbacks that Hydra has itself
+        give_processes(cfg.hydra.launcher, overrides, [job.cfg for job in every])
+        callbacks: Any = HydraCallback()  # its methods are those of the list of callbacks that Hydra has itself
         context = HydraContext(config_loader=hydra.config_loader, callbacks=callbacks)
         launcher = Plugins.instance().instantiate_launcher(context, functools.partial(_run, command), cfg)
         words = [[*job.words, shell.override("hydra.sweep.subdir", job.name)] for job in every]
@@ -110,12 +112,15 @@ def _run(command: str, cfg: DictConfig) -> None:
     """Run a job in the process of a launcher; its result and its errors go into the manifest of the sweep."""
     hydra = HydraConfig.get()
     name = Path(hydra.runtime.output_dir).name
+    work = functools.partial(finish_and_start, command, cfg)
 
     launcher = os.getppid()
     if not _stopped:
+        manifest = Manifest(Path(hydra.sweep.dir).absolute())
+        number_tasks()
         try:
             with handling():
-                Manifest(Path(hydra.sweep.dir).absolute()).run(name, functools.partial(finish_and_start, command, cfg))
+                run_or_follow(manifest, name, work)
         except Stopped as stop:
             _stopped.append(int(stop.code or 0))
     if os.getppid() != launcher:  # it was killed, and this process would wait for its next job forever

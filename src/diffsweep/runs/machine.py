@@ -1,6 +1,8 @@
 """Check that this machine has the devices that a training is to run on, before its directory is made."""
 
 import logging
+import os
+import sys
 from typing import Any
 
 import torch
@@ -10,9 +12,30 @@ from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 from omegaconf import DictConfig, OmegaConf
 
 from diffsweep.errors import UserError
+from diffsweep.processes import started, starts_first
 
 OF_GPUS = ("fsdp", "deepspeed")  # the first letters of strategies that are of GPUs alone
 OF_THE_MACHINE = ("accelerator", "devices", "num_nodes", "strategy", "precision")
+
+
+def check_processes(cfg: DictConfig) -> None:
+    """Raise a UserError if ``torchrun`` or ``srun`` has started another number of processes than a training has.
+
+    Args:
+        cfg: a checked configuration of ``train``.
+
+    Raises:
+        UserError: with the keys and the number that fits.
+    """
+    count, wanted, nodes = started(), processes_of(cfg), cfg.trainer.get("num_nodes", 1)
+    if count in (None, wanted) or (wanted == 1 and starts_first()):
+        return
+    on_each = f" on {nodes} machines" if nodes > 1 else ""
+    raise UserError(
+        f"trainer.devices={cfg.trainer.devices}{on_each} is a training of {wanted} processes, and {count} were started "
+        f"by torchrun or srun; start {wanted}, or type trainer=ddp trainer.num_nodes=MACHINES with the "
+        "trainer.devices of each machine"
+    )
 
 
 def check_machine(cfg: DictConfig) -> None:
@@ -36,18 +59,51 @@ def check_machine(cfg: DictConfig) -> None:
             "trainer=cpu, or trainer=auto for whichever device is found"
         )
     on_cpu = accelerator == "cpu" or (accelerator == "auto" and not has_gpu)
-    if on_cpu and str(cfg.trainer.precision).startswith("16"):
-        raise UserError(
-            f"trainer.precision={cfg.trainer.precision} is of GPUs, and this training is on the CPU; type "
-            "trainer.precision=bf16-mixed or trainer.precision=32-true"
-        )
+    _check_precision(str(cfg.trainer.precision), on_cpu)
     strategy = str(cfg.trainer.get("strategy", "auto"))
     if on_cpu and strategy.startswith(OF_GPUS):
         raise UserError(f"trainer.strategy={strategy} is of GPUs, and this training is on the CPU; type trainer=ddp")
     wanted = _count(devices)
     if cuda and not on_cpu and wanted > cuda:
         raise UserError(f"trainer.devices={devices}: this machine has {cuda} of them; type trainer.devices={cuda}")
+    cores = os.cpu_count() or 1
+    if on_cpu and wanted > cores:
+        print(f"warning: trainer.devices={devices}: so many processes share {cores} cores of the CPU", file=sys.stderr)
     _try(cfg)
+
+
+def _check_precision(precision: str, on_cpu: bool) -> None:
+    """Raise a UserError if the device of a training does not compute in a precision."""
+    if on_cpu and precision.startswith("16"):
+        raise UserError(
+            f"trainer.precision={precision} is of GPUs, and this training is on the CPU; type "
+            "trainer.precision=bf16-mixed or trainer.precision=32-true"
+        )
+    cuda = not on_cpu and torch.cuda.is_available()
+    if cuda and precision.startswith("bf16") and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UserError(
+            f"trainer.precision={precision}: {torch.cuda.get_device_name()} does not compute in bfloat16; type "
+            "trainer.precision=16-mixed optimizer.fused=false, or trainer.precision=32-true"
+        )
+    if not on_cpu and not cuda and precision.startswith("64"):
+        raise UserError(
+            f"trainer.precision={precision}: the GPU of this machine has no float64; type trainer=cpu, or "
+            "trainer.precision=32-true"
+        )
+
+
+def processes_of(cfg: DictConfig) -> int:
+    """Return the number of processes, one for each device of each machine, among which a configuration shares a run."""
+    devices, nodes = cfg.trainer.devices, cfg.trainer.get("num_nodes", 1)
+    if isinstance(devices, str) and "," not in devices and devices.isdigit():
+        devices = int(devices)
+    if isinstance(devices, int) and devices > 0:
+        count = devices
+    elif devices in (-1, "-1", "auto"):  # as many as the machine has
+        count = max(1, torch.cuda.device_count())
+    else:  # a list
+        count = len([part for part in devices.split(",") if part]) if isinstance(devices, str) else len(devices)
+    return count * int(nodes)
 
 
 def _count(devices: Any) -> int:

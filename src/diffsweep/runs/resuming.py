@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import Callback, LightningModule, Trainer
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
@@ -23,6 +22,7 @@ from diffsweep.datasets import ImageData
 from diffsweep.errors import UserError
 from diffsweep.files import write_text
 from diffsweep.models import Model
+from diffsweep.runs.machine import processes_of
 
 HISTORY = "changes.jsonl"
 POSITION, DATA = "position", "data"  # keys of a checkpoint
@@ -101,6 +101,8 @@ class Resumption:
         print(f"resumes at step {self.step}", flush=True)
         for change in self.changes:
             print(f"  from step {self.step} on, {change}", flush=True)
+        if (note := batch_note(self.saved, self.cfg)) is not None:
+            print(f"warning: {note}", flush=True)
 
     def record(self) -> None:
         """Append the changes to the run's history of changes, ``changes.jsonl``: step, key, old and new value, time."""
@@ -186,9 +188,30 @@ def renew(trainer: Trainer, model: LightningModule, names: set[str]) -> None:
 
 def samples_of_a_step(cfg: DictConfig) -> int:
     """Return the number of samples of an optimizer step, on all devices, that a configuration gives."""
-    devices, nodes = cfg.trainer.devices, cfg.trainer.get("num_nodes", 1)
-    count = devices if isinstance(devices, int) and devices > 0 else max(1, torch.cuda.device_count())
-    return int(cfg.trainer.accumulate_grad_batches * cfg.dataset.batch_size * count * nodes)
+    return int(cfg.trainer.accumulate_grad_batches * cfg.dataset.batch_size * processes_of(cfg))
+
+
+def batch_note(saved: DictConfig, cfg: DictConfig) -> str | None:
+    """Return a line for a run that goes on with another number of devices, and so with other samples in a step.
+
+    It names what to type to keep their number: more accumulated batches, or another batch of each device. None if the
+    number is the same, or if the devices are as many as before, so that the user has typed another batch.
+
+    Args:
+        saved: the configuration that the run has saved.
+        cfg: the configuration that resumes it.
+    """
+    before, now, devices = samples_of_a_step(saved), samples_of_a_step(cfg), processes_of(cfg)
+    if before == now or devices == processes_of(saved):
+        return None
+    accumulated = cfg.trainer.accumulate_grad_batches
+    if before % now == 0:
+        fix = f"trainer.accumulate_grad_batches={accumulated * before // now} keeps {before}"
+    elif before % (devices * accumulated) == 0:
+        fix = f"dataset.batch_size={before // (devices * accumulated)} keeps {before}"
+    else:
+        fix = f"{before} cannot be kept, since they do not divide among {devices} devices"
+    return f"a step has {now} samples on {devices} device{'s' * (devices > 1)}, and had {before}; {fix}"
 
 
 def _of_optimizer(key: str) -> bool:

@@ -6,7 +6,6 @@ before anything is built, and :func:`~diffsweep.configuration.loading.trained` l
 """
 
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +29,7 @@ from diffsweep.configuration.stage_nodes import (
 from diffsweep.errors import Stopped, UserError
 from diffsweep.files import alone, write_text
 from diffsweep.metrics import identify
+from diffsweep.processes import starts_first
 
 FINISHED = "stage.json"  # the last file of a stage; with metrics=none it has no metrics.json
 
@@ -75,7 +75,7 @@ def _found_or_trained(path: str, stage: DictConfig, train: Callable[[DictConfig]
     directory = directory_of(stage)
     stage.paths.run_dir = str(directory.absolute())
     finished, shown = directory / FINISHED, shell.shown(directory.absolute())
-    if not is_rank_zero():
+    if not starts_first():
         while not finished.is_file():
             time.sleep(0.5)
         return directory
@@ -156,8 +156,3 @@ def identity(stage: DictConfig) -> dict[str, Any]:
 def _watches(callback: dict[str, Any], stage: DictConfig) -> bool:
     """Return whether a callback only shows progress, pictures or losses."""
     return is_of_kind(locate(callback["_target_"], stage.trust), WATCHING)
-
-
-def is_rank_zero() -> bool:
-    """Return whether this is the first process of a run on several devices, which starts the others."""
-    return int(os.environ.get("LOCAL_RANK", "0")) == 0

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from diffsweep.processes import started
 from diffsweep.runs.manifest import Manifest
 from diffsweep.runs.signals import handling
 
@@ -88,6 +89,7 @@ def is_needed(arguments: Sequence[str]) -> bool:
         and switches <= {"-m", "--multirun"}
         and sys.orig_argv[-len(arguments) :] == list(arguments)
         and not any(argument.startswith("hydra/launcher=") for argument in arguments)
+        and (started() or 1) == 1
         and "LOCAL_RANK" not in os.environ
         and sys.gettrace() is None
     )

@@ -18,7 +18,9 @@ from diffsweep.configuration.compose import Composed, compose_job
 from diffsweep.configuration.jobs import jobs, launcher_of, parsed, swept_keys
 from diffsweep.configuration.resolvers import LAUNCHER, SWEEP, SWEPT, sweep_name
 from diffsweep.errors import Failed, LeftOut, Stopped, UserError, line_of
+from diffsweep.processes import started
 from diffsweep.runs.functions import start, summary_of
+from diffsweep.runs.job_processes import refuse_processes
 from diffsweep.runs.launching import launch
 from diffsweep.runs.manifest import UNFINISHED, JobRecord, Manifest
 from diffsweep.runs.signals import handling
@@ -41,6 +43,12 @@ def run_sweep(command: str, overrides: Sequence[str]) -> None:
         Failed: jobs have failed, after the others were run.
         Stopped: the sweep was stopped by Ctrl-C or SIGTERM.
     """
+    launcher = launcher_of(overrides)
+    if launcher is None and (count := started() or 1) > 1:
+        raise UserError(
+            f"-m runs one job after the other, and {count} processes were started for the sweep; start one, or let "
+            "hydra/launcher=submitit_slurm start the processes of each job"
+        )
     manifest, every = prepare(command, overrides)
     if every and all(manifest.is_running(job.name) for job in every):
         raise UserError(
@@ -49,7 +57,7 @@ def run_sweep(command: str, overrides: Sequence[str]) -> None:
         )
     line = shell.sweep(command, overrides)
     with printed_when_stopped(line), handling():
-        if every and launcher_of(overrides):
+        if every and launcher:
             launch(manifest, command, overrides, every)
         else:
             for job in every:
@@ -91,6 +99,7 @@ def prepare(command: str, overrides: Sequence[str]) -> tuple[Manifest, list[Comp
     chosen = {
         k: first if k == 0 else compose_job(command, each[k], k) for k in numbers if not states or left(states[k])
     }
+    refuse_processes(command, overrides, [job.cfg for job in chosen.values()])
     left_out = checked(chosen)
     if states and left_out:  # the sweep has begun with these jobs
         raise UserError(next(iter(left_out.values())))

@@ -24,18 +24,19 @@ from diffsweep.datasets import ImageData
 from diffsweep.datasets.loader import errors_of_workers
 from diffsweep.errors import Stopped, UserError
 from diffsweep.models import DiffusionModel, Model
+from diffsweep.processes import starts_first
 from diffsweep.progress import duration
 from diffsweep.runs import report
 from diffsweep.runs.claiming import alone_in, claim, refuse_busy, refuse_taken
 from diffsweep.runs.cost import cost_of
 from diffsweep.runs.evaluation import Measured, headline, measure
-from diffsweep.runs.machine import check_machine
+from diffsweep.runs.machine import check_machine, check_processes
 from diffsweep.runs.memory import MemoryOfSteps, ShortOfMemory, halve, release, why_not_halved
 from diffsweep.runs.ranks import errors_of_ranks
 from diffsweep.runs.recovery import recover
 from diffsweep.runs.replaying import replay
 from diffsweep.runs.resuming import GoOn, Resumption
-from diffsweep.runs.stages import is_rank_zero, resolve_stages
+from diffsweep.runs.stages import resolve_stages
 from diffsweep.runs.stopping import StopSignals, forget
 from diffsweep.runs.tracking import finishing, log_beginning, log_checkpoints, log_end, loggers, places
 from diffsweep.runs.training_samples import keep_samples
@@ -67,26 +68,27 @@ def train(cfg: DictConfig) -> float:
         )
     if cfg.replay:
         return replay(cfg)
-    if is_rank_zero():
+    check_processes(cfg)
+    if starts_first():
         check_machine(cfg)
         refuse_busy(directory)
     if cfg.sweep is not None and cfg.resume_from is None:
         _go_on(cfg, directory)
-    if is_rank_zero():
+    if starts_first():
         refuse_taken(cfg)
     data = build_data(cfg)
-    if is_rank_zero():
+    if starts_first():
         data.split("train")  # what cannot be read is an error before anything is written
     resolve_stages(cfg, train)
     if (adaptation := build(cfg, "adaptation")) is not None:
         cfg.adaptation.weights = adaptation.identify()
-    with alone_in(directory) if is_rank_zero() else nullcontext():
-        if is_rank_zero():
+    with alone_in(directory) if starts_first() else nullcontext():
+        if starts_first():
             recover(directory, cfg.resume_from is not None)
             forget(directory)
         while True:
             resumption = Resumption(cfg) if cfg.resume_from else None
-            if is_rank_zero() and resumption is None:
+            if starts_first() and resumption is None:
                 claim(cfg)  # a resumed run writes its configuration when its changes have taken effect
             try:
                 with finishing():
@@ -103,7 +105,7 @@ def _go_on(cfg: DictConfig, directory: Path) -> None:
     """Let a training that was stopped or has failed resume from its checkpoint, or begin again if it has none."""
     if (directory / FOLDER / LAST).is_file():
         cfg.resume_from = str(directory)
-    elif is_rank_zero():
+    elif starts_first():
         (directory / CONFIG).unlink(missing_ok=True)
 
 
@@ -124,12 +126,12 @@ def _go_on_with_half(cfg: DictConfig, directory: Path, step: int) -> None:
 
 def _train(cfg: DictConfig, directory: Path, data: ImageData, resumption: Resumption | None) -> float:
     begin = time.perf_counter()
-    if is_rank_zero():
+    if starts_first():
         print(f"run {shell.shown(directory)}\n{cost_of(cfg)}", flush=True)
         if cfg.verify and cfg.resume_from is None:
             refuse([check for check in certify(cfg, directory) if not check.passed])
     model = build_model(cfg)
-    if model.adaptation is not None and is_rank_zero():
+    if model.adaptation is not None and starts_first():
         print(f"from {shell.shown(cfg.adaptation.run)}: {model.adaptation.described(model)}", flush=True)
     keep_samples(cfg, model, data)
     last = directory / FOLDER / LAST
@@ -139,9 +141,9 @@ def _train(cfg: DictConfig, directory: Path, data: ImageData, resumption: Resump
     callbacks = [*callbacks_of(cfg), signals, keep, memory, GoOn(data, resumption, partial(claim, cfg)), BeginRounds()]
     if resumption is not None:
         resumption.check(model, data, callbacks)
-        if is_rank_zero():
+        if starts_first():
             resumption.report()
-    track = loggers(cfg) if is_rank_zero() else []
+    track = loggers(cfg) if starts_first() else []
     log_beginning(track, cfg, data)
     trainer = make_trainer(cfg, callbacks, track)
     with signals:
