@@ -57,15 +57,15 @@ class Bench(NamedTuple):
         fresh: a function of a configuration that returns a new model and its data, as a training run would have them;
             images are encoded to latents beforehand if the run would do so.
         trainer: a function of a configuration and callbacks that returns the Lightning Trainer of such a run.
-        gmac: a function of a configuration that returns the multiply-adds of its network for one image or clip, in
-            thousands of millions.
+        cost: a function of a configuration that returns what its network costs: ``parameters``, and ``gmac``,
+            thousands of millions of multiply-adds of a sample.
         loggers: a function of a configuration that returns the loggers of such a run.
     """
 
     cfg: DictConfig
     fresh: Callable[[DictConfig], tuple[DiffusionModel, ImageData]]
     trainer: Callable[[DictConfig, list[Callback]], Trainer]
-    gmac: Callable[[DictConfig], float]
+    cost: Callable[[DictConfig], Any]
     loggers: Callable[[DictConfig], Sequence[Logger]]
 
 

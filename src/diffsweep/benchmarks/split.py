@@ -115,7 +115,7 @@ def utilisation(bench: Bench) -> Results:
     callbacks = [callback for name, callback in build(cfg, "callbacks").items() if name != "progress"]
     bench.trainer(settings, [clock, *callbacks]).fit(model, data)
     seconds = (clock.end - clock.begin) / (cfg.repeats * cfg.train_steps)
-    operations = 3 * 2e9 * bench.gmac(cfg)  # of training on one image: forward, and twice as many backward
+    operations = 3 * 2e9 * bench.cost(cfg).gmac  # of training on one image: forward, and twice as many backward
     batch = cfg.dataset.batch_size * cfg.trainer.accumulate_grad_batches
     achieved, peak = operations * batch / seconds, peak_of(device_of(cfg), cfg.trainer.precision)
     name = f"{cfg.choices.backbone}, {operations / 1e9:.3g} GFLOP an image, {batch / seconds:.4g} images/s"

@@ -56,7 +56,7 @@ def benchmark(cfg: DictConfig) -> float:
     results: Results = {}
     for name, case in cases.items():
         resolve_stages(case, train)
-        bench = Bench(case, _fresh, _trainer, lambda settings: network_cost(settings).gmac, loggers)
+        bench = Bench(case, _fresh, _trainer, network_cost, loggers)
         for part in chosen[name]:
             results |= {f"{name}: {label}" if name else label: result for label, result in part(bench).items()}
             write_text(
