@@ -213,7 +213,7 @@ def test_two_machines_train_one_run(tmp_path, fast, environment, configure, chec
 def test_a_job_of_submitit_is_a_training_of_its_processes(tmp_path, fast, process, checkpoint):
     """submitit starts as many processes for the job as the trainer has devices, and they train one run."""
     words = (*fast, "trainer=ddp", "trainer.accelerator=cpu", "dataset.batch_size=16", "hydra/launcher=submitit_local")
-    done = process("train", "-m", "seed=0", *words, cwd=tmp_path, timeout=500)
+    done = process("train", "-m", "seed=0", *words, cwd=tmp_path, timeout=900)
     assert done.returncode == 0, done.stderr + done.stdout
     (manifest,) = tmp_path.glob("outputs/sweeps/*/sweep.json")
     assert [job["state"] for job in json.loads(manifest.read_text())["jobs"]] == ["finished"]

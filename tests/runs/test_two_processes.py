@@ -67,7 +67,7 @@ def test_weights_averages_and_the_sampler_of_times_are_the_same(runs, checkpoint
     assert int(counts.min()) >= 2  # so times were drawn by importance
 
 
-def test_samples_and_metrics_are_the_same_and_there_is_one_run(runs, tmp_path, command):
+def test_samples_and_metrics_are_the_same_and_one_run_is_made(runs, tmp_path, command):
     import numpy as np
 
     two = runs[0]

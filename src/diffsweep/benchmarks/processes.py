@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 from omegaconf import DictConfig, open_dict
+from torch.multiprocessing.spawn import start_processes
 
 from diffsweep.benchmarks.base import Bench, Results, compare, part
 from diffsweep.benchmarks.training import Interleave
@@ -64,9 +65,7 @@ def processes(bench: Bench) -> Results:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     threads = torch.get_num_threads()
-    others = torch.multiprocessing.start_processes(
-        _train, (bench, shared, barrier, port), COUNT, join=False, start_method="spawn"
-    )
+    others = start_processes(_train, (bench, shared, barrier, port), COUNT, join=False, start_method="spawn")
 
     def run_others(steps: int) -> None:
         barrier.wait(PATIENCE)
