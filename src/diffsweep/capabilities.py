@@ -69,6 +69,11 @@ CAPABILITIES: dict[str, Capability] = {
         settings={"dataset": "dataset.buckets=null"},
     ),
     "class_output": Capability("an output of class logits instead of an image", ("backbone",), users=("model",)),
+    "equal_blocks": Capability(
+        "a network of equal blocks, which one compilation serves",
+        ("backbone",),
+        settings={"execution": "execution=compiled"},
+    ),
     "grid": Capability("the T steps of a discrete schedule", ("schedule",)),
     "rate": Capability(
         "the time derivative of the log-SNR, which continuous schedules have",

@@ -31,11 +31,14 @@ WRONG = [  # what is typed, the rule that it breaks, and what to type instead; s
         "likelihood_has_a_chain_of_the_schedules_times",
         "use likelihood.steps=1000 or fewer",
     ),
+    (("execution=compiled_blocks",), "required_capabilities_are_provided", "backbone=dit, uvit"),
     (
         ("trainer.precision=16-mixed", "optimizer.fused=true", "trainer.gradient_clip_val=1"),
         "scaled_gradients_are_not_clipped_when_fused",
         "use optimizer.fused=false",
     ),
+    (("model=autoencoder_kl", "execution=compiled"), "compiled_models_have_networks_to_compile", "use execution=eager"),
+    (("objective=ssm", "execution=compiled"), "compiled_networks_have_first_derivatives_alone", "use execution=eager"),
     (
         ("model=video", "conditioning=image", "metrics=none"),
         "degraded_images_are_no_clips",

@@ -23,6 +23,7 @@ class Backbone(nn.Module, Part):
         requires, supports: names of capabilities; both contain ``clips`` if the network reads clips and not images, and
             ``supports`` contains ``aspect_ratios`` if x can be of other sizes than a square of ``image_size``, and
             ``control`` if control networks can be added.
+        provides: contains ``equal_blocks`` if the network has them.
         controls: the control networks (:class:`~diffsweep.layers.ControlBranch`) whose outputs are added to features of
             the network; none at first.
         accepts: the parts of a condition that the network reads, with their sizes, such as ``{"num_classes": 10}``.
@@ -54,6 +55,13 @@ class Backbone(nn.Module, Part):
             ValueError: the network cannot be controlled, or ``blocks`` is not possible.
         """
         raise ValueError(f"{type(self).__name__} has no first half that can be copied; use backbone=unet or dit")
+
+    def equal_blocks(self) -> Sequence[nn.Module]:
+        """Return the blocks of one structure, or of two, and of one shape of input, which are compiled as one.
+
+        Networks that provide ``equal_blocks`` override it; here the result is empty.
+        """
+        return ()
 
     def added(self, x: Tensor, c_noise: Tensor, cond: Condition) -> list[Tensor]:
         """Return what the control networks add to the features of the first half; an empty list for nothing.
@@ -193,10 +201,10 @@ def copied_without(network: nn.Module, *parts: str) -> nn.Module:
     return copied.requires_grad_(True)
 
 
-def one_of(key: str, value: str, allowed: Collection[str]) -> None:
-    """Raise a ValueError unless the value of the option ``backbone.{key}`` is one of the allowed ones."""
+def one_of(key: str, value: str, allowed: Collection[str], group: str = "backbone") -> None:
+    """Raise a ValueError unless the value of the option ``{group}.{key}`` is one of the allowed ones."""
     if value not in allowed:
-        raise ValueError(f"backbone.{key} is one of {', '.join(allowed)}, not {value}")
+        raise ValueError(f"{group}.{key} is one of {', '.join(allowed)}, not {value}")
 
 
 def at_least_1(**values: int | None) -> None:

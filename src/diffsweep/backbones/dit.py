@@ -112,6 +112,7 @@ class DiT(Backbone):
 
     Options = DiTOptions
     supports = frozenset({"aspect_ratios", "control"})
+    provides = frozenset({"equal_blocks"})
 
     def __init__(
         self,
@@ -152,6 +153,9 @@ class DiT(Backbone):
         self.norm_out = token_norm(channels, parts.rms_norm, affine=not kind.modulations)
         self.head = nn.Linear(channels, parts.patch_size**2 * out_channels)
         self._initialise()
+
+    def equal_blocks(self) -> Sequence[nn.Module]:
+        return list(self.blocks)
 
     @property
     def side_multiple(self) -> int:

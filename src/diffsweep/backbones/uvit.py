@@ -5,6 +5,7 @@ the sequence to itself; the last blocks also read the outputs of the first ones.
 to the p x p pixels of the patch.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,6 +83,7 @@ class UViT(Backbone):
 
     Options = UViTOptions
     supports = frozenset({"aspect_ratios"})
+    provides = frozenset({"equal_blocks"})
 
     def __init__(self, in_channels: int, out_channels: int, image_size: int, **options: Any) -> None:
         super().__init__()
@@ -108,6 +110,9 @@ class UViT(Backbone):
         self.head = nn.Linear(channels, parts.patch_size**2 * out_channels)
         self.conv_out = nn.Conv2d(out_channels, out_channels, 3, padding=1) if parts.conv else nn.Identity()
         self._initialise()
+
+    def equal_blocks(self) -> Sequence[nn.Module]:
+        return [*self.early, self.middle, *self.late]
 
     @property
     def side_multiple(self) -> int:

@@ -70,6 +70,18 @@ def build_model(cfg: DictConfig, start: bool = True) -> Model:
     return model
 
 
+def execute(cfg: DictConfig, model: Model) -> Model:
+    """Return a model whose networks are computed as the group ``execution`` describes, such as compiled, from now on.
+
+    The model is changed in place: see :class:`~diffsweep.backbones.Execution`.
+
+    Raises:
+        UserError: the configuration is refused: see :func:`build`.
+    """
+    build(cfg, "execution")([model.get_submodule(name) for name in model.networks])
+    return model
+
+
 def build_diffusion(cfg: DictConfig) -> DiffusionModel:
     """Return the model of a configuration as :func:`build_model` does, if it is a diffusion model.
 

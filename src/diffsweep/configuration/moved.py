@@ -23,7 +23,10 @@ MOVED_WORDS = {
 GONE = (("conditioning", "seed"),)
 # Groups that runs of diffusion models saved before did not have, with the option that they amount to.
 NEW = ("cascade", "teacher", "discretisation", "adaptation", "concept", "preference", "comparisons", "scorer")
-ADDED = {group: ("none", {"_target_": "diffsweep.autoencoders.nothing"}) for group in NEW}
+ADDED: dict[str, tuple[str, dict[str, str]]] = {
+    **{group: ("none", {"_target_": "diffsweep.autoencoders.nothing"}) for group in NEW},
+    "execution": ("eager", {"_target_": "diffsweep.backbones.Execution", "compile": "none", "backend": "inductor"}),
+}
 
 
 def in_new_names(content: dict[Any, Any]) -> Any:

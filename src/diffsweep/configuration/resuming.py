@@ -88,6 +88,9 @@ TABLE = (
         OnResume.TAKEN,
         "it changes no number",
     ),
+    KeyRule(
+        ("execution", "execution.*"), OnResume.TAKEN, "from the next step on; it changes no number beyond rounding"
+    ),
     KeyRule(OF_THE_SAME_DATA, OnResume.TAKEN, "if the same data are at the new place"),
     KeyRule(
         ("backbone.dropout", "backbone.feature_dropout", "conditioning.dropout"),

@@ -38,6 +38,7 @@ class Root:
     paths: Paths = field(default_factory=Paths)
     logger: Logger = field(default_factory=Logger)
     trainer: Any = MISSING
+    execution: Any = MISSING
     dataset: Any = MISSING
     perceptual: Any = MISSING
     discriminator: Any = MISSING

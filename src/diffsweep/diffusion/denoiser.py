@@ -228,7 +228,7 @@ class NetworkDenoiser(Denoiser):
     ) -> tuple[Tensor, Tensor | float, Scale, Scale]:
         """Return the network's output, the variance mix, and alpha and sigma that broadcast with the output."""
         x, c_noise, alpha, sigma = network_input(self.schedule, self.prediction, x_t, t, levels)
-        output = self.backbone(x, c_noise, cond)
+        output = self.backbone(x, c_noise, cond).to(x_t.dtype)  # all after the network is exact under autocast
         mix = self.prediction.variance_mix
         if mix is None:
             sizes = [self.prediction.outputs * x_t.shape[1], x_t.shape[1]]

@@ -48,7 +48,12 @@ class Objective(Part, ABC):
     An objective declares (:class:`~diffsweep.capabilities.Part`) that it provides a ``bound`` if its mean over uniform
     times is one. It supports ``weights`` if it has a weighting, and ``learned_variance`` or ``learned_schedule`` if its
     gradients train them rightly. It requires ``independent_noise`` if it is a bound or contains the score.
+
+    Attributes:
+        second_derivatives: whether training takes second derivatives of the network, which compiled ones do not have.
     """
+
+    second_derivatives = False
 
     def __call__(
         self,
@@ -251,6 +256,7 @@ class SSM(Objective):
     """
 
     requires = frozenset({"independent_noise"})
+    second_derivatives = True
 
     def __init__(self, weight: Literal["sigma2", "likelihood", "one"] | Lambda = "sigma2") -> None:
         self.weight = _lambda(weight)

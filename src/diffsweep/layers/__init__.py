@@ -23,7 +23,7 @@ from diffsweep.layers.injection import (
     separate,
 )
 from diffsweep.layers.modes import evaluating
-from diffsweep.layers.norms import group_norm, zero_init
+from diffsweep.layers.norms import group_norm, token_norm, zero_init
 from diffsweep.layers.patches import PatchEmbedding, axial_rotation, patch_grid, rotate, sincos_positions, unpatchify
 from diffsweep.layers.resample import Downsample, Upsample, enlarge, pool
 from diffsweep.layers.residual import (
@@ -59,7 +59,6 @@ from diffsweep.layers.transformer import (
     modulated,
     rotary_channels,
     run_block,
-    token_norm,
 )
 from diffsweep.layers.weights import weights_hash
 

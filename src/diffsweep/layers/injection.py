@@ -14,6 +14,8 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from diffsweep.layers.modes import uncompiled
+
 InjectedKind = Literal["residual", "self_attention", "cross_attention"]
 Role = Literal["features", "queries", "keys", "values"]
 FeatureEdit = Callable[[Tensor], None]
@@ -132,13 +134,16 @@ def injectable_in(path: str, blocks: nn.ModuleList, decodes_from: int | None = N
 
 @contextmanager
 def edited(edits: Sequence[tuple[FeaturePlace, FeatureEdit]]) -> Iterator[None]:
-    """FeatureEdit features of a network during a ``with`` block, by hooks that are removed at its end.
+    """Edit features of a network during a ``with`` block, by hooks that are removed at its end.
+
+    A network that has been compiled is computed without its compiled code meanwhile, which has no such hooks.
 
     Args:
         edits: places in the network, each with a function that changes the features computed at that place, (B, ...),
             in memory. Those of one place are applied in order.
     """
     with ExitStack() as stack:
+        stack.enter_context(uncompiled())
         for place, edit in edits:
             stack.callback(place.module.register_forward_hook(_hook(place, edit)).remove)
         yield

@@ -1,8 +1,10 @@
-"""A context manager for the evaluation mode of networks."""
+"""Context managers for the modes in which networks are computed."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 
@@ -19,3 +21,16 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part in training:
             part.training = True
+
+
+@contextmanager
+def uncompiled() -> Iterator[None]:
+    """Compute compiled networks operation by operation for the body of a ``with`` statement.
+
+    Hooks that are added to modules after their compilation require it: compiled code leaves them out.
+    """
+    if "torch._dynamo" not in sys.modules:  # nothing has been compiled
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield

@@ -20,20 +20,9 @@ from torch.nn import functional
 from diffsweep.layers.across_frames import AcrossFrames
 from diffsweep.layers.conditions import TokenContext
 from diffsweep.layers.injection import FeaturePlace, Injectable, fused, injectable_of, separate
+from diffsweep.layers.norms import token_norm
 from diffsweep.layers.patches import Rotation, rotate
 from diffsweep.layers.recomputation import recomputed
-
-
-def token_norm(channels: int, rms: bool = False, affine: bool = True, eps: float = 1e-6) -> nn.Module:
-    """Return a LayerNorm (arXiv:1607.06450), or an RMSNorm (arXiv:1910.07467), which does not subtract the mean.
-
-    Args:
-        channels: size of the last axis, which is normalised.
-        rms: RMSNorm in place of LayerNorm.
-        affine: the norm has learned weights.
-        eps: added to the variance or the mean square.
-    """
-    return (nn.RMSNorm if rms else nn.LayerNorm)(channels, eps=eps, elementwise_affine=affine)
 
 
 def _head_channels(channels: int, heads: int) -> int:

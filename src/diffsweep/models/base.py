@@ -39,10 +39,12 @@ class Model(LightningModule, Part):
         round: the index of the present round of the training, if the model is trained in several; else 0.
         adaptation: what has changed the model and started it from the weights of a trained one; None for nothing.
         given: the names of the frozen weights that this base has, which checkpoints leave out.
+        networks: the paths of the submodules that take most of the time of training and sampling, and can be compiled.
         next_command: the command that a user would run next with a trained model, without ``=DIRECTORY`` of its run at
             the end, such as ``sample.py run``.
     """
 
+    networks: tuple[str, ...] = ()
     requires_pixels = False
     round = 0
     on_gradients: Callable[[torch.optim.Optimizer, Tensor], None] | None = None

@@ -61,6 +61,7 @@ class NoisyClassifier(TimedModel, SelfMeasured):
 
     requires = frozenset({"class_output"})
     supports = frozenset({"class_output"})
+    networks = ("backbone",)
 
     def __init__(
         self,

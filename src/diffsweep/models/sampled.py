@@ -33,6 +33,7 @@ class SampledModel(TimedModel):
         guidance: wraps the denoiser for sampling; called as ``guidance(denoiser, times=...)`` with the sampler's times.
     """
 
+    networks = ("denoiser.backbone",)
     control: ControlImages | None = None
     denoiser: NetworkDenoiser
     conditioning: Conditioning

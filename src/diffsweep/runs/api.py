@@ -11,7 +11,7 @@ from torch import Tensor
 from diffsweep import shell
 from diffsweep.conditioning import Conditioning
 from diffsweep.configuration import compose as composing
-from diffsweep.configuration.build import build, build_data_if_found
+from diffsweep.configuration.build import build, build_data_if_found, execute
 from diffsweep.configuration.loading import load_model
 from diffsweep.configuration.preflight import preflight
 from diffsweep.errors import UserError
@@ -97,7 +97,7 @@ def load(run: str | Path, overrides: Sequence[str] = ()) -> "Loaded":
     """
     cfg = compose("sample", [shell.override("run", str(run)), *overrides])
     resolve_stages(cfg, training.train)
-    return Loaded(cfg, load_model(cfg))
+    return Loaded(cfg, execute(cfg, load_model(cfg)))
 
 
 class Loaded:

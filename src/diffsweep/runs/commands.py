@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffsweep import pictures, shell
 from diffsweep.comparison.records import EVALUATION
-from diffsweep.configuration.build import build, build_data, build_data_if_found, build_metrics
+from diffsweep.configuration.build import build, build_data, build_data_if_found, build_metrics, execute
 from diffsweep.configuration.loading import load_model, load_sampled, reconstruction_of
 from diffsweep.errors import UserError
 from diffsweep.files import write_atomically, write_text
@@ -50,7 +50,7 @@ def evaluate(cfg: DictConfig) -> float:
 
 
 def _evaluate(cfg: DictConfig, folder: Path) -> float:
-    data, model = build_data(cfg), load_model(cfg)
+    data, model = build_data(cfg), execute(cfg, load_model(cfg))
     nothing = not any("_target_" in cfg[group] for group in ("metrics", "likelihood"))
     if isinstance(model, DiffusionModel) and nothing and not fights_duels(model):
         raise UserError(
@@ -102,6 +102,7 @@ def sample(cfg: DictConfig) -> Path:
 
 def _sample(cfg: DictConfig, folder: Path) -> Path:
     task, data, model = build(cfg, "task"), build_data_if_found(cfg), load_sampled(cfg)
+    execute(cfg, model)
     _print_average(cfg)
     if cfg.num_frames is not None:
         try:

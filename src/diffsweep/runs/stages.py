@@ -34,7 +34,10 @@ from diffsweep.processes import starts_first
 FINISHED = "stage.json"  # the last file of a stage; with metrics=none it has no metrics.json
 
 # The weights of a stage do not depend on these parts of its configuration.
-LIFE = ("paths", "logger", "choices", "sweep", "resume_from", "trust", "verify", "optimized_metric", "plan")
+LIFE = (
+    *("paths", "logger", "choices", "sweep", "resume_from", "trust", "verify", "optimized_metric", "plan"),
+    "execution",
+)
 WITHIN = ("degradation",)  # a part of the conditioning, if that uses it
 AFTERWARDS = ("sampler", "guidance", "metrics", "likelihood")  # used after training
 LATER = ("adaptation", "preference", "comparisons", "scorer")  # groups that stages of earlier releases did not have

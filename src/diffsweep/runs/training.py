@@ -18,7 +18,7 @@ from diffsweep import pictures, shell
 from diffsweep.callbacks import EMA, BeginRounds, RunLogger, StopOnNaN, TrainingMeter, log_picture
 from diffsweep.callbacks.checkpoints import FOLDER, LAST, AtomicCheckpoints, KeepCheckpoints
 from diffsweep.callbacks.power_averages import FOLDER as SNAPSHOTS
-from diffsweep.configuration.build import build, build_data, build_model
+from diffsweep.configuration.build import build, build_data, build_model, execute
 from diffsweep.configuration.saved import CONFIG
 from diffsweep.datasets import ImageData
 from diffsweep.datasets.loader import errors_of_workers
@@ -130,7 +130,7 @@ def _train(cfg: DictConfig, directory: Path, data: ImageData, resumption: Resump
         print(f"run {shell.shown(directory)}\n{cost_of(cfg)}", flush=True)
         if cfg.verify and cfg.resume_from is None:
             refuse([check for check in certify(cfg, directory) if not check.passed])
-    model = build_model(cfg)
+    model = execute(cfg, build_model(cfg))
     if model.adaptation is not None and starts_first():
         print(f"from {shell.shown(cfg.adaptation.run)}: {model.adaptation.described(model)}", flush=True)
     keep_samples(cfg, model, data)

@@ -13,6 +13,7 @@ from torch import nn
 
 from diffsweep.adaptation import Adaptation
 from diffsweep.autoencoders import AdversarialLoss, Autoencoder, Perceptual
+from diffsweep.backbones import Execution
 from diffsweep.conditioning import Conditioning
 from diffsweep.datasets import Concept, ImageData
 from diffsweep.diffusion import ClipNoise, Discretisation, Objective, Prediction, Preference, TimeSampling, Weighting
@@ -45,6 +46,7 @@ class BuiltParts:
     dataset: ImageData
     autoencoder: Autoencoder
     backbone: nn.Module
+    execution: Execution
     noise: ClipNoise
     schedule: Schedule
     objective: Objective

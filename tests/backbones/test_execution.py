@@ -1,0 +1,192 @@
+"""Compiled networks: the numbers, the gradients and the names of those that are not, and what is not compiled."""
+
+import copy
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from diffsweep.backbones import DiT, Execution, UNet, UViT
+from diffsweep.layers.injection import edited
+
+PARTS = {"channels": 8, "num_heads": 2}
+
+
+def randomised(network):
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1) if not parameter.any() else None
+    return network
+
+
+NETWORKS = {
+    "unet": lambda: UNet(1, 1, 8, channels=8, channel_mult=[1, 2], num_res_blocks=1, attention_factors=[2]),
+    "dit": lambda: DiT(1, 1, 8, depth=3, **PARTS),
+    "checkpointing": lambda: DiT(1, 1, 8, depth=2, checkpointing=True, **PARTS),
+    "uvit": lambda: UViT(1, 1, 8, depth=5, **PARTS),
+}
+INPUTS = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([3.0, 700.0])
+COMPILED = [
+    pytest.param("dit", "blocks", "aot_eager"),
+    *(
+        pytest.param(name, "network", backend, marks=pytest.mark.slow)
+        for name in NETWORKS
+        for backend in ("aot_eager", "inductor")
+    ),
+    *(pytest.param(name, "blocks", "aot_eager", marks=pytest.mark.slow) for name in ("uvit", "checkpointing")),
+]
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def compilers():
+    """``compilers(name, function)`` gives torch.compile a backend, for one test."""
+    from torch._dynamo.backends import registry
+
+    names = []
+
+    def register(name, function):
+        torch._dynamo.register_backend(function, name=name)
+        names.append(name)
+        return name
+
+    yield register
+    for name in names:
+        registry._COMPILER_FNS.pop(name, None)
+        registry._BACKENDS.pop(name, None)
+
+
+def gradients(network):
+    network.zero_grad()
+    output = network(*INPUTS)
+    output.square().sum().backward()
+    return output.detach(), [parameter.grad.clone() for parameter in network.parameters()]
+
+
+@pytest.mark.parametrize(("name", "regions", "backend"), COMPILED)
+def test_outputs_gradients_and_names_are_those_of_the_network(name, regions, backend):
+    torch.manual_seed(0)
+    network = randomised(NETWORKS[name]())
+    plain, names = copy.deepcopy(network), list(network.state_dict())
+    Execution(regions, backend)([network])
+    for mode in (True, False):
+        (output, own), (expected, wanted) = gradients(network.train(mode)), gradients(plain.train(mode))
+        torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(own, wanted, rtol=1e-3, atol=1e-4)
+    assert list(network.state_dict()) == names
+    with torch.no_grad():  # other weights under the same names, as when averaged ones are put in their place
+        for parameter in network.parameters():
+            parameter.data = 2 * parameter.data
+    assert not torch.allclose(network(*INPUTS), output)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["unet", "dit", "uvit"])
+def test_a_network_is_one_graph(name):
+    found = torch._dynamo.explain(NETWORKS[name]())(*INPUTS)
+    assert (found.graph_count, found.graph_break_count) == (1, 0)
+
+
+def test_equal_blocks_are_compiled_once(compilers):
+    """The last blocks of a U-ViT have a further input, so they are a second kind."""
+    graphs = []
+    name = compilers("counting", lambda graph, inputs: graphs.append(graph) or graph.forward)
+    for depth, network in ((4, DiT(1, 1, 8, depth=4, **PARTS)), (5, UViT(1, 1, 8, depth=5, **PARTS))):
+        assert len(network.equal_blocks()) == depth
+        Execution("blocks", name)([network.eval()])
+        with torch.no_grad():
+            network(*INPUTS)
+            network(*INPUTS)
+    assert len(graphs) == 3
+
+
+class Two(nn.Module):
+    """A network of two layers and dropout, which takes little time to compile."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.dropout = nn.Linear(3, 4), nn.Linear(4, 3), nn.Dropout(0.5)
+
+    def forward(self, x):
+        return self.second(self.dropout(self.first(x).sin()))
+
+
+X = torch.linspace(-1, 1, 6).reshape(2, 3)
+
+
+def trained(network):
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.1)
+    torch.manual_seed(1)
+    for x in (X, X[:1], X, X):  # two batch sizes
+        optimizer.zero_grad()
+        network(x).square().sum().backward()
+        optimizer.step()
+    return [parameter.detach() for parameter in network.parameters()]
+
+
+def test_a_compiler_that_fails_leaves_the_network_as_it_is_with_one_warning(compilers, capsys):
+    def broken(graph, inputs):
+        raise RuntimeError("no compiler\nis here")
+
+    network = Two()
+    Execution("network", compilers("broken", broken))([network])
+    torch.testing.assert_close(trained(network), trained(Two()), rtol=0, atol=0)
+    warned = capsys.readouterr().err.splitlines()
+    assert len(warned) == 1
+    assert warned[0].startswith("warning: execution.backend=broken cannot compile here (no compiler is here);")
+
+
+def test_gradients_can_be_taken_twice_of_one_output():
+    network = Two().eval()
+    Execution("network", "aot_eager")([network])
+    loss = network(X.clone().requires_grad_()).square().sum()
+    (once,) = torch.autograd.grad(loss, network.second.weight, retain_graph=True)
+    (twice,) = torch.autograd.grad(loss, network.second.weight)
+    torch.testing.assert_close(twice, once, rtol=0, atol=0)
+
+
+def test_a_copy_is_not_compiled(compilers):
+    graphs = []
+    network = Two()
+    Execution("network", compilers("counting", lambda graph, inputs: graphs.append(graph) or graph.forward))([network])
+    copy.deepcopy(network)(X)
+    assert not graphs
+    network(X)
+    assert graphs
+
+
+def test_features_of_compiled_networks_can_be_edited():
+    """The edit is a hook, which code that was compiled before does not have."""
+    torch.manual_seed(0)
+    network = randomised(DiT(1, 1, 8, depth=2, **PARTS)).eval()
+    plain = copy.deepcopy(network)
+    Execution("blocks", "eager")([network])
+    before = network(*INPUTS)
+    for changed in (plain, network):
+        with edited([(changed.injectable()[0].features[0], lambda features: features.zero_())]), torch.no_grad():
+            changed.edited = changed(*INPUTS)
+    torch.testing.assert_close(network.edited, plain.edited)
+    assert not torch.allclose(network.edited, before)
+    torch.testing.assert_close(network(*INPUTS), before)
+
+
+@pytest.mark.parametrize(("settings", "message"), [({"compile": "all"}, "compile"), ({"backend": "fast"}, "backend")])
+def test_unknown_words_are_refused(settings, message):
+    with pytest.raises(ValueError, match=rf"^execution\.{message} is one of "):
+        Execution(**{"compile": "network", **settings})
+
+
+def test_the_compiler_is_not_imported_for_what_is_not_compiled():
+    code = (
+        "import sys, diffsweep.backbones as b; b.Execution()([b.DiT(1, 1, 8)]); "
+        "assert 'torch._dynamo' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
