@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from slower import crossed
+from slower import crossed, some
 
 from diffsweep.configuration.build import build_data, build_model
 from diffsweep.configuration.check import locate
@@ -153,6 +153,18 @@ def test_samples_follow_the_precision_of_the_weights(make, draw, dtype):
     single = draw(model, torch.arange(4), seed=0)
     other = draw(model.to(dtype), torch.arange(4), seed=0)
     assert (other.float() - single).abs().mean() < (1e-3 if dtype == torch.float64 else 0.1)
+
+
+@pytest.mark.parametrize("option", some(sorted(GENERATING, key=lambda o: o != "guidance_distillation"), 1))
+def test_losses_of_mixed_precision_are_near_those_of_float32(make, batch_at):
+    """A consistency loss is one of differences between neighbouring times, of which bfloat16 keeps fewer digits."""
+    model, batch = make().eval(), batch_at(range(8))
+    with torch.no_grad():
+        exact = model.losses(batch)[0]
+        with torch.autocast("cpu", torch.bfloat16):
+            mixed = model.losses(batch)[0]
+    assert mixed.dtype == torch.float32
+    assert (mixed - exact).norm() < (0.3 if "consistency" in model.provides else 0.04) * exact.norm()
 
 
 @what_generates

@@ -125,6 +125,13 @@ def test_the_network_receives_the_time_in_single_precision_at_least(dtype):
         torch.testing.assert_close(c_noise, torch.full_like(c_noise, 999.0), rtol=1e-6, atol=0)
 
 
+def test_estimates_have_the_type_of_the_samples_whatever_the_network_computes_in():
+    """Under autocast a network's output is bfloat16; what follows, such as guidance, is not rounded again."""
+    denoiser = NetworkDenoiser(Recorder(torch.randn(2, 6, dtype=torch.bfloat16)), Linear(1000), Eps("learned_range"))
+    denoised = denoiser(torch.ones(2, 3), tensor(0.5, 1.0).float())
+    assert {denoised.x0.dtype, denoised.eps.dtype, denoised.variance_mix.dtype} == {torch.float32}
+
+
 @every_kind
 @pytest.mark.parametrize("shape", [(2, 3), (2, 3, 4, 4), (2, 1, 2, 4, 4)])
 @pytest.mark.parametrize("t", [tensor(0.3), tensor(0.3, 0.8)], ids=["one_time", "times"])

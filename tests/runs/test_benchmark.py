@@ -34,6 +34,7 @@ PARTS = [
     *("scripts", "pipelines", "split", "utilisation", "logging", "scaling"),
     pytest.param("adaptation", marks=pytest.mark.slow),
     pytest.param("processes", marks=pytest.mark.slow),  # it starts processes
+    pytest.param("execution", marks=pytest.mark.slow),  # it compiles
     pytest.param("streaming", marks=pytest.mark.slow),  # it starts processes
     pytest.param("startup", marks=pytest.mark.slow),
 ]
@@ -45,6 +46,7 @@ WORDS = {  # of parts that the default model does not have
         *("model=progressive_distillation", "backbone.channels=8", "model.student_steps=2"),
         'teacher.base.train=["model=ddpm","trainer.max_steps=1","metrics=none","callbacks=minimal"]',
     ),
+    "execution": ("backbone.channels=8", "execution.backend=eager"),
     "adaptation": (
         *("adaptation=lora", "adaptation.targets=[denoiser.backbone.*.conv_in]", "backbone.channels=8"),
         'adaptation.base.train=["backbone.channels=8","trainer.max_steps=1","metrics=none","callbacks=minimal"]',

@@ -47,10 +47,8 @@ class Objective(Part, ABC):
 
     An objective declares (:class:`~diffsweep.capabilities.Part`) that it provides a ``bound`` if its mean over uniform
     times is one. It supports ``weights`` if it has a weighting, and ``learned_variance`` or ``learned_schedule`` if its
-    gradients train them rightly. It requires ``independent_noise`` if it is a bound or contains the score.
-
-    Attributes:
-        second_derivatives: whether training takes second derivatives of the network, which compiled ones do not have.
+    gradients train them rightly. It requires ``independent_noise`` if it is a bound or contains the score. If its
+    ``second_derivatives`` is true, training takes those of the network, which compiled networks do not have.
     """
 
     second_derivatives = False
