@@ -48,20 +48,6 @@ def test_more_devices_than_the_machine_has_are_refused(devices, refused, tmp_pat
         check_machine(cfg)
 
 
-@pytest.mark.parametrize(("accelerator", "supported"), [("auto", False), ("gpu", False), ("gpu", True), ("cpu", False)])
-def test_bfloat16_is_refused_on_a_gpu_without_it(accelerator, supported, tmp_path, configure, monkeypatch):
-    cfg = configure(tmp_path / "run", f"trainer.accelerator={accelerator}", "trainer.precision=bf16-mixed")
-    monkeypatch.setattr(CUDAAccelerator, "auto_device_count", staticmethod(lambda: 1))
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation or supported)
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla V100")
-    monkeypatch.setattr("diffsweep.runs.machine._try", lambda cfg: None)
-    if supported or accelerator == "cpu":
-        check_machine(cfg)
-        return
-    with pytest.raises(UserError, match=r"^trainer\.precision=bf16-mixed: .*Tesla V100.*type trainer.precision=16"):
-        check_machine(cfg)
-
-
 def test_what_lightning_refuses_is_one_line(tmp_path, configure):
     cfg = configure(tmp_path / "run")
     check_machine(cfg)

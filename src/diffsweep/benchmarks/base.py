@@ -13,8 +13,8 @@ import torch
 from lightning import Callback, Trainer
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig
-from typing_extensions import NotRequired, TypedDict
 from torch import nn
+from typing_extensions import NotRequired, TypedDict
 
 from diffsweep.datasets import ImageData
 from diffsweep.models import DiffusionModel

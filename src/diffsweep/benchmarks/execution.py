@@ -4,6 +4,7 @@ import copy
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,7 +26,7 @@ def execution(bench: Bench) -> Results:
     """
     cfg = bench.cfg
     model, device = build_diffusion(cfg), device_of(cfg)
-    regions = "network" if cfg.execution.compile == "none" else cfg.execution.compile
+    regions: Any = "network" if cfg.execution.compile == "none" else cfg.execution.compile
     shape = (cfg.dataset.batch_size, *model.autoencoder.shape)
     x, c_noise = torch.randn(shape, device=device), torch.linspace(0, 999, shape[0], device=device)
     _, cond = model.to(device).request(torch.arange(shape[0]), build_data(cfg).split("val"))
@@ -54,7 +55,8 @@ def execution(bench: Bench) -> Results:
     others = {f"compiled ({regions}), against eager": step_of(compiled)}
     others["in bfloat16, against float32"] = step_of(copied(), mixed=True)
     if any(isinstance(module, nn.Conv2d) for module in compiled.modules()):
-        others["with channels last, against first"] = step_of(copied().to(memory_format=torch.channels_last))
+        last = copied().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        others["with channels last, against first"] = step_of(last)
     results = {}
     for name, step in others.items():
         for _ in range(2):  # the first one compiles

@@ -17,6 +17,7 @@ from diffsweep.progress import ProgressMeter
 
 COUNT = 2  # processes
 WARM_UP = 2  # blocks that are left out
+OTHERS = "the other processes"
 PATIENCE = 600.0  # seconds for the processes to start, or to run a block of steps
 
 
@@ -75,7 +76,7 @@ def processes(bench: Bench) -> Results:
         torch.set_num_threads(COUNT)
         model, data = bench.fresh(cfg)
         with ProgressMeter("one process and two", cfg.repeats + WARM_UP, "block") as progress:
-            interleave = Interleave(lambda _: run_others, cfg.train_steps, progress)
+            interleave = Interleave(lambda _: {OTHERS: run_others}, cfg.train_steps, progress)
             bench.trainer(cfg, [interleave]).fit(model, data)
     except BrokenBarrierError as error:
         raise Failed("a process of the benchmark has ended; its message states why") from error
@@ -85,7 +86,7 @@ def processes(bench: Bench) -> Results:
         for process in others.processes:
             process.join(PATIENCE / 10)
             process.kill()
-    ratio = compare(interleave.bare_seconds[WARM_UP:], interleave.ours_seconds[WARM_UP:])
+    ratio = compare(interleave.seconds[OTHERS][WARM_UP:], interleave.ours[WARM_UP:])
     return {f"training step of {COUNT} processes of one thread, against one of {COUNT}": ratio}
 
 

@@ -25,7 +25,7 @@ latencies, the last layer's sum, which nothing overlaps, and the optimizer, whic
 import math
 from dataclasses import dataclass, replace
 
-from diffsweep.benchmarks.base import Bench, Results, part
+from diffsweep.benchmarks.base import SECONDS, Bench, Results, part, single
 
 
 @dataclass(frozen=True)
@@ -142,7 +142,6 @@ def scaling(bench: Bench) -> Results:
     for machines in (1, 8):
         for kind, size in GRADIENTS.items():
             step = seconds_of_a_step(computing, seconds_to_sum(cost.parameters, size, machines))
-            ratio = dict.fromkeys(("ratio", "low", "high"), step / computing)
             label = f"calculated step on {machines * H100.devices} H100, {kind} gradients, against its computation"
-            results[label] = {**ratio, "ours": step, "bare": computing}
+            results[label] = single(step, computing, SECONDS)
     return results

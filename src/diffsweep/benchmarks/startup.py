@@ -34,7 +34,9 @@ def startup(bench: Bench) -> Results:
     phase, and of the processor (``cpu``): see :func:`diffsweep.runs.startup.main`.
     """
     usual, cfg = defaults("benchmark"), bench.cfg
-    chosen = [f"{group}={option}" for group, option in cfg.choices.items() if option != usual.get(group) and group != "suite"]
+    chosen = [
+        f"{group}={option}" for group, option in cfg.choices.items() if option != usual.get(group) and group != "suite"
+    ]
     with TemporaryDirectory() as folder:
         place, run = f"paths.output_dir={folder}", Path(folder) / "run"
         _run([str(SRC / "train.py"), *chosen, *ONLY_TRAINED, place, f"paths.run_dir={run}"])

@@ -1,8 +1,8 @@
 """The logger of Weights & Biases (W&B), whose faults never end a training.
 
 W&B is imported, and its run starts, when something is first logged: that takes seconds, which the first optimizer step
-need not wait for. Without network or key a run is recorded offline, to be uploaded later. After any other fault of W&B
-the logger stays silent. Either prints one warning, and ``metrics.csv`` and the other files of the run are complete.
+need not wait for. Without network or key a run is recorded offline. After any other fault of W&B the logger is silent.
+Either prints one warning, and ``metrics.csv`` and the other files of the run are complete.
 """
 
 import functools
@@ -111,7 +111,7 @@ class WandbRun(WandbLogger, RunLogger):
         if self._experiment is None:
             self._experiment = self._start()
             self._experiment.summary.update(self._facts)
-        return self.experiment
+        return self._experiment  # type: ignore[return-value]
 
     @rank_zero_only
     @_tolerant
@@ -230,8 +230,7 @@ def wandb_id(description: Description, resumed: bool) -> str:
     """Return the W&B id of a run: that of a resumed run, or a new one, which no other run of the project has.
 
     W&B merges runs of equal ids, also where directories on two machines have the same name. So the id of a new run ends
-    with random digits, and the file ``wandb/run_id`` keeps it. The id that an agent of a W&B sweep gives stays as it
-    is.
+    with random digits, and the file ``wandb/run_id`` keeps it. The id that an agent of a W&B sweep gives stays.
 
     Args:
         description: of the run, with the beginning of the id.
@@ -284,8 +283,7 @@ def _start(cfg: DictConfig, description: Description, identity: str, mode: str) 
 def finish_wandb(exit_code: int) -> None:
     """End the W&B run of this process, if any; an exit code other than 0 marks it as failed.
 
-    A run that has logged nothing yet is started first, so that W&B shows failed ones too; but not where a signal ends
-    the process, which has no time for it.
+    A run that has logged nothing is started first, so that W&B shows failed ones too, unless a signal ends the process.
     """
     waiting = list(_waiting)
     _waiting.clear()
