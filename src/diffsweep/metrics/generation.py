@@ -2,8 +2,8 @@ r"""Compare generated images with real data: FID, IS, KID, precision and recall,
 
 :mod:`diffsweep.metrics.frechet`, :mod:`diffsweep.metrics.distances`, :mod:`diffsweep.metrics.neighbours` and
 :mod:`diffsweep.metrics.copies` have the formulas. Values can be compared only under one protocol (features, reference,
-numbers of samples), which ``metrics.json`` keeps with them. Many metrics depend on the number of samples: FID falls with it and IS rises. So what real data reach in place of the
-samples, ``..._real``, is measured of as many real samples as were generated.
+numbers of samples), which ``metrics.json`` keeps with them: FID falls with the number of samples, and IS rises. So what
+real data reach in place of the samples, ``..._real``, is measured of as many real samples as were generated.
 """
 
 import statistics
