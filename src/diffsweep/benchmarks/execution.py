@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from diffsweep.backbones import Execution
+from diffsweep.backbones.execution import Regions
 from diffsweep.benchmarks.base import Bench, Results, compare, part, synchronize
 from diffsweep.configuration.build import build_data, build_diffusion, device_of
 from diffsweep.progress import tracked
@@ -26,7 +27,7 @@ def execution(bench: Bench) -> Results:
     """
     cfg = bench.cfg
     model, device = build_diffusion(cfg), device_of(cfg)
-    regions: Any = "network" if cfg.execution.compile == "none" else cfg.execution.compile
+    regions: Regions = "network" if cfg.execution.compile == "none" else cfg.execution.compile
     shape = (cfg.dataset.batch_size, *model.autoencoder.shape)
     x, c_noise = torch.randn(shape, device=device), torch.linspace(0, 999, shape[0], device=device)
     _, cond = model.to(device).request(torch.arange(shape[0]), build_data(cfg).split("val"))
