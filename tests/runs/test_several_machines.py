@@ -1,4 +1,4 @@
-"""Processes of a run that torchrun, Slurm, submitit or the user start: which is the first, and how many there are."""
+"""Processes of a run that torchrun, Slurm, submitit or the user start: which is the first, and their number."""
 
 import importlib.util
 import json
