@@ -188,7 +188,9 @@ def test_snapshots_are_thinned_as_training_goes_on(toy, fit, tmp_path):
 
 def test_a_snapshot_in_half_precision_has_half_the_size_and_the_space_is_printed(toy, fit, tmp_path, capsys):
     fit(toy(), [PowerAverages(str(tmp_path / "ema"), snapshot_every=5, float16=True)], DATA)
-    assert "at most 2 snapshots of 8 bytes in" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "at most 2 snapshots in" in printed
+    assert "of 8 bytes of weights each, 16 in all" in printed
     saved = torch.load(snapshots(tmp_path / "ema")[-1].path, weights_only=True)["weights"]["weight"]
     assert saved.dtype == torch.float16
     torch.testing.assert_close(saved.float(), averaged(weights_of(DATA), 0.1)[-1], rtol=1e-3, atol=0)

@@ -98,8 +98,8 @@ class PowerAverages(Callback):
         values = sum(weight.numel() * (2 if self.float16 else 4) for weight in self._tracked)
         size = len(self.widths) * values
         print(
-            f"averages of widths {', '.join(f'{width:g}' for width in self.widths)}: at most {count} snapshots of "
-            f"{size:,} bytes in {shell.shown(self.folder)}, {count * size:,} bytes in all",
+            f"averages of widths {', '.join(f'{width:g}' for width in self.widths)}: at most {count} snapshots in "
+            f"{shell.shown(self.folder)}, of {size:,} bytes of weights each, {count * size:,} in all",
             flush=True,
         )
 
