@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from diffsweep import benchmarks, shell
 from diffsweep.benchmarks.base import BYTES, FLOPS, PARTS, SECONDS, Bench, BenchmarkPart, Ratio, Results
-from diffsweep.configuration.build import build_data, build_diffusion
+from diffsweep.configuration.build import build_data, build_diffusion, execute
 from diffsweep.configuration.compose import compose
 from diffsweep.configuration.preflight import preflight
 from diffsweep.datasets import ImageData
@@ -119,5 +119,6 @@ def _trainer(cfg: DictConfig, callbacks: list[Callback]) -> Trainer:
 
 def _fresh(cfg: DictConfig) -> tuple[DiffusionModel, ImageData]:
     model, data = build_diffusion(cfg), build_data(cfg)
+    execute(cfg, model)
     keep_latents(cfg, model, data)
     return model, data
