@@ -29,6 +29,7 @@ from diffsweep.runs.stages import resolve_stages
 from diffsweep.runs.tracking import loggers
 from diffsweep.runs.training import make_trainer, train
 
+SHARED = ("repeats", "train_steps", "sample_batch", "logged_steps")  # keys of a suite that its cases begin with
 ABOVE = ("suite", "cases", "parts", "output")  # words that choose the cases, and are not of each of them
 SCALES = {SECONDS: (1e-3, "ms", ".2f"), BYTES: (2**20, "MiB", ".1f"), FLOPS: (1e9, "GFLOP/s", ".4g")}
 
@@ -73,7 +74,7 @@ def benchmark(cfg: DictConfig) -> float:
 def _case(cfg: DictConfig, words: Sequence[str]) -> DictConfig:
     """Return the configuration of a case of a suite: its own options, and after them those that were typed."""
     typed = [word for word in cfg.words if word.partition("=")[0] not in ABOVE]
-    case = compose("benchmark", [*words, *typed])
+    case = compose("benchmark", [*(f"{key}={cfg[key]}" for key in SHARED), *words, *typed])
     case.paths.run_dir = cfg.paths.run_dir
     preflight(case)
     return case
