@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 WIDEST = 12**-0.5  # the relative width of the plain mean, gamma = 0
+ROUNDING = 1e-6  # relative errors that are rounding, the root of a difference of numbers in float64
 
 
 class Profile(NamedTuple):
@@ -94,7 +95,8 @@ def least_squares(kept: Sequence[Profile], wanted: Profile) -> tuple[np.ndarray,
         wanted: the profile p.
 
     Returns:
-        the factors (len(kept),), and the relative error :math:`\lVert \sum_i x_i p_i - p \rVert / \lVert p \rVert`.
+        the factors (len(kept),), and the relative error :math:`\lVert \sum_i x_i p_i - p \rVert / \lVert p \rVert`, 0
+        where it is below 1e-6.
     """
     products, target = inner_products(kept, kept), inner_products(kept, [wanted])[:, 0]
     size = np.sqrt(np.diag(products))  # profiles of norm 1 are better conditioned
@@ -102,7 +104,8 @@ def least_squares(kept: Sequence[Profile], wanted: Profile) -> tuple[np.ndarray,
     factors[np.abs(factors) < 1e-9 * np.abs(factors).max()] = 0
     norm = inner_products([wanted], [wanted])[0, 0]
     squared = norm - 2 * factors @ target + factors @ products @ factors
-    return factors, float(np.sqrt(max(0.0, squared) / norm))
+    relative = float(np.sqrt(max(0.0, squared) / norm))
+    return factors, relative if relative > ROUNDING else 0.0
 
 
 def _arrays(profiles: Sequence[Profile]) -> tuple[np.ndarray, np.ndarray]:
