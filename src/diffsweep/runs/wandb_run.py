@@ -201,9 +201,7 @@ def wandb_logger(cfg: DictConfig, directory: Path, described: Callable[[], Descr
 
 
 def _start_or_go_offline(cfg: DictConfig, description: Description) -> "Run":
-    """Start and return a W&B run, or go on with that of a resumed run, which has the same id.
-
-    A run without network or key is recorded offline, after one warning.
+    """Start and return a W&B run, or go on with that of a resumed run; without network or key, offline.
 
     Raises:
         NotStartedError: W&B cannot start at all; one warning is printed.
@@ -239,8 +237,7 @@ def wandb_id(description: Description, resumed: bool) -> str:
     kept = description.directory / "wandb" / ID
     if resumed and kept.is_file():
         return kept.read_text(encoding="utf-8").strip()
-    of_an_earlier_release = resumed and kept.parent.is_dir()  # which kept no ids
-    if of_an_earlier_release or os.environ.get("WANDB_SWEEP_ID"):
+    if (resumed and kept.parent.is_dir()) or os.environ.get("WANDB_SWEEP_ID"):  # earlier releases kept no ids
         return description.id
     digits = uuid.uuid4().hex[:8]
     identity = f"{description.id[: LONGEST_ID - len(digits) - 1]}-{digits}"
@@ -285,10 +282,9 @@ def finish_wandb(exit_code: int) -> None:
 
     A run that has logged nothing is started first, so that W&B shows failed ones too, unless a signal ends the process.
     """
-    waiting = list(_waiting)
-    _waiting.clear()
-    if exit_code < STOPPED:
-        for logger in waiting:
+    while _waiting:
+        logger = _waiting.pop()
+        if exit_code < STOPPED:
             logger.begin()
     if "wandb" in sys.modules:
         import wandb
