@@ -152,6 +152,18 @@ def test_gradients_can_be_taken_twice_of_one_output():
     torch.testing.assert_close(twice, once, rtol=0, atol=0)
 
 
+def test_other_weights_can_be_put_in_for_one_call():
+    """So consistency models compute their targets, with averaged weights."""
+    network = Two().eval()
+    Execution("network", "eager")([network])
+    before = network(X)
+    doubled = {name: 2 * weight.detach() for name, weight in network.named_parameters()}
+    with torch.no_grad():
+        found = torch.func.functional_call(network, doubled, (X,))
+        torch.testing.assert_close(found, torch.func.functional_call(Two().eval(), doubled, (X,)))
+    torch.testing.assert_close(network(X), before)
+
+
 def test_a_copy_is_not_compiled(compilers):
     graphs = []
     network = Two()

@@ -25,7 +25,8 @@ class Execution(Part):
 
     A compiled network is the same module, with the same parameters under the same names: checkpoints, averages of the
     weights and optimizers do not depend on it, and a copy of it (``copy.deepcopy``) is not compiled. Each batch size is
-    compiled once for training and once for sampling (``dynamic=False``).
+    compiled once for training and once for sampling (``dynamic=False``); after eight such kinds torch compiles no more,
+    and computes the others as with ``none``.
 
     If the compiler fails, as without a C++ compiler, one warning is printed, and the network is computed operation by
     operation as before, with the same weights.
