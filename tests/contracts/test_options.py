@@ -119,6 +119,7 @@ COMPANIONS = {  # the other choices that an option requires
         *("model=preference", "adaptation=full", "preference=dpo", "dataset=shapes", "metrics=classifier"),
         'adaptation.base.train=["model=ddpm","dataset=shapes","metrics=none"]',
     ),
+    "execution=compiled_blocks": ("backbone=dit",),
     "guidance=distilled": ("model=guidance_distillation",),
     "lr_scheduler=rounds": ("model=progressive_distillation",),
     "teacher=trained": ("model=guidance_distillation",),

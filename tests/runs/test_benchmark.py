@@ -133,7 +133,8 @@ def test_too_few_steps_are_refused_by_name(command):
 def test_an_unknown_part_is_refused_in_one_line(command):
     done = command("benchmark", "parts=[speed]")
     assert done.code == 2
-    assert "parts has speed; a benchmark has backbones, video, " in done.err
+    assert done.err.startswith("error: parts has speed; a benchmark has ")
+    assert "backbones, video, adaptation" in done.err
 
 
 def test_the_cost_of_a_backbone_is_counted():
