@@ -245,10 +245,9 @@ def plot_ratios(results: Mapping[str, Mapping[str, Any]]) -> "Figure":
     axis = figure.subplots()
     axis.barh(range(len(labels)), ratios, 0.6, xerr=errors, color="C0", ecolor="0.4", capsize=2)
     axis.set_yticks(range(len(labels)), [textwrap.fill(label, 60) for label in labels], fontsize=7)
+    style: dict[str, Any] = {"fontsize": 8, "bbox": {"facecolor": "white", "linewidth": 0, "pad": 0.5}}
     for place, (ratio, above) in enumerate(zip(ratios, errors[1], strict=True)):
-        axis.annotate(
-            f"{ratio:.3g}", (ratio + above, place), (4, 0), textcoords="offset points", va="center", fontsize=8
-        )
+        axis.annotate(f"{ratio:.3g}", (ratio + above, place), (4, 0), textcoords="offset points", va="center", **style)
     axis.axvline(1, color="0.4", linestyle="--", linewidth=1)
     axis.invert_yaxis()
     axis.margins(x=0.12)

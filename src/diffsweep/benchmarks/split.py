@@ -104,7 +104,8 @@ def utilisation(bench: Bench) -> Results:
 
     This is the part ``utilisation`` of ``benchmark.py``. The operations are those of the network alone, three times
     those of its forward pass, by torch's counter with attention as plain products; the peak is what the product of two
-    large matrices in the same precision reaches on the device (model FLOP utilisation, arXiv:2204.02311).
+    large matrices in the same precision reaches on the device (model FLOP utilisation, arXiv:2204.02311). On a CPU,
+    whose convolutions have kernels of their own, the share can be above 1.
     """
     cfg = bench.cfg
     model, data = bench.fresh(cfg)
