@@ -42,6 +42,7 @@ SMALLER_WITH = {
     "model=ldm": f'autoencoder.model.train=["model=autoencoder_kl","autoencoder.model=null",{STAGE}]',
     "model=classifier_guided": f'guidance.classifier.train=["model=noisy_classifier",{STAGE}]',
     "model=video": "dataset.num_train=32 dataset.num_val=6 dataset.num_frames=4",
+    "guidance=repaint": "sampler.steps=20",
     "experiment=shapes_text": "dataset.num_train=64 dataset.num_val=16",
     "dataset=parquet": "dataset.num_val=8",
     "dataset=webdataset": "dataset.num_val=8",
@@ -75,7 +76,7 @@ def named(line):
 
 
 @pytest.fixture(scope="module")
-def values(tmp_path_factory, configure, finished_clips):
+def values(tmp_path_factory, configure, finished_clips, finished_text):
     """``values(words)``: what ``RUN`` and the files of the pages stand for, real runs and images in two classes."""
     import numpy as np
     import pyarrow
@@ -116,7 +117,7 @@ def values(tmp_path_factory, configure, finished_clips):
 
     def values(words):
         clips = {"task=extend", "task=double_rate", "task=upscale"} & set(words)
-        run = finished_clips if clips else images
+        run = finished_clips if clips else finished_text if "task=translate" in words else images
         files = {"photos.parquet": file, "FILE": file, "outputs/sweeps/SWEEP": sweep, "FOLDER": folder / "digits"}
         if any("cifar10" in word or word.endswith("=NAME") for word in words):
             files["FILE"] = folder / "cifar.parquet"
