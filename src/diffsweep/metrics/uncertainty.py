@@ -29,7 +29,10 @@ def resampled(features: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     """
     size = counts.sum(1)
     mean = counts @ features / size[:, None]
-    second = torch.stack([(features * weight[:, None]).mT @ features for weight in counts])
+    weighted = torch.empty_like(features)  # one for all sets: new ones of many samples are not given back in between
+    second = features.new_empty(len(counts), features.shape[1], features.shape[1])
+    for weight, product in zip(counts, second, strict=True):
+        torch.mm(torch.mul(features, weight[:, None], out=weighted).mT, features, out=product)
     outer = mean[:, :, None] * mean[:, None]
     return mean, (second - size[:, None, None] * outer) / (size[:, None, None] - 1)
 
