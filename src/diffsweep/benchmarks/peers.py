@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from diffsweep.backbones import DiT, UNet
 from diffsweep.diffusion import Condition
-from diffsweep.errors import UserError
+from diffsweep.interchange.formats import package
 from diffsweep.progress import tracked
 
 Call = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]
@@ -43,10 +43,8 @@ def pairs() -> list[Pair]:
     Raises:
         UserError: diffusers is not installed.
     """
-    try:
-        from diffusers import DiTTransformer2DModel, UNet2DModel
-    except ImportError:
-        raise UserError("this part compares with diffusers, which is not installed; pip install diffusers") from None
+    package("diffusers", user="parts=[backbones]")
+    from diffusers import DiTTransformer2DModel, UNet2DModel
 
     def unet(name: str, size: int, channels: int, attends: bool, blocks: int) -> Pair:
         down, up = ("AttnDownBlock2D", "AttnUpBlock2D") if attends else ("DownBlock2D", "UpBlock2D")

@@ -7,8 +7,8 @@ import torch
 
 from diffsweep.benchmarks.base import Bench, Results, compare, part, synchronize
 from diffsweep.configuration.build import build_diffusion, device_of
-from diffsweep.errors import UserError
 from diffsweep.interchange.diffusers_folder import pipeline_of
+from diffsweep.interchange.formats import package
 from diffsweep.progress import tracked
 
 
@@ -25,10 +25,8 @@ def pipelines(bench: Bench) -> Results:
     """
     cfg = bench.cfg
     model = build_diffusion(cfg).eval().to(device_of(cfg))
-    try:
-        theirs = pipeline_of(model)
-    except ImportError:
-        raise UserError("this part runs a pipeline of diffusers; pip install diffusers") from None
+    package("diffusers", user="parts=[pipelines]")
+    theirs = pipeline_of(model)
     pipe = theirs.pipeline.to(device_of(cfg))
     pipe.set_progress_bar_config(disable=True)
     indices = torch.arange(cfg.sample_batch)

@@ -14,6 +14,7 @@ from diffsweep.benchmarks.training import Loop, bare_loop, beside
 from diffsweep.datasets import ImageData
 from diffsweep.errors import UserError
 from diffsweep.interchange import networks
+from diffsweep.interchange.formats import package
 from diffsweep.models import DiffusionModel
 
 RATE, LOGGED = 1e-4, 50  # the learning rate of the other loops, and the steps between two looks at their loss
@@ -69,13 +70,13 @@ def script_of_diffusers(model: DiffusionModel, data: ImageData, clip: float | No
     Raises:
         UserError: diffusers or accelerate is not installed, or diffusers has no such network.
     """
-    try:
-        from accelerate import Accelerator
-        from diffusers import DDPMScheduler
-        from diffusers.optimization import get_cosine_schedule_with_warmup
-        from diffusers.training_utils import EMAModel
-    except ImportError:
-        raise UserError("this part runs diffusers' script; pip install diffusers accelerate") from None
+    for name in ("accelerate", "diffusers"):
+        package(name, "peers", "parts=[scripts]")
+    from accelerate import Accelerator
+    from diffusers import DDPMScheduler
+    from diffusers.optimization import get_cosine_schedule_with_warmup
+    from diffusers.training_utils import EMAModel
+
     backbone: Any = model.denoiser.backbone
     theirs = networks.converted(backbone, model.autoencoder.shape[-1])
     if theirs.kind == "UNet2DConditionModel":
@@ -129,12 +130,12 @@ def denoising_diffusion_loop(model: DiffusionModel, data: ImageData, precision: 
     Raises:
         UserError: the package is not installed.
     """
-    try:
-        from accelerate import Accelerator
-        from denoising_diffusion_pytorch import GaussianDiffusion, Unet
-        from ema_pytorch import EMA
-    except ImportError:
-        raise UserError("this part compares with denoising-diffusion-pytorch; pip install 'diffsweep[peers]'") from None
+    for name in ("accelerate", "denoising_diffusion_pytorch", "ema_pytorch"):
+        package(name, "peers", "parts=[denoising_diffusion]")
+    from accelerate import Accelerator
+    from denoising_diffusion_pytorch import GaussianDiffusion, Unet
+    from ema_pytorch import EMA
+
     backbone: Any = model.denoiser.backbone
     size, channels = model.autoencoder.shape[-1], model.autoencoder.shape[0]
     mults = (1, 2, 2, 2) if isinstance(backbone, DiT) else tuple(backbone.options.channel_mult)

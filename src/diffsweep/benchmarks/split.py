@@ -9,7 +9,8 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.profilers import Profiler
 
 from diffsweep.benchmarks.base import FLOPS, SECONDS, Bench, Results, part, single, synchronize
-from diffsweep.configuration.build import build, device_of
+from diffsweep.benchmarks.training import fit_timed
+from diffsweep.configuration.build import device_of
 
 # Of the actions that Lightning's profiler sees within a training step: the parts that they belong to, by a piece of
 # the action's name. An action counts less those within it.
@@ -22,6 +23,7 @@ PARTS_OF_A_STEP = {
 }
 REST = "callbacks, logging and the loop itself"
 SIZE, SMALL = 8192, 1024  # sides of the matrices whose product gives the peak, on a GPU and on a CPU
+WARM_UP = 10  # training steps that are not measured
 TIMES = 10  # how often they are multiplied
 
 
@@ -57,10 +59,10 @@ class _Exclusive(Profiler):
 
 
 class _Step(Callback):
-    """A callback that empties a profiler after the first steps, and measures the time of those that follow."""
+    """A callback that measures the time of the steps after the first ones, and that of their parts by a profiler."""
 
-    def __init__(self, profiler: _Exclusive, warm_up: int) -> None:
-        self.profiler, self.warm_up = profiler, warm_up
+    def __init__(self, warm_up: int, profiler: _Exclusive | None = None) -> None:
+        self.warm_up, self.profiler = warm_up, profiler
         self.begin = self.end = 0.0
         self.seconds: dict[str, float] = {}  # of the parts, up to ``end``
 
@@ -68,9 +70,11 @@ class _Step(Callback):
         synchronize()
         self.end = time.perf_counter()
         if batch_idx == self.warm_up:
-            self.profiler.seconds.clear()
             self.begin = self.end
-        self.seconds = dict(self.profiler.seconds)
+        if self.profiler is not None:
+            if batch_idx == self.warm_up:
+                self.profiler.seconds.clear()
+            self.seconds = dict(self.profiler.seconds)
 
 
 @part
@@ -81,17 +85,9 @@ def split(bench: Bench) -> Results:
     the whole step, and the shares add up to 1. On a GPU the parts wait for each other, so that a step is slower here.
     """
     cfg = bench.cfg
-    model, data = bench.fresh(cfg)
-    steps, warm_up = cfg.repeats * cfg.train_steps, 10
-    settings = cfg.copy()
-    settings.trainer.max_steps = steps + warm_up + 1
-    settings.trainer.limit_val_batches = 0
-    profiler = _Exclusive()
-    clock = _Step(profiler, warm_up)
-    callbacks = [callback for name, callback in build(cfg, "callbacks").items() if name != "progress"]
-    trainer = bench.trainer(settings, [clock, *callbacks])
-    trainer.profiler = profiler  # type: ignore[attr-defined]
-    trainer.fit(model, data)
+    steps, profiler = cfg.repeats * cfg.train_steps, _Exclusive()
+    clock = _Step(WARM_UP, profiler)
+    fit_timed(bench, bench.fresh(cfg), WARM_UP + steps, clock, profiler)
     seconds = (clock.end - clock.begin) / steps
     inside = {name: clock.seconds.get(name, 0.0) / steps for name in PARTS_OF_A_STEP}
     inside[REST] = seconds - sum(inside.values())
@@ -108,14 +104,9 @@ def utilisation(bench: Bench) -> Results:
     whose convolutions have kernels of their own, the share can be above 1.
     """
     cfg = bench.cfg
-    model, data = bench.fresh(cfg)
-    settings = cfg.copy()
-    settings.trainer.max_steps = (cfg.repeats + 1) * cfg.train_steps + 1
-    settings.trainer.limit_val_batches = 0
-    clock = _Step(_Exclusive(), cfg.train_steps)
-    callbacks = [callback for name, callback in build(cfg, "callbacks").items() if name != "progress"]
-    bench.trainer(settings, [clock, *callbacks]).fit(model, data)
-    seconds = (clock.end - clock.begin) / (cfg.repeats * cfg.train_steps)
+    steps, clock = cfg.repeats * cfg.train_steps, _Step(WARM_UP)
+    fit_timed(bench, bench.fresh(cfg), WARM_UP + steps, clock)
+    seconds = (clock.end - clock.begin) / steps
     operations = 3 * 2e9 * bench.cost(cfg).gmac  # of training on one image: forward, and twice as many backward
     batch = cfg.dataset.batch_size * cfg.trainer.accumulate_grad_batches
     achieved, peak = operations * batch / seconds, peak_of(device_of(cfg), cfg.trainer.precision)

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.profilers import Profiler
 
 from diffsweep.benchmarks.base import Bench, Results, compare, part, synchronize
 from diffsweep.configuration.build import build, build_data, build_diffusion, device_of
@@ -112,6 +113,27 @@ def training(bench: Bench) -> Results:
     return beside(bench, lambda model, data: {"a bare loop": bare_loop(model, data, clip)})
 
 
+def fit_timed(
+    bench: Bench, parts: tuple[DiffusionModel, ImageData], steps: int, timer: Callback, profiler: Profiler | None = None
+) -> None:
+    """Train a model as a run does, with its callbacks and loggers, but without validation and progress.
+
+    Args:
+        bench: what the part of the benchmark was given.
+        parts: the model and its data.
+        steps: the number of steps; the start of one more ends the last one.
+        timer: a callback that measures the time, called before those of the run.
+        profiler: what Lightning reports the beginnings and ends of its actions to; None for nothing.
+    """
+    settings = bench.cfg.copy()
+    settings.trainer.max_steps, settings.trainer.limit_val_batches = steps + 1, 0
+    callbacks = [callback for name, callback in build(bench.cfg, "callbacks").items() if name != "progress"]
+    trainer = bench.trainer(settings, [timer, *callbacks])
+    if profiler is not None:
+        trainer.profiler = profiler  # type: ignore[attr-defined]
+    trainer.fit(*parts)
+
+
 def beside(bench: Bench, others: Callable[[DiffusionModel, ImageData], Mapping[str, Loop]]) -> Results:
     """Return, by label, the ratio of the time of a step of diffsweep's training loop to that of a step of other loops.
 
@@ -123,14 +145,10 @@ def beside(bench: Bench, others: Callable[[DiffusionModel, ImageData], Mapping[s
     """
     cfg = bench.cfg
     model, data = bench.fresh(cfg)
-    settings = cfg.copy()
     warm_up = 2
-    settings.trainer.max_steps = (cfg.repeats + warm_up) * cfg.train_steps + 1
-    settings.trainer.limit_val_batches = 0
-    callbacks = [callback for name, callback in build(cfg, "callbacks").items() if name != "progress"]
     with ProgressMeter("training loops", cfg.repeats + warm_up, "round") as progress:
         interleave = Interleave(lambda module: others(module, data), cfg.train_steps, progress)
-        bench.trainer(settings, [interleave, *callbacks]).fit(model, data)
+        fit_timed(bench, (model, data), (cfg.repeats + warm_up) * cfg.train_steps, interleave)
     return {
         f"training step, against {name}": compare(interleave.ours[warm_up:], seconds[warm_up:])
         for name, seconds in interleave.seconds.items()

@@ -42,12 +42,13 @@ class Written:
     difference: float | None = None
 
 
-def package(name: str, extra: str = "export") -> ModuleType:
-    """Return an imported package that an export needs.
+def package(name: str, extra: str = "export", user: str = "the export") -> ModuleType:
+    """Return an imported package that an export, or another use, needs.
 
     Args:
         name: the name of the package.
         extra: the extra of diffsweep that has it.
+        user: what needs it, for the message.
 
     Raises:
         UserError: the package is not installed; the message has what to type.
@@ -56,7 +57,7 @@ def package(name: str, extra: str = "export") -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         missing = (error.name or name).partition(".")[0]
-        raise UserError(f"the export needs the package {missing}: pip install 'diffsweep[{extra}]'") from error
+        raise UserError(f"{user} needs the package {missing}: pip install 'diffsweep[{extra}]'") from error
 
 
 def diffusers(model: Model, cfg: DictConfig, folder: Path) -> Written:

@@ -61,7 +61,7 @@ def benchmark(cfg: DictConfig) -> float:
         for part in chosen[name]:
             results |= {f"{name}: {label}" if name else label: result for label, result in part(bench).items()}
             write_text(
-                folder / "benchmark.json", json.dumps({"settings": _settings(cfg), "results": results}, indent=2)
+                folder / "benchmark.json", json.dumps({"settings": _settings(cfg), "results": results}, indent=2) + "\n"
             )
     rows = [(label, f"{result['ratio']:.3f}", _remark(result)) for label, result in results.items()]
     print(f"\n{report.table(rows)}\n\n  {shell.shown(folder / 'benchmark.json')}")

@@ -125,7 +125,7 @@ class Planner:
         try:
             return rehearse(cfg, Path(tempfile.mkdtemp(dir=self._folder)), self._shift, self.seconds)
         except TooLarge:
-            pass
+            pass  # the memory is released when the error, which refers to the tensors of its frames, is gone
         release()
         return None
 
