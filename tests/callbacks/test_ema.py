@@ -1,5 +1,7 @@
 """The average of weights in closed form, through Lightning's own trainer."""
 
+import math
+
 import pytest
 import torch
 from lightning import Callback
@@ -40,6 +42,23 @@ def test_decay_warms_up(toy, fit):
     fit(toy(), [ema], DATA)
     decays = [2 / 11, 3 / 12, 4 / 13, 0.35, 0.35, 0.35, 0.35, 0.35]
     torch.testing.assert_close(ema.average["weight"], average_of(weights_of(DATA), decays))
+
+
+@pytest.mark.parametrize("every", [2, 3])
+def test_an_update_every_few_steps_has_the_decay_of_all_of_them(toy, fit, every):
+    """D is the product of the decays since the last update, also while they warm up; other steps change nothing."""
+    ema = EMA(decay=0.35, every=every)
+    fit(toy(), [ema], DATA)
+    weights, decays = weights_of(DATA), [2 / 11, 3 / 12, 4 / 13, 0.35, 0.35, 0.35, 0.35, 0.35]
+    updates = range(every, len(DATA) + 1, every)
+    products = [math.prod(decays[step - every : step]) for step in updates]
+    expected = average_of([weights[0], *(weights[step] for step in updates)], products)
+    torch.testing.assert_close(ema.average["weight"], expected)
+    again = EMA(every=every)
+    saved = {}
+    ema.on_save_checkpoint(None, toy(), saved)
+    again.on_load_checkpoint(None, toy(), saved)
+    assert (again.step, again.updated) == (len(DATA), updates[-1])
 
 
 def test_before_a_delayed_start_the_average_is_the_current_weights(toy, fit):
@@ -168,3 +187,8 @@ def test_a_failure_in_validation_leaves_the_weights_that_train(toy, fit):
 def test_decay_out_of_range_is_refused(decay):
     with pytest.raises(ValueError, match=r"callbacks\.ema\.decay"):
         EMA(decay=decay)
+
+
+def test_updates_that_never_come_are_refused():
+    with pytest.raises(ValueError, match=r"callbacks\.ema\.every"):
+        EMA(every=0)

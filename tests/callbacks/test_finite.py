@@ -19,10 +19,6 @@ def guarded(toy):
         configure_gradient_clipping = Model.configure_gradient_clipping
         _report_gradients = Model._report_gradients
 
-        @property
-        def trained_together(self):
-            return [list(self.parameters())]
-
     return Guarded
 
 

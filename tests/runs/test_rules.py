@@ -31,6 +31,11 @@ WRONG = [  # what is typed, the rule that it breaks, and what to type instead; s
         "likelihood_has_a_chain_of_the_schedules_times",
         "use likelihood.steps=1000 or fewer",
     ),
+    (
+        ("callbacks.ema.every=50", "trainer.max_steps=20"),
+        "the_average_is_updated",
+        "use callbacks.ema.every=1",
+    ),
     (("execution=compiled_blocks",), "required_capabilities_are_provided", "backbone=dit, uvit"),
     (
         ("trainer.precision=16-mixed", "optimizer.fused=true", "trainer.gradient_clip_val=1"),

@@ -3,6 +3,7 @@
 theta are the weights that train, theta' their average, and d_n < 1 is the decay.
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +23,11 @@ class EMA(Callback):
     Before ``start`` the average equals the current weights, so that validation and samples never use stale ones.
     Validation runs with the average; a checkpoint has both.
 
+    With ``every`` = k above 1 the average is updated after the steps k, 2k, ... alone, by :math:`\theta' \leftarrow D
+    \theta' + (1 - D) \theta` with the product D of the decays of the last k steps. So the weights of k steps ago keep
+    the share that they would have; those of the last step stand for the k - 1 before, and between two updates the
+    average is that of the last one.
+
     (Lightning's ``WeightAveraging`` has one decay from the first step on, keeps the initial weights until a delayed
     start, and reads a counter back from the device each step.)
 
@@ -29,16 +35,19 @@ class EMA(Callback):
         decay: d, in [0, 1).
         start: optimizer steps before the average begins.
         warmup: whether the decay warms up; otherwise d_n = d.
+        every: k, the optimizer steps from one update of the average to the next.
 
     Raises:
-        ValueError: ``decay`` is outside [0, 1).
+        ValueError: ``decay`` is outside [0, 1), or ``every`` is below 1.
     """
 
-    def __init__(self, decay: float = 0.999, start: int = 0, warmup: bool = True) -> None:
+    def __init__(self, decay: float = 0.999, start: int = 0, warmup: bool = True, every: int = 1) -> None:
         if not 0 <= decay < 1:
             raise ValueError(f"callbacks.ema.decay must be in [0, 1), not {decay}")
-        self.decay, self.start, self.warmup = decay, start, warmup
-        self.step = 0  # optimizer steps so far
+        if every < 1:
+            raise ValueError(f"callbacks.ema.every must be at least 1 optimizer step, not {every}")
+        self.decay, self.start, self.warmup, self.every = decay, start, warmup, every
+        self.step = self.updated = 0  # optimizer steps so far, and at the last update
         self.average: dict[str, Tensor] = {}
         self._tracked: list[Tensor] = []
         self._swapped = False
@@ -65,8 +74,12 @@ class EMA(Callback):
         if trainer.global_step == self.step:  # gradients are still accumulating
             return
         self.step = trainer.global_step
+        if self.step % self.every:
+            return
+        kept = math.prod(self.decay_at(step) for step in range(self.updated + 1, self.step + 1))
         with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.values()), self._tracked, 1 - self.decay_at(self.step))
+            torch._foreach_lerp_(list(self.average.values()), self._tracked, 1 - kept)
+        self.updated = self.step
 
     @contextmanager
     def applied(self, pl_module: LightningModule) -> Iterator[None]:
@@ -90,7 +103,7 @@ class EMA(Callback):
     def restart(self) -> None:
         """Go on from the average: the weights that train become it, and the average begins anew."""
         torch._foreach_copy_(self._tracked, list(self.average.values()))
-        self.start = self.step
+        self.start = self.updated = self.step
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.average:
@@ -117,12 +130,14 @@ class EMA(Callback):
         checkpoint[KEY] = {
             "step": self.step,
             "start": self.start,
+            "updated": self.updated,
             "weights": swapped if self._swapped else self.average,
         }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint[KEY]
         self.step, self.start = saved["step"], saved.get("start", self.start)
+        self.updated = saved.get("updated", self.step)
         self.average = {name: weight.clone() for name, weight in saved["weights"].items()}
 
 

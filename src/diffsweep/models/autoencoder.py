@@ -95,20 +95,12 @@ class AutoencoderModel(Model, SelfMeasured):
         self._logged: dict[str, Tensor] = {}
 
     def configure_optimizers(self) -> Any:
-        own, *others = self.trained_together
-        optimizer = self.make_optimizer(own)
+        optimizer = self.make_optimizer(_trained(self.autoencoder))
         if self.discriminator is not None:
-            against = self.make_optimizer(others[0], lr=self.discriminator.lr)
+            against = self.make_optimizer(_trained(self.discriminator), lr=self.discriminator.lr)
             optimizer = CombinedOptimizer([optimizer, against])
         scheduler = self.make_lr_scheduler(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    @property
-    def trained_together(self) -> list[list[torch.nn.Parameter]]:
-        parts: list[torch.nn.Module] = [self.autoencoder]
-        if self.discriminator is not None:
-            parts.append(self.discriminator)
-        return [[parameter for parameter in part.parameters() if parameter.requires_grad] for part in parts]
 
     def distances(self, x: Tensor, noise: Noise | None) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """Return the distances of images from their reconstructions, the parts of the loss, and the reconstructions.
@@ -287,3 +279,7 @@ class AutoencoderModel(Model, SelfMeasured):
     def drawing(self, count: int, data: ImageData) -> Callable[..., Image.Image]:
         """Return a function that draws the result of :meth:`show` as two rows with names, for any ``count``."""
         return partial(pictures.rows, names=ROWS)
+
+
+def _trained(part: torch.nn.Module) -> list[torch.nn.Parameter]:
+    return [parameter for parameter in part.parameters() if parameter.requires_grad]

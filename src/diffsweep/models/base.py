@@ -15,6 +15,7 @@ from diffsweep.datasets import ImageData
 from diffsweep.diffusion import INDEPENDENT, BatchNoise, ClipNoise
 from diffsweep.layers.distributed import summed
 from diffsweep.metrics import GenerationMetrics
+from diffsweep.models.optimizers import parameters_by_optimizer
 
 
 class Model(LightningModule, Part):
@@ -33,9 +34,9 @@ class Model(LightningModule, Part):
         batch_noise: maps the positions of samples in the endless training stream, int64 (B,), to their noise.
         requires_pixels: whether training needs the images themselves, even if diffusion is in latents, which could be
             stored in place of the images.
-        on_gradients: called with the optimizer and the norms of the gradients, one for each group of
-            ``trained_together``, after each backward pass that a step follows and before that step; None for nothing.
-            It is not called with the scaled gradients of float16.
+        on_gradients: called with the optimizer and the norms of the gradients, one for each of
+            :func:`~diffsweep.models.optimizers.parameters_by_optimizer`, after each backward pass that a step follows
+            and before that step; None for nothing. It is not called with the scaled gradients of float16.
         round: the index of the present round of the training, if the model is trained in several; else 0.
         adaptation: what has changed the model and started it from the weights of a trained one; None for nothing.
         given: the names of the frozen weights that this base has, which checkpoints leave out.
@@ -68,14 +69,6 @@ class Model(LightningModule, Part):
         """Return the parameters that the optimizer changes: those that require a gradient."""
         return [parameter for parameter in self.parameters() if parameter.requires_grad]
 
-    @property
-    def trained_together(self) -> list[list[torch.nn.Parameter]]:
-        """The trained parameters as a list of groups; the gradients of each group are clipped by their own norm.
-
-        By default it is one group; a model whose parts have separate optimizers has one for each.
-        """
-        return [self.trained_parameters()]
-
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self.trained_parameters())
         return {
@@ -89,28 +82,27 @@ class Model(LightningModule, Part):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the gradients by value, or by the norm of each group of ``trained_together``, as the trainer is set.
+        """Clip the gradients by value or by norm, as the trainer is set; each optimizer of several by its own norm.
 
         It replaces Lightning's clipping, which refuses fused optimizers under any mixed precision. Only the scaled
         gradients of float16 cannot be clipped with them, since fused optimizers unscale gradients themselves; with
         float16 Lightning's clipping is used.
 
         Args:
-            optimizer: not used, but for float16.
+            optimizer: the optimizer, whose parameters' gradients are clipped.
             gradient_clip_val: the largest norm or absolute value; None or 0: nothing is clipped.
             gradient_clip_algorithm: ``value``, or ``norm``, the default.
         """
         if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
         elif gradient_clip_val:
-            by_value = gradient_clip_algorithm == "value"
-            if by_value:
+            parts = parameters_by_optimizer(optimizer)
+            if gradient_clip_algorithm == "value":
                 self._report_gradients(optimizer)
-                for part in self.trained_together:
+                for part in parts:
                     torch.nn.utils.clip_grad_value_(part, gradient_clip_val)
             else:
-                clip = torch.nn.utils.clip_grad_norm_
-                norms = [clip(part, gradient_clip_val) for part in self.trained_together]
+                norms = [torch.nn.utils.clip_grad_norm_(part, gradient_clip_val) for part in parts]
                 self._report_gradients(optimizer, norms)
         else:
             self._report_gradients(optimizer)
@@ -120,7 +112,8 @@ class Model(LightningModule, Part):
         if self.on_gradients is None:
             return
         if norms is None:
-            gradients = [[weight.grad for weight in part if weight.grad is not None] for part in self.trained_together]
+            parts = parameters_by_optimizer(optimizer)
+            gradients = [[weight.grad for weight in part if weight.grad is not None] for part in parts]
             norms = [torch.nn.utils.get_total_norm(part) for part in gradients]
         self.on_gradients(optimizer, torch.stack(norms))
 

@@ -1,8 +1,8 @@
-"""Rules on averages of weights with profiles of several widths."""
+"""Rules on averages of weights."""
 
 from omegaconf import DictConfig
 
-from diffsweep.callbacks import PowerAverages
+from diffsweep.callbacks import EMA, PowerAverages
 from diffsweep.configuration.loading import reconstruction_of
 from diffsweep.configuration.rules.base import BuiltParts, limit, rule
 from diffsweep.errors import UserError
@@ -31,4 +31,20 @@ def one_profile_is_of_one_training(cfg: DictConfig, parts: BuiltParts) -> str | 
             f"callbacks={cfg.choices.callbacks} averages over the whole training, and model={cfg.choices.model} is "
             "trained in rounds, each of another network; use callbacks=default"
         )
+    return None
+
+
+@rule
+def the_average_is_updated(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Return an error message if training ends before the average is updated for the first time.
+
+    It would be evaluated and sampled, and it would be the initial weights.
+    """
+    steps = cfg.trainer.max_steps
+    for name, part in parts.callbacks.items():
+        if isinstance(part, EMA) and part.every > steps:
+            return (
+                f"callbacks.{name}.every={part.every} is more than trainer.max_steps={steps}, so the average would "
+                f"stay at the initial weights; use callbacks.{name}.every=1"
+            )
     return None
