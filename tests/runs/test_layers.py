@@ -17,6 +17,7 @@ RANKS = {
     "errors": 0,
     "files": 0,
     "metric_table": 0,
+    "phases": 0,
     "pictures": 0,
     "processes": 0,
     "progress": 0,

@@ -41,7 +41,9 @@ class Watch(Callback):
 def watch(monkeypatch):
     """A callback that watches all trainings of the test."""
     watch, make = Watch(), training.make_trainer
-    monkeypatch.setattr(training, "make_trainer", lambda cfg, callbacks, track: make(cfg, [*callbacks, watch], track))
+    monkeypatch.setattr(
+        training, "make_trainer", lambda cfg, callbacks, *others: make(cfg, [*callbacks, watch], *others)
+    )
     return watch
 
 

@@ -1,67 +1,27 @@
 """Where the time of a training step goes, and how much of the device's arithmetic it uses."""
 
 import time
-from collections import defaultdict
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.profilers import Profiler
 
 from diffsweep.benchmarks.base import FLOPS, SECONDS, Bench, Results, part, single, synchronize
 from diffsweep.benchmarks.training import fit_timed
+from diffsweep.callbacks.profilers import PhaseTimes
 from diffsweep.configuration.build import device_of
+from diffsweep.phases import IN_A_STEP, REST, profiled
 
-# Of the actions that Lightning's profiler sees within a training step: the parts that they belong to, by a piece of
-# the action's name. An action counts less those within it.
-PARTS_OF_A_STEP = {
-    "data": ("train_dataloader_next", "batch_to_device", "transfer_batch"),
-    "forward": ("training_step",),
-    "backward": ("backward", "zero_grad"),
-    "optimizer": ("optimizer_step", "clip_gradients", "configure_gradient_clipping"),
-    "averages of the weights": ("EMA",),
-}
-REST = "callbacks, logging and the loop itself"
 SIZE, SMALL = 8192, 1024  # sides of the matrices whose product gives the peak, on a GPU and on a CPU
 WARM_UP = 10  # training steps that are not measured
 TIMES = 10  # how often they are multiplied
 
 
-class _Exclusive(Profiler):
-    """A profiler of Lightning's that counts the seconds of each part of a step, without those of parts within it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seconds: dict[str, float] = defaultdict(float)
-        self._open: list[str] = []  # the parts of the actions that have begun, the innermost last
-        self._since = 0.0
-
-    def start(self, action_name: str) -> None:
-        self._charge()
-        outer = self._open[-1] if self._open else REST
-        named = (name for name, pieces in PARTS_OF_A_STEP.items() if any(piece in action_name for piece in pieces))
-        self._open.append(next(named, outer))
-
-    def stop(self, action_name: str) -> None:
-        self._charge()
-        if self._open:
-            self._open.pop()
-
-    def _charge(self) -> None:
-        synchronize()
-        now = time.perf_counter()
-        if self._open:
-            self.seconds[self._open[-1]] += now - self._since
-        self._since = now
-
-    def summary(self) -> str:
-        return ""
-
-
 class _Step(Callback):
     """A callback that measures the time of the steps after the first ones, and that of their parts by a profiler."""
 
-    def __init__(self, warm_up: int, profiler: _Exclusive | None = None) -> None:
+    def __init__(self, warm_up: int, profiler: PhaseTimes | None = None) -> None:
         self.warm_up, self.profiler = warm_up, profiler
         self.begin = self.end = 0.0
         self.seconds: dict[str, float] = {}  # of the parts, up to ``end``
@@ -79,17 +39,18 @@ class _Step(Callback):
 
 @part
 def split(bench: Bench) -> Results:
-    """Return, by label, the share of each part of a training step: data, forward, backward, optimizer, average, rest.
+    """Return, by label, the share of each phase of a training step, such as data, network, backward.
 
     This is the part ``split`` of ``benchmark.py``. ``ours`` are the seconds of the part in a step, ``bare`` those of
     the whole step, and the shares add up to 1. On a GPU the parts wait for each other, so that a step is slower here.
     """
     cfg = bench.cfg
-    steps, profiler = cfg.repeats * cfg.train_steps, _Exclusive()
+    steps, profiler = cfg.repeats * cfg.train_steps, PhaseTimes(Path(), 0)
     clock = _Step(WARM_UP, profiler)
-    fit_timed(bench, bench.fresh(cfg), WARM_UP + steps, clock, profiler)
+    with profiled(profiler.profile):
+        fit_timed(bench, bench.fresh(cfg), WARM_UP + steps, clock, profiler)
     seconds = (clock.end - clock.begin) / steps
-    inside = {name: clock.seconds.get(name, 0.0) / steps for name in PARTS_OF_A_STEP}
+    inside = {name: spent / steps for name in IN_A_STEP if (spent := clock.seconds.get(name))}
     inside[REST] = seconds - sum(inside.values())
     return {f"{name}, of a training step": single(spent, seconds, SECONDS) for name, spent in inside.items()}
 

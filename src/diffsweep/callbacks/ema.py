@@ -12,6 +12,8 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from diffsweep.phases import AVERAGING, phase
+
 KEY = "ema"
 
 
@@ -77,7 +79,7 @@ class EMA(Callback):
         if self.step % self.every:
             return
         kept = math.prod(self.decay_at(step) for step in range(self.updated + 1, self.step + 1))
-        with torch.no_grad():
+        with torch.no_grad(), phase(AVERAGING):
             torch._foreach_lerp_(list(self.average.values()), self._tracked, 1 - kept)
         self.updated = self.step
 

@@ -18,6 +18,7 @@ from diffsweep import shell
 from diffsweep.callbacks.ema import trainable
 from diffsweep.callbacks.power_profiles import Profile, decay, gamma_of, least_squares
 from diffsweep.errors import UserError
+from diffsweep.phases import AVERAGING, counted_as
 from diffsweep.tensor_files import read_tensors, write_tensors
 
 FOLDER = "ema"  # in the run's directory
@@ -104,6 +105,7 @@ class PowerAverages(Callback):
         )
 
     @torch.no_grad()
+    @counted_as(AVERAGING)
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if trainer.global_step == self.step:  # gradients are still accumulating
             return

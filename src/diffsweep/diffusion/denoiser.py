@@ -21,6 +21,7 @@ from diffsweep.diffusion.noise import Noise
 from diffsweep.diffusion.path import Move
 from diffsweep.diffusion.prediction import Eps, Prediction, Scale
 from diffsweep.diffusion.process import Step, expand_to
+from diffsweep.phases import NETWORK, phase
 from diffsweep.schedules import Level, Schedule
 
 
@@ -228,7 +229,9 @@ class NetworkDenoiser(Denoiser):
     ) -> tuple[Tensor, Tensor | float, Scale, Scale]:
         """Return the network's output, the variance mix, and alpha and sigma that broadcast with the output."""
         x, c_noise, alpha, sigma = network_input(self.schedule, self.prediction, x_t, t, levels)
-        output = self.backbone(x, c_noise, cond).to(x_t.dtype)  # all after the network is exact under autocast
+        with phase(NETWORK):
+            output = self.backbone(x, c_noise, cond)
+        output = output.to(x_t.dtype)  # all after the network is exact under autocast
         mix = self.prediction.variance_mix
         if mix is None:
             sizes = [self.prediction.outputs * x_t.shape[1], x_t.shape[1]]

@@ -16,6 +16,7 @@ from torch import Tensor
 from diffsweep.diffusion.clip_noise import INDEPENDENT, ClipNoise
 from diffsweep.diffusion.noise import Draw, Noise, Stream, blocks_of, normal_numbers
 from diffsweep.diffusion.philox import Words
+from diffsweep.phases import NOISE, counted_as
 
 _BATCHES, _BATCH_NUMBERS = 16, 2**15  # the most batches, and numbers in all, that are drawn in one pass
 
@@ -96,6 +97,7 @@ class BatchNoise:
         ] = []  # positions and numbers of batches to come, the next one last
         self._batches = 1
 
+    @counted_as(NOISE)
     def __call__(self, positions: Tensor) -> Noise:
         """Return the noise of the samples at ``positions`` of the stream, int64, (B,)."""
         drawn = self._ahead(positions) if self._draws else {}
@@ -139,6 +141,7 @@ class NoiseCache(Noise):
         super().__init__(noise.seed, noise.indices, noise.step, noise.clips)
         self._drawn, self._draws = drawn, draws
 
+    @counted_as(NOISE)
     def independent(self, draw: Draw) -> Tensor:
         self._draws[draw] = None
         return self._drawn[draw] if draw in self._drawn else super().independent(draw)

@@ -27,6 +27,7 @@ from diffsweep.layers import distributed, evaluating
 from diffsweep.metrics import GenerationMetrics, psnr, ssim
 from diffsweep.models.base import Model, SelfMeasured
 from diffsweep.models.optimizers import CombinedOptimizer
+from diffsweep.phases import NETWORK, phase
 from diffsweep.progress import tracked
 
 PixelLoss = Literal["l1", "l2"]
@@ -114,7 +115,8 @@ class AutoencoderModel(Model, SelfMeasured):
             weights, each (B,): ``pixel``, the terms of the latents and, if used, ``perceptual``; and the
             reconstructions, (B, C, H, W).
         """
-        reconstructed = self.autoencoder.reconstruct(x, noise)
+        with phase(NETWORK):
+            reconstructed = self.autoencoder.reconstruct(x, noise)
         pixel = _PIXEL_LOSSES[self.pixel_loss](x - reconstructed.x).flatten(1).mean(1)
         parts, loss = {"pixel": pixel, **reconstructed.terms}, pixel
         if self.perceptual is not None:

@@ -16,6 +16,7 @@ from diffsweep.diffusion import INDEPENDENT, BatchNoise, ClipNoise
 from diffsweep.layers.distributed import summed
 from diffsweep.metrics import GenerationMetrics
 from diffsweep.models.optimizers import parameters_by_optimizer
+from diffsweep.phases import LOGGING, phase
 
 
 class Model(LightningModule, Part):
@@ -189,8 +190,9 @@ class Model(LightningModule, Part):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         stepped = (batch_idx + 1) % self.trainer.accumulate_grad_batches == 0
         if stepped and self.log_is_due():
-            self.log_dict(self.training_metrics(), sync_dist=True)
-            self.log("step", float(self.global_step))  # the steps taken; Lightning's count is one behind here
+            with phase(LOGGING):
+                self.log_dict(self.training_metrics(), sync_dist=True)
+                self.log("step", float(self.global_step))  # the steps taken; Lightning's count is one behind here
 
     def log_mean(self, name: str, values: Tensor) -> None:
         """Log the mean over a whole validation, on all devices, of one number for each held-out sample.

@@ -24,6 +24,7 @@ from diffsweep.layers import evaluating
 from diffsweep.metrics import GenerationMetrics
 from diffsweep.models.base import SelfMeasured
 from diffsweep.models.timed import Losses, TimedModel
+from diffsweep.phases import NETWORK, phase
 from diffsweep.plots import plot_accuracy
 from diffsweep.progress import ProgressMeter
 from diffsweep.schedules import Schedule
@@ -103,7 +104,8 @@ class NoisyClassifier(TimedModel, SelfMeasured):
         x_t = x_t.to(torch.promote_types(self.float_type, torch.float32))
         with torch.autocast(x_t.device.type, enabled=False):
             x, c_noise, _, _ = network_input(self.schedule, self.prediction, x_t, t)
-            return network(x.to(self.float_type), c_noise)
+            with phase(NETWORK):
+                return network(x.to(self.float_type), c_noise)
 
     def log_prob(self, x_t: Tensor, t: Tensor) -> Tensor:
         """Return log p(y | x_t) of every class y, (B, K), in float32 at least.

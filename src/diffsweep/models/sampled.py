@@ -18,6 +18,7 @@ from diffsweep.conditioning import Conditioning, ControlImages
 from diffsweep.datasets import Batch, ImageData, Samples
 from diffsweep.diffusion import Condition, Denoiser, NetworkDenoiser, Noise, Stream, add_noise, prior
 from diffsweep.models.timed import TimedModel
+from diffsweep.phases import SAMPLING, phase
 from diffsweep.samplers import Callback, Sampler
 
 
@@ -220,7 +221,8 @@ class SampledModel(TimedModel):
                 returned in the space.
         """
         sampler = self.sampler if sampler is None else sampler
-        x_0 = sampler(self.guided(sampler), x.to(self.device), self.completed(cond, noise), noise, callback)
+        with phase(SAMPLING):
+            x_0 = sampler(self.guided(sampler), x.to(self.device), self.completed(cond, noise), noise, callback)
         if not decode:
             return x_0
         pixels = self.autoencoder.decode(x_0)

@@ -14,6 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from diffsweep.callbacks import STEPS_PER_SECOND, RunLogger
 from diffsweep.comparison.history import rows
 from diffsweep.files import whole_file, write_end
+from diffsweep.phases import LOGGING, counted_as
 
 OMITTED = ("epoch", STEPS_PER_SECOND)
 SYNC = 10  # seconds after which the rows so far must be on the disk, whatever the machine does
@@ -58,6 +59,7 @@ class MetricsFile(RunLogger):
         """Write nothing: the configuration has a file of its own."""
 
     @rank_zero_only
+    @counted_as(LOGGING)
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         step = int(step or 0)
         values = {name: f"{float(value):.8g}" for name, value in metrics.items() if name not in OMITTED}

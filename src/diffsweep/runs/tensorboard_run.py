@@ -11,6 +11,7 @@ from torch import Tensor
 from diffsweep import pictures
 from diffsweep.callbacks import RunLogger
 from diffsweep.datasets import Batch
+from diffsweep.phases import LOGGING, counted_as
 from diffsweep.runs.description import Description
 
 FOLDER = "tensorboard"
@@ -28,6 +29,10 @@ class TensorBoardRun(TensorBoardLogger, RunLogger):
     def __init__(self, description: Description) -> None:
         super().__init__(description.directory, name=FOLDER, version="", default_hp_metric=False)
         self._config = description.config
+
+    @counted_as(LOGGING)
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        super().log_metrics(metrics, step)
 
     def log_facts(self, facts: Mapping[str, float | str]) -> None:
         for name, value in facts.items():
@@ -47,6 +52,7 @@ class TensorBoardRun(TensorBoardLogger, RunLogger):
         super().log_results(numbers, step)
         self.log_hyperparams(self._config, {f"eval/{name}": value for name, value in numbers.items()}, step)
 
+    @counted_as(LOGGING)
     def save(self) -> None:
         super().save()
         self.experiment.flush()

@@ -12,12 +12,14 @@ from pathlib import Path
 from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.profilers import Profiler
 from omegaconf import DictConfig
 
 from diffsweep import pictures, shell
 from diffsweep.callbacks import EMA, BeginRounds, RunLogger, StopOnNaN, TrainingMeter, log_picture
 from diffsweep.callbacks.checkpoints import FOLDER, LAST, AtomicCheckpoints, KeepCheckpoints
 from diffsweep.callbacks.power_averages import FOLDER as SNAPSHOTS
+from diffsweep.callbacks.profilers import FOLDER as PROFILE
 from diffsweep.configuration.build import build, build_data, build_model, execute
 from diffsweep.configuration.saved import CONFIG
 from diffsweep.datasets import ImageData
@@ -32,6 +34,7 @@ from diffsweep.runs.cost import cost_of
 from diffsweep.runs.evaluation import Measured, headline, measure
 from diffsweep.runs.machine import check_machine, check_processes
 from diffsweep.runs.memory import MemoryOfSteps, ShortOfMemory, halve, release, why_not_halved
+from diffsweep.runs.profiling import profiling
 from diffsweep.runs.ranks import errors_of_ranks
 from diffsweep.runs.recovery import recover
 from diffsweep.runs.replaying import replay
@@ -145,8 +148,8 @@ def _train(cfg: DictConfig, directory: Path, data: ImageData, resumption: Resump
             resumption.report()
     track = loggers(cfg) if starts_first() else []
     log_beginning(track, cfg, data)
-    trainer = make_trainer(cfg, callbacks, track)
-    with signals:
+    with signals, profiling(cfg, model) as profiler:
+        trainer = make_trainer(cfg, callbacks, track, profiler)
         try:
             with errors_of_ranks(), errors_of_workers(), memory.watched():
                 trainer.fit(model, data, ckpt_path=last if cfg.resume_from else None)
@@ -210,7 +213,9 @@ def callbacks_of(cfg: DictConfig) -> list[Callback]:
     return [*guards, TrainingMeter(), *(callback for callback in built if callback not in guards)]
 
 
-def make_trainer(cfg: DictConfig, callbacks: list[Callback], track: Sequence[Logger]) -> Trainer:
+def make_trainer(
+    cfg: DictConfig, callbacks: list[Callback], track: Sequence[Logger], profiler: Profiler | None = None
+) -> Trainer:
     """Return Lightning's Trainer as ``cfg.trainer`` describes it, with the given callbacks and loggers.
 
     Checkpoints are written atomically, and gradients are possible in validation, since it runs without inference mode.
@@ -220,6 +225,7 @@ def make_trainer(cfg: DictConfig, callbacks: list[Callback], track: Sequence[Log
         cfg: the run's configuration.
         callbacks: all callbacks, among them any progress bar and those that save checkpoints.
         track: the loggers.
+        profiler: the profiler that ``trainer.profiler`` chooses; None for none, unless the configuration has an object.
     """
     _quiet()
     settings = cfg.copy()
@@ -234,6 +240,7 @@ def make_trainer(cfg: DictConfig, callbacks: list[Callback], track: Sequence[Log
         enable_checkpointing=False,
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
         inference_mode=False,
+        **({} if isinstance(cfg.trainer.get("profiler"), DictConfig) else {"profiler": profiler}),
     )
     return trainer
 
@@ -264,6 +271,7 @@ def _print_summary(
         "numbers": [directory / "metrics.json", directory / "metrics.csv"],
         "proofs": [directory / CERTIFICATE],
         "weights": [directory / FOLDER / LAST, directory / SNAPSHOTS],
+        "profile": [directory / PROFILE],
     }
     print(f"\n{report.table(rows)}\n")
     for name, paths in files.items():

@@ -26,6 +26,7 @@ from diffsweep.comparison.history import rows
 from diffsweep.datasets import Batch
 from diffsweep.files import write_text
 from diffsweep.metric_table import metric
+from diffsweep.phases import LOGGING, phase
 from diffsweep.runs.description import LONGEST_ID, Description
 from diffsweep.shell import one_line, shown
 
@@ -58,7 +59,8 @@ def _tolerant(method: Callable[..., None]) -> Callable[..., None]:
         if self.failed:
             return
         try:
-            method(self, *arguments, **keywords)
+            with phase(LOGGING):
+                method(self, *arguments, **keywords)
         except NotStartedError:
             self.failed = True
         except Exception as error:  # W&B raises errors of the network, the disk and its own process

@@ -12,6 +12,7 @@ from lightning.pytorch.accelerators import AcceleratorRegistry
 from lightning.pytorch.strategies import StrategyRegistry
 from omegaconf import DictConfig, OmegaConf
 
+from diffsweep.callbacks.traces import PROFILERS
 from diffsweep.configuration.rules.base import BuiltParts, rule
 
 MODES = ("online", "offline", "disabled")
@@ -19,7 +20,17 @@ MOST = 8  # words of Lightning's that a message names
 SHOWN = ("enable_checkpointing", "enable_progress_bar", "enable_model_summary")
 OF_THE_MACHINE = (  # settings of a Trainer that depend on the machine, or change torch, or that runs set themselves
     *("_target_", "accelerator", "devices", "num_nodes", "strategy", "precision", "plugins", "sync_batchnorm"),
-    *("deterministic", "benchmark", "detect_anomaly", "barebones", "default_root_dir", "logger", "callbacks", *SHOWN),
+    *(
+        "deterministic",
+        "benchmark",
+        "detect_anomaly",
+        "barebones",
+        "default_root_dir",
+        "logger",
+        "callbacks",
+        "profiler",
+        *SHOWN,
+    ),
 )
 
 
@@ -68,6 +79,15 @@ def a_plan_is_of_a_new_run(cfg: DictConfig, parts: BuiltParts) -> str | None:
     if isinstance(plan, str) and not plan.endswith(".json"):
         return f"plan={plan}: it is true, false or a file FILE.json for the numbers"
     return None
+
+
+@rule
+def profiler_is_known(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Return an error message unless ``trainer.profiler`` is a word of :data:`PROFILERS`, an object, or null."""
+    word = cfg.trainer.get("profiler")
+    if word is None or OmegaConf.is_dict(word) or word in PROFILERS:
+        return None
+    return f"trainer.profiler is one of {', '.join(PROFILERS)}, or null, not {word}"
 
 
 @rule
