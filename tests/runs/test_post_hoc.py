@@ -1,11 +1,13 @@
 """A run that keeps snapshots of averages is measured and sampled with averages of other widths."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pytest
 import torch
 from omegaconf import OmegaConf
+from safetensors.torch import load_file
 
 from diffsweep.callbacks import EMA, PowerAverages
 from diffsweep.callbacks.power_averages import reconstruction, snapshots
@@ -15,6 +17,7 @@ from diffsweep.configuration.rules.averages import one_profile_is_of_one_trainin
 from diffsweep.errors import UserError
 from diffsweep.models import DiffusionModel, ProgressiveDistillation
 from diffsweep.runs.training import train
+from diffsweep.tensor_files import read_tensors
 
 PICTURES = ("callbacks.sample_grid.num_samples=1", "callbacks.sample_grid.steps=1")
 MEASURED = ("metrics=digits", "metrics.kid_subset_size=8", "metrics.reference=train", "num_samples=8")
@@ -56,6 +59,27 @@ def test_samples_are_drawn_with_a_reconstructed_average(kept, command, tmp_path)
     done = command("sample", f"run={kept}", "ema=0.2", "num_samples=2", *STEPS, f"output={tmp_path / 'out'}")
     assert done.code == 0, done.err
     assert "ema=0.2: the average at step 4, of 8 snapshots; relative error of its profile" in done.out
+
+
+def test_an_average_is_exported_and_the_card_names_it(kept, command, tmp_path):
+    """The metrics of the run are those of other weights: the card states it, and the hub reads none of them."""
+    run, folder = tmp_path / "run", tmp_path / "out"
+    shutil.copytree(kept, run)
+    (run / "metrics.json").write_text('{"metrics": {"fid": 3.0}}')
+    words = ("format=safetensors", "trainer=cpu", f"output={folder}")
+    done = command("export", f"run={run}", "ema=0.1", "weights=raw", *words)
+    assert (done.code, folder.exists()) == (2, False)
+    assert done.err == "error: ema=0.1 is an average, and weights=raw are those that train; leave one out\n"
+    done = command("export", f"run={run}", "ema=0.1", *words)
+    assert done.code == 0, done.err
+    written, saved = load_file(folder / "model.safetensors"), read_tensors(snapshots(run / "ema")[-1].path)
+    assert all(torch.equal(written[name], weight) for name, weight in saved["weights"].items())
+    card = (folder / "README.md").read_text()
+    average = "ema=0.1: the average at step 4, of 8 snapshots; relative error of its profile 0.00%"
+    assert f"The weights are an average made after training ({average})." in card
+    assert average in done.out
+    assert "model-index" not in card
+    assert "and not with these weights" in card
 
 
 def test_a_run_without_snapshots_is_refused_before_a_folder_is_made(finished, command, tmp_path):

@@ -164,6 +164,7 @@ class Export(Root):
 
     Attributes:
         checkpoint: which checkpoint of the run is used: ``last``, ``best`` or ``previous``.
+        ema: the relative width of an average that is made of the run's snapshots; None for its moving average.
         adapters: updates of low rank that are added to its weights, each ``PATH`` or ``PATH:WEIGHT``.
         output: a new folder for the model; None for one in the run.
         format: the format, a name of ``diffsweep.interchange.formats.FORMATS``.
@@ -173,6 +174,7 @@ class Export(Root):
     """
 
     checkpoint: str = "last"
+    ema: float | None = None
     adapters: list[str] = field(default_factory=list)
     output: str | None = None
     format: str = "diffusers"

@@ -16,6 +16,9 @@ from diffsweep.metric_table import METRICS
 CARD = "README.md"
 METHOD = ("model", "backbone", "schedule", "prediction", "objective", "weighting", "conditioning", "autoencoder")
 SPEED = ("images_per_second", "network_evaluations")  # numbers of a machine, not of the model
+MEASURED = "ema"  # the weights that a run is measured with
+WEIGHTS = {MEASURED: "their moving average over training", "raw": "those of the last training step"}
+OTHER_WEIGHTS = "The run was measured with the moving average of its weights, and not with these weights.\n\n"
 SETTINGS = ("backbone", "schedule", "prediction", "sampler", "guidance")
 
 
@@ -26,7 +29,7 @@ def write_card(folder: Path, cfg: DictConfig, written: Written, weights: str) ->
         folder: the folder of the exported model.
         cfg: the configuration of the export; ``paths.run_dir`` is the directory of the run.
         written: what was written.
-        weights: ``ema`` or ``raw``.
+        weights: ``ema`` or ``raw``; or, of an average that was made of snapshots, how it was.
     """
     run = Path(cfg.paths.run_dir)
     shown = _copied_pictures(run, folder)
@@ -41,18 +44,20 @@ def _card(
 ) -> str:
     choices, data = cfg.choices, str(cfg.choices.dataset)
     values = {key: value for key, value in measured.get("metrics", {}).items() if key in METRICS}
+    own = values if weights == MEASURED else {}
+    table = _metrics(measured, values)
     parts = [
-        "---\n" + OmegaConf.to_yaml(_front_matter(written, data, values, str(choices.model), name)) + "---\n",
+        "---\n" + OmegaConf.to_yaml(_front_matter(written, data, own, str(choices.model), name)) + "---\n",
         f"# {choices.model} on {data}\n",
         f"A diffusion model trained with diffsweep: {written.what}. The weights are "
-        f"{'their moving average over training' if weights == 'ema' else 'those of the last training step'}.\n",
+        f"{WEIGHTS.get(weights, f'an average made after training ({weights})')}.\n",
         *(f"![samples](./{name})\n" for name in shown),
         "## Use\n",
         f"```python\n{written.example}```\n",
         "## Method\n",
         _table(("part", "choice"), [(group, str(choices.get(group))) for group in METHOD]),
         "## Metrics\n",
-        _metrics(measured, values),
+        table if own or not values else OTHER_WEIGHTS + table,
         "## Configuration\n",
         "```yaml\n" + OmegaConf.to_yaml(_settings(cfg)) + "```\n",
     ]

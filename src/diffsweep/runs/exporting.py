@@ -7,7 +7,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from diffsweep import shell
-from diffsweep.configuration.loading import load_model
+from diffsweep.configuration.loading import load_model, reconstruction_of
 from diffsweep.errors import UserError
 from diffsweep.interchange.card import write_card
 from diffsweep.interchange.formats import FORMATS, OF_UPDATES
@@ -32,6 +32,8 @@ def export(cfg: DictConfig) -> Path:
     for key, known in (("format", FORMATS), ("weights", WEIGHTS)):
         if cfg[key] not in known:
             raise UserError(f"{key}={cfg[key]}: it is one of {', '.join(known)}")
+    if cfg.ema is not None and not WEIGHTS[cfg.weights]:
+        raise UserError(f"ema={cfg.ema} is an average, and weights={cfg.weights} are those that train; leave one out")
     if cfg.push is not None:
         check_name(cfg.push)
     folder = Path(cfg.output)
@@ -48,11 +50,14 @@ def export(cfg: DictConfig) -> Path:
         new = Path(beside) / folder.name
         new.mkdir()
         written = FORMATS[cfg.format](model, cfg, new)
-        write_card(new, cfg, written, cfg.weights)
+        made = reconstruction_of(cfg)
+        write_card(new, cfg, written, cfg.weights if made is None else str(made))
         if folder.is_dir():
             folder.rmdir()
         shutil.move(new, folder)
     print(f"\n{written.what}")
+    if made is not None:
+        print(made)
     if written.difference is not None:
         print(f"its outputs differ from those of the run's network by at most {written.difference:.1e} of their size")
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
