@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,12 +17,14 @@ from diffsweep.errors import UserError
 from diffsweep.layers.recomputation import recomputed
 from diffsweep.models import DiffusionModel
 from diffsweep.runs.cost import Cost
-from diffsweep.runs.planning import planner, rehearsal
+from diffsweep.runs.planning import planner, rehearsal, sharing
 from diffsweep.runs.planning.ahead import Ahead
 from diffsweep.runs.planning.memory import Footprint, KeptBytes, SavedForBackward, known_bytes
 from diffsweep.runs.planning.planner import Planner, cost_key
 from diffsweep.runs.planning.plans import made
 from diffsweep.runs.planning.rehearsal import Rehearsed
+from diffsweep.runs.planning.report import shown
+from diffsweep.runs.planning.sharing import Sharing, first_share
 
 OF_FINISHED = ("schedule=linear", "schedule.num_steps=500", "prediction=v", "optimizer.lr=0.02")  # of the fixture
 STAGE = 'guidance.weak.train=["trainer.max_steps=3","metrics=none","callbacks=minimal"]'
@@ -107,6 +110,47 @@ def test_the_parts_of_a_plan_are_counted():
     assert plan.flops == 3 * 1e9 * 128
 
 
+def test_processes_share_samples_and_sum_gradients():
+    """Of 1,000 samples in batches of 256 the first of three processes has the first and the last batch."""
+    assert [first_share(1000, 256, n) for n in (1, 2, 3, 4, 9)] == [1000, 512, 256 + 232, 256, 256]
+    words = ("trainer=ddp", "trainer.devices=4", "trainer.num_nodes=2", "trainer.max_steps=100")
+    cfg = composed("train", *words, "dataset.batch_size=16", "trainer.accumulate_grad_batches=2")
+    beside = Sharing(2, 4, summing=1.5, overlap=2 / 3, starting=3.0)
+    plan = made(cfg, replace(costs(), sharing=beside), (), {})  # a step of 2 s has two batches of 1 s
+    assert (plan.samples, plan.rehearsed.sharing.processes) == (8 * 2 * 16, 8)
+    assert plan.parts["sums of gradients"] == pytest.approx(100 * (1.5 - 2 / 3))
+    assert plan.parts["start of the others"] == 3
+    assert plan.device_seconds == 8 * plan.own_seconds
+    assert replace(beside, summing=0.5).beyond(1.0) == 0
+    assert "on 2 machines of 4 devices, each with 32 samples of a step" in shown(plan)
+
+
+def test_sums_of_gradients_on_gpus_are_calculated(monkeypatch):
+    """1.8 GB between 4 devices at 80 % of 450 GB/s: 2 * 3/4 * 1.8 / 360 s, and 1.8 / 40 s more between two machines."""
+    monkeypatch.setattr(sharing, "device_of", lambda cfg: torch.device("cuda"))
+    words = ("trainer=ddp", "trainer.devices=4")
+    one, two = (composed("train", *words, f"trainer.num_nodes={nodes}") for nodes in (1, 2))
+    found = [sharing.sharing_of(cfg, 1_800_000_000, 1.0) for cfg in (one, two)]
+    assert [each.summing for each in found] == pytest.approx([0.0075, 0.0075 + 0.045])
+    assert [each.assumed.startswith("sums of gradients at 360 GB/s") for each in found] == [True, True]
+    assert "40 GB/s between machines" in found[1].assumed
+    assert sharing.sharing_of(composed("train"), 10, 1.0) == Sharing()
+
+
+@pytest.mark.slow
+def test_a_plan_of_two_processes_has_the_memory_of_each(configure, tmp_path):
+    """Each has the weights, a copy of the gradients and its own samples; sums are measured between both."""
+    words = ("trainer=ddp", "trainer.accelerator=cpu")
+    with Planner(seconds=0.0) as some:
+        two, one = some.plan(configure(tmp_path / "run", *words)), some.plan(configure(tmp_path / "run"))
+    assert (two.samples, one.samples) == (2 * one.batch, one.batch)
+    assert two.memory.known == one.memory.known
+    assert two.memory.buckets == two.memory.known.gradients
+    assert two.memory.capacity == pytest.approx(one.memory.capacity / 2, rel=0.2)
+    assert 0 < two.rehearsed.sharing.summing < 10
+    assert "as gloo was measured in 2 processes" in shown(two)
+
+
 def test_a_validation_is_scaled_to_all_of_its_batches():
     """Of 10 batches, 3 were timed: the first took 3 s and others 1 s each; 2 s of pictures and 4 s of files follow."""
     ends = {("validation_epoch_end", "last"): [18.0], ("validation_end", "first"): [18.0]}
@@ -116,6 +160,8 @@ def test_a_validation_is_scaled_to_all_of_its_batches():
     seconds, parts = rehearsal._validation(composed("train"), times, data)
     assert seconds == 3 + 9
     assert parts == {"validation_epoch_end": 2.0, "validation_end": 4.0, "all": 12.0}
+    of_four, _ = rehearsal._validation(composed("train"), times, data, 4)
+    assert of_four == 3 + 2  # 625 samples are three batches
 
 
 def test_runs_whose_costs_are_equal_share_a_rehearsal():

@@ -20,6 +20,7 @@ from diffsweep.metrics import GenerationMetrics, Likelihood
 from diffsweep.metrics.extraction import Features
 from diffsweep.models import DiffusionModel, Model
 from diffsweep.runs.evaluation import PATHS, STEPS_OF_A_PATH
+from diffsweep.runs.planning.sharing import first_share
 from diffsweep.tasks.sampling import Drawn, steps_taken
 from diffsweep.tasks.showing import show_first
 
@@ -116,7 +117,7 @@ def timed_trajectory(model: DiffusionModel, data: ImageData, rows: int, seed: in
 
 
 def seconds_of_evaluation(
-    cfg: DictConfig, model: Model, data: ImageData, scratch: Path, validation: float
+    cfg: DictConfig, model: Model, data: ImageData, scratch: Path, validation: float, processes: int = 1
 ) -> dict[str, float]:
     """Return the predicted seconds of the measurement at the end of a run, by part.
 
@@ -126,6 +127,7 @@ def seconds_of_evaluation(
         data: its data.
         scratch: a folder for pictures and features of stand-ins, which is deleted afterwards.
         validation: the seconds of a validation, which a model that draws no samples takes again.
+        processes: which share samples and their features; the seconds are those of the first.
     """
     metrics, likelihood = build_metrics(cfg), build_likelihood(cfg)
     found: dict[str, float] = {}
@@ -137,23 +139,23 @@ def seconds_of_evaluation(
             found[FEATURES] = new * _seconds_of_features(metrics, data)[0]
         return found
     if metrics is not None:
-        found |= _of_samples(cfg, metrics, model, data, scratch)
+        found |= _of_samples(metrics, model, data, scratch, processes)
     if likelihood is not None and (seconds := _of_likelihood(likelihood, model, data)) is not None:
         found[LIKELIHOOD] = seconds
     return found
 
 
 def _of_samples(
-    cfg: DictConfig, metrics: GenerationMetrics, model: DiffusionModel, data: ImageData, scratch: Path
+    metrics: GenerationMetrics, model: DiffusionModel, data: ImageData, scratch: Path, processes: int
 ) -> dict[str, float]:
     """Return the seconds in which samples are drawn, compared with data and shown."""
     count, rows = metrics.num_samples, min(metrics.num_samples, metrics.batch_size)
     request = model.request_for(torch.arange(count), data.deferred("val"))
     of_batch = timed_trajectory(model, data, rows)
-    found = {SAMPLING: of_batch.seconds * count / rows}
+    found = {SAMPLING: of_batch.seconds * first_share(count, rows, processes) / rows}
     each, features = _seconds_of_features(metrics, data)
-    real = sum(len(data.split(split)) for split in metrics.splits(request) if not metrics.is_kept(data, split))
-    found[FEATURES] = each * (count + real)
+    new = [len(data.split(split)) for split in metrics.splits(request) if not metrics.is_kept(data, split)]
+    found[FEATURES] = each * sum(first_share(some, metrics.batch_size, processes) for some in [count, *new])
     found[COMPARISON] = _of_comparison(metrics, features, data, request, scratch)
     if model.denoiser.schedule.straight:
         found[STRAIGHTNESS] = _of_straightness(metrics, model, data)

@@ -210,7 +210,8 @@ class Footprint:
         per_sample: m, by which the most memory of a step grows with each sample of the batch.
         step: the most memory of a training step, all included.
         peak: the most memory of the whole run, with its pictures, its checkpoints and its measurement.
-        capacity: what the device has; None where it is unknown.
+        capacity: what the device has for a process; None where it is unknown.
+        buckets: copies of the gradients that processes send each other.
     """
 
     device: str
@@ -222,11 +223,12 @@ class Footprint:
     step: int
     peak: int
     capacity: int | None
+    buckets: int = 0
 
     @property
     def working(self) -> int:
         """Return the bytes of a step that are none of the others: gradients of activations, copies, libraries."""
-        return max(0, self.step - self.process - sum(self.known) - self.activations)
+        return max(0, self.step - self.process - sum(self.known) - self.activations - self.buckets)
 
     def of_batch(self, batch: int) -> float:
         """Return the predicted peak of the run with another batch, M_0 + m B, but not below that outside of steps."""

@@ -7,7 +7,7 @@ counted once.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig
@@ -19,6 +19,7 @@ from diffsweep.runs.resuming import samples_of_a_step
 CHECKPOINTS = 3  # last.ckpt, best.ckpt and, while the run lasts, the one before the last
 TRAINING, VALIDATION, PICTURES, SAVING = "training", "validations", "pictures", "checkpoints"
 EVALUATION, ENDS, AHEAD = "measurement", "start and end", "data ahead"
+SUMS, OTHERS = "sums of gradients", "start of the others"  # of several processes
 
 
 class Alternative(NamedTuple):
@@ -96,6 +97,11 @@ class RunPlan:
         return {name: size for name, size in found.items() if size}
 
     @property
+    def device_seconds(self) -> float:
+        """Return the predicted seconds of all of its devices together, without its stages."""
+        return self.own_seconds * self.rehearsed.sharing.processes
+
+    @property
     def seconds(self) -> float:
         """Return the predicted seconds with those of the stages."""
         return seconds_of_all([self])
@@ -116,12 +122,14 @@ class RunPlan:
             "flops_of_a_step": self.flops,
             "steps": self.steps,
             "samples": self.images,
+            "processes": asdict(measured.sharing),
             "epochs": self.epochs,
             "memory": {
                 **memory.known._asdict(),
                 "device": memory.device,
                 "process": memory.process,
                 "activations": memory.activations,
+                "buckets": memory.buckets,
                 "working": memory.working,
                 "step": memory.step,
                 "peak": memory.peak,
@@ -166,10 +174,12 @@ def made(cfg: DictConfig, measured: Rehearsed, changes: tuple[Alternative, ...],
     validations = steps // min(cfg.trainer.val_check_interval, steps)
     parts = {
         TRAINING: steps * measured.step,
+        SUMS: steps * measured.sharing.beyond(measured.step / cfg.trainer.accumulate_grad_batches),
         VALIDATION: validations * measured.validation,
         PICTURES: validations * measured.picture,
         SAVING: validations * measured.saving,
         ENDS: measured.ends,
+        OTHERS: measured.sharing.starting,
         **{f"{EVALUATION}: {name}": seconds for name, seconds in measured.evaluation.items()},
         AHEAD: measured.ahead.seconds,
     }

@@ -6,13 +6,16 @@ validation with its pictures, and the files that it writes.
 """
 
 import math
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from lightning.pytorch.callbacks import ProgressBar
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from diffsweep.callbacks import BeginRounds
 from diffsweep.callbacks.checkpoints import FOLDER, LAST, KeepCheckpoints
@@ -20,10 +23,12 @@ from diffsweep.configuration.build import build_data, build_model, device_of
 from diffsweep.datasets import ImageData
 from diffsweep.runs.claiming import claim
 from diffsweep.runs.cost import Cost, network_cost
+from diffsweep.runs.machine import processes_of
 from diffsweep.runs.metrics_file import MetricsFile
 from diffsweep.runs.planning.ahead import Ahead, fewer, made_ahead
 from diffsweep.runs.planning.evaluation import seconds_of_evaluation
 from diffsweep.runs.planning.memory import Footprint, Peak, line_through
+from diffsweep.runs.planning.sharing import ALONE, Sharing, sharing_of
 from diffsweep.runs.planning.steps import MOST, WARM_UP, Marks, Steps, TooLarge
 from diffsweep.runs.resuming import GoOn
 from diffsweep.runs.training import callbacks_of, make_trainer
@@ -50,8 +55,9 @@ class Rehearsed:
         ends: of building the model and its data, and of what the loop does before its first step and after the last.
         evaluation: of the measurement at the end, by part.
         ahead: what is computed of the data before training.
-        memory: the memory of the training.
+        memory: the memory of the training, of each of its processes.
         checkpoint, pictures: of a checkpoint, and of the pictures of a validation.
+        sharing: how several processes share the work; times are those of the first one.
     """
 
     directory: Path
@@ -69,6 +75,7 @@ class Rehearsed:
     memory: Footprint
     checkpoint: int
     pictures: int
+    sharing: Sharing = ALONE
 
 
 def rehearse(cfg: DictConfig, directory: Path, shift: int = 0, seconds: float | None = None) -> Rehearsed:
@@ -95,7 +102,9 @@ def rehearse(cfg: DictConfig, directory: Path, shift: int = 0, seconds: float | 
     begun = time.perf_counter()
     ahead = made_ahead(settings, model, data, share, directory / SCRATCH)
     claim(settings)
-    steps = Steps(peak, before, SECONDS if seconds is None else seconds)
+    processes, on_cpu = processes_of(cfg), peak.device.type == "cpu"
+    together = processes // int(cfg.trainer.get("num_nodes", 1)) if on_cpu else 1  # which share cores and memory
+    steps = Steps(peak, before, SECONDS if seconds is None else seconds, together)
     callbacks = [
         Marks(times, "first"),
         *(callback for callback in callbacks_of(settings) if not isinstance(callback, ProgressBar)),
@@ -105,15 +114,18 @@ def rehearse(cfg: DictConfig, directory: Path, shift: int = 0, seconds: float | 
     trainer = make_trainer(_of_a_few_steps(settings), callbacks, [MetricsFile(directory / "metrics.csv")])
     fitting = time.perf_counter()
     try:
-        trainer.fit(model, data)
-        fitted = time.perf_counter()
-        model.to(peak.device)
-        validation, of_it = _validation(cfg, times, data)
-        evaluation = seconds_of_evaluation(settings, model, data, directory / SCRATCH, validation)
+        with _threads_of(together):
+            trainer.fit(model, data)
+            fitted = time.perf_counter()
+            model.to(peak.device)
+            validation, of_it = _validation(cfg, times, data, processes)
+            evaluation = seconds_of_evaluation(settings, model, data, directory / SCRATCH, validation, processes)
     except torch.OutOfMemoryError as error:
         raise TooLarge from error
+    highest = peak.highest()
     (rows, _, half), (batch, activations, whole) = steps.points
     slope = max(line_through((rows, half), (batch, whole)), line_through((0, 0), (batch, activations)))
+    sharing = sharing_of(cfg, steps.known.gradients, begun - begin)
     memory = Footprint(
         peak.device.type,
         steps.known,
@@ -121,9 +133,10 @@ def rehearse(cfg: DictConfig, directory: Path, shift: int = 0, seconds: float | 
         batch,
         activations,
         slope if rows < batch else 0.0,
-        whole + shift,
-        peak.highest() + shift,
+        whole + shift + sharing.buckets,
+        max(whole + sharing.buckets, highest) + shift,
         steps.capacity,
+        sharing.buckets,
     )
     return Rehearsed(
         directory,
@@ -141,7 +154,20 @@ def rehearse(cfg: DictConfig, directory: Path, shift: int = 0, seconds: float | 
         memory,
         (directory / FOLDER / LAST).stat().st_size,
         sum(path.stat().st_size for path in directory.glob("samples/*")),
+        sharing,
     )
+
+
+@contextmanager
+def _threads_of(processes: int) -> Iterator[None]:
+    """Compute in the body of a ``with`` statement with the threads that Lightning gives each of some processes."""
+    before = torch.get_num_threads()
+    if processes > 1 and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, before // processes))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _settings(cfg: DictConfig, directory: Path) -> DictConfig:
@@ -150,9 +176,9 @@ def _settings(cfg: DictConfig, directory: Path) -> DictConfig:
     settings.paths.run_dir = str(directory)
     devices = cfg.trainer.devices
     settings.trainer.devices = [devices[0]] if OmegaConf.is_list(devices) else 1
-    for key in ("num_nodes", "strategy"):
-        if key in settings.trainer:
-            settings.trainer.pop(key)
+    with open_dict(settings.trainer) as trainer:
+        for key in ("num_nodes", "strategy"):
+            trainer.pop(key, None)
     if OmegaConf.select(settings, "discriminator.start"):
         settings.discriminator.start = 0
     if OmegaConf.select(settings, STATISTICS):
@@ -172,9 +198,9 @@ def _of_a_few_steps(settings: DictConfig) -> DictConfig:
 
 
 def _validation(
-    cfg: DictConfig, times: dict[tuple[str, str], list[float]], data: ImageData
+    cfg: DictConfig, times: dict[tuple[str, str], list[float]], data: ImageData, processes: int = 1
 ) -> tuple[float, dict[str, float]]:
-    """Return the seconds of a validation on all its batches, and of the parts of the timed one after the batches.
+    """Return the seconds of a validation on all batches of a process, and of the parts after the timed batches.
 
     These are its pictures (``validation_epoch_end``), what it saves (``validation_end``), and ``all`` of it.
     """
@@ -183,7 +209,8 @@ def _validation(
     (begin,) = times["validation_start", "first"]
     ends = times.get(("validation_batch_end", "first"), [])
     each = [end - start for start, end in zip([begin, *ends], ends, strict=False)]
-    limit, batches = cfg.trainer.limit_val_batches, math.ceil(len(data.loader_samples("val")) / 256)
+    limit = cfg.trainer.limit_val_batches
+    batches = math.ceil(math.ceil(len(data.loader_samples("val")) / processes) / 256)
     batches = int(limit * batches) if isinstance(limit, float) else min(limit, batches)
     more = each[1:] or each
     of_batches = sum(each) + (batches - len(each)) * sum(more) / max(1, len(more))

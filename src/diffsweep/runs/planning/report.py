@@ -8,6 +8,7 @@ from diffsweep.runs.planning.plans import (
     CHECKPOINTS,
     PICTURES,
     SAVING,
+    SUMS,
     TRAINING,
     VALIDATION,
     RunPlan,
@@ -41,29 +42,38 @@ def _network(plan: RunPlan) -> list[ReportRow]:
     cost, measured = plan.rehearsed.cost, plan.rehearsed
     accumulated = f" in {plan.accumulated} batches" if plan.accumulated > 1 else ""
     frozen = f"of {measured.parameters:,}" if measured.trained < measured.parameters else ""
+    sharing = measured.sharing
+    machines = f"{sharing.machines} machines of {sharing.devices} devices" if sharing.machines > 1 else "one machine"
+    own = f"{plan.batch * plan.accumulated:,} samples of a step"
+    shared = [("processes", f"{sharing.processes}", f"on {machines}, each with {own}")] if sharing.processes > 1 else []
     return [
         ("network", f"{cost.parameters:,}", f"parameters of {cost.network}"),
         ("trained", f"{measured.trained:,}", frozen),
         ("forward pass", in_units(2e9 * cost.gmac, FLOPS, "FLOP"), cost.sample),
         ("step", in_units(plan.flops, FLOPS, "FLOP"), f"{plan.samples:,} samples{accumulated}"),
         ("steps", f"{plan.steps:,}", f"{plan.images:,} samples, {plan.epochs:.3g} epochs"),
+        *shared,
     ]
 
 
 def _memory(plan: RunPlan) -> list[ReportRow]:
     memory = plan.memory
-    of_all = "" if memory.capacity is None else f"of {in_units(memory.capacity)} on the device"
-    rows = [("memory", in_units(memory.peak), f"at most, {of_all}" if of_all else "at most")]
+    of_all = "" if memory.capacity is None else f", of {in_units(memory.capacity)} on the device"
+    if plan.rehearsed.sharing.processes > 1:
+        of_all = f" in each process{of_all.replace('on the device', 'for each')}"
+    rows = [("memory", in_units(memory.peak), f"at most{of_all}")]
     parts = {
         **({"process": memory.process} if memory.process else {}),
         **memory.known._asdict(),
         "activations": memory.activations,
+        "buckets": memory.buckets,
         "working": memory.working,
     }
     remarks = {
         "process": "without the model, after any stages",
         "average": "of the weights",
         "activations": f"kept for the backward pass of {memory.batch} samples",
+        "buckets": "gradients that are sent",
         "working": "gradients of activations, and what libraries take",
     }
     rows += [(f"  {name}", in_units(size), remarks.get(name, "")) for name, size in parts.items() if size]
@@ -85,6 +95,7 @@ def _time(plan: RunPlan) -> list[ReportRow]:
     measured = plan.rehearsed
     remarks = {
         TRAINING: f"{measured.step:.3g} s a step",
+        SUMS: f"{measured.sharing.summing:.3g} s a step, of {in_units(measured.sharing.buckets)} each",
         VALIDATION: f"{plan.validations} of {measured.validation:.3g} s",
         PICTURES: f"{plan.validations} of {measured.picture:.3g} s",
         SAVING: f"{plan.validations} times, and tables",
@@ -93,7 +104,8 @@ def _time(plan: RunPlan) -> list[ReportRow]:
     below = [(f"  {name}", duration(each.own_seconds), each.name) for name, each in stages_of_all([plan]).items()]
     rows = [(f"  {name}", duration(seconds), remarks.get(name, "")) for name, seconds in plan.parts.items()]
     named = [row for row in rows if row[1] != "0 s"]
-    return [("time", duration(plan.seconds), f"{plan.seconds / 3600:.3g} hours"), *named, *below]
+    assumed = [("  assumed", "", measured.sharing.assumed)] if measured.sharing.assumed else []
+    return [("time", duration(plan.seconds), f"{plan.seconds / 3600:.3g} hours"), *named, *assumed, *below]
 
 
 def _disk(plan: RunPlan) -> list[ReportRow]:
@@ -115,13 +127,13 @@ def shown_sweep(names: Sequence[str], plans: Sequence[RunPlan]) -> str:
     rows = [("job", "time", "memory and disk")]
     rows += [_row(name, plan) for name, plan in zip(names, plans, strict=True)]
     rows += [_row(f"stage {name}", plan) for name, plan in stages.items()]
-    total = seconds_of_all(plans)
+    total, of_devices = seconds_of_all(plans), sum(plan.device_seconds for plan in most)
     rows.append(
         (
             "all",
             duration(total),
             f"{in_units(max(plan.memory.peak for plan in most))}, {in_units(disk_of_all(plans))}; "
-            f"{total / 3600:.3g} hours of one device",
+            f"{of_devices / 3600:.3g} hours of one device",
         )
     )
     return table(rows)

@@ -56,6 +56,7 @@ class Steps(Callback):
     Args:
         peak: the memory of the device.
         process: the bytes that the process takes without a model.
+        processes: which share the memory of the machine; 1 on a GPU.
         seconds: how long steps are timed, if these are at least LEAST and at most MOST.
 
     Attributes:
@@ -68,8 +69,8 @@ class Steps(Callback):
         TooLarge: in the training, before a batch that the device cannot hold.
     """
 
-    def __init__(self, peak: Peak, process: int, seconds: float) -> None:
-        self.peak, self.process, self.seconds = peak, process, seconds
+    def __init__(self, peak: Peak, process: int, seconds: float, processes: int = 1) -> None:
+        self.peak, self.process, self.seconds, self.processes = peak, process, seconds, processes
         self.points: list[tuple[int, int, int]] = []
         self.step, self.loop = math.nan, 0.0
         self.known = KeptBytes(0, 0, 0, 0)
@@ -80,7 +81,8 @@ class Steps(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._begin = time.perf_counter()
-        self.capacity = capacity_of(pl_module.device, self.peak.now())
+        capacity = capacity_of(pl_module.device, self.peak.now())
+        self.capacity = None if capacity is None else capacity // self.processes
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         step, of_step = divmod(batch_idx, trainer.accumulate_grad_batches)
