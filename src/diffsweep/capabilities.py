@@ -121,6 +121,12 @@ CAPABILITIES: dict[str, Capability] = {
         choice="conditioning.dropout=0.1",
     ),
     "fixed_steps": Capability("steps at fixed times, which adaptive solvers do not have", ("sampler",)),
+    "cached_features": Capability(
+        "reuse of the network's deep features between steps",
+        ("feature_cache",),
+        users=("backbone",),
+        settings={"feature_cache": "feature_cache=none"},
+    ),
     "measurement": Capability("guidance that keeps samples consistent with a measurement", ("guidance",)),
     "lower_stage": Capability(
         "a lower stage of a cascade",

@@ -31,6 +31,7 @@ def test_the_compared_networks_have_the_same_number_of_parameters():
 
 PARTS = [
     *("sampling", "backbones", "hybrid", "bound", "video", "decoding", "loading", "distillation"),
+    "caching",
     *("scripts", "pipelines", "split", "utilisation", "logging", "scaling"),
     pytest.param("adaptation", marks=pytest.mark.slow),
     pytest.param("processes", marks=pytest.mark.slow),  # it starts processes

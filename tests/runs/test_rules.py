@@ -44,6 +44,30 @@ WRONG = [  # what is typed, the rule that it breaks, and what to type instead; s
     ),
     (("model=autoencoder_kl", "execution=compiled"), "compiled_models_have_networks_to_compile", "use execution=eager"),
     (("objective=ssm", "execution=compiled"), "compiled_networks_have_first_derivatives_alone", "use execution=eager"),
+    (("feature_cache=uniform", "sampler=ode"), "required_capabilities_are_provided", "sampler=ancestral"),
+    (("feature_cache=uniform", "model=noisy_classifier"), "required_capabilities_are_provided", "feature_cache=none"),
+    (
+        (
+            "feature_cache=uniform",
+            "model=video",
+            "noise=shared",
+            "prediction=eps",
+            "backbone=base_and_residual",
+            "metrics=none",
+        ),
+        "provided_capabilities_are_supported",
+        "use backbone=dit3d, unet3d, or feature_cache=none",
+    ),
+    (
+        ("feature_cache=uniform", "feature_cache.branch=5"),
+        "cached_features_leave_something_to_compute_less",
+        "use feature_cache.branch=4 or less",
+    ),
+    (
+        ("feature_cache=uniform", "guidance=reconstruction"),
+        "cached_features_are_not_differentiated",
+        "guidance=repaint",
+    ),
     (
         ("model=video", "conditioning=image", "metrics=none"),
         "degraded_images_are_no_clips",

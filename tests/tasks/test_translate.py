@@ -128,6 +128,7 @@ BAD = [  # a fixture of a run, overrides, and what the message has
     ("finished_text", ["task=translate", "task.features.blocks=[middle]"], "no block middle; did you mean middle."),
     ("finished_text", ["task=prompt_to_prompt", "task.source=one.png"], "give those of one.png by task.source_prompts"),
     ("finished_text", ["task=translate", "task.self_attention.until=2"], "task.self_attention.until is a time in"),
+    ("finished_text", ["task=translate", "feature_cache=uniform"], "[rule cached_features_are_used_by_the_task]"),
     ("finished_clips", ["task=translate", "task.words={red: blue}"], "this model is conditioned on class labels"),
 ]
 

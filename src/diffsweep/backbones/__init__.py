@@ -4,12 +4,13 @@ x is images (B, C, H, W) or clips (B, C, F, H, W), c_noise the times as the netw
 (B, F), and cond a :class:`~diffsweep.diffusion.Condition`.
 """
 
-from diffsweep.backbones.base import Backbone
+from diffsweep.backbones.base import Backbone, Reuse
 from diffsweep.backbones.base_and_residual import BaseAndResidual
 from diffsweep.backbones.dit import DiT
 from diffsweep.backbones.dit3d import DiT3D
 from diffsweep.backbones.encoder_unet import ClassifierBackbone, EncoderUNet
 from diffsweep.backbones.execution import Execution
+from diffsweep.backbones.feature_cache import FeatureCache, NonUniformCache, UniformCache
 from diffsweep.backbones.unet import UNet
 from diffsweep.backbones.unet3d import UNet3D
 from diffsweep.backbones.uvit import UViT
@@ -22,7 +23,11 @@ __all__ = [
     "DiT3D",
     "EncoderUNet",
     "Execution",
+    "FeatureCache",
+    "NonUniformCache",
+    "Reuse",
     "UNet",
     "UNet3D",
     "UViT",
+    "UniformCache",
 ]

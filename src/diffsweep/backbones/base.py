@@ -4,13 +4,32 @@ import copy
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
 from diffsweep.capabilities import Part
 from diffsweep.diffusion import Condition
 from diffsweep.layers import FirstHalf, Injectable, added_by, rotary_channels
+
+
+class Reuse(NamedTuple):
+    """A request to a network to return its deep features, or to reuse those of an earlier call.
+
+    A network that gets it as ``backbone(x, c_noise, cond, reuse=Reuse(branch))`` returns its output and the features, a
+    tensor whose form is its own. With ``Reuse(branch, features)`` it computes the outer blocks alone, and takes the
+    features in the place of those that the inner blocks would compute. It is an argument of the call, not a method,
+    since compilation and the hooks of a module act on its calls.
+
+    Attributes:
+        branch: the number b >= 1 of blocks at either end of the network that every call computes: the first b and the
+            last b. From :attr:`Backbone.branches` on these are all blocks.
+        features: the features of an earlier call with inputs of the same shape and the same branch; None: everything is
+            computed.
+    """
+
+    branch: int
+    features: Tensor | None = None
 
 
 class Backbone(nn.Module, Part):
@@ -21,8 +40,8 @@ class Backbone(nn.Module, Part):
 
     Attributes:
         requires, supports: names of capabilities; both contain ``clips`` if the network reads clips and not images, and
-            ``supports`` contains ``aspect_ratios`` if x can be of other sizes than a square of ``image_size``, and
-            ``control`` if control networks can be added.
+            ``supports`` contains ``aspect_ratios`` if x can be of other sizes than a square of ``image_size``,
+            ``control`` if control networks can be added, and ``cached_features`` if a call takes a :class:`Reuse`.
         provides: contains ``equal_blocks`` if the network has them.
         controls: the control networks (:class:`~diffsweep.layers.ControlBranch`) whose outputs are added to features of
             the network; none at first.
@@ -41,6 +60,18 @@ class Backbone(nn.Module, Part):
     def side_multiple(self) -> int:
         """What must divide H and W of x: here 1, any size can be given; subclasses of patches override it."""
         return 1
+
+    @property
+    def branches(self) -> int:
+        """The least ``branch`` of :class:`Reuse` with which every call computes everything; 1: nothing can be reused.
+
+        Networks that support ``cached_features`` override it.
+        """
+        return 1
+
+    def reused(self, reuse: Reuse | None) -> Reuse | None:
+        """Return a request as it is, but None for one with which every call computes everything."""
+        return None if reuse is None or reuse.branch >= self.branches else reuse
 
     def copied_half(self, blocks: int | None = None) -> FirstHalf:
         """Return a copy of the network's first half, with its weights, to be trained as a control network.

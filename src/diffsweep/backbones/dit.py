@@ -6,14 +6,14 @@ p x p pixels of its patch.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffsweep.backbones.base import Backbone, TokenSizes, TransformerOptions, copied_without
+from diffsweep.backbones.base import Backbone, Reuse, copied_without
+from diffsweep.backbones.dit_options import BLOCKS, DiTOptions
 from diffsweep.diffusion import Condition
 from diffsweep.layers import (
     AcrossFrames,
@@ -44,46 +44,6 @@ from diffsweep.layers.patches import Rotation
 AttentionLayout = tuple[Rotation | None, AcrossFrames | None]
 
 
-class BlockType(NamedTuple):
-    """A way in which the embeddings of time and class enter the blocks of a DiT.
-
-    Attributes:
-        in_sequence: the embeddings are tokens before those of the image.
-        in_context: the embeddings are tokens that the image's tokens attend to by cross-attention.
-        modulations: number of vectors that modulate a block: 0; 4: shift and scale of both norms; 6: these and the
-            gates of both branches.
-        zero: initialise the modulations to zero; blocks with gates then start as the identity.
-        shared: compute the modulations once for all blocks; each block adds a learned table of its own.
-    """
-
-    in_sequence: bool = False
-    in_context: bool = False
-    modulations: int = 0
-    zero: bool = False
-    shared: bool = False
-
-
-BLOCKS = {
-    "in_context": BlockType(in_sequence=True),
-    "cross_attention": BlockType(in_context=True),
-    "adaln": BlockType(modulations=4),
-    "adaln_zero": BlockType(modulations=6, zero=True),
-    "adaln_single": BlockType(modulations=6, shared=True),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class DiTOptions(TransformerOptions, TokenSizes):
-    """The options of a DiT: those of its transformer blocks, and the sizes of the condition's parts that it reads.
-
-    Attributes:
-        time_endpoint: the frequencies of the time embedding end at 1 / 10000, as in diffusers, see
-            :class:`~diffsweep.layers.SinusoidalEmbedding`.
-    """
-
-    time_endpoint: bool = False
-
-
 class DiT(Backbone):
     """A transformer over patches of the image, which time and class enter in one of five ways (arXiv:2212.09748).
 
@@ -111,7 +71,7 @@ class DiT(Backbone):
     """
 
     Options = DiTOptions
-    supports = frozenset({"aspect_ratios", "control"})
+    supports = frozenset({"aspect_ratios", "control", "cached_features"})
     provides = frozenset({"equal_blocks"})
 
     def __init__(
@@ -183,10 +143,18 @@ class DiT(Backbone):
                 zero_init(module)
         zero_init(self.head)
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Condition | None = None) -> Tensor:
+    @property
+    def branches(self) -> int:
+        """Half the number of blocks, rounded up."""
+        return (len(self.blocks) + 1) // 2
+
+    def forward(
+        self, x: Tensor, c_noise: Tensor, cond: Condition | None = None, reuse: Reuse | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
         cond = Condition() if cond is None else cond
         tokens = self._embed(c_noise, cond, x.dtype)
-        return self._forward_images(x, tokens, cond, added=self.added(x, c_noise, cond))
+        output, deep = self._forward_images(x, tokens, cond, added=self.added(x, c_noise, cond), reuse=reuse)
+        return output if reuse is None else (output, deep)
 
     def _embed(self, c_noise: Tensor, cond: Condition, dtype: torch.dtype) -> Tensor:
         """Return the embeddings of the time and of the V vectors of the condition, (B, 1 + V, C)."""
@@ -194,19 +162,25 @@ class DiT(Backbone):
         return torch.stack(vectors, dim=1)
 
     def _forward_images(
-        self, x: Tensor, tokens: Tensor, cond: Condition, clips: Clips | None = None, added: Sequence[Tensor] = ()
-    ) -> Tensor:
-        """Return the output for images, or for the frames of clips as images, (B, C, H, W).
+        self,
+        x: Tensor,
+        tokens: Tensor,
+        cond: Condition,
+        clips: Clips | None = None,
+        added: Sequence[Tensor] = (),
+        reuse: Reuse | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the output for images, or for the frames of clips as images, (B, C, H, W), and the deep features.
 
         ``tokens`` are the embeddings of time and condition, (B, 1 + V, C); ``clips`` divides the frames into clips.
         ``added`` is added to the outputs of the first blocks.
         """
-        h, emb_out = self._through_blocks(x, tokens, cond, clips, added=added)
+        h, deep, emb_out = self._through_blocks(x, tokens, cond, clips, added=added, reuse=reuse)
         grid = patch_grid(x.shape[2], x.shape[3], self.options.patch_size)
         h = h[:, h.shape[1] - grid[0] * grid[1] :]
         modulation = () if self.modulation_out is None else self.modulation_out(emb_out)
         h = self.head(modulated(self.norm_out(h), modulation))  # (B, N, p p out_channels)
-        return unpatchify(h, grid, self.options.patch_size)  # (B, out_channels, H, W)
+        return unpatchify(h, grid, self.options.patch_size), deep  # (B, out_channels, H, W)
 
     def _through_blocks(
         self,
@@ -217,8 +191,13 @@ class DiT(Backbone):
         hint: Tensor | None = None,
         added: Sequence[Tensor] = (),
         kept: list[Tensor] | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Return the tokens of the last block, and the input of the modulation of the last norm.
+        reuse: Reuse | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the tokens of the last block, the deep features, and the input of the modulation of the last norm.
+
+        The deep features are what the inner blocks add to their input, (B, N', C), as in Delta-DiT (arXiv:2406.01125);
+        with ``reuse`` the inner blocks are all but the first and last ``reuse.branch`` ones. If the features are given,
+        they are added in the place of these blocks.
 
         ``hint`` is added to the tokens of the patches, (B, N, C); the output of each block is appended to ``kept``.
         """
@@ -232,12 +211,25 @@ class DiT(Backbone):
         emb, emb_out = self._embeddings(tokens.sum(dim=1))
         context, mask = self._context(tokens if kind.in_context else tokens[:, :0], cond)
         attentions = self._attentions(grid, extras, h, clips)
-        for number, (block, attention) in enumerate(zip(self.blocks, attentions, strict=True)):
-            h = run_block(block, self.checkpointing, h, emb, context, mask, *attention)
-            h = h + added[number] if number < len(added) else h
-            if kept is not None:
-                kept.append(h)
-        return h, emb_out
+        blocks = list(enumerate(zip(self.blocks, attentions, strict=True)))
+
+        def through(first: int, end: int, h: Tensor) -> Tensor:
+            for number, (block, attention) in blocks[first:end]:
+                h = run_block(block, self.checkpointing, h, emb, context, mask, *attention)
+                h = h + added[number] if number < len(added) else h
+                if kept is not None:
+                    kept.append(h)
+            return h
+
+        count, reuse = len(blocks), self.reused(reuse)
+        if reuse is None:
+            h = through(0, count, h)
+            return h, h, emb_out
+        begin, end = reuse.branch, count - reuse.branch
+        before = through(0, begin, h)
+        h = through(begin, end, before) if reuse.features is None else before + reuse.features
+        deep = h - before if reuse.features is None else reuse.features
+        return through(end, count, h), deep, emb_out
 
     def first_half(self, x: Tensor, c_noise: Tensor, cond: Condition, hint: Tensor) -> list[Tensor]:
         """Return the outputs of all blocks, tokens (B, N', C), of images x (B, C, H, W).

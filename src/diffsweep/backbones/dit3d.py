@@ -11,7 +11,7 @@ from typing import Any, Literal
 from einops import rearrange, reduce
 from torch import Tensor
 
-from diffsweep.backbones.base import at_least_1, one_of
+from diffsweep.backbones.base import Reuse, at_least_1, one_of
 from diffsweep.backbones.dit import AttentionLayout, DiT
 from diffsweep.diffusion import Condition
 from diffsweep.layers import (
@@ -55,7 +55,7 @@ class DiT3D(DiT):
     """
 
     requires = frozenset({"clips"})
-    supports = frozenset({"clips"})
+    supports = frozenset({"clips", "cached_features"})
 
     def __init__(
         self,
@@ -95,7 +95,9 @@ class DiT3D(DiT):
             )
         self.frames_per_patch, self.attention = frames_per_patch, attention
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Condition | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, c_noise: Tensor, cond: Condition | None = None, reuse: Reuse | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
         cond, frames, p = Condition() if cond is None else cond, x.shape[2], self.frames_per_patch
         _check_divides(frames, p)
         if cond.independent is not None and p > 1:
@@ -107,8 +109,10 @@ class DiT3D(DiT):
         if rows.image is not None:
             of_patches = replace(of_patches, image=rearrange(rows.image, "(b p) c h w -> b (c p) h w", p=p))
         x = rearrange(x, "b c (f p) h w -> (b f) (c p) h w", p=p)
-        h = self._forward_images(x, tokens, of_patches, clips_of(frames // p, cond.independent))
-        return rearrange(h, "(b f) (c p) h w -> b c (f p) h w", f=frames // p, p=p)  # (B, out_channels, F, H, W)
+        clips = clips_of(frames // p, cond.independent)
+        h, deep = self._forward_images(x, tokens, of_patches, clips, reuse=reuse)
+        output = rearrange(h, "(b f) (c p) h w -> b c (f p) h w", f=frames // p, p=p)  # (B, out_channels, F, H, W)
+        return output if reuse is None else (output, deep)
 
     def _attentions(self, grid: tuple[int, int], extras: int, h: Tensor, clips: Clips | None) -> list[AttentionLayout]:
         assert clips is not None

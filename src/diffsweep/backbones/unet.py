@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffsweep.backbones.base import Backbone, TokenSizes, at_least_1, copied_without, one_of
+from diffsweep.backbones.base import Backbone, Reuse, TokenSizes, at_least_1, copied_without, one_of
 from diffsweep.backbones.unet_blocks import ResidualStage, SpatialTransformer
 from diffsweep.backbones.unet_options import ATTENTIONS, Resampling, ResolutionOptions
 from diffsweep.diffusion import Condition
@@ -121,7 +121,7 @@ class UNet(Backbone):
     """
 
     Options = UNetOptions
-    supports = frozenset({"aspect_ratios", "control"})
+    supports = frozenset({"aspect_ratios", "control", "cached_features"})
 
     def __init__(self, in_channels: int, out_channels: int, image_size: int, **options: Any) -> None:
         super().__init__()
@@ -163,53 +163,104 @@ class UNet(Backbone):
         """What must divide H and W of x: 1, or with ``pad_end`` the factor by which the smallest maps are smaller."""
         return self._factor if self.options.pad_end else 1
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Condition | None = None) -> Tensor:
+    @property
+    def branches(self) -> int:
+        """One more than the number of residual stages on the way up: with one branch less, the middle is reused."""
+        return 1 + sum(isinstance(module, ResidualStage) for module in self.up)
+
+    def forward(
+        self, x: Tensor, c_noise: Tensor, cond: Condition | None = None, reuse: Reuse | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
         cond = Condition() if cond is None else cond
-        return self._forward_images(x, c_noise, cond, added=self.added(x, c_noise, cond))
+        output, deep = self._forward_images(x, c_noise, cond, added=self.added(x, c_noise, cond), reuse=reuse)
+        return output if reuse is None else (output, deep)
 
     def _forward_images(
-        self, x: Tensor, c_noise: Tensor, cond: Condition, clips: Clips | None = None, added: Sequence[Tensor] = ()
-    ) -> Tensor:
+        self,
+        x: Tensor,
+        c_noise: Tensor,
+        cond: Condition,
+        clips: Clips | None = None,
+        added: Sequence[Tensor] = (),
+        reuse: Reuse | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """Return the output for images, or for the frames of clips as images, (B, C, H, W), each with its own time.
+
+        Beside it are the deep features, the maps (B, C', H', W') that the first of the last ``reuse.branch`` stages on
+        the way up takes from the stage below it (DeepCache, arXiv:2312.00858). If they are given, neither the stages
+        below nor the maps that only these read are computed.
 
         ``clips`` divides the frames into clips for the layers over time; None: x are images. ``added`` is added to the
         maps of the first half.
         """
-        maps, emb, context = self._first_half(x, c_noise, cond, clips)
-        *skips, h = with_added(maps, added)
+        up, reuse = list(self.up), self.reused(reuse)
+        stages = [number for number, module in enumerate(up) if isinstance(module, ResidualStage)]
+        start = None if reuse is None else stages[-reuse.branch]  # the module that the deep features enter
+        emb, context = self._embedded(x, c_noise, cond)
+        if start is None or reuse is None or reuse.features is None:
+            *skips, h = with_added(self._first_half(x, cond, emb, context, clips), added)
+            first = 0
+        else:
+            maps = self._way_down(x, cond, emb, context, clips, leave_out=stages.index(start))
+            skips, h, first = with_added(maps, added[: len(maps)]), reuse.features, start
+        deep = h
         if self.options.skip_scale != 1:
             skips = [self.options.skip_scale * skip for skip in skips]
-        for module in self.up:
+        for number, module in enumerate(up[first:], first):
+            deep = h if number == start else deep
             if isinstance(module, ResidualStage):
                 h = self._run(module, torch.cat([h, skips.pop()], dim=1), emb, *context, clips=clips)
             else:
                 h = self._run(module, h, emb, skips[-1].shape[-2:])
         h = torch.cat([h, *skips], dim=1) if skips else h
-        return self.conv_out(functional.silu(self.norm_out(h)))  # (B, out_channels, H, W)
+        return self.conv_out(functional.silu(self.norm_out(h))), deep  # (B, out_channels, H, W)
 
-    def _first_half(
-        self, x: Tensor, c_noise: Tensor, cond: Condition, clips: Clips | None = None, hint: Tensor | None = None
-    ) -> tuple[list[Tensor], Tensor, tuple[Tensor | None, ...]]:
-        """Return the maps on the way down and that of the middle, the embedding of time, and the context and its mask.
-
-        ``hint`` is added to the first of the maps, (B, C', H, W).
-        """
+    def _embedded(self, x: Tensor, c_noise: Tensor, cond: Condition) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        """Return the embedding of time and condition, (B, E), and the context of cross-attention and its mask."""
         emb = self.embed_time(self.sinusoids(c_noise).to(x.dtype))  # (B, E)
         for vector in self.embed_condition(cond, len(x)):
             emb = emb + vector
-        emb = functional.silu(emb)
         context = () if self.context is None else self.context(cond.tokens, cond.token_mask, cond.is_null, len(x))
+        return functional.silu(emb), context
+
+    def _way_down(
+        self,
+        x: Tensor,
+        cond: Condition,
+        emb: Tensor,
+        context: tuple[Tensor | None, ...],
+        clips: Clips | None = None,
+        hint: Tensor | None = None,
+        leave_out: int = 0,
+    ) -> list[Tensor]:
+        """Return the maps on the way down, without a number of the last ones.
+
+        ``hint`` is added to the first of the maps, (B, C', H, W).
+        """
         first = self.conv_in(with_image(x, cond, self.options.image_channels))
         maps = [first if hint is None else first + hint]  # (B, C', H, W)
-        for module in self.down:
+        for module in list(self.down)[: len(self.down) - leave_out]:
             if isinstance(module, ResidualStage):
                 maps.append(self._run(module, maps[-1], emb, *context, clips=clips))
             else:
                 maps.append(self._run(module, maps[-1], emb))
+        return maps
+
+    def _first_half(
+        self,
+        x: Tensor,
+        cond: Condition,
+        emb: Tensor,
+        context: tuple[Tensor | None, ...],
+        clips: Clips | None = None,
+        hint: Tensor | None = None,
+    ) -> list[Tensor]:
+        """Return the maps on the way down, see :meth:`_way_down`, and that of the middle."""
+        maps = self._way_down(x, cond, emb, context, clips, hint)
         h = maps[-1]
         for module in self.middle:
             h = self._run(module, h, emb, *context, clips=clips)
-        return [*maps, h], emb, context
+        return [*maps, h]
 
     def first_half(self, x: Tensor, c_noise: Tensor, cond: Condition, hint: Tensor) -> list[Tensor]:
         """Return the maps on the way down and that of the middle, of images x (B, C, H, W).
@@ -218,7 +269,7 @@ class UNet(Backbone):
             x, c_noise, cond: the arguments of the network.
             hint: what is added to the map of the first convolution, (B, C', H, W).
         """
-        return self._first_half(x, c_noise, cond, hint=hint)[0]
+        return self._first_half(x, cond, *self._embedded(x, c_noise, cond), hint=hint)
 
     def copied_half(self, blocks: int | None = None) -> FirstHalf:
         if blocks is not None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from einops import rearrange
 from torch import Tensor
 
-from diffsweep.backbones.base import one_of
+from diffsweep.backbones.base import Reuse, one_of
 from diffsweep.backbones.unet import UNet
 from diffsweep.diffusion import Condition
 from diffsweep.layers import (
@@ -53,7 +53,7 @@ class UNet3D(UNet):
     """
 
     requires = frozenset({"clips"})
-    supports = frozenset({"clips"})
+    supports = frozenset({"clips", "cached_features"})
 
     def __init__(
         self,
@@ -79,9 +79,12 @@ class UNet3D(UNet):
             steps = [TemporalConvolution(stage.width, self.options.norm), stage.temporal]
             stage.temporal = TemporalSteps(*(step for step in steps if step is not None))
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Condition | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, c_noise: Tensor, cond: Condition | None = None, reuse: Reuse | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
         cond, frames = Condition() if cond is None else cond, x.shape[2]
         images = rearrange(x, "b c f h w -> (b f) c h w")
-        clips = clips_of(frames, cond.independent)
-        h = self._forward_images(images, rows_of_frames(c_noise, frames), cond.of_frames(frames), clips)
-        return rearrange(h, "(b f) c h w -> b c f h w", f=frames)  # (B, out_channels, F, H, W)
+        times, clips = rows_of_frames(c_noise, frames), clips_of(frames, cond.independent)
+        h, deep = self._forward_images(images, times, cond.of_frames(frames), clips, reuse=reuse)
+        output = rearrange(h, "(b f) c h w -> b c f h w", f=frames)  # (B, out_channels, F, H, W)
+        return output if reuse is None else (output, deep)

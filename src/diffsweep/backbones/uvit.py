@@ -14,7 +14,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from diffsweep.backbones.base import Backbone, ConditionSizes, TransformerOptions
+from diffsweep.backbones.base import Backbone, ConditionSizes, Reuse, TransformerOptions
 from diffsweep.diffusion import Condition
 from diffsweep.layers import (
     Block,
@@ -82,7 +82,7 @@ class UViT(Backbone):
     """
 
     Options = UViTOptions
-    supports = frozenset({"aspect_ratios"})
+    supports = frozenset({"aspect_ratios", "cached_features"})
     provides = frozenset({"equal_blocks"})
 
     def __init__(self, in_channels: int, out_channels: int, image_size: int, **options: Any) -> None:
@@ -133,22 +133,34 @@ class UViT(Backbone):
                     nn.init.zeros_(module.bias)
         zero_init(self.conv_out if isinstance(self.conv_out, nn.Conv2d) else self.head)
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Condition | None = None) -> Tensor:
+    @property
+    def branches(self) -> int:
+        """One more than the number of blocks before the middle: with one branch less, the middle block is reused."""
+        return len(self.early) + 1
+
+    def forward(
+        self, x: Tensor, c_noise: Tensor, cond: Condition | None = None, reuse: Reuse | None = None
+    ) -> Tensor | tuple[Tensor, Tensor]:
         cond = Condition() if cond is None else cond
         grid = patch_grid(x.shape[2], x.shape[3], self.options.patch_size)
         extras = [*self.embed_condition(cond, len(x)), self.embed_time(c_noise).to(x.dtype)]
         patches = self.embed_patches(with_image(x, cond, self.options.image_channels))
         h = torch.cat([torch.stack(extras, dim=1), patches], dim=1) + self._positions(grid)  # (B, extras + N, C)
         rotation = None if self.rope is None else axial_rotation(grid, self.rope, self.extras, x.device, x.dtype)
-        skips = []
-        for block in self.early:
+        early, late, inner, skips = list(self.early), list(self.late), self.reused(reuse), list[Tensor]()
+        start = None if inner is None else len(late) - inner.branch  # the block that the deep features enter
+        given = None if inner is None else inner.features
+        for block in early if inner is None or given is None else early[: inner.branch]:
             h = run_block(block, self.checkpointing, h, rotation=rotation)
             skips.append(h)
-        h = run_block(self.middle, self.checkpointing, h, rotation=rotation)
-        for block in self.late:
+        h = run_block(self.middle, self.checkpointing, h, rotation=rotation) if given is None else given
+        deep, first = h, 0 if start is None or given is None else start
+        for number, block in enumerate(late[first:], first):
+            deep = h if number == start else deep
             h = run_block(block, self.checkpointing, h, skips.pop(), rotation=rotation)
         h = self.head(self.norm_out(h[:, self.extras :]))  # (B, N, p p out_channels)
-        return self.conv_out(unpatchify(h, grid, self.options.patch_size))  # (B, out_channels, H, W)
+        output = self.conv_out(unpatchify(h, grid, self.options.patch_size))  # (B, out_channels, H, W)
+        return output if reuse is None else (output, deep)
 
     def _positions(self, grid: tuple[int, int]) -> Tensor:
         """Return the learned positions, interpolated if the grid is not that of ``image_size``, (extras + N, C)."""

@@ -11,7 +11,7 @@ SEED = "seed"
 RUN = "run"  # the run that an evaluation measures
 PRESETS = ("model", "experiment", "debug")  # groups whose options choose and set other groups
 # Fields of a protocol that state how samples were made; the others state how they were measured.
-MADE = ("sampler", "guidance", "conditioning", "variance", "precision")
+MADE = ("sampler", "feature_cache", "guidance", "conditioning", "variance", "precision")
 # Groups that a validation loss depends on beside the network, so that losses under others cannot be ranked.
 LOSS = (
     *("dataset", "autoencoder", "schedule", "noise", "prediction", "objective", "weighting", "time_sampling"),

@@ -71,14 +71,17 @@ def build_model(cfg: DictConfig, start: bool = True) -> Model:
 
 
 def execute(cfg: DictConfig, model: Model) -> Model:
-    """Return a model whose networks are computed as the group ``execution`` describes, such as compiled, from now on.
+    """Return a model whose networks are computed as the groups ``execution`` and ``feature_cache`` describe.
 
-    The model is changed in place: see :class:`~diffsweep.backbones.Execution`.
+    The model is changed in place, for training and sampling from now on: see :class:`~diffsweep.backbones.Execution`
+    and :class:`~diffsweep.backbones.FeatureCache`. Other models that it depends on are not.
 
     Raises:
         UserError: the configuration is refused: see :func:`build`.
     """
     build(cfg, "execution")([model.get_submodule(name) for name in model.networks])
+    if isinstance(model, DiffusionModel):
+        model.feature_cache = instantiated(cfg, "feature_cache")
     return model
 
 

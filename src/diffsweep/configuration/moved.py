@@ -22,7 +22,10 @@ MOVED_WORDS = {
 # Keys that nothing reads any more, each with its group; they are left out at any depth.
 GONE = (("conditioning", "seed"),)
 # Groups that runs of diffusion models saved before did not have, with the option that they amount to.
-NEW = ("cascade", "teacher", "discretisation", "adaptation", "concept", "preference", "comparisons", "scorer")
+NEW = (
+    *("cascade", "teacher", "discretisation", "adaptation", "concept", "preference", "comparisons", "scorer"),
+    "feature_cache",
+)
 ADDED: dict[str, tuple[str, dict[str, str]]] = {
     **{group: ("none", {"_target_": "diffsweep.autoencoders.nothing"}) for group in NEW},
     "execution": ("eager", {"_target_": "diffsweep.backbones.Execution", "compile": "none", "backend": "inductor"}),

@@ -98,7 +98,7 @@ TABLE = (
         "from the next step on",
     ),
     KeyRule(
-        ("sampler", "sampler.*", "guidance", "guidance.*"),
+        ("sampler", "sampler.*", "feature_cache", "feature_cache.*", "guidance", "guidance.*"),
         OnResume.TAKEN,
         "in the pictures and measurements from then on; training does not depend on it",
     ),

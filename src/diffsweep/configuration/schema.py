@@ -60,6 +60,7 @@ class Root:
     backbone: Any = MISSING
     guidance: Any = MISSING
     sampler: Any = MISSING
+    feature_cache: Any = MISSING
     optimizer: Any = MISSING
     lr_scheduler: Any = MISSING
     metrics: Any = MISSING

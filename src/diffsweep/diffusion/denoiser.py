@@ -6,6 +6,7 @@ schedule and a prediction is a denoiser (:class:`NetworkDenoiser`); guidance wra
 exact posterior mean of known data (:mod:`diffsweep.diffusion.exact`). Samplers, objectives and likelihoods take any.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -249,6 +250,21 @@ class NetworkDenoiser(Denoiser):
     ) -> Tensor:
         return self._call(x_t, t, cond, levels)[0]
 
+    def with_network(self, network: nn.Module) -> "NetworkDenoiser":
+        """Return a denoiser of another network, with all else of this one, such as the hooks that count its calls.
+
+        Args:
+            network: called as ``backbone`` is.
+        """
+        other = copy.copy(self)
+        other._modules = {**self._modules, "backbone": network}
+        return other
+
+    @property
+    def partial(self) -> bool:
+        """Whether the next call computes a part of the network, and reuses the rest of an earlier call."""
+        return not getattr(self.backbone, "whole", True)
+
 
 @dataclass
 class Evaluations:
@@ -257,10 +273,12 @@ class Evaluations:
     Attributes:
         calls: the number of calls, each of which evaluates a batch.
         rows: the number of samples in all of these calls; classifier-free guidance evaluates two rows for each sample.
+        partial: those of them whose call computed a part of the network (:class:`~diffsweep.backbones.FeatureCache`).
     """
 
     calls: int = 0
     rows: int = 0
+    partial: int = 0
 
 
 @contextmanager
@@ -274,6 +292,7 @@ def counting(denoiser: nn.Module) -> Iterator[Evaluations]:
     def count_call(module: nn.Module, arguments: tuple[Any, ...]) -> None:
         count.calls += 1
         count.rows += len(arguments[0])
+        count.partial += len(arguments[0]) if getattr(module, "partial", False) else 0
 
     handle = denoiser.register_forward_pre_hook(count_call)
     try:

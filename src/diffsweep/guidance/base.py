@@ -57,6 +57,7 @@ class Guidance(Denoiser, Part):
             guidance itself uses, such as ``num_classes``.
         exact_on_gaussians: whether samples of Gaussian data, guided by a measurement y = A x_0, have exactly the
             distribution of x_0 given y.
+        differentiates: whether it takes gradients through the wrapped denoiser.
 
     Raises:
         ValueError: an option is out of its range, or a list of scales comes without ``times``, does not have as many
@@ -66,6 +67,7 @@ class Guidance(Denoiser, Part):
     neutral: float = 1.0
     requires = frozenset({"condition"})
     exact_on_gaussians: bool = False
+    differentiates: bool = False
 
     def __init__(
         self,

@@ -56,6 +56,7 @@ class ClassifierFreeGuidance(Guidance):
             raise ValueError(f"guidance.rescale lies in [0, 1], not {rescale}")
         self.rescale = rescale
         self._joined: tuple[Condition, Condition] | None = None
+        self._opposed: tuple[Condition, Condition] | None = None
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
         if cond is None:
@@ -67,7 +68,7 @@ class ClassifierFreeGuidance(Guidance):
             if scale == 1:
                 return self.denoiser(x_t, t, cond)
             if scale == 0:
-                return self.denoiser(x_t, t, cond.opposite())
+                return self.denoiser(x_t, t, self._opposite(cond))
         both = self.denoiser(torch.cat([x_t, x_t]), t if t.ndim == 0 else torch.cat([t, t]), self._both(cond))
         (x0_c, x0_u), (eps_c, eps_u) = both.x0.chunk(2), both.eps.chunk(2)  # (B, ...) each
         mix = both.variance_mix.chunk(2)[0] if isinstance(both.variance_mix, Tensor) else both.variance_mix
@@ -85,6 +86,12 @@ class ClassifierFreeGuidance(Guidance):
         if self._joined is None or self._joined[0] is not cond:
             self._joined = cond, cond.cat(cond.opposite())
         return self._joined[1]
+
+    def _opposite(self, cond: Condition) -> Condition:
+        """Return the opposite of a condition: the same object in all steps, by which features are known to be of it."""
+        if self._opposed is None or self._opposed[0] is not cond:
+            self._opposed = cond, cond.opposite()
+        return self._opposed[1]
 
     def _rescaled(
         self, x_t: Tensor, t: Tensor, guided: tuple[Tensor, Tensor], conditional: tuple[Tensor, Tensor]

@@ -75,6 +75,7 @@ class Reconstruction(Guidance):
     neutral = 0.0
     requires = frozenset()
     provides = frozenset({"measurement"})
+    differentiates = True
 
     def __init__(
         self,

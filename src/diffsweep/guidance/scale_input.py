@@ -30,10 +30,17 @@ class ScaleInput(Guidance):
     supports = frozenset({"guidance_scale"})
     requires = frozenset({"condition", "guidance_scale"})
 
+    _made: tuple[Condition | None, float, torch.Size, Condition] | None = None  # of the last call
+
     def forward(self, x_t: Tensor, t: Tensor, cond: Condition | None = None) -> Denoised:
         scale = self.scale_at(t)
-        w = scale if isinstance(scale, Tensor) else torch.tensor(scale)
-        return self.denoiser(x_t, t, guided_by_input(cond, w.to(x_t).expand(len(x_t))))
+        if isinstance(scale, Tensor):
+            return self.denoiser(x_t, t, guided_by_input(cond, scale.to(x_t).expand(len(x_t))))
+        last = self._made  # steps of one scale have one condition, by which features are known to be of it
+        if last is None or last[0] is not cond or last[1:3] != (scale, x_t.shape):
+            made = guided_by_input(cond, torch.tensor(scale).to(x_t).expand(len(x_t)))
+            last = self._made = cond, scale, x_t.shape, made
+        return self.denoiser(x_t, t, last[3])
 
 
 def guided_by_input(cond: Condition | None, w: Tensor) -> Condition:

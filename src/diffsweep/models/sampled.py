@@ -14,6 +14,7 @@ from torch import Tensor
 
 from diffsweep import pictures
 from diffsweep.autoencoders import Autoencoder
+from diffsweep.backbones import FeatureCache
 from diffsweep.conditioning import Conditioning, ControlImages
 from diffsweep.datasets import Batch, ImageData, Samples
 from diffsweep.diffusion import Condition, Denoiser, NetworkDenoiser, Noise, Stream, add_noise, prior
@@ -32,10 +33,12 @@ class SampledModel(TimedModel):
         autoencoder: maps pixels to the space of x_0 and back; the identity for diffusion in pixels.
         sampler: integrates from noise at t = 1 to samples at t = 0.
         guidance: wraps the denoiser for sampling; called as ``guidance(denoiser, times=...)`` with the sampler's times.
+        feature_cache: the steps in which sampling reuses deep features of the network; None for no step.
     """
 
     networks = ("denoiser.backbone",)
     control: ControlImages | None = None
+    feature_cache: FeatureCache | None = None
     denoiser: NetworkDenoiser
     conditioning: Conditioning
     autoencoder: Autoencoder
@@ -191,13 +194,15 @@ class SampledModel(TimedModel):
         """The denoisers that drawing a sample evaluates: the model's own, after those of stages below it, if any."""
         return (self.denoiser,)
 
-    def guided(self, sampler: Sampler) -> Denoiser:
+    def guided(self, sampler: Sampler, cached: bool = False) -> Denoiser:
         """Return the denoiser with the model's guidance, on the model's device.
 
         Args:
             sampler: the sampler that will use it; some guidances depend on the times of its steps.
+            cached: whether it is for one trajectory, and reuses features as the model's ``feature_cache`` chooses.
         """
-        return self.guidance(self.denoiser, times=sampler.times(self.denoiser.schedule)).to(self.device)
+        times, cache = sampler.times(self.denoiser.schedule), self.feature_cache if cached else None
+        return self.guidance(cache(self.denoiser, times) if cache else self.denoiser, times=times).to(self.device)
 
     @torch.no_grad()
     def sample_from(
@@ -222,7 +227,8 @@ class SampledModel(TimedModel):
         """
         sampler = self.sampler if sampler is None else sampler
         with phase(SAMPLING):
-            x_0 = sampler(self.guided(sampler), x.to(self.device), self.completed(cond, noise), noise, callback)
+            denoiser = self.guided(sampler, cached=True)
+            x_0 = sampler(denoiser, x.to(self.device), self.completed(cond, noise), noise, callback)
         if not decode:
             return x_0
         pixels = self.autoencoder.decode(x_0)

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from diffsweep.adaptation import own_settings
-from diffsweep.configuration.build import build_likelihood, build_metrics
+from diffsweep.configuration.build import build, build_likelihood, build_metrics
 from diffsweep.configuration.loading import reconstruction_of
 from diffsweep.configuration.stage_nodes import portable
 from diffsweep.datasets import Batch, ImageData
@@ -26,6 +26,7 @@ from diffsweep.models import DiffusionModel, Model, SelfMeasured
 from diffsweep.plots import plot_bound_terms
 from diffsweep.progress import ProgressMeter, tracked
 from diffsweep.runs import report
+from diffsweep.runs.cached import measure_cache
 from diffsweep.runs.duels import duels_protocol, fights_duels, measure_duels
 from diffsweep.tasks.sampling import Drawn, draw, joined
 
@@ -76,8 +77,9 @@ def measure_diffusion(cfg: DictConfig, model: DiffusionModel, data: ImageData, f
     """Measure the samples of a diffusion model and the likelihood of data under it.
 
     Either is left out if the configuration has ``metrics=none`` or ``likelihood=none``. Of a flow the straightness is
-    measured with the samples. ``metrics.json`` and the terms of a likelihood bound are written into the folder. A
-    model that has learned from preferences is compared with its reference
+    measured with the samples, and of samples that reuse features their distance from those that do not
+    (:func:`~diffsweep.runs.cached.measure_cache`). ``metrics.json`` and the terms of a likelihood bound are written
+    into the folder. A model that has learned from preferences is compared with its reference
     (:func:`~diffsweep.runs.duels.measure_duels`).
 
     Of several processes (ranks) each draws a share of the samples and computes a share of the features, also of those
@@ -112,6 +114,11 @@ def measure_diffusion(cfg: DictConfig, model: DiffusionModel, data: ImageData, f
         few = [name for name in metrics.too_few(metrics.num_samples) if name in numbers]
         labelled = {TOO_FEW: few} if few else {}
         protocols["protocol"] = settings = protocol(cfg, metrics, data) | labelled
+        if model.feature_cache is not None:
+            found_of_cache, count = measure_cache(model, drawn, cfg.seed, metrics.batch_size)
+            numbers.update(found_of_cache)
+            made = {name: value for name, value in settings.items() if name not in (*metrics.protocol(), TOO_FEW)}
+            protocols["cache_protocol"] = {"samples": count, **made}
         if model.denoiser.schedule.straight:
             found_of_paths, own = measure_straightness(model, data, metrics, cfg.seed)
             numbers.update(found_of_paths)
@@ -199,11 +206,14 @@ def measure_likelihood(
 def protocol(cfg: DictConfig, metrics: GenerationMetrics, data: ImageData) -> dict[str, Any]:
     """Return the settings, besides the model, that the metrics of samples depend on, by name.
 
-    They are those of the metrics, data, sampler, guidance, conditioning, adaptation, variance, seed and precision.
+    They are those of the metrics, data, sampler, guidance, conditioning, adaptation, variance, seed and precision, and
+    the feature cache, if any.
     Numbers of equal protocols can be compared.
     """
     sampler: Any = OmegaConf.to_container(cfg.sampler, resolve=True)
     settings = {str(key): value for key, value in sampler.items() if key != "_target_"}
+    cached = build(cfg, "feature_cache") is not None
+    cache = {"feature_cache": portable(OmegaConf.to_container(cfg.feature_cache, resolve=True))} if cached else {}
     own = own_settings(portable(OmegaConf.to_container(cfg.adaptation, resolve=True)))
     return {
         **metrics.protocol(),
@@ -213,6 +223,7 @@ def protocol(cfg: DictConfig, metrics: GenerationMetrics, data: ImageData) -> di
         "guidance": portable(OmegaConf.to_container(cfg.guidance, resolve=True)),
         "conditioning": OmegaConf.to_container(cfg.conditioning, resolve=True),
         **({"adaptation": own} if own else {}),
+        **cache,
         "variance": cfg.prediction.variance,
         "resize": "none",
         "seed": cfg.seed,

@@ -112,6 +112,8 @@ _REMARKS = {
     "copy_ratio": "distance to the training set over that of held-out images: about 1 is right, 0 is a copy",
     "straightness": "of the paths from noise to samples: 0 where one step of Euler's method is exact",
     "ema_error": "relative, of the average that was made of snapshots",
+    "cache_error": "distance of samples from those without it, over their standard deviation: unrelated ones have 1.41",
+    "partial_evaluations": "of the network evaluations, which reuse deep features",
     "images_per_second": "{network_evaluations:g} network evaluations each",
 }
 

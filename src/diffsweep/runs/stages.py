@@ -39,7 +39,7 @@ LIFE = (
     "execution",
 )
 WITHIN = ("degradation",)  # a part of the conditioning, if that uses it
-AFTERWARDS = ("sampler", "guidance", "metrics", "likelihood")  # used after training
+AFTERWARDS = ("sampler", "feature_cache", "guidance", "metrics", "likelihood")  # used after training
 LATER = ("adaptation", "preference", "comparisons", "scorer")  # groups that stages of earlier releases did not have
 NOTHING = "diffsweep.autoencoders.nothing"
 WATCHING = (ProgressBar, SampleGrid, LossByTime)

@@ -23,9 +23,11 @@ class Task(ABC):
     Attributes:
         length_key: the configuration key that sets the number of frames of clips, in words for a message that refuses
             ``num_frames``; None if the task uses ``num_frames``.
+        reuses_features: whether its samples are drawn with the model's ``feature_cache``.
     """
 
     length_key: str | None = None
+    reuses_features: bool = True
 
     def incompatible_because(self, space: Autoencoder, sampler: Sampler, guidances: Sequence[Guidance]) -> str | None:
         """Return a sentence why the task cannot be done with a model and what to use instead; None if it can.

@@ -83,12 +83,14 @@ class Drawn(NamedTuple):
         evaluations: the number of network evaluations for each sample, on average.
         request: what the samples were to show, such as their classes: a batch without ``x``; empty for a model without
             conditions.
+        partial: the number of these evaluations, on average, that computed a part of the network alone.
     """
 
     x: Tensor
     seconds: float
     evaluations: float
     request: Batch
+    partial: float = 0.0
 
 
 def draw(model: DiffusionModel, num_samples: int, seed: int, batch_size: int, data: ImageData | None = None) -> Drawn:
@@ -125,7 +127,8 @@ def joined(drawn: Drawn, num_samples: int, batch_size: int, model: DiffusionMode
     if not is_first():
         return drawn
     request = model.request_for(torch.arange(num_samples), data.deferred("val"))
-    return Drawn(torch.cat(parts), drawn.seconds + time.perf_counter() - begin, drawn.evaluations, request)
+    seconds = drawn.seconds + time.perf_counter() - begin
+    return Drawn(torch.cat(parts), seconds, drawn.evaluations, request, drawn.partial)
 
 
 def drawn_in_batches(
@@ -200,7 +203,9 @@ def drawn_by_trajectories(
 
         parts = [make(rows, model.condition_of(rows_of(request, rows)), advance).cpu() for rows in batches]
     x = torch.cat(parts) if parts else torch.empty(0)
-    return Drawn(x, time.perf_counter() - begin, sum(each.rows for each in counts) / max(count, 1), request)
+    seconds = time.perf_counter() - begin
+    rows, partial = (sum(getattr(each, name) for each in counts) / max(count, 1) for name in ("rows", "partial"))
+    return Drawn(x, seconds, rows, request, partial)
 
 
 def trajectory(

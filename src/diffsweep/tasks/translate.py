@@ -75,6 +75,8 @@ class Translate(FromImages):
         UserError: on a run, no image is left, or a text is not possible.
     """
 
+    reuses_features = False
+
     def __init__(
         self,
         source: str = "data",

@@ -13,7 +13,7 @@ from torch import nn
 
 from diffsweep.adaptation import Adaptation
 from diffsweep.autoencoders import AdversarialLoss, Autoencoder, Perceptual
-from diffsweep.backbones import Execution
+from diffsweep.backbones import Execution, FeatureCache
 from diffsweep.conditioning import Conditioning
 from diffsweep.datasets import Concept, ImageData
 from diffsweep.diffusion import ClipNoise, Discretisation, Objective, Prediction, Preference, TimeSampling, Weighting
@@ -64,6 +64,7 @@ class BuiltParts:
     scorer: Scorer | None
     guidance: Sequence[Guidance]
     sampler: Sampler
+    feature_cache: FeatureCache | None
     metrics: GenerationMetrics | None
     likelihood: Likelihood | None
     callbacks: Mapping[str, Callback]

@@ -80,7 +80,8 @@ def _options(cfg: DictConfig, parts: BuiltParts, group: str, field: str, name: s
         brought = {name for name in one.provides if CAPABILITIES[name].users}
         return one.requires <= given | one.provides and used <= one.supports and brought <= supported | one.supports
 
-    found = {option: declared(group, option) for option in families(group)}
+    lacking = {str(cfg.choices.get(group))} if having else set()  # the chosen option, of whose parts one may have it
+    found = {option: declared(group, option) for option in families(group) if option not in lacking}
     return listed(group, [o for o, one in found.items() if (name in getattr(one, field)) == having and goes(one)])
 
 

@@ -72,3 +72,40 @@ def x0_is_clipped_or_its_error_bounded(cfg: DictConfig, parts: BuiltParts) -> st
             "(schedule=linear, scaled_linear)"
         )
     return None
+
+
+@rule
+def cached_features_leave_something_to_compute_less(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Return an error message if the branch that every call computes is the whole network, so that nothing is saved."""
+    if parts.feature_cache is None:
+        return None
+    branch, most = parts.feature_cache.branch, getattr(parts.backbone, "branches", 1) - 1
+    if branch <= most:
+        return None
+    use = f"feature_cache.branch={most} or less" if most else "feature_cache=none"
+    return (
+        f"feature_cache.branch={branch} computes all of backbone={cfg.choices.backbone} in every call, and reuses "
+        f"nothing; use {use}"
+    )
+
+
+@rule
+def cached_features_are_not_differentiated(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Return an error message if guidance takes gradients through the network, for which everything is computed."""
+    if parts.feature_cache is None or not any(guidance.differentiates for guidance in parts.guidance):
+        return None
+    return (
+        f"guidance={cfg.choices.guidance} takes gradients through the network, of which features of an earlier step "
+        "are no part; use feature_cache=none, or guidance=repaint or replacement"
+    )
+
+
+@rule
+def cached_features_are_used_by_the_task(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Return an error message if the task of ``sample.py`` does not draw samples by steps that reuse features."""
+    if parts.feature_cache is None or parts.task is None or parts.task.reuses_features:
+        return None
+    return (
+        f"task={cfg.choices.task} puts features of source images into the network in every step, and reuses none of "
+        "earlier steps; use feature_cache=none"
+    )
