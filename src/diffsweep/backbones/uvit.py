@@ -147,7 +147,8 @@ class UViT(Backbone):
         patches = self.embed_patches(with_image(x, cond, self.options.image_channels))
         h = torch.cat([torch.stack(extras, dim=1), patches], dim=1) + self._positions(grid)  # (B, extras + N, C)
         rotation = None if self.rope is None else axial_rotation(grid, self.rope, self.extras, x.device, x.dtype)
-        early, late, inner, skips = list(self.early), list(self.late), self.reused(reuse), list[Tensor]()
+        early, late, inner = list(self.early), list(self.late), self.reused(reuse)
+        skips: list[Tensor] = []
         start = None if inner is None else len(late) - inner.branch  # the block that the deep features enter
         given = None if inner is None else inner.features
         for block in early if inner is None or given is None else early[: inner.branch]:
