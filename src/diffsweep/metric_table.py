@@ -119,7 +119,7 @@ METRICS = {
     "bits_per_dim_ode": Metric("bits/dim (ODE)", LOWER, "{:.3f}"),
     "straightness": Metric("straightness", LOWER, "{:.3f}"),
     "ema_error": Metric("error of the EMA profile", NEITHER, "{:.2%}"),
-    "cache_error": Metric("error by the feature cache", LOWER, "{:.3f}"),
+    "cache_error": Metric("error by the feature cache", LOWER, "{:.3g}"),
     "network_evaluations": Metric("network evaluations", NEITHER, "{:g}"),
     "partial_evaluations": Metric("partial evaluations", NEITHER, "{:g}"),
     "images_per_second": Metric("samples/s", HIGHER, "{:.4g}"),

@@ -31,6 +31,8 @@ def denoiser():
 X = Noise(0, torch.arange(3)).normal(1, 8, 8, stream=Stream.PRIOR)
 COND = Condition(vector=torch.tensor([0, 1, 2]))
 EVERY_OTHER = UniformCache(2)
+# solvers with one call a step, with two, between two times, with correctors, and with a start of their own
+DIFFERENT = ("ancestral", "heun", "dpm_solver", "predictor_corrector", "plms")
 
 
 def time(value):
@@ -67,7 +69,14 @@ def test_everything_is_computed_where_features_are_of_something_else(denoiser, m
                 assert torch.equal(estimate.x0, denoiser(x, *rest).x0), name
 
 
-@pytest.mark.parametrize("option", [option for option in options("sampler") if option not in ("ode", "consistency")])
+@pytest.mark.parametrize(
+    "option",
+    [
+        pytest.param(option, marks=() if option in DIFFERENT else pytest.mark.slow)
+        for option in options("sampler")
+        if option not in ("ode", "consistency")  # the one is refused, the other is of another kind of model
+    ],
+)
 def test_every_solver_reuses_features_in_every_other_step(compose, option, denoiser):
     sampler = build(compose(f"sampler={option}", "sampler.steps=6"), "sampler")
     times, noise = sampler.times(denoiser.schedule), Noise(0, torch.arange(3))

@@ -52,7 +52,8 @@ def test_samples_of_another_seed_have_an_error_of_the_root_of_2():
     assert relative_distance(3 * x + 1, 3 * other + 1) == pytest.approx(relative_distance(x, other))
 
 
-def test_a_sweep_over_caches_ranks_them(command, finished, tmp_path):
+@pytest.mark.slow
+def test_a_sweep_over_caches_has_a_table_of_their_errors(command, finished, tmp_path):
     words = ("feature_cache=uniform", "feature_cache.interval=1,2", f"output={tmp_path / 'sweep'}")
     done = command("evaluate", "-m", f"run={finished}", *STEPS, *words)
     assert done.code == 0, done.err
