@@ -32,3 +32,28 @@ def overfit():
         return min(losses) / losses[0]
 
     return run
+
+
+@pytest.fixture
+def nothing_compiled():
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.fixture
+def compilers():
+    """``compilers(name, function)`` gives torch.compile a backend, for one test."""
+    from torch._dynamo.backends import registry
+
+    names = []
+
+    def register(name, function):
+        torch._dynamo.register_backend(function, name=name)
+        names.append(name)
+        return name
+
+    yield register
+    for name in names:
+        registry._COMPILER_FNS.pop(name, None)
+        registry._BACKENDS.pop(name, None)

@@ -1,32 +1,20 @@
 """Compiled networks: the numbers, the gradients and the names of those that are not, and what is not compiled."""
 
+import contextlib
 import copy
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
 import torch
+from compiling import INPUTS, NETWORKS, PARTS, gradients, randomised
 from torch import nn
 
-from diffsweep.backbones import DiT, Execution, UNet, UViT
+from diffsweep.backbones import DiT, Execution, UViT
 from diffsweep.layers.injection import edited
 
-PARTS = {"channels": 8, "num_heads": 2}
-
-
-def randomised(network):
-    for parameter in network.parameters():
-        torch.nn.init.normal_(parameter, std=0.1) if not parameter.any() else None
-    return network
-
-
-NETWORKS = {
-    "unet": lambda: UNet(1, 1, 8, channels=8, channel_mult=[1, 2], num_res_blocks=1, attention_factors=[2]),
-    "dit": lambda: DiT(1, 1, 8, depth=2, **PARTS),
-    "checkpointing": lambda: DiT(1, 1, 8, depth=2, checkpointing=True, **PARTS),
-    "uvit": lambda: UViT(1, 1, 8, depth=5, **PARTS),
-}
-INPUTS = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([3.0, 700.0])
+pytestmark = pytest.mark.usefixtures("nothing_compiled")
 COMPILED = [
     pytest.param("dit", "blocks", "aot_eager"),
     *(
@@ -36,38 +24,6 @@ COMPILED = [
     ),
     *(pytest.param(name, "blocks", "aot_eager", marks=pytest.mark.slow) for name in ("uvit", "checkpointing")),
 ]
-
-
-@pytest.fixture(autouse=True)
-def nothing_compiled():
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
-@pytest.fixture
-def compilers():
-    """``compilers(name, function)`` gives torch.compile a backend, for one test."""
-    from torch._dynamo.backends import registry
-
-    names = []
-
-    def register(name, function):
-        torch._dynamo.register_backend(function, name=name)
-        names.append(name)
-        return name
-
-    yield register
-    for name in names:
-        registry._COMPILER_FNS.pop(name, None)
-        registry._BACKENDS.pop(name, None)
-
-
-def gradients(network):
-    network.zero_grad()
-    output = network(*INPUTS)
-    output.square().sum().backward()
-    return output.detach(), [parameter.grad.clone() for parameter in network.parameters()]
 
 
 @pytest.mark.parametrize(("name", "regions", "backend"), COMPILED)
@@ -143,13 +99,78 @@ def test_a_compiler_that_fails_leaves_the_network_as_it_is_with_one_warning(comp
     assert warned[0].startswith("warning: execution.backend=broken cannot compile here (no compiler is here);")
 
 
-def test_gradients_can_be_taken_twice_of_one_output():
-    network = Two().eval()
+@contextlib.contextmanager
+def unable():
+    """Whatever Dynamo does with a frame fails, as by a mistake in it, before any compiler is called."""
+
+    def fail(*_, **__):
+        raise TypeError("a mistake\nof Dynamo")
+
+    with mock.patch("torch._dynamo.symbolic_convert.InstructionTranslator.run", fail):
+        yield
+
+
+def test_a_failure_before_the_compiler_leaves_the_network_as_it_is_with_one_warning(capsys):
+    network, other = Two(), Two()
+    Execution("network", "aot_eager")([network, other])
+    with unable():
+        torch.testing.assert_close(trained(network), trained(Two()), rtol=0, atol=0)
+    torch.testing.assert_close(trained(other), trained(Two()), rtol=0, atol=0)
+    warned = capsys.readouterr().err.splitlines()
+    assert len(warned) == 1
+    assert "cannot compile here (TypeError: a mistake of Dynamo" in warned[0]
+
+
+class Broken(Two):
+    """A network with an operation that no graph can have, before and after which it is compiled."""
+
+    def forward(self, x):
+        h = self.first(x).sin()
+        torch._dynamo.graph_break()
+        return self.second(self.dropout(h))
+
+
+def test_what_no_graph_can_have_is_computed_between_two_graphs(compilers, capsys):
+    graphs, network, plain = [], Broken(), Broken()
+    with pytest.raises(torch._dynamo.exc.Unsupported):
+        torch.compile(plain, backend="eager", fullgraph=True)(X)
+    Execution("network", compilers("counting", lambda graph, inputs: graphs.append(graph) or graph.forward))([network])
+    torch.testing.assert_close(trained(network), trained(plain), rtol=0, atol=0)
+    assert len(graphs) == 4  # of two batch sizes
+    assert not capsys.readouterr().err
+
+
+def test_an_error_of_the_network_itself_is_its_own():
+    network = Two()
+    Execution("network", "eager")([network])
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as raised:
+        network(torch.ones(2, 7))
+    assert type(raised.value) is RuntimeError
+
+
+def test_no_setting_of_torch_changes():
+    """Settings of the compilers are those of their process; another package may rely on them."""
+    from torch._dynamo import config as of_dynamo
+    from torch._functorch import config as of_gradients
+
+    before = of_dynamo.get_config_copy(), of_gradients.get_config_copy()
+    network = Two()
     Execution("network", "aot_eager")([network])
-    loss = network(X.clone().requires_grad_()).square().sum()
-    (once,) = torch.autograd.grad(loss, network.second.weight, retain_graph=True)
-    (twice,) = torch.autograd.grad(loss, network.second.weight)
-    torch.testing.assert_close(twice, once, rtol=0, atol=0)
+    trained(network)
+    assert before == (of_dynamo.get_config_copy(), of_gradients.get_config_copy())
+
+
+def test_more_networks_than_torch_compiles_by_itself_are_compiled_in_one_process(compilers):
+    """As by the jobs of a sweep; torch compiles a class's method for eight kinds of calls if nothing is set."""
+    graphs = []
+    name = compilers("counting", lambda graph, inputs: graphs.append(graph) or graph.forward)
+    for width in range(1, 6):
+        network = Two().eval()
+        network.first, network.second = nn.Linear(3, width), nn.Linear(width, 3)
+        Execution("network", name)([network])
+        for x in (X, X[:1], X, X[:1]):  # a last, smaller batch is one kind more, however often it comes
+            network(x)
+    assert len(graphs) == 10
 
 
 def test_other_weights_can_be_put_in_for_one_call():

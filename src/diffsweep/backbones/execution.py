@@ -4,6 +4,7 @@ Compilation changes neither weights nor their names, and results within rounding
 each kind (training or not, batch size), for static shapes.
 """
 
+import inspect
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -18,6 +19,8 @@ from diffsweep.layers.distributed import is_first
 
 Regions = Literal["none", "network", "blocks"]
 REGIONS = ("none", "network", "blocks")
+KINDS = 64  # of calls that are compiled in one process; torch's own limit, 8, ends within a sweep of one process
+GRAPHED = frozenset({"cuda"})  # types of devices whose calls can be recorded
 
 
 class Execution(Part):
@@ -25,24 +28,39 @@ class Execution(Part):
 
     A compiled network is the same module, with the same parameters under the same names: checkpoints, averages of the
     weights and optimizers do not depend on it, and a copy of it (``copy.deepcopy``) is not compiled. Each batch size is
-    compiled once for training and once for sampling (``dynamic=False``); after eight such kinds torch compiles no more,
-    and computes the others as with ``none``.
+    compiled once for training and once for sampling (``dynamic=False``); after 64 such kinds in one process (8 with a
+    torch that has no ``recompile_limit``) torch compiles no more, and computes the others as with ``none``.
 
-    If the compiler fails, as without a C++ compiler, one warning is printed, and the network is computed operation by
-    operation as before, with the same weights.
+    If compilation fails, in the compiler or before it, as without a C++ compiler, one warning is printed, and the
+    networks are computed operation by operation as before, with the same weights.
+
+    With ``cuda_graphs`` each call without gradients, as in sampling, is recorded once for each batch size and replayed
+    after: one launch in place of one for each operation, which helps where launching takes longer than computing, in
+    small networks. A replay writes into the memory of the one before, so the output is copied, and what samplers keep
+    of earlier steps stays as it was. Calls with gradients are compiled and not recorded: gradients that accumulate over
+    several batches would lie in memory that the next replay overwrites. Where the network is not on a CUDA device one
+    warning is printed, and nothing is recorded.
 
     Args:
         compile: ``none``; ``network``: the whole network is one program; ``blocks``: each of the equal blocks of a
             transformer is, and all share one compilation, whose time does not grow with their number.
         backend: the compiler, a name that ``torch.compile`` knows, such as ``inductor``.
+        cuda_graphs: whether calls without gradients are recorded as CUDA graphs, by the backend's option
+            ``triton.cudagraphs``.
 
     Raises:
-        ValueError: ``compile`` is no such word, or torch has no such compiler.
+        ValueError: ``compile`` is no such word, torch has no such compiler, or ``cuda_graphs`` is chosen without
+            ``compile=network``: a block's output would be overwritten before a later block reads it.
     """
 
-    def __init__(self, compile: Regions = "none", backend: str = "inductor") -> None:
+    def __init__(self, compile: Regions = "none", backend: str = "inductor", cuda_graphs: bool = False) -> None:
         one_of("compile", compile, REGIONS, group="execution")
-        self.compile, self.backend = compile, backend
+        self.compile, self.backend, self.cuda_graphs = compile, backend, cuda_graphs
+        if cuda_graphs and compile != "network":
+            raise ValueError(
+                f"execution.cuda_graphs=true records whole networks, not execution.compile={compile}; use "
+                "execution.compile=network"
+            )
         if compile == "blocks":
             self.requires = frozenset({"equal_blocks"})
         if compile != "none" and backend != "inductor":
@@ -62,10 +80,11 @@ class Execution(Part):
         compiler = _Compiler(self.backend)
         for part in networks if self.compile == "network" else _blocks_of(networks):
             try:
-                part.compile(backend=compiler, dynamic=False)
+                call = _Compiled(part, compiler, self.cuda_graphs)
             except RuntimeError as error:  # a Python or a system without torch.compile
                 compiler.give_up(error)
                 return
+            part._compiled_call_impl = call  # where ``nn.Module.compile`` puts it, and copies leave it out
 
 
 def _blocks_of(networks: Sequence[nn.Module]) -> list[nn.Module]:
@@ -73,35 +92,89 @@ def _blocks_of(networks: Sequence[nn.Module]) -> list[nn.Module]:
     return [block for backbone in backbones for block in backbone.equal_blocks()]
 
 
-class _Compiler:
-    """A backend of torch.compile that leaves graphs as they are if the compiler it stands for has failed once."""
+class _Compiled:
+    """The call of a module: by its compiled code, or operation by operation once a compilation has failed.
 
-    def __init__(self, name: str) -> None:
-        from torch._functorch import config
+    Args:
+        module: the module.
+        compiler: that of all modules which are computed alike.
+        cuda_graphs: whether calls without gradients are recorded.
+    """
 
-        self.name, self.failed = name, False
-        config.donated_buffer = False  # gradients of one output can be taken several times, with retain_graph=True
-        config.force_non_lazy_backward_lowering = True  # what cannot be compiled is found in the forward pass
+    def __init__(self, module: nn.Module, compiler: "_Compiler", cuda_graphs: bool) -> None:
+        self.compiler, self.plain = compiler, module._call_impl
+        self.compiled = _compiled(self.plain, backend=compiler)
+        self.recorded: Callable[..., Any] | None = None
+        if cuda_graphs:
+            self.recorded = _compiled(self.plain, backend=compiler.name, options={"triton.cudagraphs": True})
+        self.weight = next(module.parameters(), None)
 
-    def __call__(self, graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
-        if self.failed:
-            return graph.forward
-        from torch._dynamo import lookup_backend
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.compiler.failed:
+            return self.plain(*args, **kwargs)
+        from torch._dynamo.exc import TorchDynamoException
 
         try:
+            if self.recorded is None or torch.is_grad_enabled():
+                return self.compiled(*args, **kwargs)
+            if self.weight is None or self.weight.device.type in GRAPHED:
+                return _copied(self.recorded(*args, **kwargs))
+            self.compiler.warn(
+                f"execution.cuda_graphs=true records calls on CUDA devices, not on {self.weight.device.type}; the "
+                "network is compiled and not recorded"
+            )
+            self.recorded = None
+            return self.compiled(*args, **kwargs)
+        except (TorchDynamoException, AssertionError, IndexError) as error:  # of torch's tracing and of its compilers
+            self.compiler.give_up(error)
+        return self.plain(*args, **kwargs)
+
+
+def _compiled(function: Callable[..., Any], **settings: Any) -> Callable[..., Any]:
+    if "recompile_limit" in inspect.signature(torch.compile).parameters:
+        settings["recompile_limit"] = KINDS
+    compiled: Callable[..., Any] = torch.compile(function, dynamic=False, **settings)
+    return compiled
+
+
+def _copied(output: Any) -> Any:
+    """Return copies of the tensors of an output, a tensor or a tuple of outputs: no replay writes into them."""
+    if isinstance(output, tuple):
+        return tuple(_copied(each) for each in output)
+    return output.clone() if isinstance(output, Tensor) else output
+
+
+class _Compiler:
+    """A backend of torch.compile that stands for another, and compiles the backward pass with the forward pass.
+
+    So what cannot be compiled is found before anything is computed. Of an output one gradient can be taken: the
+    backward pass writes over what it needs (``uncompiled`` of ``layers/modes.py`` is for more).
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name, self.failed = name, False
+        self._warned: set[str] = set()
+
+    def __call__(self, graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+        from torch._dynamo import lookup_backend
+        from torch._functorch import config
+
+        with config.patch(force_non_lazy_backward_lowering=True):
             compiled: Callable[..., Any] = lookup_backend(self.name)(graph, inputs)
-            return compiled
-        except Exception as error:  # of a compiler, which can be any
-            self.give_up(error)
-            return graph.forward
+        return compiled
 
     def give_up(self, error: Exception) -> None:
         """Print once that networks are computed without the compiler from now on, and why."""
-        if not self.failed and is_first():
-            print(
-                f"warning: execution.backend={self.name} cannot compile here ({line_of(error)[:200]}); the network is "
-                "computed without it, as with execution=eager",
-                file=sys.stderr,
-                flush=True,
+        cause = line_of(getattr(error, "inner_exception", error))
+        if not self.failed:
+            self.warn(
+                f"execution.backend={self.name} cannot compile here ({cause[:200]}); the network is computed without "
+                "it, as with execution=eager"
             )
         self.failed = True
+
+    def warn(self, message: str) -> None:
+        """Print a warning, on the first process and once."""
+        if message not in self._warned and is_first():
+            print(f"warning: {message}", file=sys.stderr, flush=True)
+        self._warned.add(message)

@@ -16,6 +16,7 @@ from torch import Tensor
 from diffsweep.diffusion import Condition, Denoised, Denoiser, Measurement, PlainDenoiser, expand_to
 from diffsweep.guidance.base import Guidance
 from diffsweep.guidance.replacement import replaced
+from diffsweep.layers.modes import uncompiled
 
 Weight = Literal["scalar", "covariance"]
 Apply = Callable[[Tensor], Tensor]
@@ -105,7 +106,7 @@ class Reconstruction(Guidance):
             denoised = self.denoiser(x_t, t, cond)
             return replaced(denoised, denoised.x0, known, alpha, sigma)
         precise = torch.promote_types(x_t.dtype, torch.float32)
-        with torch.enable_grad():
+        with torch.enable_grad(), uncompiled():  # a gradient for each iteration
             x = x_t.detach().requires_grad_()
             x0, eps, mix = self.denoiser(x, t, cond)
         denoised = Denoised(x0.detach(), eps.detach(), mix.detach() if isinstance(mix, Tensor) else mix)

@@ -27,7 +27,8 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 def uncompiled() -> Iterator[None]:
     """Compute compiled networks operation by operation for the body of a ``with`` statement.
 
-    Hooks that are added to modules after their compilation require it: compiled code leaves them out.
+    Hooks that are added to modules after their compilation require it: compiled code leaves them out. So do outputs of
+    which several gradients are taken: the first backward pass of compiled code writes over what it needs.
     """
     if "torch._dynamo" not in sys.modules:  # nothing has been compiled
         yield
