@@ -126,7 +126,7 @@ def synchronize() -> None:
 class NetworkCalls:
     """A recorder of the time that every call of a module takes from now on, by hooks on the module.
 
-    Times are by the CPU's clock, or with a GPU by events in its queue of work.
+    Times are by the CPU's clock, or of a module on a GPU by events in its queue of work.
 
     Args:
         module: the module whose calls are recorded, such as a network within a sampler.
@@ -134,15 +134,16 @@ class NetworkCalls:
 
     def __init__(self, module: nn.Module) -> None:
         self.spans: list[tuple[Any, Any]] = []
+        self.on_gpu = next(module.parameters()).is_cuda
         self._begin: Any = None
         module.register_forward_pre_hook(self._before)
         module.register_forward_hook(self._after)
 
     def _before(self, *_: Any) -> None:
-        self._begin = timestamp()
+        self._begin = timestamp(self.on_gpu)
 
     def _after(self, *_: Any) -> None:
-        self.spans.append((self._begin, timestamp()))
+        self.spans.append((self._begin, timestamp(self.on_gpu)))
 
     def seconds(self) -> float:
         """Return the seconds that all calls of the module took since the last call of this method, and forget them.
@@ -154,9 +155,9 @@ class NetworkCalls:
         return total
 
 
-def timestamp() -> Any:
-    """Return the present time for :func:`seconds_between`: seconds, or with a GPU an event in its queue of work."""
-    if not torch.cuda.is_available():
+def timestamp(on_gpu: bool) -> Any:
+    """Return the present time for :func:`seconds_between`: seconds, or on a GPU an event in its queue of work."""
+    if not on_gpu:
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)
     event.record()
@@ -185,9 +186,9 @@ def compare_with_calls(run: Callable[[], Any], network: nn.Module, steps: int, r
     ours, bare = [], []
     for repeat in tracked(range(repeats + 1), name, "repeat"):
         synchronize()
-        begin = timestamp()
+        begin = timestamp(calls.on_gpu)
         run()
-        end = timestamp()
+        end = timestamp(calls.on_gpu)
         synchronize()
         inside = calls.seconds()
         if repeat > 0:  # the first one warms up

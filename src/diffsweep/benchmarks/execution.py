@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,6 +11,7 @@ from torch import nn
 from diffsweep.backbones import Execution
 from diffsweep.backbones.execution import Regions
 from diffsweep.benchmarks.base import Bench, Results, compare, part, synchronize
+from diffsweep.benchmarks.training import MIXED
 from diffsweep.configuration.build import build_data, build_diffusion, device_of
 from diffsweep.progress import tracked
 
@@ -19,49 +20,78 @@ from diffsweep.progress import tracked
 def execution(bench: Bench) -> Results:
     """Return the ratios of the time of a training step of a network to that of the same network as it is.
 
-    This is the part ``execution`` of ``benchmark.py``. The network is that of the configuration, with its optimizer. It
-    is compiled as the group ``execution`` describes, or as a whole with ``execution=eager``; computed under autocast in
-    bfloat16; and, if it has convolutions of maps, computed with their channels last in memory. All steps start from
-    copies of one network, and are taken in turn; the compilation is not counted.
+    This is the part ``execution`` of ``benchmark.py``. The network is that of the configuration, with its optimizer, in
+    the precision of ``trainer``. It is compiled as the group ``execution`` describes, or as a whole with
+    ``execution=eager``; and, if it has convolutions of maps, computed with their channels last in memory. A step under
+    autocast in bfloat16 is compared with one in float32. On a GPU calls for ``sample_batch`` samples are compiled and
+    recorded too, and compared with those of the network as it is. All steps start from copies of one network, and are
+    taken in turn; the compilation is not counted.
     """
-    cfg = bench.cfg
+    cfg, name = bench.cfg, bench.cfg.choices.backbone
     model, device = build_diffusion(cfg), device_of(cfg)
     regions: Regions = "network" if cfg.execution.compile == "none" else cfg.execution.compile
-    shape = (cfg.dataset.batch_size, *model.autoencoder.shape)
-    x, c_noise = torch.randn(shape, device=device), torch.linspace(0, 999, shape[0], device=device)
-    _, cond = model.to(device).request(torch.arange(shape[0]), build_data(cfg).split("val"))
+    samples = build_data(cfg).split("val")
+    dtype = MIXED.get(cfg.trainer.precision)
+    model.to(device)
 
-    def step_of(network: nn.Module, mixed: bool = False) -> Callable[[], float]:
-        optimizer = model.make_optimizer(list(network.parameters()))
+    def inputs(count: int) -> tuple[Any, ...]:
+        x = torch.randn((count, *model.autoencoder.shape), device=device)
+        return x, torch.linspace(0, 999, count, device=device), model.request(torch.arange(count), samples)[1]
 
-        def step() -> float:
+    batch, drawn = inputs(cfg.dataset.batch_size), inputs(cfg.sample_batch)
+
+    def timed(run: Callable[[], None]) -> Callable[[], float]:
+        def seconds() -> float:
             synchronize()
             begin = time.perf_counter()
-            with torch.autocast(device.type, torch.bfloat16) if mixed else nullcontext():
-                output = network(x, c_noise, cond)
-            optimizer.zero_grad()
-            output.float().square().mean().backward()
-            optimizer.step()
+            run()
             synchronize()
             return time.perf_counter() - begin
 
-        return step
+        return seconds
 
-    def copied() -> nn.Module:
-        return copy.deepcopy(model.denoiser.backbone).train()
+    def step_of(network: nn.Module, dtype: torch.dtype | None = dtype) -> Callable[[], float]:
+        optimizer = model.make_optimizer(list(network.parameters()))
 
-    plain, compiled = step_of(copied()), copied()
-    Execution(regions, cfg.execution.backend)([compiled])
-    others = {f"compiled ({regions}), against eager": step_of(compiled)}
-    others["in bfloat16, against float32"] = step_of(copied(), mixed=True)
-    if any(isinstance(module, nn.Conv2d) for module in compiled.modules()):
+        def step() -> None:
+            with torch.autocast(device.type, dtype, enabled=dtype is not None):
+                output = network(*batch)
+            optimizer.zero_grad()
+            output.float().square().mean().backward()
+            optimizer.step()
+
+        return timed(step)
+
+    def call_of(network: nn.Module) -> Callable[[], float]:
+        @torch.no_grad()
+        def call() -> None:
+            network.eval()(*drawn)
+
+        return timed(call)
+
+    def copied(**settings: Any) -> nn.Module:
+        network = copy.deepcopy(model.denoiser.backbone).train()
+        if settings:
+            Execution(backend=cfg.execution.backend, **settings)([network])
+        return network
+
+    full, plain = step_of(copied(), None), step_of(copied())
+    others = {
+        f"step of {name} compiled ({regions}), against eager": (step_of(copied(compile=regions)), plain),
+        f"step of {name} in bfloat16, against float32": (step_of(copied(), torch.bfloat16), full),
+    }
+    if any(isinstance(module, nn.Conv2d) for module in model.denoiser.backbone.modules()):
         last = copied().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        others["with channels last, against first"] = step_of(last)
+        others[f"step of {name} with channels last, against first"] = step_of(last), plain
+    if device.type == "cuda":
+        recorded = copied(compile="network", cuda_graphs=True)
+        label = f"call of {name} for {cfg.sample_batch} samples as a CUDA graph, against eager"
+        others[label] = call_of(recorded), call_of(copied())
     results = {}
-    for name, step in others.items():
-        for _ in range(2):  # the first one compiles
+    for label, (step, against) in others.items():
+        for _ in range(3):  # the first one compiles, the second one records
             step()
-            plain()
-        pairs = [(step(), plain()) for _ in tracked(range(cfg.repeats * cfg.train_steps), name)]
-        results[f"step of {cfg.choices.backbone} {name}"] = compare([a for a, _ in pairs], [b for _, b in pairs])
+            against()
+        pairs = [(step(), against()) for _ in tracked(range(cfg.repeats * cfg.train_steps), label)]
+        results[label] = compare([a for a, _ in pairs], [b for _, b in pairs])
     return results

@@ -24,9 +24,10 @@ def pipelines(bench: Bench) -> Results:
         UserError: diffusers is not installed, or has no such network or solver.
     """
     cfg = bench.cfg
-    model = build_diffusion(cfg).eval().to(device_of(cfg))
     package("diffusers", user="parts=[pipelines]")
-    theirs = pipeline_of(model)
+    model = build_diffusion(cfg).eval()
+    theirs = pipeline_of(model)  # on the CPU, where it compares the networks
+    model.to(device_of(cfg))
     pipe = theirs.pipeline.to(device_of(cfg))
     pipe.set_progress_bar_config(disable=True)
     indices = torch.arange(cfg.sample_batch)

@@ -1,6 +1,6 @@
 """Training loops as users of other packages run them, on networks of the same size as ours, to be timed beside ours."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from diffsweep.interchange import networks
 from diffsweep.interchange.formats import package
 from diffsweep.models import DiffusionModel
 
+PACKAGES = ("accelerate", "diffusers")
 RATE, LOGGED = 1e-4, 50  # the learning rate of the other loops, and the steps between two looks at their loss
 
 
@@ -25,20 +26,28 @@ def scripts(bench: Bench) -> Results:
     """Return the ratios of the time of diffsweep's training step to that of a bare loop's and of diffusers' script.
 
     This is the part ``scripts`` of ``benchmark.py``. The script is diffusers' example of unconditional training, whose
-    network here is diffusers' own of the same architecture and weights as the model's; all loops run in turn.
+    network here is diffusers' own of the same architecture and weights as the model's; all loops run in turn. Where
+    diffusers or accelerate is not installed, one line is printed, and the bare loop alone is timed.
 
     Raises:
-        UserError: diffusers or accelerate is not installed, or diffusers has no network like the model's.
+        UserError: diffusers has no network like the model's.
     """
-    clip = bench.cfg.trainer.gradient_clip_val
-    precision = _accelerate_precision(bench.cfg.trainer.precision)
-    return beside(
-        bench,
-        lambda model, data: {
-            "a bare loop": bare_loop(model, data, clip),
-            "diffusers' training script": script_of_diffusers(model, data, clip, precision),
-        },
-    )
+    clip, precision = bench.cfg.trainer.gradient_clip_val, bench.cfg.trainer.precision
+    try:
+        for name in PACKAGES:
+            package(name, "peers", "the script of diffusers in parts=[scripts]")
+        script: Callable[..., Loop] | None = script_of_diffusers
+    except UserError as error:
+        print(f"{error}; it is left out", flush=True)
+        script = None
+
+    def others(model: DiffusionModel, data: ImageData) -> dict[str, Loop]:
+        loops = {"a bare loop": bare_loop(model, data, clip, precision)}
+        if script is not None:
+            loops["diffusers' training script"] = script(model, data, clip, _accelerate_precision(precision))
+        return loops
+
+    return beside(bench, others)
 
 
 @part
@@ -70,9 +79,8 @@ def script_of_diffusers(model: DiffusionModel, data: ImageData, clip: float | No
     Raises:
         UserError: diffusers or accelerate is not installed, or diffusers has no such network.
     """
-    for name in ("accelerate", "diffusers"):
+    for name in PACKAGES:
         package(name, "peers", "parts=[scripts]")
-    from accelerate import Accelerator
     from diffusers import DDPMScheduler
     from diffusers.optimization import get_cosine_schedule_with_warmup
     from diffusers.training_utils import EMAModel
@@ -84,7 +92,7 @@ def script_of_diffusers(model: DiffusionModel, data: ImageData, clip: float | No
     network = networks.made(theirs.kind, theirs.config).train()
     network.load_state_dict(theirs.weights, strict=False)  # buffers stay
     learned = 2 if network.config.out_channels == 2 * network.config.in_channels else 1
-    accelerator = Accelerator(mixed_precision=precision, cpu=model.device.type == "cpu")
+    accelerator = _accelerator(model, precision)
     scheduler = DDPMScheduler(num_train_timesteps=1000)
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
     rate = get_cosine_schedule_with_warmup(optimizer, 500, 1_000_000)
@@ -132,7 +140,6 @@ def denoising_diffusion_loop(model: DiffusionModel, data: ImageData, precision: 
     """
     for name in ("accelerate", "denoising_diffusion_pytorch", "ema_pytorch"):
         package(name, "peers", "parts=[denoising_diffusion]")
-    from accelerate import Accelerator
     from denoising_diffusion_pytorch import GaussianDiffusion, Unet
     from ema_pytorch import EMA
 
@@ -149,7 +156,7 @@ def denoising_diffusion_loop(model: DiffusionModel, data: ImageData, precision: 
             return abs(parameters(made(width)) - ours)
 
     width = min(range(8, 257, 2), key=distance)
-    accelerator = Accelerator(mixed_precision=precision, cpu=model.device.type == "cpu")
+    accelerator = _accelerator(model, precision)
     diffusion = GaussianDiffusion(made(width), image_size=size, timesteps=1000, objective="pred_noise")
     diffusion = diffusion.to(accelerator.device)
     optimizer = torch.optim.Adam(diffusion.parameters(), lr=RATE, betas=(0.9, 0.99))
@@ -184,6 +191,15 @@ def _batches(model: DiffusionModel, data: ImageData, device: torch.device) -> It
     classes = None if count is None else torch.arange(data.batch_size, device=device) % count
     while True:
         yield x[torch.randint(len(x), (data.batch_size,))].to(device), classes
+
+
+def _accelerator(model: DiffusionModel, precision: str) -> Any:
+    """Return accelerate's Accelerator on the model's device, whatever precision one had before in this process."""
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(mixed_precision=precision, cpu=model.device.type == "cpu")
 
 
 def _accelerate_precision(precision: str) -> str:

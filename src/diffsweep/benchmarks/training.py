@@ -18,6 +18,7 @@ from diffsweep.models import DiffusionModel
 from diffsweep.progress import ProgressMeter, tracked
 
 Loop = Callable[[int], None]  # runs a given number of training steps
+MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # types of autocast, by Lightning's precision
 
 
 class Interleave(Callback):
@@ -62,7 +63,7 @@ class Interleave(Callback):
         self._begin = time.perf_counter()
 
 
-def bare_loop(model: DiffusionModel, data: ImageData, clip: float | None) -> Loop:
+def bare_loop(model: DiffusionModel, data: ImageData, clip: float | None, precision: str = "32-true") -> Loop:
     """Return a bare PyTorch training loop, as in a script for a paper: a function that runs a given number of steps.
 
     The loop trains a copy of the model's network with the mean square loss of eps (L_simple), the model's optimizer,
@@ -73,8 +74,11 @@ def bare_loop(model: DiffusionModel, data: ImageData, clip: float | None) -> Loo
         model: the model whose training is compared with the loop.
         data: the training data.
         clip: the norm that gradients are clipped to; None or 0 for no clipping.
+        precision: of Lightning: with ``bf16-mixed`` or ``16-mixed`` the network runs under autocast in 16 bits.
     """
     network = copy.deepcopy(model.denoiser.backbone)
+    dtype = MIXED.get(precision)
+    scaler = torch.amp.GradScaler(model.device.type, enabled=dtype is torch.float16)  # type: ignore[attr-defined]
     optimizer = model.make_optimizer(network.parameters())
     samples = data.split("train")
     x = samples["x"] if model.autoencoder.bounded else torch.randn(len(samples), *model.autoencoder.shape)
@@ -90,13 +94,16 @@ def bare_loop(model: DiffusionModel, data: ImageData, clip: float | None) -> Loo
             k = torch.randint(steps, (data.batch_size,))
             alpha, sigma = (expand_to(table[k].to(device), x_0) for table in (alphas, sigmas))
             eps = torch.randn_like(x_0)
-            output = network(alpha * x_0 + sigma * eps, (1000 * k / steps).to(x_0), cond)
-            loss = (output - eps).square().mean()
+            with torch.autocast(device.type, dtype, enabled=dtype is not None):
+                output = network(alpha * x_0 + sigma * eps, (1000 * k / steps).to(x_0), cond)
+                loss = (output - eps).square().mean()
             optimizer.zero_grad()
-            loss.backward()
+            scaler.scale(loss).backward()
             if clip:
+                scaler.unscale_(optimizer)
                 torch.nn.utils.clip_grad_norm_(network.parameters(), clip)
-            optimizer.step()
+            scaler.step(optimizer)
+            scaler.update()
 
     return run
 
@@ -109,8 +116,8 @@ def training(bench: Bench) -> Results:
     the first two blocks are left out. diffsweep's loop, of Lightning, also averages weights, draws noise by the
     position of each sample, and logs.
     """
-    clip = bench.cfg.trainer.gradient_clip_val
-    return beside(bench, lambda model, data: {"a bare loop": bare_loop(model, data, clip)})
+    clip, precision = bench.cfg.trainer.gradient_clip_val, bench.cfg.trainer.precision
+    return beside(bench, lambda model, data: {"a bare loop": bare_loop(model, data, clip, precision)})
 
 
 def fit_timed(

@@ -6,13 +6,13 @@ rotated by the angle u = f w_i, w_i = 10000^(-i / n) for n such pairs, to (a cos
 arXiv:2104.09864), so that attention depends on distances in time and clips of any length can be given.
 """
 
-import functools
 from typing import NamedTuple
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
+from diffsweep.layers.constants import made_once
 from diffsweep.layers.patches import Rotation, axial_rotation
 from diffsweep.layers.temporal import Clips
 
@@ -63,7 +63,7 @@ def over_space_and_time(clips: Clips, tokens: int) -> AcrossFrames:
     return AcrossFrames("b n (f l) d", clips.frames, mask)
 
 
-@functools.lru_cache(maxsize=16)  # saves 30 us a call, and two copies to the device
+@made_once(16)  # saves 30 us a call, and two copies to the device
 @torch.inference_mode(False)
 def temporal_rotation(frames: int, channels: int, device: torch.device, dtype: torch.dtype) -> Rotation:
     """Return the cosines and sines of rotary angles (RoPE, arXiv:2104.09864) proportional to the frame's index.
@@ -86,7 +86,7 @@ def temporal_rotation(frames: int, channels: int, device: torch.device, dtype: t
     return angles.cos().to(device, dtype), angles.sin().to(device, dtype)
 
 
-@functools.lru_cache(maxsize=16)  # saves 30 us a call, and those of the two rotations that it joins
+@made_once(16)  # saves 30 us a call, and those of the two rotations that it joins
 @torch.inference_mode(False)
 def space_time_rotation(
     frames: int,

@@ -1,8 +1,11 @@
 """The command ``benchmark.py``: the cost of diffsweep over bare PyTorch and its peers, as ratios of one process."""
 
+import gc
 import importlib.util
 import json
 import platform
+import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +21,11 @@ from diffsweep.configuration.compose import compose
 from diffsweep.configuration.preflight import preflight
 from diffsweep.datasets import ImageData
 from diffsweep.discovery import import_all, is_of
-from diffsweep.errors import UserError
+from diffsweep.errors import Failed, UserError, line_of
 from diffsweep.files import write_text
 from diffsweep.models import DiffusionModel
 from diffsweep.plots import plot_ratios
+from diffsweep.progress import ProgressMeter
 from diffsweep.runs import report
 from diffsweep.runs.cost import network_cost
 from diffsweep.runs.latents import keep_latents
@@ -38,7 +42,8 @@ def benchmark(cfg: DictConfig) -> float:
     """Run ``benchmark.py``: print and write what diffsweep costs beside other code, and return the first ratio.
 
     Each ratio is a time (or memory) of diffsweep over that of the same work in bare PyTorch or in another package. They
-    are written to ``benchmark.json`` in the run's directory after each part, and drawn in ``benchmark.png``.
+    are written to ``benchmark.json`` in the run's directory after each part, and drawn in ``benchmark.png``. Of a suite
+    of several cases, a part that cannot be measured is left out with one line, and the others go on.
 
     Args:
         cfg: a checked configuration of ``benchmark``; ``parts`` names what is measured, or without them ``cases`` the
@@ -47,28 +52,66 @@ def benchmark(cfg: DictConfig) -> float:
     Raises:
         UserError: ``repeats``, ``train_steps`` or ``logged_steps`` is too small, or ``parts`` is empty or has an
             unknown name.
+        Failed: parts of a suite have failed, other than by an option or a package that is missing; the results of the
+            others are written.
     """
     import_all(benchmarks)
     if not cfg.parts and not cfg.cases:
         raise UserError(f"parts is empty; a benchmark has {', '.join(PARTS)}")
     folder = Path(cfg.paths.run_dir)
     cases = {"": cfg} if cfg.parts else {name: _case(cfg, words) for name, words in cfg.cases.items()}
-    chosen = {name: _parts_of(case) for name, case in cases.items()}  # all are checked before any is run
+    jobs = [(name, case, part) for name, case in cases.items() for part in _parts_of(case)]  # checked before any is run
     results: Results = {}
-    for name, case in cases.items():
+    failed: list[str] = []
+    with ProgressMeter("suite", len(jobs), "part", disable=len(jobs) == 1) as progress:
+        for name, case, part in jobs:
+            try:
+                found = _measured(case, part)
+            except Exception as error:
+                if not cfg.cases:
+                    raise
+                failed += _left_out(f"{name}: {part.__name__}", error)
+                found = {}
+            results |= {f"{name}: {label}" if name else label: result for label, result in found.items()}
+            content = {"settings": _settings(cfg), "results": results, "failed": failed}
+            write_text(folder / "benchmark.json", json.dumps(content, indent=2) + "\n")
+            progress.update()
+    if results:
+        _show(results, folder)
+    if failed:
+        raise Failed(f"{len(failed)} of {len(jobs)} parts failed: {'; '.join(failed)}")
+    if not results:
+        raise UserError("no part of the suite can be measured here; the lines above have the reasons")
+    return next(iter(results.values()))["ratio"]
+
+
+def _measured(case: DictConfig, part: BenchmarkPart) -> Results:
+    """Return the results of a part, and leave the device's memory to the next one."""
+    try:
         resolve_stages(case, train)
-        bench = Bench(case, _fresh, _trainer, network_cost, loggers)
-        for part in chosen[name]:
-            results |= {f"{name}: {label}" if name else label: result for label, result in part(bench).items()}
-            write_text(
-                folder / "benchmark.json", json.dumps({"settings": _settings(cfg), "results": results}, indent=2) + "\n"
-            )
+        return part(Bench(case, _fresh, _trainer, network_cost, loggers))
+    finally:
+        gc.collect()  # a Trainer and its model refer to each other
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _left_out(name: str, error: Exception) -> list[str]:
+    """Print why a part is left out; return its name if that is a failure, and no missing option or package."""
+    print(f"warning: {name} is left out ({line_of(error)[:400]})", file=sys.stderr, flush=True)
+    if isinstance(error, UserError):
+        return []
+    traceback.print_exception(error)
+    return [name]
+
+
+def _show(results: Results, folder: Path) -> None:
+    """Print the results, and draw them, beside the file that has them."""
     rows = [(label, f"{result['ratio']:.3f}", _remark(result)) for label, result in results.items()]
     print(f"\n{report.table(rows)}\n\n  {shell.shown(folder / 'benchmark.json')}")
     if importlib.util.find_spec("matplotlib") is not None:
         plot_ratios(results).savefig(folder / "benchmark.png", dpi=120)
         print(f"  {shell.shown(folder / 'benchmark.png')}")
-    return next(iter(results.values()))["ratio"]
 
 
 def _case(cfg: DictConfig, words: Sequence[str]) -> DictConfig:
