@@ -17,7 +17,7 @@ from diffsweep.configuration.loading import load_model
 from diffsweep.errors import UserError
 from diffsweep.runs.commands import evaluate, sample
 from diffsweep.runs.training import train
-from diffsweep.tasks.sampling import draw
+from diffsweep.tasks.drawing import draw
 
 METRICS = ("metrics=digits", "metrics.kid_subset_size=8", "metrics.reference=train", "num_samples=8")
 

@@ -19,8 +19,8 @@ from diffsweep.diffusion import (
 )
 from diffsweep.diffusion.noise_ahead import like_over
 from diffsweep.samplers import DDIM, ODE, Ancestral, DPMSolverPP, Euler, EulerMaruyama, Heun, Langevin
-from diffsweep.samplers.watch import NotFinite
-from diffsweep.schedules import EDM, VE, VP, Cosine, Flow, Linear
+from diffsweep.samplers.watch import NotFinite, Watch, tested_later
+from diffsweep.schedules import EDM, VE, VP, Cosine, Flow, Level, Linear
 
 DRAWING = {
     "ancestral": Ancestral,
@@ -167,6 +167,45 @@ def test_inversion_goes_through_the_times_upwards(gaussian):
 def test_a_stochastic_sampler_cannot_be_inverted(gaussian):
     with pytest.raises(ValueError, match=r"use sampler\.eta=0, not 0\.5"):
         DDIM(eta=0.5).invert(gaussian(Linear(100)), torch.zeros(1, 2).double())
+
+
+class OnGPU:
+    """A stand-in of samples on a GPU with a given sum."""
+
+    device, dtype = torch.device("cuda"), torch.float32
+
+    def __init__(self, value):
+        self.value = value
+
+    def sum(self, dtype):
+        return torch.tensor(self.value, dtype=dtype)
+
+
+def watched_on_gpu(bad):
+    """Return a check of 20 steps that was called after each of them; ``bad`` is the first whose samples are NaN."""
+    level = Level(torch.tensor(0.5), 1.0, 1.0)
+    watch = Watch([(level, level)] * 20)
+    for step in range(20):
+        watch(OnGPU(1.0 if step < bad else math.nan))
+    return watch
+
+
+@pytest.mark.parametrize("bad", [3, 15])
+def test_on_a_gpu_sums_are_tested_when_the_next_are_copied(bad):
+    """Those of steps 1 to 16 after step 20, the last."""
+    with pytest.raises(NotFinite, match=f"after step {bad + 1} of 20"):
+        watched_on_gpu(bad)
+
+
+@pytest.mark.parametrize("bad", [16, 19])
+def test_the_last_sums_are_tested_at_the_end_or_later(bad):
+    with pytest.raises(NotFinite, match=f"after step {bad + 1} of 20"):
+        watched_on_gpu(bad).finish()
+    with tested_later() as watches:
+        watched_on_gpu(bad).finish()
+    (watch,) = watches
+    with pytest.raises(NotFinite, match=f"after step {bad + 1} of 20"):
+        watch.finish()
 
 
 def test_an_inversion_that_is_not_finite_stops():

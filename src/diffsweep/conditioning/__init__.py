@@ -8,7 +8,7 @@ guidance has a null condition.
 from diffsweep.conditioning.base import Conditioning
 from diffsweep.conditioning.class_label import ClassLabel
 from diffsweep.conditioning.class_token import ClassToken
-from diffsweep.conditioning.control import ControlImages
+from diffsweep.conditioning.control import ControlImages, mean_agreement
 from diffsweep.conditioning.image import ImageConditioning, ImageFeatures
 from diffsweep.conditioning.image_encoder import CLIPImageEncoder, ImageEncoder, Patches
 from diffsweep.conditioning.none import Unconditional
@@ -39,4 +39,5 @@ __all__ = [
     "TextEncoder",
     "Unconditional",
     "WordEncoder",
+    "mean_agreement",
 ]

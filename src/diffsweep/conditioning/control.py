@@ -7,7 +7,7 @@ guidance compares two estimates of one control image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # it imports Lightning, which takes seconds
 
 KEPT = ("control",)  # the part of the condition that rows of the null condition keep
 BIN = 2 / 255  # of pixels in [-1, 1]
+ERROR = "_error"  # the end of the names of squared differences
 
 
 class ControlImages:
@@ -112,6 +113,8 @@ class ControlImages:
     def agreement(self, x: Tensor, control: Tensor) -> dict[str, float]:
         """Return how well images agree with the control images that they were drawn for, by name.
 
+        It is :func:`mean_agreement` of :meth:`agreement_of_each`, with the same arguments.
+
         Args:
             x: images, (B, C, H, W) in [-1, 1].
             control: their control images, (B, sum of ``sizes``, H, W).
@@ -122,7 +125,15 @@ class ControlImages:
             mean squared difference of both, in bins of 256. Those of the second control network are ``control_2_iou``
             and so on. A random degradation has none.
         """
-        numbers: dict[str, float] = {}
+        return mean_agreement(self.agreement_of_each(x, control))
+
+    def agreement_of_each(self, x: Tensor, control: Tensor) -> dict[str, Tensor]:
+        """Return the intersection over the union, or the mean squared difference, of each image, float (B,), by name.
+
+        Args:
+            x, control: as those of :meth:`agreement`.
+        """
+        each: dict[str, Tensor] = {}
         parts = control.cpu().split(self.sizes, 1)
         for number, (degradation, wanted) in enumerate(zip(self.degradations, parts, strict=True), 1):
             name = "control" if number == 1 else f"control_{number}"
@@ -130,10 +141,18 @@ class ControlImages:
                 continue
             shown = degradation.image(x.cpu().clamp(-1, 1))
             if degradation.binary:
-                numbers[f"{name}_iou"] = float(intersection_over_union(shown[:, 0] > 0, wanted[:, 0] > 0).mean())
+                each[f"{name}_iou"] = intersection_over_union(shown[:, 0] > 0, wanted[:, 0] > 0)
             else:
-                numbers[f"{name}_error"] = float((shown - wanted).square().mean().sqrt()) / BIN
-        return numbers
+                each[f"{name}{ERROR}"] = (shown - wanted).square().flatten(1).mean(1)
+        return each
+
+
+def mean_agreement(each: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the numbers of :meth:`ControlImages.agreement` from those of all images, float (N,) by name."""
+    return {
+        name: float(values.double().mean().sqrt()) / BIN if name.endswith(ERROR) else float(values.mean())
+        for name, values in each.items()
+    }
 
 
 def intersection_over_union(a: Tensor, b: Tensor) -> Tensor:

@@ -144,7 +144,7 @@ class Sample(Root):
         task: the group of what is done with the model, such as ``generate``.
         num_samples: how many samples are drawn.
         num_frames: frames of clips; None for as many as in training.
-        batch_size: samples that are drawn at once.
+        batch_size: samples that are drawn at once, or ``auto``.
         pages: the most pictures of one kind; None for as many as show all samples.
     """
 
@@ -155,7 +155,7 @@ class Sample(Root):
     task: Any = MISSING
     num_samples: int = 64
     num_frames: int | None = None
-    batch_size: int = 256
+    batch_size: Any = 256
     pages: int | None = 100
 
 

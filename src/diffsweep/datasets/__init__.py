@@ -13,7 +13,7 @@ from diffsweep.datasets.latents import Latents, open_latents, write_latents
 from diffsweep.datasets.moving_digits import MovingDigits
 from diffsweep.datasets.pairs import StoredPairs
 from diffsweep.datasets.parquet import Parquet
-from diffsweep.datasets.samples import Batch, InMemory, Mirrored, Samples, Split, rows_of
+from diffsweep.datasets.samples import Batch, InMemory, Mirrored, Samples, Split, joined_rows, rows_of
 from diffsweep.datasets.shapes import Shapes
 from diffsweep.datasets.spotted_shapes import SpottedShapes
 from diffsweep.datasets.video_folder import VideoFolder
@@ -44,6 +44,7 @@ __all__ = [
     "Style",
     "VideoFolder",
     "WebDataset",
+    "joined_rows",
     "load_digits",
     "open_latents",
     "rows_of",

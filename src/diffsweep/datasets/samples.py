@@ -1,7 +1,7 @@
 """Samples: tables whose rows are the images or clips of a dataset with their labels, captions and other annotations."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -171,6 +171,22 @@ def rows_of(batch: Mapping[str, Any], index: Tensor) -> Batch:
             device the rows are on that device.
     """
     return {name: _rows(part, index) for name, part in batch.items()}
+
+
+def joined_rows(parts: Sequence[Mapping[str, Any]]) -> Batch:
+    """Return the batch of the rows of several batches, in their order; the inverse of taking rows by :func:`rows_of`.
+
+    Args:
+        parts: at least one batch, all with the same names: tensors whose first dimension counts the samples, lists with
+            one entry for each sample, or dicts of these.
+    """
+    return {name: _joined([part[name] for part in parts]) for name in parts[0]}
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    if isinstance(parts[0], Mapping):
+        return joined_rows(parts)
+    return torch.cat(tuple(parts)) if isinstance(parts[0], Tensor) else [row for part in parts for row in part]
 
 
 def _rows(part: Any, index: Tensor) -> Any:

@@ -46,7 +46,7 @@ from diffsweep.layers.temporal import (
     rows_of_frames,
     t5_bucket,
 )
-from diffsweep.layers.transfer import send
+from diffsweep.layers.transfer import Overlap, Received, release, send, send_all
 from diffsweep.layers.transformer import (
     Block,
     ContextEmbedding,
@@ -81,9 +81,11 @@ __all__ = [
     "Modulation",
     "ModulationTable",
     "Norm",
+    "Overlap",
     "PatchEmbedding",
     "Pointwise",
     "PositionBias",
+    "Received",
     "RelativeBias",
     "ResidualBlock",
     "SelfAttention",
@@ -115,12 +117,14 @@ __all__ = [
     "over_time",
     "patch_grid",
     "pool",
+    "release",
     "residual_sum",
     "rotary_channels",
     "rotate",
     "rows_of_frames",
     "run_block",
     "send",
+    "send_all",
     "separate",
     "shortcut",
     "sincos_positions",

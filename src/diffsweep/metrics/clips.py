@@ -13,11 +13,11 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from diffsweep.datasets import Batch, ImageData
+from diffsweep.datasets import Batch, ImageData, Split, joined_rows
 from diffsweep.metrics.extraction import FeatureExtractor, Features
 from diffsweep.metrics.frames import FrameFeatures, FrameMetrics
 from diffsweep.metrics.generation import GenerationMetrics
-from diffsweep.metrics.motion import mean_motion
+from diffsweep.metrics.motion import motion_of_each
 from diffsweep.metrics.references import REFERENCES
 
 
@@ -65,27 +65,25 @@ class ClipMetrics(GenerationMetrics):
     def protocol(self) -> dict[str, Any]:
         return super().protocol() | ({} if self.frames is None else self.frames.protocol())
 
-    def shared(self, samples: Tensor, data: ImageData, request: Batch | None = None) -> list[Features | None]:
-        found = super().shared(samples, data, request)
-        if self.frames is not None and self.frames.applies_to(data):
-            found.append(self.frames.shared(samples, data))
-        return found
+    def share_real(self, data: ImageData, splits: Sequence[Split]) -> None:
+        super().share_real(data, splits)
+        if (frames := self.frames_of(data)) is not None:
+            frames.share_real(data)
 
-    def __call__(
-        self,
-        samples: Tensor,
-        data: ImageData,
-        request: Batch | None = None,
-        found: Sequence[Features | None] = (None, None),
-    ) -> dict[str, float]:
+    def beside_features(self, x: Tensor, request: Batch, chosen: Tensor, data: ImageData) -> Batch:
+        each = super().beside_features(x, request, chosen, data)
+        if (frames := self.frames_of(data)) is not None:
+            each["frames"] = frames.extraction.extract(x).by_name()
+        if data.physics is not None:
+            each["motion"] = motion_of_each(x, data.physics)
+        return each
+
+    def compare(self, each: Batch, data: ImageData) -> dict[str, float]:
         """Return the metrics of generated clips by name.
 
         Args:
-            samples: generated clips, (N, C, F, H, W) in [-1, 1].
+            each: the numbers of each clip.
             data: the dataset that they are compared with.
-            request: the batch without ``x`` that states what the clips are to show, such as ``label`` (N,); None for
-                nothing.
-            found: the features of the clips, and of their frames if these are measured, as :meth:`shared` returns them.
 
         Returns:
             the metrics of :class:`~diffsweep.metrics.generation.GenerationMetrics` by features of whole clips, with the
@@ -96,14 +94,18 @@ class ClipMetrics(GenerationMetrics):
             ``bounce_violations`` and ``digit_found`` (:class:`~diffsweep.metrics.motion.MotionNumbers`), with those of
             held-out clips as ``..._real``.
         """
-        numbers = super().__call__(samples, data, request, found)
-        if self.frames is not None and self.frames.applies_to(data):
-            numbers |= self.frames(samples, data, found[1])
+        numbers = super().compare(each, data)
+        if (frames := self.frames_of(data)) is not None:
+            numbers |= frames(Features(**each["frames"]), len(each["features"]["features"]), data)
         if data.physics is not None:
-            numbers |= mean_motion(samples.split(self.batch_size), data.physics)
-            real_motion = mean_motion(self.batches(data.split("val")), data.physics)
-            numbers |= {f"{name}_real": value for name, value in real_motion.items()}
+            real = joined_rows([motion_of_each(x, data.physics) for x in self.batches(data.split("val"))])
+            for suffix, moving in (("", each["motion"]), ("_real", real)):
+                numbers |= {f"{name}{suffix}": values.mean().item() for name, values in moving.items()}
         return numbers
+
+    def frames_of(self, data: ImageData) -> FrameMetrics | None:
+        """Return the metrics of the frames of a dataset's clips; None if these are not measured."""
+        return self.frames if self.frames is not None and self.frames.applies_to(data) else None
 
     def _name(self, name: str) -> str:
         named = super()._name(name)
@@ -121,6 +123,6 @@ class ClipMetrics(GenerationMetrics):
             by those of frames, if frames are measured.
         """
         numbers = super().of_reconstructions(made, data)
-        if self.frames is not None and self.frames.applies_to(data):
-            numbers |= self.frames.of_reconstructions(made, data)
+        if (frames := self.frames_of(data)) is not None:
+            numbers |= frames.of_reconstructions(made, data)
         return numbers

@@ -82,6 +82,10 @@ class Features(NamedTuple):
         spatial = None if self.spatial is None else self.spatial[index]
         return Features(self.features[index], self.logits[index], spatial)
 
+    def by_name(self) -> dict[str, Tensor]:
+        """Return the parts by their names, without spatial features if the extractor has none."""
+        return {name: part for name, part in self._asdict().items() if part is not None}
+
     @classmethod
     def joined(cls, parts: "Iterable[Features]") -> "Features":
         """Return the features of batches as those of all samples, in their order."""
@@ -141,20 +145,7 @@ class Extraction(Generic[E]):
             progress.close()
         return parts
 
-    def extract_shared(self, x: Tensor) -> Features | None:
-        """Return the features of samples of which each process has drawn its share, in the order of all samples.
-
-        All processes must call it. The first one gets the features; the others None.
-
-        Args:
-            x: the samples of this process, (N, ...) in [-1, 1]: those of its share of the batches of ``batch_size``
-                samples, as :func:`~diffsweep.layers.distributed.share_of` divides them.
-        """
-        batches = x.split(self.batch_size) if len(x) else ()
-        parts = gathered(self._of_each(batches, len(batches)))
-        return Features.joined(parts) if is_first() else None
-
-    def share_real(self, data: ImageData, split: Split) -> None:
+    def share_split(self, data: ImageData, split: Split) -> None:
         """Compute the features of a split of real data, of which each process takes a share, and cache them.
 
         All processes must call it; :meth:`real` then reads them on the first one, whose cache has them. A process that
@@ -190,8 +181,7 @@ class Extraction(Generic[E]):
 
     def keep(self, data: ImageData, split: Split, found: Features) -> None:
         """Write the features of a split of real data into the cache, from which :meth:`real` reads them."""
-        content = {name: part for name, part in found._asdict().items() if part is not None}
-        write_tensors(self._path(data, split), content)
+        write_tensors(self._path(data, split), found.by_name())
 
     def _path(self, data: ImageData, split: Split) -> Path:
         """Return the file of the features of a split, which may not exist."""

@@ -101,30 +101,24 @@ class FrameMetrics:
         """
         return data.physics is not None or not self.frames.one_digit
 
-    def shared(self, samples: Tensor, data: ImageData) -> Features | None:
-        """Compute the features of frames of which each process takes a share; all processes must call it.
+    def share_real(self, data: ImageData) -> None:
+        """Compute the features of real frames that are compared, of which each process takes a share, and cache them.
 
-        Those of real clips are cached.
+        All processes must call it.
 
         Args:
-            samples: the clips of this process's share of the batches, (N, C, F, H, W) in [-1, 1].
-            data: the dataset that they are compared with.
-
-        Returns:
-            The features of the frames of all clips in their order; None on all processes but the first.
+            data: the dataset that clips are compared with.
         """
-        fake = self.extraction.extract_shared(samples)
         for split in {reference_split(self.reference): 0, "val": 1}:
-            self.extraction.share_real(data, split)  # type: ignore[arg-type]
-        return fake
+            self.extraction.share_split(data, split)  # type: ignore[arg-type]
 
-    def __call__(self, samples: Tensor, data: ImageData, found: Features | None = None) -> dict[str, float]:
+    def __call__(self, found: Features, count: int, data: ImageData) -> dict[str, float]:
         """Return the metrics of the frames of generated clips by name.
 
         Args:
-            samples: generated clips, (N, C, F, H, W) in [-1, 1].
+            found: the features of the frames of all clips, clip by clip, (N F, D).
+            count: N, the number of clips.
             data: the dataset that they are compared with.
-            found: the features of the frames as :meth:`shared` returns them; None: they are computed.
 
         Returns:
             ``frame_fid`` and ``frame_is`` of the samples, and ``frame_is_real`` of N clips of the reference;
@@ -133,9 +127,9 @@ class FrameMetrics:
             ``all``; and, if the extractor names it, the mean largest class probability, such as ``digit_confidence``,
             with that of held-out clips as ``..._real``.
         """
-        fake, fake_logits, _ = found or self.extraction.extract(samples)  # (N F, D), (N F, K)
+        fake, fake_logits, _ = found
         real_logits = self.extraction.real(data, reference_split(self.reference)).logits
-        pairs = self._pairs(data, len(samples))
+        pairs = self._pairs(data, count)
         numbers = {"frame_fid": statistics.fmean(frechet_distance(fake, real) for _, real in pairs)}
         others = [frechet_distance(other, real) for other, real in pairs if other is not None]
         if others:
@@ -143,7 +137,7 @@ class FrameMetrics:
         numbers["frame_is"] = inception_score(fake_logits, self.is_splits)
         numbers["frame_is_real"] = statistics.fmean(
             inception_score(some.flatten(0, 1), self.is_splits)
-            for some in random_parts(real_logits.unflatten(0, (-1, samples.shape[2])), len(samples))
+            for some in random_parts(real_logits.unflatten(0, (-1, len(fake) // count)), count)
         )
         if (name := self.frames.confidence) is not None:
             numbers[name] = confidence(fake_logits)

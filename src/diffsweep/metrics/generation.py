@@ -22,18 +22,21 @@ from diffsweep.metrics.accuracy import caption_accuracies, class_accuracy
 from diffsweep.metrics.compared import FeatureComparison
 from diffsweep.metrics.copies import copy_ratio
 from diffsweep.metrics.distances import inception_score
-from diffsweep.metrics.extraction import CaptionScored, Extraction, FeatureExtractor, Features
+from diffsweep.metrics.extraction import CaptionScored, FeatureExtractor, Features
 from diffsweep.metrics.frechet import frechet_distance
 from diffsweep.metrics.reference_statistics import SUFFIX, Statistics, hash_of, read_statistics
 from diffsweep.metrics.references import REFERENCES, choice, halves, random_parts, reference_split
-from diffsweep.metrics.restoration import degraded, restoration
+from diffsweep.metrics.restoration import mean_restoration
+from diffsweep.metrics.streamed import SampleMetrics
 from diffsweep.metrics.uncertainty import fewest_at_infinity
 
+AUTO, AT_ONCE = "auto", 64  # a batch size that follows the memory, and that of features then
 
-class GenerationMetrics(Extraction[FeatureExtractor], Part):
+
+class GenerationMetrics(SampleMetrics, Part):
     """Metrics that compare generated images with real data: FID, IS, KID, precision, recall and others.
 
-    Calling it with generated images returns the metrics by name, see :meth:`__call__`.
+    Calling it with generated images returns the metrics by name, see :meth:`compare`.
 
     Args:
         features: returns the feature extractor when called.
@@ -51,16 +54,18 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
         resamples: number of resamples of the bootstrap that estimates the interval of FID, each of which takes the
             eigenvalues of two matrices of the size of the features; 0: no interval.
         infinity: whether FID is also extrapolated to infinitely many samples.
-        batch_size: images in each call of the feature extractor and of the sampler.
+        batch_size: images in each call of the feature extractor and of the sampler. ``auto`` draws as many at once as
+            the device has memory for, and computes the features of 64 at once.
         cache_dir: the folder where features of real data are kept.
 
     Raises:
-        ValueError: ``num_samples``, ``reference``, ``neighbours`` or ``resamples`` is out of its range, or the file of
-            ``reference`` does not exist.
+        ValueError: ``num_samples``, ``reference``, ``neighbours``, ``resamples`` or ``batch_size`` is out of its range,
+            or the file of ``reference`` does not exist.
     """
 
     requires = frozenset({"samples"})
     least_frames = 0  # the least number of frames of a clip
+    drawn_at_once: int | None  # the number of samples that are drawn at once; None for as many as fit
 
     def __init__(
         self,
@@ -71,7 +76,7 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
         is_splits: int = 10,
         kid_subsets: int = 50,
         kid_subset_size: int = 500,
-        batch_size: int = 256,
+        batch_size: int | str = 256,
         cache_dir: str = "outputs/cache",
         shape: Sequence[int | None] | None = None,
         resamples: int = 100,
@@ -90,7 +95,10 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
             )
         if resamples < 0 or resamples == 1:
             raise ValueError(f"metrics.resamples must be 0 (no interval of FID) or at least 2, not {resamples}")
-        super().__init__(features, batch_size, cache_dir)
+        if batch_size != AUTO and not (isinstance(batch_size, int) and batch_size > 0):
+            raise ValueError(f"metrics.batch_size must be auto or at least 1, not {batch_size}")
+        super().__init__(features, int(AT_ONCE if batch_size == AUTO else batch_size), cache_dir)
+        self.drawn_at_once = None if batch_size == AUTO else self.batch_size
         self.num_samples = num_samples
         self.reference = reference
         self.comparison = FeatureComparison(neighbours, is_splits, kid_subsets, kid_subset_size, resamples, infinity)
@@ -170,45 +178,20 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
             f"singular), and the bias grows as samples get fewer; use more than {dimensions} with metrics.num_samples=",
         ]
 
-    def shared(self, samples: Tensor, data: ImageData, request: Batch | None = None) -> list[Features | None]:
-        """Compute what is compared, of which each of several processes takes a share; all must call it.
-
-        Features of real data are cached; those of all samples are returned in order, for ``found`` of :meth:`__call__`,
-        to the first process, and None to the others.
-
-        Args:
-            samples: the samples of this process, see :meth:`~diffsweep.metrics.extraction.Extraction.extract_shared`.
-            data, request: as those of :meth:`__call__`.
-        """
-        fake = self.extract_shared(samples)
-        for split in self.splits(request):
-            self.share_real(data, split)
-        return [fake]
-
     def splits(self, request: Batch | None = None) -> list[Split]:
         """Return the splits of real data whose features are compared with those of samples for a request."""
         splits: list[Split] = ["val"] if "label" in (request or {}) or self.reference == "train" else []
         return [*splits, reference_split(self.reference)] if self.reference in REFERENCES else splits
 
-    def __call__(
-        self,
-        samples: Tensor,
-        data: ImageData,
-        request: Batch | None = None,
-        found: Sequence[Features | None] = (None,),
-    ) -> dict[str, float]:
+    def compare(self, each: Batch, data: ImageData) -> dict[str, float]:
         """Return the metrics of generated samples by name.
 
         Precision and recall compare as many samples as real images (arXiv:1904.06991): all of the fewer, and a random
         choice of the more. With ``halves`` the number is that of the samples or of a half, whichever is less.
 
         Args:
-            samples: generated images, (N, C, H, W) in [-1, 1].
-            data: the dataset that they are compared with. If its ``aligned(samples, request)`` reads images, it
-                determines the accuracies of captions; see :func:`diffsweep.metrics.accuracy.caption_accuracies`.
-            request: the batch without ``x`` that states what the samples are to show: ``label`` (N,) or ``caption``, a
-                list of N texts; None for nothing.
-            found: the features of the samples as :meth:`shared` returns them; they are computed if it is left out.
+            each: what :meth:`of_each` keeps of all N samples, in their order.
+            data: the dataset that they are compared with.
 
         Returns:
             ``fid``, ``is``, ``kid``, ``precision`` and ``recall`` of the samples; each with ``..._real`` of N real ones
@@ -224,23 +207,22 @@ class GenerationMetrics(Extraction[FeatureExtractor], Part):
             ``caption_accuracy`` and its parts, if captions were requested and the dataset can read images;
             those of :func:`~diffsweep.metrics.restoration.restoration`, and ``fid_degraded``, if images were restored.
         """
-        fake = found[0] or self.extract(samples)
+        fake, request = Features(**each["features"]), each["request"]
         numbers = self.comparison.all(fake, None, self.known) if self.known is not None else self._of_splits(fake, data)
-        numbers["copy_ratio"] = copy_ratio(samples, data, self.batches)
-        request = request or {}
+        numbers["copy_ratio"] = copy_ratio(each["chosen"], data, self.batches)
         if "label" in request and fake.logits.shape[1] == data.num_classes:
             numbers["class_accuracy"] = class_accuracy(fake.logits, request["label"].cpu())
             held_out = self.real(data, "val").logits
             numbers["class_accuracy_real"] = class_accuracy(held_out, data.split("val")["label"])
-        if "clean" in request:
-            numbers |= restoration(samples, request)
-            if self.known is None:
-                real = self.real(data, reference_split(self.reference))
-                numbers["fid_degraded"] = frechet_distance(self.extract(degraded(request)).features, real.features)
+        if "restored" in each:
+            numbers |= mean_restoration(each["restored"])
+        if "degraded" in each:
+            real = self.real(data, reference_split(self.reference))
+            numbers["fid_degraded"] = frechet_distance(each["degraded"], real.features)
         if "caption" in request and isinstance(self.features, CaptionScored):
             numbers["clip_score"] = self.features.caption_score(fake.features, request["caption"])
-        if "caption" in request and (right := data.aligned(samples, request)) is not None:
-            numbers |= caption_accuracies(right)
+        if "right" in each:
+            numbers |= caption_accuracies(each["right"])
         return self.named(numbers)
 
     def named(self, numbers: Mapping[str, float]) -> dict[str, float]:

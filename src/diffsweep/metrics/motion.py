@@ -10,7 +10,6 @@ path,
 Clips must have one digit each.
 """
 
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -198,16 +197,15 @@ def motion(x: Tensor, speed: tuple[float, float] = (0.5, 2.0)) -> MotionNumbers:
     return MotionNumbers(error, rms, variation, _violations(found.centre, size), digit.double().mean(1))
 
 
-def mean_motion(clips: Iterable[Tensor], physics: Physics) -> dict[str, float]:
-    """Return the means over all clips of the fields of :class:`MotionNumbers` except ``speed``, by name.
+def motion_of_each(x: Tensor, physics: Physics) -> dict[str, Tensor]:
+    """Return the fields of :class:`MotionNumbers` except ``speed`` of each clip, (B,), by name.
 
     Args:
-        clips: the clips in batches, (B, 1, F, H, W) in [-1, 1], of one digit each.
+        x: the clips, (B, 1, F, H, W) in [-1, 1], of one digit each.
         physics: the law of motion, with the range of speeds of the data.
     """
-    measured = [motion(x, physics.speed) for x in clips]
-    names = ("motion_error", "speed_variation", "bounce_violations", "digit_found")
-    return {name: torch.cat([getattr(numbers, name) for numbers in measured]).mean().item() for name in names}
+    numbers = motion(x, physics.speed)._asdict()
+    return {name: each for name, each in numbers.items() if name != "speed"}
 
 
 def _speeds(centre: Tensor, image_size: int) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,8 @@ A sample of a sharp, spread distribution is farther from x_0 than the mean of th
 returns: at best twice its squared error, 3 dB. So PSNR alone prefers blurred images.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -20,6 +22,40 @@ BIN = 2 / 255  # of pixels in [-1, 1]
 
 
 @torch.no_grad()
+def restoration_of_each(samples: Tensor, request: Batch) -> dict[str, Tensor]:
+    """Return the errors of each restored image, float (N,), by name, of which :func:`mean_restoration` makes numbers.
+
+    Args:
+        samples, request: as those of :func:`restoration`.
+
+    Returns:
+        ``psnr`` and ``psnr_degraded``, mean squared errors from the original; ``ssim`` and ``ssim_degraded``; and
+        ``inconsistency``, the mean square of A x - y, if the degradation has a measurement.
+    """
+    clean = request["clean"].cpu()
+    each: dict[str, Tensor] = {}
+    for suffix, images in (("", samples), ("_degraded", degraded(request))):
+        errors = (images.clamp(-1, 1) - clean).square().flatten(1).mean(1)
+        each[f"psnr{suffix}"] = errors.clamp(min=1e-10)  # at most 106 dB
+        each[f"ssim{suffix}"] = ssim(images, clean)
+    if "known" in request:
+        each["inconsistency"] = request["known"].residual(samples).square().flatten(1).mean(1)
+    return each
+
+
+def mean_restoration(each: Mapping[str, Tensor]) -> dict[str, float]:
+    """Return the numbers of :func:`restoration` from the errors of all images, (N,) by name."""
+    numbers: dict[str, float] = {}
+    for name, values in each.items():
+        if name.startswith("psnr"):
+            numbers[name] = sum(psnr(error) for error in values.tolist()) / len(values)
+        elif name == "inconsistency":
+            numbers[name] = float(values.double().mean().sqrt()) / BIN
+        else:
+            numbers[name] = float(values.mean())
+    return numbers
+
+
 def restoration(samples: Tensor, request: Batch) -> dict[str, float]:
     """Return how near restored images are to the originals, and how well they agree with the measurement, by name.
 
@@ -32,16 +68,7 @@ def restoration(samples: Tensor, request: Batch) -> dict[str, float]:
         ``psnr``, the mean over images, and ``ssim`` of the samples; ``psnr_degraded`` and ``ssim_degraded`` of the
         degraded images as the network read them; and ``inconsistency``, in bins of 256.
     """
-    clean = request["clean"].cpu()
-    numbers: dict[str, float] = {}
-    for suffix, images in (("", samples), ("_degraded", degraded(request))):
-        errors = (images.clamp(-1, 1) - clean).square().flatten(1).mean(1).clamp(min=1e-10)  # at most 106 dB
-        numbers[f"psnr{suffix}"] = sum(psnr(error) for error in errors.tolist()) / len(errors)
-        numbers[f"ssim{suffix}"] = float(ssim(images, clean).mean())
-    if "known" in request:
-        apart = request["known"].residual(samples)
-        numbers["inconsistency"] = float(apart.square().mean().sqrt()) / BIN
-    return numbers
+    return mean_restoration(restoration_of_each(samples, request))
 
 
 def degraded(request: Batch) -> Tensor:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
-from lightning.fabric.utilities import move_data_to_device
 from PIL import Image
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from diffsweep.backbones import FeatureCache
 from diffsweep.conditioning import Conditioning, ControlImages
 from diffsweep.datasets import Batch, ImageData, Samples
 from diffsweep.diffusion import Condition, Denoiser, NetworkDenoiser, Noise, Stream, add_noise, prior
+from diffsweep.layers import send, send_all
 from diffsweep.models.timed import TimedModel
 from diffsweep.phases import SAMPLING, phase
 from diffsweep.samplers import Callback, Sampler
@@ -97,8 +97,7 @@ class SampledModel(TimedModel):
     @torch.no_grad()
     def condition_of(self, batch: Batch) -> Condition | None:
         """Return the condition, or None, that the network takes for a batch or a request, on the model's device."""
-        on_device: Batch = move_data_to_device(batch, self.device)
-        return self.condition(on_device)
+        return self.condition(send_all(batch, self.device))
 
     def condition(self, batch: Batch, noise: Noise | None = None) -> Condition | None:
         """Return the condition of a batch, with images in the space of diffusion; None for a model without conditions.
@@ -136,8 +135,8 @@ class SampledModel(TimedModel):
             indices: the numbers of the samples, int64 (B,).
             seed: the seed, one for all samples, or one for each, (B,).
         """
-        seed = seed.to(self.device) if isinstance(seed, Tensor) else seed
-        return Noise(seed, indices.to(self.device), clips=self.denoiser.noise)
+        seed = send(seed, self.device) if isinstance(seed, Tensor) else seed
+        return Noise(seed, send(indices, self.device), clips=self.denoiser.noise)
 
     @torch.no_grad()
     def start(
@@ -234,16 +233,18 @@ class SampledModel(TimedModel):
         pixels = self.autoencoder.decode(x_0)
         return pixels if cond is None or cond.pasted is None else cond.pasted(pixels)
 
-    def agreement(self, x: Tensor, request: Batch) -> dict[str, float]:
-        """Return how well samples agree with the control images that they were drawn for, by name; else nothing.
+    def agreement_of_each(self, x: Tensor, request: Batch) -> dict[str, Tensor]:
+        """Return how well each sample agrees with its control images, (B,), by name; nothing without such images.
 
-        See :meth:`~diffsweep.conditioning.ControlImages.agreement`.
+        :func:`~diffsweep.conditioning.mean_agreement` makes numbers of them.
 
         Args:
             x: samples in pixels, (B, C, H, W).
             request: what was requested of them.
         """
-        return {} if self.control is None or "control" not in request else self.control.agreement(x, request["control"])
+        if self.control is None or "control" not in request:
+            return {}
+        return self.control.agreement_of_each(x, request["control"])
 
     def show(self, count: int, data: ImageData | None, seed: int, steps: int | None) -> tuple[Tensor, ...]:
         """Return the first ``count`` samples of a seed in pixels, to be shown in training, after their control images.

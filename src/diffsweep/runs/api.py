@@ -20,7 +20,7 @@ from diffsweep.runs import training
 from diffsweep.runs.planning import command
 from diffsweep.runs.planning.plans import RunPlan
 from diffsweep.runs.stages import resolve_stages
-from diffsweep.tasks.sampling import drawn_in_batches
+from diffsweep.tasks.drawing import drawn_in_batches
 
 
 class Trained(NamedTuple):

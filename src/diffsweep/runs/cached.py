@@ -7,24 +7,20 @@ r"""The error of samples whose drawing reuses features between steps: their dist
 :math:`e = \sqrt 2`.
 """
 
-import torch
 from torch import Tensor
 
-from diffsweep.datasets import rows_of
 from diffsweep.models import DiffusionModel
-from diffsweep.tasks.sampling import Drawn, drawn_in_batches
-
-SAMPLES = 256  # of the distance
+from diffsweep.tasks.drawing import Drawn, drawn_in_batches
 
 
 def measure_cache(model: DiffusionModel, drawn: Drawn, seed: int, batch_size: int) -> tuple[dict[str, float], int]:
     """Return what reusing features has changed in samples, by name, and the number of samples that were compared.
 
-    The first samples are drawn again without it, from the same noise, in batches of the same size; progress is shown.
+    They are drawn again without it, from the same noise, in batches of the same size; progress is shown.
 
     Args:
         model: the model with its ``feature_cache``.
-        drawn: samples that it has drawn with it, from the first number on.
+        drawn: the first samples that it has drawn with it, with what was requested of them.
         seed: the seed of their noise.
         batch_size: the number of samples that were drawn at once.
 
@@ -32,14 +28,13 @@ def measure_cache(model: DiffusionModel, drawn: Drawn, seed: int, batch_size: in
         ``cache_error``, the relative distance; ``partial_evaluations``, the number of evaluations of each sample, on
         average, that computed a part of the network; and the number of samples.
     """
-    count, cache = min(len(drawn.x), SAMPLES), model.feature_cache
-    request = rows_of(drawn.request, torch.arange(count))
+    count, cache = len(drawn.x), model.feature_cache
     model.feature_cache = None
     try:
-        plain = drawn_in_batches(model, count, batch_size, lambda rows: model.start(rows, seed), request)
+        plain = drawn_in_batches(model, count, batch_size, lambda rows: model.start(rows, seed), drawn.request)
     finally:
         model.feature_cache = cache
-    numbers = {"cache_error": relative_distance(drawn.x[:count], plain.x), "partial_evaluations": drawn.partial}
+    numbers = {"cache_error": relative_distance(drawn.x, plain.x), "partial_evaluations": drawn.partial}
     return numbers, count
 
 

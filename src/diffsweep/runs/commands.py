@@ -15,8 +15,10 @@ from diffsweep.configuration.loading import load_model, load_sampled, reconstruc
 from diffsweep.errors import UserError
 from diffsweep.files import write_atomically, write_text
 from diffsweep.layers.distributed import is_first, together
+from diffsweep.metrics.generation import AUTO
 from diffsweep.models import DiffusionModel
 from diffsweep.runs import report
+from diffsweep.runs.batch_that_fits import batch_that_fits
 from diffsweep.runs.duels import fights_duels
 from diffsweep.runs.evaluation import headline, measure
 from diffsweep.runs.stages import resolve_stages
@@ -66,7 +68,7 @@ def _evaluate(cfg: DictConfig, folder: Path) -> float:
         show_first(model, drawn, folder / "grid")
         for logger in track:
             logger.log_samples(drawn.x, drawn.request, 0)
-        print(f"\n{len(drawn.x)} samples by {cfg.choices.sampler} in {cfg.sampler.steps} steps")
+        print(f"\n{cfg.metrics.num_samples} samples by {cfg.choices.sampler} in {cfg.sampler.steps} steps")
     for logger in track:
         logger.log_results(numbers, 0)
     log_pictures(track, folder, 0, f"run {Path(cfg.paths.run_dir).name}, sampler={cfg.choices.sampler}")
@@ -91,8 +93,10 @@ def sample(cfg: DictConfig) -> Path:
     Raises:
         UserError: a number is below 1, or the task or the number of frames does not suit the model.
     """
-    if cfg.num_samples < 1 or cfg.batch_size < 1:
-        raise UserError(f"num_samples and batch_size must be at least 1, not {cfg.num_samples} and {cfg.batch_size}")
+    if cfg.num_samples < 1:
+        raise UserError(f"num_samples must be at least 1, not {cfg.num_samples}")
+    if cfg.batch_size != AUTO and not (isinstance(cfg.batch_size, int) and cfg.batch_size > 0):
+        raise UserError(f"batch_size must be auto or at least 1, not {cfg.batch_size}")
     if cfg.pages is not None and cfg.pages < 1:
         raise UserError(f"pages must be at least 1, or null for as many as show all samples, not {cfg.pages}")
     resolve_stages(cfg, train)
@@ -111,7 +115,8 @@ def _sample(cfg: DictConfig, folder: Path) -> Path:
             raise UserError(str(error)) from error
     track = used_by(cfg, "sample")
     log_beginning(track, cfg, data)
-    job = Job(model, data, folder, cfg.num_samples, cfg.seed, cfg.batch_size, cfg.pages, partial(build_metrics, cfg))
+    size = batch_that_fits(model, data, cfg.num_samples) if cfg.batch_size == AUTO else cfg.batch_size
+    job = Job(model, data, folder, cfg.num_samples, cfg.seed, size, cfg.pages, partial(build_metrics, cfg))
     drawn, done = task(job)
     arrays = {"arr_0": pictures.to_uint8(drawn.x)}
     if "label" in drawn.request:  # as public evaluators expect them

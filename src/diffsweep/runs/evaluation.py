@@ -11,27 +11,31 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from diffsweep.adaptation import own_settings
+from diffsweep.conditioning import mean_agreement
 from diffsweep.configuration.build import build, build_likelihood, build_metrics
 from diffsweep.configuration.loading import reconstruction_of
 from diffsweep.configuration.stage_nodes import portable
-from diffsweep.datasets import Batch, ImageData
+from diffsweep.datasets import Batch, ImageData, joined_rows
 from diffsweep.diffusion import Condition, Stream, straightness
 from diffsweep.errors import UserError
 from diffsweep.files import write_text
 from diffsweep.layers import evaluating
-from diffsweep.layers.distributed import is_first
+from diffsweep.layers.distributed import gathered, is_first
 from diffsweep.metric_table import HEADLINES, metric
 from diffsweep.metrics import GenerationMetrics, Likelihood
+from diffsweep.metrics.copies import searched
 from diffsweep.models import DiffusionModel, Model, SelfMeasured
 from diffsweep.plots import plot_bound_terms
 from diffsweep.progress import ProgressMeter, tracked
 from diffsweep.runs import report
+from diffsweep.runs.batch_that_fits import batch_that_fits
 from diffsweep.runs.cached import measure_cache
 from diffsweep.runs.duels import duels_protocol, fights_duels, measure_duels
-from diffsweep.tasks.sampling import Drawn, draw, joined
+from diffsweep.tasks.drawing import Drawn, draw_for
 
 TERMS = "bound_terms"
 PATHS, STEPS_OF_A_PATH = 256, 16  # of the straightness
+SHOWN = 100  # samples whose images are kept for pictures
 OF_PATHS = ("data", "guidance", "conditioning", "seed", "precision")  # settings that the straightness depends on
 TOO_FEW = "too_few_samples"  # key of the protocol with the names of metrics that mean nothing of so few samples
 
@@ -41,7 +45,7 @@ class Measured(NamedTuple):
 
     Attributes:
         numbers: the metrics by their names in ``metrics.json``.
-        drawn: the samples.
+        drawn: the first samples, at most a hundred, and what drawing all of them has cost.
         few: the names of metrics for which the samples are too few.
     """
 
@@ -95,20 +99,20 @@ def measure_diffusion(cfg: DictConfig, model: DiffusionModel, data: ImageData, f
     numbers: dict[str, float] = {}
     protocols: dict[str, Any] = {}
     drawn, few = None, []
+    each: Batch = {}
     if metrics is not None:
         for warning in metrics.warnings() if is_first() else ():
             print(f"warning: {warning}")
-        drawn = draw(model, metrics.num_samples, cfg.seed, metrics.batch_size, data)
-        found = metrics.shared(drawn.x, data, drawn.request)
-        drawn = joined(drawn, metrics.num_samples, metrics.batch_size, model, data)
+        drawn, each = draw_and_keep(model, metrics, data, cfg.seed)
     if not is_first():
         return Measured({}, None)
     if metrics is not None and drawn is not None:
-        speed = {"images_per_second": len(drawn.x) / drawn.seconds, "network_evaluations": drawn.evaluations}
-        numbers.update(metrics(drawn.x, data, drawn.request, found), **model.agreement(drawn.x, drawn.request), **speed)
-        if (real := numbers.get("real_samples", len(drawn.x))) < len(drawn.x):
+        count = metrics.num_samples
+        speed = {"images_per_second": count / drawn.seconds, "network_evaluations": drawn.evaluations}
+        numbers.update(metrics.compare(each["metrics"], data), **mean_agreement(each["agreement"]), **speed)
+        if (real := numbers.get("real_samples", count)) < count:
             print(
-                f"warning: the data have only {real:.0f} real samples to put in the place of {len(drawn.x)} generated "
+                f"warning: the data have only {real:.0f} real samples to put in the place of {count} generated "
                 f"ones, and FID and IS depend on the number; num_samples={real:.0f} compares equal numbers"
             )
         few = [name for name in metrics.too_few(metrics.num_samples) if name in numbers]
@@ -133,6 +137,44 @@ def measure_diffusion(cfg: DictConfig, model: DiffusionModel, data: ImageData, f
     if protocols:
         report.write_metrics(folder / "metrics.json", numbers, protocols)
     return Measured(numbers, drawn, few)
+
+
+def draw_and_keep(
+    model: DiffusionModel, metrics: GenerationMetrics, data: ImageData, seed: int
+) -> tuple[Drawn | None, Batch]:
+    """Draw samples in batches, and return the first of them and the numbers of each sample that metrics are made of.
+
+    A batch is dropped when its numbers are computed, so that few samples are in memory. All processes must call it; the
+    first one gets the numbers of all samples, and the others nothing.
+
+    Args:
+        model: the model in evaluation mode.
+        metrics: the metrics, whose number of samples is drawn.
+        data: the dataset that they are compared with.
+        seed: the seed of the samples.
+
+    Returns:
+        The first samples with what was requested of them; and the numbers of all, in their order: ``metrics``, as
+        :meth:`~diffsweep.metrics.streamed.SampleMetrics.of_each` returns them, and ``agreement``, those of
+        :meth:`~diffsweep.models.sampled.SampledModel.agreement_of_each`.
+    """
+    count, first = metrics.num_samples, torch.arange(min(SHOWN, metrics.num_samples))
+    chosen = searched(count, data)
+
+    def keep(rows: Tensor, x: Tensor, request: Batch) -> Batch:
+        of_metrics = metrics.of_each(x, request, torch.isin(rows, chosen), data)
+        agreement = model.agreement_of_each(x, request)
+        return {"metrics": of_metrics, "agreement": agreement, "shown": x[rows < len(first)]}
+
+    size = metrics.drawn_at_once or batch_that_fits(model, data, count)
+    used = draw_for(model, count, seed, size, keep, data)
+    request = model.request_for(first, data.deferred("val"))
+    metrics.share_real(data, metrics.splits(request))
+    parts = gathered(used.parts)
+    if not is_first():
+        return None, {}
+    each = joined_rows(parts)
+    return Drawn(each.pop("shown"), used.seconds, used.evaluations, request, used.partial), each
 
 
 def _of_average(cfg: DictConfig) -> dict[str, float]:

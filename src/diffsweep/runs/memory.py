@@ -1,6 +1,5 @@
 """Training on a device that is short of memory: the batch is halved, and twice as many batches make a step."""
 
-import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -115,10 +114,3 @@ def halve(cfg: DictConfig) -> str:
     cfg.trainer.accumulate_grad_batches *= 2
     accumulated = cfg.trainer.accumulate_grad_batches
     return f"dataset.batch_size={cfg.dataset.batch_size} trainer.accumulate_grad_batches={accumulated}"
-
-
-def release() -> None:
-    """Give the memory of a training that has ended back to the device."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -25,6 +25,7 @@ from diffsweep.configuration.saved import CONFIG
 from diffsweep.datasets import ImageData
 from diffsweep.datasets.loader import errors_of_workers
 from diffsweep.errors import Stopped, UserError
+from diffsweep.layers import release
 from diffsweep.models import DiffusionModel, Model
 from diffsweep.processes import starts_first
 from diffsweep.progress import duration
@@ -33,7 +34,7 @@ from diffsweep.runs.claiming import alone_in, claim, refuse_busy, refuse_taken
 from diffsweep.runs.cost import cost_of
 from diffsweep.runs.evaluation import Measured, headline, measure
 from diffsweep.runs.machine import check_machine, check_processes
-from diffsweep.runs.memory import MemoryOfSteps, ShortOfMemory, halve, release, why_not_halved
+from diffsweep.runs.memory import MemoryOfSteps, ShortOfMemory, halve, why_not_halved
 from diffsweep.runs.profiling import profiling
 from diffsweep.runs.ranks import errors_of_ranks
 from diffsweep.runs.recovery import recover

@@ -22,6 +22,7 @@ from diffsweep.samplers.plms import PLMS
 from diffsweep.samplers.predictor_corrector import PredictorCorrector
 from diffsweep.samplers.solved import Solved
 from diffsweep.samplers.unipc import UniPC
+from diffsweep.samplers.watch import tested_later
 
 __all__ = [
     "DDIM",
@@ -45,4 +46,5 @@ __all__ = [
     "Solved",
     "State",
     "UniPC",
+    "tested_later",
 ]

@@ -137,6 +137,7 @@ class Sampler(Part, WalkOptions, ABC):
             if callback is not None:
                 callback(taken, step.at_t.t, state.denoised, x)
             taken += 1
+        watch.finish()
         return x
 
     def moves(self, denoiser: PlainDenoiser, measured: bool = False) -> list[Move]:

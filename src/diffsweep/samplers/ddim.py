@@ -95,6 +95,7 @@ class DDIM(Sampler):
             watch(x)
             if callback is not None:
                 callback(i, begin.t, denoised, x)
+        watch.finish()
         return x
 
 

@@ -4,6 +4,7 @@ from diffsweep.tasks.base import Task
 from diffsweep.tasks.control import Control
 from diffsweep.tasks.counterfactual import Counterfactual
 from diffsweep.tasks.double_rate import DoubleRate
+from diffsweep.tasks.drawing import Drawn
 from diffsweep.tasks.edit import Edit
 from diffsweep.tasks.extend import Extend
 from diffsweep.tasks.generate import Generate
@@ -11,7 +12,7 @@ from diffsweep.tasks.inpaint import Inpaint
 from diffsweep.tasks.interpolate import Interpolate
 from diffsweep.tasks.reconstruct import Reconstruct
 from diffsweep.tasks.restore import Restore
-from diffsweep.tasks.sampling import Drawn, Job
+from diffsweep.tasks.sampling import Job
 from diffsweep.tasks.translate import Translate
 from diffsweep.tasks.upscale import Upscale
 

@@ -8,7 +8,8 @@ from diffsweep.errors import UserError
 from diffsweep.guidance import Guidance, guidances_of
 from diffsweep.models import ModelParts
 from diffsweep.samplers import Sampler
-from diffsweep.tasks.sampling import Drawn, Job
+from diffsweep.tasks.drawing import Drawn
+from diffsweep.tasks.sampling import Job
 from diffsweep.tasks.sources import images_missing_because
 
 KEPT = "task.source, whose clips keep their frames"

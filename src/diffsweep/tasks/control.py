@@ -6,14 +6,15 @@ import torch
 from torch import Tensor
 
 from diffsweep.autoencoders import Autoencoder
-from diffsweep.conditioning import ControlImages
+from diffsweep.conditioning import ControlImages, mean_agreement
 from diffsweep.diffusion import Noise
 from diffsweep.errors import UserError
 from diffsweep.guidance import Guidance
 from diffsweep.metric_table import metric
 from diffsweep.samplers import Sampler
 from diffsweep.tasks.base import Task
-from diffsweep.tasks.sampling import Drawn, Job
+from diffsweep.tasks.drawing import Drawn
+from diffsweep.tasks.sampling import Job
 from diffsweep.tasks.showing import show_controlled
 from diffsweep.tasks.sources import images_missing_because, load_images
 
@@ -62,7 +63,7 @@ class Control(Task):
             request["clean"] = images
         drawn = job.draw(len(indices), lambda rows: job.model.start(rows, job.seed), request)
         shown = show_controlled(job, drawn)
-        numbers = job.model.agreement(drawn.x, request)
+        numbers = mean_agreement(job.model.agreement_of_each(drawn.x, request))
         line = ", ".join(f"{metric(name).label} {metric(name).shown(value)}" for name, value in numbers.items())
         return drawn, f"{len(indices)} samples drawn for their control images{shown}" + (f"\n{line}" if line else "")
 

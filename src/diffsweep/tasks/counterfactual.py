@@ -12,8 +12,9 @@ from diffsweep.guidance import Guidance
 from diffsweep.models import ModelParts
 from diffsweep.samplers import Callback, Sampler
 from diffsweep.tasks.base import FromImages
+from diffsweep.tasks.drawing import Drawn, drawn_by_trajectories, steps_taken
 from diffsweep.tasks.inversion import not_invertible_because
-from diffsweep.tasks.sampling import Drawn, Job, drawn_by_trajectories, steps_taken
+from diffsweep.tasks.sampling import Job
 from diffsweep.tasks.showing import sampling_of, show_rows
 from diffsweep.tasks.sources import load_images
 

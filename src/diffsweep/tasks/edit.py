@@ -11,8 +11,9 @@ from diffsweep.diffusion import Condition, Noise
 from diffsweep.guidance import Guidance
 from diffsweep.models import DiffusionModel
 from diffsweep.samplers import Callback, Sampler
+from diffsweep.tasks.drawing import Drawn, drawn_by_trajectories
 from diffsweep.tasks.masked import MaskedImages, MaskedTask
-from diffsweep.tasks.sampling import Drawn, Job, drawn_by_trajectories
+from diffsweep.tasks.sampling import Job
 from diffsweep.tasks.showing import sampling_of, show_rows
 from diffsweep.tasks.sources import load_images
 

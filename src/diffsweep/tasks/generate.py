@@ -10,7 +10,8 @@ from diffsweep.diffusion import Noise
 from diffsweep.guidance import Guidance
 from diffsweep.samplers import Sampler
 from diffsweep.tasks.base import Task
-from diffsweep.tasks.sampling import Drawn, Job, trajectory
+from diffsweep.tasks.drawing import Drawn
+from diffsweep.tasks.sampling import Job, trajectory
 from diffsweep.tasks.showing import sampling_of, show_controlled, show_grid, show_restored
 
 

@@ -6,10 +6,11 @@ from diffsweep.autoencoders import Autoencoder
 from diffsweep.degradations import Degradation
 from diffsweep.guidance import Guidance
 from diffsweep.samplers import Sampler
+from diffsweep.tasks.drawing import Drawn
 from diffsweep.tasks.likeness import likeness
 from diffsweep.tasks.masked import MaskedImages, MaskedTask
 from diffsweep.tasks.masks import DRAWN
-from diffsweep.tasks.sampling import Drawn, Job, animate
+from diffsweep.tasks.sampling import Job, animate
 from diffsweep.tasks.showing import sampling_of
 from diffsweep.tasks.sources import load_images
 

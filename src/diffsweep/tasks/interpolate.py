@@ -14,8 +14,9 @@ from diffsweep.guidance import Guidance
 from diffsweep.models import ModelParts
 from diffsweep.samplers import Sampler
 from diffsweep.tasks.base import KEPT, Task, drawn_below_because
+from diffsweep.tasks.drawing import Drawn
 from diffsweep.tasks.inversion import inverted, not_invertible_because
-from diffsweep.tasks.sampling import Drawn, Job
+from diffsweep.tasks.sampling import Job
 from diffsweep.tasks.showing import pages_in_words, sampling_of, titled, tracked_pages
 from diffsweep.tasks.sources import images_missing_because, load_images
 

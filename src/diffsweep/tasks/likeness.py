@@ -7,9 +7,10 @@ from diffsweep.diffusion import Noise
 from diffsweep.errors import UserError
 from diffsweep.metrics.copies import copy_ratio
 from diffsweep.metrics.visible_part import agreement, classifier_of_known_pixels
+from diffsweep.tasks.drawing import Drawn
 from diffsweep.tasks.masked import MaskedImages
 from diffsweep.tasks.masks import Masks
-from diffsweep.tasks.sampling import Drawn, Job
+from diffsweep.tasks.sampling import Job
 
 
 def likeness(job: Job, part: MaskedImages, drawn: Drawn, masks: Masks) -> str:

@@ -16,8 +16,9 @@ from diffsweep.guidance import Guidance
 from diffsweep.models import DiffusionModel, ModelParts
 from diffsweep.samplers import Callback, Sampler
 from diffsweep.tasks.base import FromImages
+from diffsweep.tasks.drawing import Drawn, drawn_by_trajectories, steps_taken
 from diffsweep.tasks.masks import Masks, known_in, mask_of, not_guided_because
-from diffsweep.tasks.sampling import Drawn, Job, drawn_by_trajectories, steps_taken
+from diffsweep.tasks.sampling import Job
 from diffsweep.tasks.showing import show_rows
 
 

@@ -9,8 +9,9 @@ from diffsweep.autoencoders import Autoencoder
 from diffsweep.guidance import Guidance
 from diffsweep.samplers import Sampler
 from diffsweep.tasks.base import FromImages
+from diffsweep.tasks.drawing import Drawn
 from diffsweep.tasks.inversion import inverted, not_invertible_because
-from diffsweep.tasks.sampling import Drawn, Job
+from diffsweep.tasks.sampling import Job
 from diffsweep.tasks.showing import sampling_of, show_rows
 from diffsweep.tasks.sources import load_images
 

@@ -7,7 +7,8 @@ from diffsweep.datasets import Batch
 from diffsweep.errors import UserError
 from diffsweep.metrics.restoration import restoration
 from diffsweep.tasks.base import FromImages
-from diffsweep.tasks.sampling import Drawn, Job
+from diffsweep.tasks.drawing import Drawn
+from diffsweep.tasks.sampling import Job
 from diffsweep.tasks.showing import show_restored
 from diffsweep.tasks.sources import load_images
 

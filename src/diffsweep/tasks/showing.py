@@ -10,7 +10,8 @@ from diffsweep import pictures
 from diffsweep.guidance import guidances_of
 from diffsweep.models import DiffusionModel
 from diffsweep.progress import tracked
-from diffsweep.tasks.sampling import Drawn, Job
+from diffsweep.tasks.drawing import Drawn
+from diffsweep.tasks.sampling import Job
 
 ACROSS = 10  # images in a row of a grid, and rows in a page, at most
 ROWS = 12  # rows of a page at most, where several rows belong together
@@ -23,8 +24,8 @@ def sampling_of(model: DiffusionModel) -> str:
     return ", ".join([*words, *(each.described for each in guidances)])
 
 
-def show_first(model: DiffusionModel, drawn: Drawn, path: Path, most: int = 100) -> list[Path]:
-    """Save a grid of the first samples, each below its class or caption, and return the files.
+def show_first(model: DiffusionModel, drawn: Drawn, path: Path) -> list[Path]:
+    """Save a grid of samples, each below its class or caption, and return the files.
 
     The grid has no title, so that ``compare.py`` can cut whole samples out of it.
 
@@ -32,10 +33,9 @@ def show_first(model: DiffusionModel, drawn: Drawn, path: Path, most: int = 100)
         model: the model that drew the samples.
         drawn: the samples.
         path: the file without its suffix.
-        most: the largest number of samples in the grid.
     """
-    draw = partial(pictures.grid, labels=model.conditioning.described(drawn.request)[:most])
-    return pictures.save_shown(draw, [drawn.x[:most]], path)
+    draw = partial(pictures.grid, labels=model.conditioning.described(drawn.request))
+    return pictures.save_shown(draw, [drawn.x], path)
 
 
 def show_grid(job: Job, x: Tensor, labels: Sequence[str], name: str, title: str, fps: float = 8.0) -> str:

@@ -25,8 +25,9 @@ from diffsweep.guidance import (
 from diffsweep.models import ModelParts
 from diffsweep.samplers import Callback, Sampler
 from diffsweep.tasks.base import FromImages
+from diffsweep.tasks.drawing import Drawn, drawn_by_trajectories
 from diffsweep.tasks.inversion import not_invertible_because
-from diffsweep.tasks.sampling import Drawn, Job, drawn_by_trajectories
+from diffsweep.tasks.sampling import Job
 from diffsweep.tasks.showing import percentages, sampling_of, show_rows
 from diffsweep.tasks.sources import load_images
 

@@ -13,7 +13,8 @@ from diffsweep.guidance import Guidance
 from diffsweep.samplers import Callback, Sampler
 from diffsweep.tasks.base import KEPT
 from diffsweep.tasks.clips import RATE, ClipTask, distance, with_known
-from diffsweep.tasks.sampling import Drawn, Job, drawn_by_trajectories, steps_taken
+from diffsweep.tasks.drawing import Drawn, drawn_by_trajectories, steps_taken
+from diffsweep.tasks.sampling import Job
 from diffsweep.tasks.showing import sampling_of, show_rows
 from diffsweep.tasks.sources import load_clips
 

@@ -16,7 +16,8 @@ from diffsweep.errors import UserError
 from diffsweep.guidance import Guidance, Window, filled
 from diffsweep.samplers import Callback, Sampler
 from diffsweep.tasks.clips import ClipTask, with_known
-from diffsweep.tasks.sampling import Drawn, Job, drawn_by_trajectories, steps_taken
+from diffsweep.tasks.drawing import Drawn, drawn_by_trajectories, steps_taken
+from diffsweep.tasks.sampling import Job
 from diffsweep.tasks.sources import load_clips
 
 STRIDE = (

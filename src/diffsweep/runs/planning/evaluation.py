@@ -1,6 +1,7 @@
 """How long the measurement at the end of a run takes: its parts are timed on a batch, a few steps or a few calls."""
 
 import contextlib
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,15 +14,17 @@ from torch import Tensor
 from diffsweep import pictures
 from diffsweep.benchmarks.base import synchronize
 from diffsweep.configuration.build import build_likelihood, build_metrics
-from diffsweep.datasets import Batch, ImageData
+from diffsweep.datasets import Batch, ImageData, rows_of
 from diffsweep.diffusion import straightness
 from diffsweep.layers import evaluating
 from diffsweep.metrics import GenerationMetrics, Likelihood
+from diffsweep.metrics.copies import searched
 from diffsweep.metrics.extraction import Features
 from diffsweep.models import DiffusionModel, Model
 from diffsweep.runs.evaluation import PATHS, STEPS_OF_A_PATH
+from diffsweep.runs.evaluation import SHOWN as SHOWN_OF_ALL
 from diffsweep.runs.planning.sharing import first_share
-from diffsweep.tasks.sampling import Drawn, steps_taken
+from diffsweep.tasks.drawing import Drawn, steps_taken
 from diffsweep.tasks.showing import show_first
 
 STEPS = 6  # of the sampler, of which all but the first are timed
@@ -150,16 +153,18 @@ def _of_samples(
 ) -> dict[str, float]:
     """Return the seconds in which samples are drawn, compared with data and shown."""
     count, rows = metrics.num_samples, min(metrics.num_samples, metrics.batch_size)
-    request = model.request_for(torch.arange(count), data.deferred("val"))
+    few = min(count, max(SHOWN_OF_ALL, NUMBERS // math.prod(data.shape)))
+    request = model.request_for(torch.arange(few), data.deferred("val"))
     of_batch = timed_trajectory(model, data, rows)
     found = {SAMPLING: of_batch.seconds * first_share(count, rows, processes) / rows}
     each, features = _seconds_of_features(metrics, data)
     new = [len(data.split(split)) for split in metrics.splits(request) if not metrics.is_kept(data, split)]
     found[FEATURES] = each * sum(first_share(some, metrics.batch_size, processes) for some in [count, *new])
-    found[COMPARISON] = _of_comparison(metrics, features, data, request, scratch)
+    found[COMPARISON] = _of_comparison(metrics, features, data, request, few, scratch)
     if model.denoiser.schedule.straight:
         found[STRAIGHTNESS] = _of_straightness(metrics, model, data)
-    shown = Drawn(_random(min(count, 100), data), 0.0, 0.0, {name: some[:100] for name, some in request.items()})
+    first = torch.arange(min(count, SHOWN_OF_ALL))
+    shown = Drawn(_random(len(first), data), 0.0, 0.0, rows_of(request, first))
     found[PICTURES] = seconds_of(lambda: show_first(model, shown, scratch / "final")) + _of_trajectories(
         model, data, scratch
     )
@@ -179,17 +184,15 @@ def _seconds_of_features(metrics: GenerationMetrics, data: ImageData) -> tuple[f
 
 
 def _of_comparison(
-    metrics: GenerationMetrics, features: Features, data: ImageData, request: Batch, scratch: Path
+    metrics: GenerationMetrics, features: Features, data: ImageData, request: Batch, count: int, scratch: Path
 ) -> float:
-    """Return the seconds in which features of samples are compared with those of data, by features of stand-ins."""
+    """Return the seconds in which samples are compared with data, by ``count`` stand-ins and features of stand-ins."""
 
     def stand_in(count: int) -> Features:
         of_batch = features.rows(torch.arange(count) % len(features.features))
         noisy = of_batch.features + torch.randn_like(of_batch.features) * (of_batch.features.std() + 1e-3)
         return of_batch._replace(features=noisy)
 
-    count = min(metrics.num_samples, max(64, NUMBERS // max(1, _random(1, data).numel())))
-    some = {name: values[:count] for name, values in request.items()}
     cache, metrics.cache_dir = metrics.cache_dir, scratch
     for split in metrics.splits(request):
         metrics.keep(data, split, stand_in(len(data.split(split))))
@@ -197,7 +200,8 @@ def _of_comparison(
     resamples = compared.resamples
 
     def compare() -> None:
-        metrics(x, data, some, [fake, None])
+        each = metrics.beside_features(x, request, torch.arange(count) < len(searched(count, data)), data)
+        metrics.compare({"features": fake.by_name(), **each}, data)
 
     try:
         if features.features.shape[1] <= WIDE or resamples <= 4:

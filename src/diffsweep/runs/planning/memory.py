@@ -245,8 +245,20 @@ class Footprint:
         """Return the largest power of two that fits as a batch in 90 % of the memory; None if unknown, 0 if none."""
         if self.capacity is None or self.per_sample <= 0:
             return None
-        room = SHARE * self.capacity - (self.step - self.per_sample * self.batch)
-        return 0 if room < self.per_sample else 2 ** int(math.log2(room / self.per_sample))
+        return largest_within(SHARE * self.capacity, self.batch, self.step, self.per_sample)
+
+
+def largest_within(room: float, batch: int, most: float, per_sample: float) -> int:
+    """Return the largest power of two that fits as a batch, by M(B) = M_0 + m B; 0 if none does.
+
+    Args:
+        room: the bytes that it may take.
+        batch: B of a batch that was measured.
+        most: M(B), the most memory that this batch took, in bytes.
+        per_sample: m, above 0.
+    """
+    left = room - (most - per_sample * batch)
+    return 0 if left < per_sample else 2 ** int(math.log2(left / per_sample))
 
 
 def line_through(first: tuple[int, float], second: tuple[int, float]) -> float:

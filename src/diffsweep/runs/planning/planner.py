@@ -13,8 +13,9 @@ from omegaconf import DictConfig, OmegaConf
 from diffsweep.configuration.build import device_of
 from diffsweep.configuration.stage_nodes import given_config, run_key, stage_nodes, trainable_config
 from diffsweep.errors import UserError
+from diffsweep.layers import release
 from diffsweep.runs.machine import check_machine
-from diffsweep.runs.memory import halve, release, why_not_halved
+from diffsweep.runs.memory import halve, why_not_halved
 from diffsweep.runs.planning.memory import Peak
 from diffsweep.runs.planning.plans import Alternative, RunPlan, made, name_of
 from diffsweep.runs.planning.rehearsal import Rehearsed, rehearse
