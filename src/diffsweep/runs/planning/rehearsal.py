@@ -176,9 +176,9 @@ def _settings(cfg: DictConfig, directory: Path) -> DictConfig:
     settings.paths.run_dir = str(directory)
     devices = cfg.trainer.devices
     settings.trainer.devices = [devices[0]] if OmegaConf.is_list(devices) else 1
-    with open_dict(settings.trainer) as trainer:
+    with open_dict(settings.trainer):
         for key in ("num_nodes", "strategy"):
-            trainer.pop(key, None)
+            settings.trainer.pop(key, None)
     if OmegaConf.select(settings, "discriminator.start"):
         settings.discriminator.start = 0
     if OmegaConf.select(settings, STATISTICS):
