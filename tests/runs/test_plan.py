@@ -12,7 +12,7 @@ from composing import composed
 from torch import nn
 
 from diffsweep.configuration.jobs import is_planned
-from diffsweep.configuration.rules import RULES
+from diffsweep.configuration.rules.trainer import a_plan_is_of_a_new_run
 from diffsweep.errors import UserError
 from diffsweep.layers.recomputation import recomputed
 from diffsweep.models import DiffusionModel
@@ -247,7 +247,7 @@ def test_latents_that_no_file_has_are_planned_with_their_autoencoder(configure, 
     ],
 )
 def test_plans_of_begun_runs_and_odd_files_are_refused(changes, words):
-    rule, cfg = RULES["a_plan_is_of_a_new_run"], composed("train")
+    rule, cfg = a_plan_is_of_a_new_run, composed("train")
     assert rule(cfg, None) is None
     cfg.update(changes)
     assert words in rule(cfg, None)

@@ -8,7 +8,7 @@ from composing import composed
 
 from diffsweep import phases
 from diffsweep.callbacks.traces import PROFILERS
-from diffsweep.configuration.rules import RULES
+from diffsweep.configuration.rules.trainer import profiler_is_known
 from diffsweep.phases import CHECKPOINTS, IN_A_STEP, NETWORK, REST, SAMPLING, VALIDATION
 
 SAMPLED = f"{SAMPLING}: {NETWORK}"
@@ -83,7 +83,7 @@ def test_a_run_without_a_profiler_has_no_folder(finished):
 
 
 def test_other_words_are_refused():
-    rule, cfg = RULES["profiler_is_known"], composed("train")
+    rule, cfg = profiler_is_known, composed("train")
     assert rule(cfg, None) is None
     for word in PROFILERS:
         cfg.trainer.profiler = word

@@ -123,9 +123,9 @@ def test_processes_that_start_apart_need_one_folder(variables, tmp_path):
 def test_a_launcher_starts_a_process_for_each_device_of_each_machine():
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     slurm = ["hydra/launcher=submitit_slurm", "hydra.launcher.gpus_per_node=8"]
-    settings = OmegaConf.create({"nodes": 1, "tasks_per_node": 1})
+    settings = OmegaConf.create({"nodes": 1, "tasks_per_node": 1, "partition": None})
     give_processes(settings, slurm, [of(8, 2), of(8, 2, batch=32)])
-    assert settings == {"nodes": 2, "tasks_per_node": 8}
+    assert settings == {"nodes": 2, "tasks_per_node": 8, "partition": None}
     evaluation = OmegaConf.create({"trainer": {"devices": 8, "num_nodes": 2}})
     for every in ([of()], [evaluation], [of(2)]):
         refuse_processes("train", [], every)
@@ -135,6 +135,10 @@ def test_a_launcher_starts_a_process_for_each_device_of_each_machine():
         "hydra/launcher=joblib starts one process for a job, and the trainer has 2": (
             ["hydra/launcher=joblib"],
             [of(2)],
+        ),
+        "hydra/launcher=submitit_local starts processes on this machine alone, and trainer.num_nodes=2": (
+            ["hydra/launcher=submitit_local"],
+            [of(8, 2)],
         ),
         "hydra.launcher.tasks_per_node=4, and the trainer has 8": (
             [*slurm, "hydra.launcher.tasks_per_node=4"],

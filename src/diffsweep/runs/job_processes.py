@@ -9,7 +9,7 @@ from hydra import initialize_config_dir
 from omegaconf import DictConfig, open_dict
 
 from diffsweep.comparison.records import FINISHED
-from diffsweep.configuration.compose import Composed
+from diffsweep.configuration.compose import Composed, register
 from diffsweep.configuration.conf import CONF
 from diffsweep.configuration.explain import explained
 from diffsweep.configuration.jobs import ELSEWHERE, launcher_of
@@ -18,6 +18,7 @@ from diffsweep.processes import started, starts_first
 from diffsweep.runs.manifest import Manifest, is_expected
 
 ALONE = (1, 1)  # machines and processes of a job
+OF_A_CLUSTER = "partition"  # a key of launchers whose jobs run on other machines
 
 
 def refuse_own_folders(job: Composed) -> None:
@@ -64,6 +65,7 @@ def refuse_processes(command: str, overrides: Sequence[str], every: Sequence[Dic
             )
         return
     own = [word for word in overrides if word.replace("/", ".").startswith(ELSEWHERE)]
+    register(command)
     with explained(command, own), initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
         hydra = hydra_compose(command, overrides=own, return_hydra_config=True).hydra
     with open_dict(hydra):
@@ -91,8 +93,8 @@ def give_processes(settings: DictConfig, overrides: Sequence[str], every: Sequen
         every: the configurations of the jobs.
 
     Raises:
-        UserError: the launcher starts one process for a job and a job needs several, jobs need different numbers, or
-            other numbers are typed.
+        UserError: the launcher starts one process for a job and a job needs several, or it starts none on other
+            machines and a job needs several of them; jobs need different numbers, or other numbers are typed.
     """
     if (needed := _needed(every)) <= {ALONE}:
         return
@@ -106,6 +108,11 @@ def give_processes(settings: DictConfig, overrides: Sequence[str], every: Sequen
         raise UserError(
             f"hydra/launcher={launcher_of(overrides)} starts one process for a job, and the trainer has {processes}; "
             "leave it out, or use hydra/launcher=submitit_slurm"
+        )
+    if nodes > 1 and OF_A_CLUSTER not in settings:
+        raise UserError(
+            f"hydra/launcher={launcher_of(overrides)} starts processes on this machine alone, and trainer.num_nodes="
+            f"{nodes}; use hydra/launcher=submitit_slurm, or trainer.num_nodes=1"
         )
     for key, number in (("nodes", nodes), ("tasks_per_node", processes // nodes)):
         typed = any(word.startswith(f"hydra.launcher.{key}=") for word in overrides)
