@@ -176,7 +176,7 @@ def _settings(cfg: DictConfig, directory: Path) -> DictConfig:
     settings.paths.run_dir = str(directory)
     devices = cfg.trainer.devices
     settings.trainer.devices = [devices[0]] if OmegaConf.is_list(devices) else 1
-    with open_dict(settings.trainer):
+    with open_dict(settings):
         for key in ("num_nodes", "strategy"):
             settings.trainer.pop(key, None)
     if OmegaConf.select(settings, "discriminator.start"):
