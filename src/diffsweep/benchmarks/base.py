@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 from torch import nn
 from typing_extensions import NotRequired, TypedDict
 
+from diffsweep.callbacks.profilers import synchronize as synchronize
 from diffsweep.datasets import ImageData
 from diffsweep.models import DiffusionModel
 from diffsweep.progress import tracked
@@ -115,12 +116,6 @@ def single(ours: float, bare: float, unit: str) -> Ratio:
     """
     ratio = ours / bare
     return {"ratio": ratio, "low": ratio, "high": ratio, "ours": ours, "bare": bare, "unit": unit}
-
-
-def synchronize() -> None:
-    """Wait until the GPU has finished its work, so that a clock on the CPU measures it; do nothing without a GPU."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 class NetworkCalls:

@@ -19,6 +19,7 @@ from diffsweep.phases import APART, NETWORK, REST, SAMPLING
 
 WAIT, WARM_UP, ACTIVE = 10, 1, 3  # batches before a trace, with the profiler on but not recorded, and recorded
 TRAINING = "training"
+DRIVER = ("cu", "hip")  # the first letters of calls that launch kernels, such as cudaLaunchKernel
 OPERATORS = 20  # in the table
 NETWORK_OF_SAMPLES = f"{SAMPLING}: {NETWORK}"
 
@@ -171,7 +172,7 @@ def launches(events: Iterable[Any]) -> list[tuple[float, float]]:
     calls = {
         event.id: event.time_range.start
         for event in events
-        if event.device_type == DeviceType.CPU and event.name.startswith("cu")
+        if event.device_type == DeviceType.CPU and event.name.startswith(DRIVER)
     }
     kernels = [event for event in events if event.device_type == DeviceType.CUDA and not event.is_user_annotation]
     return [(calls[kernel.id], kernel.time_range.elapsed_us()) for kernel in kernels if kernel.id in calls]
