@@ -192,3 +192,23 @@ def test_compiled_networks_reuse_features_too(denoiser, regions):
     plain = run()
     Execution(regions, "aot_eager")([denoiser.backbone])
     torch.testing.assert_close(run(), plain)
+
+
+@pytest.mark.gpu
+def test_a_gpu_is_not_waited_for(denoiser):
+    denoiser, x, cond = denoiser.cuda(), X.cuda(), COND.to(torch.device("cuda"))
+    times = torch.linspace(1, 0.1, 6, dtype=torch.float64)
+
+    @torch.no_grad()
+    def run():
+        cached = EVERY_OTHER(denoiser, times)
+        return [cached(x, t, cond).x0 for t in times]
+
+    first = run()  # it fills tables
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        second = run()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for one, other in zip(first, second, strict=True):
+        torch.testing.assert_close(one, other)
