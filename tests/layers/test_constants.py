@@ -23,14 +23,19 @@ def test_a_table_is_made_once_for_each_size():
 
 
 def test_compiled_code_does_not_make_it_again():
-    """So nothing is copied to a GPU in a call, and torch has no cache to warn of."""
-    graphs, embedding, times = [], SinusoidalEmbedding(8), torch.tensor([3.0, 500.0])
-    expected = embedding(times)
+    """So nothing is copied to a GPU in a call, and torch has no cache to warn of; with embeddings of two sizes."""
+    graphs, times = [], torch.tensor([3.0, 500.0])
+    embeddings = [SinusoidalEmbedding(size) for size in (8, 12, 8)]
+
+    def embedded(c_noise):
+        return torch.cat([embedding(c_noise) for embedding in embeddings], 1)
+
     torch._dynamo.reset()
-    compiled = torch.compile(embedding, backend=lambda graph, _: graphs.append(graph) or graph.forward, fullgraph=True)
+    kept = torch.compile(embedded, backend=lambda graph, _: graphs.append(graph) or graph.forward, fullgraph=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert torch.equal(compiled(times), expected)
+        assert torch.equal(kept(times), embedded(times))
+        assert torch.equal(torch.compile(embedded, backend="aot_eager", fullgraph=True)(times), embedded(times))
     (graph,) = graphs
     called = [str(node.target) for node in graph.graph.nodes if node.op.startswith("call")]
     assert not [name for name in called if "arange" in name or "exp" in name or name == "to"]

@@ -6,7 +6,7 @@ from composing import composed
 from omegaconf import OmegaConf
 
 from diffsweep.models import DiffusionModel
-from diffsweep.runs.memory import ShortOfMemory, why_not_halved
+from diffsweep.runs.memory import ShortOfMemory, release, why_not_halved
 from diffsweep.runs.training import train
 
 
@@ -110,3 +110,16 @@ def test_outside_of_a_step_half_a_batch_is_of_no_help(name, tmp_path, configure,
 def test_where_halves_would_be_another_training_the_batch_stays(words, because):
     assert because in why_not_halved(composed("train", *words))
     assert why_not_halved(composed("train")) is None
+
+
+def test_compiled_code_is_released_too():
+    """Of a training that has ended; a network that is left is compiled again."""
+    graphs = []
+    network = torch.nn.Bilinear(2, 2, 1)
+    compiled = torch.compile(network, backend=lambda graph, _: graphs.append(graph) or graph.forward)
+    for count in (1, 1, 2):
+        if count == 2:
+            release()
+        compiled(torch.ones(1, 2), torch.ones(1, 2))
+        assert len(graphs) == count
+    torch.compiler.reset()

@@ -1,6 +1,7 @@
 """Copies of tensors between the CPU and another device, which a program need not wait for."""
 
 import gc
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -36,7 +37,9 @@ def send_all(part: Any, device: torch.device) -> Any:
 
 
 def release() -> None:
-    """Give memory that no tensor uses any more back to the device."""
+    """Give memory that no tensor uses any more back to the device, with that of compiled code."""
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()  # recorded calls hold memory of their own; networks that are left are compiled anew
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,6 +1,5 @@
 """The command ``benchmark.py``: the cost of diffsweep over bare PyTorch and its peers, as ratios of one process."""
 
-import gc
 import importlib.util
 import json
 import platform
@@ -29,6 +28,7 @@ from diffsweep.progress import ProgressMeter
 from diffsweep.runs import report
 from diffsweep.runs.cost import network_cost
 from diffsweep.runs.latents import keep_latents
+from diffsweep.runs.memory import release
 from diffsweep.runs.stages import resolve_stages
 from diffsweep.runs.tracking import loggers
 from diffsweep.runs.training import make_trainer, train
@@ -91,9 +91,7 @@ def _measured(case: DictConfig, part: BenchmarkPart) -> Results:
         resolve_stages(case, train)
         return part(Bench(case, _fresh, _trainer, network_cost, loggers))
     finally:
-        gc.collect()  # a Trainer and its model refer to each other
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release()
 
 
 def _left_out(name: str, error: Exception) -> list[str]:
