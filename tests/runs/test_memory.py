@@ -6,7 +6,8 @@ from composing import composed
 from omegaconf import OmegaConf
 
 from diffsweep.models import DiffusionModel
-from diffsweep.runs.memory import ShortOfMemory, release, why_not_halved
+from diffsweep.layers import release
+from diffsweep.runs.memory import ShortOfMemory, why_not_halved
 from diffsweep.runs.training import train
 
 

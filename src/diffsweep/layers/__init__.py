@@ -46,7 +46,7 @@ from diffsweep.layers.temporal import (
     rows_of_frames,
     t5_bucket,
 )
-from diffsweep.layers.transfer import Overlap, Received, release, send, send_all
+from diffsweep.layers.transfer import Overlap, Received, release, send, send_all, trim
 from diffsweep.layers.transformer import (
     Block,
     ContextEmbedding,
@@ -132,6 +132,7 @@ __all__ = [
     "t5_bucket",
     "temporal_rotation",
     "token_norm",
+    "trim",
     "unpatchify",
     "weights_hash",
     "with_added",

@@ -1,5 +1,7 @@
 """Copies of tensors between the CPU and another device, which a program need not wait for."""
 
+import contextlib
+import ctypes
 import gc
 import sys
 import time
@@ -43,6 +45,16 @@ def release() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def trim() -> None:
+    """Give memory of the CPU that was freed, but that the allocator has kept, back to the machine.
+
+    Small tensors that stay, made between large ones that are freed, keep it in pieces of which the process grows. Only
+    the allocator of the C library glibc is known to have a function for it; with another nothing happens.
+    """
+    with contextlib.suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class Received:

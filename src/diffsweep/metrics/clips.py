@@ -16,6 +16,7 @@ from torch import Tensor
 from diffsweep.datasets import Batch, ImageData, Split, joined_rows
 from diffsweep.metrics.extraction import FeatureExtractor, Features
 from diffsweep.metrics.frames import FrameFeatures, FrameMetrics
+from diffsweep.metrics.frechet import frechet_distance
 from diffsweep.metrics.generation import GenerationMetrics
 from diffsweep.metrics.motion import motion_of_each
 from diffsweep.metrics.references import REFERENCES
@@ -111,18 +112,24 @@ class ClipMetrics(GenerationMetrics):
         named = super()._name(name)
         return f"clip_{named}" if named.partition("_")[0] == "is" else named
 
-    def of_reconstructions(self, made: Tensor, data: ImageData) -> dict[str, float]:
+    def of_each_reconstruction(self, made: Tensor, data: ImageData) -> Batch:
+        each = super().of_each_reconstruction(made, data)
+        if (frames := self.frames_of(data)) is not None:
+            each["frames"] = frames.extraction.extract(made).features
+        return each
+
+    def of_reconstructions(self, each: Batch, data: ImageData) -> dict[str, float]:
         """Return the Frechet distances of an autoencoder's reconstructions of all held-out clips from these clips.
 
         Args:
-            made: the reconstructions, (M, C, F, H, W) in [-1, 1].
+            each: the features of each clip, and of its frames.
             data: the dataset whose held-out clips were reconstructed.
 
         Returns:
             ``r`` and :attr:`distance`, such as ``rclip_fd`` or ``rfvd``, by features of whole clips; and ``rframe_fid``
             by those of frames, if frames are measured.
         """
-        numbers = super().of_reconstructions(made, data)
+        numbers = super().of_reconstructions(each, data)
         if (frames := self.frames_of(data)) is not None:
-            numbers |= frames.of_reconstructions(made, data)
+            numbers["rframe_fid"] = frechet_distance(each["frames"], frames.extraction.real(data, "val").features)
         return numbers

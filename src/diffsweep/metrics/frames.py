@@ -144,15 +144,6 @@ class FrameMetrics:
             numbers[f"{name}_real"] = confidence(self.extraction.real(data, "val")[1])
         return numbers
 
-    def of_reconstructions(self, made: Tensor, data: ImageData) -> dict[str, float]:
-        """Return ``rframe_fid``, FID between the frames of all held-out clips and those of their reconstructions.
-
-        Args:
-            made: an autoencoder's reconstructions of the held-out clips, (M, C, F, H, W) in [-1, 1].
-            data: the dataset whose held-out clips were reconstructed.
-        """
-        return {"rframe_fid": frechet_distance(self.extraction.extract(made)[0], self.extraction.real(data, "val")[0])}
-
     def _pairs(self, data: ImageData, count: int) -> list[tuple[Tensor | None, Tensor]]:
         """Return pairs of features: of real frames in place of ``count`` clips, or None, and of the reference."""
         split = reference_split(self.reference)

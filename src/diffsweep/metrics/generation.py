@@ -271,11 +271,20 @@ class GenerationMetrics(SampleMetrics, Part):
             numbers["real_samples"] = len(pairs[0][0].features)  # type: ignore[union-attr]
         return numbers
 
-    def of_reconstructions(self, made: Tensor, data: ImageData) -> dict[str, float]:
+    def of_each_reconstruction(self, made: Tensor, data: ImageData) -> Batch:
+        """Return what :meth:`of_reconstructions` compares of a batch of reconstructions: their features.
+
+        Args:
+            made: an autoencoder's reconstructions, (B, C, H, W) in [-1, 1].
+            data: the dataset whose held-out images were reconstructed.
+        """
+        return {"features": self.extract(made).features}
+
+    def of_reconstructions(self, each: Batch, data: ImageData) -> dict[str, float]:
         """Return FID between all held-out images and an autoencoder's reconstructions of them, by its name ``rfid``.
 
         Args:
-            made: the reconstructions, (M, C, H, W) in [-1, 1].
+            each: what :meth:`of_each_reconstruction` returns of all held-out images, in their order.
             data: the dataset whose held-out images were reconstructed.
         """
-        return {f"r{self.distance}": frechet_distance(self.extract(made).features, self.real(data, "val").features)}
+        return {f"r{self.distance}": frechet_distance(each["features"], self.real(data, "val").features)}

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from diffsweep import pictures
 from diffsweep.autoencoders import AdversarialLoss, LearnedAutoencoder, Perceptual, adaptive_weight, by_frame, frames_of
-from diffsweep.datasets import Batch, ImageData, RandomShift
+from diffsweep.datasets import Batch, ImageData, RandomShift, joined_rows
 from diffsweep.diffusion import Noise
 from diffsweep.files import write_text
 from diffsweep.layers import distributed, evaluating
@@ -34,6 +34,7 @@ PixelLoss = Literal["l1", "l2"]
 _PIXEL_LOSSES: dict[PixelLoss, Callable[[Tensor], Tensor]] = {"l1": Tensor.abs, "l2": Tensor.square}
 NOTHING = "this autoencoder has nothing to learn; use autoencoder=kl or autoencoder=vq"
 ROWS = ("original", "reconstruction")  # of a picture
+SHOWN = 12  # held-out samples of a picture, at most
 MIN_CHANNEL_STD = 0.1  # of the standard deviation of all latents; noise hides a channel with less before the others
 
 
@@ -217,7 +218,9 @@ class AutoencoderModel(Model, SelfMeasured):
         samples, autoencoder = data.split("val"), self.autoencoder
         sums: dict[str, float] = {}
         images = 0
-        made_all, counts = [], torch.zeros(autoencoder.num_codes or 0, dtype=torch.int64)
+        features: list[Batch] = []
+        shown: list[Tensor] = []
+        counts = torch.zeros(autoencoder.num_codes or 0, dtype=torch.int64)
         with evaluating(self):
             for index in tracked(torch.arange(len(samples)).split(256), "reconstructing", "batch"):
                 given = samples[index]["x"]
@@ -230,21 +233,22 @@ class AutoencoderModel(Model, SelfMeasured):
                 if codes is not None:
                     counts += torch.bincount(codes.flatten().cpu(), minlength=len(counts))
                 again = made if given.ndim == 4 else made.unflatten(0, (len(given), -1)).transpose(1, 2)
-                made_all.append(again.cpu())
+                if metrics is not None:
+                    features.append(metrics.of_each_reconstruction(again.cpu(), data))
+                if not shown:
+                    shown = [given[:SHOWN], again[:SHOWN].cpu()]
                 images += len(x)
         means = {name: total / images for name, total in sums.items()}
         numbers = {"psnr": psnr(means.pop("error")), **means}
-        made = torch.cat(made_all)
         if metrics is not None:
-            numbers |= metrics.of_reconstructions(made, data)
+            numbers |= metrics.of_reconstructions(joined_rows(features), data)
         if autoencoder.num_codes is not None:
             share = counts[counts > 0].double() / counts.sum()
             numbers["codebook_usage"] = len(share) / autoencoder.num_codes
             numbers["perplexity"] = float(torch.exp(-(share * share.log()).sum()))
         numbers |= self._latents(data, folder)
-        shown = torch.arange(min(12, len(samples)))
-        draw = partial(pictures.rows, names=ROWS, title=f"{len(shown)} of {len(samples)} held-out samples")
-        pictures.save_shown(draw, [samples[shown]["x"], made[shown]], folder / "reconstructions")
+        draw = partial(pictures.rows, names=ROWS, title=f"{len(shown[0])} of {len(samples)} held-out samples")
+        pictures.save_shown(draw, shown, folder / "reconstructions")
         return numbers
 
     def _latents(self, data: ImageData, folder: Path) -> dict[str, float]:

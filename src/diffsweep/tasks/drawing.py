@@ -11,12 +11,13 @@ from torch import Tensor
 
 from diffsweep.datasets import Batch, ImageData, rows_of
 from diffsweep.diffusion import Condition, Denoised, Noise, counting
-from diffsweep.layers import Overlap, evaluating, release
+from diffsweep.layers import Overlap, evaluating, release, trim
 from diffsweep.layers.distributed import share_of
 from diffsweep.models import DiffusionModel
 from diffsweep.progress import ProgressMeter
 from diffsweep.samplers import Callback, tested_later
 
+TRIMMED = 8  # batches after which memory that they have freed is given back
 Used = TypeVar("Used")
 Make = Callable[[Tensor, Condition | None, Callback], Tensor]
 Use = Callable[[Tensor, Tensor, Batch], Used]
@@ -190,7 +191,12 @@ def used_in_batches(
 
             return x, end
 
-        parts = list(overlap(map(begin, batches)))
+        parts: list[Used] = []
+        for part in overlap(map(begin, batches)):
+            parts.append(part)
+            if len(parts) % TRIMMED == 0:
+                trim()
+        trim()
     count = max(1, sum(map(len, batches)))
     rows, partly = (sum(getattr(each, name) for each in counts) / count for name in ("rows", "partial"))
     return UsedSamples(parts, overlap.seconds, rows, partly)

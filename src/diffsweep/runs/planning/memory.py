@@ -10,7 +10,6 @@ allocated; of a CPU it is the most resident memory of the process, which has wha
 """
 
 import contextlib
-import ctypes
 import gc
 import math
 import os
@@ -22,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from diffsweep.layers import trim
 from diffsweep.runs.cost import peak_memory
 
 SHARE = 0.9  # of a device's memory that a suggested batch may take
@@ -157,8 +157,7 @@ class Peak:
         Allocators of a CPU keep what was used once, so a training that follows another in a process takes more.
         """
         gc.collect()
-        with contextlib.suppress(OSError, AttributeError, TypeError):  # of the C library glibc alone
-            ctypes.CDLL(None).malloc_trim(0)
+        trim()
         return self.begin()
 
 
