@@ -55,7 +55,7 @@ def test_a_device_without_memory_for_the_measurement_draws_the_smallest_batch(me
 
 
 def test_on_a_cpu_nothing_is_measured():
-    assert batch_that_fits(SimpleNamespace(device=torch.device("cpu")), None, 50_000) == 256
+    assert batch_that_fits(SimpleNamespace(device=torch.device("cpu")), None, 50_000) == 64
 
 
 def test_the_memory_of_a_call_of_a_trained_model_is_measured(finished):

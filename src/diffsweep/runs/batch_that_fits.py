@@ -18,12 +18,12 @@ from diffsweep.runs.planning.memory import Peak, capacity_of, largest_within, li
 
 SMALL = (4, 8)  # the batches that are measured
 MOST = 1024  # larger batches are no faster
-ON_CPU = 256  # whose speed does not grow with the batch
+ON_CPU = 64  # whose speed falls with larger batches: their activations leave its caches
 SHARE = 0.7  # of the memory that a batch may take: the rest is for the batch before it, whose features are computed
 
 
 def batch_that_fits(model: DiffusionModel, data: ImageData, count: int) -> int:
-    """Return how many samples a model draws at once, a power of two of at most 1024; on a CPU 256.
+    """Return how many samples a model draws at once, a power of two of at most 1024; on a CPU 64.
 
     All processes must call it; they get the smallest of their numbers, and the first one prints it.
 

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,12 +13,12 @@ from diffsweep.datasets import Batch, ImageData, rows_of
 from diffsweep.diffusion import Condition, Denoised, Noise, counting
 from diffsweep.layers import Overlap, evaluating, release, trim
 from diffsweep.layers.distributed import share_of
+from diffsweep.layers.transfer import Used
 from diffsweep.models import DiffusionModel
 from diffsweep.progress import ProgressMeter
 from diffsweep.samplers import Callback, tested_later
 
 TRIMMED = 8  # batches after which memory that they have freed is given back
-Used = TypeVar("Used")
 Make = Callable[[Tensor, Condition | None, Callback], Tensor]
 Use = Callable[[Tensor, Tensor, Batch], Used]
 
