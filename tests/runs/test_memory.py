@@ -5,8 +5,8 @@ import torch
 from composing import composed
 from omegaconf import OmegaConf
 
-from diffsweep.models import DiffusionModel
 from diffsweep.layers import release
+from diffsweep.models import DiffusionModel
 from diffsweep.runs.memory import ShortOfMemory, why_not_halved
 from diffsweep.runs.training import train
 
