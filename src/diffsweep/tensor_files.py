@@ -153,10 +153,24 @@ def saved_step(path: str | Path) -> int | None:
 
     Whether the file is damaged is not checked.
     """
+    found = _comment(path)
+    return None if found is None or found[1] == b"-" else int(found[1])
+
+
+def saved_hash(path: str | Path) -> str | None:
+    """Return the hash in the comment of a file of :func:`write_tensors`; None if it has none.
+
+    Whether the file is damaged is not checked.
+    """
+    found = _comment(path)
+    return None if found is None else found[2].decode()
+
+
+def _comment(path: str | Path) -> re.Match[bytes] | None:
+    """Return the comment at the end of a file."""
     with Path(path).open("rb") as file:
         file.seek(max(0, file.seek(0, 2) - LONGEST))
-        found = COMMENT.search(file.read())
-    return None if found is None or found[1] == b"-" else int(found[1])
+        return COMMENT.search(file.read())
 
 
 class _HashingStream:

@@ -68,6 +68,18 @@ WRONG = [  # what is typed, the rule that it breaks, and what to type instead; s
         "cached_features_are_not_differentiated",
         "guidance=repaint",
     ),
+    (("trainer=fsdp", "trainer.devices=1"), "sharded_weights_have_several_devices", "use trainer=auto"),
+    (("trainer=fsdp", "model=autoencoder_kl"), "sharded_models_train_their_networks_alone", "use trainer=ddp"),
+    (("trainer=fsdp", "model=vdm"), "sharded_models_train_their_networks_alone", "schedule=learned is learned"),
+    (("trainer=fsdp", "model=consistency"), "sharded_models_train_their_networks_alone", "use trainer=ddp"),
+    (("trainer=fsdp", "execution=compiled"), "sharded_networks_are_not_compiled", "use execution=eager"),
+    (("trainer=fsdp", "objective=ssm"), "sharded_networks_have_first_derivatives_alone", "use trainer=ddp"),
+    (
+        ("trainer=fsdp", "trainer.precision=16-mixed", "optimizer.fused=false"),
+        "sharded_gradients_are_not_scaled",
+        "use trainer.precision=bf16-mixed",
+    ),
+    (("trainer=fsdp", "callbacks=post_hoc"), "sharded_weights_have_one_average", "use trainer=ddp"),
     (
         ("model=video", "conditioning=image", "metrics=none"),
         "degraded_images_are_no_clips",

@@ -94,6 +94,14 @@ class Backbone(nn.Module, Part):
         """
         return ()
 
+    def in_turn(self) -> list[nn.Module]:
+        """Return the parts that run one after the other, each called as a whole: those of the lists of the network.
+
+        Where weights are sharded, those of one such part at a time are gathered.
+        """
+        lists = [part for part in self.children() if isinstance(part, nn.ModuleList) and part is not self.controls]
+        return [part for each in lists for part in each if any(True for _ in part.parameters())]
+
     def added(self, x: Tensor, c_noise: Tensor, cond: Condition) -> list[Tensor]:
         """Return what the control networks add to the features of the first half; an empty list for nothing.
 

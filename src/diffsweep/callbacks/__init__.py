@@ -1,4 +1,4 @@
-"""Lightning callbacks: weight averages, pictures, losses by time, progress, checkpoints, a stop at NaN."""
+"""Lightning callbacks: weight averages, pictures, losses by time, progress, checkpoints, sharded training."""
 
 from diffsweep.callbacks.ema import EMA, averaged_weights
 from diffsweep.callbacks.finite import LossIsNaN, StopOnNaN
@@ -10,6 +10,7 @@ from diffsweep.callbacks.progress import TrainingProgress
 from diffsweep.callbacks.rounds import BeginRounds
 from diffsweep.callbacks.run_logger import RunLogger, log_picture
 from diffsweep.callbacks.sample_grid import SampleGrid
+from diffsweep.callbacks.sharded_training import ShardedStrategy
 
 __all__ = [
     "EMA",
@@ -21,6 +22,7 @@ __all__ = [
     "PowerAverages",
     "RunLogger",
     "SampleGrid",
+    "ShardedStrategy",
     "StopOnNaN",
     "StopOnOverflow",
     "TrainingMeter",

@@ -16,6 +16,7 @@ from lightning.fabric.plugins import CheckpointIO
 from torch import Tensor
 
 from diffsweep import shell
+from diffsweep.callbacks.shards import check_shards, merged, remove_unused
 from diffsweep.errors import UserError
 from diffsweep.files import write_atomically
 from diffsweep.tensor_files import DamagedFile, check_hash, read_tensors, saved_step, write_tensors
@@ -24,7 +25,9 @@ FOLDER = "checkpoints"
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 NAMES = {"last": LAST, "best": BEST, "previous": PREVIOUS}  # by what users type
 DAMAGED = "last.damaged"
+FILES = (LAST, PREVIOUS, BEST, DAMAGED)
 FORMAT = 2  # of the content of a checkpoint; 1, of releases before 0.3, has no key for it and no position of the data
+SHARDED = 3  # of one whose large tensors are in further files
 KEY = "format"
 
 
@@ -43,6 +46,7 @@ class AtomicCheckpoints(CheckpointIO):
             with contextlib.suppress(OSError):  # a file system without links keeps the best alone
                 os.link(path, previous)
         write_tensors(path, checkpoint, checkpoint.get("global_step"))
+        remove_unused(path.parent, FILES)
 
     def load_checkpoint(
         self,
@@ -57,21 +61,22 @@ class AtomicCheckpoints(CheckpointIO):
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Return the content of a checkpoint file, with its tensors on the CPU; nothing in it is executed.
+    """Return the content of a checkpoint, with its tensors whole and on the CPU; nothing in it is executed.
 
     Raises:
-        UserError: the file does not exist, is damaged, has Python objects beside tensors, or is no checkpoint.
+        UserError: the file, or a further one of it, does not exist, is damaged, has Python objects beside tensors, or
+            is no checkpoint.
     """
     if not Path(path).is_file():
         raise UserError(f"no checkpoint at {path}; the run has not saved one yet")
     content = read_tensors(path)
     if not isinstance(content, dict):
         raise UserError(f"{path} is no checkpoint: it has a {type(content).__name__} in place of a dict")
-    if (written := content.get(KEY, 1)) > FORMAT:
+    if (written := content.get(KEY, 1)) > SHARDED:
         raise UserError(
-            f"the checkpoint {path} has format {written}, of a newer diffsweep; this one reads formats up to {FORMAT}"
+            f"the checkpoint {path} has format {written}, of a newer diffsweep; this one reads formats up to {SHARDED}"
         )
-    return content
+    return {**merged(Path(path), content), KEY: FORMAT} if written == SHARDED else content
 
 
 def read_weights(path: Path, fix: Callable[["Saved"], str]) -> dict[str, Any]:
@@ -131,6 +136,7 @@ def _whole(path: Path) -> Saved | None:
         return None
     try:
         step = saved_step(path) if check_hash(path) else None
+        check_shards(path)
         return Saved(path, int(read_checkpoint(path)["global_step"]) if step is None else step)
     except (UserError, KeyError, TypeError, ValueError):
         return None
@@ -172,6 +178,7 @@ def restore_last(folder: Path, reached: int | None = None) -> str | None:
     last = folder / LAST
     try:
         if check_hash(last):
+            check_shards(last)
             return None
         read_checkpoint(last)
         return None
@@ -223,6 +230,7 @@ class KeepCheckpoints(Callback):
             self._save_last(trainer)
         if trainer.is_global_zero:  # the run has ended: nothing more is written in the space of one checkpoint
             (self.folder / PREVIOUS).unlink(missing_ok=True)
+            remove_unused(self.folder, FILES)
 
     def _save_last(self, trainer: Trainer) -> None:
         trainer.save_checkpoint(self.folder / LAST)

@@ -12,6 +12,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from diffsweep.layers.sharding import is_sharded, own_part, own_parts, sharded_as
 from diffsweep.phases import AVERAGING, phase
 
 KEY = "ema"
@@ -52,6 +53,7 @@ class EMA(Callback):
         self.step = self.updated = 0  # optimizer steps so far, and at the last update
         self.average: dict[str, Tensor] = {}
         self._tracked: list[Tensor] = []
+        self._sharded: dict[str, Tensor] = {}  # the weights, if they are sharded: a module may have gathered them
         self._swapped = False
 
     def decay_at(self, step: int) -> float:
@@ -67,10 +69,12 @@ class EMA(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         current = trainable(pl_module)
-        self._tracked = list(current.values())  # the modules are not searched again in each step
+        self._tracked = own_parts(current.values())  # the modules are not searched again in each step
+        self._sharded = current if any(map(is_sharded, current.values())) else {}
         if not self.average:
             self.average = {name: weight.detach().clone() for name, weight in current.items()}
-        self.average = {name: average.to(current[name].device) for name, average in self.average.items()}
+        else:
+            self.average = {name: sharded_as(average, current[name]) for name, average in self.average.items()}
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if trainer.global_step == self.step:  # gradients are still accumulating
@@ -80,7 +84,7 @@ class EMA(Callback):
             return
         kept = math.prod(self.decay_at(step) for step in range(self.updated + 1, self.step + 1))
         with torch.no_grad(), phase(AVERAGING):
-            torch._foreach_lerp_(list(self.average.values()), self._tracked, 1 - kept)
+            torch._foreach_lerp_(own_parts(self.average.values()), self._tracked, 1 - kept)
         self.updated = self.step
 
     @contextmanager
@@ -104,7 +108,7 @@ class EMA(Callback):
     @torch.no_grad()
     def restart(self) -> None:
         """Go on from the average: the weights that train become it, and the average begins anew."""
-        torch._foreach_copy_(self._tracked, list(self.average.values()))
+        torch._foreach_copy_(self._tracked, own_parts(self.average.values()))
         self.start = self.updated = self.step
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -120,12 +124,18 @@ class EMA(Callback):
             self._swap(pl_module)
 
     def _swap(self, pl_module: LightningModule) -> None:
-        for name, weight in trainable(pl_module).items():
-            weight.data, self.average[name] = self.average[name], weight.data
+        for name, weight in self._weights(pl_module).items():
+            if is_sharded(weight):
+                _exchange(own_part(weight), own_part(self.average[name]))
+            else:
+                weight.data, self.average[name] = self.average[name], weight.data
         self._swapped = not self._swapped
 
+    def _weights(self, pl_module: LightningModule) -> dict[str, Tensor]:
+        return self._sharded or trainable(pl_module)
+
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        weights = trainable(pl_module)
+        weights = self._weights(pl_module)
         swapped = {name: weight.detach() for name, weight in weights.items()}
         if self._swapped:
             checkpoint["state_dict"] = {**checkpoint["state_dict"], **self.average}
@@ -152,6 +162,14 @@ def averaged_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
         checkpoint: the content of the file, see :func:`~diffsweep.callbacks.checkpoints.read_checkpoint`.
     """
     return {**checkpoint["state_dict"], **checkpoint.get(KEY, {"weights": {}})["weights"]}
+
+
+@torch.no_grad()
+def _exchange(one: Tensor, other: Tensor) -> None:
+    """Exchange the values of two tensors in place."""
+    kept = one.clone()
+    one.copy_(other)
+    other.copy_(kept)
 
 
 def trainable(pl_module: LightningModule) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
+from diffsweep.layers.sharding import is_sharded
 from diffsweep.tensor_files import write_tensors
 
 FAILED = "nonfinite.ckpt"  # in the run's directory: the weights before the step that failed, and its batch
@@ -31,7 +32,8 @@ class StopOnNaN(Callback):
     the step on the device, and all that follow it; the test is read when metrics are logged, before a validation and
     before a checkpoint is saved, so that other steps do not wait for the device.
 
-    The weights before the step and the positions of its batch are written into ``nonfinite.ckpt`` of ``folder``.
+    The weights before the step and the positions of its batch are written into ``nonfinite.ckpt`` of ``folder``,
+    unless the weights are sharded over devices.
     A norm that overflows its type counts as infinite. Gradients of float16 overflow in the course of things; their
     scaler skips such steps, which :class:`~diffsweep.callbacks.overflow.StopOnOverflow` counts, and losses alone are
     tested here, when metrics are logged.
@@ -113,7 +115,8 @@ class StopOnNaN(Callback):
     def _raise(self, trainer: Trainer, module: LightningModule, step: int) -> None:
         batches = [(batch, positions) for at, batch, positions in self._recent if at == step]
         kept = ""
-        if self.folder is not None and trainer.is_global_zero:
+        sharded = any(map(is_sharded, module.parameters()))  # this process alone has not all of the weights
+        if self.folder is not None and trainer.is_global_zero and not sharded:
             held = [positions.cpu() for _, positions in batches if positions is not None]
             content = {"step": step, "state_dict": module.state_dict(), "positions": held}
             path = Path(self.folder) / FAILED

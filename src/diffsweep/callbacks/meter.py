@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from diffsweep.callbacks.ema import EMA
+from diffsweep.layers.sharding import whole
 
 STEPS_PER_SECOND = "train/steps_per_second"
 
@@ -38,7 +39,7 @@ class TrainingMeter(Callback):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         if _is_logged(trainer, trainer.global_step + 1):
             gradients = [weight.grad for weight in pl_module.parameters() if weight.grad is not None]
-            norm = torch.nn.utils.get_total_norm(gradients)
+            norm = whole(torch.nn.utils.get_total_norm(gradients))
             self._of_step = {"train/lr": optimizer.param_groups[0]["lr"], "train/grad_norm": norm}
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

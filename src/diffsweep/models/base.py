@@ -14,6 +14,7 @@ from diffsweep.capabilities import Part
 from diffsweep.datasets import ImageData
 from diffsweep.diffusion import INDEPENDENT, BatchNoise, ClipNoise
 from diffsweep.layers.distributed import summed
+from diffsweep.layers.sharding import whole
 from diffsweep.metrics import GenerationMetrics
 from diffsweep.models.optimizers import parameters_by_optimizer
 from diffsweep.phases import LOGGING, phase
@@ -42,11 +43,14 @@ class Model(LightningModule, Part):
         adaptation: what has changed the model and started it from the weights of a trained one; None for nothing.
         given: the names of the frozen weights that this base has, which checkpoints leave out.
         networks: the paths of the submodules that take most of the time of training and sampling, and can be compiled.
+        shardable: whether training can shard the weights over devices: only those of ``networks`` are trained, each of
+            which is called as a whole and not copied.
         next_command: the command that a user would run next with a trained model, without ``=DIRECTORY`` of its run at
             the end, such as ``sample.py run``.
     """
 
     networks: tuple[str, ...] = ()
+    shardable = False
     requires_pixels = False
     round = 0
     on_gradients: Callable[[torch.optim.Optimizer, Tensor], None] | None = None
@@ -103,7 +107,7 @@ class Model(LightningModule, Part):
                 for part in parts:
                     torch.nn.utils.clip_grad_value_(part, gradient_clip_val)
             else:
-                norms = [torch.nn.utils.clip_grad_norm_(part, gradient_clip_val) for part in parts]
+                norms = [whole(torch.nn.utils.clip_grad_norm_(part, gradient_clip_val)) for part in parts]
                 self._report_gradients(optimizer, norms)
         else:
             self._report_gradients(optimizer)
@@ -115,7 +119,7 @@ class Model(LightningModule, Part):
         if norms is None:
             parts = parameters_by_optimizer(optimizer)
             gradients = [[weight.grad for weight in part if weight.grad is not None] for part in parts]
-            norms = [torch.nn.utils.get_total_norm(part) for part in gradients]
+            norms = [whole(torch.nn.utils.get_total_norm(part)) for part in gradients]
         self.on_gradients(optimizer, torch.stack(norms))
 
     def saved_weights(self) -> dict[str, Tensor]:

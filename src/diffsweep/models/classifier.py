@@ -63,6 +63,7 @@ class NoisyClassifier(TimedModel, SelfMeasured):
     requires = frozenset({"class_output"})
     supports = frozenset({"class_output"})
     networks = ("backbone",)
+    shardable = True
 
     def __init__(
         self,

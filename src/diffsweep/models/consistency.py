@@ -93,6 +93,7 @@ class ConsistencyModel(Student):
 
     requires = frozenset({"time_pairs"})
     supports = frozenset({"teacher", "time_pairs"})
+    shardable = False
     provides = frozenset({"samples", "likelihood", "consistency", "compared_images"})
 
     def __init__(

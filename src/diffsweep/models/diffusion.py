@@ -65,6 +65,7 @@ class DiffusionModel(SampledModel):
     """
 
     provides = frozenset({"samples", "likelihood"})
+    shardable = True
     next_command = "sample.py run"
 
     def __init__(

@@ -46,6 +46,8 @@ class ProgressiveDistillation(DistilledModel):
             not among those of all steps.
     """
 
+    shardable = False
+
     def __init__(
         self, *parts: Any, teacher_steps: int, student_steps: int, last_rounds: float = 2.0, **settings: Any
     ) -> None:

@@ -4,8 +4,8 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from lightning.pytorch.profilers import Profiler
 from omegaconf import DictConfig
 
 from diffsweep import pictures, shell
-from diffsweep.callbacks import EMA, BeginRounds, RunLogger, StopOnNaN, TrainingMeter, log_picture
+from diffsweep.callbacks import EMA, BeginRounds, RunLogger, ShardedStrategy, StopOnNaN, TrainingMeter, log_picture
 from diffsweep.callbacks.checkpoints import FOLDER, LAST, AtomicCheckpoints, KeepCheckpoints
 from diffsweep.callbacks.power_averages import FOLDER as SNAPSHOTS
 from diffsweep.callbacks.profilers import FOLDER as PROFILE
@@ -156,8 +156,8 @@ def _train(cfg: DictConfig, directory: Path, data: ImageData, resumption: Resump
                 trainer.fit(model, data, ckpt_path=last if cfg.resume_from else None)
             trained = time.perf_counter() - begin
             if not trainer.is_global_zero:
-                if isinstance(model, DiffusionModel):  # their share of the samples and their features
-                    with errors_of_ranks(), _averaged(model, callbacks):
+                with errors_of_ranks(), _averaged(model, trainer):
+                    if isinstance(model, DiffusionModel):  # their share of the samples and their features
                         measure(cfg, model, data, directory)
                 return float("nan")
             with errors_of_ranks(), memory.watched():
@@ -181,7 +181,7 @@ def _train(cfg: DictConfig, directory: Path, data: ImageData, resumption: Resump
 def _measure(cfg: DictConfig, trainer: Trainer, model: Model, data: ImageData, track: list[RunLogger]) -> Measured:
     """Measure the averaged weights, save their pictures, and log both."""
     directory = Path(cfg.paths.run_dir)
-    with _averaged(model, trainer.callbacks):  # type: ignore[attr-defined]
+    with _averaged(model, trainer):
         measured = measure(cfg, model, data, directory)
         drawn = measured.drawn
         if isinstance(model, DiffusionModel) and drawn is not None:
@@ -246,10 +246,15 @@ def make_trainer(
     return trainer
 
 
-def _averaged(model: Model, callbacks: list[Callback]) -> AbstractContextManager[None]:
-    """Put the averaged weights, if any, into the model within the context."""
+@contextmanager
+def _averaged(model: Model, trainer: Trainer) -> Iterator[None]:
+    """Put the averaged weights, if any, into the model within the context, and gather them if they are sharded."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     ema = next((callback for callback in callbacks if isinstance(callback, EMA)), None)
-    return nullcontext() if ema is None else ema.applied(model)
+    strategy = trainer.strategy
+    whole = strategy.gathered() if isinstance(strategy, ShardedStrategy) else nullcontext()
+    with nullcontext() if ema is None else ema.applied(model), whole:
+        yield
 
 
 def _print_summary(
