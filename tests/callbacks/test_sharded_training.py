@@ -25,6 +25,7 @@ from diffsweep.callbacks.checkpoints import (
     restore_last,
 )
 from diffsweep.callbacks.shards import files_of, remove_unused
+from diffsweep.errors import UserError
 from diffsweep.layers.sharding import is_sharded, own_part
 from diffsweep.models import Model
 from diffsweep.tensor_files import DamagedFile, write_tensors
@@ -168,6 +169,14 @@ def test_a_fault_of_one_file_is_found_and_the_other_checkpoint_taken(fault, runs
     assert newest_whole(tmp_path, tmp_path / LAST).path.name == BEST
     assert "goes on from best.ckpt" in restore_last(tmp_path)
     assert read_checkpoint(tmp_path / LAST)["global_step"] == STEPS
+
+
+def test_weights_that_train_beside_the_networks_are_refused():
+    model, strategy = Regression(), ShardedStrategy()
+    model.frozen.weight.requires_grad_(True)
+    strategy.connect(model)
+    with pytest.raises(UserError, match=r"^frozen.weight trains, and is in no network .*; use trainer=ddp$"):
+        strategy.model_to_device()
 
 
 def test_files_without_a_checkpoint_are_deleted(runs, tmp_path):

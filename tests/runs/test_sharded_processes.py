@@ -165,3 +165,23 @@ def test_adapters_are_trained_beside_sharded_frozen_weights(runs, tmp_path, conf
     assert all("lora_" in name for name in found["ema"]["weights"])
     torch.testing.assert_close(found["state_dict"], expected["state_dict"], rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(found["ema"], expected["ema"], rtol=1e-3, atol=1e-5)
+
+
+def test_a_transformer_in_bfloat16_with_recomputed_blocks_has_the_numbers_of_whole_weights(
+    tmp_path, launch, fast, history
+):
+    words = (*fast, "model=classifier_free", "backbone=dit", "backbone.depth=2", "backbone.channels=32")
+    words += (
+        "backbone.checkpointing=true",
+        "trainer.precision=bf16-mixed",
+        "trainer.max_steps=4",
+        "optimizer.lr=0.002",
+    )
+    words += ("trainer.log_every_n_steps=1", "lr_scheduler.warmup_steps=0", "trainer.val_check_interval=4")
+    for name in ("fsdp", "ddp"):
+        two = (f"trainer={name}", "trainer.accelerator=cpu", "dataset.batch_size=16")
+        launch(tmp_path, *words, *two, f"paths.run_dir={tmp_path / name}")
+    for ours, theirs in zip(history(tmp_path / "fsdp"), history(tmp_path / "ddp"), strict=True):
+        for name in theirs.keys() - SPEED:
+            if theirs[name]:
+                assert float(ours[name]) == pytest.approx(float(theirs[name]), rel=1e-5), (name, ours["step"])

@@ -10,7 +10,7 @@ from lightning import Callback, LightningModule, Trainer
 from omegaconf import DictConfig, open_dict
 from torch.multiprocessing.spawn import start_processes
 
-from diffsweep.benchmarks.base import Bench, Results, compare, part
+from diffsweep.benchmarks.base import Bench, Ratio, Results, compare, part
 from diffsweep.benchmarks.training import Interleave
 from diffsweep.errors import Failed, UserError
 from diffsweep.progress import ProgressMeter
@@ -18,6 +18,10 @@ from diffsweep.progress import ProgressMeter
 COUNT = 2  # processes
 WARM_UP = 2  # blocks that are left out
 OTHERS = "the other processes"
+STRATEGIES = {  # labels of what shares the work
+    "with all weights on each": "ddp",
+    "with half of the weights on each": {"_target_": "diffsweep.callbacks.ShardedStrategy"},
+}
 PATIENCE = 600.0  # seconds for the processes to start, or to run a block of steps
 
 
@@ -45,11 +49,12 @@ class Turns(Callback):
 
 @part
 def processes(bench: Bench) -> Results:
-    """Return, by a label, the ratio of the time of a step on two processes to that on one, on the CPU.
+    """Return, by labels, the ratios of the time of a step on two processes to that on one, on the CPU.
 
     This is the part ``processes`` of ``benchmark.py``. Two processes of one thread each train with half of the batch
     and exchange gradients by gloo, one process of two threads trains with the whole batch, in blocks of steps, in turn;
-    the first two blocks are left out. At a ratio r the throughput of the two processes is 1 / r of the other's.
+    the first two blocks are left out. At a ratio r the throughput of the two processes is 1 / r of the other's. Each of
+    them has all weights, or shards of them, for models that can be sharded.
 
     Raises:
         UserError: the batch is odd.
@@ -58,7 +63,14 @@ def processes(bench: Bench) -> Results:
     cfg = _settings(bench.cfg, devices=1, strategy="auto")
     if cfg.dataset.batch_size % COUNT:
         raise UserError(f"dataset.batch_size={cfg.dataset.batch_size} does not divide among {COUNT} processes")
-    shared = _settings(bench.cfg, devices=COUNT, strategy="ddp")
+    kinds = {label: kind for label, kind in STRATEGIES.items() if kind == "ddp" or bench.fresh(cfg)[0].shardable}
+    name = f"training step of {COUNT} processes of one thread"
+    return {f"{name}, {label}, against one of {COUNT}": _ratio(bench, cfg, kind) for label, kind in kinds.items()}
+
+
+def _ratio(bench: Bench, cfg: DictConfig, strategy: Any) -> Ratio:
+    """Return the ratio of the time of a step on two processes to that on one, for one strategy of Lightning."""
+    shared = _settings(bench.cfg, devices=COUNT, strategy=strategy)
     shared.dataset.batch_size //= COUNT
     shared.trainer.max_steps -= 1
     context = torch.multiprocessing.get_context("spawn")
@@ -86,8 +98,7 @@ def processes(bench: Bench) -> Results:
         for process in others.processes:
             process.join(PATIENCE / 10)
             process.kill()
-    ratio = compare(interleave.seconds[OTHERS][WARM_UP:], interleave.ours[WARM_UP:])
-    return {f"training step of {COUNT} processes of one thread, against one of {COUNT}": ratio}
+    return compare(interleave.seconds[OTHERS][WARM_UP:], interleave.ours[WARM_UP:])
 
 
 def _settings(cfg: DictConfig, **trainer: Any) -> DictConfig:

@@ -15,7 +15,7 @@ from diffsweep.backbones import Backbone
 from diffsweep.callbacks.checkpoints import KEY, SHARDED
 from diffsweep.callbacks.shards import with_shards, without_sharded, write_shard
 from diffsweep.errors import UserError
-from diffsweep.layers.sharding import ShardedNetwork, is_sharded, sharded_as
+from diffsweep.layers.sharding import ShardedNetwork, sharded_as
 from diffsweep.models import Model
 
 
@@ -50,14 +50,15 @@ class ShardedStrategy(DDPStrategy):
         from torch.distributed.device_mesh import init_device_mesh
 
         model = self._trained()
+        inside = tuple(f"{name}." for name in model.networks)
+        for name, weight in model.named_parameters():
+            if weight.requires_grad and not name.startswith(inside):
+                raise UserError(f"{name} trains, and is in no network whose weights are sharded; use trainer=ddp")
         mesh = init_device_mesh(self.root_device.type, (self.world_size,))
         for name in model.networks:
             network = model.get_submodule(name)
             blocks = network.in_turn() if isinstance(network, Backbone) else []
             self.networks.append(ShardedNetwork(model, name, blocks, mesh))
-        for name, weight in model.named_parameters():
-            if weight.requires_grad and not is_sharded(weight):
-                raise UserError(f"{name} trains, and is in no network whose weights are sharded; use trainer=ddp")
         super().model_to_device()
 
     def configure_ddp(self) -> None:

@@ -85,7 +85,7 @@ def is_sharded(weight: Tensor) -> bool:
 @torch.no_grad()
 def own_part(weight: Tensor) -> Tensor:
     """Return the rows of a sharded tensor that this process has, in the same memory; any other tensor as it is."""
-    return weight.to_local() if is_sharded(weight) else weight  # type: ignore[operator,no-any-return]
+    return weight.to_local() if is_sharded(weight) else weight  # type: ignore[attr-defined,no-any-return]
 
 
 def own_parts(weights: Iterable[Tensor]) -> list[Tensor]:
@@ -112,4 +112,4 @@ def sharded_as(tensor: Tensor, weight: Tensor) -> Tensor:
 
 def whole(tensor: Tensor) -> Tensor:
     """Return a sharded tensor, or a norm of sharded ones, whole, as all processes must ask for; any other as it is."""
-    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[operator,no-any-return]
+    return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined,no-any-return]

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from diffsweep import pictures, shell
 from diffsweep.callbacks import RunLogger
+from diffsweep.callbacks.shards import ENDING
 from diffsweep.configuration.saved import CONFIG
 from diffsweep.datasets import ImageData
 from diffsweep.runs.cost import network_cost, peak_memory
@@ -121,7 +122,8 @@ def log_checkpoints(track: Sequence[RunLogger], directory: Path, checkpoints: Pa
         directory: the run's directory.
         checkpoints: the folder of its checkpoints.
     """
-    files = [*sorted(checkpoints.glob("*.ckpt")), directory / CONFIG, directory / "metrics.json"]
+    saved = sorted([*checkpoints.glob("*.ckpt"), *checkpoints.glob(f"*{ENDING}")])
+    files = [*saved, directory / CONFIG, directory / "metrics.json"]
     for logger in track:
         logger.log_checkpoints([file for file in files if file.is_file()])
 
