@@ -111,5 +111,5 @@ def sharded_as(tensor: Tensor, weight: Tensor) -> Tensor:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Return a sharded tensor, or a norm of sharded ones, whole, as all processes must ask for; any other as it is."""
+    """Return a sharded tensor, or a norm of sharded ones, whole; any other as it is. All processes must call it."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor  # type: ignore[attr-defined,no-any-return]
