@@ -22,13 +22,13 @@ from diffsweep.datasets import ImageData
 from diffsweep.discovery import import_all, is_of
 from diffsweep.errors import Failed, UserError, line_of
 from diffsweep.files import write_text
+from diffsweep.layers import release
 from diffsweep.models import DiffusionModel
 from diffsweep.plots import plot_ratios
 from diffsweep.progress import ProgressMeter
 from diffsweep.runs import report
 from diffsweep.runs.cost import network_cost
 from diffsweep.runs.latents import keep_latents
-from diffsweep.runs.memory import release
 from diffsweep.runs.stages import resolve_stages
 from diffsweep.runs.tracking import loggers
 from diffsweep.runs.training import make_trainer, train
