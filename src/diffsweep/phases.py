@@ -18,7 +18,7 @@ PHASES = (*IN_A_STEP, CHECKPOINTS, VALIDATION, SAMPLING, REST)  # all else last
 APART = (VALIDATION, SAMPLING)  # the network within these is a phase of its own, such as sampling: network
 
 MakePhase = Callable[[str], AbstractContextManager[Any]]
-Function = TypeVar("Function", bound=Callable[..., Any])
+Counted = TypeVar("Counted", bound=Callable[..., Any])
 
 _NOTHING: AbstractContextManager[Any] = nullcontext()
 _profile: MakePhase | None = None
@@ -34,14 +34,14 @@ def phase(name: str) -> AbstractContextManager[Any]:
     return _NOTHING if _profile is None or threading.get_ident() != _thread else _profile(name)
 
 
-def counted_as(name: str) -> Callable[[Function], Function]:
+def counted_as(name: str) -> Callable[[Counted], Counted]:
     """Return a decorator of functions whose time counts to a phase.
 
     Args:
         name: of the phase, one of :data:`PHASES`.
     """
 
-    def decorate(function: Function) -> Function:
+    def decorate(function: Counted) -> Counted:
         @functools.wraps(function)
         def counted(*arguments: Any, **keywords: Any) -> Any:
             with phase(name):
