@@ -53,6 +53,7 @@ def load_model(cfg: DictConfig, averaged: bool = True) -> Model:
     weights = averaged_weights(checkpoint) if averaged else checkpoint["state_dict"]
     if averaged and (made := reconstruction_of(cfg)) is not None:
         weights |= made.weights()
+        model.average = made
     try:
         model.load_state_dict(model.with_given(weights))
     except RuntimeError as error:

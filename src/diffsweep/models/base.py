@@ -41,6 +41,7 @@ class Model(LightningModule, Part):
             and before that step; None for nothing. It is not called with the scaled gradients of float16.
         round: the index of the present round of the training, if the model is trained in several; else 0.
         adaptation: what has changed the model and started it from the weights of a trained one; None for nothing.
+        average: how the loaded weights were made of snapshots of a training, with its error; None if they were not.
         given: the names of the frozen weights that this base has, which checkpoints leave out.
         networks: the paths of the submodules that take most of the time of training and sampling, and can be compiled.
         shardable: whether training can shard the weights over devices: only those of ``networks`` are trained, each of
@@ -56,6 +57,7 @@ class Model(LightningModule, Part):
     on_gradients: Callable[[torch.optim.Optimizer, Tensor], None] | None = None
     next_command = "evaluate.py run"
     adaptation: Any = None
+    average: Any = None
     given: frozenset[str] = frozenset()
 
     def __init__(

@@ -11,12 +11,12 @@ from torch import Tensor
 from diffsweep import pictures, shell
 from diffsweep.comparison.records import EVALUATION
 from diffsweep.configuration.build import build, build_data, build_data_if_found, build_metrics, execute
-from diffsweep.configuration.loading import load_model, load_sampled, reconstruction_of
+from diffsweep.configuration.loading import load_model, load_sampled
 from diffsweep.errors import UserError
 from diffsweep.files import write_atomically, write_text
 from diffsweep.layers.distributed import is_first, together
 from diffsweep.metrics.generation import AUTO
-from diffsweep.models import DiffusionModel
+from diffsweep.models import DiffusionModel, Model
 from diffsweep.runs import report
 from diffsweep.runs.batch_that_fits import batch_that_fits
 from diffsweep.runs.duels import fights_duels
@@ -58,7 +58,7 @@ def _evaluate(cfg: DictConfig, folder: Path) -> float:
         raise UserError(
             "metrics=none and likelihood=none leave nothing to measure; choose metrics=digits or likelihood=bound"
         )
-    _print_average(cfg)
+    _print_average(model)
     track = used_by(cfg, "evaluate") if is_first() else []
     log_beginning(track, cfg, data)
     numbers, drawn, few = measure(cfg, model, data, folder)
@@ -107,7 +107,7 @@ def sample(cfg: DictConfig) -> Path:
 def _sample(cfg: DictConfig, folder: Path) -> Path:
     task, data, model = build(cfg, "task"), build_data_if_found(cfg), load_sampled(cfg)
     execute(cfg, model)
-    _print_average(cfg)
+    _print_average(model)
     if cfg.num_frames is not None:
         try:
             model.autoencoder.lengthen(cfg.num_frames)
@@ -142,10 +142,10 @@ def _sample(cfg: DictConfig, folder: Path) -> Path:
     return folder
 
 
-def _print_average(cfg: DictConfig) -> None:
-    """Print how the average that ``ema`` requests was made, with its error; nothing without the key."""
-    if is_first() and (made := reconstruction_of(cfg)) is not None:
-        print(made, flush=True)
+def _print_average(model: Model) -> None:
+    """Print how the average that ``ema`` requested was made, with its error; nothing without the key."""
+    if is_first() and model.average is not None:
+        print(model.average, flush=True)
 
 
 def _print_places(cfg: DictConfig, folder: Path, suffixes: Sequence[str]) -> None:

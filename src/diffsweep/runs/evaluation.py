@@ -13,7 +13,6 @@ from torch import Tensor
 from diffsweep.adaptation import own_settings
 from diffsweep.conditioning import mean_agreement
 from diffsweep.configuration.build import build, build_likelihood, build_metrics
-from diffsweep.configuration.loading import reconstruction_of
 from diffsweep.configuration.stage_nodes import portable
 from diffsweep.datasets import Batch, ImageData, joined_rows
 from diffsweep.diffusion import Condition, Stream, straightness
@@ -70,7 +69,7 @@ def measure(cfg: DictConfig, model: Model, data: ImageData, folder: Path) -> Mea
         return measure_diffusion(cfg, model, data, folder)
     assert isinstance(model, SelfMeasured)  # a model draws samples, or has measurements of its own
     metrics = build_metrics(cfg)
-    numbers = {**model.measure(data, folder, metrics), **_of_average(cfg)}
+    numbers = {**model.measure(data, folder, metrics), **_of_average(model)}
     own = {"model": cfg.choices.model, "data": data.fingerprint, "seed": cfg.seed}
     protocols = {"protocol": {**own, **(metrics.protocol() if metrics is not None else {})}}
     report.write_metrics(folder / "metrics.json", numbers, protocols)
@@ -133,7 +132,7 @@ def measure_diffusion(cfg: DictConfig, model: DiffusionModel, data: ImageData, f
     if fights_duels(model):
         numbers.update(measure_duels(model, data, cfg.seed, folder))
         protocols["duels_protocol"] = duels_protocol(model, data, cfg.seed)
-    numbers |= _of_average(cfg)
+    numbers |= _of_average(model)
     if protocols:
         report.write_metrics(folder / "metrics.json", numbers, protocols)
     return Measured(numbers, drawn, few)
@@ -177,10 +176,9 @@ def draw_and_keep(
     return Drawn(each.pop("shown"), used.seconds, used.evaluations, request, used.partial), each
 
 
-def _of_average(cfg: DictConfig) -> dict[str, float]:
-    """Return the relative error of the profile of an average that ``ema`` requests; nothing without the key."""
-    made = reconstruction_of(cfg)
-    return {} if made is None else {"ema_error": made.error}
+def _of_average(model: Model) -> dict[str, float]:
+    """Return the relative error of the profile of the average that ``ema`` requested; nothing without the key."""
+    return {} if model.average is None else {"ema_error": model.average.error}
 
 
 def measure_straightness(

@@ -165,16 +165,17 @@ def used_in_batches(
         NotFinite: a batch contains a NaN or an infinity.
     """
     steps = steps_taken(model) if steps is None else steps
-    overlap, halves = Overlap(model.device), Halves()
+    total, overlap, halves = len(batches) * steps, Overlap(model.device), Halves()
     with (
         evaluating(model),
-        ProgressMeter("sampling", len(batches) * steps) as progress,
+        ProgressMeter("sampling", total) as progress,
         ExitStack() as stack,
     ):
         counts = [stack.enter_context(counting(denoiser)) for denoiser in model.denoisers]
 
         def advance(step: int, t: Tensor, denoised: Denoised, x: Tensor) -> None:
-            progress.update()
+            if progress.count < total:  # batches in halves take more steps
+                progress.update()
 
         def draw(rows: Tensor, request: Batch) -> Tensor:
             return make(rows, model.condition_of(request), advance)
