@@ -83,7 +83,7 @@ def test_the_counted_operations_are_those_of_the_closed_form_and_of_the_paper(na
 
 
 @pytest.mark.parametrize("package", some(["accelerate", "diffusers"], 1))
-def test_without_a_package_what_needs_it_is_left_out_with_one_line(tmp_path, monkeypatch, capsys, package):
+def test_what_an_absent_package_is_needed_for_is_left_out_with_one_line(tmp_path, monkeypatch, capsys, package):
     monkeypatch.setitem(sys.modules, package, None)
     found = measured(tmp_path, {"U-Net": ["parts=[scripts]", *small([])], "sampling": ["parts=[sampling]", *small([])]})
     assert list(found["results"]) == [
