@@ -211,7 +211,9 @@ def workers(session):
 @pytest.mark.slow
 @pytest.mark.parametrize("trainer", ["ddp", "fsdp"])
 def test_distributed_jobs_have_the_folders_of_the_sweep(trainer, process, fast, tmp_path):
-    done = process("train", "-m", "seed=0,1", *fast, f"trainer={trainer}", "trainer.accelerator=cpu", cwd=tmp_path)
+    done = process(
+        "train", "-m", "seed=0,1", *fast, f"trainer={trainer}", "trainer.accelerator=cpu", cwd=tmp_path, timeout=300
+    )
     assert done.returncode == 0, done.stderr
     assert states(tmp_path) == ["finished", "finished"]
     folders = {path.parent.relative_to(tmp_path).parts[3] for path in tmp_path.glob("outputs/**/last.ckpt")}
