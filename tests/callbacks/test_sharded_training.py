@@ -60,18 +60,25 @@ class Regression(Model):
         self.log("val/loss", (self.network(x, torch.zeros(len(x))) - x / 2).square().mean(), sync_dist=True)
 
 
-def trained(path, rank, world, ckpt_path=None):
+def trained(path, rank, world, ckpt_path=None, **settings):
     """Train on a share of the same data, save a checkpoint, and return the trainer, the model and its average."""
+    if world > 1:
+        settings["strategy"] = ShardedStrategy()
     noise = torch.Generator().manual_seed(1)
     size = BATCH // world
     x = torch.randn(STEPS, BATCH, 1, 8, 8, generator=noise)[:, rank * size : (rank + 1) * size].flatten(0, 1)
     rows = [{"x": row} for row in x]
     loaders = [torch.utils.data.DataLoader(rows, size), torch.utils.data.DataLoader(rows, size)]
     model, ema = Regression(), EMA(0.5, warmup=False)
-    settings = {"strategy": ShardedStrategy(), "devices": world} if world > 1 else {"devices": 1}
-    settings |= {"max_steps": STEPS, "gradient_clip_val": 0.05, "limit_val_batches": 1, "num_sanity_val_steps": 1}
+    settings |= {
+        "devices": world,
+        "max_steps": STEPS,
+        "gradient_clip_val": 0.05,
+        "limit_val_batches": 1,
+        "num_sanity_val_steps": 1,
+    }
     settings |= {"use_distributed_sampler": False, "inference_mode": False, "plugins": [AtomicCheckpoints()]}
-    trainer = Trainer(**QUIET, **settings, callbacks=[ema])
+    trainer = Trainer(**{**QUIET, **settings}, callbacks=[ema])
     trainer.fit(model, *loaders, ckpt_path=ckpt_path)
     trainer.save_checkpoint(path)
     return trainer, model, ema
@@ -102,6 +109,11 @@ def _train(rank, folder, port):
     torch.distributed.destroy_process_group()
 
 
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """The folder of two processes, what is known of them, and the same of one process with the whole batch."""
@@ -111,9 +123,7 @@ def runs(tmp_path_factory):
     with ema.applied(model):
         alone["output"] = model.network(*INPUT).detach()
     (two / "one.ckpt").write_bytes((one / LAST).read_bytes())
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    start_processes(_train, (two, port), 2, start_method="spawn")
+    start_processes(_train, (two, free_port()), 2, start_method="spawn")
     records = [torch.load(two / f"{rank}.pt") for rank in (0, 1)]
     return SimpleNamespace(two=two, records=records, alone=alone, expected=read_checkpoint(one / LAST))
 
@@ -169,6 +179,25 @@ def test_a_fault_of_one_file_is_found_and_the_other_checkpoint_taken(fault, runs
     assert newest_whole(tmp_path, tmp_path / LAST).path.name == BEST
     assert "goes on from best.ckpt" in restore_last(tmp_path)
     assert read_checkpoint(tmp_path / LAST)["global_step"] == STEPS
+
+
+def _on_gpu(rank, folder, port):
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), NODE_RANK="0", LOCAL_RANK="0")
+    settings = {"strategy": ShardedStrategy(), "accelerator": "gpu"}
+    trainer, model, ema = trained(folder / LAST, 0, 1, **settings)
+    with ema.applied(model), trainer.strategy.gathered():
+        torch.save(model.network(*(part.to(model.device) for part in INPUT)).detach().cpu(), folder / "output.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.gpu
+def test_a_gpu_has_the_weights_and_outputs_of_a_cpu(runs, tmp_path):
+    """One device is a mesh of one; the model stays on it after training."""
+    start_processes(_on_gpu, (tmp_path, free_port()), 1, start_method="spawn")
+    found = read_checkpoint(tmp_path / LAST)
+    for name in ("state_dict", "ema"):
+        torch.testing.assert_close(found[name], runs.expected[name], rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(torch.load(tmp_path / "output.pt"), runs.alone["output"], rtol=1e-3, atol=1e-4)
 
 
 def test_weights_that_train_beside_the_networks_are_refused():
