@@ -1,8 +1,13 @@
 """Several processes (ranks) of one run: signals, a lack of memory and kills that reach one of them, or all."""
 
 import json
+import os
 import re
 import signal
+import threading
+import time
+from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +15,8 @@ from trainers import FakeTrainer
 
 from diffsweep.errors import Failed, Stopped
 from diffsweep.runs import ranks, stopping
-from diffsweep.runs.ranks import errors_of_ranks
+from diffsweep.runs.ranks import errors_of_ranks, meeting
+from diffsweep.runs.signals import handling
 from diffsweep.runs.stopping import StopSignals
 
 # A package with a callback that lets rank R have a fault in step S, by FAULTS="R:S:signal number or memory,...".
@@ -128,3 +134,34 @@ def test_the_end_of_another_process_is_one_line_and_other_errors_are_themselves(
         monkeypatch.setattr(ranks, "distributed", lambda value=is_distributed: value)
         with pytest.raises(kind), errors_of_ranks():
             raise RuntimeError(text)
+
+
+def test_a_signal_ends_a_process_that_waits_in_c_plus_plus_for_others(monkeypatch):
+    """torch's store waits for a second process that never comes; the handler runs only when it gives up."""
+    ends, handled, killed = [], [], []
+    monkeypatch.setattr(ranks, "TURN", 0.2)
+    monkeypatch.setattr("os._exit", lambda code: ends.append((code, len(handled))))
+    launcher = SimpleNamespace(kill=killed.append)
+    trainer = SimpleNamespace(
+        world_size=2, num_nodes=1, local_rank=0, strategy=SimpleNamespace(launcher=launcher), is_global_zero=True
+    )
+    stopped = []
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM))
+    with handling({signal.SIGTERM: lambda *_: handled.append("TERM")}), meeting(trainer, stopped.append):
+        timer.start()
+        with pytest.raises(torch.distributed.DistError):
+            torch.distributed.TCPStore("127.0.0.1", 0, 2, True, timedelta(seconds=1.5))
+    assert (ends, stopped, killed, handled) == ([(143, 0)], [143], [signal.SIGKILL], ["TERM"])
+
+
+def test_processes_that_have_met_handle_signals_themselves(monkeypatch):
+    ends = []
+    monkeypatch.setattr(ranks, "TURN", 0.05)
+    monkeypatch.setattr(ranks, "distributed", lambda: True)
+    monkeypatch.setattr("os._exit", ends.append)
+    trainer = SimpleNamespace(world_size=2, num_nodes=1, local_rank=0, strategy=None)
+    with handling(), pytest.raises(Stopped), meeting(trainer, ends.append):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+    assert ends == []
+    assert signal.set_wakeup_fd(-1) == -1

@@ -2,9 +2,11 @@
 
 import importlib.util
 import json
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -210,6 +212,29 @@ def test_two_machines_train_one_run(tmp_path, fast, environment, configure, chec
     ours, whole = checkpoint(tmp_path / "run"), checkpoint(tmp_path / "one")
     assert ours["position"] == whole["position"] == 128
     torch.testing.assert_close(ours["state_dict"], whole["state_dict"], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rank", "number", "code"), [("0", signal.SIGTERM, 143), ("1", signal.SIGINT, 130)])
+def test_a_signal_ends_a_machine_that_waits_for_another(rank, number, code, tmp_path, fast, environment):
+    """It prints where it waits, and ends with the second process that it has started."""
+    port = free_port()
+    line = [sys.executable, SRC / "train.py", *fast, "trainer=ddp", "trainer.accelerator=cpu", "trainer.num_nodes=2"]
+    shared = {**environment, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": rank}
+    machine = subprocess.Popen(
+        [*line, "paths.run_dir=run"], cwd=tmp_path, env=shared, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for printed in machine.stdout:
+        if printed.startswith("waits at"):
+            break
+    time.sleep(20)  # both processes wait in C++
+    machine.send_signal(number)
+    machine.communicate(timeout=20)  # the end of its output, which its second process has too
+    place = f"127.0.0.1:{port} (MASTER_ADDR:MASTER_PORT) for 4 processes of 2 machines; this is machine {rank}"
+    assert printed.startswith(f"waits at {place}")
+    assert machine.returncode == code
+    stopped = tmp_path / "run" / "stopped.json"
+    assert stopped.is_file() == (rank == "0")  # the first process of all writes
 
 
 @pytest.mark.slow

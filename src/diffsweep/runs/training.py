@@ -36,7 +36,7 @@ from diffsweep.runs.evaluation import Measured, headline, measure
 from diffsweep.runs.machine import check_machine, check_processes
 from diffsweep.runs.memory import MemoryOfSteps, ShortOfMemory, halve, why_not_halved
 from diffsweep.runs.profiling import profiling
-from diffsweep.runs.ranks import errors_of_ranks
+from diffsweep.runs.ranks import errors_of_ranks, meeting
 from diffsweep.runs.recovery import recover
 from diffsweep.runs.replaying import replay
 from diffsweep.runs.resuming import GoOn, Resumption
@@ -151,8 +151,15 @@ def _train(cfg: DictConfig, directory: Path, data: ImageData, resumption: Resump
     log_beginning(track, cfg, data)
     with signals, profiling(cfg, model) as profiler:
         trainer = make_trainer(cfg, callbacks, track, profiler)
+
+        def stopped(code: object) -> None:
+            if trainer.is_global_zero:
+                step = max(trainer.global_step, 0 if resumption is None else resumption.step)
+                signals.record(step, code)
+                _print_where_it_stopped(cfg, step, directory)
+
         try:
-            with errors_of_ranks(), errors_of_workers(), memory.watched():
+            with meeting(trainer, stopped), errors_of_ranks(), errors_of_workers(), memory.watched():
                 trainer.fit(model, data, ckpt_path=last if cfg.resume_from else None)
             trained = time.perf_counter() - begin
             if not trainer.is_global_zero:
@@ -164,9 +171,7 @@ def _train(cfg: DictConfig, directory: Path, data: ImageData, resumption: Resump
                 measured = _measure(cfg, trainer, model, data, track)
             numbers = {"val/loss": keep.latest, **measured.numbers}
         except Stopped as stop:
-            if trainer.is_global_zero:
-                signals.record(trainer.global_step, stop.code)
-                _print_where_it_stopped(cfg, trainer, directory)
+            stopped(stop.code)
             raise
         trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         report.add_cost(directory / "metrics.json", time.perf_counter() - begin, trainable)
@@ -196,11 +201,11 @@ def _measure(cfg: DictConfig, trainer: Trainer, model: Model, data: ImageData, t
     return measured
 
 
-def _print_where_it_stopped(cfg: DictConfig, trainer: Trainer, directory: Path) -> None:
+def _print_where_it_stopped(cfg: DictConfig, step: int, directory: Path) -> None:
     """Print the step at which a signal has stopped the run, and how to resume it; a sweep prints its own command."""
     last = directory / FOLDER / LAST
     if last.exists():
-        print(f"\nstopped at step {trainer.global_step}, saved in {shell.shown(last)}")
+        print(f"\nstopped at step {step}, saved in {shell.shown(last)}")
         if cfg.sweep is None:
             print(f"  resume with: {shell.command('train.py resume', directory)}")
     elif cfg.sweep is None:
