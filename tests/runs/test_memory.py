@@ -1,5 +1,7 @@
 """A training step without memory is tried again with half the batch, and the run is the one that types it so."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from composing import composed
@@ -7,7 +9,7 @@ from omegaconf import OmegaConf
 
 from diffsweep.layers import release
 from diffsweep.models import DiffusionModel
-from diffsweep.runs.memory import ShortOfMemory, why_not_halved
+from diffsweep.runs.memory import MemoryOfSteps, ShortOfMemory, why_not_halved
 from diffsweep.runs.training import train
 
 
@@ -124,3 +126,15 @@ def test_compiled_code_is_released_too():
         compiled(torch.ones(1, 2), torch.ones(1, 2))
         assert len(graphs) == count
     torch.compiler.reset()
+
+
+@pytest.mark.parametrize(("batch", "divided"), [(17, (1, 17)), (15, (5, 3)), (32, (16, 2))])
+def test_what_is_suggested_keeps_the_samples_of_a_step(batch, divided):
+    cfg = composed("train", f"dataset.batch_size={batch}", "halve_batch=false")
+    memory = MemoryOfSteps(cfg)
+    memory.on_train_batch_start(SimpleNamespace(global_step=0), None)
+    with pytest.raises(ShortOfMemory) as error, memory.watched():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+    smaller = "try dataset.batch_size={} trainer.accumulate_grad_batches={}, ".format(*divided)
+    assert smaller in str(error.value)
+    assert cfg.dataset.batch_size == batch

@@ -160,8 +160,10 @@ def test_processes_that_have_met_handle_signals_themselves(monkeypatch):
     monkeypatch.setattr(ranks, "distributed", lambda: True)
     monkeypatch.setattr("os._exit", ends.append)
     trainer = SimpleNamespace(world_size=2, num_nodes=1, local_rank=0, strategy=None)
-    with handling(), pytest.raises(Stopped), meeting(trainer, ends.append):
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(1)
+    timer = threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM))
+    with handling(), meeting(trainer, ends.append):
+        timer.start()
+        with pytest.raises(Stopped):
+            time.sleep(5)
     assert ends == []
     assert signal.set_wakeup_fd(-1) == -1

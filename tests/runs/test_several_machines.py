@@ -118,6 +118,7 @@ def test_processes_that_start_apart_need_one_folder(variables, tmp_path):
         run_sweep("train", ["seed=0,1"])
     variables({"NODE_RANK": "1"})
     refuse_own_folders(job())
+    refuse_own_folders(Composed("train", of(nodes=0), OmegaConf.create(), tmp_path, []))  # which a rule refuses
     with pytest.raises(UserError, match=r"^paths\.run_dir is missing: the 2 machines of trainer\.num_nodes=2 need one"):
         refuse_own_folders(job("trainer.num_nodes=2"))
 
@@ -179,6 +180,10 @@ def test_what_a_device_does_not_compute_is_refused_in_one_line(monkeypatch, tmp_
     checked(accelerator="cpu", precision="bf16-mixed")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     checked(accelerator="gpu", precision="bf16-mixed")
+    machine(gpu=False)
+    for devices in ([0, 1], "0,1", -1):
+        with pytest.raises(UserError, match=r"^trainer\.devices=.*: a CPU has no numbered devices"):
+            checked(accelerator="auto", devices=devices)
     machine(gpu=False, mps=True)
     with pytest.raises(UserError, match=r"^trainer\.precision=64-true: the GPU of this machine has no float64"):
         checked(accelerator="auto", precision="64-true")
@@ -222,7 +227,12 @@ def test_a_signal_ends_a_machine_that_waits_for_another(rank, number, code, tmp_
     line = [sys.executable, SRC / "train.py", *fast, "trainer=ddp", "trainer.accelerator=cpu", "trainer.num_nodes=2"]
     shared = {**environment, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": rank}
     machine = subprocess.Popen(
-        [*line, "paths.run_dir=run"], cwd=tmp_path, env=shared, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*line, "paths.run_dir=run"],
+        cwd=tmp_path,
+        env=shared,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     for printed in machine.stdout:
         if printed.startswith("waits at"):

@@ -33,7 +33,8 @@ def refuse_own_folders(job: Composed) -> None:
     if not _trains(job.cfg) or job.cfg.resume_from is not None:
         return
     nodes, count = job.cfg.trainer.get("num_nodes", 1), started() or 1
-    if (nodes, count) == ALONE or any(word.startswith(("paths.run_dir=", "hydra.run.dir=")) for word in job.words):
+    several = count > 1 or (isinstance(nodes, int) and nodes > 1)  # a number below 1 is refused by a rule
+    if not several or any(word.startswith(("paths.run_dir=", "hydra.run.dir=")) for word in job.words):
         return
     of = f"{count} processes that were started" if count > 1 else f"{nodes} machines of trainer.num_nodes={nodes}"
     raise UserError(f"paths.run_dir is missing: the {of} need one folder in common; type paths.run_dir=DIR for each")

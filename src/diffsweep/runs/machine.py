@@ -11,6 +11,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 from omegaconf import DictConfig, OmegaConf
 
+from diffsweep.configuration.rules.trainer import why_not_of_cpu
 from diffsweep.errors import UserError
 from diffsweep.processes import started, starts_first
 
@@ -63,6 +64,8 @@ def check_machine(cfg: DictConfig) -> None:
     strategy = str(cfg.trainer.get("strategy", "auto"))
     if on_cpu and strategy.startswith(OF_GPUS):
         raise UserError(f"trainer.strategy={strategy} is of GPUs, and this training is on the CPU; type trainer=ddp")
+    if on_cpu and (message := why_not_of_cpu(devices)):
+        raise UserError(message)
     wanted = _count(devices)
     if cuda and not on_cpu and wanted > cuda:
         raise UserError(f"trainer.devices={devices}: this machine has {cuda} of them; type trainer.devices={cuda}")

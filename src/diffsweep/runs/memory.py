@@ -63,16 +63,14 @@ class MemoryOfSteps(Callback):
                 f"out of memory on the device outside of a training step; try {first}a smaller "
                 f"callbacks.sample_grid.num_samples, {_less(cfg)}"
             )
-        batch, accumulated = cfg.dataset.batch_size, cfg.trainer.accumulate_grad_batches
+        batch = cfg.dataset.batch_size
         because = why_not_halved(cfg)
-        half = (
-            f"dataset.batch_size={batch // 2} trainer.accumulate_grad_batches={2 * accumulated}, " if batch > 1 else ""
-        )
+        smaller = f"{divide(cfg.copy())}, " if batch > 1 else ""
         run = Path(cfg.paths.run_dir)
         resumed = f"resume={shell.shown(run)} with " if (run / FOLDER / LAST).is_file() else ""
         return (
             f"out of memory on the device in training step {self._step} with dataset.batch_size={batch}"
-            f"{f', which is not halved since {because}' if because else ''}; try {resumed}{half}{_less(cfg)}"
+            f"{f', which is not halved since {because}' if because else ''}; try {resumed}{smaller}{_less(cfg)}"
         )
 
 
@@ -83,7 +81,20 @@ def _less(cfg: DictConfig) -> str:
 
 
 def why_not_halved(cfg: DictConfig) -> str | None:
-    """Return why batches of half the size, twice as many in a step, may not take the place of those of a training.
+    """Return why a training may not go on by itself with batches of half the size; None if it may.
+
+    Args:
+        cfg: the run's configuration.
+    """
+    if not cfg.get("halve_batch"):
+        return "halve_batch=false"
+    if (batch := cfg.dataset.batch_size) % 2:
+        return f"{batch} is odd"
+    return why_not_divided(cfg)
+
+
+def why_not_divided(cfg: DictConfig) -> str | None:
+    """Return why smaller batches, several in a step, may not take the place of those of a training.
 
     None if they may: then each step has the same samples in the same order, and the mean of their losses.
 
@@ -94,11 +105,6 @@ def why_not_halved(cfg: DictConfig) -> str | None:
     Args:
         cfg: the run's configuration.
     """
-    batch = cfg.dataset.batch_size
-    if not cfg.get("halve_batch"):
-        return "halve_batch=false"
-    if batch % 2:
-        return f"{batch} is odd"
     if cfg.trainer.devices != 1 or cfg.trainer.get("num_nodes", 1) != 1:
         return "the run has several devices, and the others wait for the gradients of this one"
     if cfg.dataset.get("buckets") is not None:
@@ -108,9 +114,17 @@ def why_not_halved(cfg: DictConfig) -> str | None:
     return None
 
 
-def halve(cfg: DictConfig) -> str:
-    """Halve the batch of a configuration, double how many are accumulated, and return the change as it is typed."""
-    cfg.dataset.batch_size //= 2
-    cfg.trainer.accumulate_grad_batches *= 2
+def divide(cfg: DictConfig) -> str:
+    """Divide the batch of a configuration by its least factor, 2 of an even one, and return the change as it is typed.
+
+    As many times more batches are accumulated in a step, which keeps its samples.
+
+    Args:
+        cfg: the run's configuration, with a batch above 1.
+    """
+    batch = cfg.dataset.batch_size
+    factor = next(number for number in range(2, batch + 1) if batch % number == 0)
+    cfg.dataset.batch_size //= factor
+    cfg.trainer.accumulate_grad_batches *= factor
     accumulated = cfg.trainer.accumulate_grad_batches
     return f"dataset.batch_size={cfg.dataset.batch_size} trainer.accumulate_grad_batches={accumulated}"

@@ -34,7 +34,7 @@ from diffsweep.runs.claiming import alone_in, claim, refuse_busy, refuse_taken
 from diffsweep.runs.cost import cost_of
 from diffsweep.runs.evaluation import Measured, headline, measure
 from diffsweep.runs.machine import check_machine, check_processes
-from diffsweep.runs.memory import MemoryOfSteps, ShortOfMemory, halve, why_not_halved
+from diffsweep.runs.memory import MemoryOfSteps, ShortOfMemory, divide, why_not_halved
 from diffsweep.runs.profiling import profiling
 from diffsweep.runs.ranks import errors_of_ranks, meeting
 from diffsweep.runs.recovery import recover
@@ -116,7 +116,7 @@ def _go_on(cfg: DictConfig, directory: Path) -> None:
 def _go_on_with_half(cfg: DictConfig, directory: Path, step: int) -> None:
     """Halve the batch of a training that had no memory in a step, and let it go on from its checkpoint, if any."""
     release()
-    before, change = cfg.dataset.batch_size, halve(cfg)
+    before, change = cfg.dataset.batch_size, divide(cfg)
     print(
         f"warning: out of memory on the device in step {step} with dataset.batch_size={before}; goes on with {change}, "
         "with the same samples in each step (halve_batch=false stops instead)",

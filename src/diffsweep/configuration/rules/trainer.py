@@ -143,11 +143,34 @@ def _unknown(key: str, value: Any, known: set[str]) -> str | None:
 def trainer_devices_are_valid(cfg: DictConfig, parts: BuiltParts) -> str | None:
     """Return an error message unless ``trainer.devices`` is a positive number, -1 for all, ``auto`` or a list."""
     devices = cfg.trainer.devices
+    if cfg.trainer.get("accelerator") == "cpu" and (message := why_not_of_cpu(devices)):
+        return message
     if isinstance(devices, int) and devices < 1 and devices != -1:
-        return f"trainer.devices={devices} must be at least 1, or a list such as [0,1]; -1 is all of them"
+        return f"trainer.devices={devices} must be at least 1, or of GPUs a list such as [0,1]; -1 is all of them"
     if isinstance(devices, str) and devices != "auto" and not re.fullmatch(r"-1|\d+(,\d+)*,?", devices):
-        return f"trainer.devices={devices} is no number of devices; use a number, a list such as [0,1], or auto"
+        return f"trainer.devices={devices} is no number of devices; use a number, of GPUs a list such as [0,1], or auto"
     return None
+
+
+def why_not_of_cpu(devices: Any) -> str | None:
+    """Return an error message unless ``trainer.devices`` is one of a CPU: a number of processes, or ``auto``, one."""
+    if devices == "auto" or (str(devices).isdigit() and int(devices) > 0):
+        return None
+    listed = devices.split(",") if isinstance(devices, str) else [] if isinstance(devices, int) else devices
+    count = max(1, sum(str(device).strip() not in ("", "-1") for device in listed))
+    return (
+        f"trainer.devices={devices}: a CPU has no numbered devices, and its number is that of the processes that share "
+        f"it, at least 1; type trainer.devices={count}"
+    )
+
+
+@rule
+def num_nodes_is_positive(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Return an error message unless ``trainer.num_nodes`` is a whole number of machines, at least 1."""
+    nodes = cfg.trainer.get("num_nodes", 1)
+    if isinstance(nodes, int) and nodes >= 1:
+        return None
+    return f"trainer.num_nodes is the number of machines, at least 1, not {nodes}"
 
 
 @rule

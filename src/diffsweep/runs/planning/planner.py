@@ -15,7 +15,7 @@ from diffsweep.configuration.stage_nodes import given_config, run_key, stage_nod
 from diffsweep.errors import UserError
 from diffsweep.layers import release
 from diffsweep.runs.machine import check_machine
-from diffsweep.runs.memory import halve, why_not_halved
+from diffsweep.runs.memory import divide, why_not_divided
 from diffsweep.runs.planning.memory import Peak
 from diffsweep.runs.planning.plans import Alternative, RunPlan, made, name_of
 from diffsweep.runs.planning.rehearsal import Rehearsed, rehearse
@@ -24,7 +24,7 @@ from diffsweep.runs.stages import directory_of, is_finished
 
 # What a run costs does not depend on these parts of its configuration.
 NO_COST = ("paths", "logger", "choices", "sweep", "optimized_metric", "plan", "verify", "halve_batch", "lr_scheduler")
-CHECKPOINTING, OFF = "backbone.checkpointing", "halve_batch=false"
+CHECKPOINTING = "backbone.checkpointing"
 
 
 class Planner:
@@ -107,11 +107,11 @@ class Planner:
             other = self._tried(again)
             if other is not None and other.memory.fits is not False:
                 changes.append(Alternative(f"{CHECKPOINTING}=true", other.memory.peak))
-        halved = cfg.copy()
-        while (measured is None or measured.memory.fits is False) and halved.dataset.batch_size > 1:
-            same = why_not_halved(halved) in (None, OFF)  # else the steps would have other samples or another loss
-            words = halve(halved)
-            measured = self._tried(halved) or measured
+        divided = cfg.copy()
+        same = why_not_divided(cfg) is None  # else the steps would have other samples or another loss
+        while (measured is None or measured.memory.fits is False) and divided.dataset.batch_size > 1:
+            words = divide(divided)
+            measured = self._tried(divided) or measured
             if measured is not None and measured.memory.fits is not False and same:
                 changes.append(Alternative(words, measured.memory.peak))
         if measured is None:
