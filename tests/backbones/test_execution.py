@@ -12,6 +12,7 @@ from compiling import INPUTS, NETWORKS, PARTS, gradients, randomised
 from torch import nn
 
 from diffsweep.backbones import DiT, Execution, UViT
+from diffsweep.backbones.execution import USUAL
 from diffsweep.layers.injection import edited
 
 pytestmark = pytest.mark.usefixtures("nothing_compiled")
@@ -212,10 +213,22 @@ def test_features_of_compiled_networks_can_be_edited():
     torch.testing.assert_close(network(*INPUTS), before)
 
 
-@pytest.mark.parametrize(("settings", "message"), [({"compile": "all"}, "compile"), ({"backend": "fast"}, "backend")])
-def test_unknown_words_are_refused(settings, message):
-    with pytest.raises(ValueError, match=rf"^execution\.{message} is one of "):
-        Execution(**{"compile": "network", **settings})
+@pytest.mark.parametrize("compile", ["none", "network"])
+@pytest.mark.parametrize(("backend", "near"), [("inductr", ", did you mean inductor?"), ("nonsense", ";")])
+def test_unknown_backends_are_refused_with_the_usual_ones(compile, backend, near):
+    with pytest.raises(ValueError, match="no such backend") as error:
+        Execution(compile, backend)
+    usual = "the usual ones are inductor, aot_eager, eager, cudagraphs"
+    assert str(error.value) == f"execution.backend={backend}: torch has no such backend{near} {usual}"
+
+
+def test_unknown_regions_are_refused():
+    with pytest.raises(ValueError, match=r"^execution\.compile is one of "):
+        Execution("all")
+
+
+def test_the_usual_backends_are_those_of_torch():
+    assert set(USUAL) < set(torch._dynamo.list_backends(exclude_tags=()))
 
 
 @pytest.mark.slow  # Python starts again

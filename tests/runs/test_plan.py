@@ -241,7 +241,7 @@ def test_latents_that_no_file_has_are_planned_with_their_autoencoder(configure, 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"plan": True, "resume_from": "run"}, "leave resume out"),
+        ({"plan": True, "resume_from": "run"}, "plan=true predicts the costs of a new run: leave resume out"),
         ({"plan": True, "replay": True}, "leave debug=replay out"),
         ({"plan": "yes"}, "FILE.json"),
     ],

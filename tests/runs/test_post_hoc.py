@@ -33,9 +33,10 @@ def kept(tmp_path_factory, configure):
     return directory
 
 
-def test_a_model_has_the_average_that_is_requested(kept):
+def test_a_model_has_the_average_that_is_requested(kept, capsys):
     """One that was tracked is that of its file to the bit; what has no average is as in the checkpoint."""
     models = [load_model(compose("sample", [f"run={kept}", "trainer=cpu", *words])) for words in ([], ["ema=0.1"])]
+    assert "warning" not in capsys.readouterr().err
     saved = torch.load(snapshots(kept / "ema")[-1].path, weights_only=True)
     usual, made = (dict(model.state_dict()) for model in models)
     assert (saved["step"], saved["width"]) == (4, 0.1)
@@ -58,6 +59,9 @@ def test_a_sweep_over_widths_reports_the_error_of_each(kept, command, tmp_path):
 def test_samples_are_drawn_with_a_reconstructed_average(kept, command, tmp_path):
     done = command("sample", f"run={kept}", "ema=0.2", "num_samples=2", *STEPS, f"output={tmp_path / 'out'}")
     assert done.code == 0, done.err
+    (warning,) = (line for line in done.err.splitlines() if line.startswith("warning"))
+    assert "ema=0.2: 8 snapshots are too few for this width, and the relative error of its profile is 20 %" in warning
+    assert warning.endswith("take one near 0.05 or 0.1, or train with a smaller callbacks.averages.snapshot_every")
     assert "ema=0.2: the average at step 4, of 8 snapshots; relative error of its profile" in done.out
 
 

@@ -53,6 +53,23 @@ def test_a_key_is_answered_with_where_it_lies(typed, answer):
         compose("train", typed.split())
 
 
+@pytest.mark.parametrize(
+    ("command", "typed", "answer"),
+    [
+        ("evaluate", "plan=true", "plan: no such key of evaluate.py; it is one of train.py"),
+        ("benchmark", "pages=3", "pages: no such key of benchmark.py; it is one of sample.py"),
+        ("benchmark", "cases={a:['seed=1']}", "cases: names are added to it: write +cases={a:['seed=1']}"),
+        ("benchmark", "cases=[]", "cases is no list, but values by name: write +cases.NAME=VALUE, or leave it out"),
+        ("benchmark", "~cases", "~cases: benchmark.py always has this key; leave the word out"),
+        ("train", "~seed", "~seed: train.py always has this key; leave the word out"),
+    ],
+)
+def test_a_key_of_a_command_is_answered_as_one(command, typed, answer, finished):
+    with pytest.raises(UserError) as error:
+        compose(command, [*([f"run={finished}"] if command == "evaluate" else []), typed])
+    assert str(error.value) == answer
+
+
 def test_a_key_is_found_among_the_options_of_the_run(finished):
     for typed, answer in (("steps=2", "sampler.steps"), ("source=a.png", "task.source is a key of task=.*edit")):
         with pytest.raises(UserError, match=answer):

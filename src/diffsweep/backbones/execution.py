@@ -4,6 +4,7 @@ Compilation changes neither weights nor their names, and results within rounding
 each kind (training or not, batch size), for static shapes.
 """
 
+import difflib
 import inspect
 import sys
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from diffsweep.layers.distributed import is_first
 
 Regions = Literal["none", "network", "blocks"]
 REGIONS = ("none", "network", "blocks")
+USUAL = ("inductor", "aot_eager", "eager", "cudagraphs")  # backends that every torch has
 KINDS = 64  # of calls that are compiled in one process; torch's own limit, 8, ends within a sweep of one process
 GRAPHED = frozenset({"cuda"})  # types of devices whose calls can be recorded
 
@@ -63,10 +65,8 @@ class Execution(Part):
             )
         if compile == "blocks":
             self.requires = frozenset({"equal_blocks"})
-        if compile != "none" and backend != "inductor":
-            from torch._dynamo import list_backends  # takes a second, and inductor always exists
-
-            one_of("backend", backend, list_backends(exclude_tags=()), group="execution")
+        if backend not in USUAL:
+            _check_backend(backend)
 
     def __call__(self, networks: Sequence[nn.Module]) -> None:
         """Compile networks in place, or leave them as they are with ``compile=none``.
@@ -85,6 +85,18 @@ class Execution(Part):
                 compiler.give_up(error)
                 return
             part._compiled_call_impl = call  # where ``nn.Module.compile`` puts it, and copies leave it out
+
+
+def _check_backend(name: str) -> None:
+    """Raise a ValueError unless torch has a backend of a name, which is none of the usual ones."""
+    from torch._dynamo import list_backends  # takes a second
+
+    if name not in (every := list_backends(exclude_tags=())):
+        near = difflib.get_close_matches(name, [*USUAL, *every], n=1)
+        raise ValueError(
+            f"execution.backend={name}: torch has no such backend{f', did you mean {near[0]}?' if near else ';'} "
+            f"the usual ones are {', '.join(USUAL)}"
+        )
 
 
 def _blocks_of(networks: Sequence[nn.Module]) -> list[nn.Module]:

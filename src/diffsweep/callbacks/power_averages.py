@@ -24,6 +24,7 @@ from diffsweep.tensor_files import read_tensors, write_tensors
 FOLDER = "ema"  # in the run's directory
 KEY = "averages"  # of a checkpoint
 FILE = re.compile(r"step_(\d+)_sigma_([\de.-]+)\.pt")
+LARGE = 0.05  # a relative error of a profile that is warned of
 TURNED_ON = "callbacks=post_hoc"  # what a run is trained with to have snapshots
 
 
@@ -206,6 +207,18 @@ class SumOfSnapshots(NamedTuple):
         return (
             f"ema={self.profile.width:g}: the average at step {self.profile.step:,}, of {len(self.kept)} snapshots; "
             f"relative error of its profile {self.error:.2%}"
+        )
+
+    @property
+    def warning(self) -> str | None:
+        """Return a warning, in one line, if the error is above :data:`LARGE`; None if it is not."""
+        if self.error <= LARGE:
+            return None
+        widths = " or ".join(f"{width:g}" for width in sorted({snapshot.profile.width for snapshot in self.kept}))
+        return (
+            f"ema={self.profile.width:g}: {len(self.kept)} snapshots are too few for this width, and the relative "
+            f"error of its profile is {100 * self.error:.0f} %; take one near {widths}, or train with a smaller "
+            "callbacks.averages.snapshot_every"
         )
 
     def weights(self) -> dict[str, Tensor]:

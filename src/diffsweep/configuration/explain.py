@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from diffsweep.configuration.conf import groups, options
 from diffsweep.configuration.spelling import nearest
-from diffsweep.configuration.suggestions import no_such_hydra_option, no_such_key, no_such_option
+from diffsweep.configuration.suggestions import keys_of, no_such_hydra_option, no_such_key, no_such_option
 from diffsweep.errors import UserError, line_of
 
 
@@ -60,6 +60,11 @@ def explain(error: Exception, command: str, overrides: Sequence[str] = ()) -> Us
         return UserError(f"{match[1]}= is missing: give the directory of a run, as training printed it")
     if match := re.search(r"Could not append to config. An item is already at '([^']+)'", text):
         return UserError(f"{match[1]} is set already: leave out the +")
+    if match := re.search(r"Cannot merge DictConfig with ListConfig\s+full_key: (\S+)", text):
+        return UserError(f"{match[1]} is no list, but values by name: write +{match[1]}.NAME=VALUE, or leave it out")
+    match = re.search(r"To append to your config use (\+(\S+?)=\{.*)", text)
+    if match and keys_of(command, {}).get(match[2]) == "{}":  # a key with names of one's own
+        return UserError(f"{match[2]}: names are added to it: write {match[1]}")
     if match := re.search(r"Could not (?:override|append|delete).*? '([^']+)'", text):
         key = match[1]
         if converted := re.search(r"Value '(.*?)'.* (?:could not be converted to|of type) (\w+)", text):

@@ -5,6 +5,7 @@ latent spaces, metrics and proofs.
 """
 
 import functools
+import sys
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from diffsweep.configuration.build import build_model, device_of
 from diffsweep.configuration.check import is_of_kind, locate
 from diffsweep.configuration.stage_nodes import saved_config
 from diffsweep.errors import UserError
+from diffsweep.layers.distributed import is_first
 from diffsweep.models import DiffusionModel, Model
 from diffsweep.tensor_files import saved_step
 
@@ -52,6 +54,8 @@ def load_model(cfg: DictConfig, averaged: bool = True) -> Model:
     checkpoint = read_weights(path, fix)
     weights = averaged_weights(checkpoint) if averaged else checkpoint["state_dict"]
     if averaged and (made := reconstruction_of(cfg)) is not None:
+        if made.warning is not None and is_first():
+            print(f"warning: {made.warning}", file=sys.stderr, flush=True)
         weights |= made.weights()
         model.average = made
     try:

@@ -25,6 +25,7 @@ from diffsweep.configuration.saved import saved_of
 from diffsweep.configuration.spelling import closest, nearest
 from diffsweep.errors import UserError
 
+COMMANDS = ("train", "sample", "evaluate", "export", "compare", "verify", "benchmark")  # the usual ones first
 FEW = 4  # full keys that a message names
 PLUGINS = {  # the packages that bring options of Hydra's groups
     "hydra/launcher": {
@@ -121,15 +122,26 @@ def where(key: str, command: str, choices: Mapping[str, Any] | None = None) -> s
     if rest and group in choices:
         listed = [name for name in own if "." not in name and not name.startswith("_")]
         return f"; {group} has {', '.join(listed) or f'no keys with {group}={choices.get(group)}'}"
-    elsewhere = {of: [option for option in families(of) if key in settings(of, option)] for of in choices}
+    elsewhere = {
+        of: [option for option in families(of) if key in settings(of, option) and not _is_of_root(of, option)]
+        for of in choices
+    }
     lines = [f"; {of}.{key} is a key of {of}={', '.join(names)}" for of, names in elsewhere.items() if names]
     if lines and "." not in key:
         return "".join(lines)
+    if others := [other for other in COMMANDS if key in keys_of(other, {})]:
+        files = " and ".join(f"{other}.py" for other in others[:FEW])
+        return f" of {command.partition('_')[0]}.py; it is one of {files}"
     near = None if "." in key else closest(key, groups(), cutoff=0.75)  # a group before a key that lies deeper
     full = {full.replace(".", "_"): full for full in keys(command) if not full.startswith("hydra")}
     full = {full.rpartition(".")[2]: full for full in reversed([*groups(), *known])} | full
     near = near or full.get(key) or full.get(closest(key, list(full), cutoff=0.6) or "")
     return f", did you mean {near}?" if near else ""
+
+
+def _is_of_root(group: str, option: str) -> bool:
+    """Return whether the keys in the file of an option are those of the root, as in experiments."""
+    return (CONF / group / f"{option}.yaml").read_text().startswith("# @package _global_")
 
 
 def chosen(command: str, overrides: Sequence[str]) -> dict[str, str]:

@@ -67,7 +67,7 @@ def train(cfg: DictConfig) -> float:
     directory = Path(cfg.paths.run_dir)
     if cfg.get("plan"):
         raise UserError(
-            f"plan={cfg.plan} trains nothing: from Python diffsweep.plan(cfg) returns the prediction, and sweepers of "
+            "a plan trains nothing: from Python diffsweep.plan(cfg) returns the prediction, and sweepers of "
             "Hydra's start their jobs: leave hydra/sweeper out"
         )
     if cfg.replay:

@@ -73,6 +73,7 @@ def a_plan_is_of_a_new_run(cfg: DictConfig, parts: BuiltParts) -> str | None:
     """
     if (plan := cfg.get("plan", False)) is False:
         return None
+    plan = "true" if plan is True else plan  # as it is typed
     if cfg.resume_from is not None or cfg.replay:
         begun = "resume" if cfg.resume_from is not None else "debug=replay"
         return f"plan={plan} predicts the costs of a new run: leave {begun} out; a run that goes on shows its time left"
