@@ -131,6 +131,33 @@ def test_too_few_steps_are_refused_by_name(command):
     assert "logged_steps must be at least 30, not 29" in done.err
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("parts=[training]", "trainer=ddp"), "trainer=ddp with trainer.devices=2 is of 2 processes, and a benchmark"),
+        (("parts=[training]", "trainer.devices=9"), "is of 9 processes"),
+        (("parts=[samplers]", "sample_batch=0"), "sample_batch must be at least 1, not 0"),
+        (("parts=[training]", "trainer=cpu", "trainer.precision=16-true"), "trainer.precision=16-true is of GPUs"),
+        (("parts=[scripts]", "trainer.precision=64-true", *FEW), "keep weights of 32 bits; type trainer.precision=32"),
+        pytest.param(
+            ("suite=peers", "trainer=gpu"),
+            "trainer.accelerator=gpu: this machine has no GPU",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU"),
+        ),
+    ],
+)
+def test_what_is_not_measured_is_refused_in_one_line(words, message, command):
+    done = command("benchmark", *words)
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert message in done.err
+
+
+def test_a_bare_loop_trains_weights_of_16_bits_as_ours(command):
+    done = command("benchmark", "parts=[training]", *FEW, "trainer.precision=bf16-true", "backbone.channels=8")
+    assert done.code == 0, done.err
+    assert "training step, against a bare loop" in done.out
+
+
 def test_an_unknown_part_is_refused_in_one_line(command):
     done = command("benchmark", "parts=[speed]")
     assert done.code == 2

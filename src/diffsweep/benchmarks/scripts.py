@@ -17,6 +17,7 @@ from diffsweep.interchange import networks
 from diffsweep.interchange.formats import package
 from diffsweep.models import DiffusionModel
 
+PRECISIONS = {"32-true": "no", "bf16-mixed": "bf16", "16-mixed": "fp16", "32": "no", "bf16": "bf16", "16": "fp16"}
 PACKAGES = ("accelerate", "diffusers")
 RATE, LOGGED = 1e-4, 50  # the learning rate of the other loops, and the steps between two looks at their loss
 
@@ -33,6 +34,7 @@ def scripts(bench: Bench) -> Results:
         UserError: diffusers has no network like the model's.
     """
     clip, precision = bench.cfg.trainer.gradient_clip_val, bench.cfg.trainer.precision
+    shared = _accelerate_precision(precision)
     try:
         for name in PACKAGES:
             package(name, "peers", "the script of diffusers in parts=[scripts]")
@@ -44,7 +46,7 @@ def scripts(bench: Bench) -> Results:
     def others(model: DiffusionModel, data: ImageData) -> dict[str, Loop]:
         loops = {"a bare loop": bare_loop(model, data, clip, precision)}
         if script is not None:
-            loops["diffusers' training script"] = script(model, data, clip, _accelerate_precision(precision))
+            loops["diffusers' training script"] = script(model, data, clip, shared)
         return loops
 
     return beside(bench, others)
@@ -203,4 +205,10 @@ def _accelerator(model: DiffusionModel, precision: str) -> Any:
 
 
 def _accelerate_precision(precision: str) -> str:
-    return {"bf16-mixed": "bf16", "16-mixed": "fp16"}.get(precision, "no")
+    """Return accelerate's name of a precision of Lightning's."""
+    if (precision := str(precision)) not in PRECISIONS:
+        raise UserError(
+            f"trainer.precision={precision}: scripts of accelerate, such as diffusers', keep weights of 32 bits; type "
+            f"{' or '.join(f'trainer.precision={one}' for one in list(PRECISIONS)[:3])}"
+        )
+    return PRECISIONS[precision]

@@ -74,7 +74,8 @@ def bare_loop(model: DiffusionModel, data: ImageData, clip: float | None, precis
         model: the model whose training is compared with the loop.
         data: the training data.
         clip: the norm that gradients are clipped to; None or 0 for no clipping.
-        precision: of Lightning: with ``bf16-mixed`` or ``16-mixed`` the network runs under autocast in 16 bits.
+        precision: of Lightning: with ``bf16-mixed`` or ``16-mixed`` the network runs under autocast in 16 bits. With
+            ``bf16-true`` and the like the model's weights have this type already, and the loop's data get it.
     """
     network = copy.deepcopy(model.denoiser.backbone)
     dtype = MIXED.get(precision)
@@ -88,11 +89,12 @@ def bare_loop(model: DiffusionModel, data: ImageData, clip: float | None, precis
     alphas, sigmas = (value.float() for value in model.denoiser.schedule(grid))
 
     def run(count: int) -> None:
-        device = next(network.parameters()).device
+        weight = next(network.parameters())
+        device = weight.device
         for _ in range(count):
-            x_0 = x[torch.randint(len(x), (data.batch_size,))].to(device)
+            x_0 = x[torch.randint(len(x), (data.batch_size,))].to(weight)
             k = torch.randint(steps, (data.batch_size,))
-            alpha, sigma = (expand_to(table[k].to(device), x_0) for table in (alphas, sigmas))
+            alpha, sigma = (expand_to(table[k].to(x_0), x_0) for table in (alphas, sigmas))
             eps = torch.randn_like(x_0)
             with torch.autocast(device.type, dtype, enabled=dtype is not None):
                 output = network(alpha * x_0 + sigma * eps, (1000 * k / steps).to(x_0), cond)

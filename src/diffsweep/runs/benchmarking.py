@@ -29,6 +29,7 @@ from diffsweep.progress import ProgressMeter
 from diffsweep.runs import report
 from diffsweep.runs.cost import network_cost
 from diffsweep.runs.latents import keep_latents
+from diffsweep.runs.machine import check_machine, processes_of
 from diffsweep.runs.stages import resolve_stages
 from diffsweep.runs.tracking import loggers
 from diffsweep.runs.training import make_trainer, train
@@ -50,8 +51,8 @@ def benchmark(cfg: DictConfig) -> float:
             parts and options of several measurements.
 
     Raises:
-        UserError: ``repeats``, ``train_steps`` or ``logged_steps`` is too small, or ``parts`` is empty or has an
-            unknown name.
+        UserError: ``repeats``, ``train_steps``, ``sample_batch`` or ``logged_steps`` is too small, ``parts`` is empty
+            or has an unknown name, the trainer is of several processes, or this machine lacks what it requires.
         Failed: parts of a suite have failed, other than by an option or a package that is missing; the results of the
             others are written.
     """
@@ -122,12 +123,18 @@ def _case(cfg: DictConfig, words: Sequence[str]) -> DictConfig:
 
 
 def _parts_of(cfg: DictConfig) -> list[BenchmarkPart]:
-    for key, least in {"repeats": 3, "train_steps": 1, "logged_steps": 10 * cfg.repeats}.items():
+    for key, least in {"repeats": 3, "train_steps": 1, "sample_batch": 1, "logged_steps": 10 * cfg.repeats}.items():
         if cfg[key] < least:
             raise UserError(f"{key} must be at least {least}, not {cfg[key]}")
     parts = {name: part for name, part in PARTS.items() if is_of(part, cfg.trust)}
     if unknown := sorted(set(cfg.parts) - set(parts)):
         raise UserError(f"parts has {', '.join(unknown)}; a benchmark has {', '.join(parts)}")
+    if (count := processes_of(cfg)) != 1:
+        raise UserError(
+            f"trainer={cfg.choices.trainer} with trainer.devices={cfg.trainer.devices} is of {count} processes, and a "
+            "benchmark is one: its loops run on one device; type trainer=auto (parts=[processes] starts two of its own)"
+        )
+    check_machine(cfg)
     return [parts[name] for name in cfg.parts]
 
 
