@@ -39,7 +39,10 @@ NAMES = [  # what is typed, and the whole answer after the key
     ("optimizer=adam weight_decay=0", "no such key; optimizer.weight_decay is a key of optimizer=adamw"),
     ("optimizer.zzzz=1", "no such key; optimizer has lr, betas, weight_decay, fused"),
     ("conditioning.zzzz=1", "no such key; conditioning has no keys with conditioning=none"),
-    ("trainer.strategy=ddp", "trainer=auto has no such key; trainer=ddp, fsdp have it, or add it: +trainer.strategy=VALUE"),
+    (
+        "trainer.strategy=ddp",
+        "trainer=auto has no such key; trainer=ddp, fsdp have it, or add it: +trainer.strategy=VALUE",
+    ),
     ("trainer.fast_dev_run=1", "no option sets it; add it: +trainer.fast_dev_run=VALUE"),
     ("optimizer.amsgrad=true", "no option sets it; add it: +optimizer.amsgrad=VALUE"),
     ("learning_rates=1", "no such key"),

@@ -118,7 +118,6 @@ def compose_job(command: str, overrides: Sequence[str] = (), number: int | None 
     overrides = with_new_names(overrides)
     if number is not None and issubclass(SCHEMAS[command], Bare):
         raise UserError(f"{command.partition('_')[0]}.py runs once, and makes no sweep: leave out -m")
-    _refuse_without(command, overrides)
     GlobalHydra.instance().clear()
     numbered = [] if number is None else [f"hydra.job.num={number}"]
     with explained(command, overrides), initialize_config_dir(config_dir=str(CONF), version_base="1.3"):
@@ -193,14 +192,6 @@ def finish(command: str, cfg: DictConfig, hydra: Any, run_dir: str) -> DictConfi
     if "model" in cfg:  # of a command that builds something, and may be a job of a sweep
         cfg.sweep = os.environ.get(SWEEP)
     return cfg
-
-
-def _refuse_without(command: str, overrides: Sequence[str]) -> None:
-    """Refuse the removal of a key that a command always has (``~seed``)."""
-    for override in overrides:
-        key = override[1:].partition("=")[0]
-        if override.startswith("~") and key in (field.name for field in fields(SCHEMAS[command])):
-            raise UserError(f"{override}: {command.partition('_')[0]}.py always has this key; leave the word out")
 
 
 def _refuse_place(overrides: Sequence[str], choices: Mapping[str, Any], number: int | None) -> None:

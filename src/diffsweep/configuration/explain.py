@@ -18,10 +18,16 @@ from diffsweep.errors import UserError, line_of
 def explained(command: str, overrides: Sequence[str]) -> Iterator[None]:
     """Raise errors of Hydra and OmegaConf in a ``with`` block as a :class:`UserError` of one line.
 
+    A word that removes a key of the command's root (``~seed``) is refused before.
+
     Args:
         command: such as ``train``; the message suggests keys that its configuration has.
         overrides: of the command line, which choose options whose keys are suggested.
     """
+    for override in overrides if command else ():
+        key = override[1:].partition("=")[0]
+        if override.startswith("~") and "." not in key and key in keys_of(command, {}):
+            raise UserError(f"{override}: {command.partition('_')[0]}.py always has this key; leave the word out")
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
