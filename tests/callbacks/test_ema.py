@@ -7,6 +7,7 @@ import torch
 from lightning import Callback
 
 from diffsweep.callbacks import EMA, averaged_weights
+from diffsweep.callbacks.ema import move, wide_copies
 
 DATA = [0.5, -1.0, 2.0, 0.25, 1.5, -0.75, 1.0, 3.0]
 
@@ -133,6 +134,37 @@ class SaveIn(Callback):
 
     def __init__(self, hook, path):
         setattr(self, hook, lambda trainer, *_: trainer.save_checkpoint(path))
+
+
+@pytest.mark.parametrize(("dtype", "reached"), [(torch.bfloat16, torch.float32), (torch.float64, torch.float64)])
+def test_the_average_of_narrow_weights_does_not_freeze(dtype, reached):
+    """1 - 0.5 d^n after n steps at a constant weight of 1, from 0.5: 0.9966 for d = 0.999, n = 5000."""
+    average = wide_copies({"w": torch.zeros(2, dtype=dtype)}, {"w": torch.full((2,), 0.5, dtype=dtype)})
+    weights = [torch.ones(2, dtype=dtype)]
+    for _ in range(5000):
+        move(list(average.values()), weights, 1 - 0.999)
+    assert average["w"].dtype == reached
+    torch.testing.assert_close(average["w"], torch.full((2,), 1 - 0.5 * 0.999**5000, dtype=reached), rtol=1e-4, atol=0)
+
+
+def test_bfloat16_weights_are_averaged_swapped_saved_and_resumed(toy, fit, tmp_path):
+    """The average is the closed form in float32, the module has its rounded values in validation, and files have it."""
+    true, files = {"precision": "bf16-true"}, [tmp_path / name for name in ("a.ckpt", "b.ckpt")]
+    module, whole = toy(), EMA(decay=0.999, warmup=False)
+    fit(module, [whole], DATA, validate_every=8, **true).save_checkpoint(files[0], weights_only=False)
+    weights = weights_of(DATA)  # of quarters, which bfloat16 has exactly
+    average = average_of(weights, [0.999] * 8)
+    assert whole.average["weight"].dtype == torch.float32
+    torch.testing.assert_close(whole.average["weight"], average)
+    assert torch.equal(module.seen.validation[-1], whole.average["weight"].bfloat16())
+    assert torch.equal(module.weight.detach(), weights[-1].bfloat16())
+    checkpoint = torch.load(files[0], weights_only=True)
+    assert torch.equal(averaged_weights(checkpoint)["weight"], whole.average["weight"])
+    assert checkpoint["state_dict"]["weight"].dtype == torch.bfloat16
+    first, second = EMA(decay=0.999, warmup=False), EMA(decay=0.999, warmup=False)
+    fit(toy(), [first], DATA, steps=3, **true).save_checkpoint(files[1], weights_only=False)
+    fit(toy(start=5.0), [second], DATA, first=3, ckpt_path=files[1], **true)
+    assert torch.equal(second.average["weight"], whole.average["weight"])
 
 
 @pytest.mark.parametrize("hook", ["on_train_end", "on_validation_epoch_end", "on_validation_end"])

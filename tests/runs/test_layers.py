@@ -18,6 +18,7 @@ RANKS = {
     "files": 0,
     "metric_table": 0,
     "phases": 0,
+    "precision": 0,
     "pictures": 0,
     "processes": 0,
     "progress": 0,

@@ -4,7 +4,7 @@ theta are the weights that train, theta' their average, and d_n < 1 is the decay
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from diffsweep.layers.sharding import is_sharded, own_part, own_parts, sharded_as
 from diffsweep.phases import AVERAGING, phase
+from diffsweep.precision import wide_type
 
 KEY = "ema"
 
@@ -24,7 +25,9 @@ class EMA(Callback):
     :math:`\theta` are the weights that train, :math:`\theta'` is their average, and :math:`d_n = \min(d, \frac{1 +
     n}{10 + n})` warms up with the number n of averaged steps, so that the random initial weights are soon forgotten.
     Before ``start`` the average equals the current weights, so that validation and samples never use stale ones.
-    Validation runs with the average; a checkpoint has both.
+    Validation runs with the average; a checkpoint has both. The average is of float32 at least, also of weights of 16
+    bits, which would round an update by a share of 0.001 to none; the weights are set to its rounded values where it is
+    used.
 
     With ``every`` = k above 1 the average is updated after the steps k, 2k, ... alone, by :math:`\theta' \leftarrow D
     \theta' + (1 - D) \theta` with the product D of the decays of the last k steps. So the weights of k steps ago keep
@@ -54,7 +57,7 @@ class EMA(Callback):
         self.average: dict[str, Tensor] = {}
         self._tracked: list[Tensor] = []
         self._sharded: dict[str, Tensor] = {}  # the weights, if they are sharded: a module may have gathered them
-        self._swapped = False
+        self._training: dict[str, Tensor] = {}  # the weights that train, while the average is in the module
 
     def decay_at(self, step: int) -> float:
         """Return the decay d_n of the update of the average after optimizer step ``step`` (1, 2, ...).
@@ -71,10 +74,8 @@ class EMA(Callback):
         current = trainable(pl_module)
         self._tracked = own_parts(current.values())  # the modules are not searched again in each step
         self._sharded = current if any(map(is_sharded, current.values())) else {}
-        if not self.average:
-            self.average = {name: weight.detach().clone() for name, weight in current.items()}
-        else:
-            self.average = {name: sharded_as(average, current[name]) for name, average in self.average.items()}
+        saved = {name: sharded_as(average, current[name]) for name, average in self.average.items()}
+        self.average = wide_copies(current, saved or current)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if trainer.global_step == self.step:  # gradients are still accumulating
@@ -84,7 +85,7 @@ class EMA(Callback):
             return
         kept = math.prod(self.decay_at(step) for step in range(self.updated + 1, self.step + 1))
         with torch.no_grad(), phase(AVERAGING):
-            torch._foreach_lerp_(own_parts(self.average.values()), self._tracked, 1 - kept)
+            move(own_parts(self.average.values()), self._tracked, 1 - kept)
         self.updated = self.step
 
     @contextmanager
@@ -96,7 +97,7 @@ class EMA(Callback):
         Args:
             pl_module: the module that is trained with this callback.
         """
-        if self._swapped or not self.average:
+        if self._training or not self.average:
             yield
             return
         self._swap(pl_module)
@@ -116,35 +117,32 @@ class EMA(Callback):
             self._swap(pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._swapped:
+        if self._training:
             self._swap(pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if self._swapped:  # during validation; a checkpoint that is saved now must have the weights that train
+        if self._training:  # during validation; a checkpoint that is saved now must have the weights that train
             self._swap(pl_module)
 
+    @torch.no_grad()
     def _swap(self, pl_module: LightningModule) -> None:
-        for name, weight in self._weights(pl_module).items():
+        """Put the average into the module, or the weights that train back."""
+        weights, put = self._weights(pl_module), self._training or self.average
+        self._training = {} if self._training else {name: _kept(weight) for name, weight in weights.items()}
+        for name, weight in weights.items():
             if is_sharded(weight):
-                _exchange(own_part(weight), own_part(self.average[name]))
+                own_part(weight).copy_(own_part(put[name]))
             else:
-                weight.data, self.average[name] = self.average[name], weight.data
-        self._swapped = not self._swapped
+                weight.data = put[name].to(weight.dtype)
 
     def _weights(self, pl_module: LightningModule) -> dict[str, Tensor]:
         return self._sharded or trainable(pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        weights = self._weights(pl_module)
-        swapped = {name: weight.detach() for name, weight in weights.items()}
-        if self._swapped:
-            checkpoint["state_dict"] = {**checkpoint["state_dict"], **self.average}
-        checkpoint[KEY] = {
-            "step": self.step,
-            "start": self.start,
-            "updated": self.updated,
-            "weights": swapped if self._swapped else self.average,
-        }
+        if self._training:
+            checkpoint["state_dict"] = {**checkpoint["state_dict"], **self._training}
+        counts = {"step": self.step, "start": self.start, "updated": self.updated}
+        checkpoint[KEY] = {**counts, "weights": self.average}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint[KEY]
@@ -164,14 +162,37 @@ def averaged_weights(checkpoint: dict[str, Any]) -> dict[str, Tensor]:
     return {**checkpoint["state_dict"], **checkpoint.get(KEY, {"weights": {}})["weights"]}
 
 
-@torch.no_grad()
-def _exchange(one: Tensor, other: Tensor) -> None:
-    """Exchange the values of two tensors in place."""
-    kept = one.clone()
-    one.copy_(other)
-    other.copy_(kept)
+def _kept(weight: Tensor) -> Tensor:
+    """Return the values of a weight that others replace: a copy of a sharded one, which is written in place."""
+    return weight.detach().clone() if is_sharded(weight) else weight.data
 
 
 def trainable(pl_module: LightningModule) -> dict[str, Tensor]:
     """Return the weights of a module that train, by name; these are averaged."""
     return {name: weight for name, weight in pl_module.named_parameters() if weight.requires_grad}
+
+
+def wide_copies(weights: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies of values of weights, by their names, on their devices and in float32 at least.
+
+    Args:
+        weights: the weights.
+        values: an average of each, or the weights themselves.
+    """
+    return {
+        name: values[name].detach().to(weight.device, wide_type(weight.dtype), copy=True)
+        for name, weight in weights.items()
+    }
+
+
+def move(means: Sequence[Tensor], weights: Sequence[Tensor], share: float) -> None:
+    """Move averages towards the weights by a share of the difference, in place.
+
+    Args:
+        means: the averages, in the order of the weights; from :func:`wide_copies`.
+        weights: the weights, which may be of a narrower type.
+        share: in [0, 1].
+    """
+    if any(mean.dtype != weight.dtype for mean, weight in zip(means, weights, strict=True)):
+        weights = [weight.to(mean.dtype) for weight, mean in zip(weights, means, strict=True)]
+    torch._foreach_lerp_(list(means), list(weights), share)

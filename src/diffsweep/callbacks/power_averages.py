@@ -15,7 +15,7 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from diffsweep import shell
-from diffsweep.callbacks.ema import trainable
+from diffsweep.callbacks.ema import move, trainable, wide_copies
 from diffsweep.callbacks.power_profiles import Profile, decay, gamma_of, least_squares
 from diffsweep.errors import UserError
 from diffsweep.phases import AVERAGING, counted_as
@@ -84,10 +84,7 @@ class PowerAverages(Callback):
         current = trainable(pl_module)
         self._tracked = list(current.values())
         saved = self.averages or [current for _ in self.widths]
-        self.averages = [
-            {name: average[name].to(weight.device, _wide(weight.dtype), copy=True) for name, weight in current.items()}
-            for average in saved
-        ]
+        self.averages = [wide_copies(current, average) for average in saved]
         if trainer.is_global_zero:
             for file in snapshots(self.folder):
                 if file.profile.step > self.step:  # of a training that was killed, or begins again
@@ -114,7 +111,7 @@ class PowerAverages(Callback):
         if self.step % self.every:
             return
         for average, share in zip(self.averages, self._shares(), strict=True):
-            _move(average, self._tracked, share)
+            move(list(average.values()), self._tracked, share)
         self.updated = self.step
         if self.step % self._stride() == 0 and trainer.is_global_zero:
             self._keep(self.averages)
@@ -126,7 +123,7 @@ class PowerAverages(Callback):
             at_end = [{name: mean.clone() for name, mean in average.items()} for average in self.averages]
             if self.step > self.updated:
                 for average, share in zip(at_end, self._shares(), strict=True):
-                    _move(average, self._tracked, share)
+                    move(list(average.values()), self._tracked, share)
             self._keep(at_end)
 
     def _shares(self) -> list[float]:
@@ -262,16 +259,3 @@ def reconstruction(directory: Path, width: float, step: int | None = None) -> Su
     wanted = Profile(kept[-1].profile.step, width)
     factors, left = least_squares([one.profile for one in kept], wanted)
     return SumOfSnapshots(wanted, kept, factors.tolist(), left)
-
-
-def _move(average: dict[str, Tensor], weights: Sequence[Tensor], share: float) -> None:
-    """Move an average towards the weights by a share of the difference, in place."""
-    means = list(average.values())
-    if means and means[0].dtype != weights[0].dtype:
-        weights = [weight.to(mean.dtype) for weight, mean in zip(weights, means, strict=True)]
-    torch._foreach_lerp_(means, list(weights), share)
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    """Return float32 in place of shorter types, whose precision is coarser than the share of an update."""
-    return torch.promote_types(dtype, torch.float32)
