@@ -43,6 +43,41 @@ def test_outputs_gradients_and_names_are_those_of_the_network(name, regions, bac
     assert not torch.allclose(network(*INPUTS), output)
 
 
+def test_weights_with_the_channels_last_are_the_same_weights():
+    """Numbers differ by rounding, checkpoints do not, and copies and averages keep the order in memory."""
+    clips = torch.randn(2, 1, 2, 8, 8, generator=torch.Generator().manual_seed(0))
+    for network, inputs in ((NETWORKS["unet"](), INPUTS), (torch.nn.Conv3d(1, 4, 3, padding=1), (clips,))):
+        plain = copy.deepcopy(randomised(network))
+        Execution(channels_last=True)([network])
+        convolutions = [weight for weight in network.parameters() if weight.ndim > 3]
+        order = torch.channels_last if convolutions[0].ndim == 4 else torch.channels_last_3d
+        assert all(weight.is_contiguous(memory_format=order) for weight in convolutions)
+        assert all(torch.equal(value, network.state_dict()[name]) for name, value in plain.state_dict().items())
+        assert list(network.state_dict()) == list(plain.state_dict())
+        output, expected = network(*inputs), plain(*inputs)
+        torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-5)
+        for each, out in ((network, output), (plain, expected)):
+            out.square().sum().backward()
+            each.found = [weight.grad for weight in each.parameters()]
+        torch.testing.assert_close(network.found, plain.found, rtol=1e-3, atol=1e-4)
+        again = copy.deepcopy(plain)
+        again.load_state_dict(network.state_dict())
+        assert all(torch.equal(*pair) for pair in zip(again.parameters(), plain.parameters(), strict=True))
+
+
+def test_the_products_of_a_process_are_as_before_a_command():
+    assert torch.get_float32_matmul_precision() == "highest"
+    with contextlib.suppress(RuntimeError), Execution(matmul_precision="high").products():
+        assert torch.get_float32_matmul_precision() == "high"
+        with Execution().products():
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == "high"
+        raise RuntimeError
+    assert torch.get_float32_matmul_precision() == "highest"
+    with pytest.raises(ValueError, match=r"execution\.matmul_precision.*highest, high, medium"):
+        Execution(matmul_precision="tf32")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["unet", "dit", "uvit"])
 def test_a_network_is_one_graph(name):

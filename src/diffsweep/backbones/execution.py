@@ -8,7 +8,8 @@ import difflib
 import inspect
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from contextlib import AbstractContextManager
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +18,13 @@ from diffsweep.backbones.base import Backbone, one_of
 from diffsweep.capabilities import Part
 from diffsweep.errors import line_of
 from diffsweep.layers.distributed import is_first
+from diffsweep.precision import Products, float32_products
 
 Regions = Literal["none", "network", "blocks"]
 REGIONS = ("none", "network", "blocks")
 USUAL = ("inductor", "aot_eager", "eager", "cudagraphs")  # backends that every torch has
 KINDS = 64  # of calls that are compiled in one process; torch's own limit, 8, ends within a sweep of one process
+ORDERS = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the number of dimensions of a weight
 GRAPHED = frozenset({"cuda"})  # types of devices whose calls can be recorded
 
 
@@ -49,14 +52,26 @@ class Execution(Part):
         backend: the compiler, a name that ``torch.compile`` knows, such as ``inductor``.
         cuda_graphs: whether calls without gradients are recorded as CUDA graphs, by the backend's option
             ``triton.cudagraphs``.
+        matmul_precision: how matrices of float32 are multiplied while a command runs: see :meth:`products`.
+        channels_last: whether weights of convolutions are in memory channel by channel for each place, the order in
+            which GPUs compute them, in place; their values and those of checkpoints are the same.
 
     Raises:
-        ValueError: ``compile`` is no such word, torch has no such compiler, or ``cuda_graphs`` is chosen without
-            ``compile=network``: a block's output would be overwritten before a later block reads it.
+        ValueError: ``compile`` or ``matmul_precision`` is no such word, torch has no such compiler, or ``cuda_graphs``
+            is chosen without ``compile=network``: a block's output would be overwritten before a later block reads it.
     """
 
-    def __init__(self, compile: Regions = "none", backend: str = "inductor", cuda_graphs: bool = False) -> None:
+    def __init__(
+        self,
+        compile: Regions = "none",
+        backend: str = "inductor",
+        cuda_graphs: bool = False,
+        matmul_precision: Products = "highest",
+        channels_last: bool = False,
+    ) -> None:
         one_of("compile", compile, REGIONS, group="execution")
+        one_of("matmul_precision", matmul_precision, get_args(Products), group="execution")
+        self.matmul_precision, self.channels_last = matmul_precision, channels_last
         self.compile, self.backend, self.cuda_graphs = compile, backend, cuda_graphs
         if cuda_graphs and compile != "network":
             raise ValueError(
@@ -69,12 +84,15 @@ class Execution(Part):
             _check_backend(backend)
 
     def __call__(self, networks: Sequence[nn.Module]) -> None:
-        """Compile networks in place, or leave them as they are with ``compile=none``.
+        """Compile networks in place, with ``compile``, and order their weights, with ``channels_last``.
 
         Args:
             networks: the networks of a model; of these, with ``blocks``, the :meth:`~Backbone.equal_blocks` of each
                 :class:`Backbone` in them.
         """
+        if self.channels_last:
+            for weight in (weight for network in networks for weight in network.parameters()):
+                weight.data = weight.data.contiguous(memory_format=ORDERS.get(weight.ndim, torch.contiguous_format))
         if self.compile == "none":
             return
         compiler = _Compiler(self.backend)
@@ -85,6 +103,10 @@ class Execution(Part):
                 compiler.give_up(error)
                 return
             part._compiled_call_impl = call  # where ``nn.Module.compile`` puts it, and copies leave it out
+
+    def products(self) -> AbstractContextManager[None]:
+        """Return a context in which matrices of float32 are multiplied with ``matmul_precision``."""
+        return float32_products(self.matmul_precision)
 
 
 def _check_backend(name: str) -> None:
