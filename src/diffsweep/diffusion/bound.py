@@ -99,7 +99,7 @@ class Chain(NamedTuple):
         return Chain(step, *(value[k] for value in self[1:]))
 
 
-def chain(schedule: Schedule, step: Step[Tensor], first: Tensor, t_1: Tensor, t_2: Tensor) -> Chain:
+def chain(schedule: Schedule, step: Step[Tensor], first: Tensor, t_1: float, t_2: float) -> Chain:
     r"""Return steps of a reverse chain, with the range in which the log-variance of each reverse step lies.
 
     The range is from the log-variance of x_s given x_t and x_0 to that of the forward step from s to t. For a step to
@@ -112,16 +112,22 @@ def chain(schedule: Schedule, step: Step[Tensor], first: Tensor, t_1: Tensor, t_
         schedule: the noise schedule, alpha_t and sigma_t.
         step: the steps.
         first: bool, of the shape of the times, True for a step that ends at clean data.
-        t_1, t_2: the two lowest times at which a step begins, (); equal if the chain has one step only.
+        t_1, t_2: the two lowest times at which a step begins; equal if the chain has one step only.
     """
     if schedule.num_steps is not None:
-        pair = step_between(schedule, t_1, t_2)
-        log_first = (pair.var_post if t_2 > t_1 else pair.at_t.sigma**2).log()
+        key = ("bound: first step", t_1, t_2, first.device)
+        log_first = schedule.cached(key, lambda: _log_first(schedule, t_1, t_2).to(first.device))
         log_large = step.var_ts.log()
     else:
-        log_first = -schedule.log_snr(t_1)
+        log_first = -schedule.log_snr(torch.tensor(t_1, dtype=torch.float64))
         log_large = torch.where(first, log_first, step.var_ts.log())
     return Chain(step, torch.where(first, log_first, step.var_post.log()), log_large, first)
+
+
+def _log_first(schedule: Schedule, t_1: float, t_2: float) -> Tensor:
+    """Return the log-variance of the step to clean data on a discrete schedule, float64, ()."""
+    pair = step_between(schedule, *(torch.tensor(t, dtype=torch.float64) for t in (t_1, t_2)))
+    return (pair.var_post if t_2 > t_1 else pair.at_t.sigma**2).log()
 
 
 def bound_term(link: Chain, denoised: Denoised, x_0: Tensor, levels: int | None, detach_mean: bool = False) -> Tensor:
@@ -212,9 +218,8 @@ def grid_term(
     assert schedule.num_steps is not None
     k = (t.double() * schedule.num_steps).round()
     t_1, t_2 = 1 / schedule.num_steps, min(2, schedule.num_steps) / schedule.num_steps
-    ends = (torch.tensor(value, dtype=torch.float64) for value in (t_1, t_2))
     step = step_between(schedule, (k - 1) / schedule.num_steps, k / schedule.num_steps)
-    return bound_term(chain(schedule, step, k == 1, *ends), denoised, x_0, levels, detach_mean)
+    return bound_term(chain(schedule, step, k == 1, t_1, t_2), denoised, x_0, levels, detach_mean)
 
 
 def end_terms(schedule: Schedule, x_0: Tensor, eps: Tensor, levels: int | None) -> Tensor:
@@ -284,7 +289,7 @@ def variational_bound(
     schedule, up = denoiser.schedule, times.flip(0)  # (K + 1,)
     first = torch.arange(len(up) - 1) == 0
     step = step_between(schedule, up[:-1], up[1:], to_clean=first)
-    links = chain(schedule, step, first, up[1], up[min(2, len(up) - 1)])
+    links = chain(schedule, step, first, float(up[1]), float(up[min(2, len(up) - 1)]))
     noise = StepNoise(noise, len(up) - 1, at_most=_BLOCK)
     terms = torch.empty(len(up) - 1, len(x_0), dtype=x_0.dtype, device=x_0.device)
     for k, t in enumerate(up[1:]):

@@ -79,7 +79,7 @@ class BestVariance(Denoiser):
         self.denoiser, up = denoiser, times.flip(0)
         first = torch.arange(len(up) - 1) == 0
         step = step_between(self.schedule, up[:-1], up[1:], to_clean=first)
-        link = chain(self.schedule, step, first, up[1], up[min(2, len(up) - 1)])
+        link = chain(self.schedule, step, first, float(up[1]), float(up[min(2, len(up) - 1)]))
         gain = torch.where(step.at_s.sigma > 0, step.from_x_0, 1.0)
         alpha, sigma, small, large, gain, var_post = (
             value[:, None] for value in (*step.at_t[1:], link.log_small, link.log_large, gain, step.var_post)
