@@ -42,7 +42,7 @@ def the_average_is_updated(cfg: DictConfig, parts: BuiltParts) -> str | None:
     """
     steps = cfg.trainer.max_steps
     for name, part in parts.callbacks.items():
-        if isinstance(part, EMA) and part.every > steps:
+        if isinstance(part, EMA) and part.every > steps >= 1:
             return (
                 f"callbacks.{name}.every={part.every} is more than trainer.max_steps={steps}, so the average would "
                 f"stay at the initial weights; use callbacks.{name}.every=1"
