@@ -10,6 +10,7 @@ import torch
 from diffsweep.autoencoders import FirstStage
 from diffsweep.datasets import load_digits
 from diffsweep.diffusion import Noise
+from diffsweep.precision import precision_of
 
 
 def first_stage(trained, **options):
@@ -135,3 +136,22 @@ def test_clips_are_encoded_frame_by_frame():
     for frame in range(3):
         assert torch.equal(z[:, :, frame], first_stage(trained).encode(clips[:, :, frame]))
     torch.testing.assert_close(space.decode(z), clips, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("word", "expected"), [("32-true", None), ("bf16-mixed", torch.bfloat16), ("16-mixed", None)])
+def test_decoding_is_in_the_precision_of_the_run_and_encoding_is_not(x, word, expected, monkeypatch):
+    """Float16, whose range decoders exceed, is left out; an autocast around it, as in training, changes nothing."""
+    trained, seen = linear.Perfect(factor=2), []
+    for name in ("decode", "posterior"):
+        function = getattr(trained, name)
+
+        def noted(*arguments, name=name, function=function):
+            seen.append((name, torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None))
+            return function(*arguments)
+
+        monkeypatch.setattr(trained, name, noted)
+    space = first_stage(trained)
+    space.precision = precision_of(word)
+    with torch.autocast("cpu", torch.float16):
+        assert space.decode(space.encode(x)).dtype == torch.float32
+    assert set(seen) == {("posterior", None), ("decode", expected)}

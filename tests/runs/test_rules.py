@@ -40,7 +40,12 @@ WRONG = [  # what is typed, the rule that it breaks, and what to type instead; s
     (
         ("trainer.precision=16-mixed", "optimizer.fused=true", "trainer.gradient_clip_val=1"),
         "scaled_gradients_are_not_clipped_when_fused",
-        "use optimizer.fused=false",
+        "is of GPUs, and its gradients cannot be clipped with a fused optimizer; use trainer.precision=bf16-mixed",
+    ),
+    (
+        ("trainer.precision=transformer-engine",),
+        "trainer_precision_is_known",
+        "trainer.precision=transformer-engine: no such precision; it is one of 32-true, bf16-mixed",
     ),
     (("model=autoencoder_kl", "execution=compiled"), "compiled_models_have_networks_to_compile", "use execution=eager"),
     (("objective=ssm", "execution=compiled"), "compiled_networks_have_first_derivatives_alone", "use execution=eager"),

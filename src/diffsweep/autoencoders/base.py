@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from diffsweep.capabilities import Part
 from diffsweep.diffusion import Condition, Noise
+from diffsweep.precision import Computed
 
 
 def by_frame(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
@@ -41,7 +42,7 @@ def frames_of(x: Tensor) -> Tensor:
     return x if x.ndim == 4 else x.transpose(1, 2).flatten(0, 1)
 
 
-class Autoencoder(nn.Module, Part, ABC):
+class Autoencoder(nn.Module, Part, Computed, ABC):
     """A map from pixels to the space in which diffusion takes place, and back: pixels themselves, or latents.
 
     Subclasses define :meth:`posterior`, :meth:`draw` and :meth:`decode`.
@@ -52,6 +53,7 @@ class Autoencoder(nn.Module, Part, ABC):
         factor: f, the side of an image divided by that of its point in the space, H / H' = W / W'.
         bounded: whether the values in the space lie in [-1, 1], as those of pixels do.
         levels: number of equally spaced values on [-1, 1] that the data take in the space; None: they are continuous.
+        precision: that of a trained decoder; encoding is in float32, so that latents depend on no run's precision.
     """
 
     shape: tuple[int, ...]

@@ -18,6 +18,7 @@ from diffsweep.autoencoders.public import PublicAutoencoder
 from diffsweep.autoencoders.tiling import decode_in_tiles, in_slices
 from diffsweep.diffusion import Noise
 from diffsweep.layers import weights_hash
+from diffsweep.precision import AS_IS
 
 KeptLatents = Literal["mean", "posterior"]
 
@@ -36,9 +37,9 @@ class FirstStage(Autoencoder):
     Over the training set the latents have mean 0 and standard deviation 1.
 
     The autoencoder is not a submodule, so it is not changed by training and is in no checkpoint, optimizer or weight
-    average of the diffusion model. It computes in float32 whatever the precision of training. It is loaded at its first
-    use, and its encoder and decoder are moved to a device only when each is used: training on stored latents uses
-    neither.
+    average of the diffusion model. It encodes in float32 whatever the precision of training, and decodes under the
+    autocast of ``precision``, but not in float16, whose range published decoders exceed. It is loaded at its first use,
+    and its encoder and decoder are moved to a device only when each is used: training on stored latents uses neither.
 
     Args:
         channels, image_size: the latents of an image are (channels, image_size, image_size), so ``image_size`` is the
@@ -170,7 +171,8 @@ class FirstStage(Autoencoder):
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         trained = self._with(self.trained.decoder, z.device)
-        with torch.autocast(z.device.type, enabled=False):
+        mixed = self.precision if self.precision.has_range_of_float32 else AS_IS
+        with torch.autocast(z.device.type, enabled=False), mixed.autocast(z.device):
             x = by_frame(lambda z: in_slices(lambda part: self._decode(trained, part), z, self.batch_size), z.float())
         return x.to(z.dtype)  # (B, C, H, W)
 

@@ -11,8 +11,8 @@ from torch import nn
 from diffsweep.backbones import Execution
 from diffsweep.backbones.execution import Regions
 from diffsweep.benchmarks.base import Bench, Results, compare, part, synchronize
-from diffsweep.benchmarks.training import MIXED
 from diffsweep.configuration.build import build_data, build_diffusion, device_of
+from diffsweep.precision import precision_of
 from diffsweep.progress import tracked
 
 
@@ -31,7 +31,7 @@ def execution(bench: Bench) -> Results:
     model, device = build_diffusion(cfg), device_of(cfg)
     regions: Regions = "network" if cfg.execution.compile == "none" else cfg.execution.compile
     samples = build_data(cfg).split("val")
-    dtype = MIXED.get(cfg.trainer.precision)
+    dtype = precision_of(cfg.trainer.precision).computed
     model.to(device)
 
     def inputs(count: int) -> tuple[Any, ...]:

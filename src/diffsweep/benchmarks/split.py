@@ -8,10 +8,11 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 
 from diffsweep.benchmarks.base import FLOPS, SECONDS, Bench, Results, part, single, synchronize
-from diffsweep.benchmarks.training import MIXED, fit_timed
+from diffsweep.benchmarks.training import fit_timed
 from diffsweep.callbacks.profilers import PhaseTimes
 from diffsweep.configuration.build import device_of
 from diffsweep.phases import IN_A_STEP, REST, profiled
+from diffsweep.precision import precision_of
 
 SIZE, SMALL = 8192, 1024  # sides of the matrices whose product gives the peak, on a GPU and on a CPU
 WARM_UP = 10  # training steps that are not measured
@@ -82,7 +83,7 @@ def peak_of(device: torch.device, precision: str) -> float:
         device: where it is measured.
         precision: of Lightning: with ``bf16-mixed`` or ``16-mixed`` the matrices have 16 bits, else 32.
     """
-    dtype = MIXED.get(precision, torch.float32)
+    dtype = precision_of(precision).computed or torch.float32
     size = SIZE if device.type == "cuda" else SMALL
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     times = []

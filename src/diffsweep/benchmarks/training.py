@@ -15,10 +15,10 @@ from diffsweep.datasets import ImageData
 from diffsweep.diffusion import Hybrid, Noise, Objective, Simple, Stream
 from diffsweep.diffusion.process import expand_to
 from diffsweep.models import DiffusionModel
+from diffsweep.precision import precision_of
 from diffsweep.progress import ProgressMeter, tracked
 
 Loop = Callable[[int], None]  # runs a given number of training steps
-MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}  # types of autocast, by Lightning's precision
 
 
 class Interleave(Callback):
@@ -78,8 +78,9 @@ def bare_loop(model: DiffusionModel, data: ImageData, clip: float | None, precis
             ``bf16-true`` and the like the model's weights have this type already, and the loop's data get it.
     """
     network = copy.deepcopy(model.denoiser.backbone)
-    dtype = MIXED.get(precision)
-    scaler = torch.amp.GradScaler(model.device.type, enabled=dtype is torch.float16)  # type: ignore[attr-defined]
+    mixed = precision_of(precision)
+    half = mixed.computed is torch.float16
+    scaler = torch.amp.GradScaler(model.device.type, enabled=half)  # type: ignore[attr-defined]
     optimizer = model.make_optimizer(network.parameters())
     samples = data.split("train")
     x = samples["x"] if model.autoencoder.bounded else torch.randn(len(samples), *model.autoencoder.shape)
@@ -96,7 +97,7 @@ def bare_loop(model: DiffusionModel, data: ImageData, clip: float | None, precis
             k = torch.randint(steps, (data.batch_size,))
             alpha, sigma = (expand_to(table[k].to(x_0), x_0) for table in (alphas, sigmas))
             eps = torch.randn_like(x_0)
-            with torch.autocast(device.type, dtype, enabled=dtype is not None):
+            with mixed.autocast(device):
                 output = network(alpha * x_0 + sigma * eps, (1000 * k / steps).to(x_0), cond)
                 loss = (output - eps).square().mean()
             optimizer.zero_grad()

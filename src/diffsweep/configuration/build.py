@@ -1,10 +1,12 @@
 """Build the parts that a configuration describes, after it is checked."""
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from diffsweep.backbones import Execution
 from diffsweep.configuration.check import check, locate
 from diffsweep.configuration.sizes import fill_in_sizes, instantiated
 from diffsweep.datasets import ImageData
@@ -13,6 +15,7 @@ from diffsweep.errors import UserError
 from diffsweep.files import ContentError
 from diffsweep.metrics import GenerationMetrics, Likelihood
 from diffsweep.models import DiffusionModel, Model
+from diffsweep.precision import precision_of
 
 
 def build(cfg: DictConfig, group: str, **more: Any) -> Any:
@@ -74,15 +77,36 @@ def execute(cfg: DictConfig, model: Model) -> Model:
     """Return a model whose networks are computed as the groups ``execution`` and ``feature_cache`` describe.
 
     The model is changed in place, for training and sampling from now on: see :class:`~diffsweep.backbones.Execution`
-    and :class:`~diffsweep.backbones.FeatureCache`. Other models that it depends on are not.
+    and :class:`~diffsweep.backbones.FeatureCache`. So are they in the precision that ``trainer.precision`` names: see
+    :meth:`~diffsweep.models.Model.compute_in`. Other models that it depends on are not.
 
     Raises:
         UserError: the configuration is refused: see :func:`build`.
     """
+    in_its_precision(cfg, model)
     build(cfg, "execution")([model.get_submodule(name) for name in model.networks])
     if isinstance(model, DiffusionModel):
         model.feature_cache = instantiated(cfg, "feature_cache")
     return model
+
+
+def products(cfg: DictConfig) -> AbstractContextManager[None]:
+    """Return a context in which matrices are multiplied with ``execution.matmul_precision`` of a configuration."""
+    execution: Execution = build(cfg, "execution")
+    return execution.products()
+
+
+def in_its_precision(cfg: DictConfig, model: Model) -> Model:
+    """Return a model whose samples are drawn in the precision that ``trainer.precision`` names, changed in place."""
+    model.compute_in(precision_of(cfg.trainer.precision))
+    return model
+
+
+def precision_in_words(cfg: DictConfig) -> str:
+    """Return the precision in which samples of a configuration are drawn, with ``matmul_precision`` if it is lower."""
+    words, execution = str(cfg.trainer.precision), build(cfg, "execution")
+    lower = execution.matmul_precision != "highest"
+    return f"{words}, matmul_precision {execution.matmul_precision}" if lower else words
 
 
 def build_diffusion(cfg: DictConfig) -> DiffusionModel:

@@ -4,6 +4,7 @@ from diffsweep.diffusion.bound import Bound, variational_bound
 from diffsweep.diffusion.clip_noise import INDEPENDENT, ClipNoise, IndependentNoise, ProgressiveNoise, SharedNoise
 from diffsweep.diffusion.condition import Condition, Known, Pasted
 from diffsweep.diffusion.consistency import ConsistencyPrediction
+from diffsweep.diffusion.counting import counting
 from diffsweep.diffusion.denoiser import (
     Denoised,
     Denoiser,
@@ -12,7 +13,6 @@ from diffsweep.diffusion.denoiser import (
     PlainDenoiser,
     as_denoiser,
     at_least_single,
-    counting,
     network_input,
 )
 from diffsweep.diffusion.discretisation import Discretisation, Doubling, Grid, Growing, Pairs, Shrinking

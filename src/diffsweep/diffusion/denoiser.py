@@ -8,10 +8,8 @@ exact posterior mean of known data (:mod:`diffsweep.diffusion.exact`). Samplers,
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +21,7 @@ from diffsweep.diffusion.path import Move
 from diffsweep.diffusion.prediction import Eps, Prediction, Scale
 from diffsweep.diffusion.process import Step, expand_to
 from diffsweep.phases import NETWORK, phase
+from diffsweep.precision import Computed, wide_type
 from diffsweep.schedules import Level, Schedule
 
 
@@ -149,7 +148,7 @@ def as_denoiser(denoiser: Denoiser | PlainDenoiser) -> Denoiser:
 
 def at_least_single(x: Tensor) -> torch.dtype:
     """Return the dtype for times: that of x, but float32 at least, since bfloat16 would round the time 999 to 1000."""
-    return torch.promote_types(x.dtype, torch.float32)
+    return wide_type(x.dtype)
 
 
 class NetworkInput(NamedTuple):
@@ -207,8 +206,10 @@ def _numbers(schedule: Schedule, prediction: Prediction, t: Tensor) -> tuple[flo
     return alpha.item(), sigma.item(), prediction.c_noise(schedule, t).item()
 
 
-class NetworkDenoiser(Denoiser):
+class NetworkDenoiser(Denoiser, Computed):
     """A denoiser made of a network, a schedule and a prediction.
+
+    The network alone is computed in ``precision``; all before and after it, such as a sampler's state, in x_t's type.
 
     Args:
         backbone: called as ``backbone(x, c_noise, cond)`` with x (B, C, ...) and c_noise (B,), or (B, F) for clips, in
@@ -230,9 +231,9 @@ class NetworkDenoiser(Denoiser):
     ) -> tuple[Tensor, Tensor | float, Scale, Scale]:
         """Return the network's output, the variance mix, and alpha and sigma that broadcast with the output."""
         x, c_noise, alpha, sigma = network_input(self.schedule, self.prediction, x_t, t, levels)
-        with phase(NETWORK):
-            output = self.backbone(x, c_noise, cond)
-        output = output.to(x_t.dtype)  # all after the network is exact under autocast
+        with phase(NETWORK), self.precision.autocast(x.device):
+            output = self.backbone(self.precision.of_input(x), c_noise, cond)
+        output = output.to(x_t.dtype)
         mix = self.prediction.variance_mix
         if mix is None:
             sizes = [self.prediction.outputs * x_t.shape[1], x_t.shape[1]]
@@ -264,38 +265,3 @@ class NetworkDenoiser(Denoiser):
     def partial(self) -> bool:
         """Whether the next call computes a part of the network, and reuses the rest of an earlier call."""
         return not getattr(self.backbone, "whole", True)
-
-
-@dataclass
-class Evaluations:
-    """A count of the evaluations of a denoiser.
-
-    Attributes:
-        calls: the number of calls, each of which evaluates a batch.
-        rows: the number of samples in all of these calls; classifier-free guidance evaluates two rows for each sample.
-        partial: those of them whose call computed a part of the network (:class:`~diffsweep.backbones.FeatureCache`).
-    """
-
-    calls: int = 0
-    rows: int = 0
-    partial: int = 0
-
-
-@contextmanager
-def counting(denoiser: nn.Module) -> Iterator[Evaluations]:
-    """Count the evaluations of a module, such as a denoiser or the one within guidance, during a ``with`` block.
-
-    The block gets a count that grows with each call of the module: ``with counting(denoiser) as count``.
-    """
-    count = Evaluations()
-
-    def count_call(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-        count.calls += 1
-        count.rows += len(arguments[0])
-        count.partial += len(arguments[0]) if getattr(module, "partial", False) else 0
-
-    handle = denoiser.register_forward_pre_hook(count_call)
-    try:
-        yield count
-    finally:
-        handle.remove()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from diffsweep.datasets import ImageData, Samples, Split
 from diffsweep.layers.distributed import agreed, distributed, gathered, is_first, share_of
+from diffsweep.precision import float32_products
 from diffsweep.progress import ProgressMeter
 from diffsweep.tensor_files import DamagedFile, read_tensors, write_tensors
 
@@ -136,7 +137,8 @@ class Extraction(Generic[E]):
         progress: ProgressMeter | None = None
         begin = time.perf_counter()
         for batch in batches:
-            parts.append(Features(*self.features(batch)))
+            with float32_products("highest"):  # features do not depend on the precision of a run
+                parts.append(Features(*self.features(batch.float())))
             if progress is not None:
                 progress.update()
             elif len(parts) == 1 and (time.perf_counter() - begin) * count > LONG:

@@ -2,7 +2,8 @@
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from diffsweep.layers.sharding import whole
 from diffsweep.metrics import GenerationMetrics
 from diffsweep.models.optimizers import parameters_by_optimizer
 from diffsweep.phases import LOGGING, phase
+from diffsweep.precision import Computed, Precision, float32_products, wide_type
 
 
-class Model(LightningModule, Part):
+class Model(LightningModule, Part, Computed):
     """A LightningModule whose random numbers in training follow from the seed, the step and the samples alone.
 
     So a run that is resumed draws what the uninterrupted run would have drawn. Subclasses define the training step and
@@ -43,6 +45,7 @@ class Model(LightningModule, Part):
         adaptation: what has changed the model and started it from the weights of a trained one; None for nothing.
         average: how the loaded weights were made of snapshots of a training, with its error; None if they were not.
         given: the names of the frozen weights that this base has, which checkpoints leave out.
+        precision: the types in which the model is kept and computed: see :meth:`compute_in`.
         networks: the paths of the submodules that take most of the time of training and sampling, and can be compiled.
         shardable: whether training can shard the weights over devices: only those of ``networks`` are trained, each of
             which is called as a whole and not copied.
@@ -228,8 +231,45 @@ class Model(LightningModule, Part):
 
     @property
     def float_type(self) -> torch.dtype:
-        """The floating-point type of the model's weights, in which samples are drawn too."""
+        """The floating-point type of the model's weights."""
         return next(self.parameters()).dtype
+
+    @property
+    def sample_type(self) -> torch.dtype:
+        """The type of samples while they are drawn: that of the weights, and float32 at least.
+
+        In bfloat16 each step of a sampler would round the state by 0.4 %.
+        """
+        return wide_type(self.float_type)
+
+    def compute_in(self, precision: Precision) -> None:
+        """Convert the weights to the type of a precision, if it has one, and let its parts compute in it from now on.
+
+        Other models that it depends on, such as a lower stage or a teacher, are no parts of it.
+
+        Args:
+            precision: that of ``trainer.precision``.
+        """
+        for part in self.modules():
+            if isinstance(part, Computed):
+                part.precision = precision
+        if precision.weights is not None:
+            self.to(precision.weights)
+
+    @contextmanager
+    def computing_exactly(self) -> Iterator[None]:
+        """Compute in float32, or in float64 if the weights have it, in the body of a ``with`` statement.
+
+        Narrower weights are converted to float32, which is exact, and back at its end.
+        """
+        before, dtype = self.precision, self.float_type
+        self.compute_in(Precision(self.sample_type))
+        try:
+            with float32_products("highest"):
+                yield
+        finally:
+            self.to(dtype)
+            self.compute_in(before)
 
 
 class SelfMeasured(ABC):

@@ -159,7 +159,7 @@ class SampledModel(TimedModel):
         """
         noise, schedule = self.noise_of(indices, seed), self.denoiser.schedule
         shape = self.autoencoder.shape if num_frames is None else self.autoencoder.shape_of(num_frames)
-        x = noise.normal(*shape, stream=Stream.PRIOR, dtype=self.float_type)
+        x = noise.normal(*shape, stream=Stream.PRIOR, dtype=self.sample_type)
         t = torch.tensor((self.sampler if sampler is None else sampler).start, dtype=torch.float64)
         if source is None:
             return prior(schedule, x, t), noise
@@ -182,9 +182,9 @@ class SampledModel(TimedModel):
             cond: the condition of each sample.
         """
         noise, schedule = self.noise_of(indices, seed), self.denoiser.schedule
-        x_0 = self.autoencoder.encode(source.to(self.device, self.float_type))
+        x_0 = self.autoencoder.encode(source.to(self.device, self.sample_type))
         t = torch.tensor(self.sampler.start, dtype=torch.float64)
-        eps = noise.normal(*x_0.shape[1:], stream=Stream.PRIOR, dtype=self.float_type)
+        eps = noise.normal(*x_0.shape[1:], stream=Stream.PRIOR, dtype=self.sample_type)
         predicted = self.denoiser(add_noise(schedule, x_0, t, eps), t, self.completed(cond, noise)).eps
         return add_noise(schedule, x_0, t, predicted), noise
 
@@ -298,5 +298,5 @@ class SampledModel(TimedModel):
         Raises:
             ValueError: the sampler is not deterministic DDIM, the only one that can be inverted.
         """
-        x_0 = self.autoencoder.encode(images.to(self.device, self.float_type))
+        x_0 = self.autoencoder.encode(images.to(self.device, self.sample_type))
         return self.sampler.invert(self.guided(self.sampler) if guided else self.denoiser, x_0, cond, callback)

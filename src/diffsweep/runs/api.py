@@ -11,12 +11,13 @@ from torch import Tensor
 from diffsweep import shell
 from diffsweep.conditioning import Conditioning
 from diffsweep.configuration import compose as composing
-from diffsweep.configuration.build import build, build_data_if_found, execute
+from diffsweep.configuration.build import build, build_data_if_found, execute, products
 from diffsweep.configuration.loading import load_model
 from diffsweep.configuration.preflight import preflight
 from diffsweep.errors import UserError
 from diffsweep.models import DiffusionModel, Model
 from diffsweep.runs import training
+from diffsweep.runs.machine import check_sampling_machine
 from diffsweep.runs.planning import command
 from diffsweep.runs.planning.plans import RunPlan
 from diffsweep.runs.stages import resolve_stages
@@ -93,9 +94,10 @@ def load(run: str | Path, overrides: Sequence[str] = ()) -> "Loaded":
         overrides: replace choices of the run, as for ``sample.py``: ``["sampler=ddim", "sampler.steps=20"]``.
 
     Raises:
-        UserError: the directory has no run, or an override does not suit it.
+        UserError: the directory has no run, an override does not suit it, or the machine lacks its device or precision.
     """
     cfg = compose("sample", [shell.override("run", str(run)), *overrides])
+    check_sampling_machine(cfg)
     resolve_stages(cfg, training.train)
     return Loaded(cfg, execute(cfg, load_model(cfg)))
 
@@ -138,8 +140,10 @@ class Loaded:
         request = self._conditioning(conditions).request(indices, samples)
         if model.control is not None:
             request |= model.control.request(indices, samples)
-        drawn = drawn_in_batches(model, num_samples, batch_size, lambda rows: model.start(indices[rows], seed), request)
-        return drawn.x
+        with products(self.cfg):
+            return drawn_in_batches(
+                model, num_samples, batch_size, lambda rows: model.start(indices[rows], seed), request
+            ).x
 
     def _conditioning(self, conditions: dict[str, Any]) -> Conditioning:
         """Return the run's conditioning with some of its settings replaced."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffsweep import pictures, shell
 from diffsweep.comparison.records import EVALUATION
-from diffsweep.configuration.build import build, build_data, build_data_if_found, build_metrics, execute
+from diffsweep.configuration.build import build, build_data, build_data_if_found, build_metrics, execute, products
 from diffsweep.configuration.loading import load_model, load_sampled
 from diffsweep.errors import UserError
 from diffsweep.files import write_atomically, write_text
@@ -21,6 +21,7 @@ from diffsweep.runs import report
 from diffsweep.runs.batch_that_fits import batch_that_fits
 from diffsweep.runs.duels import fights_duels
 from diffsweep.runs.evaluation import headline, measure
+from diffsweep.runs.machine import check_sampling_machine
 from diffsweep.runs.stages import resolve_stages
 from diffsweep.runs.tracking import finishing, log_beginning, log_end, log_pictures, places, used_by
 from diffsweep.runs.training import train
@@ -42,12 +43,14 @@ def evaluate(cfg: DictConfig) -> float:
         cfg: a checked configuration of ``evaluate``.
 
     Raises:
-        UserError: nothing is measured, since ``metrics`` and ``likelihood`` are ``none``, or a needed model is missing.
+        UserError: nothing is measured, since ``metrics`` and ``likelihood`` are ``none``, a needed model is missing, or
+            the machine lacks the device or its precision.
     """
+    check_sampling_machine(cfg)
     if cfg.num_samples is not None and "_target_" in cfg.metrics:
         cfg.metrics.num_samples = cfg.num_samples
     resolve_stages(cfg, train)
-    with finishing(), together():
+    with finishing(), together(), products(cfg):
         return _evaluate(cfg, Path(cfg.output))
 
 
@@ -91,7 +94,8 @@ def sample(cfg: DictConfig) -> Path:
         cfg: a checked configuration of ``sample``.
 
     Raises:
-        UserError: a number is below 1, or the task or the number of frames does not suit the model.
+        UserError: a number is below 1, the task or the number of frames does not suit the model, or the machine lacks
+            the device or its precision.
     """
     if cfg.num_samples < 1:
         raise UserError(f"num_samples must be at least 1, not {cfg.num_samples}")
@@ -99,8 +103,9 @@ def sample(cfg: DictConfig) -> Path:
         raise UserError(f"batch_size must be auto or at least 1, not {cfg.batch_size}")
     if cfg.pages is not None and cfg.pages < 1:
         raise UserError(f"pages must be at least 1, or null for as many as show all samples, not {cfg.pages}")
+    check_sampling_machine(cfg)
     resolve_stages(cfg, train)
-    with finishing():
+    with finishing(), products(cfg):
         return _sample(cfg, Path(cfg.output))
 
 

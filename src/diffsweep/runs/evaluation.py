@@ -12,7 +12,7 @@ from torch import Tensor
 
 from diffsweep.adaptation import own_settings
 from diffsweep.conditioning import mean_agreement
-from diffsweep.configuration.build import build, build_likelihood, build_metrics
+from diffsweep.configuration.build import build, build_likelihood, build_metrics, precision_in_words
 from diffsweep.configuration.stage_nodes import portable
 from diffsweep.datasets import Batch, ImageData, joined_rows
 from diffsweep.diffusion import Condition, Stream, straightness
@@ -205,7 +205,7 @@ def measure_straightness(
         denoiser = model.guided(model.sampler)
         for indices in tracked(batches, "straightness", "batch"):
             noise = model.noise_of(indices, seed)
-            eps = noise.normal(*model.autoencoder.shape, stream=Stream.PRIOR, dtype=model.float_type)
+            eps = noise.normal(*model.autoencoder.shape, stream=Stream.PRIOR, dtype=model.sample_type)
             _, cond = model.request(indices, data.deferred("val"))
             parts.append(straightness(denoiser, eps, model.completed(cond, noise), STEPS_OF_A_PATH).cpu())
     each = torch.cat(parts).double()
@@ -218,8 +218,9 @@ def measure_likelihood(
 ) -> dict[str, float]:
     """Return the bits per dimension of a split of the data under a model, with their standard errors, by name.
 
-    Progress is shown. If the estimate is a variational bound, its terms are written into the folder, as
-    ``bound_terms.csv`` and, with matplotlib, ``bound_terms.png``.
+    It is computed in float32 at least, whatever the precision of the run, so that numbers of runs compare; weights of a
+    narrower type keep their values. Progress is shown. If the estimate is a variational bound, its terms are written
+    into the folder, as ``bound_terms.csv`` and, with matplotlib, ``bound_terms.png``.
 
     Args:
         likelihood: the estimate and its settings, such as the split.
@@ -233,7 +234,7 @@ def measure_likelihood(
         return model.autoencoder.encode(batch["x"].to(model.device)), model.condition_of(batch)
 
     total = likelihood.calls(model.denoiser.schedule, likelihood.count(samples))
-    with evaluating(model), ProgressMeter("likelihood", total, "call") as progress:
+    with evaluating(model), model.computing_exactly(), ProgressMeter("likelihood", total, "call") as progress:
         numbers, terms = likelihood(model.denoiser, samples, encode, model.autoencoder.levels, progress.update)
     if terms is not None:
         rows = ["k,bits_per_dim", *(f"{k},{bits:.8g}" for k, bits in enumerate(terms.tolist()))]
@@ -247,8 +248,7 @@ def protocol(cfg: DictConfig, metrics: GenerationMetrics, data: ImageData) -> di
     """Return the settings, besides the model, that the metrics of samples depend on, by name.
 
     They are those of the metrics, data, sampler, guidance, conditioning, adaptation, variance, seed and precision, and
-    the feature cache, if any.
-    Numbers of equal protocols can be compared.
+    the feature cache, if any. Numbers of equal protocols can be compared.
     """
     sampler: Any = OmegaConf.to_container(cfg.sampler, resolve=True)
     settings = {str(key): value for key, value in sampler.items() if key != "_target_"}
@@ -267,7 +267,7 @@ def protocol(cfg: DictConfig, metrics: GenerationMetrics, data: ImageData) -> di
         "variance": cfg.prediction.variance,
         "resize": "none",
         "seed": cfg.seed,
-        "precision": str(cfg.trainer.precision),
+        "precision": precision_in_words(cfg),
     }
 
 

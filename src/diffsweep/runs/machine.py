@@ -12,9 +12,11 @@ from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
 from omegaconf import DictConfig, OmegaConf
 
 from diffsweep.configuration.rules.trainer import why_not_of_cpu
+from diffsweep.configuration.saved import load_config
 from diffsweep.errors import UserError
 from diffsweep.processes import started, starts_first
 
+OF_ANY_GPU = ("gpu", "cuda")
 OF_GPUS = ("fsdp", "deepspeed")  # the first letters of strategies that are of GPUs alone
 OF_THE_MACHINE = ("accelerator", "devices", "num_nodes", "strategy", "precision")
 
@@ -51,16 +53,11 @@ def check_machine(cfg: DictConfig) -> None:
     Raises:
         UserError: with the key and what to type instead.
     """
-    accelerator, devices = str(cfg.trainer.accelerator), cfg.trainer.devices
-    cuda = CUDAAccelerator.auto_device_count()
+    devices, cuda = cfg.trainer.devices, CUDAAccelerator.auto_device_count()
     has_gpu = cuda > 0 or MPSAccelerator.is_available()
-    if accelerator in ("gpu", "cuda") and not (has_gpu if accelerator == "gpu" else cuda):
-        raise UserError(
-            f"trainer.accelerator={accelerator}: this machine has no GPU that torch {torch.__version__} can use; type "
-            "trainer=cpu, or trainer=auto for whichever device is found"
-        )
-    on_cpu = accelerator == "cpu" or (accelerator == "auto" and not has_gpu)
-    _check_precision(str(cfg.trainer.precision), on_cpu)
+    _check_accelerator(cfg, has_gpu, cuda > 0)
+    on_cpu = _on_cpu(cfg, has_gpu)
+    _check_precision(str(cfg.trainer.precision), on_cpu, "training")
     strategy = str(cfg.trainer.get("strategy", "auto"))
     if on_cpu and strategy.startswith(OF_GPUS):
         raise UserError(f"trainer.strategy={strategy} is of GPUs, and this training is on the CPU; type trainer=ddp")
@@ -75,11 +72,54 @@ def check_machine(cfg: DictConfig) -> None:
     _try(cfg)
 
 
-def _check_precision(precision: str, on_cpu: bool) -> None:
-    """Raise a UserError if the device of a training does not compute in a precision."""
+def check_sampling_machine(cfg: DictConfig) -> None:
+    """Raise a UserError unless this machine can sample a run as a command requests it, on one device a process.
+
+    The accelerator and the number of devices that the run was trained on may be absent: the run is sampled on what the
+    machine has, and a warning is printed. Those that the command changes are checked, and the precision always is.
+
+    Args:
+        cfg: a checked configuration of a command that uses a run, such as ``evaluate`` or ``sample``.
+
+    Raises:
+        UserError: with the key and what to type instead.
+    """
+    trained = load_config(cfg.paths.run_dir).trainer
+    cuda = torch.cuda.is_available()  # samples are drawn on such devices or on the CPU: see ``device_of``
+    if cfg.trainer.accelerator != trained.get("accelerator"):
+        _check_accelerator(cfg, cuda, cuda)
+    elif cfg.trainer.accelerator in OF_ANY_GPU and not cuda:
+        words = f"trainer.accelerator={cfg.trainer.accelerator} of the run: this machine has no such GPU"
+        print(f"warning: {words}; samples are drawn on the CPU", file=sys.stderr)
+    count = processes_of(cfg)
+    if cfg.trainer.devices != trained.get("devices") and count not in (1, started()):
+        raise UserError(
+            f"trainer.devices={cfg.trainer.devices}: a process samples on one device; leave it out, and start "
+            f"evaluate.py by torchrun --nproc_per_node={count} for more"
+        )
+    _check_precision(str(cfg.trainer.precision), _on_cpu(cfg, cuda), "sampling")
+
+
+def _check_accelerator(cfg: DictConfig, has_gpu: bool, has_cuda: bool) -> None:
+    """Raise a UserError if a GPU is to be used and this machine has none."""
+    accelerator = str(cfg.trainer.accelerator)
+    if accelerator in OF_ANY_GPU and not (has_gpu if accelerator == "gpu" else has_cuda):
+        raise UserError(
+            f"trainer.accelerator={accelerator}: this machine has no GPU that torch {torch.__version__} can use; type "
+            "trainer=cpu, or trainer=auto for whichever device is found"
+        )
+
+
+def _on_cpu(cfg: DictConfig, has_gpu: bool) -> bool:
+    """Return whether a command computes on the CPU of a machine."""
+    return bool(cfg.trainer.accelerator == "cpu" or not has_gpu)
+
+
+def _check_precision(precision: str, on_cpu: bool, what: str) -> None:
+    """Raise a UserError if the device of a training or a sampling does not compute in a precision."""
     if on_cpu and precision.startswith("16"):
         raise UserError(
-            f"trainer.precision={precision} is of GPUs, and this training is on the CPU; type "
+            f"trainer.precision={precision} is of GPUs, and this {what} is on the CPU; type "
             "trainer.precision=bf16-mixed or trainer.precision=32-true"
         )
     cuda = not on_cpu and torch.cuda.is_available()

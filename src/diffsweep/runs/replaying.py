@@ -4,7 +4,7 @@ The batch, its noise and its times are functions of the seed and of the position
 the step and these positions are all that is kept of it.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from diffsweep.configuration.build import build_data, build_model, device_of
 from diffsweep.errors import UserError
 from diffsweep.models import Model
 from diffsweep.models.timed import TimedModel
+from diffsweep.precision import precision_of
 from diffsweep.runs.training_samples import keep_samples
 
 MOST = 8  # samples and weights that are printed
@@ -54,7 +55,7 @@ def replay(cfg: DictConfig) -> float:
         batch = stream[range(int(positions[0]), int(positions[-1]) + 1)]
         moved = {key: value.to(model.device) if isinstance(value, Tensor) else value for key, value in batch.items()}
         model.seed_dropout(content["step"] - 1, number)
-        total += _explained(model, moved, _autocast(cfg, model.device))
+        total += _explained(model, moved, precision_of(cfg.trainer.precision).autocast(model.device))
     return total
 
 
@@ -107,9 +108,3 @@ def _print_samples(positions: Tensor, t: Tensor, losses: Tensor) -> None:
 def _note(bad: list[str], name: str, output: Any) -> None:
     if isinstance(output, Tensor) and not torch.isfinite(output).all():
         bad.append(name)
-
-
-def _autocast(cfg: DictConfig, device: torch.device) -> AbstractContextManager[Any]:
-    """Return the context of the run's precision, if it is a mixed one."""
-    kind = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(str(cfg.trainer.precision))
-    return nullcontext() if kind is None else torch.autocast(device.type, dtype=kind)

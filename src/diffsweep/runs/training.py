@@ -20,7 +20,7 @@ from diffsweep.callbacks import EMA, BeginRounds, RunLogger, ShardedStrategy, St
 from diffsweep.callbacks.checkpoints import FOLDER, LAST, AtomicCheckpoints, KeepCheckpoints
 from diffsweep.callbacks.power_averages import FOLDER as SNAPSHOTS
 from diffsweep.callbacks.profilers import FOLDER as PROFILE
-from diffsweep.configuration.build import build, build_data, build_model, execute
+from diffsweep.configuration.build import build, build_data, build_model, execute, products
 from diffsweep.configuration.saved import CONFIG
 from diffsweep.datasets import ImageData
 from diffsweep.datasets.loader import errors_of_workers
@@ -95,7 +95,7 @@ def train(cfg: DictConfig) -> float:
             if starts_first() and resumption is None:
                 claim(cfg)  # a resumed run writes its configuration when its changes have taken effect
             try:
-                with finishing():
+                with finishing(), products(cfg):
                     return _train(cfg, directory, data, resumption)
             except ShortOfMemory as error:
                 if error.step is None or why_not_halved(cfg) is not None:

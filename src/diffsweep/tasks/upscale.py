@@ -60,7 +60,7 @@ class Upscale(ClipTask):
         low = self.measurement.apply(clips) if self.source == "data" else clips
 
         def make(rows: Tensor, cond: Condition | None, callback: Callback) -> Tensor:
-            known = low[rows].to(model.device, model.float_type)
+            known = low[rows].to(model.device, model.sample_type)
             x, noise = model.start(rows, job.seed, num_frames=known.shape[2])
             return model.sample_from(x, noise, with_known(cond, Known(self.measurement, known)), callback=callback)
 

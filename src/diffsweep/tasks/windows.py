@@ -122,7 +122,10 @@ class Windowed(ClipTask):
 
         def make(rows: Tensor, cond: Condition | None, callback: Callback) -> Tensor:
             clip = torch.zeros(
-                len(rows), *model.autoencoder.shape_of(layout.total_frames), dtype=model.float_type, device=model.device
+                len(rows),
+                *model.autoencoder.shape_of(layout.total_frames),
+                dtype=model.sample_type,
+                device=model.device,
             )
             if known is not None:
                 clip[:, :, layout.given] = model.autoencoder.encode(known[rows].to(clip))

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffsweep.callbacks.traces import PROFILERS
 from diffsweep.configuration.rules.base import BuiltParts, rule
+from diffsweep.precision import precision_of
 
 MODES = ("online", "offline", "disabled")
 MOST = 8  # words of Lightning's that a message names
@@ -106,13 +107,28 @@ def tensorboard_is_installed(cfg: DictConfig, parts: BuiltParts) -> str | None:
 
 
 @rule
+def trainer_precision_is_known(cfg: DictConfig, parts: BuiltParts) -> str | None:
+    """Return an error message unless ``trainer.precision`` is one in which a run trains and its samples are drawn."""
+    try:
+        precision_of(cfg.trainer.precision)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+@rule
 def scaled_gradients_are_not_clipped_when_fused(cfg: DictConfig, parts: BuiltParts) -> str | None:
-    """Return an error message if float16 gradients are clipped with a fused optimizer, which unscales them later."""
-    half, fused = str(cfg.trainer.precision) in ("16", "16-mixed"), cfg.optimizer.get("fused")
-    if half and fused and cfg.trainer.gradient_clip_val:
+    """Return an error message if float16 gradients are clipped with a fused optimizer, which unscales them later.
+
+    A command on a finished run has no gradients. The message has what a GPU is needed for too, so that nobody on a CPU
+    changes the optimizer first.
+    """
+    mixed = precision_of(cfg.trainer.precision)
+    scaled, of_a_run = mixed.computed is not None and not mixed.has_range_of_float32, "checkpoint" in cfg
+    if scaled and not of_a_run and cfg.optimizer.get("fused") and cfg.trainer.gradient_clip_val:
         return (
-            f"trainer.precision={cfg.trainer.precision}: its gradients cannot be clipped with a fused optimizer; use "
-            "optimizer.fused=false, or trainer.precision=bf16-mixed"
+            f"trainer.precision={cfg.trainer.precision} is of GPUs, and its gradients cannot be clipped with a fused "
+            "optimizer; use trainer.precision=bf16-mixed, on a CPU too, or on a GPU optimizer.fused=false"
         )
     return None
 

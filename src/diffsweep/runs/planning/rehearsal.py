@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from diffsweep.callbacks import BeginRounds
 from diffsweep.callbacks.checkpoints import FOLDER, LAST, KeepCheckpoints
-from diffsweep.configuration.build import build_data, build_model, device_of
+from diffsweep.configuration.build import build_data, build_model, device_of, in_its_precision, products
 from diffsweep.datasets import ImageData
 from diffsweep.runs.claiming import claim
 from diffsweep.runs.cost import Cost, network_cost
@@ -97,7 +97,7 @@ def rehearse(cfg: DictConfig, directory: Path, shift: int = 0, seconds: float | 
     before = peak.begin()
     shift = 0 if peak.device.type == "cuda" else shift
     begin = time.perf_counter()
-    data, model = build_data(settings), build_model(settings)
+    data, model = build_data(settings), in_its_precision(settings, build_model(settings))
     data.split("train")
     begun = time.perf_counter()
     ahead = made_ahead(settings, model, data, share, directory / SCRATCH)
@@ -114,7 +114,7 @@ def rehearse(cfg: DictConfig, directory: Path, shift: int = 0, seconds: float | 
     trainer = make_trainer(_of_a_few_steps(settings), callbacks, [MetricsFile(directory / "metrics.csv")])
     fitting = time.perf_counter()
     try:
-        with _threads_of(together):
+        with _threads_of(together), products(settings):
             trainer.fit(model, data)
             fitted = time.perf_counter()
             model.to(peak.device)
