@@ -34,12 +34,8 @@ INTERRUPTED, PREEMPTED = "interrupted", "preempted"  # by Ctrl-C or a kill, and 
 LOCK = ".lock"  # held while a run is trained
 LOCKS = ".locks"  # the folder of a sweep with a lock for each job, held while the job runs
 # Keys of metrics.json, each with what the names of the metrics begin with that were measured by it.
-PROTOCOLS = {
-    "protocol": "",
-    "likelihood_protocol": "bits_per_dim",
-    "straightness_protocol": "straightness",
-    "cache_protocol": "cache_error",
-}
+PROTOCOLS = {"protocol": "", "likelihood_protocol": "bits_per_dim", "straightness_protocol": "straightness"}
+PROTOCOLS["cache_protocol"] = "cache_error"
 # Top keys of a configuration that do not change what a run computes, or that follow from others.
 NO_SETTINGS = (
     *("paths", "logger", "choices", "versions", "git", "sweep", "resume_from", "trust", "hydra", "space", "condition"),

@@ -25,8 +25,6 @@ from diffsweep.diffusion.process import Step, expand_to, factor, mean_at, mean_o
 from diffsweep.diffusion.spacing import spaced_times
 from diffsweep.schedules import Level, Schedule
 
-OnTerm = Callable[[int], object]
-
 _BLOCK = 8  # the number of steps whose noise is drawn at once
 
 
@@ -115,8 +113,8 @@ def chain(schedule: Schedule, step: Step[Tensor], first: Tensor, t_1: float, t_2
         t_1, t_2: the two lowest times at which a step begins; equal if the chain has one step only.
     """
     if schedule.num_steps is not None:
-        key = ("bound: first step", t_1, t_2, first.device)
-        log_first = schedule.cached(key, lambda: _log_first(schedule, t_1, t_2).to(first.device))
+        key = ("log_first", t_1, t_2, first.device)
+        log_first = schedule.cached(key, lambda: _log_first(schedule, t_1, t_2, first))
         log_large = step.var_ts.log()
     else:
         log_first = -schedule.log_snr(torch.tensor(t_1, dtype=torch.float64))
@@ -124,10 +122,9 @@ def chain(schedule: Schedule, step: Step[Tensor], first: Tensor, t_1: float, t_2
     return Chain(step, torch.where(first, log_first, step.var_post.log()), log_large, first)
 
 
-def _log_first(schedule: Schedule, t_1: float, t_2: float) -> Tensor:
-    """Return the log-variance of the step to clean data on a discrete schedule, float64, ()."""
+def _log_first(schedule: Schedule, t_1: float, t_2: float, like: Tensor) -> Tensor:
     pair = step_between(schedule, *(torch.tensor(t, dtype=torch.float64) for t in (t_1, t_2)))
-    return (pair.var_post if t_2 > t_1 else pair.at_t.sigma**2).log()
+    return (pair.var_post if t_2 > t_1 else pair.at_t.sigma**2).log().to(like.device)
 
 
 def bound_term(link: Chain, denoised: Denoised, x_0: Tensor, levels: int | None, detach_mean: bool = False) -> Tensor:
@@ -271,7 +268,7 @@ def variational_bound(
     levels: int | None = None,
     cond: Condition | None = None,
     clip: bool = False,
-    progress: OnTerm | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> Bound:
     """Return the variational bound of data on a reverse chain of K steps, by one network call for each step.
 
@@ -296,8 +293,7 @@ def variational_bound(
         link, eps = links.at(k), noise.at(k).like(x_0, Stream.VALIDATION)
         x_t = factor(link.step.at_t.alpha, x_0) * x_0 + factor(link.step.at_t.sigma, x_0) * eps
         denoised = denoiser(x_t, t, cond)
-        if clip:
-            denoised = denoised._replace(x0=denoised.x0.clamp(-1, 1))
+        denoised = denoised._replace(x0=denoised.x0.clamp(-1, 1)) if clip else denoised
         terms[k] = bound_term(link, denoised, x_0, levels)
         if progress is not None:
             progress(k)

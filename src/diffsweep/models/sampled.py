@@ -281,11 +281,7 @@ class SampledModel(TimedModel):
 
     @torch.no_grad()
     def invert(
-        self,
-        images: Tensor,
-        cond: Condition | None = None,
-        guided: bool = True,
-        callback: Callback | None = None,
+        self, images: Tensor, cond: Condition | None = None, guided: bool = True, callback: Callback | None = None
     ) -> Tensor:
         """Return the state in the space, at the sampler's start, from which sampling ends near images (B, C, H, W).
 
