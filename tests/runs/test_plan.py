@@ -135,6 +135,8 @@ def test_sums_of_gradients_on_gpus_are_calculated(monkeypatch):
     assert [each.assumed.startswith("sums of gradients at 360 GB/s") for each in found] == [True, True]
     assert "40 GB/s between machines" in found[1].assumed
     assert sharing.sharing_of(composed("train"), 10, 1.0) == Sharing()
+    sharded = sharing.sharing_of(composed("train", "trainer=fsdp", "trainer.devices=4"), 1_800_000_000, 1.0)
+    assert (sharded.summing, sharded.buckets) == (pytest.approx(1.5 * 0.0075), 0)
 
 
 @pytest.mark.slow
@@ -143,12 +145,15 @@ def test_a_plan_of_two_processes_has_the_memory_of_each(configure, tmp_path):
     words = ("trainer=ddp", "trainer.accelerator=cpu")
     with Planner(seconds=0.0) as some:
         two, one = some.plan(configure(tmp_path / "run", *words)), some.plan(configure(tmp_path / "run"))
+        sharded = some.plan(configure(tmp_path / "run", "trainer=fsdp", "trainer.accelerator=cpu"))
     assert (two.samples, one.samples) == (2 * one.batch, one.batch)
     assert two.memory.known == one.memory.known
     assert two.memory.buckets == two.memory.known.gradients
     assert two.memory.capacity == pytest.approx(one.memory.capacity / 2, rel=0.2)
     assert 0 < two.rehearsed.sharing.summing < 10
     assert "as gloo was measured in 2 processes" in shown(two)
+    assert sum(sharded.memory.known) == pytest.approx(sum(two.memory.known) / 2, rel=1e-3)
+    assert sharded.memory.buckets == 0
 
 
 def test_a_validation_is_scaled_to_all_of_its_batches():

@@ -72,6 +72,11 @@ def known_bytes(
     )
 
 
+def shares_of(known: KeptBytes, processes: int) -> KeptBytes:
+    """Return the bytes of what each of several processes keeps if it is sharded over them, rounded up."""
+    return KeptBytes(*(-(-part // processes) for part in known))
+
+
 class SavedForBackward(contextlib.AbstractContextManager["SavedForBackward"]):
     """Count within a context the bytes that autograd keeps of a forward pass for the backward pass.
 

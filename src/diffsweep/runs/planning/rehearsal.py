@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from diffsweep.callbacks import BeginRounds
 from diffsweep.callbacks.checkpoints import FOLDER, LAST, KeepCheckpoints
 from diffsweep.configuration.build import build_data, build_model, device_of, in_its_precision, products
+from diffsweep.configuration.rules.sharding import shards
 from diffsweep.datasets import ImageData
 from diffsweep.runs.claiming import claim
 from diffsweep.runs.cost import Cost, network_cost
@@ -27,7 +28,7 @@ from diffsweep.runs.machine import processes_of
 from diffsweep.runs.metrics_file import MetricsFile
 from diffsweep.runs.planning.ahead import Ahead, fewer, made_ahead
 from diffsweep.runs.planning.evaluation import seconds_of_evaluation
-from diffsweep.runs.planning.memory import Footprint, Peak, line_through
+from diffsweep.runs.planning.memory import Footprint, Peak, line_through, shares_of
 from diffsweep.runs.planning.sharing import ALONE, Sharing, sharing_of
 from diffsweep.runs.planning.steps import MOST, WARM_UP, Marks, Steps, TooLarge
 from diffsweep.runs.resuming import GoOn
@@ -126,15 +127,20 @@ def rehearse(cfg: DictConfig, directory: Path, shift: int = 0, seconds: float | 
     (rows, _, half), (batch, activations, whole) = steps.points
     slope = max(line_through((rows, half), (batch, whole)), line_through((0, 0), (batch, activations)))
     sharing = sharing_of(cfg, steps.known.gradients, begun - begin)
+    kept, gathered = steps.known, 0
+    if shards(cfg):  # all weights are on each device while it validates and measures
+        kept, gathered = shares_of(kept, processes), kept.weights
+    less = sum(steps.known) - sum(kept)
+    of_step = whole + shift + sharing.buckets - less
     memory = Footprint(
         peak.device.type,
-        steps.known,
+        kept,
         0 if peak.device.type == "cuda" else before + shift,
         batch,
         activations,
         slope if rows < batch else 0.0,
-        whole + shift + sharing.buckets,
-        max(whole + sharing.buckets, highest) + shift,
+        of_step,
+        max(of_step, highest + shift - less + gathered),
         steps.capacity,
         sharing.buckets,
     )

@@ -4,6 +4,9 @@ Each of N processes computes its own batch, and all sum their gradients (DDP). O
 between as many processes as a machine has; it takes the time of the same cores, so that a step takes T_c + T_a. On GPUs
 it is calculated from the rates of the links (:mod:`diffsweep.benchmarks.scaling`), and overlaps with the backward pass
 of the step's last batch, two thirds of its time T_b: a step takes T_c + max(0, T_a - 2/3 T_b).
+
+Sharded weights (FSDP) are gathered for the forward and for the backward pass, and their gradients scattered: three
+halves of what a sum sends, which is one scattering and one gathering.
 """
 
 import os
@@ -19,6 +22,7 @@ from torch.multiprocessing.spawn import start_processes
 
 from diffsweep.benchmarks.scaling import H100, seconds_to_sum
 from diffsweep.configuration.build import device_of
+from diffsweep.configuration.rules.sharding import shards
 from diffsweep.errors import Failed
 from diffsweep.runs.machine import processes_of
 
@@ -27,6 +31,7 @@ MOST = 8 * BUCKET  # bytes of gradients whose sum is timed; that of more takes a
 TIMES = 5  # sums, of which all but the first are timed
 PATIENCE = 300.0  # seconds for the processes to start
 BACKWARD = 2 / 3  # of the time of a batch
+SHARDED = 3 / 2  # of the time of a sum of gradients
 
 
 @dataclass(frozen=True)
@@ -76,16 +81,25 @@ def first_share(count: int, rows: int, processes: int) -> int:
 
 
 def sharing_of(cfg: DictConfig, gradients: int, building: float) -> Sharing:
-    """Return how the processes of a training share its work; a single one shares nothing.
+    """Return how the processes of a training share its work; a single one shares nothing, and sharded ones send more.
 
     Args:
         cfg: its configuration.
         gradients: the bytes of all gradients.
         building: seconds in which a process builds its data and model.
     """
-    processes, machines = processes_of(cfg), int(cfg.trainer.get("num_nodes", 1))
-    if processes == 1:
+    if processes_of(cfg) == 1:
         return ALONE
+    whole = _whole(cfg, gradients, building)
+    if not shards(cfg):
+        return whole
+    assumed = f"{whole.assumed}; sharded weights take three halves of such a sum"
+    return replace(whole, summing=SHARDED * whole.summing, buckets=0, assumed=assumed)
+
+
+def _whole(cfg: DictConfig, gradients: int, building: float) -> Sharing:
+    """Return how several processes share a training if each has all weights."""
+    processes, machines = processes_of(cfg), int(cfg.trainer.get("num_nodes", 1))
     devices = processes // machines
     links = replace(H100, devices=devices)
     rates = f"{links.bandwidth * links.within / 1e9:.0f} GB/s between the devices of a machine"
