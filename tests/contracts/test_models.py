@@ -14,6 +14,7 @@ from diffsweep.configuration.sizes import instantiated
 from diffsweep.diffusion import BatchNoise
 from diffsweep.models import DiffusionModel, PreferenceModel, Student
 from diffsweep.models.borrowed import Borrowed
+from diffsweep.precision import AS_IS, Precision
 from diffsweep.samplers import DDIM
 
 CONF = Path(__file__).parents[2] / "conf/model"
@@ -151,8 +152,13 @@ def test_samples_follow_the_precision_of_the_weights(make, draw, dtype):
     """These are the weights of trainer.precision=64-true and bf16-true."""
     model = make().eval()
     single = draw(model, torch.arange(4), seed=0)
-    other = draw(model.to(dtype), torch.arange(4), seed=0)
-    assert (other.float() - single).abs().mean() < (1e-3 if dtype == torch.float64 else 0.1)
+    model.compute_in(Precision(weights=dtype))
+    wide = draw(model, torch.arange(4), seed=0)
+    model.compute_in(AS_IS)
+    other = draw(model, torch.arange(4), seed=0)  # as by model.to(dtype) alone
+    assert (wide.dtype, other.dtype) == (torch.promote_types(dtype, torch.float32), dtype)
+    for drawn in (wide, other):
+        assert (drawn.float() - single).abs().mean() < (1e-3 if dtype == torch.float64 else 0.1)
 
 
 @pytest.mark.parametrize("option", some(sorted(GENERATING, key=lambda o: o != "guidance_distillation"), 1))

@@ -236,11 +236,12 @@ class Model(LightningModule, Part, Computed):
 
     @property
     def sample_type(self) -> torch.dtype:
-        """The type of samples while they are drawn: that of the weights, and float32 at least.
+        """The type of samples while they are drawn: that of the weights, and under :meth:`compute_in` at least float32.
 
-        In bfloat16 each step of a sampler would round the state by 0.4 %.
+        In bfloat16 each step of a sampler rounds the state by 0.4 %. A model that its user has converted by ``to`` is
+        given samples in the type of its weights, which is all that its network takes.
         """
-        return wide_type(self.float_type)
+        return self.float_type if self.precision.weights is None else wide_type(self.float_type)
 
     def compute_in(self, precision: Precision) -> None:
         """Convert the weights to the type of a precision, if it has one, and let its parts compute in it from now on.
@@ -263,7 +264,7 @@ class Model(LightningModule, Part, Computed):
         Narrower weights are converted to float32, which is exact, and back at its end.
         """
         before, dtype = self.precision, self.float_type
-        self.compute_in(Precision(self.sample_type))
+        self.compute_in(Precision(wide_type(self.float_type)))
         try:
             with float32_products("highest"):
                 yield
