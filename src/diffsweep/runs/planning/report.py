@@ -92,10 +92,11 @@ def _batches(plan: RunPlan) -> list[ReportRow]:
 
 
 def _time(plan: RunPlan) -> list[ReportRow]:
-    measured = plan.rehearsed
+    measured, sharing = plan.rehearsed, plan.rehearsed.sharing
+    each = f", of {in_units(sharing.buckets)} each" if sharing.buckets else ""
     remarks = {
         TRAINING: f"{measured.step:.3g} s a step",
-        SUMS: f"{measured.sharing.summing:.3g} s a step, of {in_units(measured.sharing.buckets)} each",
+        SUMS: f"{sharing.summing:.3g} s a step{each}",
         VALIDATION: f"{plan.validations} of {measured.validation:.3g} s",
         PICTURES: f"{plan.validations} of {measured.picture:.3g} s",
         SAVING: f"{plan.validations} times, and tables",
