@@ -11,21 +11,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from keyed_runs import SPEED, STEPS
+from keyed_runs import WORDS as KEYED
 
 from diffsweep.callbacks.checkpoints import read_checkpoint
 from diffsweep.callbacks.shards import files_of
 from diffsweep.runs.training import train
 
 SRC = Path(__file__).resolve().parents[2] / "src"
-WORDS = (
-    *("model=classifier_free", "conditioning.dropout=0.4", "objective=vlb", "prediction.variance=learned_range"),
-    *("time_sampling=importance", "time_sampling.history=2", "schedule.num_steps=8", "optimizer.lr=0.002"),
-    *("lr_scheduler.warmup_steps=0", "trainer.log_every_n_steps=1", "trainer.val_check_interval=3"),
-    *("trainer.limit_val_batches=1.0", "metrics=digits", "metrics.num_samples=70", "metrics.resamples=4"),
-    *("callbacks=default", "sampler=ddim", "trainer.accumulate_grad_batches=2"),
-)
-STEPS = "trainer.max_steps=6"
-SPEED = {"train/steps_per_second", "eval/images_per_second"}
+WORDS = (*KEYED, "trainer.accumulate_grad_batches=2")
 pytestmark = pytest.mark.slow
 
 
